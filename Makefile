@@ -1,0 +1,51 @@
+# `make serve` and `make test` set up all they need; nothing but Python 3.11 or 3.12 and make has to be there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# torch's CPU build, so that a machine without a GPU does not download CUDA. A pip that finds torch elsewhere takes it from there.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
+
+.PHONY: serve test test-full check format proto bench clean
+
+$(VENV)/serve.stamp: pyproject.toml
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e '.[serve]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/serve.stamp
+
+serve: $(VENV)/serve.stamp  ## start the service with its embedded Triton
+	@exec $(BIN)/python -m service
+
+test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
+	$(BIN)/python -m pytest
+
+test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout=1200
+
+check: $(VENV)/dev.stamp  ## lint, format, types, drift of generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf build/proto && mkdir -p build/proto
+	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto
+	for file in build/proto/channeltok/v1/*; do diff -q $$file client/channeltok/v1/ || { echo "generated code drifted from the proto: run make proto"; exit 1; }; done
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from the contract
+	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=client --pyi_out=client --grpc_python_out=client proto/channeltok/v1/*.proto
+
+bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
+	$(BIN)/python -m loadtest.served_over_bare
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,38 @@
+"""Client of the ChannelTok tokenizer service: pictures to short, ordered token sequences and back."""
+
+from importlib.metadata import version
+
+from channeltok.client import AsyncClient, Client
+from channeltok.errors import (
+    ChannelTokError,
+    DeadlineExceeded,
+    FingerprintMismatch,
+    InternalError,
+    InvalidInput,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+    UnknownTokenizer,
+)
+from channeltok.messages import TokenizerInfo
+from channeltok.tokens import TokenBytesError, Tokens
+
+__version__ = version("channeltok")
+
+__all__ = [
+    "AsyncClient",
+    "ChannelTokError",
+    "Client",
+    "DeadlineExceeded",
+    "FingerprintMismatch",
+    "InternalError",
+    "InvalidInput",
+    "Overloaded",
+    "TokenBytesError",
+    "TokenizerInfo",
+    "Tokens",
+    "TooLarge",
+    "Unavailable",
+    "UnknownTokenizer",
+    "__version__",
+]

@@ -1,0 +1,197 @@
+"""The command line: `channeltok encode | decode | info`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from channeltok.client import DEFAULT_TARGET, Client
+from channeltok.errors import ChannelTokError, UnknownTokenizer
+from channeltok.messages import PictureFormat, TokenizerInfo
+from channeltok.tokens import TokenBytesError, Tokens
+
+SUFFIX = ".ctok"
+FIRST_IDS = 8
+
+_FORMAT_OF_SUFFIX: dict[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+class _Refused(Exception):
+    """What was asked cannot be done; the text is for the person who asked."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"channeltok: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; arguments default to the process's own. Returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except _Refused as error:
+        return _complain(str(error), error.exit_code)
+    except TokenBytesError as error:
+        return _complain(f"{options.input}: {error}")
+    except ChannelTokError as error:
+        return _complain(_explain(error, options.server))
+    except BrokenPipeError:  # whoever read our output has enough, as in `| head`; exit must not try to write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    service = _Parser(add_help=False)
+    service.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=_not_empty,
+        default=os.environ.get("CHANNELTOK_SERVER") or DEFAULT_TARGET,
+        help="where the service listens; default: $CHANNELTOK_SERVER, else " + DEFAULT_TARGET,
+    )
+    service.add_argument("--tokenizer", metavar="NAME", help="one of those that `channeltok info` lists")
+
+    parser = _Parser(prog="channeltok", description="Pictures to short token sequences and back, by a ChannelTok service.")
+    parser.add_argument("--version", action="version", version=f"channeltok {version('channeltok')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    encode = commands.add_parser("encode", parents=[service], help="a picture to tokens")
+    encode.add_argument("input", metavar="PICTURE", type=Path, help="a JPEG, PNG or WebP")
+    encode.add_argument("-k", type=int, help="how many tokens to keep; default: all")
+    encode.add_argument("-o", "--output", metavar="FILE", help=f"default: PICTURE with {SUFFIX}; - is stdout")
+    encode.add_argument("--ids", action="store_true", help="print the ids too, as text on one line of stdout")
+    encode.set_defaults(run=_encode)
+
+    decode = commands.add_parser("decode", parents=[service], help="tokens to a picture")
+    decode.add_argument("input", metavar="TOKENS", type=Path, help=f"a {SUFFIX} file")
+    decode.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="its suffix says the format: .png, .jpg, .jpeg, .webp; default: TOKENS with .png; - is PNG on stdout",
+    )
+    decode.set_defaults(run=_decode)
+
+    info = commands.add_parser("info", parents=[service], help="what the service serves, or what a file of tokens holds")
+    info.add_argument("input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _not_empty(server: str) -> str:
+    if not server:  # --server "$UNSET"
+        raise argparse.ArgumentTypeError("is empty")
+    return server
+
+
+def _encode(options: argparse.Namespace) -> None:
+    if options.ids and options.output == "-":
+        raise _Refused("--ids and -o - would both write to stdout", exit_code=2)
+    picture = options.input.read_bytes()
+    output = options.output or str(options.input.with_suffix(SUFFIX))
+    with Client(options.server) as client:
+        tokens = client.encode(picture, options.k, options.tokenizer)
+    data = tokens.to_bytes()
+    _write(output, data)
+    summary = f"{_name(output)}: {tokens.k} tokens, {len(data)} bytes, fingerprint {tokens.fingerprint}"
+    if options.ids:
+        print(*tokens.ids)
+    print(summary, file=sys.stderr if options.ids or output == "-" else sys.stdout)
+
+
+def _decode(options: argparse.Namespace) -> None:
+    tokens = Tokens.from_bytes(options.input.read_bytes())
+    output = options.output or str(options.input.with_suffix(".png"))
+    # photo.png -> photo.ctok -> photo.png: the default must not cost anyone the original.
+    if options.output is None and os.path.exists(output):
+        raise _Refused(f"{output} exists; to write over it, say so with -o {output}")
+    format = _format(output)
+    with Client(options.server) as client:
+        picture = client.decode(tokens, format, options.tokenizer)
+    _write(output, picture)
+    summary = f"{_name(output)}: {format} of {len(picture)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
+    print(summary, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.input is not None:
+        data = options.input.read_bytes()
+        print(_describe(Tokens.from_bytes(data), len(data)))
+        return
+    with Client(options.server) as client:
+        served = client.tokenizers()
+    chosen = [t for t in served if options.tokenizer in (None, t.name)]
+    if not chosen and options.tokenizer is not None:
+        names = ", ".join(t.name for t in served) or "none"
+        raise UnknownTokenizer("UNKNOWN_TOKENIZER", f"no tokenizer is named {options.tokenizer!r}; served: {names}")
+    print(_table(chosen))
+
+
+def _describe(tokens: Tokens, size: int) -> str:
+    first = " ".join(map(str, tokens.ids[:FIRST_IDS])) + (" ..." if tokens.k > FIRST_IDS else "")
+    return f"k            {tokens.k}\nfingerprint  {tokens.fingerprint}\nbytes        {size}\nids          {first}"
+
+
+def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
+    rows = [("name", "family", "fingerprint", "channels", "bits", "pixels", "budgets")]
+    rows += [
+        (
+            t.name,
+            t.family,
+            t.fingerprint,
+            str(t.channels),
+            str(t.bits_per_token),
+            f"{t.picture_size}x{t.picture_size}",
+            " ".join(map(str, t.budgets)),
+        )
+        for t in tokenizers
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _format(output: str) -> PictureFormat:
+    if output == "-":
+        return "png"
+    suffix = Path(output).suffix.lower()
+    if suffix not in _FORMAT_OF_SUFFIX:
+        raise _Refused(f"{output}: the suffix of a picture is one of {', '.join(_FORMAT_OF_SUFFIX)}", exit_code=2)
+    return _FORMAT_OF_SUFFIX[suffix]
+
+
+def _write(output: str, data: bytes) -> None:
+    if output == "-":
+        sys.stdout.buffer.write(data)
+    else:
+        Path(output).write_bytes(data)
+
+
+def _name(output: str) -> str:
+    # A file name may hold bytes that are no text; they must not keep the line from being printed.
+    return "stdout" if output == "-" else output.encode(errors="backslashreplace").decode()
+
+
+def _explain(error: ChannelTokError, server: str) -> str:
+    if error.code == "UNAVAILABLE":
+        return f"no service at {server}: {error.message}"
+    hint = "" if error.retry_after is None else f" (try again in {error.retry_after:g} s)"
+    return f"{error.message} [{error.code}]{hint}"
+
+
+def _complain(message: str, exit_code: int = 1) -> int:
+    print("channeltok:", " ".join(message.split()), file=sys.stderr)
+    return exit_code

@@ -1,0 +1,119 @@
+"""Token bytes: the self-describing form of a token sequence, version 1 (docs/token-bytes.md).
+
+| offset | bytes | what                                                |
+|--------|-------|-----------------------------------------------------|
+| 0      | 4     | magic `CTOK`                                        |
+| 4      | 1     | version of the format: 1                            |
+| 5      | 1     | reserved, 0                                         |
+| 6      | 2     | k, little-endian uint16, 1 to 65535                 |
+| 8      | 8     | fingerprint of the tokenizer                        |
+| 16     | 2k    | the ids, little-endian uint16, coarse to fine       |
+
+Imports numpy and the standard library only: the service reads and writes every request's tokens with it.
+"""
+
+import operator
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"CTOK"
+VERSION = 1
+HEADER_BYTES = 16
+MAX_K = 65_535
+MAX_ID = 65_535
+
+_HEADER = struct.Struct("<4sBBH8s")
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
+
+
+class TokenBytesError(ValueError):
+    """The bytes are not token bytes that this version reads; the message says what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The first k tokens of a picture, coarse to fine, and which tokenizer made them.
+
+    ids: uint16 [k], k from 1 to 65535; read-only, a copy of what was given. Any 1-D sequence of integers from 0 to 65535 is taken.
+    fingerprint: 16 lower-case hex digits.
+
+    Raises ValueError for anything else: nothing is rounded or wrapped to fit.
+    """
+
+    ids: NDArray[np.uint16]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not _FINGERPRINT.fullmatch(self.fingerprint):
+            raise ValueError(f"a fingerprint is 16 lower-case hex digits, not {self.fingerprint!r}")
+        object.__setattr__(self, "ids", _checked(self.ids))
+
+    @property
+    def k(self) -> int:
+        """Number of tokens, 1 to 65535."""
+        return len(self.ids)
+
+    def prefix(self, k: int) -> Self:
+        """The first k tokens: the tokens of the same picture at the smaller budget k. k from 1 to self.k, else ValueError."""
+        k = operator.index(k)
+        if not 1 <= k <= self.k:
+            raise ValueError(f"a prefix of these tokens has 1 to {self.k} of them, not {k}")
+        return type(self)(self.ids[:k], self.fingerprint)
+
+    def to_bytes(self) -> bytes:
+        """Token bytes, 16 + 2k of them."""
+        header = _HEADER.pack(MAGIC, VERSION, 0, self.k, bytes.fromhex(self.fingerprint))
+        return header + self.ids.astype("<u2", copy=False).tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
+        """Read token bytes, as `to_bytes` and the service write them. Raises TokenBytesError."""
+        data = bytes(data)
+        if not data:
+            raise TokenBytesError(f"the token bytes are empty: they begin with a header of {HEADER_BYTES} bytes")
+        if len(data) < HEADER_BYTES:
+            raise TokenBytesError(f"the token bytes end after {len(data)} bytes: their header alone has {HEADER_BYTES}")
+        magic, version, reserved, k, fingerprint = _HEADER.unpack_from(data)
+        if magic != MAGIC:
+            raise TokenBytesError(f"these are not token bytes: they begin with {magic!r}, not {MAGIC!r}")
+        if version != VERSION:
+            raise TokenBytesError(f"the token bytes are of version {version}: this release reads version {VERSION}")
+        if reserved != 0:
+            raise TokenBytesError(f"the reserved byte of the token bytes is {reserved}: in version {VERSION} it is 0")
+        if k == 0:
+            raise TokenBytesError(f"the token bytes say k = 0: k is 1 to {MAX_K}")
+        if len(data) != HEADER_BYTES + 2 * k:
+            raise TokenBytesError(f"the token bytes are {len(data)} long: with k = {k} they are exactly {HEADER_BYTES + 2 * k}")
+        return cls(np.frombuffer(data, "<u2", offset=HEADER_BYTES), fingerprint.hex())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokens):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint and np.array_equal(self.ids, other.ids)
+
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.ids.tobytes()))
+
+
+def _checked(ids: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.uint16]:
+    given = np.asarray(ids)
+    if given.ndim != 1:
+        raise ValueError(f"token ids are one-dimensional, [k], not of shape {given.shape}")
+    if not 1 <= given.size <= MAX_K:
+        raise ValueError(f"there are 1 to {MAX_K} tokens, not {given.size}")
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"token ids are integers, not {given.dtype}")
+    if given.dtype != np.uint16:
+        low, high = int(given.min()), int(given.max())
+        if low < 0 or high > MAX_ID:
+            raise ValueError(f"token ids are 0 to {MAX_ID}, not {low if low < 0 else high}")
+    # A copy, so that the owner of the array cannot change tokens that were already checked.
+    checked = given.astype(np.uint16)
+    checked.flags.writeable = False
+    return checked

@@ -1,0 +1,140 @@
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PictureFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PICTURE_FORMAT_UNSPECIFIED: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_PNG: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_JPEG: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_WEBP: _ClassVar[PictureFormat]
+PICTURE_FORMAT_UNSPECIFIED: PictureFormat
+PICTURE_FORMAT_PNG: PictureFormat
+PICTURE_FORMAT_JPEG: PictureFormat
+PICTURE_FORMAT_WEBP: PictureFormat
+
+class EncodeRequest(_message.Message):
+    __slots__ = ("picture", "k", "tokenizer")
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    picture: bytes
+    k: int
+    tokenizer: str
+    def __init__(self, picture: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ...) -> None: ...
+
+class EncodeResponse(_message.Message):
+    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages")
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    tokenizer: str
+    fingerprint: str
+    k: int
+    tokens: bytes
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("tokens", "format", "tokenizer")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    tokens: bytes
+    format: PictureFormat
+    tokenizer: str
+    def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("picture", "format", "tokenizer", "k", "stages")
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    picture: bytes
+    format: PictureFormat
+    tokenizer: str
+    k: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    def __init__(self, picture: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+
+class StageTime(_message.Message):
+    __slots__ = ("stage", "seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    seconds: float
+    def __init__(self, stage: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class EncodeStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    request: EncodeRequest
+    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[EncodeRequest, _Mapping]] = ...) -> None: ...
+
+class EncodeStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    response: EncodeResponse
+    error: _status_pb2.Status
+    def __init__(self, id: _Optional[int] = ..., response: _Optional[_Union[EncodeResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class DecodeStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    request: DecodeRequest
+    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[DecodeRequest, _Mapping]] = ...) -> None: ...
+
+class DecodeStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    response: DecodeResponse
+    error: _status_pb2.Status
+    def __init__(self, id: _Optional[int] = ..., response: _Optional[_Union[DecodeResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ListTokenizersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTokenizersResponse(_message.Message):
+    __slots__ = ("tokenizers",)
+    TOKENIZERS_FIELD_NUMBER: _ClassVar[int]
+    tokenizers: _containers.RepeatedCompositeFieldContainer[TokenizerInfo]
+    def __init__(self, tokenizers: _Optional[_Iterable[_Union[TokenizerInfo, _Mapping]]] = ...) -> None: ...
+
+class TokenizerInfo(_message.Message):
+    __slots__ = ("name", "family", "fingerprint", "channels", "bits_per_token", "picture_size", "budgets")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    BITS_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    family: str
+    fingerprint: str
+    channels: int
+    bits_per_token: int
+    picture_size: int
+    budgets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., picture_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ...) -> None: ...

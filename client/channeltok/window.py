@@ -1,0 +1,113 @@
+"""The state of one stream: what is in flight, what came early, and how long the service may still think.
+
+    source -> slot -> Sent -> [ the service, in any order ] -> Answer -> window -> the caller, in the order of the source
+
+Both clients turn what happens into events on one queue, so that this state has one owner and needs no lock.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from channeltok.errors import ChannelTokError, DeadlineExceeded, InternalError, Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An item is about to go to the service. Put on the queue before it can be answered."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    number: int
+    result: T | ChannelTokError
+
+
+@dataclass(frozen=True)
+class SourceEnded:
+    """The source has no more items, or raised `error`."""
+
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class CallEnded:
+    """The service has ended the call, well (None) or not."""
+
+    error: ChannelTokError | None
+
+
+Event = Sent | Answer[T] | SourceEnded | CallEnded
+
+
+class Window(Generic[T]):
+    """Puts answers back in the order of the source, 0, 1, 2, ...
+
+    timeout: seconds to wait for the next answer while at least one item is in flight. Time in which the source is slow, or in which
+    the caller is busy with results, does not count.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.finished = False
+        self._timeout = timeout
+        self._in_flight: set[int] = set()
+        self._early: dict[int, T | ChannelTokError] = {}
+        self._next = 0
+        self._source_ended: SourceEnded | None = None
+        self._waiting_since: float | None = None
+
+    def patience(self) -> float | None:
+        """Seconds to wait for the next event; None where only the source is waited for."""
+        if not self._in_flight and self._source_ended is None:
+            return None
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        return max(0.0, self._waiting_since + self._timeout - time.monotonic())
+
+    def take(self, event: Event[T]) -> list[T | ChannelTokError]:
+        """The results that can now be given to the caller. Raises what ends the stream: the service's error or the source's."""
+        match event:
+            case Sent(number):
+                if not self._in_flight:
+                    self._waiting_since = None
+                self._in_flight.add(number)
+            case Answer(number, result):
+                if number not in self._in_flight:
+                    raise InternalError("INTERNAL", f"the service answered item {number}, which is not in flight")
+                self._waiting_since = None
+                self._in_flight.remove(number)
+                self._early[number] = result
+                return self._in_order()
+            case SourceEnded():
+                self._source_ended = event
+            case CallEnded(error):
+                if not self._all_answered():
+                    raise error or Unavailable("UNAVAILABLE", "the service ended the stream before every item was answered")
+                self._finish()
+        return []
+
+    def overdue(self) -> None:
+        """Patience is at an end. Raises DeadlineExceeded where answers are missing."""
+        if not self._all_answered():
+            missing = len(self._in_flight)
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer for {self._timeout:g} s, with {missing} items in flight")
+        self._finish()
+
+    def _in_order(self) -> list[T | ChannelTokError]:
+        ready = []
+        while self._next in self._early:
+            ready.append(self._early.pop(self._next))
+            self._next += 1
+        return ready
+
+    def _all_answered(self) -> bool:
+        return self._source_ended is not None and not self._in_flight
+
+    def _finish(self) -> None:
+        self.finished = True
+        if self._source_ended is not None and self._source_ended.error is not None:
+            raise self._source_ended.error

@@ -1,0 +1,1 @@
+"""From a checkpoint to what Triton serves: ONNX graphs, proof that they agree with PyTorch, and the model repository."""

@@ -1,0 +1,86 @@
+"""`python -m export CHECKPOINT`: write a tokenizer's graphs into the model repository, if they do what the checkpoint does."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from export import graph, parity, repository
+from tokenizer import checkpoint
+from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.data import evaluation_photos
+
+REPORT = Path("build/parity.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graphs disagree with it."""
+    options = _parser().parse_args(arguments)
+    model, name = _model(options.checkpoint, options.random), options.name or (f"random_{options.random}" if options.random else "demo")
+    folder = options.repository or Path("build/model_repository" if options.random else "model_repository")
+    if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
+        sys.exit(f"{name!r} cannot name a tokenizer: use a-z, 0-9, '_', '.' and '-'")
+    channels = model.shape.channels
+    budgets = sorted(set(options.budgets or [channels]))
+    if not 1 <= budgets[0] <= budgets[-1] <= channels:
+        sys.exit(f"a budget is between 1 and the {channels} channels of this tokenizer, not {budgets}")
+    try:
+        photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+    except FileNotFoundError as error:
+        sys.exit(f"no photos to compare with: {error}")
+
+    print(f"{name}, fingerprint {checkpoint.fingerprint(model)}: exporting encode", flush=True)
+    encode = graph.encode_graph(model, name).SerializeToString()
+    decodes = {}
+    for budget in budgets:
+        print(f"exporting decode, k = {budget}", flush=True)
+        decodes[budget] = graph.decode_graph(model, name, budget).SerializeToString()
+    print(f"comparing with PyTorch on {len(photos)} photos", flush=True)
+    result = parity.measure(model, encode, decodes, photos)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(result.figures(), indent=2) + "\n")
+    if not result.out_of_bounds:
+        for written in repository.write(folder, name, [encode, *decodes.values()]):
+            size = (folder / written / "1/model.onnx").stat().st_size
+            print(f"wrote {folder / written} ({size / 1e6:.1f} MB)")
+    print(result.table())
+    if result.out_of_bounds:
+        sys.exit(f"{folder} was left as it was: " + "; ".join(result.out_of_bounds))
+
+
+def _model(path: Path | None, random: str | None) -> ChannelTok:
+    if random is not None:
+        torch.manual_seed(0)
+        return ChannelTok(SIZES[random]).half().float().eval()  # as a checkpoint would store and load it
+    assert path is not None
+    try:
+        return checkpoint.load(path)
+    except OSError as error:
+        sys.exit(f"cannot read the checkpoint {path}: {error.strerror or error}")
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        sys.exit(f"{path} is not a tokenizer's checkpoint: {str(error).splitlines()[0]}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__.partition(": ")[2] if __doc__ else None)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("checkpoint", nargs="?", type=Path, help="weights.safetensors of a training run")
+    source.add_argument("--random", choices=SIZES, help="no checkpoint: this size with random weights (seed 0), to try an engine's speed")
+    parser.add_argument("--name", help='the tokenizer\'s name, under which it is served; "demo", or "random_SIZE"')
+    parser.add_argument("--repository", type=Path, help="folder to write; model_repository, or build/model_repository for random weights")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", help="a decode model for each of these numbers of tokens; by default one that takes them all"
+    )
+    parser.add_argument(
+        "--data", default="../shared/data/val", help="photos for the comparison: a folder of .tar shards, one .tar, or a glob"
+    )
+    parser.add_argument("--photos", type=int, default=200, help="how many of them to compare, in shard order; 200")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""`make bench`: pictures/s through the service against the bare graph in a loop, in one run, and where the missing share goes.
+
+Bare: ONNX Runtime in this process on pixels and ids that are ready, at the best of several arrangements found in the same run.
+Served: `python -m service` as it starts by default, 16 clients over gRPC on the same cores, JPEG at both ends. The clients' own work is
+on the same cores too, and is shown.
+"""
+
+import asyncio
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import psutil
+import uvloop
+from channeltok import AsyncClient, Tokens
+from numpy.typing import NDArray
+from PIL import Image
+
+import pictures
+
+CLIENTS = 16
+ROUNDS = 5
+SECONDS = 4.0
+PHOTO = Path("docs/images/cat.jpg")
+REPOSITORY = Path("model_repository")
+REPORT = Path("build/bench.json")
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the bare graph is run: `sessions` at once, each on `threads` threads, `batch` pictures a run."""
+
+    sessions: int
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.sessions} sessions x {self.threads} threads x batch {self.batch}"
+
+
+ARRANGEMENTS = [Arrangement(sessions, CORES // sessions, batch) for sessions in (1, CORES) for batch in (1, 4, 8, 16)]
+
+
+class Bare:
+    """One graph, in process."""
+
+    def __init__(self, graph: Path, feed: NDArray[Any]) -> None:
+        self._graph = graph
+        self._feed = feed
+
+    def throughput(self, arrangement: Arrangement, seconds: float) -> tuple[float, float]:
+        """(pictures/s, CPU seconds per picture)."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = arrangement.threads
+        options.inter_op_num_threads = 1
+        sessions = [onnxruntime.InferenceSession(self._graph, options) for _ in range(arrangement.sessions)]
+        name = sessions[0].get_inputs()[0].name
+        feed = {name: self._feed[: arrangement.batch]}
+        for session in sessions:
+            session.run(None, feed)
+        deadline = time.perf_counter() + seconds
+
+        def loop(session: onnxruntime.InferenceSession) -> int:
+            done = 0
+            while time.perf_counter() < deadline:
+                session.run(None, feed)
+                done += arrangement.batch
+            return done
+
+        cpu, started = time.process_time(), time.perf_counter()
+        with ThreadPoolExecutor(arrangement.sessions) as pool:
+            done = sum(pool.map(loop, sessions))
+        return done / (time.perf_counter() - started), (time.process_time() - cpu) / done
+
+    def best(self) -> Arrangement:
+        """The fastest arrangement, found in a short try of each."""
+        return max(ARRANGEMENTS, key=lambda arrangement: self.throughput(arrangement, 1.0)[0])
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one stretch of load did. cpu: CPU seconds per picture by kind of process."""
+
+    throughput: float
+    cpu: dict[str, float]
+
+
+class Served:
+    """The service as a process, and 16 clients here."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "CHANNELTOK_REST_PORT": "0", "CHANNELTOK_GRPC_PORT": "0"}
+        self.process = subprocess.Popen([sys.executable, "-m", "service"], stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.process.stdout is not None
+        line = next((line for line in self.process.stdout if "gRPC" in line), None)
+        if line is None:
+            raise SystemExit("the service did not start")
+        self.target = line.split("gRPC")[1].strip()
+
+    def load(self, call: Callable[[AsyncClient, int], Awaitable[object]], seconds: float) -> Load:
+        """Closed loop: each client sends its next call when its last is answered."""
+        before = self._cpu()
+        done, elapsed = uvloop.run(self._clients(call, seconds))
+        after = self._cpu()
+        return Load(done / elapsed, {kind: (after[kind] - before[kind]) / done for kind in after})
+
+    async def _clients(self, call: Callable[[AsyncClient, int], Awaitable[object]], seconds: float) -> tuple[int, float]:
+        async with AsyncClient(self.target) as client:
+            await call(client, 0)
+            started = time.perf_counter()
+
+            async def one(number: int) -> int:
+                done = 0
+                while time.perf_counter() - started < seconds:
+                    await call(client, number + done * CLIENTS)
+                    done += 1
+                return done
+
+            counts = await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+            return sum(counts), time.perf_counter() - started
+
+    def _cpu(self) -> dict[str, float]:
+        seconds = {"clients": time.process_time(), "gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
+        service = psutil.Process(self.process.pid)
+        for process in (service, *service.children(recursive=True)):
+            times = process.cpu_times()
+            name = process.name()
+            kind = "gateway" if process.pid == service.pid else "tritonserver" if name == "tritonserver" else "engine processes"
+            seconds[kind] += times.user + times.system
+        return seconds
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def photos(count: int = 64, side: int = 256) -> list[bytes]:
+    """Different JPEGs of side x side pixels: crops of one photo."""
+    photo = Image.open(PHOTO)
+    random = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        left, top = (int(random.integers(0, extent - side)) for extent in photo.size)
+        buffer = io.BytesIO()
+        photo.crop((left, top, left + side, top + side)).save(buffer, "JPEG", quality=90)
+        made.append(buffer.getvalue())
+    return made
+
+
+def main() -> None:
+    """Measure, print, and write build/bench.json. Exits with a sentence when the service does not start."""
+    (encode_graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
+    (decode_graph,) = REPOSITORY.glob("*_decode_k*/1/model.onnx")
+    jpegs = photos()
+    served = Served()
+    try:
+        tokens, size = uvloop.run(_prepare(served.target, jpegs))
+        pixels = np.stack([pictures.prepare(photo, size) for photo in jpegs])
+        ids = np.stack([sequence.ids for sequence in tokens]).astype(np.int32)
+        legs: dict[str, tuple[Bare, Callable[[AsyncClient, int], Awaitable[object]]]] = {
+            "encode": (Bare(encode_graph, pixels), lambda client, i: client.encode(jpegs[i % len(jpegs)])),
+            "decode": (Bare(decode_graph, ids), lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg")),
+        }
+        figures: dict[str, float] = {}
+        for name, (bare, call) in legs.items():
+            arrangement = bare.best()
+            rounds = [(bare.throughput(arrangement, SECONDS), served.load(call, SECONDS)) for _ in range(ROUNDS)]
+            figures |= report(name, arrangement, rounds)
+    finally:
+        served.stop()
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"\nwrote {REPORT}")
+
+
+async def _prepare(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], int]:
+    async with AsyncClient(target) as client:
+        size = (await client.tokenizers())[0].picture_size
+        return [await client.encode(photo) for photo in jpegs], size
+
+
+def report(name: str, arrangement: Arrangement, rounds: list[tuple[tuple[float, float], Load]]) -> dict[str, float]:
+    """Print one leg's table; return its figures."""
+    bare = statistics.median(throughput for (throughput, _), _ in rounds)
+    bare_cpu = statistics.median(cpu for (_, cpu), _ in rounds)
+    served = statistics.median(load.throughput for _, load in rounds)
+    ratio = statistics.median(load.throughput / throughput for (throughput, _), load in rounds)
+    cpu = {kind: statistics.median(load.cpu[kind] for _, load in rounds) for kind in rounds[0][1].cpu}
+    wall = CORES / served
+    print(f"\n{name}: median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the picture's end")
+    print(f"  bare graph    {bare:8.1f} pictures/s   ({arrangement})")
+    print(f"  served        {served:8.1f} pictures/s")
+    print(f"  served / bare {ratio:8.3f}")
+    print(f"  {1000 * wall:.2f} ms of core time for each served picture, {1000 * bare_cpu:.2f} for a bare one; it goes to")
+    spent = {
+        "the graph, as bare": bare_cpu,
+        "engine processes beyond it (hand-over, cache, contention)": cpu["engine processes"] - bare_cpu,
+        "tritonserver": cpu["tritonserver"],
+        "gateway (gRPC, JPEG, resize)": cpu["gateway"],
+        "the clients themselves": cpu["clients"],
+        "idle": wall - sum(cpu.values()),
+    }
+    for what, seconds in spent.items():
+        print(f"    {1000 * seconds:7.2f} ms  {100 * seconds / wall:5.1f} %  {what}")
+    return {
+        f"{name}_served_over_bare": ratio,
+        f"{name}_served_per_second": served,
+        f"{name}_bare_per_second": bare,
+        **{f"{name}_cpu_ms_{kind.replace(' ', '_')}": 1000 * seconds for kind, seconds in cpu.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

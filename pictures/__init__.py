@@ -1,0 +1,26 @@
+"""The picture contract: from the bytes of a JPEG, PNG or WebP to the square of pixels a tokenizer sees, and back.
+
+Training, evaluation and serving all go through here, so that a model meets at serving what it was trained on:
+
+1. the format is JPEG, PNG or WebP, with one frame, and the header's width x height is within the limit; nothing is decoded before that
+2. decode; turn upright (EXIF orientation)
+3. palette, grey, 16-bit and CMYK become RGB; what is transparent becomes white
+4. the centred square of the short side, resized to S x S: bicubic with antialiasing (Pillow's)
+5. a colour profile is converted to sRGB, on the S x S pixels, where it costs microseconds
+6. uint8 [S, S, 3]
+"""
+
+from pictures.read import BadPicture, Header, TooManyPixels, UnsupportedFormat, decode, prepare, read_header
+from pictures.write import FORMATS, render
+
+__all__ = [
+    "FORMATS",
+    "BadPicture",
+    "Header",
+    "TooManyPixels",
+    "UnsupportedFormat",
+    "decode",
+    "prepare",
+    "read_header",
+    "render",
+]

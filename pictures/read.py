@@ -1,0 +1,186 @@
+"""Bytes to pixels, steps 1 to 6 of the contract."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+ALLOWED = ("JPEG", "PNG", "WEBP")
+DEFAULT_MAX_PIXELS = 36_000_000
+
+Image.MAX_IMAGE_PIXELS = None  # ours is checked on every header before any decode; Pillow's would warn at another number
+# What Pillow's decoders raise on broken bytes; anything else is our own mistake and must not be taken for the caller's.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_OURS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
+# First bytes of formats we do not take, so that the caller is told which one it was.
+_OTHERS = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "PSD",
+    b"qoif": "QOI",
+}
+_TURNS = {  # EXIF orientation to what turns the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadPicture(ValueError):
+    """The bytes are not a picture we can read: no picture at all, empty, broken, truncated or animated."""
+
+
+class UnsupportedFormat(BadPicture):
+    """The bytes are a picture, but not a JPEG, PNG or WebP."""
+
+
+class TooManyPixels(BadPicture):
+    """The header claims more pixels than allowed; nothing was decoded."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before any decoding. width and height in pixels, before the EXIF turn."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> Header:
+    """Format ("JPEG", "PNG" or "WEBP") and size, without decoding. Raises BadPicture or UnsupportedFormat."""
+    format, image = _open(data)
+    return Header(format, image.width, image.height)
+
+
+def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Steps 1 to 3: an upright picture in mode RGB (or CMYK, where its profile still has to be applied). Raises BadPicture."""
+    format, image = _open(data)
+    if image.width * image.height > max_pixels:
+        raise TooManyPixels(
+            f"the picture claims {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {max_pixels:,} are allowed"
+        )
+    frames = 1 if format == "JPEG" else getattr(image, "n_frames", 1)  # further frames of a JPEG are a camera's previews and gain maps
+    if frames > 1:
+        raise BadPicture(f"the picture has {frames} frames; send a picture with one")
+    profile = image.info.get("icc_profile")
+    try:
+        orientation = image.getexif().get(0x0112)
+        upright = _decode_jpeg(data, image.size) if format == "JPEG" and image.mode in ("RGB", "L") else _as_rgb(image)
+    except _BROKEN as error:
+        raise _damaged(format) from error
+    if orientation in _TURNS:
+        upright = upright.transpose(_TURNS[orientation])
+    if profile:
+        upright.info["icc_profile"] = profile
+    return upright
+
+
+def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """The whole contract: bytes of a JPEG, PNG or WebP to uint8 [size, size, 3], sRGB.
+
+    Raises BadPicture or one of its kinds, with a sentence fit for the caller.
+    """
+    image = decode(data, max_pixels)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return square(image, size, (left, top, left + side, top + side))
+
+
+def square(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    """Steps 4 to 6 for any box (left, top, right, bottom), in pixels: training crops at random, everything else takes the centre."""
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    profile = image.info.get("icc_profile")
+    if profile:
+        resized = _to_srgb(resized, profile)
+    return np.asarray(resized.convert("RGB"))
+
+
+def _open(data: bytes) -> tuple[str, Image.Image]:
+    if not data:
+        raise BadPicture("the picture is empty: 0 bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=ALLOWED)
+    except _BROKEN as error:
+        raise _refusal(data) from error
+    return ("JPEG" if image.format in ("JPEG", "MPO") else str(image.format)), image  # MPO: what Pillow calls a JPEG with previews
+
+
+def _refusal(data: bytes) -> BadPicture:
+    """Why Pillow does not open `data`: ours but broken, somebody else's, or no picture."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _damaged("WEBP")
+    for magic, format in _OURS.items():
+        if data.startswith(magic):
+            return _damaged(format)
+    other = _other_format(data)
+    if other:
+        return UnsupportedFormat(f"this is {other}: send a JPEG, PNG or WebP")
+    return BadPicture("not a picture: send a JPEG, PNG or WebP")
+
+
+def _other_format(data: bytes) -> str | None:
+    for magic, format in _OTHERS.items():
+        if data.startswith(magic):
+            return format
+    if data[:2] == b"BM" and data[6:10] == bytes(4):
+        return "BMP"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "AVIF"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+        return "HEIC"
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "SVG" if head.startswith(b"<") and b"<svg" in head else None
+
+
+def _damaged(format: str) -> BadPicture:
+    return BadPicture(f"the {format} cannot be decoded: truncated or damaged")
+
+
+def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
+    # Three times the speed of Pillow, the same libjpeg-turbo arithmetic; strict: a truncated file is refused, not filled with grey.
+    height, width = simplejpeg.decode_jpeg_header(data, strict=True)[:2]
+    if (width, height) != size:
+        raise ValueError("two readers of the header see two sizes, and only one was checked against the limit")
+    return Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey PNG: Pillow's own conversion would clip, not scale
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "CMYK" else image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        return ImageCms.applyTransform(image, _srgb_transform(profile, image.mode)) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image  # a profile nobody can read, or one for other channels: the pixels are taken as sRGB, as browsers do
+
+
+@lru_cache(maxsize=8)  # a profile may be megabytes
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB")

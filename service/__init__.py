@@ -1,0 +1,1 @@
+"""The microservice: Encode and Decode over gRPC and REST, in front of NVIDIA Triton. No PyTorch here."""

@@ -1,0 +1,172 @@
+"""`python -m service`: start everything, say when it is ready, drain on SIGTERM."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+import uvloop
+from prometheus_client import generate_latest
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from service.embedded_triton import CannotStart, EmbeddedTriton
+from service.grpc_api import GrpcServer
+from service.rest_api import create_app
+from service.settings import Settings
+from service.supervisor import Supervisor
+from service.tokenization import Tokenization
+from service.triton import Triton
+
+log = structlog.get_logger()
+
+
+class _RestServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the drain below decides what stops when."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises CannotStart."""
+    started = time.monotonic()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    rest_socket = _bind(settings)
+    embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
+    triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
+    tokenization = Tokenization(triton, settings)
+    supervisor = Supervisor(triton, embedded, tokenization, settings)
+    try:
+        grpc_server = GrpcServer(tokenization, settings)
+    except RuntimeError as error:
+        raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
+
+    async def exposition() -> bytes:
+        own = generate_latest()
+        return own if embedded is None else own + await asyncio.to_thread(_triton_metrics, embedded.metrics_port)
+
+    app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
+    rest_server = _RestServer(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(settings.drain_seconds) or 1, lifespan="off")
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(triton.close)
+        if embedded is not None:
+            stack.callback(embedded.close)
+            stack.push_async_callback(embedded.stop)
+            starting = asyncio.create_task(embedded.start(triton))
+            await _either(starting, stop)
+            if stop.is_set():
+                starting.cancel()
+                return
+        await supervisor.round()
+        watch = asyncio.create_task(supervisor.watch())
+        stack.callback(watch.cancel)
+        await grpc_server.start()
+        rest = asyncio.create_task(rest_server.serve([rest_socket]))
+        mirror = asyncio.create_task(_mirror(supervisor, grpc_server))
+        stack.callback(mirror.cancel)
+        while not supervisor.ready and not stop.is_set():  # noqa: ASYNC110 (two conditions, one of them no event)
+            await asyncio.sleep(0.1)
+        # What lives now lives for ever: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        if supervisor.ready:
+            _say_ready(settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started)
+        await stop.wait()
+        # The order matters: refuse new work, finish what was accepted, and only then take the engine away.
+        log.info("draining", seconds=settings.drain_seconds)
+        mirror.cancel()
+        await grpc_server.set_ready(False)
+        rest_server.should_exit = True
+        await asyncio.gather(grpc_server.stop(settings.drain_seconds), rest)
+    log.info("stopped")
+
+
+async def _mirror(supervisor: Supervisor, grpc_server: GrpcServer) -> None:
+    """Keeps grpc.health.v1 as the supervisor sees it."""
+    while True:
+        await grpc_server.set_ready(supervisor.ready)
+        await asyncio.sleep(0.2)
+
+
+async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    waiter = asyncio.create_task(event.wait())
+    done, _ = await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if task in done:
+        task.result()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.rest_port))
+    except OSError as error:
+        raise CannotStart(
+            f"cannot bind REST to {settings.host}:{settings.rest_port} ({error.strerror}): set CHANNELTOK_REST_PORT"
+        ) from error
+    return listening
+
+
+def _triton_metrics(port: int) -> bytes:
+    """Triton's own metrics: the embedded one listens on a port nobody knows, so they are passed on beside ours."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as reply:
+            return bytes(reply.read())
+    except OSError:
+        return b""
+
+
+def _say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
+    rest = f"http://{settings.host}:{rest_port}"
+    print(
+        f"\nready in {seconds:.1f} s   REST {rest}  ({rest}/docs)   gRPC {settings.host}:{grpc_port}\n\n"
+        f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",
+        flush=True,
+    )
+
+
+def _configure_logs(level: str) -> None:
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    try:
+        settings = CliApp.run(Settings)
+    except (ValidationError, SettingsError) as error:
+        sys.exit(f"channeltok service: {error}")
+    _configure_logs(settings.log_level)
+    try:
+        uvloop.run(serve(settings))
+    except CannotStart as error:
+        sys.exit(f"channeltok service: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What is served, learnt from the parameters that export/ wrote into each Triton model's config.pbtxt."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from service.errors import EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from service.triton import Model
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """One tokenizer and the Triton models that run it.
+
+    channels: tokens of a whole picture, the largest k. picture_size: side of the square it sees and makes, pixels.
+    decoders: budget -> model, ascending by budget.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    channels: int
+    bits_per_token: int
+    picture_size: int
+    encoder: Model
+    decoders: dict[int, Model]
+
+    def decoder_for(self, k: int) -> tuple[int, Model]:
+        """The smallest budget >= k, and its model."""
+        return next((budget, model) for budget, model in self.decoders.items() if budget >= k)
+
+
+class Catalogue:
+    """The tokenizers served at one moment; a change of what Triton serves makes a new one."""
+
+    def __init__(self, models: list[Model], default: str | None = None) -> None:
+        """Models without a `tokenizer` parameter are not ours and are left alone; a tokenizer that lacks a part is left out."""
+        parts: dict[str, list[Model]] = defaultdict(list)
+        for model in models:
+            if "tokenizer" in model.parameters:
+                parts[model.parameters["tokenizer"]].append(model)
+        found = {name: tokenizer for name, group in sorted(parts.items()) if (tokenizer := _assemble(name, group)) is not None}
+        if default is not None:
+            found = {name: found[name] for name in sorted(found, key=lambda name: name != default)}
+        self._by_name = found
+        self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in found.values()}
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        """All of them, the default one first."""
+        return list(self._by_name.values())
+
+    def by_name(self, name: str | None) -> Tokenizer:
+        """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
+        if not self._by_name:
+            raise EngineUnavailable("no tokenizer is loaded: try again", 2.0)
+        if not name:
+            return next(iter(self._by_name.values()))
+        if name not in self._by_name:
+            raise UnknownTokenizer(f"no tokenizer is called {name[:100]!r}; served are: {', '.join(self._by_name)}")
+        return self._by_name[name]
+
+    def by_fingerprint(self, fingerprint: str, name: str | None) -> Tokenizer:
+        """The one that made tokens of this fingerprint. Raises FingerprintMismatch when it is not served, or is not `name`."""
+        if name or not self._by_name:
+            tokenizer = self.by_name(name)
+            if tokenizer.fingerprint != fingerprint:
+                raise FingerprintMismatch(
+                    f"the tokens were made by {fingerprint}, but tokenizer {tokenizer.name!r} has fingerprint {tokenizer.fingerprint}"
+                )
+            return tokenizer
+        if fingerprint not in self._by_fingerprint:
+            served = ", ".join(f"{tokenizer.fingerprint} ({tokenizer.name})" for tokenizer in self.tokenizers)
+            raise FingerprintMismatch(f"the tokens were made by {fingerprint}, which is not served; served are: {served}")
+        return self._by_fingerprint[fingerprint]
+
+
+def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
+    encoders = [model for model in models if model.parameters["role"] == "encode"]
+    decoders = {int(model.parameters["budget"]): model for model in models if model.parameters["role"] == "decode"}
+    if not encoders:
+        return None
+    facts = encoders[0].parameters
+    channels = int(facts["channels"])
+    same_training = all(model.parameters["fingerprint"] == facts["fingerprint"] for model in models)
+    if not same_training or max(decoders, default=0) < channels:
+        return None
+    return Tokenizer(
+        name=name,
+        family=facts["family"],
+        fingerprint=facts["fingerprint"],
+        channels=channels,
+        bits_per_token=int(facts["bits_per_token"]),
+        picture_size=int(facts["picture_size"]),
+        encoder=encoders[0],
+        decoders=dict(sorted(decoders.items())),
+    )

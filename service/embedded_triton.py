@@ -1,0 +1,173 @@
+"""The real tritonserver from the nvidia-pytriton wheel, as a child process."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import structlog
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from service.errors import EngineUnavailable
+from service.settings import Settings
+from service.triton import Triton
+
+log = structlog.get_logger()
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+# Runs before Triton, in its process: prctl(PR_SET_PDEATHSIG, SIGKILL), so that it dies when we are killed. Popen's preexec_fn would do the
+# same, but is not safe in a process with threads.
+_DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class CannotStart(RuntimeError):
+    """The embedded Triton cannot run here; the message says what is missing."""
+
+
+class EmbeddedTriton:
+    """Starts, stops and restarts one tritonserver on free loopback ports, serving every model of the repository."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._repository = settings.model_repository.resolve()
+        self._instances = settings.engine_instances
+        self._threads = settings.engine_threads
+        self._names = sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
+        if not self._names:
+            raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
+        self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
+        self._process: subprocess.Popen[bytes] | None = None
+        grpc_port, self.metrics_port = _free_ports(2)
+        self.url = f"127.0.0.1:{grpc_port}"
+        self._grpc_port = grpc_port
+
+    async def start(self, triton: Triton) -> None:
+        """Start the server and load all models. Raises CannotStart."""
+        self._process = subprocess.Popen(  # noqa: ASYNC220 (returns at once)
+            [sys.executable, "-ISc", _DIE_WITH_PARENT, *self._command()],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            start_new_session=True,  # Ctrl-C is ours to handle: Triton stops after the drain, not with it
+        )
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        while not await triton.alive():
+            if self._process.poll() is not None:
+                raise CannotStart(f"tritonserver ended with exit code {self._process.returncode} while starting; see its log above")
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
+            await asyncio.sleep(0.05)
+        try:
+            await asyncio.gather(*(self._load(triton, name) for name in self._names))
+        except EngineUnavailable as error:
+            raise CannotStart(str(error)) from error
+
+    async def reload(self, triton: Triton, name: str) -> None:
+        """Give one model new stubs."""
+        await triton.unload(name)
+        await self._load(triton, name)
+
+    async def _load(self, triton: Triton, name: str) -> None:
+        """With this machine's instances and threads."""
+        config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        if config.backend == "python":
+            config.instance_group[0].count = self._instances
+            config.parameters["threads"].string_value = str(self._threads)
+        await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL for it and its stubs; shared memory of killed stubs is removed."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                log.warning("triton_killed", why=f"did not stop within {STOP_SECONDS:.0f} s")
+        self._kill_group()
+
+    async def restart(self, triton: Triton) -> None:
+        """After it died: clean up and start again on the same ports."""
+        self._kill_group()
+        await self.start(triton)
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        self._backends.cleanup()
+
+    def _kill_group(self) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        prefix = self._shared_memory_prefix
+        for leftover in Path("/dev/shm").glob(f"{prefix}*"):
+            leftover.unlink(missing_ok=True)
+
+    @property
+    def _shared_memory_prefix(self) -> str:
+        return f"channeltok_{self._grpc_port}_"
+
+    def _command(self) -> list[str]:
+        triton = Path(str(resources.files("pytriton"))) / "tritonserver"
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
+        if not stub.exists():
+            raise CannotStart(f"the nvidia-pytriton wheel has no python backend for Python {version}: use 3.11 or 3.12")
+        # The backend looks for the stub of the running Python beside itself; site-packages stays untouched.
+        python_backend = Path(self._backends.name) / "python"
+        shutil.rmtree(python_backend, ignore_errors=True)
+        python_backend.mkdir()
+        for file in (*(triton / "backends" / "python").glob("*.*"), stub):
+            (python_backend / file.name).symlink_to(file)
+        return [
+            str(triton / "bin" / "tritonserver"),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={self._backends.name}",
+            f"--cache-directory={triton / 'caches'}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
+            "--model-control-mode=explicit",
+            "--allow-http=false",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self._grpc_port}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--exit-timeout-secs=5",
+            "--log-info=false",
+            "--log-warning=false",
+        ]
+
+
+def _environment() -> dict[str, str]:
+    libraries = sysconfig.get_config_var("LIBDIR")
+    return {
+        **os.environ,
+        # The stub links libpython and must find that of this interpreter before any other; it finds packages through PATH's first python.
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")])),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,91 @@
+"""What can go wrong on the way of a picture or of tokens, and the one table of what callers see.
+
+    bytes --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
+               |             |             |          |          |
+               TooLarge      Overloaded    |          BadPicture EngineUnavailable, Overloaded (its queue is full)
+               BadRequest                  UnsupportedFormat     InternalError (ours)
+                                           TooManyPixels
+
+    token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> picture --> reply
+                     |        |                             |
+                     BadTokens UnknownTokenizer             BadTokens
+                               FingerprintMismatch
+
+DeadlineExceeded can strike anywhere. Codes are stable: clients branch on them.
+"""
+
+from typing import ClassVar
+
+from grpc import StatusCode
+
+
+class ServiceError(Exception):
+    """An error a caller sees. `detail` is a sentence for them: what was wrong and what is allowed, never our internals.
+
+    retry_after: seconds after which the same call may succeed; None where repeating it is useless.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    grpc: ClassVar[StatusCode] = StatusCode.INTERNAL
+    http: ClassVar[int] = 500
+    title: ClassVar[str] = "Our fault"
+
+    def __init_subclass__(cls, *, code: str, grpc: StatusCode, http: int, title: str) -> None:
+        cls.code, cls.grpc, cls.http, cls.title = code, grpc, http, title
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+# The one table. A plain ServiceError is INTERNAL, 500.
+class BadRequest(ServiceError, code="BAD_REQUEST", grpc=StatusCode.INVALID_ARGUMENT, http=400, title="The request is malformed"): ...
+
+
+class BadPicture(ServiceError, code="BAD_PICTURE", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The picture cannot be read"): ...
+
+
+class BadK(ServiceError, code="BAD_K", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="k is out of range"): ...
+
+
+class BadTokens(ServiceError, code="BAD_TOKENS", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The tokens cannot be read"): ...
+
+
+class UnsupportedFormat(
+    ServiceError, code="UNSUPPORTED_FORMAT", grpc=StatusCode.INVALID_ARGUMENT, http=415, title="The media type is not supported"
+): ...
+
+
+class NotAcceptable(ServiceError, code="NOT_ACCEPTABLE", grpc=StatusCode.INVALID_ARGUMENT, http=406, title="No acceptable media type"): ...
+
+
+class TooManyPixels(
+    ServiceError, code="TOO_MANY_PIXELS", grpc=StatusCode.INVALID_ARGUMENT, http=413, title="The picture has too many pixels"
+): ...
+
+
+class TooLarge(ServiceError, code="TOO_LARGE", grpc=StatusCode.RESOURCE_EXHAUSTED, http=413, title="The message is too large"): ...
+
+
+class UnknownTokenizer(
+    ServiceError, code="UNKNOWN_TOKENIZER", grpc=StatusCode.NOT_FOUND, http=404, title="The tokenizer is not served"
+): ...
+
+
+class FingerprintMismatch(
+    ServiceError, code="FINGERPRINT_MISMATCH", grpc=StatusCode.FAILED_PRECONDITION, http=409, title="The tokens belong to another tokenizer"
+): ...
+
+
+class Overloaded(ServiceError, code="OVERLOADED", grpc=StatusCode.RESOURCE_EXHAUSTED, http=429, title="The service is at its limit"): ...
+
+
+class DeadlineExceeded(
+    ServiceError, code="DEADLINE_EXCEEDED", grpc=StatusCode.DEADLINE_EXCEEDED, http=504, title="The deadline passed"
+): ...
+
+
+class EngineUnavailable(
+    ServiceError, code="ENGINE_UNAVAILABLE", grpc=StatusCode.UNAVAILABLE, http=503, title="The engine is down or restarting"
+): ...

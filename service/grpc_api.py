@@ -1,0 +1,217 @@
+"""The gRPC face: translates between the contract and tokenization, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1 import tokenizer_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from service.errors import DeadlineExceeded, ServiceError
+from service.settings import Settings
+from service.tokenization import Stages, Tokenization
+
+log = structlog.get_logger()
+Context = grpc.aio.ServicerContext
+SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
+MESSAGE_OVERHEAD = 4096  # so that a picture of exactly the allowed size fits into its message
+
+_PILLOW_NAMES = {
+    pb.PICTURE_FORMAT_UNSPECIFIED: "PNG",
+    pb.PICTURE_FORMAT_PNG: "PNG",
+    pb.PICTURE_FORMAT_JPEG: "JPEG",
+    pb.PICTURE_FORMAT_WEBP: "WEBP",
+}
+_Item = TypeVar("_Item")
+_Reply = TypeVar("_Reply")
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
+    """Every method answers errors with a google.rpc.Status in the trailing metadata."""
+
+    def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
+        self._tokenization = tokenization
+        self._settings = settings
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
+        async with _errors_to(context):
+            return await self._encode(request, "encode", self._time_left(context), wait=False)
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        async with _errors_to(context):
+            return await self._decode(request, "decode", self._time_left(context), wait=False)
+
+    async def EncodeStream(
+        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+    ) -> AsyncIterator[pb.EncodeStreamResponse]:
+        async def answer(item: pb.EncodeStreamRequest) -> pb.EncodeStreamResponse:
+            try:
+                response = await self._encode(item.request, "encode_stream", self._time_left(context), wait=True)
+                return pb.EncodeStreamResponse(id=item.id, response=response)
+            except Exception as error:
+                return pb.EncodeStreamResponse(id=item.id, error=_status(_known(error)))
+
+        async for reply in _answer_all(requests, answer, self._settings.stream_window):
+            yield reply
+
+    async def DecodeStream(
+        self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
+    ) -> AsyncIterator[pb.DecodeStreamResponse]:
+        async def answer(item: pb.DecodeStreamRequest) -> pb.DecodeStreamResponse:
+            try:
+                response = await self._decode(item.request, "decode_stream", self._time_left(context), wait=True)
+                return pb.DecodeStreamResponse(id=item.id, response=response)
+            except Exception as error:
+                return pb.DecodeStreamResponse(id=item.id, error=_status(_known(error)))
+
+        async for reply in _answer_all(requests, answer, self._settings.stream_window):
+            yield reply
+
+    async def ListTokenizers(self, request: pb.ListTokenizersRequest, context: Context) -> pb.ListTokenizersResponse:
+        return pb.ListTokenizersResponse(
+            tokenizers=[
+                pb.TokenizerInfo(
+                    name=tokenizer.name,
+                    family=tokenizer.family,
+                    fingerprint=tokenizer.fingerprint,
+                    channels=tokenizer.channels,
+                    bits_per_token=tokenizer.bits_per_token,
+                    picture_size=tokenizer.picture_size,
+                    budgets=list(tokenizer.decoders),
+                )
+                for tokenizer in self._tokenization.catalogue.tokenizers
+            ]
+        )
+
+    async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.EncodeResponse:
+        k = request.k if request.HasField("k") else None
+        encoded = await self._tokenization.encode(request.picture, k, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
+        return pb.EncodeResponse(
+            tokenizer=encoded.tokenizer.name,
+            fingerprint=encoded.tokenizer.fingerprint,
+            k=encoded.tokens.k,
+            tokens=encoded.tokens.to_bytes(),
+            stages=_stage_times(encoded.stages),
+        )
+
+    async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.DecodeResponse:
+        format = request.format or pb.PICTURE_FORMAT_PNG
+        name = _PILLOW_NAMES.get(format, "PNG")
+        decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
+        return pb.DecodeResponse(
+            picture=decoded.picture, format=format, tokenizer=decoded.tokenizer.name, k=decoded.k, stages=_stage_times(decoded.stages)
+        )
+
+    def _time_left(self, context: Context) -> float:
+        remaining = context.time_remaining()
+        if remaining is None:
+            return self._settings.request_timeout
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline passed before the work began")
+        return float(min(remaining, 10 * self._settings.request_timeout))
+
+
+class GrpcServer:
+    """The aio server with health and reflection. Health answers on the event loop and never waits behind work."""
+
+    def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
+        limit = settings.max_message_bytes + MESSAGE_OVERHEAD
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
+            ]
+        )
+        self._health = health.aio.HealthServicer()
+        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.port = self._server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+
+    async def start(self) -> None:
+        await self.set_ready(False)
+        await self._server.start()
+
+    async def set_ready(self, ready: bool) -> None:
+        """What grpc.health.v1 answers, for the server as a whole and for the service."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def stop(self, grace: float) -> None:
+        """No new calls; those accepted get `grace` seconds."""
+        await self._server.stop(grace)
+
+
+async def _answer_all(requests: AsyncIterator[_Item], answer: Callable[[_Item], Awaitable[_Reply]], window: int) -> AsyncIterator[_Reply]:
+    """Replies as they are ready, at most `window` items in flight: a place is free again when its reply was sent, not when it is ready,
+    so that a caller who does not read stops being read."""
+    replies: asyncio.Queue[_Reply | None] = asyncio.Queue()
+    places = asyncio.Semaphore(window)
+
+    async def answer_one(item: _Item) -> None:
+        replies.put_nowait(await answer(item))
+
+    async def read() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for item in requests:
+                    await places.acquire()
+                    group.create_task(answer_one(item))
+        finally:
+            replies.put_nowait(None)
+
+    reader = asyncio.create_task(read())
+    try:
+        while (reply := await replies.get()) is not None:
+            yield reply
+            places.release()
+        await reader
+    finally:
+        reader.cancel()
+
+
+@asynccontextmanager
+async def _errors_to(context: Context) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        await _abort(context, _known(error))
+
+
+async def _abort(context: Context, error: ServiceError) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(_status(error)))
+    raise AssertionError("abort always raises")
+
+
+def _known(error: Exception) -> ServiceError:
+    """An error fit for callers; what we did not foresee is logged here and becomes INTERNAL without a word of it."""
+    if isinstance(error, ServiceError):
+        return error
+    log.exception("internal_error", exc_info=error)
+    return ServiceError("an error of ours; it was logged")
+
+
+def _status(error: ServiceError) -> status_pb2.Status:
+    status = status_pb2.Status(code=error.grpc.value[0], message=error.detail)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.code, domain="channeltok"))
+    if error.retry_after is not None:
+        retry = Duration()
+        retry.FromMilliseconds(int(error.retry_after * 1000))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=retry))
+    return status
+
+
+def _stage_times(stages: Stages) -> list[Any]:
+    return [pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items()]

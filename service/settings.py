@@ -1,0 +1,85 @@
+"""Every setting of the service: an environment variable CHANNELTOK_<NAME> or a flag --<name>."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_CORES = len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """ChannelTok Serving: pictures to short, ordered token sequences and back, over gRPC and REST.
+
+    Each flag is also an environment variable: --grpc-port is CHANNELTOK_GRPC_PORT.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CHANNELTOK_", cli_kebab_case=True, frozen=True, extra="ignore")
+
+    host: Annotated[
+        str, Field(description="Address both ports bind to. 0.0.0.0 opens the service to the network: put it behind your own gateway.")
+    ] = "127.0.0.1"
+    rest_port: Annotated[int, Field(ge=0, le=65535, description="REST port; change it when 8080 is taken. 0 picks a free one.")] = 8080
+    grpc_port: Annotated[int, Field(ge=0, le=65535, description="gRPC port; change it when 50051 is taken. 0 picks a free one.")] = 50051
+    triton_url: Annotated[
+        str | None,
+        Field(description="gRPC HOST:PORT of a Triton that runs elsewhere (a GPU host). Unset: the service starts and watches its own."),
+    ] = None
+    model_repository: Annotated[
+        Path,
+        Field(description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."),
+    ] = Path(__file__).parent.parent / "model_repository"
+    default_tokenizer: Annotated[
+        str | None, Field(description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name.")
+    ] = None
+    engine_instances: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Copies of each engine in the embedded Triton: as many as cores for throughput, 1 with more threads for latency.",
+        ),
+    ] = _CORES
+    engine_threads: Annotated[
+        int, Field(ge=1, description="Threads inside one engine copy. Raise it, and lower the instances, when single requests matter most.")
+    ] = 1
+    picture_threads: Annotated[
+        int,
+        Field(ge=1, description="Threads that decode and write pictures. Raise it when the engine runs on a GPU and these are the limit."),
+    ] = _CORES
+    max_pending: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Pictures in the service at once; the next is refused with a retry hint. "
+            "Lower it for shorter waits, raise it for burstier callers.",
+        ),
+    ] = 256
+    stream_window: Annotated[
+        int,
+        Field(ge=1, description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine."),
+    ] = 64
+    max_message_bytes: Annotated[
+        int, Field(ge=1024, description="Largest picture or message taken, in bytes. Raise it only for larger originals: it bounds memory.")
+    ] = 16 * 2**20
+    max_pixels: Annotated[
+        int, Field(ge=1, description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.")
+    ] = 36_000_000
+    request_timeout: Annotated[
+        float, Field(gt=0, description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.")
+    ] = 30.0
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="Seconds accepted work gets to finish after SIGTERM. Keep it below your orchestrator's kill delay.")
+    ] = 20.0
+    probe_seconds: Annotated[
+        float,
+        Field(gt=0, description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner."),
+    ] = 2.0
+    log_level: Annotated[
+        str,
+        Field(
+            pattern="^(debug|info|warning|error)$",
+            description="Least severe line written to the log (JSON on stderr). Set warning where every line costs.",
+        ),
+    ] = "info"

@@ -1,0 +1,176 @@
+"""Talking to Triton over its gRPC API: what is served, inference, loading, statistics."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
+
+RETRY_AFTER_SECONDS = 2.0
+_DTYPES: dict[int, tuple[str, type[np.generic]]] = {
+    model_config_pb2.TYPE_UINT8: ("UINT8", np.uint8),
+    model_config_pb2.TYPE_INT32: ("INT32", np.int32),
+    model_config_pb2.TYPE_INT64: ("INT64", np.int64),
+}
+# Tensor in which our python-backend models report how long the graph itself ran; other backends do not have it.
+COMPUTE_NS = "compute_ns"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Name, Triton datatype, numpy dtype and shape without the batch axis."""
+
+    name: str
+    datatype: str
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Triton model as its config.pbtxt describes it. parameters: the facts export/ wrote there."""
+
+    name: str
+    input: Tensor
+    output: Tensor
+    reports_compute: bool
+    parameters: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Output of one inference. queue_seconds is None where the backend does not report its own time; compute_seconds has it then."""
+
+    output: NDArray[Any]
+    queue_seconds: float | None
+    compute_seconds: float
+
+
+class Triton:
+    """Client of one tritonserver. Every method raises EngineUnavailable when it cannot be reached."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.suspects: set[str] = set()  # models whose inference failed for a cause of theirs; the supervisor looks after them
+        self._channel = grpc.aio.insecure_channel(
+            url,
+            options=[
+                ("grpc.max_receive_message_length", 64 * 2**20),
+                # Triton comes up within a second, also after a restart: the default waits 1 s before the second try.
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 500),
+                ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
+            ],
+        )
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def alive(self, timeout: float = 1.0) -> bool:
+        """Whether the server answers at all."""
+        try:
+            reply = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.live)
+
+    async def models(self, timeout: float = 5.0) -> list[Model]:
+        """All models that are loaded, sorted by name."""
+        try:
+            index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=timeout)
+            configs = [
+                (await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=entry.name), timeout=timeout)).config
+                for entry in index.models
+            ]
+        except grpc.aio.AioRpcError as error:
+            raise _translate(error) from error
+        return sorted((_model(config) for config in configs), key=lambda model: model.name)
+
+    async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
+        """Load a model; `config_json` replaces its config.pbtxt (explicit model control)."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        if config_json is not None:
+            request.parameters["config"].string_param = config_json
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise EngineUnavailable(f"Triton cannot load {name}: {error.details()}") from error
+
+    async def unload(self, name: str, timeout: float = 30.0) -> None:
+        """Unload a model: loading one again that Triton believes loaded would change nothing."""
+        try:
+            await self._stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=name), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise EngineUnavailable(f"Triton cannot unload {name}: {error.details()}") from error
+
+    async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
+        """One entry, without the batch axis: Triton makes the batches. array: `model.input`'s shape and dtype.
+
+        Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
+        DeadlineExceeded after `timeout` seconds.
+        """
+        request = service_pb2.ModelInferRequest(
+            model_name=model.name,
+            inputs=[
+                service_pb2.ModelInferRequest.InferInputTensor(
+                    name=model.input.name, datatype=model.input.datatype, shape=(1, *array.shape)
+                )
+            ],
+            # Raw bytes: typed contents cost 500 times the time of a memory copy.
+            raw_input_contents=[array.tobytes()],
+        )
+        started = time.perf_counter()
+        try:
+            reply = await self._stub.ModelInfer(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            known = _translate(error)
+            if isinstance(known, EngineUnavailable):
+                self.suspects.add(model.name)
+            raise known from error
+        elapsed = time.perf_counter() - started
+        raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
+        expected = int(np.prod(model.output.shape)) * np.dtype(model.output.dtype).itemsize
+        content = raw.get(model.output.name, b"")
+        if len(content) != expected:
+            self.suspects.add(model.name)
+            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {expected} were due", RETRY_AFTER_SECONDS)
+        output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
+        if COMPUTE_NS not in raw:
+            return Inference(output, None, elapsed)
+        compute = min(elapsed, int.from_bytes(raw[COMPUTE_NS][:8], "little") / 1e9)
+        return Inference(output, elapsed - compute, compute)
+
+
+def _model(config: Any) -> Model:
+    outputs = [_tensor(output) for output in config.output]
+    return Model(
+        name=config.name,
+        input=_tensor(config.input[0]),
+        output=next(tensor for tensor in outputs if tensor.name != COMPUTE_NS),
+        reports_compute=any(tensor.name == COMPUTE_NS for tensor in outputs),
+        parameters={name: value.string_value for name, value in config.parameters.items()},
+    )
+
+
+def _tensor(config: Any) -> Tensor:
+    datatype, dtype = _DTYPES[config.data_type]
+    return Tensor(config.name, datatype, dtype, tuple(config.dims))
+
+
+def _translate(error: grpc.aio.AioRpcError) -> ServiceError:
+    """Triton's statuses to ours. It says UNAVAILABLE for a full queue, which must not look like an outage."""
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("the deadline passed while the engine worked")
+        case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in details:
+            return Overloaded("the engine's queue is full: try again", RETRY_AFTER_SECONDS)
+        case _:
+            return EngineUnavailable("the engine is down or restarting: try again", RETRY_AFTER_SECONDS)

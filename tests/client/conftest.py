@@ -1,0 +1,93 @@
+"""A faulty service to talk to, and one way to run every case with both clients."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from channeltok import AsyncClient, Client
+
+from tests.client.faulty_service import FaultyService, start
+
+
+@pytest.fixture(scope="session")
+def service() -> FaultyService:
+    return FaultyService()
+
+
+@pytest.fixture(scope="session")
+def target(service: FaultyService) -> Iterator[str]:
+    server, address = start(service)
+    yield address
+    server.stop(grace=None).wait()
+
+
+class Blocking:
+    """AsyncClient behind the methods of Client, on an event loop in a thread of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+        async def make() -> AsyncClient:
+            return AsyncClient(*args, **kwargs)
+
+        try:
+            self._client = self._run(make())
+        except BaseException:
+            self._stop()
+            raise
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        if name.endswith("_stream"):
+            return lambda *args, **kwargs: self._results(method(*args, **kwargs))
+        return lambda *args, **kwargs: self._run(method(*args, **kwargs))
+
+    def close(self) -> None:
+        self._run(self._client.close())
+        self._stop()
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _stop(self) -> None:
+        self._run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _results(self, stream: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        async def step() -> Any:
+            return await anext(stream)
+
+        try:
+            while True:
+                try:
+                    result = self._run(step())
+                except StopAsyncIteration:
+                    return
+                yield result
+        finally:
+            self._run(stream.aclose())
+
+
+@pytest.fixture(params=[Client, Blocking], ids=["sync", "asyncio"])
+def connect(request: pytest.FixtureRequest, target: str) -> Iterator[Callable[..., Any]]:
+    """Makes clients, of the faulty service unless told otherwise, and closes them."""
+    made = []
+
+    def connect(address: str = target, **kwargs: Any) -> Any:
+        made.append(request.param(address, **kwargs))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def client(connect: Callable[..., Any]) -> Any:
+    return connect()

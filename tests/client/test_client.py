@@ -1,0 +1,417 @@
+"""Both clients against a real gRPC server: every case runs with Client and with AsyncClient."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import pytest
+from channeltok import (
+    AsyncClient,
+    ChannelTokError,
+    Client,
+    DeadlineExceeded,
+    InternalError,
+    InvalidInput,
+    Overloaded,
+    TokenizerInfo,
+    Tokens,
+    TooLarge,
+    Unavailable,
+    UnknownTokenizer,
+)
+from channeltok.messages import MAX_MESSAGE_BYTES
+
+from tests.client.faulty_service import FINGERPRINT, RETRY_AFTER, FaultyService, start, tokens_of
+from tests.client.test_errors import CAUSE_OF_CODE, CAUSE_OF_STATUS
+
+Connect = Callable[..., Any]
+
+PICTURES = [f"picture {number}".encode() for number in range(200)]
+
+
+# One call
+
+
+def test_encode(client: Any) -> None:
+    tokens = client.encode(b"abc")
+    assert tokens.ids.tolist() == [97, 98, 99]
+    assert tokens.fingerprint == FINGERPRINT
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, np.int64(2)])
+def test_encode_k(client: Any, k: int) -> None:
+    assert client.encode(b"abc", k=k) == tokens_of(b"abc").prefix(k)
+
+
+@pytest.mark.parametrize("k", [0, 4, 2**32 - 1])
+def test_the_service_judges_k(client: Any, k: int) -> None:
+    with pytest.raises(InvalidInput, match="this is BAD_K"):
+        client.encode(b"abc", k=k)
+
+
+@pytest.mark.parametrize("k", [-1, 2**32])
+def test_a_k_that_no_request_can_carry(client: Any, k: int) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        client.encode(b"abc", k=k)
+    assert caught.value.code == "BAD_K"
+    with pytest.raises(InvalidInput):
+        next(client.encode_stream([b"abc"], k=k))
+
+
+def test_a_tokenizer_by_name(client: Any) -> None:
+    assert client.encode(b"abc", tokenizer="bytewise") == tokens_of(b"abc")
+    with pytest.raises(UnknownTokenizer):
+        client.encode(b"abc", tokenizer="no such")
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_decode(client: Any, format: str) -> None:
+    tokens = tokens_of(b"abc")
+    assert client.decode(tokens, format) == f"{format}:abc".encode()
+    assert client.decode(tokens.to_bytes(), format=format) == f"{format}:abc".encode()
+
+
+def test_decode_gives_png_unless_told(client: Any) -> None:
+    assert client.decode(tokens_of(b"abc")) == b"png:abc"
+
+
+def test_decode_refuses(client: Any) -> None:
+    with pytest.raises(InvalidInput, match="png, jpeg, webp, not 'gif'"):
+        client.decode(tokens_of(b"abc"), "gif")
+    with pytest.raises(InvalidInput, match="BAD_TOKENS"):
+        client.decode(b"no tokens")
+    with pytest.raises(ChannelTokError, match="FINGERPRINT_MISMATCH"):
+        client.decode(Tokens([1], "f" * 16))
+
+
+def test_tokenizers(client: Any) -> None:
+    first, second = client.tokenizers()
+    assert first == TokenizerInfo("bytewise", "none", FINGERPRINT, 256, 8, 64, (32, 64, 256))
+    assert (second.name, second.budgets) == ("another-one", ())
+
+
+@pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
+def test_every_cause_has_its_exception(client: Any, code: str, cause: type[ChannelTokError]) -> None:
+    asked = f"fail:{code}".encode()
+    for call, argument in ((client.encode, asked), (client.decode, tokens_of(asked))):
+        with pytest.raises(cause) as caught:
+            call(argument)
+        assert caught.value.code == code
+        assert caught.value.message == f"this is {code}"
+        assert caught.value.retry_after == (RETRY_AFTER if code == "OVERLOADED" else None)
+
+
+@pytest.mark.parametrize(("status", "expected"), CAUSE_OF_STATUS.items())
+def test_errors_without_details(client: Any, status: str, expected: tuple[type[ChannelTokError], str]) -> None:
+    with pytest.raises(ChannelTokError) as caught:
+        client.encode(f"bare:{status}".encode())
+    assert (type(caught.value), caught.value.code) == expected
+
+
+def test_an_answer_that_cannot_be_read(client: Any) -> None:
+    with pytest.raises(InternalError, match="end after 7 bytes"):
+        client.encode(b"garbage")
+
+
+def test_the_deadline(connect: Connect) -> None:
+    client = connect(timeout=0.2)
+    with pytest.raises(DeadlineExceeded):
+        client.encode(b"slow")
+    assert client.encode(b"abc") == tokens_of(b"abc")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_timeout_is_more_than_nothing(connect: Connect, timeout: float) -> None:
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        connect(timeout=timeout)
+
+
+def test_more_than_a_message_carries(client: Any) -> None:
+    with pytest.raises(TooLarge):
+        client.encode(bytes(MAX_MESSAGE_BYTES))
+    with pytest.raises(TooLarge):
+        client.decode(bytes(MAX_MESSAGE_BYTES))
+
+
+def test_what_grpc_itself_finds_too_large(client: Any) -> None:
+    with pytest.raises(TooLarge, match="larger than max"):
+        client.encode(b"abc", tokenizer="x" * MAX_MESSAGE_BYTES)
+
+
+def test_nobody_listens(connect: Connect) -> None:
+    with pytest.raises(Unavailable) as caught:
+        connect("127.0.0.1:1").encode(b"abc")
+    assert caught.value.code == "UNAVAILABLE"
+
+
+def test_a_service_that_comes_back_is_found_again(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    client = connect(address)
+    assert client.encode(b"abc") == tokens_of(b"abc")
+    server.stop(grace=None).wait()
+    with pytest.raises(Unavailable):
+        client.encode(b"abc")
+    server, _ = start(FaultyService(), address)
+    try:
+        until = time.monotonic() + 10
+        while True:
+            try:
+                assert client.encode(b"abc") == tokens_of(b"abc")
+                break
+            except Unavailable:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+    finally:
+        server.stop(grace=None).wait()
+
+
+# Streams
+
+
+def test_results_come_in_the_order_of_the_source(client: Any, service: FaultyService) -> None:
+    assert list(client.encode_stream(PICTURES)) == [tokens_of(p) for p in PICTURES]
+    assert service.answered != sorted(service.answered), "the service was to answer out of order"
+    assert list(client.decode_stream(map(tokens_of, PICTURES), "webp")) == [b"webp:" + p for p in PICTURES]
+    assert service.answered != sorted(service.answered), "the service was to answer out of order"
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 1000])
+def test_any_number_in_flight(client: Any, in_flight: int) -> None:
+    pictures = PICTURES[:20]
+    assert list(client.encode_stream(pictures, k=3, in_flight=in_flight)) == [tokens_of(p).prefix(3) for p in pictures]
+    tokens = [tokens_of(p).to_bytes() for p in pictures]
+    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [b"png:" + p for p in pictures]
+
+
+def test_an_empty_source(client: Any) -> None:
+    assert list(client.encode_stream([])) == []
+
+
+def test_bad_arguments_are_refused_before_anything_is_sent(client: Any) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        next(client.encode_stream([b"abc"], in_flight=0))
+    with pytest.raises(InvalidInput, match="gif"):
+        next(client.decode_stream([tokens_of(b"abc")], "gif"))
+
+
+def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
+    pictures = [b"a", b"fail:BAD_PICTURE", b"b", b"garbage", b"neither", bytes(MAX_MESSAGE_BYTES), b"fail:OVERLOADED", b"c"]
+    a, bad, b, garbage, neither, large, overloaded, c = client.encode_stream(pictures)
+    assert [a, b, c] == [tokens_of(p) for p in (b"a", b"b", b"c")]
+    assert (type(bad), bad.code) == (InvalidInput, "BAD_PICTURE")
+    assert type(garbage) is InternalError
+    assert type(neither) is InternalError
+    assert type(large) is TooLarge
+    assert (type(overloaded), overloaded.retry_after) == (Overloaded, RETRY_AFTER)
+
+
+def test_bad_tokens_cost_their_own_place_only(client: Any) -> None:
+    a, bad, foreign, neither, b = client.decode_stream(
+        [tokens_of(b"a"), b"no tokens", Tokens([1], "f" * 16), tokens_of(b"neither"), tokens_of(b"b")]
+    )
+    assert [a, b] == [b"png:a", b"png:b"]
+    assert [bad.code, foreign.code, neither.code] == ["BAD_TOKENS", "FINGERPRINT_MISMATCH", "INTERNAL"]
+
+
+def test_only_bad_items(client: Any) -> None:
+    large = bytes(MAX_MESSAGE_BYTES)
+    assert [type(result) for result in client.encode_stream(itertools.repeat(large, 5), in_flight=2)] == [TooLarge] * 5
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_an_endless_source_is_read_no_further_than_in_flight(client: Any, in_flight: int) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal pulled
+        for number in itertools.count():
+            pulled += 1
+            yield str(number).encode()
+
+    stream = client.encode_stream(endless(), in_flight=in_flight)
+    for number in range(40):
+        assert next(stream) == tokens_of(str(number).encode())
+        assert pulled <= number + 1 + in_flight
+    time.sleep(0.1)
+    assert pulled <= 40 + in_flight
+    stream.close()
+    stopped_at = pulled
+    time.sleep(0.1)
+    assert pulled <= stopped_at + 1
+
+
+def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
+    before = set(threading.enumerate())
+    stream = client.encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    stream.close()
+    until = time.monotonic() + 5
+    while any(t.name == "channeltok-stream" or "consume" in t.name for t in set(threading.enumerate()) - before):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_what_the_source_raises_comes_after_what_it_gave(client: Any) -> None:
+    def broken() -> Iterator[bytes]:
+        yield from PICTURES[:10]
+        raise KeyError("lost")
+
+    stream = client.encode_stream(broken())
+    assert [next(stream) for _ in range(10)] == [tokens_of(p) for p in PICTURES[:10]]
+    with pytest.raises(KeyError, match="lost"):
+        next(stream)
+
+
+def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
+    stream = client.encode_stream([b"a", 7])
+    assert next(stream) == tokens_of(b"a")
+    with pytest.raises(TypeError):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "what"),
+    [
+        (b"die", Unavailable, "going down"),
+        (b"hang up", Unavailable, "before every item was answered"),
+        (b"stranger", InternalError, "not in flight"),
+        (b"twice", InternalError, "not in flight"),
+    ],
+)
+def test_what_ends_the_stream_is_raised(client: Any, fault: bytes, cause: type[ChannelTokError], what: str) -> None:
+    pictures = itertools.chain([fault], itertools.repeat(b"abc"))  # a source that never ends by itself
+    with pytest.raises(cause, match=what):
+        for _ in client.encode_stream(pictures):
+            pass
+    assert client.encode(b"abc") == tokens_of(b"abc")
+
+
+def test_the_cause_that_ends_a_stream_is_never_lost(client: Any) -> None:
+    # Again and again: the end meets a message on its way out, and grpc.aio then tends to forget how the call ended.
+    for _ in range(20):
+        with pytest.raises(Overloaded) as caught:
+            list(client.encode_stream(itertools.chain([b"a", b"reject"], itertools.repeat(b"abc"))))
+        assert caught.value.retry_after == RETRY_AFTER
+
+
+def test_the_service_dies_in_the_middle(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    stream = connect(address).encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    server.stop(grace=None).wait()
+    with pytest.raises(Unavailable):
+        for _ in stream:
+            pass
+
+
+def test_nobody_listens_to_a_stream(connect: Connect) -> None:
+    with pytest.raises(Unavailable):
+        next(connect("127.0.0.1:1").encode_stream(itertools.repeat(b"abc")))
+
+
+def test_an_answer_that_never_comes(connect: Connect) -> None:
+    client = connect(timeout=0.3)
+    stream = client.encode_stream([b"a", b"slow", b"b"])
+    assert next(stream) == tokens_of(b"a")
+    with pytest.raises(DeadlineExceeded, match="1 items in flight"):
+        next(stream)
+    assert client.encode(b"abc") == tokens_of(b"abc")
+
+
+def test_a_slow_caller_is_not_the_services_delay(connect: Connect) -> None:
+    results = []
+    for result in connect(timeout=0.3).encode_stream(PICTURES[:3], in_flight=2):
+        time.sleep(0.5)
+        results.append(result)
+    assert results == [tokens_of(p) for p in PICTURES[:3]]
+
+
+# What only one of them has
+
+
+def test_a_slow_source_is_not_the_services_delay(target: str) -> None:
+    def slow() -> Iterator[bytes]:
+        for picture in PICTURES[:3]:
+            time.sleep(0.5)
+            yield picture
+
+    with Client(target, timeout=0.3) as client:
+        assert list(client.encode_stream(slow())) == [tokens_of(p) for p in PICTURES[:3]]
+
+
+async def test_a_slow_async_source_is_not_the_services_delay(target: str) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        for picture in PICTURES[:3]:
+            await asyncio.sleep(0.5)
+            yield picture
+
+    async with AsyncClient(target, timeout=0.3) as client:
+        assert [result async for result in client.encode_stream(slow())] == [tokens_of(p) for p in PICTURES[:3]]
+
+
+def test_threads_share_a_client(target: str) -> None:
+    results = {}
+
+    def work(client: Client, name: int) -> None:
+        results[name] = [client.encode(p) for p in PICTURES[:20]]
+
+    with Client(target) as client:
+        threads = [threading.Thread(target=work, args=(client, name)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert list(results.values()) == [[tokens_of(p) for p in PICTURES[:20]]] * 4
+
+
+def test_an_async_client_needs_its_event_loop() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        AsyncClient()
+
+
+async def test_calls_and_streams_at_the_same_time(target: str) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        for picture in PICTURES:
+            await asyncio.sleep(0)
+            yield picture
+
+    async with AsyncClient(target) as client:
+
+        async def all_of() -> list[Tokens | ChannelTokError]:
+            return [result async for result in client.encode_stream(source())]
+
+        streams = [all_of() for _ in range(4)]
+        calls = [client.encode(p) for p in PICTURES[:50]]
+        results = await asyncio.gather(*streams, *calls)
+    assert results[:4] == [[tokens_of(p) for p in PICTURES]] * 4
+    assert results[4:] == [tokens_of(p) for p in PICTURES[:50]]
+
+
+async def test_a_cancelled_task_is_cancelled(target: str) -> None:
+    async with AsyncClient(target) as client:
+
+        async def stream() -> None:
+            async for _ in client.encode_stream([b"slow"]):
+                pass
+
+        for work in (client.encode(b"slow"), stream()):
+            task = asyncio.ensure_future(work)
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await client.encode(b"abc") == tokens_of(b"abc")
+
+
+async def test_an_async_stream_left_early(target: str) -> None:
+    async with AsyncClient(target) as client:
+        before = len(asyncio.all_tasks())
+        async with aclosing(client.encode_stream(itertools.repeat(b"abc"))) as stream:
+            assert await anext(stream) == tokens_of(b"abc")
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) <= before

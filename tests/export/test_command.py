@@ -1,0 +1,74 @@
+"""`python -m export`, from a checkpoint file to a repository."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pictures
+from export import parity
+from export.__main__ import main
+from tokenizer import checkpoint
+from tokenizer.channeltok import ChannelTok
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tar files open
+
+
+@pytest.fixture
+def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("photos.tar", "w") as tar:
+        for i, photo in enumerate(photos[:3]):
+            data = pictures.render(photo, "PNG")
+            member = tarfile.TarInfo(f"{i}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return "photos.tar"
+
+
+def test_a_checkpoint_becomes_a_repository(model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(model, Path("weights.safetensors"))
+    main(["weights.safetensors", "--name", "mine", "--budgets", "64", "--data", shard])
+    assert sorted(path.name for path in Path("model_repository").iterdir()) == ["mine_decode_k64", "mine_encode"]
+    assert json.loads(Path("build/parity.json").read_text())["photos"] == 3
+    out, err = capsys.readouterr()
+    assert checkpoint.fingerprint(model) in out
+    assert "token bits that differ" in out
+    assert err == ""
+
+
+def test_graphs_that_disagree_are_not_written(model: ChannelTok, shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(model, Path("weights.safetensors"))
+    monkeypatch.setattr("export.__main__.graph.encode_graph", lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})())
+    monkeypatch.setattr("export.__main__.graph.decode_graph", lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})())
+    monkeypatch.setattr(parity, "measure", lambda *_: parity.Parity(3, 1000, 500, ()))
+    with pytest.raises(SystemExit, match="500 of 1,000 token bits differ"):
+        main(["weights.safetensors", "--data", shard])
+    assert not Path("model_repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gone.safetensors"], "cannot read the checkpoint gone.safetensors: No such file"),
+        (["photos.tar"], "photos.tar is not a tokenizer's checkpoint"),
+        (["--random", "demo", "--budgets", "300"], r"between 1 and the 256 channels of this tokenizer, not \[300\]"),
+        (["--random", "demo", "--name", "../up"], "cannot name a tokenizer"),
+        (["--random", "demo", "--data", "nowhere"], "no tar files at 'nowhere'"),
+    ],
+)
+def test_mistakes_get_one_sentence(shard: str, arguments: list[str], sentence: str) -> None:
+    with pytest.raises(SystemExit, match=sentence) as stopped:
+        main(["--data", shard, *arguments])
+    assert "\n" not in str(stopped.value)
+
+
+def test_either_a_checkpoint_or_a_random_size(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["weights.safetensors", "--random", "demo"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    assert "not allowed with argument" in capsys.readouterr().err

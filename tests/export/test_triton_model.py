@@ -1,0 +1,118 @@
+"""The file Triton runs, here with a stand-in for the module that exists only inside Triton's stub."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export import parity, repository
+
+
+@dataclass
+class Tensor:
+    name: str
+    array: NDArray[Any]
+
+    def as_numpy(self) -> NDArray[Any]:
+        return self.array
+
+
+@dataclass
+class Response:
+    output_tensors: list[Tensor] = field(default_factory=list)
+    error: str | None = None
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module export.triton_model, on the stand-in."""
+    stub: Any = ModuleType("triton_python_backend_utils")
+    stub.Tensor, stub.InferenceResponse, stub.TritonError = Tensor, Response, str
+    stub.get_input_tensor_by_name = lambda request, name: next((tensor for tensor in request if tensor.name == name), None)
+    stub.Logger = type("Logger", (), {"log_error": staticmethod(lambda message: None)})
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub)
+    spec = importlib.util.spec_from_file_location("model_of_triton", repository.MODEL_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def loaded(triton: ModuleType, folder: Path, graph: bytes, threads: int = 1) -> Any:
+    (folder / "1").mkdir(exist_ok=True)
+    (folder / "1/model.onnx").write_bytes(graph)
+    model = triton.TritonPythonModel()
+    config = {"parameters": {"threads": {"string_value": str(threads)}}}
+    model.initialize({"model_repository": str(folder), "model_version": "1", "model_config": json.dumps(config)})
+    return model
+
+
+def test_each_request_gets_its_own_rows_in_order(triton: ModuleType, tmp_path: Path, encode: bytes, photos: NDArray[np.uint8]) -> None:
+    model = loaded(triton, tmp_path, encode)
+    requests = [[Tensor("picture", part)] for part in np.split(photos, [1, 4, 6])]
+    responses = model.execute(requests)
+    assert [len(response.output_tensors[0].array) for response in responses] == [1, 3, 2, 2]
+    together = np.concatenate([response.output_tensors[0].array for response in responses])
+    assert np.array_equal(together, parity.run(encode, photos))
+
+
+@pytest.fixture(scope="session")
+def latents(encode: bytes) -> bytes:
+    """The encode graph, cut off where the latents meet the threshold."""
+    parsed = onnx.load_model_from_string(encode)
+    (threshold,) = (node for node in parsed.graph.node if node.op_type == "Greater")
+    output = onnx.helper.make_tensor_value_info(threshold.input[0], onnx.TensorProto.FLOAT, ["batch", 256, 16])
+    parsed.graph.output[0].CopyFrom(output)
+    return bytes(parsed.SerializeToString())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("role", ["encode", "decode"])
+def test_the_law_a_picture_never_depends_on_its_neighbours(
+    triton: ModuleType, tmp_path: Path, role: str, threads: int, latents: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]
+) -> None:
+    """Encoding, not even in the last bit of a latent: so no near tie can flip a token either."""
+    tokens = np.random.default_rng(0).integers(0, 2**16, (8, 256), dtype=np.int32)
+    graph, name, rows = (latents, "picture", photos) if role == "encode" else (decodes[256], "tokens", tokens)
+    model = loaded(triton, tmp_path, graph, threads)
+
+    def answers(order: list[int]) -> list[NDArray[Any]]:
+        return [response.output_tensors[0].array for response in model.execute([[Tensor(name, rows[i][None])] for i in order])]
+
+    alone = [answers([i])[0] for i in range(8)]
+
+    @settings(max_examples=8, deadline=None, database=None)
+    @given(st.lists(st.integers(0, 7), min_size=2, max_size=32))
+    def law(order: list[int]) -> None:
+        for i, answer in zip(order, answers(order), strict=True):
+            assert np.array_equal(answer, alone[i])
+
+    law()
+
+
+def test_a_bad_request_fails_alone(triton: ModuleType, tmp_path: Path, encode: bytes, photos: NDArray[np.uint8]) -> None:
+    model = loaded(triton, tmp_path, encode)
+    good, wrong_shape, wrong_type, missing = photos[:1], photos[:1, :64], photos[:1].astype(np.float64), None
+    requests = [[Tensor("picture", array)] if array is not None else [] for array in (good, wrong_shape, wrong_type, missing, good)]
+    responses = model.execute(requests)
+    assert [response.error is None for response in responses] == [True, False, False, False, True]
+    for response in (responses[0], responses[4]):
+        assert np.array_equal(response.output_tensors[0].array, parity.run(encode, good))
+    assert model.execute(requests[:1])[0].error is None
+
+
+def test_numpy_2_is_refused(triton: ModuleType, tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    with pytest.raises(RuntimeError, match=r"install numpy 1\.26"):
+        loaded(triton, tmp_path, encode)

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.catalogue import Catalogue
+from service.errors import EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from service.triton import Model, Tensor
+
+PICTURE, TOKENS = Tensor("picture", "UINT8", np.uint8, (128, 128, 3)), Tensor("tokens", "INT32", np.int32, (256,))
+FACTS = {"family": "channeltok", "picture_size": "128", "channels": "256", "bits_per_token": "16", "fingerprint": "00" * 8}
+
+
+def models(name: str, fingerprint: str, budgets: tuple[int, ...] = (256,)) -> list[Model]:
+    facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint}
+    encode = Model(f"{name}_encode", PICTURE, TOKENS, True, {**facts, "role": "encode", "budget": "256"})
+    decodes = [Model(f"{name}_decode_k{k}", TOKENS, PICTURE, True, {**facts, "role": "decode", "budget": str(k)}) for k in budgets]
+    return [encode, *decodes]
+
+
+A, B = "a" * 16, "b" * 16
+
+
+def test_by_name_and_by_fingerprint() -> None:
+    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    assert catalogue.by_name("dog").fingerprint == B
+    assert catalogue.by_fingerprint(B, None).name == "dog"
+    assert catalogue.by_fingerprint(A, "cat").name == "cat"
+
+
+def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
+    both = [*models("dog", B), *models("cat", A)]
+    assert Catalogue(both).by_name(None).name == "cat"
+    assert Catalogue(both, default="dog").by_name("").name == "dog"
+    assert [tokenizer.name for tokenizer in Catalogue(both, default="dog").tokenizers] == ["dog", "cat"]
+
+
+def test_what_is_not_served() -> None:
+    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    with pytest.raises(UnknownTokenizer, match="cat, dog"):
+        catalogue.by_name("cow")
+    with pytest.raises(FingerprintMismatch, match="cccccccccccccccc"):
+        catalogue.by_fingerprint("c" * 16, None)
+    with pytest.raises(FingerprintMismatch):
+        catalogue.by_fingerprint(A, "dog")
+    with pytest.raises(EngineUnavailable):
+        Catalogue([]).by_name(None)
+
+
+def test_the_smallest_budget_that_fits() -> None:
+    tokenizer = Catalogue(models("cat", A, (64, 256, 128))).by_name(None)
+    assert list(tokenizer.decoders) == [64, 128, 256]
+    assert [tokenizer.decoder_for(k)[0] for k in (1, 64, 65, 128, 129, 256)] == [64, 64, 128, 128, 256, 256]
+
+
+def test_half_a_tokenizer_is_not_served() -> None:
+    encode, decode = models("cat", A)
+    assert not Catalogue([encode]).tokenizers
+    assert not Catalogue([decode]).tokenizers
+    assert not Catalogue(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
+    other_training = replace(decode, parameters={**decode.parameters, "fingerprint": B})
+    assert not Catalogue([encode, other_training]).tokenizers
+
+
+def test_models_of_others_are_left_alone() -> None:
+    foreign = Model("resnet", PICTURE, TOKENS, False, {})
+    assert [tokenizer.name for tokenizer in Catalogue([foreign, *models("cat", A)]).tokenizers] == ["cat"]

@@ -1,0 +1,27 @@
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_every_setting_says_why_one_would_change_it() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert len(field.description) > 40, name
+        assert field.description.endswith("."), name
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANNELTOK_GRPC_PORT", "1234")
+    assert Settings().grpc_port == 1234
+
+
+def test_the_public_face_is_as_promised() -> None:
+    settings = Settings()
+    assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8080, 50051)
+
+
+@pytest.mark.parametrize("wrong", [{"rest_port": 70000}, {"engine_instances": 0}, {"log_level": "loud"}, {"max_pending": -1}])
+def test_a_setting_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)

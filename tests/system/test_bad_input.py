@@ -1,0 +1,218 @@
+"""Every wrong input answers as in the error table, in both protocols; the service is unharmed and logs no crash."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import grpc
+import httpx
+import orjson
+import pytest
+from channeltok import ChannelTokError, Client, Tokens
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1 import tokenizer_pb2_grpc
+from grpc import StatusCode
+from PIL import Image
+
+from tests.photographs import encoded, jpeg, photograph
+from tests.system.running import Service
+
+JPEG = {"Content-Type": "image/jpeg"}
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def bomb(width: int = 9000, height: int = 9000) -> bytes:
+    """A PNG of 69 bytes that claims 81 megapixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4)) + chunk(b"IEND", b"")
+
+
+def animated_webp() -> bytes:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PHOTO = Image.fromarray(photograph("chelsea"))
+BAD_PICTURES = {
+    "not a picture": (b"this is no picture at all", "BAD_PICTURE", 422),
+    "empty": (b"", "BAD_PICTURE", 422),
+    "truncated JPEG": (jpeg()[: len(jpeg()) // 2], "BAD_PICTURE", 422),
+    "truncated PNG": (encoded(PHOTO, "PNG")[:5000], "BAD_PICTURE", 422),
+    "truncated WebP": (encoded(PHOTO, "WEBP")[:5000], "BAD_PICTURE", 422),
+    "GIF": (encoded(PHOTO, "GIF"), "UNSUPPORTED_FORMAT", 415),
+    "BMP": (encoded(PHOTO, "BMP"), "UNSUPPORTED_FORMAT", 415),
+    "TIFF": (encoded(PHOTO, "TIFF"), "UNSUPPORTED_FORMAT", 415),
+    "81 megapixels in 69 bytes": (bomb(), "TOO_MANY_PIXELS", 413),
+    "animated WebP": (animated_webp(), "BAD_PICTURE", 422),
+}
+BAD_K = ["0", "-1", "257", "abc", "", "1.5", "99999999999999999999"]
+
+
+@pytest.fixture(autouse=True)
+def unharmed(service: Service, client: Client) -> Iterator[None]:
+    """After every test: the same process still works and has logged no exception."""
+    children = {child.pid for child in service.children()}
+    yield
+    assert service.process.poll() is None
+    assert {child.pid for child in service.children()} == children
+    assert client.encode(jpeg(), 4).k == 4
+    assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
+
+
+def is_problem(reply: httpx.Response, status: int, code: str) -> None:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    problem = reply.json()
+    assert problem["code"] == code
+    assert problem["status"] == status
+    assert problem["title"]
+    assert len(problem["detail"]) > 10
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_bad_pictures(rest: httpx.Client, client: Client, name: str) -> None:
+    picture, code, status = BAD_PICTURES[name]
+    is_problem(rest.post("/v1/encode", content=picture, headers=JPEG), status, code)
+    with pytest.raises(ChannelTokError) as caught:
+        client.encode(picture)
+    assert caught.value.code == code
+
+
+def test_the_bomb_is_as_small_as_said() -> None:
+    assert len(bomb()) == 69
+
+
+@pytest.mark.parametrize("k", BAD_K)
+def test_bad_k_over_rest(rest: httpx.Client, k: str) -> None:
+    is_problem(rest.post("/v1/encode", params={"k": k}, content=jpeg(), headers=JPEG), 422, "BAD_K")
+
+
+@pytest.mark.parametrize("k", [0, -1, 257, 2**32 - 1])
+def test_bad_k_over_grpc(client: Client, k: int) -> None:
+    with pytest.raises(ChannelTokError) as caught:
+        client.encode(jpeg(), k)
+    assert caught.value.code == "BAD_K"
+
+
+def test_unknown_tokenizer(rest: httpx.Client, client: Client) -> None:
+    is_problem(rest.post("/v1/encode?tokenizer=nobody", content=jpeg(), headers=JPEG), 404, "UNKNOWN_TOKENIZER")
+    octets = {**OCTETS}
+    is_problem(rest.post("/v1/decode?tokenizer=nobody", content=client.encode(jpeg()).to_bytes(), headers=octets), 404, "UNKNOWN_TOKENIZER")
+    for call in (lambda: client.encode(jpeg(), tokenizer="nobody"), lambda: client.decode(client.encode(jpeg()), tokenizer="nobody")):
+        with pytest.raises(ChannelTokError) as caught:
+            call()
+        assert caught.value.code == "UNKNOWN_TOKENIZER"
+
+
+def test_foreign_fingerprint(rest: httpx.Client, client: Client) -> None:
+    foreign = Tokens(client.encode(jpeg()).ids, "0123456789abcdef")
+    is_problem(rest.post("/v1/decode", content=foreign.to_bytes(), headers=OCTETS), 409, "FINGERPRINT_MISMATCH")
+    document = {"fingerprint": foreign.fingerprint, "tokens": foreign.ids.tolist()}
+    is_problem(rest.post("/v1/decode", json=document), 409, "FINGERPRINT_MISMATCH")
+    with pytest.raises(ChannelTokError) as caught:
+        client.decode(foreign)
+    assert caught.value.code == "FINGERPRINT_MISMATCH"
+
+
+def test_wrong_ids_in_json(rest: httpx.Client, client: Client) -> None:
+    tokens = client.encode(jpeg(), 8)
+    good = {"tokenizer": "", "fingerprint": tokens.fingerprint, "k": 8, "tokens": tokens.ids.tolist()}
+    assert rest.post("/v1/decode", json=good).status_code == 200
+    for ids in ([*good["tokens"][:7], 65_536], [*good["tokens"][:7], -1], [*good["tokens"][:7], 0.5], [*good["tokens"][:7], "1"]):
+        is_problem(rest.post("/v1/decode", json={**good, "tokens": ids}), 422, "BAD_TOKENS")
+    is_problem(rest.post("/v1/decode", json={**good, "tokens": good["tokens"][:7]}), 422, "BAD_TOKENS")  # k says 8
+    is_problem(rest.post("/v1/decode", json={**good, "k": 0, "tokens": []}), 422, "BAD_TOKENS")
+    is_problem(rest.post("/v1/decode", json={**good, "k": 257, "tokens": [0] * 257}), 422, "BAD_TOKENS")
+    is_problem(rest.post("/v1/decode", json={**good, "fingerprint": "xyz"}), 422, "BAD_TOKENS")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'{"tokens": 5}', b'{"tokens": [1]}', b"\xff\xfe", b'{"a":' * 2000],
+    ids=lambda body: repr(body[:12]),
+)
+def test_malformed_json(rest: httpx.Client, body: bytes) -> None:
+    is_problem(rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"}), 400, "BAD_REQUEST")
+
+
+def test_wrong_token_bytes(rest: httpx.Client, client: Client) -> None:
+    good = client.encode(jpeg(), 8).to_bytes()
+    too_many = Tokens.from_bytes(good).fingerprint
+    for wrong in (
+        b"",
+        b"CTOK",
+        good[:-1],
+        good + b"\0",
+        b"X" + good[1:],
+        good[:4] + b"\x09" + good[5:],
+        Tokens([1] * 300, too_many).to_bytes(),
+    ):
+        is_problem(rest.post("/v1/decode", content=wrong, headers=OCTETS), 422, "BAD_TOKENS")
+        with pytest.raises(ChannelTokError) as caught:
+            client.decode(wrong)
+        assert caught.value.code == "BAD_TOKENS"
+
+
+def test_media_types(rest: httpx.Client, client: Client) -> None:
+    is_problem(rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"}), 415, "UNSUPPORTED_FORMAT")
+    is_problem(rest.post("/v1/decode", content=b"k=1", headers={"Content-Type": "text/plain"}), 415, "UNSUPPORTED_FORMAT")
+    octets = client.encode(jpeg(), 8).to_bytes()
+    is_problem(rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/gif"}), 406, "NOT_ACCEPTABLE")
+    liked = rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/png;q=0.1, image/webp;q=0.9, */*;q=0.05"})
+    assert liked.headers["content-type"] == "image/webp"
+    # A picture is what its bytes say, whatever the caller calls it.
+    assert rest.post("/v1/encode?k=4", content=jpeg(), headers={"Content-Type": "image/png"}).status_code == 200
+
+
+def test_too_many_bytes(rest: httpx.Client, client: Client, service: Service) -> None:
+    huge = b"\xff\xd8" + bytes(17 * 2**20)
+    is_problem(rest.post("/v1/encode", content=huge, headers=JPEG), 413, "TOO_LARGE")
+    is_problem(rest.post("/v1/encode", content=iter([huge[: 2**20]] * 17), headers=JPEG), 413, "TOO_LARGE")  # no content-length
+    with pytest.raises(ChannelTokError) as caught:
+        client.encode(huge)
+    assert caught.value.code == "TOO_LARGE"
+
+
+def test_unknown_paths_and_methods(rest: httpx.Client) -> None:
+    is_problem(rest.get("/v1/nothing"), 404, "NO_SUCH_PATH")
+    is_problem(rest.get("/v1/encode"), 405, "METHOD_NOT_ALLOWED")
+
+
+def test_grpc_status_and_details(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = tokenizer_pb2_grpc.TokenizerStub(channel)
+        expected = {
+            StatusCode.INVALID_ARGUMENT: pb.EncodeRequest(picture=bomb()),
+            StatusCode.NOT_FOUND: pb.EncodeRequest(picture=jpeg(), tokenizer="nobody"),
+        }
+        for code, request in expected.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Encode(request, timeout=30)
+            assert caught.value.code() == code
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Decode(pb.DecodeRequest(tokens=Tokens([1], "0123456789abcdef").to_bytes()), timeout=30)
+        assert caught.value.code() == StatusCode.FAILED_PRECONDITION
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Encode(pb.EncodeRequest(picture=jpeg()), timeout=0.0005)
+        assert caught.value.code() == StatusCode.DEADLINE_EXCEEDED
+
+
+def test_one_bad_picture_leaves_the_stream_alive(client: Client) -> None:
+    outcomes = list(client.encode_stream([jpeg(), b"rubbish", bomb(), jpeg("coffee")], k=8))
+    assert outcomes[0] == client.encode(jpeg(), 8)
+    assert [getattr(outcome, "code", None) for outcome in outcomes[1:3]] == ["BAD_PICTURE", "TOO_MANY_PIXELS"]
+    assert outcomes[3] == client.encode(jpeg("coffee"), 8)
+
+
+def test_deep_json_is_refused_politely(rest: httpx.Client) -> None:
+    body = b"[" * 100_000 + b"]" * 100_000
+    reply = rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 400
+    assert orjson.loads(reply.content)["code"] == "BAD_REQUEST"

@@ -1,0 +1,208 @@
+"""Start, health, documents, metrics, faults of the engine, stop."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+from channeltok import ChannelTokError, Client, Overloaded
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.photographs import crops, jpeg
+from tests.system.metrics import families, sample
+from tests.system.running import ROOT, Service, eventually, running
+
+
+def test_health(service: Service, rest: httpx.Client) -> None:
+    assert rest.get("/livez").status_code == 200
+    assert rest.get("/readyz").status_code == 200
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "channeltok.v1.Tokenizer"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection_names_the_service(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        replies = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
+        names = {one.name for one in next(replies).list_services_response.service}
+    assert {"channeltok.v1.Tokenizer", "grpc.health.v1.Health"} <= names
+
+
+def test_what_is_served(rest: httpx.Client, client: Client) -> None:
+    (document,) = rest.get("/v1/tokenizers").json()["tokenizers"]
+    (served,) = client.tokenizers()
+    assert document["fingerprint"] == served.fingerprint
+    assert re.fullmatch("[0-9a-f]{16}", served.fingerprint)
+    assert (served.channels, served.bits_per_token, served.picture_size, served.family) == (256, 16, 128, "channeltok")
+
+
+def test_documents_need_no_network(rest: httpx.Client) -> None:
+    page = rest.get("/docs").text
+    assert not re.findall(r"(?:src|href)=[\"']https?://", page)
+    for path in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page):
+        assert rest.get(path).status_code == 200
+    paths = rest.get("/openapi.json").json()["paths"]
+    assert {"/v1/encode", "/v1/decode", "/v1/tokenizers", "/livez", "/readyz", "/metrics"} <= set(paths)
+    assert "image/jpeg" in paths["/v1/encode"]["post"]["requestBody"]["content"]
+
+
+def test_metrics_count_what_happened(service: Service, client: Client) -> None:
+    def counted() -> tuple[float, ...]:
+        return (
+            sample(service, "channeltok_pictures_total", rpc="decode"),
+            sample(service, "channeltok_tokens_total", rpc="decode"),
+            sample(service, "channeltok_stage_seconds_count", rpc="decode", stage="engine", budget="32"),
+            sample(service, "channeltok_stage_seconds_count", rpc="decode", stage="engine_queue", budget="32"),
+            sample(service, "channeltok_request_seconds_count", rpc="encode", code="BAD_K"),
+            sample(service, "channeltok_rejected_total", rpc="encode", reason="BAD_K"),
+        )
+
+    tokens = client.encode(jpeg(), 20)
+    before = counted()
+    client.decode(tokens)
+    with pytest.raises(ChannelTokError):
+        client.encode(jpeg(), 999)
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 20, 1, 1, 1, 1]
+
+
+def test_every_metric_is_documented(service: Service) -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    ours = {name for name in families(service) if name.startswith("channeltok_")}
+    assert ours
+    assert {name for name in ours if f"`{name}" not in page} == set()
+
+
+def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client) -> None:
+    reply = rest.post("/v1/decode", content=client.encode(jpeg()).to_bytes(), headers={"Content-Type": "application/octet-stream"})
+    stages = dict(re.findall(r"(\w+);dur=([\d.]+)", reply.headers["server-timing"]))
+    assert set(stages) == {"admission", "unpack", "engine_queue", "engine", "render"}
+    assert sum(map(float, stages.values())) / 1000 <= reply.elapsed.total_seconds()
+
+
+def test_overload_is_refused_with_a_hint() -> None:
+    with running(max_pending="2") as service, Client(service.grpc) as client, ThreadPoolExecutor(16) as pool:
+
+        def attempt(_: int) -> Exception | None:
+            try:
+                client.encode(jpeg())
+            except ChannelTokError as error:
+                return error
+            return None
+
+        outcomes = list(pool.map(attempt, range(64)))
+        refused = [outcome for outcome in outcomes if outcome is not None]
+        assert 0 < len(refused) < 64
+        assert all(isinstance(error, Overloaded) and error.retry_after for error in refused)
+        replies = list(pool.map(lambda _: httpx.post(f"{service.rest}/v1/encode", content=jpeg(), timeout=60), range(64)))
+        statuses = {reply.status_code for reply in replies}
+        assert statuses == {200, 429}
+        assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 429)
+        # A stream waits for its turn instead.
+        assert all(not isinstance(outcome, Exception) for outcome in client.encode_stream(crops(30)))
+
+
+def test_a_killed_stub_and_a_killed_triton_come_back() -> None:
+    with running(probe_seconds="0.5") as service, Client(service.grpc) as client:
+        expected = client.encode(jpeg())
+
+        def works() -> bool:
+            try:
+                return client.encode(jpeg()) == expected
+            except ChannelTokError as error:
+                assert error.code == "ENGINE_UNAVAILABLE", error
+                return False
+
+        for stub in [child for child in service.children() if "stub" in child.name()]:
+            stub.kill()
+        eventually(lambda: sample(service, "channeltok_engine_restarts_total") >= 1 and works(), 60, "recovery from killed stubs")
+        for child in service.children():
+            if child.name() == "tritonserver":
+                child.kill()
+        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="triton") == 1 and works(), 60, "recovery of triton")
+        eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
+
+
+def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
+    with running() as service:
+        children = service.children()
+        lost: list[Exception] = []
+        answered = 0
+        stopping = threading.Event()
+
+        def work() -> None:
+            nonlocal answered
+            with Client(service.grpc) as client:
+                while not stopping.is_set():
+                    try:
+                        client.encode(jpeg())
+                        answered += 1
+                    except ChannelTokError as error:
+                        if "connect" not in error.message.lower():  # never accepted: the port is closed
+                            lost.append(error)
+                        return
+
+        workers = [threading.Thread(target=work) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        time.sleep(2)
+        assert service.stop() == 0
+        stopping.set()
+        for worker in workers:
+            worker.join()
+        assert not lost
+        assert answered > 8
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not list(Path("/dev/shm").glob(f"channeltok_{'*'}")) or _other_services()
+
+
+def _other_services() -> bool:
+    return any("service" in process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"])
+
+
+def test_children_die_with_a_killed_parent() -> None:
+    with running() as service:
+        children = service.children()
+        assert any("stub" in child.name() for child in children)
+        os.kill(service.process.pid, signal.SIGKILL)
+        service.process.wait()
+        eventually(
+            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30, "the end of children"
+        )
+
+
+def refused_start(**environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "service"],
+        cwd=ROOT,
+        env={**os.environ, "CHANNELTOK_REST_PORT": "0", "CHANNELTOK_GRPC_PORT": "0", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
+    assert "python -m export" in refused_start(CHANNELTOK_MODEL_REPOSITORY=str(tmp_path))
+    assert "max_pixels" in refused_start(CHANNELTOK_MAX_PIXELS="many")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "CHANNELTOK_REST_PORT" in refused_start(CHANNELTOK_REST_PORT=port)
+        assert "CHANNELTOK_GRPC_PORT" in refused_start(CHANNELTOK_GRPC_PORT=port)

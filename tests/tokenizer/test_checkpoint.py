@@ -1,0 +1,61 @@
+"""The checkpoint keeps shape, weights and facts; the fingerprint names the weights and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tokenizer import checkpoint
+from tokenizer.channeltok import ChannelTok, ShuffleShape
+
+SHAPE = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
+
+
+def random_model(seed: int = 0) -> ChannelTok:
+    torch.manual_seed(seed)
+    return ChannelTok(SHAPE)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    model = random_model()
+    checkpoint.save(model, tmp_path / "folder/weights.safetensors", {"views": "12"})
+    loaded = checkpoint.load(tmp_path / "folder/weights.safetensors")
+    assert loaded.shape == SHAPE
+    assert not loaded.training
+    assert checkpoint.facts(tmp_path / "folder/weights.safetensors")["views"] == "12"
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+
+
+def test_a_file_without_a_shape_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not written by"):
+        checkpoint.load(tmp_path / "other.safetensors")
+
+
+def test_the_fingerprint_survives_saving_and_ignores_the_file(tmp_path: Path) -> None:
+    model = random_model()
+    fingerprint = checkpoint.fingerprint(model)
+    assert len(fingerprint) == 16
+    assert int(fingerprint, 16) >= 0
+    for name, facts in (("one", {"views": "1"}), ("two", {"views": "2", "note": "x"})):
+        checkpoint.save(model, tmp_path / name, facts)
+        assert checkpoint.fingerprint(checkpoint.load(tmp_path / name)) == fingerprint
+    assert checkpoint.fingerprint(model.to(memory_format=torch.channels_last)) == fingerprint  # type: ignore[call-overload]
+
+
+def test_one_changed_weight_is_another_fingerprint() -> None:
+    model = random_model()
+    before = checkpoint.fingerprint(model)
+    with torch.no_grad():
+        next(model.decoder.parameters()).view(-1)[-1] += 0.01
+    assert checkpoint.fingerprint(model) != before
+    assert checkpoint.fingerprint(random_model(1)) != before
+
+
+def test_another_shape_is_another_fingerprint() -> None:
+    model = random_model()
+    before = checkpoint.fingerprint(model)
+    model.shape = SHAPE.model_copy(update={"picture_size": 256})  # the same weights, other pictures
+    assert checkpoint.fingerprint(model) != before

@@ -1,0 +1,199 @@
+"""ChannelTok (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): one latent channel is one token, ordered coarse to fine.
+
+A picture [3, S, S] in [-1, 1] becomes latents [C, 4, 4]; each channel is quantised to 16 bits; any prefix of k channels decodes.
+Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, not in the paper).
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from tokenizer.blocks import Down, Up, level, middle, norm
+from tokenizer.quantize import codes_from_tokens, quantize, tokens_from_latents
+
+LATENT_SIDE = 4
+
+
+class PaperShape(BaseModel):
+    """The paper's convolutional backbone for 256 px pictures.
+
+    widths: the stem's width, then one per level. The encoder halves the picture between levels and then down to 4x4; the decoder mirrors
+    it. level_attention: the full size attends at 32x32 in the encoder and at 16x16 and 32x32 in the decoder; the small sizes in the middle
+    only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["paper"] = "paper"
+    picture_size: int = 256
+    channels: int = 512
+    encoder_widths: tuple[int, ...]
+    decoder_widths: tuple[int, ...]
+    level_attention: bool = False
+
+
+class ShuffleShape(BaseModel):
+    """A CPU variant of ours, not in the paper: pixels enter and leave by a 4-pixel space-to-depth shuffle.
+
+    Convolutions at full size with few channels are bound by memory on a CPU; the same work at a quarter of the side runs at matrix speed.
+    widths: one per side S/4, S/8, S/16, S/32; the last two levels attend. docs/decisions/0003 has the measured alternatives.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["shuffle"] = "shuffle"
+    picture_size: int = 128
+    channels: int = 256
+    patch: int = 4
+    widths: tuple[int, int, int, int] = (64, 96, 192, 256)
+
+
+Shape = Annotated[PaperShape | ShuffleShape, Field(discriminator="kind")]
+
+
+def _paper(widths: tuple[int, ...]) -> PaperShape:
+    return PaperShape(channels=256, encoder_widths=widths, decoder_widths=widths[::-1])
+
+
+SIZES: dict[str, PaperShape | ShuffleShape] = {
+    "full": PaperShape(
+        channels=512,
+        encoder_widths=(192, 256, 384, 512, 640),
+        decoder_widths=(640, 512, 384, 256, 192),
+        level_attention=True,
+    ),
+    "tiny": _paper((32, 32, 32, 64, 128)),
+    "small": _paper((32, 32, 64, 128, 256)),
+    "medium": _paper((32, 128, 256, 256, 256)),
+    "large": PaperShape(
+        channels=256,
+        encoder_widths=(128, 128, 128, 256, 256, 512),
+        decoder_widths=(512, 256, 256, 128, 128),
+    ),
+    "demo": ShuffleShape(),
+}
+
+
+def paper_encoder(shape: PaperShape) -> nn.Sequential:
+    """float [B, 3, S, S] -> latents float [B, C, 4, 4], all >= -0.279 because the last operation is a SiLU."""
+    width, *widths = shape.encoder_widths
+    side = shape.picture_size
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+    for next_width in widths[:-1]:
+        layers += [*level(width, next_width, 2), Down(next_width, next_width), nn.SiLU()]
+        width, side = next_width, side // 2
+    layers += level(width, widths[-1], 2, attention=shape.level_attention)
+    width = widths[-1]
+    layers += [*middle(width), norm(width), nn.SiLU(), nn.Conv2d(width, shape.channels, 3, padding=1)]
+    for _ in range(int(math.log2(side // LATENT_SIDE))):
+        layers += [Down(shape.channels, shape.channels), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def paper_decoder(shape: PaperShape) -> nn.Sequential:
+    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S] in [-1, 1]."""
+    widths = shape.decoder_widths
+    width, side = widths[0], shape.picture_size >> (len(widths) - 1)
+    layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 3, padding=1), *middle(width)]
+    for _ in range(int(math.log2(side // LATENT_SIDE))):
+        layers += [Up(width, width), nn.SiLU()]
+    for i, next_width in enumerate(widths):
+        if i > 0:
+            layers += [Up(width, width), nn.SiLU()]
+        layers += level(width, next_width, 3, attention=shape.level_attention and side << i <= 32)
+        width = next_width
+    layers += [norm(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
+    """float [B, 3, S, S] -> latents float [B, C, 4, 4], unbounded: a last SiLU made it learn slower."""
+    a, b, c, d = shape.widths
+    return nn.Sequential(
+        nn.PixelUnshuffle(shape.patch),
+        nn.Conv2d(3 * shape.patch**2, a, 3, padding=1),
+        Down(a, b),
+        *level(b, b, 2, zero_init=True),
+        Down(b, c),
+        *middle(c, zero_init=True),
+        Down(c, d),
+        *middle(d, zero_init=True),
+        norm(d),
+        nn.SiLU(),
+        nn.Conv2d(d, shape.channels, 3, padding=1),
+    )
+
+
+def _widen(width_in: int, width_out: int) -> list[nn.Module]:
+    # The 1x1 before the upsampling does a 36th of the work of the paper's conv3 after it; the Res that follows smooths the blocks.
+    return [nn.Conv2d(width_in, width_out, 1), nn.Upsample(scale_factor=2.0, mode="nearest")]
+
+
+class ShuffleDecoder(nn.Sequential):
+    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S], about [-1, 1] but not limited to it."""
+
+    CODE_SCALE = 4.0  # codes of +-0.25 enter as +-1: at their own size the first layers learned slowly
+
+    def __init__(self, shape: ShuffleShape) -> None:
+        a, b, c, d = shape.widths
+        super().__init__(
+            nn.Conv2d(shape.channels, d, 3, padding=1),
+            *middle(d, zero_init=True),
+            *_widen(d, c),
+            *middle(c, zero_init=True),
+            *_widen(c, b),
+            *level(b, b, 2, zero_init=True),
+            *_widen(b, a),
+            *level(a, a, 1, zero_init=True),
+            norm(a),
+            nn.SiLU(),
+            nn.Conv2d(a, 3 * shape.patch**2, 3, padding=1),
+            nn.PixelShuffle(shape.patch),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return super().forward(codes * self.CODE_SCALE)
+
+
+class ChannelTok(nn.Module):
+    """Encoder, quantiser (no parameters), decoder."""
+
+    def __init__(self, shape: PaperShape | ShuffleShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if isinstance(shape, PaperShape):
+            self.encoder, self.decoder = paper_encoder(shape), paper_decoder(shape)
+        else:
+            self.encoder, self.decoder = shuffle_encoder(shape), ShuffleDecoder(shape)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]. Keep the first k for a budget of k."""
+        return tokens_from_latents(self.encoder(pixels))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Token ids int32 [B, C], -1 where absent, to pixels float [B, 3, S, S], about [-1, 1]."""
+        return self.decoder(codes_from_tokens(tokens))
+
+    def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The training pass.
+
+        pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C], see `draw_budgets`.
+        Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]). Channels past the budget get no gradient and
+        are 0 at the decoder.
+        """
+        latents = self.encoder(pixels)
+        active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
+        keep = active[:, :, None, None]
+        quantized = quantize(torch.where(keep, latents, latents.detach()))
+        return self.decoder(quantized.codes * keep), quantized.unit, active
+
+
+def draw_budgets(batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+    """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability `keep_all`, otherwise floor(C t), t ~ U(0.002, 1)."""
+    t = torch.empty(batch).uniform_(0.002, 1, generator=generator)
+    budgets = (channels * t).floor().clamp(1, channels).long()
+    everything = torch.rand(batch, generator=generator) < keep_all
+    return torch.where(everything, channels, budgets)

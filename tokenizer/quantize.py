@@ -1,0 +1,85 @@
+"""Binary spherical quantisation (BSQ): one latent channel of 4x4 numbers becomes one 16-bit token.
+
+Source: Zhao, Xiong, Kraehenbuehl 2024 (BSQ-ViT), as ChannelTok (arXiv 2606.04461) applies it to channels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BITS = 16
+CODE = 1 / math.sqrt(BITS)  # a code is +-0.25 in each of its 16 places: a corner of the unit sphere
+ABSENT = -1  # token id of a channel that was dropped; its code is 0, which no token has
+_WEIGHTS = [2 ** (BITS - 1 - p) for p in range(BITS)]  # most significant bit first, p = 4 * row + column
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantisation yields, both float [B, C, 4, 4].
+
+    codes: +-0.25, with the straight-through gradient of `unit`.
+    unit: the latents with each channel scaled to length 1; the entropy terms are computed from it.
+    """
+
+    codes: Tensor
+    unit: Tensor
+
+
+def quantize(latents: Tensor) -> Quantized:
+    """Latents float [B, C, 4, 4] to codes: each channel to length 1, then the sign of each number times 0.25."""
+    unit = F.normalize(latents.flatten(2), dim=2).reshape(latents.shape)
+    hard = torch.where(unit > 0, CODE, -CODE).to(unit.dtype)
+    return Quantized(codes=unit + (hard - unit).detach(), unit=unit)
+
+
+def tokens_from_latents(latents: Tensor) -> Tensor:
+    """Latents float [B, C, 4, 4] to token ids int32 [B, C] in [0, 65535].
+
+    The sign does not change with the channel's length, so this needs no normalisation.
+    """
+    bits = latents.flatten(2) > 0
+    weights = torch.tensor(_WEIGHTS, dtype=torch.int32, device=latents.device)
+    return (bits.to(torch.int32) * weights).sum(dim=2, dtype=torch.int32)
+
+
+def codes_from_tokens(tokens: Tensor) -> Tensor:
+    """Token ids int32 [B, C], -1 = absent, to codes float32 [B, C, 4, 4]: +-0.25, and 0 where absent.
+
+    Division and modulo in float32 are exact here (ids < 2**24) and, unlike shifts, exist in every engine.
+    """
+    ids = tokens.clamp(min=0).to(torch.float32).unsqueeze(2)
+    weights = torch.tensor(_WEIGHTS, dtype=torch.float32, device=tokens.device)
+    bits = torch.floor(ids / weights)
+    bits = bits - 2 * torch.floor(bits / 2)
+    codes = (bits * (2 * CODE) - CODE) * (tokens >= 0).to(torch.float32).unsqueeze(2)
+    return codes.reshape(tokens.shape[0], tokens.shape[1], 4, 4)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropies in nats per token, scalars.
+
+    per_sample: mean uncertainty of single tokens; small when every number is far from 0. Exact.
+    batch: entropy of bit use over the batch, at most 16 ln 2; large when all bits are used. BSQ-ViT's approximation by bit marginals.
+    """
+
+    per_sample: Tensor
+    batch: Tensor
+
+
+def factorised_entropy(unit: Tensor, active: Tensor, inverse_temperature: float = 100.0) -> Entropy:
+    """Entropy of soft assignment to all 2**L codes without enumerating them.
+
+    The softmax of -tau * |x - code|^2 over the corners of a cube factorises into bits: P(bit = 1) = sigmoid(4 tau x / sqrt(L)).
+    unit: [B, C, 4, 4] (any trailing shape of L numbers), channels of length 1. active: bool [B, C], the tokens that count.
+    """
+    x = unit.flatten(2)[active]  # [tokens, L]
+    logits = x.float() * (4 * inverse_temperature / math.sqrt(x.shape[1]))
+    p = torch.sigmoid(logits)
+    per_sample = F.binary_cross_entropy_with_logits(logits, p, reduction="none").sum(1).mean()
+    marginal = p.mean(0).clamp(1e-6, 1 - 1e-6)
+    batch = F.binary_cross_entropy(marginal, marginal, reduction="sum")
+    return Entropy(per_sample=per_sample, batch=batch)
