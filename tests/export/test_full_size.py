@@ -1,18 +1,31 @@
 """The paper's 159 M model goes the same way as the demo's."""
 
+import numpy as np
 import pytest
+import torch
 
 from export import graph, parity
 from tests.export.conftest import photos_of_side, random_model
+from tokenizer import evaluate
 from tokenizer.blocks import parameter_count
+from tokenizer.data import to_unit
+from tokenizer.quantize import tokens_from_latents
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_full_size_exports_and_agrees() -> None:
-    model = random_model("full")
+    model, photos = random_model("full"), photos_of_side(256)[:2]
     assert parameter_count(model) == 159_305_603
-    encode = graph.encode_graph(model, "full").SerializeToString()
-    decodes = {512: graph.decode_graph(model, "full", 512).SerializeToString()}
-    result = parity.measure(model, encode, decodes, photos_of_side(256)[:2])
-    assert result.out_of_bounds == []
+    with torch.inference_mode():
+        latents = model.encoder(to_unit(torch.from_numpy(photos)))
+    tokens = tokens_from_latents(latents)
+
+    served = parity.run(graph.encode_graph(model, "full").SerializeToString(), photos)
+    # Random weights make latents of 0.01, so a bit may differ; but only where the latent is next to nothing.
+    flipped = (tokens.numpy() ^ served)[..., None] >> np.arange(15, -1, -1) & 1
+    assert flipped.sum() <= 4
+    assert (latents.flatten(2).abs().numpy()[flipped == 1] < 1e-5).all()
+
+    pixels = parity.run(graph.decode_graph(model, "full", 512).SerializeToString(), tokens.numpy())
+    assert np.abs(pixels.astype(int) - evaluate.decode(model, tokens, 512)).max() <= parity.MAX_PIXEL_DIFFERENCE
