@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 
 import structlog
 import uvicorn
@@ -48,11 +48,8 @@ async def serve(settings: Settings) -> None:
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     tokenization = Tokenization(triton, settings)
-    supervisor = Supervisor(triton, embedded, tokenization, settings)
-    try:
-        grpc_server = GrpcServer(tokenization, settings)
-    except RuntimeError as error:
-        raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
+    grpc_server = _grpc_server(tokenization, settings)
+    supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
 
     async def exposition() -> bytes:
         own = generate_latest()
@@ -65,50 +62,48 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(triton.close)
         if embedded is not None:
-            stack.callback(embedded.close)
             stack.push_async_callback(embedded.stop)
-            starting = asyncio.create_task(embedded.start(triton))
-            await _either(starting, stop)
-            if stop.is_set():
-                starting.cancel()
-                return
-        await supervisor.round()
+            await _unless(stop, embedded.start(triton))
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
-        mirror = asyncio.create_task(_mirror(supervisor, grpc_server))
-        stack.callback(mirror.cancel)
-        while not supervisor.ready and not stop.is_set():  # noqa: ASYNC110 (two conditions, one of them no event)
-            await asyncio.sleep(0.1)
-        # What lives now lives for ever: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        if supervisor.ready:
+        await _unless(stop, _until_ready(supervisor))
+        if not stop.is_set():
+            # What lives now lives for ever: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
             _say_ready(settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started)
         await stop.wait()
         # The order matters: refuse new work, finish what was accepted, and only then take the engine away.
         log.info("draining", seconds=settings.drain_seconds)
-        mirror.cancel()
+        watch.cancel()
         await grpc_server.set_ready(False)
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(settings.drain_seconds), rest)
     log.info("stopped")
 
 
-async def _mirror(supervisor: Supervisor, grpc_server: GrpcServer) -> None:
-    """Keeps grpc.health.v1 as the supervisor sees it."""
-    while True:
-        await grpc_server.set_ready(supervisor.ready)
-        await asyncio.sleep(0.2)
+async def _until_ready(supervisor: Supervisor) -> None:
+    while not supervisor.ready:  # noqa: ASYNC110 (once, at start)
+        await asyncio.sleep(0.05)
 
 
-async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
-    waiter = asyncio.create_task(event.wait())
-    done, _ = await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-    waiter.cancel()
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Await `work`, or drop it when `stop` is set first."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    done, pending = await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for other in pending:
+        other.cancel()
     if task in done:
         task.result()
+
+
+def _grpc_server(tokenization: Tokenization, settings: Settings) -> GrpcServer:
+    try:
+        return GrpcServer(tokenization, settings)
+    except RuntimeError as error:
+        raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -27,16 +26,18 @@ STOP_SECONDS = 10.0
 # Runs before Triton, in its process: prctl(PR_SET_PDEATHSIG, SIGKILL), so that it dies when we are killed. Popen's preexec_fn would do the
 # same, but is not safe in a process with threads.
 _DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+_NO_GPU_HERE = ("CudaDriverHelper", "NVML")  # Triton calls it an error that a CPU machine has no GPU
 
 
 class CannotStart(RuntimeError):
-    """The embedded Triton cannot run here; the message says what is missing."""
+    """The service cannot run here; the message says what is missing or in the way."""
 
 
 class EmbeddedTriton:
     """Starts, stops and restarts one tritonserver on free loopback ports, serving every model of the repository."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises CannotStart when the repository holds no models."""
         self._repository = settings.model_repository.resolve()
         self._instances = settings.engine_instances
         self._threads = settings.engine_threads
@@ -44,24 +45,27 @@ class EmbeddedTriton:
         if not self._names:
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
-        self._process: subprocess.Popen[bytes] | None = None
-        grpc_port, self.metrics_port = _free_ports(2)
-        self.url = f"127.0.0.1:{grpc_port}"
-        self._grpc_port = grpc_port
+        self._process: asyncio.subprocess.Process | None = None
+        self._log_reader: asyncio.Task[None] | None = None
+        self._grpc_port, self.metrics_port = _free_ports(2)
+        self.url = f"127.0.0.1:{self._grpc_port}"
 
     async def start(self, triton: Triton) -> None:
         """Start the server and load all models. Raises CannotStart."""
-        self._process = subprocess.Popen(  # noqa: ASYNC220 (returns at once)
-            [sys.executable, "-ISc", _DIE_WITH_PARENT, *self._command()],
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-ISc", _DIE_WITH_PARENT, *self._command()),
             env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours to handle: Triton stops after the drain, not with it
         )
+        assert self._process.stdout is not None
+        self._log_reader = asyncio.create_task(_pass_on(self._process.stdout))
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not await triton.alive():
-            if self._process.poll() is not None:
-                raise CannotStart(f"tritonserver ended with exit code {self._process.returncode} while starting; see its log above")
+            if self.exit_code is not None:
+                raise CannotStart(f"tritonserver ended with exit code {self.exit_code} while starting; its log is above")
             if asyncio.get_running_loop().time() > deadline:
                 raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
             await asyncio.sleep(0.05)
@@ -75,6 +79,27 @@ class EmbeddedTriton:
         await triton.unload(name)
         await self._load(triton, name)
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.returncode
+
+    async def restart(self, triton: Triton) -> None:
+        """After it died: clean up and start again on the same ports."""
+        await self._kill()
+        await self.start(triton)
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL for it and its stubs; the memory they shared and the temporary folder are removed."""
+        if self._process is not None and self.exit_code is None:
+            self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                log.warning("triton_killed", why=f"did not stop within {STOP_SECONDS:.0f} s")
+        await self._kill()
+        self._backends.cleanup()
+
     async def _load(self, triton: Triton, name: str) -> None:
         """With this machine's instances and threads."""
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
@@ -83,43 +108,22 @@ class EmbeddedTriton:
             config.parameters["threads"].string_value = str(self._threads)
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
 
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return None if self._process is None else self._process.poll()
-
-    async def stop(self) -> None:
-        """SIGTERM, then SIGKILL for it and its stubs; shared memory of killed stubs is removed."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                await asyncio.to_thread(self._process.wait, STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                log.warning("triton_killed", why=f"did not stop within {STOP_SECONDS:.0f} s")
-        self._kill_group()
-
-    async def restart(self, triton: Triton) -> None:
-        """After it died: clean up and start again on the same ports."""
-        self._kill_group()
-        await self.start(triton)
-
-    def close(self) -> None:
-        """Remove the temporary folder."""
-        self._backends.cleanup()
-
-    def _kill_group(self) -> None:
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        prefix = self._shared_memory_prefix
-        for leftover in Path("/dev/shm").glob(f"{prefix}*"):
-            leftover.unlink(missing_ok=True)
+    async def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+        if self._log_reader is not None:
+            self._log_reader.cancel()
+        self._remove_shared_memory()
 
     @property
     def _shared_memory_prefix(self) -> str:
         return f"channeltok_{self._grpc_port}_"
+
+    def _remove_shared_memory(self) -> None:
+        for leftover in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
+            leftover.unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
         triton = Path(str(resources.files("pytriton"))) / "tritonserver"
@@ -148,8 +152,19 @@ class EmbeddedTriton:
             "--allow-gpu-metrics=false",
             "--exit-timeout-secs=5",
             "--log-info=false",
-            "--log-warning=false",
         ]
+
+
+async def _pass_on(stream: asyncio.StreamReader) -> None:
+    """Triton's log, line by line, into ours. Its lines begin with E, W or I and the date; others come from the stubs."""
+    async for raw in stream:
+        line = raw.decode(errors="replace").rstrip()
+        if line.startswith("E") and not any(word in line for word in _NO_GPU_HERE):
+            log.error("triton", line=line)
+        elif line.startswith("W"):
+            log.warning("triton", line=line)
+        else:
+            log.debug("triton", line=line)
 
 
 def _environment() -> dict[str, str]:

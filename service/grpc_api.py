@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import DeadlineExceeded, ServiceError, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
 
@@ -25,7 +25,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 MESSAGE_OVERHEAD = 4096  # so that a picture of exactly the allowed size fits into its message
 
 _PILLOW_NAMES = {
-    pb.PICTURE_FORMAT_UNSPECIFIED: "PNG",
     pb.PICTURE_FORMAT_PNG: "PNG",
     pb.PICTURE_FORMAT_JPEG: "JPEG",
     pb.PICTURE_FORMAT_WEBP: "WEBP",
@@ -104,7 +103,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.DecodeResponse:
         format = request.format or pb.PICTURE_FORMAT_PNG
-        name = _PILLOW_NAMES.get(format, "PNG")
+        name = _PILLOW_NAMES.get(format)
+        if name is None:
+            raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
         decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
         return pb.DecodeResponse(
             picture=decoded.picture, format=format, tokenizer=decoded.tokenizer.name, k=decoded.k, stages=_stage_times(decoded.stages)

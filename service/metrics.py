@@ -1,5 +1,7 @@
 """What Prometheus sees. Names are final; docs/metrics.md lists them."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # a second series for each, of no use here
@@ -28,6 +30,7 @@ ENGINE_READY = Gauge("channeltok_engine_ready", "1 when the last real inference 
 ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton or reloads of a model in it", ["what"])
 
 
+@cache
 def budget_label(k: int) -> str:
     """k rounded up to a power of two, so that the label has ten values and not five hundred."""
     return str(1 << (k - 1).bit_length())

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pictures import FORMATS
 from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, UnsupportedFormat
@@ -76,6 +77,7 @@ def create_app(
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_unforeseen)
 
     @app.post(
@@ -269,6 +271,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     return _problem(BadRequest.http, BadRequest.title, str(error)[:300], BadRequest.code)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it: the caller left while sending
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -18,45 +19,51 @@ PROBE_TIMEOUT = 10.0  # under load a probe waits in the engine's queue like ever
 
 
 class Supervisor:
-    """`ready` turns true when every model of every tokenizer answered a real inference."""
+    """`ready` turns true when every model of every tokenizer answered a real inference; `announce` is told of each turn."""
 
-    def __init__(self, triton: Triton, embedded: EmbeddedTriton | None, tokenization: Tokenization, settings: Settings) -> None:
+    def __init__(
+        self,
+        triton: Triton,
+        embedded: EmbeddedTriton | None,
+        tokenization: Tokenization,
+        settings: Settings,
+        announce: Callable[[bool], Awaitable[None]],
+    ) -> None:
         self.ready = False
         self._triton = triton
         self._embedded = embedded
         self._tokenization = tokenization
         self._settings = settings
-
-    async def round(self) -> None:
-        """One look: revive, learn, probe. Never raises for a fault of the engine: it is not ready then, and the next round tries again."""
-        try:
-            if self._embedded is not None and self._embedded.exit_code is not None:
-                self._turn(False, f"tritonserver ended with exit code {self._embedded.exit_code}")
-                metrics.ENGINE_RESTARTS.labels("triton").inc()
-                await self._embedded.restart(self._triton)
-                self._triton.suspects.clear()
-            self._tokenization.catalogue = Catalogue(await self._triton.models(), self._settings.default_tokenizer)
-            tokenizers = self._tokenization.catalogue.tokenizers
-            failures = [failure for tokenizer in tokenizers for failure in await self._probe(tokenizer)]
-            # A model that failed callers may still answer the probe: one of its instances is alive.
-            failing = self._triton.suspects.copy()
-            self._triton.suspects.clear()
-            self._turn(bool(tokenizers) and not failures, "; ".join(failures) or "Triton serves no tokenizer")
-            for name in failing:
-                await self._reload(name)
-        except (ServiceError, CannotStart) as error:
-            self._turn(False, str(error))
+        self._announce = announce
 
     async def watch(self) -> None:
-        """Rounds for ever."""
+        """A look every `probe_seconds`, for ever."""
         while True:
             started = time.monotonic()
             try:
-                await self.round()
+                await self._look()
+            except (ServiceError, CannotStart) as error:
+                await self._turn(False, str(error))
             except Exception as error:
                 log.exception("supervisor_failed", exc_info=error)
-                self._turn(False, "the supervisor failed")
+                await self._turn(False, "the supervisor failed")
             await asyncio.sleep(max(0.0, self._settings.probe_seconds - (time.monotonic() - started)))
+
+    async def _look(self) -> None:
+        if self._embedded is not None and self._embedded.exit_code is not None:
+            await self._turn(False, f"tritonserver ended with exit code {self._embedded.exit_code}")
+            metrics.ENGINE_RESTARTS.labels("triton").inc()
+            await self._embedded.restart(self._triton)
+            self._triton.suspects.clear()
+        self._tokenization.catalogue = Catalogue(await self._triton.models(), self._settings.default_tokenizer)
+        tokenizers = self._tokenization.catalogue.tokenizers
+        failures = [failure for tokenizer in tokenizers for failure in await self._probe(tokenizer)]
+        await self._turn(bool(tokenizers) and not failures, "; ".join(failures) or "Triton serves no tokenizer")
+        # A model that failed callers may still answer the probe: one of its instances is alive.
+        failing = self._triton.suspects.copy()
+        self._triton.suspects.clear()
+        for name in failing:
+            await self._reload(name)
 
     async def _probe(self, tokenizer: Tokenizer) -> list[str]:
         failures = []
@@ -75,7 +82,8 @@ class Supervisor:
             metrics.ENGINE_RESTARTS.labels(name).inc()
             await self._embedded.reload(self._triton, name)
 
-    def _turn(self, ready: bool, why: str) -> None:
+    async def _turn(self, ready: bool, why_not: str) -> None:
         if ready != self.ready:
-            log.info("ready") if ready else log.warning("not_ready", why=why)
-        self.ready = ready
+            log.info("ready") if ready else log.warning("not_ready", why=why_not)
+            self.ready = ready
+            await self._announce(ready)

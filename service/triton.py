@@ -1,7 +1,9 @@
 """Talking to Triton over its gRPC API: what is served, inference, loading, statistics."""
 
+import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -30,6 +32,11 @@ class Tensor:
     dtype: type[np.generic]
     shape: tuple[int, ...]
 
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of one entry."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class Model:
@@ -38,7 +45,6 @@ class Model:
     name: str
     input: Tensor
     output: Tensor
-    reports_compute: bool
     parameters: dict[str, str]
 
 
@@ -136,11 +142,10 @@ class Triton:
             raise known from error
         elapsed = time.perf_counter() - started
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
-        expected = int(np.prod(model.output.shape)) * np.dtype(model.output.dtype).itemsize
         content = raw.get(model.output.name, b"")
-        if len(content) != expected:
+        if len(content) != model.output.nbytes:
             self.suspects.add(model.name)
-            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {expected} were due", RETRY_AFTER_SECONDS)
+            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {model.output.nbytes} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
         if COMPUTE_NS not in raw:
             return Inference(output, None, elapsed)
@@ -154,7 +159,6 @@ def _model(config: Any) -> Model:
         name=config.name,
         input=_tensor(config.input[0]),
         output=next(tensor for tensor in outputs if tensor.name != COMPUTE_NS),
-        reports_compute=any(tensor.name == COMPUTE_NS for tensor in outputs),
         parameters={name: value.string_value for name, value in config.parameters.items()},
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ def save(model: ChannelTok, path: Path, facts: dict[str, str] | None = None) -> 
     """Write the weights as fp16, the shape and any further `facts` (training record) as metadata."""
     metadata = {"shape": model.shape.model_dump_json(), **(facts or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}, path, metadata)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}, temporary, metadata)
+    temporary.chmod(0o644)
+    os.replace(temporary, path)  # whoever reads it meanwhile gets the old file or the new one
 
 
 def load(path: Path) -> ChannelTok:

@@ -28,22 +28,20 @@ matplotlib.use("Agg")
 class TrainConfig(BaseSettings):
     """Train a ChannelTok. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it."""
 
-    model_config = SettingsConfigDict(cli_parse_args=False, cli_kebab_case=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="CHANNELTOK_TRAIN_", cli_kebab_case=True, frozen=True, extra="forbid")
     run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/demo")
     train: Annotated[str, Field(description="training shards: a folder of .tar, one .tar, or a glob")] = "../shared/data/train"
     validation: Annotated[str, Field(description="validation shards, by the same rule")] = "../shared/data/val"
     size: Annotated[str, Field(description=f"which model: {', '.join(SIZES)}")] = "demo"
-    start_from: Annotated[Path | None, Field(description="weights to begin from when the run folder has no checkpoint")] = None
+    start_from: Annotated[
+        Path | None, Field(description="weights to go on from when the run folder has no checkpoint; their photos count as seen")
+    ] = None
     views: Annotated[int, Field(ge=1, description="photos to see in all; the rate falls to a tenth over the last quarter")] = 150_000
     batch: Annotated[int, Field(ge=1, description="photos per step")] = 32
     rate: Annotated[float, Field(gt=0, description="AdamW's peak learning rate")] = 1.5e-3
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the rate rises from 0")] = 200
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled decay")] = 0.01
     clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0
-    encoder_views: Annotated[
-        int | None,
-        Field(ge=0, description="photos after which the encoder rests and the decoder learns on, 1.4x as fast; unset: never"),
-    ] = None
     keep_all: Annotated[float, Field(ge=0, le=1, description="tail-drop: the chance that a photo keeps all channels")] = 0.5
     entropy_weight: Annotated[float, Field(ge=0, description="weight of per-sample minus batch entropy (nats)")] = 0.0
     commitment_weight: Annotated[float, Field(ge=0, description="weight of the distance between latents and their codes")] = 0.0
@@ -75,8 +73,9 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), config.rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
         )
-        self.views = 0
-        self.seconds = 0.0
+        facts = {} if config.start_from is None else checkpoint.facts(config.start_from)
+        self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
+        self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
         self.stop = False
         self.last = config.run / "last.pt"
         if self.last.exists():
@@ -95,7 +94,7 @@ class Trainer:
         with tqdm(total=config.views, initial=self.views, unit="photo", smoothing=0.05) as bar:
             for loss in self._steps(batches):
                 bar.update(config.batch)
-                if self.views - evaluated >= config.evaluate_every or self.views >= config.views:
+                if self.views // config.evaluate_every > evaluated // config.evaluate_every or self.views >= config.views:
                     evaluated = self.views
                     bar.write(self._evaluate(photos, loss))
                 if time.monotonic() - saved > config.checkpoint_minutes * 60:
@@ -115,8 +114,6 @@ class Trainer:
 
     def _step(self, pixels: Tensor) -> float:
         config = self.config
-        if config.encoder_views is not None and self.views >= config.encoder_views:
-            self._rest_encoder()
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate * self._schedule()
         budgets = draw_budgets(len(pixels), self.model.shape.channels, config.keep_all)
@@ -139,16 +136,10 @@ class Trainer:
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
         return loss.item()
 
-    def _rest_encoder(self) -> None:
-        """From here on the averaged encoder makes the tokens, in training as in the shipped weights, and does not change."""
-        if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
-            self.model.encoder.load_state_dict(self.averaged.encoder.state_dict())
-            self.model.encoder.requires_grad_(False)
-
     def _schedule(self) -> float:
         """Share of the peak rate: up over the warm-up, flat, down to a tenth over the last quarter (so a run can be lengthened)."""
         config = self.config
-        up = min(1.0, (self.views / config.batch + 1) / max(1, config.warmup_steps))
+        up = min(1.0, ((self.views - self.warm_from) / config.batch + 1) / max(1, config.warmup_steps))
         left = (config.views - self.views) / (0.25 * config.views)
         return up * (0.1 + 0.9 * min(1.0, max(0.0, left)))
 
@@ -169,6 +160,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "views": self.views,
             "seconds": self.seconds,
+            "warm_from": self.warm_from,
         }
         temporary = self.last.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -176,14 +168,18 @@ class Trainer:
         record = self.config.model_dump_json(
             include={"batch", "rate", "encoder_views", "keep_all", "entropy_weight", "commitment_weight", "ema"}
         )
-        checkpoint.save(self.averaged, self.config.run / "weights.safetensors", {"views": str(self.views), "recipe": record})
+        checkpoint.save(
+            self.averaged,
+            self.config.run / "weights.safetensors",
+            {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record},
+        )
 
     def _resume(self) -> None:
         state = torch.load(self.last, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.views, self.seconds = state["views"], state["seconds"]
+        self.views, self.seconds, self.warm_from = state["views"], state["seconds"], state["warm_from"]
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop = True

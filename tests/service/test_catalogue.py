@@ -13,8 +13,8 @@ FACTS = {"family": "channeltok", "picture_size": "128", "channels": "256", "bits
 
 def models(name: str, fingerprint: str, budgets: tuple[int, ...] = (256,)) -> list[Model]:
     facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint}
-    encode = Model(f"{name}_encode", PICTURE, TOKENS, True, {**facts, "role": "encode", "budget": "256"})
-    decodes = [Model(f"{name}_decode_k{k}", TOKENS, PICTURE, True, {**facts, "role": "decode", "budget": str(k)}) for k in budgets]
+    encode = Model(f"{name}_encode", PICTURE, TOKENS, {**facts, "role": "encode", "budget": "256"})
+    decodes = [Model(f"{name}_decode_k{k}", TOKENS, PICTURE, {**facts, "role": "decode", "budget": str(k)}) for k in budgets]
     return [encode, *decodes]
 
 
@@ -63,5 +63,5 @@ def test_half_a_tokenizer_is_not_served() -> None:
 
 
 def test_models_of_others_are_left_alone() -> None:
-    foreign = Model("resnet", PICTURE, TOKENS, False, {})
+    foreign = Model("resnet", PICTURE, TOKENS, {})
     assert [tokenizer.name for tokenizer in Catalogue([foreign, *models("cat", A)]).tokenizers] == ["cat"]
