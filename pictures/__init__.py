@@ -5,7 +5,7 @@ Training, evaluation and serving all go through here, so that a model meets at s
 1. the format is JPEG, PNG or WebP, with one frame, and the header's width x height is within the limit; nothing is decoded before that
 2. decode; turn upright (EXIF orientation)
 3. palette, grey, 16-bit and CMYK become RGB; what is transparent becomes white
-4. the centred square of the short side, resized to S x S: bicubic with antialiasing (Pillow's)
+4. the centred square of the short side, resized to S x S: averaged by the largest whole factor, the rest bicubic with antialiasing
 5. a colour profile is converted to sRGB, on the S x S pixels, where it costs microseconds
 6. uint8 [S, S, 3]
 """

@@ -107,7 +107,7 @@ def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDA
 
 def square(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
     """Steps 4 to 6 for any box (left, top, right, bottom), in pixels: training crops at random, everything else takes the centre."""
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=1.0)
     profile = image.info.get("icc_profile")
     if profile:
         resized = _to_srgb(resized, profile)

@@ -1,1 +1,6 @@
 """The microservice: Encode and Decode over gRPC and REST, in front of NVIDIA Triton. No PyTorch here."""
+
+import os
+
+# Must be set before grpc is imported. The only child we start is another program: gRPC's care for forks would just log a warning at it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -150,6 +150,7 @@ class EmbeddedTriton:
             "--metrics-address=127.0.0.1",
             f"--metrics-port={self.metrics_port}",
             "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
             "--exit-timeout-secs=5",
             "--log-info=false",
         ]

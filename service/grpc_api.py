@@ -10,6 +10,7 @@ import structlog
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -30,7 +31,7 @@ _PILLOW_NAMES = {
     pb.PICTURE_FORMAT_WEBP: "WEBP",
 }
 _Item = TypeVar("_Item")
-_Reply = TypeVar("_Reply")
+_Reply = TypeVar("_Reply", bound=Message)
 
 
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
@@ -51,27 +52,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:
-        async def answer(item: pb.EncodeStreamRequest) -> pb.EncodeStreamResponse:
-            try:
-                response = await self._encode(item.request, "encode_stream", self._time_left(context), wait=True)
-                return pb.EncodeStreamResponse(id=item.id, response=response)
-            except Exception as error:
-                return pb.EncodeStreamResponse(id=item.id, error=_status(_known(error)))
-
-        async for reply in _answer_all(requests, answer, self._settings.stream_window):
+        async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
             yield reply
 
     async def DecodeStream(
         self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.DecodeStreamResponse]:
-        async def answer(item: pb.DecodeStreamRequest) -> pb.DecodeStreamResponse:
-            try:
-                response = await self._decode(item.request, "decode_stream", self._time_left(context), wait=True)
-                return pb.DecodeStreamResponse(id=item.id, response=response)
-            except Exception as error:
-                return pb.DecodeStreamResponse(id=item.id, error=_status(_known(error)))
-
-        async for reply in _answer_all(requests, answer, self._settings.stream_window):
+        async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
             yield reply
 
     async def ListTokenizers(self, request: pb.ListTokenizersRequest, context: Context) -> pb.ListTokenizersResponse:
@@ -110,6 +97,19 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         return pb.DecodeResponse(
             picture=decoded.picture, format=format, tokenizer=decoded.tokenizer.name, k=decoded.k, stages=_stage_times(decoded.stages)
         )
+
+    def _stream(
+        self, requests: AsyncIterator[Any], context: Context, handle: Callable[..., Awaitable[Any]], rpc: str, reply: type[_Reply]
+    ) -> AsyncIterator[_Reply]:
+        """Each item's reply has its id and either a response or the error of this item alone."""
+
+        async def answer(item: Any) -> _Reply:
+            try:
+                return reply(id=item.id, response=await handle(item.request, rpc, self._time_left(context), wait=True))
+            except Exception as error:
+                return reply(id=item.id, error=_status(_known(error)))
+
+        return _answer_all(requests, answer, self._settings.stream_window)
 
     def _time_left(self, context: Context) -> float:
         remaining = context.time_remaining()

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from export import repository
+from tokenizer import checkpoint
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 
@@ -115,3 +116,10 @@ def test_the_committed_repository_is_what_this_code_writes(model: Path) -> None:
     # config() hashes the graph, so this compares graph_sha256 too.
     assert (model / "config.pbtxt").read_text() == repository.config((model / "1/model.onnx").read_bytes())
     assert (model / "1/model.py").read_bytes() == repository.MODEL_FILE.read_bytes()
+
+
+def test_the_committed_graphs_are_of_the_committed_weights() -> None:
+    weights = checkpoint.fingerprint(checkpoint.load(Path("tokenizer/weights/demo.safetensors")))
+    assert {
+        repository.parse((model / "config.pbtxt").read_text()).parameters["fingerprint"].string_value for model in committed_models()
+    } == {weights}

@@ -15,7 +15,7 @@ import grpc
 import httpx
 import psutil
 import pytest
-from channeltok import ChannelTokError, Client, Overloaded
+from channeltok import ChannelTokError, Client, Overloaded, Unavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -135,6 +135,26 @@ def test_a_killed_stub_and_a_killed_triton_come_back() -> None:
         eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
 
 
+def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
+    with running() as owner, Client(owner.grpc) as direct:
+        (triton,) = [child for child in owner.children() if child.name() == "tritonserver"]
+        port = next(word.split("=")[1] for word in triton.cmdline() if word.startswith("--grpc-port="))
+        expected = direct.encode(jpeg())
+        with running(triton_url=f"127.0.0.1:{port}", probe_seconds="0.3") as guest, Client(guest.grpc) as client:
+            assert not guest.children()
+            assert client.encode(jpeg()) == expected
+            assert client.decode(expected) == direct.decode(expected)
+            owner.stop()
+            eventually(lambda: httpx.get(f"{guest.rest}/readyz").status_code == 503, 30, "the end of readiness")
+            assert httpx.get(f"{guest.rest}/livez").status_code == 200
+            with pytest.raises(Unavailable) as caught:
+                client.encode(jpeg())
+            assert caught.value.code == "ENGINE_UNAVAILABLE"
+            reply = httpx.post(f"{guest.rest}/v1/encode", content=jpeg())
+            assert (reply.status_code, reply.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+            assert reply.headers["retry-after"]
+
+
 def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
     with running() as service:
         children = service.children()
@@ -206,3 +226,10 @@ def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         assert "CHANNELTOK_REST_PORT" in refused_start(CHANNELTOK_REST_PORT=port)
         assert "CHANNELTOK_GRPC_PORT" in refused_start(CHANNELTOK_GRPC_PORT=port)
+
+
+def test_the_idle_system_is_small(service: Service, client: Client) -> None:
+    client.encode(jpeg())
+    processes = [psutil.Process(service.process.pid), *service.children()]
+    assert len(processes) >= 4  # gateway, tritonserver, a stub for each of encode and decode
+    assert sum(process.memory_info().rss for process in processes) < 1.5e9

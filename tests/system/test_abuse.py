@@ -1,0 +1,71 @@
+"""Good, bad and vanishing callers all at once; then: is it still alive?"""
+
+import random
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from channeltok import ChannelTokError, Client
+
+from tests.photographs import crops, jpeg
+from tests.system.metrics import sample
+from tests.system.running import Service, eventually
+from tests.system.test_bad_input import BAD_PICTURES, bomb
+
+
+def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> None:
+    expected = client.encode(jpeg(), 16)
+    photos = crops(20)
+
+    def good(_: random.Random) -> None:
+        assert client.encode(jpeg(), 16) == expected
+
+    def bad(chance: random.Random) -> None:
+        picture, code, _ = chance.choice(list(BAD_PICTURES.values()))
+        try:
+            client.encode(picture)
+            raise AssertionError("a bad picture was taken")
+        except ChannelTokError as error:
+            assert error.code == code
+
+    def impatient(_: random.Random) -> None:
+        with Client(service.grpc, timeout=0.003) as hasty:
+            try:
+                hasty.encode(jpeg())
+            except ChannelTokError as error:
+                assert error.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+
+    def vanishing_in_the_stream(_: random.Random) -> None:
+        stream = client.encode_stream(photos)
+        next(stream)
+        stream.close()
+
+    def vanishing_in_the_body(_: random.Random) -> None:
+        host, port = service.rest.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\n" + jpeg()[:500]
+            )
+
+    def gone_before_the_answer(_: random.Random) -> None:
+        host, port = service.rest.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(jpeg())}\r\n\r\n"
+            connection.sendall(head.encode() + jpeg())
+
+    def not_even_http(chance: random.Random) -> None:
+        host, port = service.rest.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(chance.randbytes(200))
+
+    kinds = [good, good, bad, bad, impatient, vanishing_in_the_stream, vanishing_in_the_body, gone_before_the_answer, not_even_http]
+    chance = random.Random(3)
+    with ThreadPoolExecutor(16) as pool:
+        for outcome in [pool.submit(chance.choice(kinds), random.Random(seed)) for seed in range(400)]:
+            outcome.result()
+
+    assert client.encode(jpeg(), 16) == expected
+    assert httpx.post(f"{service.rest}/v1/encode?k=4", content=bomb(), timeout=30).status_code == 413
+    assert service.process.poll() is None
+    assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
+    eventually(lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service")
