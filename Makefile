@@ -2,23 +2,22 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# torch's CPU build, so that a machine without a GPU does not download CUDA. A pip that finds torch elsewhere takes it from there.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
 .PHONY: serve test test-full check format proto bench clean
 
-$(VENV)/serve.stamp: pyproject.toml
-	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e '.[serve]'
+define install
+	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
 	@touch $@
+endef
+
+$(VENV)/serve.stamp: pyproject.toml
+	$(call install,serve)
 
 $(VENV)/dev.stamp: pyproject.toml
-	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e '.[dev]'
-	@touch $@ $(VENV)/serve.stamp
+	$(call install,dev)
 
 serve: $(VENV)/serve.stamp  ## start the service with its embedded Triton
 	@exec $(BIN)/python -m service
@@ -35,7 +34,9 @@ check: $(VENV)/dev.stamp  ## lint, format, types, drift of generated files
 	$(BIN)/mypy
 	rm -rf build/proto && mkdir -p build/proto
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto
-	for file in build/proto/channeltok/v1/*; do diff -q $$file client/channeltok/v1/ || { echo "generated code drifted from the proto: run make proto"; exit 1; }; done
+	@for file in build/proto/channeltok/v1/*; do \
+		diff -q $$file client/channeltok/v1/ || { echo "generated code drifted from the proto: run make proto"; exit 1; }; \
+	done
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
