@@ -41,6 +41,7 @@ class Catalogue:
         found = {name: tokenizer for name, group in sorted(parts.items()) if (tokenizer := _assemble(name, group)) is not None}
         if default is not None:
             found = {name: found[name] for name in sorted(found, key=lambda name: name != default)}
+        self._default = default
         self._by_name = found
         self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in found.values()}
 
@@ -53,6 +54,7 @@ class Catalogue:
         """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
         if not self._by_name:
             raise EngineUnavailable("no tokenizer is loaded: try again", 2.0)
+        name = name or self._default
         if not name:
             return next(iter(self._by_name.values()))
         if name not in self._by_name:

@@ -58,6 +58,7 @@ class EmbeddedTriton:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=2**20,  # a longer line would end the reading of its log, and a full pipe would then stop Triton
             start_new_session=True,  # Ctrl-C is ours to handle: Triton stops after the drain, not with it
         )
         assert self._process.stdout is not None

@@ -8,9 +8,9 @@ import numpy as np
 
 import pictures
 from tokenizer import checkpoint, evaluate
+from tokenizer.evaluate import BUDGETS
 
 matplotlib.use("Agg")
-BUDGETS = (8, 32, 64, 128, 256)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from tokenizer.data import to_unit
 from tokenizer.quantize import ABSENT
 
 BATCH = 32
+BUDGETS = (8, 32, 64, 128, 256)  # the k at which a tokenizer is looked at
 
 
 @torch.inference_mode()

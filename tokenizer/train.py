@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tokenizer import checkpoint, evaluate
 from tokenizer.channeltok import SIZES, ChannelTok, draw_budgets
 from tokenizer.data import evaluation_photos, training_batches
+from tokenizer.evaluate import BUDGETS
 from tokenizer.quantize import factorised_entropy
 
 matplotlib.use("Agg")
@@ -57,7 +58,6 @@ class TrainConfig(BaseSettings):
         Trainer(self).run()
 
 
-BUDGETS = (8, 32, 64, 128, 256)
 VALIDATION_PHOTOS = 96
 
 

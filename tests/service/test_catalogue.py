@@ -35,6 +35,11 @@ def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
     assert [tokenizer.name for tokenizer in Catalogue(both, default="dog").tokenizers] == ["dog", "cat"]
 
 
+def test_a_default_that_is_not_served_is_said_not_replaced() -> None:
+    with pytest.raises(UnknownTokenizer, match="cow"):
+        Catalogue(models("cat", A), default="cow").by_name(None)
+
+
 def test_what_is_not_served() -> None:
     catalogue = Catalogue([*models("cat", A), *models("dog", B)])
     with pytest.raises(UnknownTokenizer, match="cat, dog"):
