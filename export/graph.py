@@ -73,7 +73,7 @@ class Decode(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         codes = F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, self.missing))
         pixels = self.decoder(codes).permute(0, 2, 3, 1)
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # tokenizer.evaluate.to_uint8, in TensorRT's order
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # tokenizer.inference.to_uint8, in TensorRT's order
 
 
 def encode_graph(model: ChannelTok, name: str) -> onnx.ModelProto:

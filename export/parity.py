@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tokenizer import evaluate
+from tokenizer import inference
 from tokenizer.channeltok import ChannelTok
 from tokenizer.quantize import BITS
 
@@ -78,11 +78,11 @@ def measure(model: ChannelTok, encode: bytes, decodes: dict[int, bytes], photos:
 
     Both sides decode the same tokens, PyTorch's, so that a flipped bit is counted once and not again in every pixel.
     """
-    tokens = evaluate.encode(model, photos)
+    tokens = inference.encode(model, photos)
     flipped = int(np.unpackbits((tokens.numpy() ^ run(encode, photos)).view(np.uint8)).sum())
     pixels = []
     for budget, graph in sorted(decodes.items()):
-        ours = evaluate.decode(model, tokens, budget)
+        ours = inference.decode(model, tokens, budget)
         difference = np.abs(ours.astype(np.int16) - run(graph, tokens[:, :budget].contiguous().numpy()))
         pixels.append(Pixels(budget, int(difference.max()), float(difference.mean())))
     return Parity(len(photos), tokens.numel() * BITS, flipped, tuple(pixels))

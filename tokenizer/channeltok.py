@@ -33,6 +33,11 @@ class PaperShape(BaseModel):
     decoder_widths: tuple[int, ...]
     level_attention: bool = False
 
+    @property
+    def decoder_stride(self) -> int:
+        """Side in pixels of the blocks that the decoder's last layers join: where a grid would show."""
+        return 2
+
 
 class ShuffleShape(BaseModel):
     """A CPU variant of ours, not in the paper: pixels enter and leave by a 4-pixel space-to-depth shuffle.
@@ -47,6 +52,11 @@ class ShuffleShape(BaseModel):
     channels: int = 256
     patch: int = 4
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
+
+    @property
+    def decoder_stride(self) -> int:
+        """Side in pixels of the blocks that the decoder's last layer writes: where a grid would show."""
+        return self.patch
 
 
 Shape = Annotated[PaperShape | ShuffleShape, Field(discriminator="kind")]

@@ -7,14 +7,13 @@ import matplotlib
 import numpy as np
 
 import pictures
-from tokenizer import checkpoint, evaluate
-from tokenizer.evaluate import BUDGETS
+from tokenizer import checkpoint, fidelity, inference
 
 matplotlib.use("Agg")
 
 
 def main() -> None:
-    """One row for each photo: k = 8, 32, 64, 128, 256 with their bytes and PSNR, then what the tokenizer saw."""
+    """One row for each photo: k = 8, 16, 32 and so on, with their bytes and PSNR, then what the tokenizer saw."""
     from matplotlib import pyplot
 
     parser = argparse.ArgumentParser(prog="python -m tokenizer.coarse_to_fine", description=__doc__)
@@ -25,15 +24,16 @@ def main() -> None:
 
     model = checkpoint.load(options.weights)
     photos = np.stack([pictures.prepare(path.read_bytes(), model.shape.picture_size) for path in options.photos])
-    tokens = evaluate.encode(model, photos)
-    columns = [evaluate.decode(model, tokens, k) for k in BUDGETS]
+    tokens = inference.encode(model, photos)
+    budgets = inference.budgets(model.shape.channels)
+    columns = [inference.decode(model, tokens, k) for k in budgets]
     figure, axes = pyplot.subplots(
-        len(photos), len(BUDGETS) + 1, figsize=(2 * (len(BUDGETS) + 1), 2.2 * len(photos)), squeeze=False, layout="constrained"
+        len(photos), len(budgets) + 1, figsize=(2 * (len(budgets) + 1), 2.2 * len(photos)), squeeze=False, layout="constrained"
     )
     for row, photo in enumerate(photos):
-        for column, k in enumerate(BUDGETS):
+        for column, k in enumerate(budgets):
             axes[row, column].imshow(columns[column][row], interpolation="nearest")
-            decibels = evaluate.psnr(photo[None], columns[column][row][None])
+            decibels = fidelity.psnr(photo[None], columns[column][row][None])[0]
             axes[row, column].set_title(f"k = {k}, {2 * k} bytes\n{decibels:.1f} dB", fontsize=9)
         axes[row, -1].imshow(photo, interpolation="nearest")
         axes[row, -1].set_title("original", fontsize=9)

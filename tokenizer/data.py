@@ -53,9 +53,21 @@ def training_batches(pattern: str, size: int, batch: int, seed: int) -> Iterator
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
-    """The first `count` photos (all when None) in shard order by the picture contract: uint8 [count, size, size, 3]."""
-    dataset = wds.WebDataset(shards(pattern), shardshuffle=False).to_tuple(SUFFIXES)
-    return np.stack([pictures.prepare(data, size) for (data,) in islice(dataset, count)])
+    """The first `count` photos (all when None) by the picture contract: uint8 [count, size, size, 3].
+
+    pattern: shards, in their order, or picture files, by name: a folder of either, one file, or a glob pattern.
+    Raises FileNotFoundError when there are none.
+    """
+    return np.stack([pictures.prepare(data, size) for data in islice(_files(pattern), count)])
+
+
+def _files(pattern: str) -> Iterator[bytes]:
+    found = sorted(glob.glob(f"{pattern}/*") if Path(pattern).is_dir() else glob.glob(pattern))
+    photos = [path for path in found if Path(path).suffix[1:].lower() in SUFFIXES.split(";")]
+    if photos:
+        yield from (Path(path).read_bytes() for path in photos)
+    else:
+        yield from (data for (data,) in wds.WebDataset(shards(pattern), shardshuffle=False).to_tuple(SUFFIXES))
 
 
 def to_unit(photos: Tensor) -> Tensor:

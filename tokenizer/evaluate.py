@@ -1,45 +1,205 @@
-"""How good a tokenizer is: fidelity by budget, and whether its bits carry anything."""
+"""`python -m tokenizer.evaluate CHECKPOINT --data PHOTOS`: the judge any tokenizer here must pass.
 
+Per k: PSNR, SSIM, the distance of a network that no loss has seen, L1 (the training loss) as a side column, the decoder's grid, and a
+Frechet distance with its floor; beside them, with --codecs, what JPEG, WebP and AVIF reach in the same bytes. Writes a table, JSON and a
+plot.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from tokenizer import checkpoint, codecs, independent_judge, inference
+from tokenizer.bit_use import live_bits
 from tokenizer.channeltok import ChannelTok
-from tokenizer.data import to_unit
-from tokenizer.quantize import ABSENT
+from tokenizer.data import evaluation_photos
+from tokenizer.fidelity import Pictures, grid_energy, l1, psnr, ssim
+from tokenizer.quantize import BITS
 
-BATCH = 32
-BUDGETS = (8, 32, 64, 128, 256)  # the k at which a tokenizer is looked at
-
-
-@torch.inference_mode()
-def encode(model: ChannelTok, photos: NDArray[np.uint8]) -> Tensor:
-    """uint8 [N, S, S, 3] to token ids int32 [N, C]."""
-    pixels = torch.from_numpy(photos)
-    return torch.cat([model.encode(to_unit(part)) for part in pixels.split(BATCH)])
+matplotlib.use("Agg")
+CODEC_SIZES = (64, 128, 256, 512, 1024)
+FRECHET_PHOTOS = 400  # below this the halves are smaller than twice the features and the figure is noise
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "distance": False}
 
 
-@torch.inference_mode()
-def decode(model: ChannelTok, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
-    """The first `budget` of token ids int32 [N, C] to pictures uint8 [N, S, S, 3]."""
-    kept = tokens.clone()
-    kept[:, budget:] = ABSENT
-    return np.concatenate([to_uint8(model.decode(part)).numpy() for part in kept.split(BATCH)])
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: means over the photos. None: not measurable here.
+
+    size: bytes of a picture. distance, frechet: of independent_judge. grid: see fidelity.grid_energy. kept: share of photos that the codec
+    could save in so few bytes; the other figures are of all photos or, where kept < 1, None.
+    """
+
+    method: str
+    k: int | None
+    size: int
+    psnr: float | None = None
+    ssim: float | None = None
+    distance: float | None = None
+    l1: float | None = None
+    grid: float | None = None
+    frechet: float | None = None
+    kept: float = 1.0
+
+    @property
+    def bits(self) -> int:
+        """Bits of a picture."""
+        return 8 * self.size
 
 
-def to_uint8(pixels: Tensor) -> Tensor:
-    """float [B, 3, H, W] in about [-1, 1] to uint8 [B, H, W, 3], rounded to nearest."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+@dataclass(frozen=True)
+class Report:
+    """What was judged, and how it did. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos."""
+
+    checkpoint: str
+    fingerprint: str
+    data: str
+    photos: int
+    live_bits: float
+    photo_grid: float
+    frechet_floor: float | None
+    rows: list[Row]
 
 
-def psnr(photos: NDArray[np.uint8], pictures: NDArray[np.uint8]) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio in dB: 10 log10(255^2 / mean squared error). Both uint8 [N, H, W, 3]."""
-    error = np.square(photos.astype(np.float32) - pictures.astype(np.float32)).mean(axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-6))))
+def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], float | None, float]:
+    """A row for each budget, the Frechet distance's floor and the share of live bits. photos: uint8 [N, S, S, 3]."""
+    tokens = inference.encode(model, photos)
+    budgets = inference.budgets(model.shape.channels)
+    decoded = [inference.decode(model, tokens, k) for k in budgets]
+    distances, pooled = independent_judge.judge(photos, decoded)
+    enough = len(photos) >= FRECHET_PHOTOS
+    frechet = [independent_judge.frechet_and_floor(pooled[0], version) if enough else None for version in pooled[1:]]
+    rows = [
+        Row(
+            "ChannelTok",
+            k,
+            k * BITS // 8,
+            psnr=float(psnr(photos, pictures).mean()),
+            ssim=float(ssim(photos, pictures).mean()),
+            distance=float(distances[i].mean()),
+            l1=float(l1(photos, pictures).mean()),
+            grid=grid_energy(pictures, model.shape.decoder_stride),
+            frechet=found[0] if (found := frechet[i]) else None,
+        )
+        for i, (k, pictures) in enumerate(zip(budgets, decoded, strict=True))
+    ]
+    return rows, frechet[0][1] if frechet[0] else None, live_bits(tokens)
 
 
-def live_bits(tokens: Tensor) -> float:
-    """Share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures. tokens: int32 [N, C]."""
-    ones = torch.stack([(tokens >> bit) & 1 for bit in range(16)], dim=2).float().mean(0)
-    return float(((ones > 0.05) & (ones < 0.95)).float().mean())
+def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
+    """A row for each of CODEC_SIZES. Each measure takes the scale that suits it best, photo by photo: the strongest opponent there is."""
+    saved = [codecs.candidates(photo, codec, CODEC_SIZES) for photo in photos]
+    for size in CODEC_SIZES:
+        kept = sum(bool(by_size[size]) for by_size in saved) / len(photos)
+        if kept < 1:
+            yield Row(codec, None, size, kept=kept)
+            continue
+        versions = [np.stack([candidate.picture for candidate in by_size[size]]) for by_size in saved]
+        of = [np.repeat(photo[None], len(version), axis=0) for photo, version in zip(photos, versions, strict=True)]
+        yield Row(
+            codec,
+            None,
+            size,
+            psnr=_mean(max, [psnr(a, b) for a, b in zip(of, versions, strict=True)]),
+            ssim=_mean(max, [ssim(a, b) for a, b in zip(of, versions, strict=True)]),
+            distance=_mean(min, [independent_judge.distances(a, b) for a, b in zip(photos, versions, strict=True)]),
+            l1=_mean(min, [l1(a, b) for a, b in zip(of, versions, strict=True)]),
+        )
+
+
+def _mean(best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[np.float64]]) -> float:
+    return float(np.mean([best(values) for values in by_photo]))
+
+
+def table(report: Report) -> str:
+    """The report as a Markdown table. The best of each size among all methods is bold."""
+    columns = ("PSNR, dB", "SSIM", "distance", "L1 (the loss)", "grid", "Frechet")
+    lines = [
+        f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {100 * report.live_bits:.2f} % live bits. ",
+        f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2)}.",
+        "",
+        "| method | k | bytes | bits | " + " | ".join(columns) + " |",
+        "|---" * (4 + len(columns)) + "|",
+    ]
+    for row in sorted(report.rows, key=lambda row: (row.size, row.method)):
+        head = [row.method, "" if row.k is None else str(row.k), f"{row.size:,}", f"{row.bits:,}"]
+        if row.kept < 1:
+            lines.append("| " + " | ".join([*head, f"{100 * row.kept:.0f} % of photos fit", *[""] * (len(columns) - 1)]) + " |")
+            continue
+        scores = [_score(report, row, name, digits) for name, digits in (("psnr", 2), ("ssim", 3), ("distance", 2))]
+        lines.append("| " + " | ".join([*head, *scores, _figure(row.l1, 4), _figure(row.grid, 2), _figure(row.frechet, 2)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _score(report: Report, row: Row, name: str, digits: int) -> str:
+    rivals = [value for other in report.rows if other.size == row.size and (value := getattr(other, name)) is not None]
+    value = getattr(row, name)
+    best = (max if HIGHER_IS_BETTER[name] else min)(rivals)
+    return f"**{value:.{digits}f}**" if value == best and len(rivals) > 1 else _figure(value, digits)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def plot(report: Report, path: Path) -> None:
+    """Quality against bytes, one panel for each measure."""
+    from matplotlib import pyplot
+
+    labels = {"psnr": "PSNR, dB: more is better", "ssim": "SSIM: more is better", "distance": "independent distance: less is better"}
+    figure, axes = pyplot.subplots(1, len(labels), figsize=(13, 4), layout="constrained")
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        for method in dict.fromkeys(row.method for row in report.rows):
+            points = [(row.size, value) for row in report.rows if row.method == method and (value := getattr(row, name)) is not None]
+            if points:
+                axis.plot(*zip(*sorted(points), strict=True), marker="o", linewidth=2.5 if method == "ChannelTok" else 1.2, label=method)
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="bytes of a picture", title=label)
+        axis.set_xticks(sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes])
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle(f"{report.photos} photos of {report.data}")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Judge one checkpoint on one set of photos and write report.json, report.md and report.png."""
+    parser = argparse.ArgumentParser(prog="python -m tokenizer.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
+    parser.add_argument("--data", default="../shared/data/val", help="a folder of pictures or of .tar shards, one .tar, or a glob of them")
+    parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
+    parser.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: about 2 s for each photo")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/evaluate"), help="folder for report.json, report.md, report.png")
+    options = parser.parse_args()
+
+    model = checkpoint.load(options.checkpoint)
+    photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+    rows, floor, live = judge_tokenizer(model, photos)
+    if options.codecs:
+        rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]
+    report = Report(
+        checkpoint=options.checkpoint.name,
+        fingerprint=checkpoint.fingerprint(model),
+        data=Path(options.data).name,
+        photos=len(photos),
+        live_bits=live,
+        photo_grid=grid_energy(photos, model.shape.decoder_stride),
+        frechet_floor=floor,
+        rows=rows,
+    )
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    (options.output / "report.md").write_text(table(report))
+    plot(report, options.output / "report.png")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 import time
@@ -17,10 +18,11 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tokenizer import checkpoint, evaluate
+from tokenizer import checkpoint, fidelity, inference
+from tokenizer.bit_use import live_bits
 from tokenizer.channeltok import SIZES, ChannelTok, draw_budgets
 from tokenizer.data import evaluation_photos, training_batches
-from tokenizer.evaluate import BUDGETS
+from tokenizer.muon import Muon
 from tokenizer.quantize import factorised_entropy
 
 matplotlib.use("Agg")
@@ -39,9 +41,9 @@ class TrainConfig(BaseSettings):
     ] = None
     views: Annotated[int, Field(ge=1, description="photos to see in all; the rate falls to a tenth over the last quarter")] = 150_000
     batch: Annotated[int, Field(ge=1, description="photos per step")] = 32
-    rate: Annotated[float, Field(gt=0, description="AdamW's peak learning rate")] = 1.5e-3
+    rate: Annotated[float, Field(gt=0, description="peak learning rate, of Muon and of AdamW alike")] = 1.5e-3
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the rate rises from 0")] = 200
-    weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled decay")] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, description="decoupled decay")] = 0.01
     clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0
     keep_all: Annotated[float, Field(ge=0, le=1, description="tail-drop: the chance that a photo keeps all channels")] = 0.5
     entropy_weight: Annotated[float, Field(ge=0, description="weight of per-sample minus batch entropy (nats)")] = 0.0
@@ -61,6 +63,17 @@ class TrainConfig(BaseSettings):
 VALIDATION_PHOTOS = 96
 
 
+def optimisers(model: ChannelTok, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the weights of all convolutions but the first and the last; AdamW for those, which face pixels, and for biases and norms."""
+    convolutions = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)][1:-1]
+    by_muon = set(convolutions)
+    others = [weight for weight in model.parameters() if weight not in by_muon]
+    return [
+        Muon(convolutions, config.rate, weight_decay=config.weight_decay),
+        torch.optim.AdamW(others, config.rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True),
+    ]
+
+
 class Trainer:
     """Holds what a checkpoint holds: model, averaged model, optimiser, views seen."""
 
@@ -70,9 +83,7 @@ class Trainer:
         self.model = ChannelTok(SIZES[config.size]) if config.start_from is None else checkpoint.load(config.start_from).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), config.rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
-        )
+        self.optimisers = optimisers(self.model, config)
         facts = {} if config.start_from is None else checkpoint.facts(config.start_from)
         self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
         self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
@@ -114,8 +125,9 @@ class Trainer:
 
     def _step(self, pixels: Tensor) -> float:
         config = self.config
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.rate * self._schedule()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = config.rate * self._schedule()
         budgets = draw_budgets(len(pixels), self.model.shape.channels, config.keep_all)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
             reconstruction, unit, active = self.model(pixels, budgets)
@@ -126,10 +138,11 @@ class Trainer:
         if config.commitment_weight:
             kept = unit.float()[active]
             loss = loss + config.commitment_weight * F.mse_loss(kept, kept.sign() * 0.25)
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         with torch.no_grad():
             # A fixed decay would keep the random start alive in a short run, so it warms up.
             decay = min(config.ema, (1 + self.views / config.batch) / (10 + self.views / config.batch))
@@ -144,10 +157,10 @@ class Trainer:
         return up * (0.1 + 0.9 * min(1.0, max(0.0, left)))
 
     def _evaluate(self, photos: Any, loss: float) -> str:
-        tokens = evaluate.encode(self.averaged, photos)
-        row: dict[str, float] = {"views": self.views, "hours": self.seconds / 3600, "loss": loss, "live_bits": evaluate.live_bits(tokens)}
-        for k in BUDGETS:
-            row[f"psnr_{k}"] = evaluate.psnr(photos, evaluate.decode(self.averaged, tokens, k))
+        tokens = inference.encode(self.averaged, photos)
+        row: dict[str, float] = {"views": self.views, "hours": self.seconds / 3600, "loss": loss, "live_bits": live_bits(tokens)}
+        for k in inference.budgets(self.model.shape.channels):
+            row[f"psnr_{k}"] = float(fidelity.psnr(photos, inference.decode(self.averaged, tokens, k)).mean())
         with (self.config.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         plot(self.config.run)
@@ -157,7 +170,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "views": self.views,
             "seconds": self.seconds,
             "warm_from": self.warm_from,
@@ -165,9 +178,7 @@ class Trainer:
         temporary = self.last.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.last)
-        record = self.config.model_dump_json(
-            include={"batch", "rate", "encoder_views", "keep_all", "entropy_weight", "commitment_weight", "ema"}
-        )
+        record = self.config.model_dump_json(include={"batch", "rate", "keep_all", "entropy_weight", "commitment_weight", "ema"})
         checkpoint.save(
             self.averaged,
             self.config.run / "weights.safetensors",
@@ -178,7 +189,8 @@ class Trainer:
         state = torch.load(self.last, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.views, self.seconds, self.warm_from = state["views"], state["seconds"], state["warm_from"]
 
     def _ask_to_stop(self, *_: Any) -> None:
@@ -192,8 +204,9 @@ def plot(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     views = [row["views"] / 1000 for row in rows]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), width_ratios=(2, 1), layout="constrained")
-    for k in BUDGETS:
-        left.plot(views, [row[f"psnr_{k}"] for row in rows], marker=".", label=f"k = {k}")
+    for k in inference.budgets(512):
+        if f"psnr_{k}" in rows[-1]:
+            left.plot(views, [row.get(f"psnr_{k}", math.nan) for row in rows], marker=".", label=f"k = {k}")
     left.set(xlabel="thousand photos seen", ylabel="PSNR, dB (96 validation photos)", title="Fidelity by budget")
     left.legend()
     right.plot(views, [100 * row["live_bits"] for row in rows], marker=".", color="black")

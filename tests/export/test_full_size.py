@@ -6,7 +6,7 @@ import torch
 
 from export import graph, parity
 from tests.export.conftest import photos_of_side, random_model
-from tokenizer import evaluate
+from tokenizer import inference
 from tokenizer.blocks import parameter_count
 from tokenizer.data import to_unit
 from tokenizer.quantize import tokens_from_latents
@@ -28,4 +28,4 @@ def test_the_full_size_exports_and_agrees() -> None:
     assert (latents.flatten(2).abs().numpy()[flipped == 1] < 1e-5).all()
 
     pixels = parity.run(graph.decode_graph(model, "full", 512).SerializeToString(), tokens.numpy())
-    assert np.abs(pixels.astype(int) - evaluate.decode(model, tokens, 512)).max() <= parity.MAX_PIXEL_DIFFERENCE
+    assert np.abs(pixels.astype(int) - inference.decode(model, tokens, 512)).max() <= parity.MAX_PIXEL_DIFFERENCE

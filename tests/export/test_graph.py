@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from export import graph, parity
-from tokenizer import checkpoint, evaluate
+from tokenizer import checkpoint, inference
 from tokenizer.channeltok import ChannelTok
 
 # All of these are in TensorRT's list of operators; BitShift, BitwiseAnd and Unique, for one, are not.
@@ -50,10 +50,10 @@ def test_parity_with_pytorch(model: ChannelTok, encode: bytes, decodes: dict[int
 
 @pytest.mark.parametrize("budget", [1, 100])
 def test_any_budget_decodes_in_a_larger_graph(model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], budget: int) -> None:
-    tokens = evaluate.encode(model, photos[:2])
+    tokens = inference.encode(model, photos[:2])
     absent = tokens.numpy().copy()
     absent[:, budget:] = -1
-    difference = evaluate.decode(model, tokens, budget).astype(int) - parity.run(decodes[256], absent)
+    difference = inference.decode(model, tokens, budget).astype(int) - parity.run(decodes[256], absent)
     assert np.abs(difference).max() <= parity.MAX_PIXEL_DIFFERENCE
 
 

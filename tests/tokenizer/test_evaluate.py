@@ -1,45 +1,77 @@
-"""What the judge measures, by hand."""
+"""The judge as a command, on photographs and a small random model."""
+
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tokenizer import evaluate
+from tests.photographs import crops
+from tokenizer import checkpoint, codecs, evaluate
 from tokenizer.channeltok import ChannelTok, ShuffleShape
-from tokenizer.data import to_unit
+from tokenizer.evaluate import Report, Row, table
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
-def test_pixels_come_back_as_they_went_in() -> None:
-    every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
-    assert torch.equal(evaluate.to_uint8(to_unit(every)), every)
-
-
-def test_pixels_are_rounded_and_clamped() -> None:
-    pixels = torch.tensor([-3.0, -1.0, 0.0, 0.0001, 1.0, 7.0]).reshape(1, 1, 1, 6)
-    assert evaluate.to_uint8(pixels).flatten().tolist() == [0, 0, 128, 128, 255, 255]
-
-
-def test_psnr_by_hand() -> None:
-    black = np.zeros((2, 4, 4, 3), dtype=np.uint8)
-    assert evaluate.psnr(black, black + 1) == pytest.approx(48.13, abs=0.01)
-    assert evaluate.psnr(black, black + 255) == pytest.approx(0.0)
-
-
-def test_live_bits_are_those_that_change() -> None:
-    tokens = torch.zeros(100, 1, dtype=torch.int32)
-    assert evaluate.live_bits(tokens) == 0
-    tokens[:50] = 0b101
-    assert evaluate.live_bits(tokens) == pytest.approx(2 / 16)
-    tokens[:97] = 0b101  # 97 % of pictures: as good as always
-    assert evaluate.live_bits(tokens) == 0
-
-
-def test_a_budget_is_a_prefix_and_the_rest_is_absent() -> None:
+def test_the_command_leaves_a_table_json_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(codecs, "SCALES", (32, 64, 128))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, data in enumerate(crops(3)):
+        (photos / f"{i}.jpg").write_bytes(data)
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).eval()
-    photos = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
-    tokens = evaluate.encode(model, photos)
-    other_tail = tokens.clone()
-    other_tail[:, 8:] = 0
-    assert np.array_equal(evaluate.decode(model, tokens, 8), evaluate.decode(model, other_tail, 8))
-    assert not np.array_equal(evaluate.decode(model, tokens, 32), evaluate.decode(model, other_tail, 32))
+    checkpoint.save(model, tmp_path / "model.safetensors")
+    output = tmp_path / "report"
+    arguments = [str(tmp_path / "model.safetensors"), "--data", str(photos), "--codecs", "-o", str(output)]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    evaluate.main()
+
+    report = json.loads((output / "report.json").read_text())
+    assert report["photos"] == 3
+    assert report["fingerprint"] == checkpoint.fingerprint(checkpoint.load(tmp_path / "model.safetensors"))
+    assert report["frechet_floor"] is None  # three photos have no covariance to speak of
+    ours = [row for row in report["rows"] if row["method"] == "ChannelTok"]
+    assert [(row["k"], row["size"]) for row in ours] == [(8, 16), (16, 32), (32, 64)]
+    webp = [row for row in report["rows"] if row["method"] == "WEBP" and row["kept"] == 1]
+    assert [row["psnr"] for row in webp] == sorted(row["psnr"] for row in webp)
+    assert [row["distance"] for row in webp] == sorted((row["distance"] for row in webp), reverse=True)
+    assert (output / "report.png").stat().st_size > 0
+    assert (output / "report.md").read_text() in capsys.readouterr().out
+
+
+def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:
+    rows = [
+        Row("ChannelTok", 32, 64, psnr=20.0, ssim=0.4, distance=7.0, l1=0.05, grid=1.0),
+        Row("WEBP", None, 64, psnr=19.0, ssim=0.5, distance=8.0),
+        Row("JPEG", None, 64, kept=0.25),
+        Row("ChannelTok", 256, 512, psnr=21.0, ssim=0.5, distance=6.0),
+    ]
+    lines = table(Report("demo", "0" * 16, "val", 3, 1.0, 1.0, None, rows)).splitlines()
+    (ours,) = [line for line in lines if "| 32 |" in line]
+    assert "**20.00**" in ours
+    assert "**7.00**" in ours
+    assert "**" not in next(line for line in lines if "| 256 |" in line)
+    assert "**0.500**" in next(line for line in lines if line.startswith("| WEBP"))
+    assert "25 % of photos fit" in next(line for line in lines if line.startswith("| JPEG"))
+    assert "512 | 4,096" in lines[-1]
+
+
+def test_frechet_is_given_from_enough_photos_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "FRECHET_PHOTOS", 4)
+    torch.manual_seed(0)
+    model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).eval()
+    photos = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)
+    rows, floor, live = evaluate.judge_tokenizer(model, photos)
+    assert floor is not None
+    assert all(row.frechet is not None and row.frechet > floor for row in rows)
+    assert 0 <= live <= 1

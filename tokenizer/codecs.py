@@ -1,0 +1,52 @@
+"""What a user would pick instead: JPEG, WebP and AVIF at a given number of bytes, each at its best over quality and down-scaling."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CODECS: dict[str, dict[str, object]] = {
+    "JPEG": {"optimize": True, "progressive": False, "subsampling": "4:2:0"},
+    "WEBP": {"method": 6},
+    "AVIF": {"speed": 6, "max_threads": 1},  # slower speeds save nothing on so few pixels, for 6 times the time
+}
+SCALES = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # of 128: the side a photo is shrunk to before it is saved
+QUALITIES = (0, 1, 2, 3, 4, 5, 7, 10, 13, 16, 20, 25, 30, 36, 43, 50, 60, 70, 80, 90)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A photo after a codec. size: bytes of the whole file. picture: uint8 [S, S, 3], brought back to the photo's size."""
+
+    size: int
+    picture: NDArray[np.uint8]
+
+
+def candidates(photo: NDArray[np.uint8], codec: str, sizes: tuple[int, ...]) -> dict[int, list[Saved]]:
+    """For each of `sizes` (bytes), the best quality that fits at each scale; an empty list where nothing does.
+
+    photo: uint8 [S, S, 3]. Which scale is best depends on the measure, so the choice is left to who measures.
+    """
+    found: dict[int, dict[int, Saved]] = {size: {} for size in sizes}
+    for side in sorted({max(8, round(photo.shape[0] * scale / 128)) for scale in SCALES}):
+        for data in _by_quality(Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=None), codec):
+            if len(data) > max(sizes):
+                break
+            for size in sizes:
+                if len(data) <= size:
+                    found[size][side] = Saved(len(data), _back(data, photo.shape[0]))
+    return {size: list(by_side.values()) for size, by_side in found.items()}
+
+
+def _by_quality(image: Image.Image, codec: str) -> Iterator[bytes]:
+    for quality in QUALITIES:
+        buffer = io.BytesIO()
+        image.save(buffer, codec, quality=quality, **CODECS[codec])
+        yield buffer.getvalue()
+
+
+def _back(data: bytes, side: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
