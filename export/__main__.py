@@ -20,7 +20,8 @@ REPORT = Path("build/parity.json")
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graphs disagree with it."""
     options = _parser().parse_args(arguments)
-    model, name = _model(options.checkpoint, options.random), options.name or (f"random_{options.random}" if options.random else "demo")
+    model = _model(options.checkpoint, options.random)
+    name = options.name or (f"random_{options.random}" if options.random else options.checkpoint.stem.lower())
     folder = options.repository or Path("build/model_repository" if options.random else "model_repository")
     if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
         sys.exit(f"{name!r} cannot name a tokenizer: use a-z, 0-9, '_', '.' and '-'")
@@ -70,9 +71,11 @@ def _model(path: Path | None, random: str | None) -> ChannelTok:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__.partition(": ")[2] if __doc__ else None)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("checkpoint", nargs="?", type=Path, help="weights.safetensors of a training run")
+    source.add_argument(
+        "checkpoint", nargs="?", type=Path, help="safetensors of a training run, or a .ckpt or .safetensors with the paper's module names"
+    )
     source.add_argument("--random", choices=SIZES, help="no checkpoint: this size with random weights, to try an engine's speed")
-    parser.add_argument("--name", help='the tokenizer\'s name, under which it is served; "demo", or "random_SIZE"')
+    parser.add_argument("--name", help="the tokenizer's name, under which it is served; the checkpoint's file name, or random_SIZE")
     parser.add_argument("--repository", type=Path, help="folder to write; model_repository, or build/model_repository for random weights")
     parser.add_argument(
         "--budgets", type=int, nargs="+", help="a decode model for each of these numbers of tokens; by default one that takes them all"

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from tokenizer import paper_checkpoint
 from tokenizer.channeltok import ChannelTok, PaperShape, Shape, ShuffleShape
 
 _SHAPE: TypeAdapter[PaperShape | ShuffleShape] = TypeAdapter(Shape)
@@ -26,20 +29,45 @@ def save(model: ChannelTok, path: Path, facts: dict[str, str] | None = None) -> 
 
 
 def load(path: Path) -> ChannelTok:
-    """Read a model in fp32, ready for inference. Raises ValueError when the file does not say which shape it has."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if "shape" not in metadata:
-            raise ValueError(f"{path} has no 'shape' in its metadata: not written by tokenizer.checkpoint.save")
-        model = ChannelTok(_SHAPE.validate_json(metadata["shape"]))
-        model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118 (not a dict)
+    """Read a model in fp32, ready for inference: a file that `save` wrote, or one trained elsewhere (see tokenizer.paper_checkpoint).
+
+    Raises ValueError, with what differs, for weights of no ChannelTok, and OSError when the file cannot be read.
+    """
+    tensors, metadata = _read(path)
+    if "shape" not in metadata:
+        return paper_checkpoint.load(tensors)
+    model = ChannelTok(_SHAPE.validate_json(metadata["shape"]))
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
     return model.eval()
 
 
 def facts(path: Path) -> dict[str, str]:
-    """The metadata of a checkpoint: its shape as JSON and the training record."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """The metadata of a checkpoint: its shape as JSON and the training record; nothing for one trained elsewhere."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
+    except SafetensorError:
+        return _read_pickle(path), {}
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        # weights_only: a pickle from a stranger can run code.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            "neither safetensors nor a PyTorch file of tensors alone; save its state_dict by itself, in safetensors or with torch.save"
+        ) from error
+    for wrapper in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and wrapper in content:
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError("holds no state_dict: a dictionary of tensors, alone or under 'model_state_dict' or 'state_dict', is needed")
+    return content
 
 
 def fingerprint(model: ChannelTok) -> str:

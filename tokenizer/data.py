@@ -13,7 +13,7 @@ import torch
 import webdataset as wds
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 import pictures
 from pictures.read import square
@@ -30,26 +30,27 @@ def shards(pattern: str) -> list[str]:
     return found
 
 
-def training_batches(pattern: str, size: int, batch: int, seed: int) -> Iterator[Tensor]:
+def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, size, size] in [-1, 1]: random resized crops, half of them mirrored.
 
-    seed: a resumed run passes another one, so that it does not see its first photos again in the same order.
-    Raises ValueError when the shards hold fewer photos than one batch.
+    seed: a resumed run passes another one, so that it does not see its first photos again in the same order, and so does every process of a
+    run, each of which reads its own part of the shards. workers: processes that decode; 0 decodes in this one.
+    Raises ValueError when the shards, or this process's part of them, hold fewer photos than one batch.
     """
     # detshuffle mixes every epoch anew; plain shuffle starts each from the same seed. WebDataset(repeat=True) is ignored by webdataset 1.0.
     dataset = (
-        wds.WebDataset(shards(pattern), shardshuffle=1000, detshuffle=True, seed=seed)
+        wds.WebDataset(shards(pattern), shardshuffle=1000, detshuffle=True, seed=seed, nodesplitter=wds.split_by_node)
         .compose(wds.detshuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER // 2, seed))
         .to_tuple(SUFFIXES)
         .map_tuple(_RandomCrop(size, seed))
         .batched(batch, partial=False)
         .repeat()
     )
-    # No worker process: decoding is 4 % of a step, and a worker beside all cores of compute made each step slower.
-    loader: DataLoader[Any] = DataLoader(dataset, batch_size=None)
+    # No worker by default: on a CPU decoding is 4 % of a step, and a worker beside all cores of compute made each step slower.
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=workers)
     for (photos,) in loader:
         yield to_unit(torch.as_tensor(photos))
-    raise ValueError(f"the shards at {pattern!r} hold fewer photos than one batch of {batch}")
+    raise ValueError(f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process that reads them")
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
@@ -67,7 +68,8 @@ def _files(pattern: str) -> Iterator[bytes]:
     if photos:
         yield from (Path(path).read_bytes() for path in photos)
     else:
-        yield from (data for (data,) in wds.WebDataset(shards(pattern), shardshuffle=False).to_tuple(SUFFIXES))
+        # nodesplitter: the one process of a run that evaluates sees them all
+        yield from (data for (data,) in wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(SUFFIXES))
 
 
 def to_unit(photos: Tensor) -> Tensor:
@@ -78,9 +80,13 @@ def to_unit(photos: Tensor) -> Tensor:
 class _RandomCrop:
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
-        self.random = random.Random(seed)
+        self.seed = seed
+        self.random: random.Random | None = None
 
     def __call__(self, data: bytes) -> NDArray[np.uint8]:
+        if self.random is None:  # made here, so that every worker draws its own crops
+            worker = get_worker_info()
+            self.random = random.Random(self.seed + (0 if worker is None else 1 + worker.id))
         image = pictures.decode(data)
         width, height = image.size
         area = width * height * self.random.uniform(0.4, 1.0)

@@ -21,7 +21,7 @@ def budgets(channels: int) -> tuple[int, ...]:
 def encode(model: ChannelTok, photos: NDArray[np.uint8]) -> Tensor:
     """uint8 [N, S, S, 3] to token ids int32 [N, C]."""
     pixels = torch.from_numpy(photos)
-    return torch.cat([model.encode(to_unit(part)) for part in pixels.split(BATCH)])
+    return torch.cat([model.encode(to_unit(part).to(_device(model))).cpu() for part in pixels.split(BATCH)])
 
 
 @torch.inference_mode()
@@ -29,7 +29,11 @@ def decode(model: ChannelTok, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
     """The first `budget` of token ids int32 [N, C] to pictures uint8 [N, S, S, 3]."""
     kept = tokens.clone()
     kept[:, budget:] = ABSENT
-    return np.concatenate([to_uint8(model.decode(part)).numpy() for part in kept.split(BATCH)])
+    return np.concatenate([to_uint8(model.decode(part.to(_device(model)))).cpu().numpy() for part in kept.split(BATCH)])
+
+
+def _device(model: ChannelTok) -> torch.device:
+    return next(model.parameters()).device
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 
 from tokenizer import checkpoint
 from tokenizer.channeltok import ChannelTok, ShuffleShape
-from tokenizer.train import TrainConfig, Trainer
+from tokenizer.processes import Processes
+from tokenizer.recipe import Recipe
+from tokenizer.train import Trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -18,12 +20,12 @@ pytestmark = [
 
 
 @pytest.fixture
-def config(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Two steps of two photos, from a small random model: the sizes by name are too large to train in a test."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     torch.manual_seed(0)
     checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), tmp_path / "start.safetensors")
-    return TrainConfig(
+    return Recipe(
         run=tmp_path / "run",
         train=str(shard),
         validation=str(shard),
@@ -35,26 +37,26 @@ def config(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trai
     )
 
 
-def test_a_run_leaves_weights_a_log_and_a_curve(config: TrainConfig) -> None:
-    trainer = Trainer(config)
+def test_a_run_leaves_weights_a_log_and_a_curve(recipe: Recipe) -> None:
+    trainer = Trainer(recipe)
     before = checkpoint.fingerprint(trainer.model)
     trainer.run()
     assert checkpoint.fingerprint(trainer.model) != before
-    shipped = checkpoint.load(config.run / "weights.safetensors")
+    shipped = checkpoint.load(recipe.run / "weights.safetensors")
     assert checkpoint.fingerprint(shipped) == checkpoint.fingerprint(trainer.averaged)
-    facts = checkpoint.facts(config.run / "weights.safetensors")
+    facts = checkpoint.facts(recipe.run / "weights.safetensors")
     assert facts["views"] == "4"
     assert json.loads(facts["recipe"])["batch"] == 2
-    (row,) = map(json.loads, (config.run / "log.jsonl").read_text().splitlines())
+    (row,) = map(json.loads, (recipe.run / "log.jsonl").read_text().splitlines())
     assert row["views"] == 4
     assert row["psnr_8"] > 0
-    assert (config.run / "curve.png").stat().st_size > 0
+    assert (recipe.run / "curve.png").stat().st_size > 0
 
 
-def test_the_same_command_goes_on(config: TrainConfig) -> None:
-    first = Trainer(config)
+def test_the_same_command_goes_on(recipe: Recipe) -> None:
+    first = Trainer(recipe)
     first.run()
-    longer = config.model_copy(update={"views": 8, "start_from": config.run.parent / "start.safetensors"})
+    longer = recipe.model_copy(update={"views": 8, "start_from": recipe.run.parent / "start.safetensors"})
     second = Trainer(longer)
     assert second.views == 4
     for name, value in first.model.state_dict().items():
@@ -62,21 +64,38 @@ def test_the_same_command_goes_on(config: TrainConfig) -> None:
     assert [len(o.state) for o in second.optimisers] == [len(o.state) for o in first.optimisers]
     second.run()
     assert second.views == 8
-    assert checkpoint.facts(config.run / "weights.safetensors")["views"] == "8"
+    assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "8"
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(config: TrainConfig) -> None:
-    trainer = Trainer(config)
+def test_a_run_that_is_asked_to_stop_saves_first(recipe: Recipe) -> None:
+    trainer = Trainer(recipe)
     trainer._ask_to_stop(signal.SIGTERM, None)
     trainer.run()
     assert trainer.views == 0
-    assert (config.run / "last.pt").exists()
+    assert (recipe.run / "last.pt").exists()
 
 
-def test_the_rate_rises_stays_and_falls_to_a_tenth(config: TrainConfig) -> None:
-    trainer = Trainer(config.model_copy(update={"views": 1000, "batch": 1, "warmup_steps": 100}))
-    rates = []
-    for views in (0, 49, 99, 500, 750, 875, 999):
-        trainer.views = views
-        rates.append(trainer._schedule())
-    assert rates == pytest.approx([0.01, 0.5, 1, 1, 1, 0.55, 0.1036])
+def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(recipe: Recipe) -> None:
+    Trainer(recipe).run()
+    richer = recipe.model_copy(update={"views": 8, "gan_weight": 0.1, "gan_from": 6, "perceptual_weight": 0.5})
+    second = Trainer(richer)
+    assert second.objective.discriminator is not None
+    before = [weight.clone() for weight in second.objective.discriminator.parameters()]
+    second.run()
+    assert not all(torch.equal(a, b) for a, b in zip(before, second.objective.discriminator.parameters(), strict=True))
+    third = Trainer(richer)
+    assert third.objective.discriminator is not None
+    for a, b in zip(third.objective.discriminator.parameters(), second.objective.discriminator.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_muon_all_is_adamws(recipe: Recipe) -> None:
+    trainer = Trainer(recipe.model_copy(update={"optimiser": "adamw"}))
+    assert [type(optimiser) for optimiser in trainer.optimisers] == [torch.optim.AdamW]
+    trainer.run()
+    assert trainer.views == 4
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="a batch of 2 photos cannot be divided over 3 processes"):
+        Trainer(recipe, Processes(0, 3, torch.device("cpu")))

@@ -1,0 +1,43 @@
+"""What a training step minimises: the sum of a recipe's losses for the tokenizer, and the discriminator's own."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.adversary import PatchDiscriminator, discriminator_loss, generator_loss
+from tokenizer.perceptual import Perceptual
+from tokenizer.quantize import CODE, factorised_entropy
+from tokenizer.recipe import Recipe
+
+
+class Objective(nn.Module):
+    """The losses of a recipe. A network that the recipe gives no weight is never loaded."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.perceptual = Perceptual(recipe.perceptual_trunk) if recipe.perceptual_weight else None
+        self.discriminator = PatchDiscriminator() if recipe.gan_weight else None
+
+    def tokenizer_loss(self, pixels: Tensor, reconstruction: Tensor, unit: Tensor, active: Tensor, views: int) -> Tensor:
+        """Scalar to minimise over the tokenizer. Arguments as ChannelTok.forward takes and returns them; views: photos seen before."""
+        recipe = self.recipe
+        reconstruction = reconstruction.float()
+        loss = recipe.l1_weight * F.l1_loss(reconstruction, pixels)
+        if recipe.entropy_weight:
+            entropy = factorised_entropy(unit, active)
+            loss = loss + recipe.entropy_weight * (entropy.per_sample - entropy.batch)
+        if recipe.commitment_weight:
+            kept = unit.float()[active]
+            loss = loss + recipe.commitment_weight * F.mse_loss(kept, kept.sign() * CODE)
+        if self.perceptual is not None and (weight := recipe.perceptual_weight_at(views)):
+            loss = loss + weight * self.perceptual(reconstruction, pixels).mean()
+        if self.discriminator is not None and views >= recipe.gan_from:
+            self.discriminator.requires_grad_(False)  # its own step follows
+            loss = loss + recipe.gan_weight * generator_loss(self.discriminator(reconstruction))
+            self.discriminator.requires_grad_(True)
+        return loss
+
+    def discriminator_loss(self, pixels: Tensor, reconstruction: Tensor) -> Tensor:
+        """Scalar to minimise over the discriminator."""
+        assert self.discriminator is not None
+        return discriminator_loss(self.discriminator(pixels), self.discriminator(reconstruction.detach().float()))

@@ -1,0 +1,61 @@
+"""The processes of one training run: one, or as many as `torchrun` started."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is, and the device it trains on."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that evaluates, logs and saves."""
+        return self.rank == 0
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """The model whose gradients are averaged over all processes; `model` itself where there is only one."""
+        if self.count == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, device_ids=None if self.device.type == "cpu" else [self.device])
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """For a small module that `share` does not wrap."""
+        if self.count > 1:
+            for weight in module.parameters():
+                if weight.grad is not None:
+                    torch.distributed.all_reduce(weight.grad)
+                    weight.grad /= self.count
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process. All must ask, and all get the same answer."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
+
+def join() -> Processes:
+    """Join the group that torchrun's environment describes, over NCCL on GPUs and gloo on CPUs; without it, this process alone."""
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if count > 1:
+        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    return Processes(rank, count, device)
