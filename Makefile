@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench clean
+.PHONY: serve test test-full check format proto bench train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -47,6 +47,26 @@ proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from the contract
 
 bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 	$(BIN)/python -m loadtest.served_over_bare
+
+train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
+	$(BIN)/python -m tokenizer.train
+	$(MAKE) ship
+
+# Everything that shows or serves the demo tokenizer is made from one file, so that nothing of two trainings lies side by side.
+DEMO = tokenizer/weights/demo.safetensors
+PHOTOS = docs/images/cat.jpg docs/images/coffee.jpg docs/images/rocket.jpg
+ship: $(VENV)/dev.stamp  ## make the weights of runs/demo the demo tokenizer: graphs, pictures, judge's reports, model card
+	install -m 644 runs/demo/weights.safetensors $(DEMO)
+	install -m 644 runs/demo/log.jsonl tokenizer/weights/demo.jsonl
+	install -m 644 runs/demo/curve.png docs/images/learning-curve.png
+	$(BIN)/python -m export $(DEMO)
+	$(BIN)/python -m tokenizer.coarse_to_fine $(DEMO) $(PHOTOS) -o docs/images/coarse-to-fine.png
+	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
+	$(BIN)/python -m tokenizer.bit_use $(DEMO) -o docs/images/bit-use.png
+	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/kodak --codecs -o docs/quality/kodak
+	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val --photos 100 --codecs -o docs/quality/validation-100
+	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val -o docs/quality/validation
+	$(BIN)/python -m tokenizer.card $(DEMO) --reports docs/quality/kodak docs/quality/validation-100 docs/quality/validation -o tokenizer/weights/demo.md
 
 clean:
 	rm -rf $(VENV) build dist

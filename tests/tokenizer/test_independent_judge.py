@@ -1,5 +1,8 @@
 """The judge ranks as the eye does, and its Frechet distance is right where it is known."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -55,3 +58,9 @@ def test_a_perfect_tokenizer_reaches_the_floor() -> None:
     assert decoded == pytest.approx(floor)
     worse, _ = frechet_and_floor(real, 0.5 * real)
     assert worse > 2 * floor
+
+
+def test_no_loss_has_seen_the_judge() -> None:
+    """Training imports neither this module nor its network."""
+    code = "import sys, tokenizer.train; print([name for name in sys.modules if 'efficientnet' in name or 'independent_judge' in name])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

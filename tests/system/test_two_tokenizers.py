@@ -1,0 +1,71 @@
+"""A checkpoint trained elsewhere is exported and served under its own name, beside the demo tokenizer."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from channeltok import Client, FingerprintMismatch, UnknownTokenizer
+
+import pictures
+from export.__main__ import main as export
+from tests.photographs import crops, jpeg
+from tests.system.running import ROOT, running
+from tokenizer import checkpoint, inference
+from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.paper_checkpoint import their_names
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .ckpt of the paper's `tiny` as its training code names things; the weights are random."""
+    torch.manual_seed(0)
+    model = ChannelTok(SIZES["tiny"])
+    names = their_names(model)
+    path = tmp_path_factory.mktemp("elsewhere") / "Theirs.ckpt"
+    torch.save({"model_state_dict": {f"module.{names[ours]}": value for ours, value in model.state_dict().items()}, "epoch": 3}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(theirs: Path) -> Iterator[Client]:
+    """A service with the committed repository and theirs."""
+    photos = theirs.parent / "photos"
+    photos.mkdir()
+    for i, data in enumerate(crops(2)):
+        (photos / f"{i}.jpg").write_bytes(data)
+    repository = theirs.parent / "model_repository"
+    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(theirs.parent)
+        export([str(theirs), "--repository", str(repository), "--data", str(photos)])
+    with running(model_repository=str(repository), default_tokenizer="demo") as service, Client(service.grpc, timeout=60) as client:
+        yield client
+
+
+def test_both_are_served_each_with_its_own_fingerprint(both: Client, theirs: Path) -> None:
+    served = {tokenizer.name: tokenizer for tokenizer in both.tokenizers()}
+    assert set(served) == {"demo", "theirs"}
+    assert served["theirs"].fingerprint == checkpoint.fingerprint(checkpoint.load(theirs))
+    assert served["demo"].fingerprint != served["theirs"].fingerprint
+    assert (served["theirs"].picture_size, served["theirs"].channels) == (256, 256)
+
+
+def test_tokens_find_the_tokenizer_that_made_them(both: Client, theirs: Path) -> None:
+    photo = jpeg("astronaut")
+    default, other = both.encode(photo, k=64), both.encode(photo, k=64, tokenizer="theirs")
+    model = checkpoint.load(theirs)
+    expected = inference.encode(model, pictures.prepare(photo, 256)[None].copy())[0, :64].numpy()
+    assert np.count_nonzero(other.ids != expected) <= 1  # random weights: a latent may be next to 0
+    assert pictures.read_header(both.decode(other, "png")).width == 256
+    assert pictures.read_header(both.decode(default, "png")).width == 128
+
+
+def test_tokens_of_one_are_refused_by_the_other(both: Client) -> None:
+    tokens = both.encode(jpeg("astronaut"), k=8)
+    with pytest.raises(FingerprintMismatch):
+        both.decode(tokens, "png", tokenizer="theirs")
+    with pytest.raises(UnknownTokenizer):
+        both.encode(jpeg("astronaut"), k=8, tokenizer="nobodys")
