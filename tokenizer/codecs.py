@@ -10,10 +10,10 @@ from PIL import Image
 
 CODECS: dict[str, dict[str, object]] = {
     "JPEG": {"optimize": True, "progressive": False, "subsampling": "4:2:0"},
-    "WEBP": {"method": 6},
+    "WebP": {"method": 6},
     "AVIF": {"speed": 6, "max_threads": 1},  # slower speeds save nothing on so few pixels, for 6 times the time
 }
-SCALES = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # of 128: the side a photo is shrunk to before it is saved
+SCALES = (8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # of 128: the side a photo is shrunk to before it is saved
 QUALITIES = (0, 1, 2, 3, 4, 5, 7, 10, 13, 16, 20, 25, 30, 36, 43, 50, 60, 70, 80, 90)
 
 
@@ -44,7 +44,7 @@ def candidates(photo: NDArray[np.uint8], codec: str, sizes: tuple[int, ...]) -> 
 def _by_quality(image: Image.Image, codec: str) -> Iterator[bytes]:
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        image.save(buffer, codec, quality=quality, **CODECS[codec])
+        image.save(buffer, codec.upper(), quality=quality, **CODECS[codec])
         yield buffer.getvalue()
 
 

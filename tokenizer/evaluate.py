@@ -122,7 +122,7 @@ def table(report: Report) -> str:
     columns = ("PSNR, dB", "SSIM", "distance", "L1 (the loss)", "grid", "Frechet")
     lines = [
         f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {100 * report.live_bits:.2f} % live bits. ",
-        f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2)}.",
+        f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2) or 'not known of so few'}.",
         "",
         "| method | k | bytes | bits | " + " | ".join(columns) + " |",
         "|---" * (4 + len(columns)) + "|",

@@ -42,7 +42,7 @@ def test_the_command_leaves_a_table_json_and_a_plot(
     assert report["frechet_floor"] is None  # three photos have no covariance to speak of
     ours = [row for row in report["rows"] if row["method"] == "ChannelTok"]
     assert [(row["k"], row["size"]) for row in ours] == [(8, 16), (16, 32), (32, 64)]
-    webp = [row for row in report["rows"] if row["method"] == "WEBP" and row["kept"] == 1]
+    webp = [row for row in report["rows"] if row["method"] == "WebP" and row["kept"] == 1]
     assert [row["psnr"] for row in webp] == sorted(row["psnr"] for row in webp)
     assert [row["distance"] for row in webp] == sorted((row["distance"] for row in webp), reverse=True)
     assert (output / "report.png").stat().st_size > 0
@@ -52,7 +52,7 @@ def test_the_command_leaves_a_table_json_and_a_plot(
 def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:
     rows = [
         Row("ChannelTok", 32, 64, psnr=20.0, ssim=0.4, distance=7.0, l1=0.05, grid=1.0),
-        Row("WEBP", None, 64, psnr=19.0, ssim=0.5, distance=8.0),
+        Row("WebP", None, 64, psnr=19.0, ssim=0.5, distance=8.0),
         Row("JPEG", None, 64, kept=0.25),
         Row("ChannelTok", 256, 512, psnr=21.0, ssim=0.5, distance=6.0),
     ]
@@ -61,7 +61,7 @@ def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:
     assert "**20.00**" in ours
     assert "**7.00**" in ours
     assert "**" not in next(line for line in lines if "| 256 |" in line)
-    assert "**0.500**" in next(line for line in lines if line.startswith("| WEBP"))
+    assert "**0.500**" in next(line for line in lines if line.startswith("| WebP"))
     assert "25 % of photos fit" in next(line for line in lines if line.startswith("| JPEG"))
     assert "512 | 4,096" in lines[-1]
 
