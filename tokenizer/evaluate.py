@@ -74,7 +74,7 @@ def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], flo
     decoded = [inference.decode(model, tokens, k) for k in budgets]
     distances, pooled = independent_judge.judge(photos, decoded)
     enough = len(photos) >= FRECHET_PHOTOS
-    frechet = [independent_judge.frechet_and_floor(pooled[0], version) if enough else None for version in pooled[1:]]
+    floor, *frechet = [independent_judge.frechet_of_halves(pooled[0], version) if enough else None for version in pooled]
     rows = [
         Row(
             "ChannelTok",
@@ -85,11 +85,11 @@ def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], flo
             distance=float(distances[i].mean()),
             l1=float(l1(photos, pictures).mean()),
             grid=grid_energy(pictures, model.shape.decoder_stride),
-            frechet=found[0] if (found := frechet[i]) else None,
+            frechet=frechet[i],
         )
         for i, (k, pictures) in enumerate(zip(budgets, decoded, strict=True))
     ]
-    return rows, frechet[0][1] if frechet[0] else None, live_bits(tokens)
+    return rows, floor, live_bits(tokens)
 
 
 def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:

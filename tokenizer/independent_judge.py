@@ -87,7 +87,7 @@ def _distance(a: list[Tensor], b: list[Tensor]) -> NDArray[np.float64]:
 def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Squared Frechet distance of the Gaussians that fit two sets of pooled features, [N, D] and [M, D].
 
-    |mean difference|^2 + trace(A + B - 2 (A B)^1/2) (Dowson and Landau 1982). Its floor depends on N and M: see `frechet_and_floor`.
+    |mean difference|^2 + trace(A + B - 2 (A B)^1/2) (Dowson and Landau 1982). Its floor depends on N and M: see `frechet_of_halves`.
     """
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # A B has the eigenvalues of A^1/2 B A^1/2, so real and >= 0 but for rounding; the trace of its root is the sum of their roots.
@@ -95,11 +95,11 @@ def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
 
 
-def frechet_and_floor(photos: NDArray[np.float64], pictures: NDArray[np.float64]) -> tuple[float, float]:
-    """(decoded half against real other half, real half against real other half), each way and averaged.
+def frechet_of_halves(photos: NDArray[np.float64], pictures: NDArray[np.float64]) -> float:
+    """Frechet distance of the decoded half of a set from its real other half, each way and averaged; halves are every other photo.
 
-    Halves are every other photo. Decoded and real never show the same photo, so that a perfect tokenizer reaches the floor and no less.
+    photos, pictures: pooled features [N, D] of the same photos, real and decoded. Decoded and real never show the same photo, so that a
+    perfect tokenizer reaches the floor and no less: the floor is `frechet_of_halves(photos, photos)`.
     """
     even, odd = slice(0, None, 2), slice(1, None, 2)
-    decoded = (frechet(pictures[even], photos[odd]) + frechet(pictures[odd], photos[even])) / 2
-    return decoded, frechet(photos[even], photos[odd])
+    return (frechet(pictures[even], photos[odd]) + frechet(pictures[odd], photos[even])) / 2
