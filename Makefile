@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench train ship clean
+.PHONY: serve test test-full check format proto bench bench-engines engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -28,10 +28,12 @@ test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout=1200
 
-check: $(VENV)/dev.stamp  ## lint, format, types, drift of generated files
+check: $(VENV)/dev.stamp  ## lint, format, types, schemas, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	rm -rf build/proto && mkdir -p build/proto
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto
 	@for file in build/proto/channeltok/v1/*; do \
@@ -47,6 +49,18 @@ proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from the contract
 
 bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 	$(BIN)/python -m loadtest.served_over_bare
+
+bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, one run
+	$(BIN)/python -m export.bench_engines
+
+engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
+	$(BIN)/python -m export engines --data 'docs/images/*.jpg'
+	$(BIN)/python -m export.engines_check
+
+# TRITON=HOST:PORT adds a Triton that serves the plans; onnxruntime-gpu has to be installed in onnxruntime's place.
+gpu-acceptance: $(VENV)/dev.stamp  ## on a GPU host: every engine against fp32 on the CPU, its speed, a report in build/gpu-acceptance
+	$(BIN)/python -m export engines
+	$(BIN)/python -m export.gpu_acceptance $(DEMO) --data ../shared/data/val $(if $(TRITON),--triton $(TRITON))
 
 train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
 	$(BIN)/python -m tokenizer.train

@@ -16,6 +16,7 @@ import structlog
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from service.cpu_engine import cpu_engine
 from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.triton import Triton
@@ -39,8 +40,7 @@ class EmbeddedTriton:
     def __init__(self, settings: Settings) -> None:
         """Raises CannotStart when the repository holds no models."""
         self._repository = settings.model_repository.resolve()
-        self._instances = settings.engine_instances
-        self._threads = settings.engine_threads
+        self._settings = settings
         self._names = sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
         if not self._names:
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
@@ -102,11 +102,13 @@ class EmbeddedTriton:
         self._backends.cleanup()
 
     async def _load(self, triton: Triton, name: str) -> None:
-        """With this machine's instances and threads."""
+        """With this machine's engine, instances and threads."""
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if config.backend == "python":
-            config.instance_group[0].count = self._instances
-            config.parameters["threads"].string_value = str(self._threads)
+            config.instance_group[0].count = self._settings.engine_instances
+            engine, precision = cpu_engine(config.parameters["role"].string_value, self._settings)
+            for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
+                config.parameters[key].string_value = str(value)
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
 
     async def _kill(self) -> None:

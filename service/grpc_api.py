@@ -86,6 +86,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             k=encoded.tokens.k,
             tokens=encoded.tokens.to_bytes(),
             stages=_stage_times(encoded.stages),
+            engine=encoded.engine,
         )
 
     async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.DecodeResponse:
@@ -95,7 +96,12 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
         decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
         return pb.DecodeResponse(
-            picture=decoded.picture, format=format, tokenizer=decoded.tokenizer.name, k=decoded.k, stages=_stage_times(decoded.stages)
+            picture=decoded.picture,
+            format=format,
+            tokenizer=decoded.tokenizer.name,
+            k=decoded.k,
+            stages=_stage_times(decoded.stages),
+            engine=decoded.engine,
         )
 
     def _stream(

@@ -24,6 +24,7 @@ OCTETS = "application/octet-stream"
 TOKEN_BYTES = "application/vnd.channeltok.tokens"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
+ENGINE = "ChannelTok-Engine"  # header of a reply: what computed it, "openvino bf16"
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -99,7 +100,7 @@ def create_app(
         _require_content_type(request, (*FORMATS, OCTETS))
         picture = await _read_body(request, settings.max_message_bytes)
         encoded = await tokenization.encode(picture, _parse_k(k), tokenizer, timeout=settings.request_timeout)
-        headers = {"Server-Timing": _server_timing(encoded.stages)}
+        headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
         if media_type != JSON:
             return Response(encoded.tokens.to_bytes(), media_type=media_type, headers=headers)
         document = {
@@ -135,7 +136,8 @@ def create_app(
             tokens, named = _parse_tokens(body)
             tokenizer = tokenizer or named
         decoded = await tokenization.decode(tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout)
-        return Response(decoded.picture, media_type=media_type, headers={"Server-Timing": _server_timing(decoded.stages)})
+        headers = {"Server-Timing": _server_timing(decoded.stages), ENGINE: decoded.engine}
+        return Response(decoded.picture, media_type=media_type, headers=headers)
 
     @app.get("/v1/tokenizers", summary="What is served now")
     async def tokenizers() -> TokenizersDocument:

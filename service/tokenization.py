@@ -27,21 +27,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Encoded:
-    """Result of encode."""
+    """Result of encode. engine: see Model.engine."""
 
     tokenizer: Tokenizer
     tokens: Tokens
     stages: Stages
+    engine: str
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Result of decode. picture: bytes in the format asked for."""
+    """Result of decode. picture: bytes in the format asked for. engine: see Model.engine."""
 
     tokenizer: Tokenizer
     picture: bytes
     k: int
     stages: Stages
+    engine: str
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Tokenization:
             tokens = Tokens(inference.output[:k].astype(np.uint16), served.fingerprint)
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(k)
-        return Encoded(served, tokens, call.stages)
+        return Encoded(served, tokens, call.stages, served.encoder.engine)
 
     async def decode(
         self,
@@ -135,7 +137,7 @@ class Tokenization:
             call.done("render")
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
-        return Decoded(served, picture, tokens.k, call.stages)
+        return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
 
     async def probe(self, served: Tokenizer, timeout: float) -> list[tuple[Model, ServiceError | None]]:
         """A real, small inference through every model of a tokenizer: the error of each, None where it worked."""

@@ -47,6 +47,11 @@ class Model:
     output: Tensor
     parameters: dict[str, str]
 
+    @property
+    def engine(self) -> str:
+        """What computes it, and in which arithmetic: "openvino bf16", say."""
+        return " ".join(filter(None, (self.parameters.get("engine"), self.parameters.get("precision"))))
+
 
 @dataclass(frozen=True)
 class Inference:

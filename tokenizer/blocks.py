@@ -6,9 +6,17 @@ from torch import Tensor, nn
 HEADS = 8
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm as used everywhere in ChannelTok: 32 groups, eps 1e-6. `channels` must be a multiple of 32."""
-    return nn.GroupNorm(32, channels, eps=1e-6)
+class Norm(nn.GroupNorm):
+    """GroupNorm as used everywhere in ChannelTok: 32 groups, eps 1e-6. `channels` must be a multiple of 32.
+
+    In float32 under autocast too, as autocast itself does on a GPU; on a CPU it leaves bfloat16, which takes twice the time.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
 
 
 class Res(nn.Module):
@@ -20,10 +28,10 @@ class Res(nn.Module):
     def __init__(self, width_in: int, width_out: int, *, zero_init: bool = False) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            norm(width_in),
+            Norm(width_in),
             nn.SiLU(),
             nn.Conv2d(width_in, width_out, 3, padding=1),
-            norm(width_out),
+            Norm(width_out),
             nn.SiLU(),
             last := nn.Conv2d(width_out, width_out, 3, padding=1),
         )
@@ -45,7 +53,7 @@ class Attn(nn.Module):
 
     def __init__(self, width: int, *, zero_init: bool = False) -> None:
         super().__init__()
-        self.norm = norm(width)
+        self.norm = Norm(width)
         self.q = nn.Conv2d(width, width, 1)
         self.k = nn.Conv2d(width, width, 1)
         self.v = nn.Conv2d(width, width, 1)

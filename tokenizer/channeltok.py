@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from tokenizer.blocks import Down, Up, level, middle, norm
+from tokenizer.blocks import Down, Norm, Up, level, middle
 from tokenizer.quantize import codes_from_tokens, quantize, tokens_from_latents
 
 LATENT_SIDE = 4
@@ -95,7 +95,7 @@ def paper_encoder(shape: PaperShape) -> nn.Sequential:
         width, side = next_width, side // 2
     layers += level(width, widths[-1], 2, attention=shape.level_attention)
     width = widths[-1]
-    layers += [*middle(width), norm(width), nn.SiLU(), nn.Conv2d(width, shape.channels, 3, padding=1)]
+    layers += [*middle(width), Norm(width), nn.SiLU(), nn.Conv2d(width, shape.channels, 3, padding=1)]
     for _ in range(int(math.log2(side // LATENT_SIDE))):
         layers += [Down(shape.channels, shape.channels), nn.SiLU()]
     return nn.Sequential(*layers)
@@ -113,7 +113,7 @@ def paper_decoder(shape: PaperShape) -> nn.Sequential:
             layers += [Up(width, width), nn.SiLU()]
         layers += level(width, next_width, 3, attention=shape.level_attention and side << i <= 32)
         width = next_width
-    layers += [norm(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1), nn.Tanh()]
+    layers += [Norm(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1), nn.Tanh()]
     return nn.Sequential(*layers)
 
 
@@ -129,7 +129,7 @@ def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
         *middle(c, zero_init=True),
         Down(c, d),
         *middle(d, zero_init=True),
-        norm(d),
+        Norm(d),
         nn.SiLU(),
         nn.Conv2d(d, shape.channels, 3, padding=1),
     )
@@ -156,7 +156,7 @@ class ShuffleDecoder(nn.Sequential):
             *level(b, b, 2, zero_init=True),
             *_widen(b, a),
             *level(a, a, 1, zero_init=True),
-            norm(a),
+            Norm(a),
             nn.SiLU(),
             nn.Conv2d(a, 3 * shape.patch**2, 3, padding=1),
             nn.PixelShuffle(shape.patch),

@@ -7,7 +7,9 @@ plot.
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,7 +96,8 @@ def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], flo
 
 def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
     """A row for each of CODEC_SIZES. Each measure takes the scale that suits it best, photo by photo: the strongest opponent there is."""
-    saved = [codecs.candidates(photo, codec, CODEC_SIZES) for photo in photos]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads, for the codecs let go of the interpreter
+        saved = list(pool.map(lambda photo: codecs.candidates(photo, codec, CODEC_SIZES), photos))
     for size in CODEC_SIZES:
         kept = sum(bool(by_size[size]) for by_size in saved) / len(photos)
         if kept < 1:
@@ -175,7 +178,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
     parser.add_argument("--data", default="../shared/data/val", help="a folder of pictures or of .tar shards, one .tar, or a glob of them")
     parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
-    parser.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: about 2 s for each photo")
+    parser.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: some seconds for each photo")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/evaluate"), help="folder for report.json, report.md, report.png")
     options = parser.parse_args()
 

@@ -22,7 +22,7 @@ def plot(log: Path, picture: Path) -> None:
         if f"psnr_{k}" in rows[-1]:
             left.plot(views, [row.get(f"psnr_{k}", math.nan) for row in rows], marker=".", label=f"k = {k}")
     left.set(xlabel="thousand photos seen", ylabel="PSNR, dB (96 validation photos)", title="Fidelity by budget")
-    left.legend()
+    left.legend(loc="lower right", ncols=3)
     right.plot(views, [100 * row["live_bits"] for row in rows], marker=".", color="black")
     right.set(xlabel="thousand photos seen", ylabel="bits used between 5 % and 95 %, %", ylim=(0, 102), title="Live bits")
     figure.savefig(picture, dpi=120)

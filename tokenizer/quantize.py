@@ -45,17 +45,22 @@ def tokens_from_latents(latents: Tensor) -> Tensor:
     return (bits.to(torch.int32) * weights).sum(dim=2, dtype=torch.int32)
 
 
-def codes_from_tokens(tokens: Tensor) -> Tensor:
-    """Token ids int32 [B, C], -1 = absent, to codes float32 [B, C, 4, 4]: +-0.25, and 0 where absent.
+def _code_table() -> Tensor:
+    ids, weights = torch.arange(2**BITS).unsqueeze(1), torch.tensor(_WEIGHTS)
+    codes = (ids // weights % 2).float() * (2 * CODE) - CODE
+    return torch.cat([codes, torch.zeros(1, BITS)])
 
-    Division and modulo in float32 are exact here (ids < 2**24) and, unlike shifts, exist in every engine.
+
+_CODES = _code_table()  # float32 [65537, 16], a row for each id; the last one is for what is absent
+
+
+def codes_from_tokens(tokens: Tensor) -> Tensor:
+    """Token ids int32 [B, C], negative = absent, to codes float32 [B, C, 4, 4]: +-0.25, and 0 where absent.
+
+    A table, because taking ids apart by arithmetic needs 16 exact bits: an engine that computes in bfloat16 has 8.
     """
-    ids = tokens.clamp(min=0).to(torch.float32).unsqueeze(2)
-    weights = torch.tensor(_WEIGHTS, dtype=torch.float32, device=tokens.device)
-    bits = torch.floor(ids / weights)
-    bits = bits - 2 * torch.floor(bits / 2)
-    codes = (bits * (2 * CODE) - CODE) * (tokens >= 0).to(torch.float32).unsqueeze(2)
-    return codes.reshape(tokens.shape[0], tokens.shape[1], 4, 4)
+    rows = torch.where(tokens < 0, 2**BITS, tokens)
+    return F.embedding(rows, _CODES.to(tokens.device)).unflatten(2, (4, 4))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ class TrainCommand(Recipe):
 
     def cli_cmd(self) -> None:
         group = processes.join()
+        if group.device.type == "cpu":
+            # The flag is the CPU's too: there the backward pass of its flash attention takes 16 times as long in bfloat16 as in float32.
+            torch.backends.cuda.enable_flash_sdp(False)
         try:
             Trainer(self, group).run()
         finally:
@@ -41,11 +44,18 @@ class TrainCommand(Recipe):
 
 
 def optimisers(model: ChannelTok, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the weights of all convolutions but the first and the last; AdamW for those, which face pixels, and for biases and norms."""
+    """Muon for the weights of all convolutions but the first and the last; AdamW for those, which face pixels, and for biases and norms.
+
+    Biases and norms do not decay.
+    """
     inner = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)][1:-1] if recipe.optimiser == "muon" else []
     by_muon = set(inner)
     others = [weight for weight in model.parameters() if weight not in by_muon]
-    adamw = torch.optim.AdamW(others, recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)
+    groups = [
+        {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [weight for weight in others if weight.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.95), fused=True)
     return [*([Muon(inner, recipe.rate, weight_decay=recipe.weight_decay)] if inner else []), adamw]
 
 

@@ -13,8 +13,8 @@ from tokenizer.channeltok import ChannelTok
 
 # All of these are in TensorRT's list of operators; BitShift, BitwiseAnd and Unique, for one, are not.
 OPERATORS = (
-    "Add Cast Clip Concat Conv DepthToSpace Div Floor Greater GreaterOrEqual GroupNormalization MatMul Max Mul Pad ReduceSum Reshape "
-    "Resize Round Shape Sigmoid Slice Softmax Sub Transpose Unsqueeze"
+    "Add Cast Clip Concat Conv DepthToSpace Div Gather Greater GroupNormalization Less MatMul Mul Pad ReduceSum Reshape Resize Round Shape "
+    "Sigmoid Slice Softmax Sub Transpose Where"
 )
 
 

@@ -60,6 +60,8 @@ def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -
         "picture_size": "128",
         "channels": "256",
         "bits_per_token": "16",
+        "engine": "onnxruntime",
+        "precision": "f32",
         "threads": "1",
     }
 

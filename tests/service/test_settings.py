@@ -21,7 +21,16 @@ def test_the_public_face_is_as_promised() -> None:
     assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8080, 50051)
 
 
-@pytest.mark.parametrize("wrong", [{"rest_port": 70000}, {"engine_instances": 0}, {"log_level": "loud"}, {"max_pending": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rest_port": 70000},
+        {"engine_instances": 0},
+        {"log_level": "loud"},
+        {"max_pending": -1},
+        {"engine": "onnxruntime", "decode_precision": "bf16"},
+    ],
+)
 def test_a_setting_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)

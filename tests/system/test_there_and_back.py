@@ -4,14 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import onnxruntime
 import pytest
 import simplejpeg
 from channeltok import AsyncClient, Client, Tokens
+from channeltok.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 import pictures
+from service.cpu_engine import processor_has_bf16
 from tests.photographs import crops, jpeg
 from tests.system.running import ROOT, Service
 
@@ -106,7 +109,21 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     kept[:, 50:] = -1
     restored = np.concatenate([decode.run(None, {"tokens": one[None]})[0] for one in kept])
     decoded = [pictures.prepare(client.decode(sequence.prefix(50)), served.picture_size) for sequence in tokens]
-    assert (np.stack(decoded) == restored).all()
+    difference = np.abs(np.stack(decoded).astype(int) - restored)
+    # The default follows the processor; in bf16 a pixel moves by 2 of 255 (docs/decisions/0011).
+    assert difference.max() <= (2 if processor_has_bf16() else 0)
+
+
+def test_a_reply_names_its_engine(rest: httpx.Client, service: Service) -> None:
+    encode = rest.post("/v1/encode?k=8", content=jpeg(), headers=JPEG)
+    decode = rest.post("/v1/decode", content=encode.content, headers={"Content-Type": "application/json"})
+    engines = [reply.raise_for_status().headers["ChannelTok-Engine"] for reply in (encode, decode)]
+    assert engines == ["onnxruntime f32", "openvino bf16" if processor_has_bf16() else "onnxruntime f32"]
+    with grpc.insecure_channel(service.grpc) as channel:
+        stub = tokenizer_pb2_grpc.TokenizerStub(channel)
+        encoded = stub.Encode(tokenizer_pb2.EncodeRequest(picture=jpeg()))
+        decoded = stub.Decode(tokenizer_pb2.DecodeRequest(tokens=encoded.tokens))
+    assert [encoded.engine, decoded.engine] == engines
 
 
 def test_the_jpeg_reply_is_close_to_the_lossless_one(client: Client) -> None:

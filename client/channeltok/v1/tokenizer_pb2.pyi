@@ -30,18 +30,20 @@ class EncodeRequest(_message.Message):
     def __init__(self, picture: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages")
+    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages", "engine")
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     tokenizer: str
     fingerprint: str
     k: int
     tokens: bytes
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
-    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+    engine: str
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("tokens", "format", "tokenizer")
@@ -54,18 +56,20 @@ class DecodeRequest(_message.Message):
     def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("picture", "format", "tokenizer", "k", "stages")
+    __slots__ = ("picture", "format", "tokenizer", "k", "stages", "engine")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     picture: bytes
     format: PictureFormat
     tokenizer: str
     k: int
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
-    def __init__(self, picture: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+    engine: str
+    def __init__(self, picture: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class StageTime(_message.Message):
     __slots__ = ("stage", "seconds")

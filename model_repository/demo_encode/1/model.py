@@ -1,41 +1,43 @@
 """Triton's python backend around one ONNX graph on the CPU. `export.repository` copies this file into each model as `1/model.py`.
 
 It stands alone beside `model.onnx` and knows nothing of tokenizers: names and types come from the graph. All requests that Triton batched
-run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because ONNX Runtime's CPU kernels treat each
-picture of a batch alike, to the last bit (tests/export/test_triton_model.py holds them to it).
+run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
+OpenVINO treat each picture of a batch alike, to the last bit (tests/export/test_triton_model.py holds them to it).
 
 Beside the graph's outputs each response has `compute_ns`, int64 [1]: how long the graph ran for its batch.
 """
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
+
+try:
+    import triton_python_backend_utils as pb_utils
+except ModuleNotFoundError:
+    pb_utils = None  # outside Triton, where benchmarks load the same engines
+
+Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]  # names of inputs and of outputs; arrays by name to arrays
 
 
 class TritonPythonModel:
-    """One instance: a session of its own on `threads` threads (a parameter of config.pbtxt, 1 by default)."""
+    """One instance of an engine, as the parameters of config.pbtxt say: engine (onnxruntime, openvino), precision (f32, bf16), threads."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what ONNX Runtime raises."""
+        """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what the engine raises."""
         if int(np.__version__.split(".")[0]) >= 2:
             raise RuntimeError(
                 f"numpy {np.__version__} is installed, but this Triton's python backend hands over wrong values and empty outputs under "
                 "numpy 2 without an error; install numpy 1.26"
             )
-        parameters = json.loads(args["model_config"]).get("parameters", {})
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(parameters.get("threads", {}).get("string_value", "1"))
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        given = json.loads(args["model_config"]).get("parameters", {})
+        parameters = {name: value["string_value"] for name, value in given.items()}
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self.inputs = [tensor.name for tensor in self.session.get_inputs()]
-        self.outputs = [tensor.name for tensor in self.session.get_outputs()]
+        engine, precision, threads = (parameters[name] for name in ("engine", "precision", "threads"))
+        self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order: outputs, or an error for a request that cannot run."""
@@ -54,7 +56,7 @@ class TritonPythonModel:
             feed[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
             ends = np.cumsum([len(part) for part in parts])[:-1]
         started = time.perf_counter_ns()
-        outputs = self.session.run(self.outputs, feed)
+        outputs = self.run(feed)
         elapsed = time.perf_counter_ns() - started
         results = [np.split(array, ends) for array in outputs]
         return [
@@ -66,3 +68,43 @@ class TritonPythonModel:
             )
             for parts in zip(*results, strict=True)
         ]
+
+
+def load(graph: Path, engine: str, precision: str, threads: int) -> Loaded:
+    """An ONNX file on `engine` (onnxruntime or openvino), computing in `precision` (f32 or bf16).
+
+    Raises ValueError for an engine or a precision that is not there, and what the engine raises.
+    """
+    engines = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    if engine not in engines:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(engines)}")
+    return engines[engine](str(graph), precision, threads)
+
+
+def _onnxruntime(graph: str, precision: str, threads: int) -> Loaded:
+    import onnxruntime
+
+    if precision != "f32":
+        raise ValueError(f"ONNX Runtime computes in f32 here, not in {precision}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    outputs = [tensor.name for tensor in session.get_outputs()]
+    return [tensor.name for tensor in session.get_inputs()], outputs, lambda feed: session.run(outputs, feed)
+
+
+def _openvino(graph: str, precision: str, threads: int) -> Loaded:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # each instance is a process of its own: all of them would pin to the same core
+    }
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    request = compiled.create_infer_request()
+    inputs, outputs = ([port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs))
+    return inputs, outputs, lambda feed: list(request.infer(feed, share_inputs=True).values())

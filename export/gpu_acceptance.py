@@ -1,0 +1,277 @@
+"""`make gpu-acceptance`: does a GPU serve what the checkpoint does, and how fast? Writes a report.
+
+Every graph that `python -m export engines` wrote runs on each engine that is here: Triton with TensorRT plans, ONNX Runtime on CUDA,
+PyTorch eager and compiled. All are compared with ONNX Runtime in fp32 on the CPU. The report names an engine that is not here as not run.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import tritonclient.grpc as triton_client
+from numpy.typing import NDArray
+
+from export import graph, half, parity, repository
+from tokenizer import checkpoint
+from tokenizer.channeltok import ChannelTok
+from tokenizer.data import evaluation_photos
+from tokenizer.quantize import BITS
+
+BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
+REPEATS = 20
+REQUESTS, AT_ONCE = 512, 64
+MAX_PIXEL_DIFFERENCE = 2  # fp16 decode against fp32; half of it is the rounding to whole pixels
+MAX_FLIPPED_SHARE = 1e-4  # fp32 encode on a GPU adds up in another order than the CPU
+Array = NDArray[Any]
+Run = Callable[[str, Array], Array]
+
+
+@dataclass
+class Report:
+    """Grows line by line; broken holds a sentence for everything that must not be."""
+
+    lines: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def say(self, *lines: str) -> None:
+        print(*lines, sep="\n", flush=True)
+        self.lines.extend(lines)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
+
+    facts: graph.Facts
+    model: bytes
+    given: Array
+    due: Array
+
+    @property
+    def name(self) -> str:
+        return repository.model_name(self.facts)
+
+
+def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
+    """The models of `folder` that are of `model`. Exits with a sentence when it has none."""
+    tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
+    found = []
+    for path in sorted(folder.glob("*/1/model.onnx")):
+        facts = graph.facts(onnx.load(path))
+        if facts.fingerprint != checkpoint.fingerprint(model):
+            continue
+        if facts.role == "encode":
+            found.append(Case(facts, path.read_bytes(), photos, tokens))
+        else:
+            kept = np.ascontiguousarray(tokens[:, : facts.budget])
+            due = parity.run(graph.decode_graph(model, "reference", facts.budget).SerializeToString(), kept)
+            found.append(Case(facts, path.read_bytes(), kept, due))
+    if not found:
+        sys.exit(f"{folder} has no graph of this checkpoint: write them with `python -m export engines`")
+    return found
+
+
+def on_triton(client: Any) -> Run:
+    def run(name: str, array: Array) -> Array:
+        config = client.get_model_config(name).config
+        tensor = triton_client.InferInput(
+            config.input[0].name, array.shape, {np.dtype("uint8"): "UINT8", np.dtype("int32"): "INT32"}[array.dtype]
+        )
+        tensor.set_data_from_numpy(array)
+        return np.asarray(client.infer(name, [tensor]).as_numpy(config.output[0].name))
+
+    return run
+
+
+def on_onnxruntime(of: list[Case]) -> Run:
+    # use_tf32: what the graph keeps in fp32 is meant to be.
+    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
+    return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
+
+
+def on_torch(of: list[Case], model: ChannelTok, compiled: bool) -> Run:
+    model = copy.deepcopy(model)
+    half.halve(model.decoder)
+    model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    modules: dict[str, Any] = {}
+    for case in of:
+        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model, case.facts.budget)
+        modules[case.name] = torch.compile(module) if compiled else module
+
+    def run(name: str, array: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(modules[name](torch.from_numpy(array).cuda()).cpu().numpy())
+
+    return run
+
+
+def in_batches(run: Run, case: Case, batch: int) -> Array:
+    return np.concatenate([run(case.name, case.given[i : i + batch]) for i in range(0, len(case.given), batch)])
+
+
+def compare(report: Report, engine: str, run: Run, of: list[Case]) -> None:
+    """Bits and pixels against fp32, and whether a picture's result depends on its neighbours."""
+    report.say("", f"### {engine}", "", "| model | against fp32 on the CPU | alone and in a batch of 32 |", "|---|---|---|")
+    for case in of:
+        together = in_batches(run, case, 32)
+        alone = in_batches(run, Case(case.facts, case.model, case.given[:32], case.due), 1)
+        differing = int((alone != together[:32]).sum())
+        if case.facts.role == "encode":
+            flipped = int(np.unpackbits((together ^ case.due).view(np.uint8)).sum())
+            share = flipped / (case.due.size * BITS)
+            said = f"{flipped} of {case.due.size * BITS:,} bits flipped"
+            if share > MAX_FLIPPED_SHARE:
+                report.broken.append(f"{engine}, {case.name}: {said}")
+            if differing:
+                report.broken.append(f"{engine}, {case.name}: {differing} tokens depend on what shares the batch")
+        else:
+            difference = np.abs(together.astype(np.int16) - case.due)
+            said = f"largest pixel difference {difference.max()}, mean {difference.mean():.4f}"
+            if difference.max() > MAX_PIXEL_DIFFERENCE:
+                report.broken.append(f"{engine}, {case.name}: {said}")
+        report.say(f"| {case.name} | {said} | {'the same' if not differing else f'{differing:,} values differ'} |")
+
+
+def time_it(report: Report, engine: str, run: Run, of: list[Case], batches: list[int]) -> None:
+    """Latency and throughput of one caller by batch: encode, and decode at the largest budget."""
+    largest = max((case for case in of if case.facts.role == "decode"), key=lambda case: case.facts.budget)
+    report.say(
+        "",
+        f"{engine}: ms (pictures/s) by batch",
+        "",
+        "| model | " + " | ".join(map(str, batches)) + " |",
+        "|---" * (len(batches) + 1) + "|",
+    )
+    for case in (*(case for case in of if case.facts.role == "encode"), largest):
+        cells = []
+        for batch in batches:
+            given = np.resize(case.given, (batch, *case.given.shape[1:]))
+            run(case.name, given)
+            times = []
+            for _ in range(REPEATS):
+                started = time.perf_counter()
+                run(case.name, given)
+                times.append(time.perf_counter() - started)
+            median = statistics.median(times)
+            report.figures[f"{engine.replace(' ', '_')}_{case.facts.role}_batch_{batch}_ms"] = 1000 * median
+            cells.append(f"{1000 * median:.1f} ({batch / median:.0f})")
+        report.say(f"| {case.name} | " + " | ".join(cells) + " |")
+
+
+def count_batches(report: Report, client: Any, of: list[Case]) -> None:
+    """Triton's own counters over single pictures sent many at once: fewer executions than requests, or its batching does not work."""
+    report.say(
+        "",
+        f"Triton's counters over {REQUESTS} single requests, {AT_ONCE} at once",
+        "",
+        "| model | executions | mean batch |",
+        "|---|---|---|",
+    )
+    for case in of:
+        before = client.get_inference_statistics(case.name).model_stats[0]
+        _send_singly(client, case)
+        after = client.get_inference_statistics(case.name).model_stats[0]
+        executions = after.execution_count - before.execution_count
+        served = after.inference_count - before.inference_count
+        report.say(f"| {case.name} | {executions} | {served / max(1, executions):.1f} |")
+        report.figures[f"{case.name}_mean_batch"] = served / max(1, executions)
+        if served < REQUESTS or executions >= REQUESTS:  # others may send too: a gateway probes
+            report.broken.append(
+                f"{case.name}: {served} of {REQUESTS} requests served in {executions} executions: dynamic batching does not work"
+            )
+
+
+def _send_singly(client: Any, case: Case) -> None:
+    config = client.get_model_config(case.name).config
+    done: SimpleQueue[Any] = SimpleQueue()
+    for i in range(REQUESTS):
+        if i >= AT_ONCE:
+            _raise(done.get())
+        one = case.given[i % len(case.given)][None]
+        tensor = triton_client.InferInput(config.input[0].name, one.shape, {2: "UINT8", 8: "INT32"}[config.input[0].data_type])
+        tensor.set_data_from_numpy(one)
+        client.async_infer(case.name, [tensor], lambda result, error: done.put(error))
+    for _ in range(min(AT_ONCE, REQUESTS)):
+        _raise(done.get())
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def main() -> None:
+    """Run everything, write the report, and exit with 1 when a bound is broken."""
+    parser = argparse.ArgumentParser(prog="python -m export.gpu_acceptance", description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", required=True, help="photos: a folder of pictures or of .tar shards")
+    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--repository", type=Path, default=Path("build/gpu_repository"), help="graphs, from `python -m export engines`")
+    parser.add_argument("--triton", help="gRPC HOST:PORT of a Triton that serves them; without it Triton is not run")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-acceptance"), help="report.md and report.json")
+    options = parser.parse_args()
+    model = checkpoint.load(options.checkpoint)
+    of = cases(options.repository, model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
+    report = Report()
+    report.say(f"# GPU acceptance of {checkpoint.fingerprint(model)}", "", f"{len(of[0].given)} photos. {_machine()}")
+
+    cuda = torch.cuda.is_available()
+    client = triton_client.InferenceServerClient(options.triton) if options.triton else None
+    engines: dict[str, Callable[[], Run] | str] = {
+        "Triton": (lambda: on_triton(client)) if client else "no --triton given",
+        "ONNX Runtime CUDA": (lambda: on_onnxruntime(of))
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        else "this onnxruntime has no CUDA: install onnxruntime-gpu in its place",
+        "PyTorch": (lambda: on_torch(of, model, compiled=False)) if cuda else "no GPU",
+        "PyTorch compiled": (lambda: on_torch(of, model, compiled=True)) if cuda else "no GPU",
+    }
+    for engine, start in engines.items():
+        if isinstance(start, str):
+            report.say("", f"### {engine}", "", f"Not run: {start}.")
+            continue
+        run = start()
+        compare(report, engine, run, of)
+        time_it(report, engine, run, of, options.batches)
+    if client is not None:
+        count_batches(report, client, of)
+
+    report.say("", "## Verdict", "", *(report.broken or ["All bounds hold."]))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "report.md").write_text("\n".join(report.lines) + "\n")
+    (options.output / "report.json").write_text(json.dumps(report.figures, indent=2) + "\n")
+    if report.broken:
+        sys.exit(1)
+
+
+def _machine() -> str:
+    try:
+        gpu = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+    except FileNotFoundError:
+        gpu = ""
+    return f"GPU: {gpu or 'none'}. torch {torch.__version__}, onnxruntime {onnxruntime.__version__}."
+
+
+if __name__ == "__main__":
+    main()

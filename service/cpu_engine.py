@@ -1,0 +1,25 @@
+"""Which engine runs a graph on this machine's processor, and in which arithmetic."""
+
+from functools import cache
+from pathlib import Path
+
+from service.settings import Settings
+
+_BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, and slower than f32
+
+
+def cpu_engine(role: str, settings: Settings) -> tuple[str, str]:
+    """Engine and precision for a graph that does `role` (encode or decode): ("openvino", "bf16"), say."""
+    precision = settings.encode_precision if role == "encode" else settings.decode_precision
+    if precision == "auto":
+        precision = "bf16" if settings.engine != "onnxruntime" and processor_has_bf16() else "f32"
+    engine = settings.engine
+    if engine == "auto":
+        engine = "openvino" if precision == "bf16" else "onnxruntime"
+    return engine, precision
+
+
+@cache
+def processor_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    return bool(_BF16 & set(Path("/proc/cpuinfo").read_text().split()))

@@ -1,0 +1,30 @@
+"""The engine follows the processor, and the operator before it."""
+
+import pytest
+
+from service import cpu_engine
+from service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "has_bf16", "encode", "decode"),
+    [
+        ({}, True, ("onnxruntime", "f32"), ("openvino", "bf16")),
+        ({}, False, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
+        ({"engine": "onnxruntime"}, True, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
+        ({"engine": "openvino"}, False, ("openvino", "f32"), ("openvino", "f32")),
+        ({"engine": "openvino", "decode_precision": "f32"}, True, ("openvino", "f32"), ("openvino", "f32")),
+        ({"encode_precision": "bf16", "decode_precision": "bf16"}, False, ("openvino", "bf16"), ("openvino", "bf16")),
+    ],
+)
+def test_engine_and_precision(
+    given: dict[str, str], has_bf16: bool, encode: tuple[str, str], decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: has_bf16)
+    settings = Settings(**given)
+    assert cpu_engine.cpu_engine("encode", settings) == encode
+    assert cpu_engine.cpu_engine("decode", settings) == decode
+
+
+def test_this_processor_is_known() -> None:
+    assert cpu_engine.processor_has_bf16() in (True, False)
