@@ -1,6 +1,7 @@
 """`make bench`: pictures/s through the service against the bare graph in a loop, in one run, and where the missing share goes.
 
-Bare: ONNX Runtime in this process on pixels and ids that are ready, at the best of several arrangements found in the same run.
+Bare: the engine that the service chooses, in this process, on pixels and ids that are ready, at the best of several arrangements found in
+the same run.
 Served: `python -m service` as it starts by default, 16 clients over gRPC on the same cores, JPEG at both ends. The clients' own work is
 on the same cores too, and is shown.
 """
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import psutil
 import uvloop
 from channeltok import AsyncClient, Tokens
@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pictures
+from export import triton_model
+from service.cpu_engine import cpu_engine
+from service.settings import Settings
 
 CLIENTS = 16
 ROUNDS = 5
@@ -56,26 +59,24 @@ ARRANGEMENTS = [Arrangement(sessions, CORES // sessions, batch) for sessions in 
 class Bare:
     """One graph, in process."""
 
-    def __init__(self, graph: Path, feed: NDArray[Any]) -> None:
+    def __init__(self, role: str, graph: Path, feed: NDArray[Any]) -> None:
+        self.engine = cpu_engine(role, Settings())
         self._graph = graph
         self._feed = feed
 
     def throughput(self, arrangement: Arrangement, seconds: float) -> tuple[float, float]:
         """(pictures/s, CPU seconds per picture)."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = arrangement.threads
-        options.inter_op_num_threads = 1
-        sessions = [onnxruntime.InferenceSession(self._graph, options) for _ in range(arrangement.sessions)]
-        name = sessions[0].get_inputs()[0].name
-        feed = {name: self._feed[: arrangement.batch]}
-        for session in sessions:
-            session.run(None, feed)
+        loaded = [triton_model.load(self._graph, *self.engine, arrangement.threads) for _ in range(arrangement.sessions)]
+        feed = {loaded[0][0][0]: self._feed[: arrangement.batch]}
+        sessions = [run for _, _, run in loaded]
+        for run in sessions:
+            run(feed)
         deadline = time.perf_counter() + seconds
 
-        def loop(session: onnxruntime.InferenceSession) -> int:
+        def loop(run: Callable[[dict[str, Any]], object]) -> int:
             done = 0
             while time.perf_counter() < deadline:
-                session.run(None, feed)
+                run(feed)
                 done += arrangement.batch
             return done
 
@@ -170,14 +171,14 @@ def main() -> None:
         pixels = np.stack([pictures.prepare(photo, size) for photo in jpegs])
         ids = np.stack([sequence.ids for sequence in tokens]).astype(np.int32)
         legs: dict[str, tuple[Bare, Callable[[AsyncClient, int], Awaitable[object]]]] = {
-            "encode": (Bare(encode_graph, pixels), lambda client, i: client.encode(jpegs[i % len(jpegs)])),
-            "decode": (Bare(decode_graph, ids), lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg")),
+            "encode": (Bare("encode", encode_graph, pixels), lambda client, i: client.encode(jpegs[i % len(jpegs)])),
+            "decode": (Bare("decode", decode_graph, ids), lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg")),
         }
         figures: dict[str, float] = {}
         for name, (bare, call) in legs.items():
             arrangement = bare.best()
             rounds = [(bare.throughput(arrangement, SECONDS), served.load(call, SECONDS)) for _ in range(ROUNDS)]
-            figures |= report(name, arrangement, rounds)
+            figures |= report(name, f"{' '.join(bare.engine)}, {arrangement}", rounds)
     finally:
         served.stop()
     REPORT.parent.mkdir(exist_ok=True)
@@ -191,7 +192,7 @@ async def _prepare(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], int]:
         return [await client.encode(photo) for photo in jpegs], size
 
 
-def report(name: str, arrangement: Arrangement, rounds: list[tuple[tuple[float, float], Load]]) -> dict[str, float]:
+def report(name: str, how: str, rounds: list[tuple[tuple[float, float], Load]]) -> dict[str, float]:
     """Print one leg's table; return its figures."""
     bare = statistics.median(throughput for (throughput, _), _ in rounds)
     bare_cpu = statistics.median(cpu for (_, cpu), _ in rounds)
@@ -200,7 +201,7 @@ def report(name: str, arrangement: Arrangement, rounds: list[tuple[tuple[float, 
     cpu = {kind: statistics.median(load.cpu[kind] for _, load in rounds) for kind in rounds[0][1].cpu}
     wall = CORES / served
     print(f"\n{name}: median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the picture's end")
-    print(f"  bare graph    {bare:8.1f} pictures/s   ({arrangement})")
+    print(f"  bare graph    {bare:8.1f} pictures/s   ({how})")
     print(f"  served        {served:8.1f} pictures/s")
     print(f"  served / bare {ratio:8.3f}")
     print(f"  {1000 * wall:.2f} ms of core time for each served picture, {1000 * bare_cpu:.2f} for a bare one; it goes to")
