@@ -23,6 +23,7 @@ import onnxruntime
 import torch
 import tritonclient.grpc as triton_client
 from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
 
 from export import graph, half, parity, repository
 from tokenizer import checkpoint
@@ -85,16 +86,19 @@ def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
     return found
 
 
-def on_triton(client: Any) -> Run:
+def on_triton(client: Any, of: list[Case]) -> Run:
+    configs = {case.name: client.get_model_config(case.name).config for case in of}  # asked once: calls are timed
+
     def run(name: str, array: Array) -> Array:
-        config = client.get_model_config(name).config
-        tensor = triton_client.InferInput(
-            config.input[0].name, array.shape, {np.dtype("uint8"): "UINT8", np.dtype("int32"): "INT32"}[array.dtype]
-        )
-        tensor.set_data_from_numpy(array)
-        return np.asarray(client.infer(name, [tensor]).as_numpy(config.output[0].name))
+        return np.asarray(client.infer(name, [_tensor(configs[name], array)]).as_numpy(configs[name].output[0].name))
 
     return run
+
+
+def _tensor(config: Any, array: Array) -> Any:
+    tensor = triton_client.InferInput(config.input[0].name, array.shape, np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array)
+    return tensor
 
 
 def on_onnxruntime(of: list[Case]) -> Run:
@@ -204,9 +208,7 @@ def _send_singly(client: Any, case: Case) -> None:
         if i >= AT_ONCE:
             _raise(done.get())
         one = case.given[i % len(case.given)][None]
-        tensor = triton_client.InferInput(config.input[0].name, one.shape, {2: "UINT8", 8: "INT32"}[config.input[0].data_type])
-        tensor.set_data_from_numpy(one)
-        client.async_infer(case.name, [tensor], lambda result, error: done.put(error))
+        client.async_infer(case.name, [_tensor(config, one)], lambda result, error: done.put(error))
     for _ in range(min(AT_ONCE, REQUESTS)):
         _raise(done.get())
 
@@ -235,7 +237,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     client = triton_client.InferenceServerClient(options.triton) if options.triton else None
     engines: dict[str, Callable[[], Run] | str] = {
-        "Triton": (lambda: on_triton(client)) if client else "no --triton given",
+        "Triton": (lambda: on_triton(client, of)) if client else "no --triton given",
         "ONNX Runtime CUDA": (lambda: on_onnxruntime(of))
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         else "this onnxruntime has no CUDA: install onnxruntime-gpu in its place",

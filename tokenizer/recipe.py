@@ -27,17 +27,17 @@ class Recipe(BaseSettings):
         Path | None, Field(description="weights to go on from when the run folder has no checkpoint; their photos count as seen")
     ] = None
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 500_000
-    batch: Annotated[int, Field(ge=1, description="photos per step, over all processes")] = 32
+    batch: Annotated[int, Field(ge=1, description="photos per step, over all processes")] = 64
     workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 
-    rate: Annotated[float, Field(gt=0, description="peak learning rate, of Muon and of AdamW alike")] = 2.5e-3
+    rate: Annotated[float, Field(gt=0, description="peak learning rate, of Muon and of AdamW alike")] = 3e-3
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the rate rises from 0")] = 100
     decay_share: Annotated[float, Field(ge=0, le=1, description="share of the views, the last ones, over which the rate falls")] = 0.25
     final_rate: Annotated[float, Field(gt=0, le=1, description="share of the peak rate at the end")] = 0.05
     optimiser: Annotated[Literal["muon", "adamw"], Field(description="of the convolutions; everything else is AdamW's")] = "muon"
-    weight_decay: Annotated[float, Field(ge=0, description="decoupled decay")] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, description="decoupled decay; biases and norms have none")] = 0.1
     clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones shipped")] = 0.998
+    ema: Annotated[float, Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones shipped")] = 0.997
 
     keep_all: Annotated[float, Field(ge=0, le=1, description="tail-drop: the chance that a photo keeps all channels")] = 0.5
     l1_weight: Annotated[float, Field(ge=0, description="weight of the mean absolute error, pixels in [-1, 1]")] = 1.0
