@@ -1,4 +1,5 @@
-# The two images of docker-compose.yml that are ours: `gateway` serves, `export` writes graphs. TensorRT and Triton are NVIDIA's image.
+# The images of docker-compose.yml that are ours: `gateway` serves, `export` writes graphs, `loadtest` asks. TensorRT and Triton are NVIDIA's
+# image.
 FROM python:3.11.14-slim-bookworm AS python
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
@@ -18,6 +19,19 @@ EXPOSE 8080 50051
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "service"]
+
+# What it runs is mounted: the files that `make loadtest` runs.
+FROM python AS loadtest
+# pyproject.toml pins everything.
+# hadolint ignore=DL3013
+RUN pip install '.[loadtest]'
+COPY docs/images/*.jpg docs/images/
+USER 10001:10001
+EXPOSE 8089
+# The web UI; --headless has none.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8089/', timeout=2)"]
+ENTRYPOINT ["python", "-m", "locust", "-f", "loadtest/locustfile.py", "--stop-timeout", "30"]
 
 # Runs once, and on the CPU: the graphs are the same wherever they are written.
 FROM python AS export

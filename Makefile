@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench bench-engines engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto bench bench-engines loadtest engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -19,8 +19,15 @@ $(VENV)/serve.stamp: pyproject.toml
 $(VENV)/dev.stamp: pyproject.toml
 	$(call install,dev)
 
-serve: $(VENV)/serve.stamp  ## start the service with its embedded Triton
-	@exec $(BIN)/python -m service
+$(VENV)/loadtest.stamp: pyproject.toml
+	$(call install,loadtest)
+
+# MODEL=full serves that size with random weights: what it costs, before anyone trained it.
+serve: $(VENV)/serve.stamp $(if $(MODEL),build/serve-$(MODEL))  ## start the service with its embedded Triton
+	@exec $(if $(MODEL),env CHANNELTOK_MODEL_REPOSITORY=build/serve-$(MODEL)) $(BIN)/python -m service
+
+build/serve-%: | $(VENV)/dev.stamp
+	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
 
 test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 	$(BIN)/python -m pytest
@@ -52,6 +59,12 @@ bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 
 bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, one run
 	$(BIN)/python -m export.bench_engines
+
+# LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere.
+loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a service that runs, a report in build/loadtest
+	mkdir -p build/loadtest
+	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --users 16 --spawn-rate 4 --run-time 2m --stop-timeout 30 \
+		--only-summary --csv build/loadtest/report --html build/loadtest/report.html
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'

@@ -1,5 +1,6 @@
 """docker-compose.yml promises what the README says of it. Its schema is checked by `make check`; that it runs takes a GPU host."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,35 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ONE_SHOT = {"graphs", "engines"}
 
 
 def test_only_the_gateway_is_published_and_triton_cannot_reach_the_world() -> None:
-    assert [name for name, service in SERVICES.items() if service.get("ports")] == ["gateway"]
-    assert [name for name, service in SERVICES.items() if service["networks"] != ["private"]] == ["gateway"]
+    by_default = {name: service for name, service in SERVICES.items() if "profiles" not in service}
+    assert [name for name, service in by_default.items() if service.get("ports")] == ["gateway"]
+    assert [name for name, service in by_default.items() if service["networks"] != ["private"]] == ["gateway"]
     assert COMPOSE["networks"]["private"]["internal"] is True
-    assert all(port.startswith("${CHANNELTOK_BIND:-127.0.0.1}:") for port in SERVICES["gateway"]["ports"])
+    assert all(port.startswith("${CHANNELTOK_BIND:-127.0.0.1}:") for service in SERVICES.values() for port in service.get("ports", []))
+
+
+def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_only() -> None:
+    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {"loadtest": ["loadtest"]}
+    loadtest = SERVICES["loadtest"]
+    assert [name for name, service in SERVICES.items() if set(service["networks"]) & set(loadtest["networks"])] == ["gateway", "loadtest"]
+    ports = {port.rpartition(":")[2] for port in SERVICES["gateway"]["ports"]}
+    called = {name: value.removeprefix("http://").split(":") for name, value in loadtest["environment"].items()}
+    assert called == {"LOCUST_HOST": ["gateway", "8080"], "LOCUST_GRPC": ["gateway", "50051"]}
+    assert {port for _, port in called.values()} == ports
+
+
+def test_the_load_generator_runs_the_files_of_make_loadtest() -> None:
+    entrypoint = _entrypoint("loadtest")
+    assert entrypoint[:3] == ["python", "-m", "locust"]
+    locustfile = entrypoint[entrypoint.index("-f") + 1]
+    assert f"-m locust -f {locustfile} " in (ROOT / "Makefile").read_text()
+    assert (ROOT / locustfile).exists()
+    assert SERVICES["loadtest"]["volumes"] == ["./loadtest:/app/loadtest:ro"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -62,9 +84,7 @@ def test_plans_are_built_and_checked_in_the_image_that_serves_them(monkeypatch: 
 
 
 def test_the_graphs_go_where_the_engines_look() -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    entrypoint = dockerfile.rpartition("ENTRYPOINT ")[2].strip()
-    options = export_command._options(yaml.safe_load(entrypoint)[3:])
+    options = export_command._options(_entrypoint("export")[3:])
     assert str(options.repository) == SERVICES["engines"]["command"][3]
     assert options.checkpoint.exists()
 
@@ -72,6 +92,31 @@ def test_the_graphs_go_where_the_engines_look() -> None:
 def test_the_gateway_is_told_of_triton_by_settings_it_has() -> None:
     for name in SERVICES["gateway"]["environment"]:
         assert name.removeprefix("CHANNELTOK_").lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "build" in service])
+def test_an_image_of_ours_is_healthy_or_ends_and_does_not_run_as_root(name: str) -> None:
+    stage = _stage(SERVICES[name]["build"]["target"])
+    assert ("\nHEALTHCHECK " in stage) == (name not in ONE_SHOT)
+    assert re.search(r"^USER [1-9]\d*:", stage, re.MULTILINE)
+
+
+def test_what_the_images_are_made_of_is_there_and_not_ignored() -> None:
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for sources in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for source in sources.split():
+            assert source in let_through
+            assert list(ROOT.glob(source))
+
+
+def _stage(target: str) -> str:
+    (stage,) = re.findall(rf"^FROM \S+ AS {target}$.*?(?=^FROM|\Z)", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    return str(stage)
+
+
+def _entrypoint(target: str) -> list[str]:
+    command: list[str] = yaml.safe_load(_stage(target).rpartition("ENTRYPOINT ")[2])
+    return command
 
 
 def _refuse() -> plans.Server:

@@ -1,0 +1,159 @@
+"""Every command that a user of a GPU host is told to run exists, with the options it is given. A command that no check knows fails."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from export import __main__ as export_command
+from export import plans
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs/gpu.md"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PROFILES = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])}
+COMPOSE_OPTIONS = {"up": {"-d", "--detach", "--build", "--wait"}, "run": {"--rm"}, "down": {"-v", "--volumes"}, "logs": {"-f", "--follow"}}
+PLANS_FOLDERS = {"build": ["GRAPHS", "MODELS"], "check": ["MODELS"]}
+
+
+def commands(markdown: str) -> Iterator[str]:
+    """Lines of code blocks, without comments; of a block's line that is output, the command it tells to run; and commands in the text."""
+    fenced = r"^```.*?\n(.*?)^```"
+    blocks = "".join(re.findall(fenced, markdown, re.DOTALL | re.MULTILINE))
+    rest = re.sub(fenced, "", markdown, flags=re.DOTALL | re.MULTILINE)
+    blocks += "".join(line.strip() + "\n" for line in re.findall(r"^ {4}.*\n", rest, re.MULTILINE))
+    for line in filter(None, blocks.splitlines()):
+        told = re.search(rf": ((?:{'|'.join(map(re.escape, CHECKS))}) .*)", line)
+        yield re.sub(r"\s+# .*", "", told[1] if told else line)
+    for code in re.findall(r"`([^`]+)`", re.sub(r"^ {4}.*\n", "", rest, flags=re.MULTILINE)):
+        if " " in code or code in CHECKS:
+            yield code
+
+
+def check(command: str) -> None:
+    """Raises AssertionError or SystemExit unless the command can be run as it stands."""
+    assert subprocess.run(["bash", "-n"], input=command, text=True, check=False).returncode == 0
+    program, *arguments = shlex.split(command)
+    assert program in CHECKS, f"nobody checks {program}"
+    CHECKS[program](arguments)
+
+
+def check_make(arguments: list[str]) -> None:
+    assert arguments, "no target"
+    made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+def check_python(arguments: list[str]) -> None:
+    dash_m, module, *options = arguments
+    assert dash_m == "-m"
+    if module == "export":
+        export_command._options(options)
+        return
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert {option for option in options if option.startswith("-")} <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.stdout))
+
+
+def check_plans(arguments: list[str]) -> None:
+    action, *folders = arguments
+    folders = folders or PLANS_FOLDERS[action]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "this_server", _refuse)
+        with pytest.raises(SystemExit, match="far enough"):
+            plans.main([action, *folders])
+
+
+def check_compose(arguments: list[str]) -> None:
+    compose, *words = arguments
+    assert compose == "compose"
+    while words[0] == "--profile":
+        assert words[1] in PROFILES, f"no service has the profile {words[1]}"
+        del words[:2]
+    subcommand, *words = words
+    assert subcommand in COMPOSE_OPTIONS, f"nobody checks docker compose {subcommand}"
+    options = {word for word in words if word.startswith("-")}
+    assert options <= COMPOSE_OPTIONS[subcommand]
+    assert set(words) - options <= set(COMPOSE["services"])
+    assert subcommand != "run" or set(words) - options, "no service to run"
+
+
+def _refuse() -> plans.Server:
+    raise plans.Refused("far enough")
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "docker": check_compose,
+    "make": check_make,
+    "python": check_python,
+    "plans.py": check_plans,
+    "export/plans.py": check_plans,
+}
+(PARAGRAPH,) = re.findall(r"^\*\*On a GPU\.\*\*.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", dict.fromkeys([*commands(GUIDE.read_text()), *commands(PARAGRAPH)]))
+def test_a_documented_command_can_be_run(command: str) -> None:
+    check(command)
+
+
+def test_commands_are_found_wherever_they_stand() -> None:
+    text = """
+Run `make test`, see `model.plan` and `nvidia-smi -L`:
+
+    docker compose up     # on a GPU host
+    it failed. Rebuild it: docker compose run --rm engines
+
+```sh
+python -m export engines
+trtexec --help
+```
+"""
+    assert set(commands(text)) == {
+        "make test",
+        "nvidia-smi -L",
+        "docker compose up",
+        "docker compose run --rm engines",
+        "python -m export engines",
+        "trtexec --help",
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nvidia-smi -L",
+        "make no-such-target",
+        "make",
+        "docker run hello-world",
+        "docker compose up nobody",
+        "docker compose up --no-such-option",
+        "docker compose --profile nobody up",
+        "docker compose run --rm",
+        "docker compose prune",
+        "python -m export",
+        "python -m export engines --engine cuda",
+        "python -m export engines --no-such-option",
+        "python -m export.plans --no-such-option",
+        "python -m export.nothing",
+        "plans.py destroy MODELS",
+        "plans.py check MODELS AND MORE",
+        "make 'test",
+    ],
+)
+def test_a_wrong_command_is_found(command: str) -> None:
+    with pytest.raises((AssertionError, SystemExit, KeyError)):
+        check(command)
+
+
+def test_links_of_the_guide_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", GUIDE.read_text())
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (GUIDE.parent / link).exists(), link
