@@ -11,10 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from export import engines, graph, half, parity, repository
+from export.random_model import random_model
 from tokenizer import checkpoint
 from tokenizer.channeltok import SIZES, ChannelTok
 from tokenizer.data import evaluation_photos
@@ -27,52 +27,62 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graphs disagree with it."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
     engine = engines.ENGINES[options.engine]
-    on_gpu = engine is not engines.PYTHON
     model = _model(options.checkpoint, options.random)
-    name = options.name or (f"random_{options.random}" if options.random else options.checkpoint.stem.lower())
-    folder = options.repository
-    if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
-        sys.exit(f"{name!r} cannot name a tokenizer: use a-z, 0-9, '_', '.' and '-'")
-    channels = model.shape.channels
-    budgets = sorted(set(options.budgets or [channels]))
-    if on_gpu:  # one list serves tokenizers of 256 and of 512 channels, and whatever was encoded can be decoded
-        budgets = sorted({budget for budget in budgets if budget < channels} | {channels})
-    if not 1 <= budgets[0] <= budgets[-1] <= channels:
-        sys.exit(f"a budget is between 1 and the {channels} channels of this tokenizer, not {budgets}")
+    name = _name(options)
+    budgets = _budgets(options.budgets, model.shape.channels, engine)
     try:
         photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
     except FileNotFoundError as error:
         sys.exit(f"no photos to compare with: {error}")
 
-    print(f"{name}, fingerprint {checkpoint.fingerprint(model)}: exporting encode", flush=True)
-    encode = graph.encode_graph(model, name).SerializeToString()
-    to_decode = model
-    if on_gpu:
-        to_decode = copy.deepcopy(model)
-        half.halve(to_decode.decoder)
-    decodes = {}
-    for budget in budgets:
-        print(f"exporting decode, k = {budget}", flush=True)
-        decodes[budget] = graph.decode_graph(to_decode, name, budget).SerializeToString()
+    print(f"{name}, fingerprint {checkpoint.fingerprint(model)}", flush=True)
+    encode, decodes = _graphs(model, name, budgets, engine)
     print(f"comparing with PyTorch on {len(photos)} photos", flush=True)
     result = parity.measure(model, encode, decodes, photos)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(result.figures(), indent=2) + "\n")
-    # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
-    broken = [] if options.random else result.out_of_bounds
-    if not broken:
-        for written in repository.write(folder, name, [encode, *decodes.values()], engine):
-            size = (folder / written / "1/model.onnx").stat().st_size
-            print(f"wrote {folder / written} ({size / 1e6:.1f} MB)")
     print(result.table())
-    if broken:
-        sys.exit(f"{folder} was left as it was: " + "; ".join(broken))
+    # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
+    if result.out_of_bounds and options.random is None:
+        sys.exit(f"{options.repository} was left as it was: " + "; ".join(result.out_of_bounds))
+    for written in repository.write(options.repository, name, [encode, *decodes.values()], engine):
+        folder = options.repository / written
+        print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
+
+
+def _graphs(model: ChannelTok, name: str, budgets: list[int], engine: engines.Engine) -> tuple[bytes, dict[int, bytes]]:
+    """Encode, and decode by budget, serialised. Decode is fp16 for a GPU."""
+    print("exporting encode", flush=True)
+    encode = graph.encode_graph(model, name).SerializeToString()
+    if engine is not engines.PYTHON:
+        model = copy.deepcopy(model)
+        half.halve(model.decoder)
+    decodes = {}
+    for budget in budgets:
+        print(f"exporting decode, k = {budget}", flush=True)
+        decodes[budget] = graph.decode_graph(model, name, budget).SerializeToString()
+    return encode, decodes
+
+
+def _budgets(asked: list[int] | None, channels: int, engine: engines.Engine) -> list[int]:
+    budgets = sorted(set(asked or [channels]))
+    if engine is not engines.PYTHON:  # one list serves tokenizers of 256 and of 512 channels, and whatever was encoded can be decoded
+        budgets = sorted({budget for budget in budgets if budget < channels} | {channels})
+    if not 1 <= budgets[0] <= budgets[-1] <= channels:
+        sys.exit(f"a budget is between 1 and the {channels} channels of this tokenizer, not {budgets}")
+    return budgets
+
+
+def _name(options: argparse.Namespace) -> str:
+    name: str = options.name or (f"random_{options.random}" if options.random else options.checkpoint.stem.lower())
+    if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
+        sys.exit(f"{name!r} cannot name a tokenizer: use a-z, 0-9, '_', '.' and '-'")
+    return name
 
 
 def _model(path: Path | None, random: str | None) -> ChannelTok:
     if random is not None:
-        torch.manual_seed(0)
-        return ChannelTok(SIZES[random]).half().float().eval()  # as a checkpoint would store and load it
+        return random_model(random)
     assert path is not None
     try:
         return checkpoint.load(path)
@@ -100,7 +110,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--budgets",
-        type=_budgets,
+        type=_numbers,
         help="a decode model for each of these numbers of tokens, 32,64,128; by default one that takes them all",
     )
     parser.add_argument(
@@ -121,7 +131,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _budgets(text: str) -> list[int]:
+def _numbers(text: str) -> list[int]:
     try:
         return [int(budget) for budget in text.split(",")]
     except ValueError:

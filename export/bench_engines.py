@@ -8,7 +8,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
+import re
 import statistics
 import tempfile
 import time
@@ -21,16 +21,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export import graph, triton_model
-from tokenizer.channeltok import SIZES, ChannelTok
+from export.random_model import random_model
+from tokenizer.channeltok import SIZES
 
 Role = Literal["encode", "decode"]
 Run = Callable[[NDArray[Any]], Any]
 ENGINES = ("torch f32", "torch bf16", "onnxruntime f32", "openvino f32", "openvino bf16")
 BATCHES = (1, 4)
 GEMM_SIDE = 4096
+MODULE, GRAPH = "module.pt", "model.onnx"
 REPORT = Path("build/bench-engines.json")
 
 
@@ -45,45 +48,36 @@ class Result:
     peak_bytes: int
 
 
-def model_of(size: str) -> ChannelTok:
-    """Random weights: speed does not depend on them."""
-    torch.manual_seed(0)
-    return ChannelTok(SIZES[size]).half().float().eval()
-
-
-def work(size: str, role: Role) -> float:
+def work(module: nn.Module, array: NDArray[Any]) -> float:
     """Floating-point operations for one picture: two for each multiply-add of convolutions and attention."""
-    model = model_of(size)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        _torch(model, role, torch.float32)(example(model, role, 1))
-    return float(counter.get_total_flops())
+        module(torch.from_numpy(array))
+    return counter.get_total_flops() / len(array)
 
 
-def example(model: ChannelTok, role: Role, batch: int) -> NDArray[Any]:
+def example(size: str, role: Role, batch: int) -> NDArray[Any]:
     """Noise of the right shape and type."""
-    random, shape = np.random.default_rng(0), model.shape
+    random, shape = np.random.default_rng(0), SIZES[size]
     if role == "encode":
         return random.integers(0, 256, (batch, shape.picture_size, shape.picture_size, 3), dtype=np.uint8)
     return random.integers(0, 2**16, (batch, shape.channels), dtype=np.int32)
 
 
-def _torch(model: ChannelTok, role: Role, dtype: torch.dtype) -> Run:
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = (graph.Encode(model) if role == "encode" else graph.Decode(model, model.shape.channels)).eval()
+def _torch(module: nn.Module, precision: str) -> Run:
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(array: NDArray[Any]) -> Any:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return module(torch.from_numpy(array))
 
     return run
 
 
-def _load(engine: str, size: str, role: Role, path: str) -> Run:
+def _load(engine: str, folder: Path) -> Run:
     name, _, precision = engine.partition(" ")
-    cores = len(os.sched_getaffinity(0))
     if name == "torch":
-        return _torch(model_of(size), role, torch.bfloat16 if precision == "bf16" else torch.float32)
-    inputs, _, run = triton_model.load(Path(path), name, precision, cores)
+        return _torch(torch.load(folder / MODULE, weights_only=False), precision)
+    inputs, _, run = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)))
     return lambda array: run({inputs[0]: array})
 
 
@@ -98,13 +92,19 @@ def _gemm(precision: str) -> float:
     return 2 * GEMM_SIDE**3 / min(times) / 1e9
 
 
-def _child(pipe: Connection, engine: str, size: str, role: Role, path: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = _load(engine, size, role, path)
-    arrays = {batch: example(model_of(size), role, batch) for batch in BATCHES}
+def _memory(name: str) -> int:
+    """Bytes. VmRSS: resident now; VmHWM: at most, which getrusage would confuse with the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+
+def _child(pipe: Connection, engine: str, size: str, role: Role, folder: Path) -> None:
+    before = _memory("VmRSS")
+    run = _load(engine, folder)
+    arrays = {batch: example(size, role, batch) for batch in BATCHES}
     for array in arrays.values():
         run(array)
-    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # before the product below takes its own
+    peak = _memory("VmHWM") - before  # taken before the product below needs memory of its own
     pipe.send((peak, _gemm(engine.partition(" ")[2])))
     while (batch := pipe.recv()) is not None:
         started = time.perf_counter()
@@ -112,22 +112,31 @@ def _child(pipe: Connection, engine: str, size: str, role: Role, path: str) -> N
         pipe.send(time.perf_counter() - started)
 
 
+def _write(folder: Path, size: str, role: Role) -> float:
+    """The graph and the module it came from, as files, so that a child holds no more than its engine does. Returns operations a picture."""
+    model = random_model(size)
+    channels = model.shape.channels
+    made = graph.encode_graph(model, size) if role == "encode" else graph.decode_graph(model, size, channels)
+    (folder / GRAPH).write_bytes(made.SerializeToString())
+    module = graph.Encode(model) if role == "encode" else graph.Decode(model, channels)
+    if role == "encode":
+        del model.decoder  # it would be saved and loaded with the rest
+    torch.save(module.eval(), folder / MODULE)
+    return work(module, example(size, role, 1))
+
+
 def measure(size: str, role: Role, rounds: int) -> list[Result]:
     """All engines on one graph: medians of `rounds`."""
-    flops = work(size, role)
-    model = model_of(size)
-    made = graph.encode_graph(model, size) if role == "encode" else graph.decode_graph(model, size, model.shape.channels)
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/model.onnx"
-        Path(path).write_bytes(made.SerializeToString())
-        del made, model
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        flops = _write(folder, size, role)
         pipes: dict[str, Connection] = {}
         firsts: dict[str, tuple[int, float]] = {}
         times: dict[str, dict[int, list[float]]] = {engine: {batch: [] for batch in BATCHES} for engine in ENGINES}
         for engine in ENGINES:  # one after the other, so that each measures its matrix product alone
             pipes[engine], other = context.Pipe()
-            context.Process(target=_child, args=(other, engine, size, role, path), daemon=True).start()
+            context.Process(target=_child, args=(other, engine, size, role, folder), daemon=True).start()
             firsts[engine] = pipes[engine].recv()
         for _ in range(rounds):
             for engine, pipe in pipes.items():

@@ -5,7 +5,6 @@ PyTorch eager and compiled. All are compared with ONNX Runtime in fp32 on the CP
 """
 
 import argparse
-import copy
 import json
 import statistics
 import subprocess
@@ -18,16 +17,14 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 import tritonclient.grpc as triton_client
-from numpy.typing import NDArray
-from tritonclient.utils import np_to_triton_dtype
 
-from export import graph, half, parity, repository
+from export.gpu_engines import Array, Case, Run, cases, on_onnxruntime, on_torch, on_triton, tensor
+from export.random_model import random_model
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok
+from tokenizer.channeltok import SIZES
 from tokenizer.data import evaluation_photos
 from tokenizer.quantize import BITS
 
@@ -36,8 +33,6 @@ REPEATS = 20
 REQUESTS, AT_ONCE = 512, 64
 MAX_PIXEL_DIFFERENCE = 2  # fp16 decode against fp32; half of it is the rounding to whole pixels
 MAX_FLIPPED_SHARE = 1e-4  # fp32 encode on a GPU adds up in another order than the CPU
-Array = NDArray[Any]
-Run = Callable[[str, Array], Array]
 
 
 @dataclass
@@ -51,78 +46,6 @@ class Report:
     def say(self, *lines: str) -> None:
         print(*lines, sep="\n", flush=True)
         self.lines.extend(lines)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
-
-    facts: graph.Facts
-    model: bytes
-    given: Array
-    due: Array
-
-    @property
-    def name(self) -> str:
-        return repository.model_name(self.facts)
-
-
-def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
-    """The models of `folder` that are of `model`. Exits with a sentence when it has none."""
-    tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
-    found = []
-    for path in sorted(folder.glob("*/1/model.onnx")):
-        facts = graph.facts(onnx.load(path))
-        if facts.fingerprint != checkpoint.fingerprint(model):
-            continue
-        if facts.role == "encode":
-            found.append(Case(facts, path.read_bytes(), photos, tokens))
-        else:
-            kept = np.ascontiguousarray(tokens[:, : facts.budget])
-            due = parity.run(graph.decode_graph(model, "reference", facts.budget).SerializeToString(), kept)
-            found.append(Case(facts, path.read_bytes(), kept, due))
-    if not found:
-        sys.exit(f"{folder} has no graph of this checkpoint: write them with `python -m export engines`")
-    return found
-
-
-def on_triton(client: Any, of: list[Case]) -> Run:
-    configs = {case.name: client.get_model_config(case.name).config for case in of}  # asked once: calls are timed
-
-    def run(name: str, array: Array) -> Array:
-        return np.asarray(client.infer(name, [_tensor(configs[name], array)]).as_numpy(configs[name].output[0].name))
-
-    return run
-
-
-def _tensor(config: Any, array: Array) -> Any:
-    tensor = triton_client.InferInput(config.input[0].name, array.shape, np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def on_onnxruntime(of: list[Case]) -> Run:
-    # use_tf32: what the graph keeps in fp32 is meant to be.
-    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
-    return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
-
-
-def on_torch(of: list[Case], model: ChannelTok, compiled: bool) -> Run:
-    model = copy.deepcopy(model)
-    half.halve(model.decoder)
-    model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    modules: dict[str, Any] = {}
-    for case in of:
-        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model, case.facts.budget)
-        modules[case.name] = torch.compile(module) if compiled else module
-
-    def run(name: str, array: Array) -> Array:
-        with torch.inference_mode():
-            return np.asarray(modules[name](torch.from_numpy(array).cuda()).cpu().numpy())
-
-    return run
 
 
 def in_batches(run: Run, case: Case, batch: int) -> Array:
@@ -208,7 +131,7 @@ def _send_singly(client: Any, case: Case) -> None:
         if i >= AT_ONCE:
             _raise(done.get())
         one = case.given[i % len(case.given)][None]
-        client.async_infer(case.name, [_tensor(config, one)], lambda result, error: done.put(error))
+        client.async_infer(case.name, [tensor(config, one)], lambda result, error: done.put(error))
     for _ in range(min(AT_ONCE, REQUESTS)):
         _raise(done.get())
 
@@ -218,18 +141,51 @@ def _raise(error: Exception | None) -> None:
         raise error
 
 
-def main() -> None:
+def compare_cuda_graphs(report: Report, client: Any, of: list[Case]) -> None:
+    """Triton's own compute time for one picture with CUDA graphs and, the same model loaded again, without: they have to help."""
+    report.say("", "CUDA graphs, by Triton's counters: ms of compute for one picture", "", "| model | with | without |", "|---|---|---|")
+    for case in of:
+        config = client.get_model_config(case.name, as_json=True)["config"]
+        if not config.get("optimization", {}).get("cuda", {}).get("graphs"):
+            report.say(f"| {case.name} | not asked for | |")
+            continue
+        milliseconds = []
+        try:
+            for asked in (True, False):
+                config["optimization"]["cuda"]["graphs"] = asked
+                client.load_model(case.name, config=json.dumps(config))
+                milliseconds.append(_compute_ms(client, case))
+        finally:
+            client.load_model(case.name)  # as it lies in the repository
+        report.say(f"| {case.name} | " + " | ".join(f"{value:.3f}" for value in milliseconds) + " |")
+        if milliseconds[0] >= milliseconds[1]:
+            report.broken.append(f"{case.name}: {milliseconds[0]:.3f} ms with CUDA graphs, {milliseconds[1]:.3f} without: they do not run")
+
+
+def _compute_ms(client: Any, case: Case) -> float:
+    run = on_triton(client, [case])
+    run(case.name, case.given[:1])
+    before = client.get_inference_statistics(case.name).model_stats[0].inference_stats.compute_infer
+    for _ in range(10 * REPEATS):
+        run(case.name, case.given[:1])
+    after = client.get_inference_statistics(case.name).model_stats[0].inference_stats.compute_infer
+    return float(after.ns - before.ns) / (after.count - before.count) / 1e6
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Run everything, write the report, and exit with 1 when a bound is broken."""
     parser = argparse.ArgumentParser(prog="python -m export.gpu_acceptance", description=main.__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("checkpoint", nargs="?", type=Path)
+    source.add_argument("--random", choices=SIZES, help="the graphs of `python -m export engines --random SIZE`")
     parser.add_argument("--data", required=True, help="photos: a folder of pictures or of .tar shards")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--repository", type=Path, default=Path("build/gpu_repository"), help="graphs, from `python -m export engines`")
-    parser.add_argument("--triton", help="gRPC HOST:PORT of a Triton that serves them; without it Triton is not run")
+    parser.add_argument("--triton", help="gRPC HOST:PORT of a Triton that serves them in explicit mode; without it Triton is not run")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-acceptance"), help="report.md and report.json")
-    options = parser.parse_args()
-    model = checkpoint.load(options.checkpoint)
+    options = parser.parse_args(arguments)
+    model = checkpoint.load(options.checkpoint) if options.random is None else random_model(options.random)
     of = cases(options.repository, model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
     report = Report()
     report.say(f"# GPU acceptance of {checkpoint.fingerprint(model)}", "", f"{len(of[0].given)} photos. {_machine()}")
@@ -253,6 +209,7 @@ def main() -> None:
         time_it(report, engine, run, of, options.batches)
     if client is not None:
         count_batches(report, client, of)
+        compare_cuda_graphs(report, client, of)
 
     report.say("", "## Verdict", "", *(report.broken or ["All bounds hold."]))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -2,24 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 import pictures
 from export import graph
+from export.random_model import random_model
 from tests.photographs import crops
-from tokenizer.channeltok import SIZES, ChannelTok
-
-
-def random_model(size: str) -> ChannelTok:
-    """Random fp16 weights; what training starts at zero is random too, for a zero would hide what it is multiplied with."""
-    torch.manual_seed(0)
-    model = ChannelTok(SIZES[size])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return model.half().float().eval()
+from tokenizer.channeltok import ChannelTok
 
 
 def photos_of_side(side: int) -> NDArray[np.uint8]:

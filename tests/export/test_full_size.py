@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from export import graph, parity
-from tests.export.conftest import photos_of_side, random_model
+from export.random_model import random_model
+from tests.export.conftest import photos_of_side
 from tokenizer import inference
 from tokenizer.blocks import parameter_count
 from tokenizer.data import to_unit

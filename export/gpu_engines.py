@@ -1,0 +1,98 @@
+"""The engines that `make gpu-acceptance` compares: each runs the graphs of one checkpoint, by the name of their Triton model."""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import tritonclient.grpc as triton_client
+from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
+
+from export import graph, half, parity, repository
+from tokenizer import checkpoint
+from tokenizer.channeltok import ChannelTok
+from tokenizer.quantize import ABSENT
+
+Array = NDArray[Any]
+Run = Callable[[str, Array], Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
+
+    facts: graph.Facts
+    model: bytes
+    given: Array
+    due: Array
+
+    @property
+    def name(self) -> str:
+        return repository.model_name(self.facts)
+
+
+def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
+    """The models of `folder` that are of `model`. Exits with a sentence when it has none."""
+    tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
+    decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
+    found = []
+    for path in sorted(folder.glob("*/1/model.onnx")):
+        facts = graph.facts(onnx.load(path))
+        if facts.fingerprint != checkpoint.fingerprint(model):
+            continue
+        if facts.role == "encode":
+            found.append(Case(facts, path.read_bytes(), photos, tokens))
+        else:
+            kept = np.ascontiguousarray(tokens[:, : facts.budget])
+            due = parity.run(decode, np.where(np.arange(model.shape.channels) < facts.budget, tokens, ABSENT).astype(np.int32))
+            found.append(Case(facts, path.read_bytes(), kept, due))
+    if not found:
+        sys.exit(f"{folder} has no graph of this checkpoint: write them with `python -m export engines`")
+    return found
+
+
+def on_triton(client: Any, of: list[Case]) -> Run:
+    configs = {case.name: client.get_model_config(case.name).config for case in of}  # asked once: calls are timed
+
+    def run(name: str, array: Array) -> Array:
+        return np.asarray(client.infer(name, [tensor(configs[name], array)]).as_numpy(configs[name].output[0].name))
+
+    return run
+
+
+def tensor(config: Any, array: Array) -> Any:
+    """What Triton's client sends as the one input of a model."""
+    given = triton_client.InferInput(config.input[0].name, array.shape, np_to_triton_dtype(array.dtype))
+    given.set_data_from_numpy(array)
+    return given
+
+
+def on_onnxruntime(of: list[Case]) -> Run:
+    # use_tf32: what the graph keeps in fp32 is meant to be.
+    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
+    return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
+
+
+def on_torch(of: list[Case], model: ChannelTok, compiled: bool) -> Run:
+    model = copy.deepcopy(model)
+    half.halve(model.decoder)
+    model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    modules: dict[str, Any] = {}
+    for case in of:
+        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model, case.facts.budget)
+        modules[case.name] = torch.compile(module) if compiled else module
+
+    def run(name: str, array: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(modules[name](torch.from_numpy(array).cuda()).cpu().numpy())
+
+    return run

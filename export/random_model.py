@@ -1,0 +1,19 @@
+"""A tokenizer nobody trained: what an engine costs does not depend on the weights."""
+
+import torch
+
+from tokenizer.channeltok import SIZES, ChannelTok
+
+
+def random_model(size: str) -> ChannelTok:
+    """The same weights on every call, of fp16's precision as a checkpoint would store them, computing in fp32.
+
+    What training starts at zero is random too, for a zero would hide what it is multiplied with.
+    """
+    torch.manual_seed(0)
+    model = ChannelTok(SIZES[size])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+    return model.half().float().eval()
