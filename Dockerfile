@@ -1,5 +1,5 @@
-# The images of docker-compose.yml that are ours: `gateway` serves, `export` writes graphs, `loadtest` asks. TensorRT and Triton are NVIDIA's
-# image.
+# The images of docker-compose.yml that are ours: `gateway` serves, `export` writes graphs, `loadtest` and `acceptance` ask. TensorRT and
+# Triton are NVIDIA's image.
 FROM python:3.11.14-slim-bookworm AS python
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
@@ -47,3 +47,17 @@ COPY docs/images/*.jpg photos/
 RUN install -d -o 1000 -g 1000 /graphs /plans
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "export", "engines", "--data", "photos", "--repository", "/graphs/models"]
+
+# Every other engine that runs the graphs on a GPU. ONNX Runtime with CUDA takes the place of the one without; torch.compile needs a compiler.
+FROM python AS acceptance
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# pyproject.toml pins everything.
+# hadolint ignore=DL3013
+RUN pip install '.[export]' && pip uninstall --yes onnxruntime && pip install '.[acceptance]'
+COPY pictures pictures
+COPY tokenizer tokenizer
+COPY export export
+ENV TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TRITON_CACHE_DIR=/tmp/triton
+USER 1000:1000
+ENTRYPOINT ["python", "-m", "export.gpu_acceptance"]

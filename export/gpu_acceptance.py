@@ -172,8 +172,7 @@ def _compute_ms(client: Any, case: Case) -> float:
     return float(after.ns - before.ns) / (after.count - before.count) / 1e6
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run everything, write the report, and exit with 1 when a bound is broken."""
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m export.gpu_acceptance", description=main.__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("checkpoint", nargs="?", type=Path)
@@ -184,7 +183,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--triton", help="gRPC HOST:PORT of a Triton that serves them in explicit mode; without it Triton is not run")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-acceptance"), help="report.md and report.json")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run everything, write the report, and exit with 1 when a bound is broken."""
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     model = checkpoint.load(options.checkpoint) if options.random is None else random_model(options.random)
     of = cases(options.repository, model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
     report = Report()

@@ -75,6 +75,7 @@ def tensor(config: Any, array: Array) -> Any:
 
 
 def on_onnxruntime(of: list[Case]) -> Run:
+    onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, where the loader does not look
     # use_tf32: what the graph keeps in fp32 is meant to be.
     providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
