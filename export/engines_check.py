@@ -71,11 +71,11 @@ def unservable() -> bytes:
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString())
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Check every model of a repository, then the control. Exits with 1 when a graph is refused, or the control is not."""
     parser = argparse.ArgumentParser(prog="python -m export.engines_check", description=main.__doc__)
     parser.add_argument("repository", type=Path, nargs="?", default=Path("build/gpu_repository"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     configs = sorted(options.repository.glob("*/config.pbtxt"))
     if not configs:
         sys.exit(f"{options.repository} holds no models: write them with `python -m export engines`")

@@ -1,7 +1,6 @@
 """NVIDIA's compiler takes the demo's graphs and refuses what it must."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,7 @@ def test_the_command_compiles_each_model_and_reports(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     repository.write(tmp_path / "models", "demo", [encode], engines.ENGINES["tensorrt"])
-    monkeypatch.setattr(sys, "argv", ["engines_check", "models"])
-    engines_check.main()
+    engines_check.main(["models"])
     report = json.loads((tmp_path / "build/engines-check.json").read_text())
     assert report["models"] == 1
     assert report["failed"] == 0
@@ -37,6 +35,5 @@ def test_the_command_fails_for_a_graph_that_is_refused(tmp_path: Path, encode: b
     monkeypatch.chdir(tmp_path)
     repository.write(tmp_path / "models", "demo", [encode], engines.ENGINES["tensorrt"])
     (tmp_path / "models/demo_encode/1/model.onnx").write_bytes(engines_check.unservable())
-    monkeypatch.setattr(sys, "argv", ["engines_check", "models"])
     with pytest.raises(SystemExit, match="demo_encode is refused: "):
-        engines_check.main()
+        engines_check.main(["models"])

@@ -1,12 +1,17 @@
 """The paper's 159 M model goes the same way as the demo's."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from export import graph, parity
+from export import engines_check, graph, parity
+from export.__main__ import main as export
 from export.random_model import random_model
 from tests.export.conftest import photos_of_side
+from tests.system.running import ROOT
 from tokenizer import inference
 from tokenizer.blocks import parameter_count
 from tokenizer.data import to_unit
@@ -30,3 +35,14 @@ def test_the_full_size_exports_and_agrees() -> None:
 
     pixels = parity.run(graph.decode_graph(model, "full", 512).SerializeToString(), tokens.numpy())
     assert np.abs(pixels.astype(int) - inference.decode(model, tokens, 512)).max() <= parity.MAX_PIXEL_DIFFERENCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_graph_of_the_full_size_compiles_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export(["engines", "--random", "full", "--data", f"{ROOT}/docs/images/*.jpg", "--photos", "1"])
+    engines_check.main(["build/gpu_repository"])
+    report = json.loads(Path("build/engines-check.json").read_text())
+    assert report["models"] == 6
+    assert report["failed"] == 0

@@ -99,6 +99,13 @@ def test_what_is_built_already_is_not_built_again(graphs: Path, models: Path, ca
     assert [path.name for path in models.iterdir()] == ["demo_encode"]
 
 
+def test_a_plan_that_cannot_be_built_leaves_the_old_one(graphs: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "TRTEXEC", "/bin/false")
+    with pytest.raises(Refused, match="TensorRT did not build demo_encode"):
+        plans.build(graphs, models, replace(SERVER, image="26.08"))
+    plans.check(models, SERVER)
+
+
 def test_a_graph_that_is_not_the_configs_is_refused(graphs: Path, tmp_path: Path) -> None:
     with (graphs / "demo_encode/1/model.onnx").open("ab") as file:
         file.write(b"more")
