@@ -1,5 +1,7 @@
 """The losses: each does what it says, and one without weight is not even loaded."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -58,12 +60,26 @@ def test_pixels_alone_load_no_network(photos: Tensor) -> None:
     assert loss.item() == pytest.approx(0.5)
 
 
+def at_one_offset(objective: Objective, *arguments: Any) -> Tensor:
+    torch.manual_seed(0)
+    return objective.tokenizer_loss(*arguments)
+
+
+def test_the_perceptual_trunk_sees_the_picture_from_other_offsets_each_time(photos: Tensor) -> None:
+    objective = Objective(Recipe(l1_weight=0, perceptual_weight=1.0))
+    grid = photos.clone()
+    grid[:, :, ::4, ::4] += 0.5
+    unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
+    losses = {round(objective.tokenizer_loss(photos, grid, unit, active, 0).item(), 6) for _ in range(8)}
+    assert len(losses) > 1
+
+
 def test_losses_begin_when_the_recipe_says(photos: Tensor) -> None:
     recipe = Recipe(l1_weight=0, perceptual_weight=1.0, perceptual_from=100, gan_weight=0.5, gan_from=200)
     objective = Objective(recipe)
     unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
     worse = F.avg_pool2d(photos, 5, 1, 2).requires_grad_()
-    before, perceptual, both = (objective.tokenizer_loss(photos, worse, unit, active, views) for views in (99, 100, 200))
+    before, perceptual, both = (at_one_offset(objective, photos, worse, unit, active, views) for views in (99, 100, 200))
     assert before.item() == 0
     assert perceptual.item() > 0
     assert both.item() != perceptual.item()
