@@ -11,13 +11,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from export import engines, graph, half, parity, repository
+from export import engines, graph, half, int8, parity, repository
 from export.random_model import random_model
-from tokenizer import checkpoint
+from tokenizer import checkpoint, inference
 from tokenizer.channeltok import SIZES, ChannelTok
 from tokenizer.data import evaluation_photos
+from tokenizer.fidelity import psnr
 
 REPORT = Path("build/parity.json")
 DEMO = Path(__file__).parents[1] / "tokenizer/weights/demo.safetensors"
@@ -45,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
     if result.out_of_bounds and options.random is None:
         sys.exit(f"{options.repository} was left as it was: " + "; ".join(result.out_of_bounds))
-    for written in repository.write(options.repository, name, [encode, *decodes.values()], engine):
+    in_int8 = _int8(model, decodes, photos, options.data) if options.int8 else []
+    for written in repository.write(options.repository, name, [encode, *decodes.values()], engine, in_int8):
         folder = options.repository / written
         print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
 
@@ -62,6 +66,24 @@ def _graphs(model: ChannelTok, name: str, budgets: list[int], engine: engines.En
         print(f"exporting decode, k = {budget}", flush=True)
         decodes[budget] = graph.decode_graph(model, name, budget).SerializeToString()
     return encode, decodes
+
+
+def _int8(model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], data: str) -> list[bytes]:
+    """Decode in int8, calibrated on photos that come after those it is compared on."""
+    used = len(photos)
+    others = evaluation_photos(data, model.shape.picture_size, used + int8.CALIBRATION_PHOTOS)[used:]
+    if not len(others):
+        sys.exit(f"--int8 needs other photos to calibrate on than the {used} to compare with: give more, or a smaller --photos")
+    calibration, tokens = (inference.encode(model, some).numpy() for some in (others, photos))
+    found = []
+    for budget, decode in decodes.items():
+        found.append(int8.quantise(decode, calibration[:, :budget]))
+        kept = np.ascontiguousarray(tokens[:, :budget])
+        reached = float(psnr(*(parity.run(one, kept).astype(np.uint8) for one in (decode, found[-1]))).mean())
+        print(f"int8 against fp32, k = {budget}: {reached:.1f} dB", flush=True)
+        if reached < int8.MIN_PSNR:
+            sys.exit(f"at k = {budget} int8 reaches {reached:.1f} dB against fp32; {int8.MIN_PSNR} are asked")
+    return found
 
 
 def _budgets(asked: list[int] | None, channels: int, engine: engines.Engine) -> list[int]:
@@ -117,9 +139,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--data", default="../shared/data/val", help="photos for the comparison: a folder of .tar shards, one .tar, or a glob"
     )
     parser.add_argument("--photos", type=int, default=200, help="how many of them to compare, in shard order; 200")
+    if not gpu:
+        parser.add_argument("--int8", action="store_true", help="decode also in int8, for `python -m service --decode-precision int8`")
     if gpu:
         parser.add_argument("--engine", choices=sorted(set(engines.ENGINES) - {engines.PYTHON.name}), default="tensorrt")
-        parser.set_defaults(budgets=[32, 64, 128, 256, 512])
+        parser.set_defaults(budgets=[32, 64, 128, 256, 512], int8=False)
     else:
         parser.set_defaults(engine=engines.PYTHON.name)
     options = parser.parse_args(arguments[gpu:])

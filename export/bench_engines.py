@@ -1,7 +1,8 @@
 """`make bench-engines`: whatever can run a decoder or an encoder on this processor, side by side in one run.
 
-Each engine runs in a process of its own, on all cores, so that its peak memory is its own; each process first measures the rate of a large
-matrix product in the engine's arithmetic, which is the most the processor gives. Rounds go through all engines in turn.
+Each engine runs in a process of its own, on all cores, so that its peak memory is its own; each process also measures the rate of a large
+matrix product in the engine's arithmetic, which is the most the processor gives. Rounds go through all engines in turn. The demo size has
+its trained weights, every other size random ones: speed does not depend on them, exactness does.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +25,22 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from export import graph, triton_model
+from export import graph, int8, triton_model
+from export.__main__ import DEMO
 from export.random_model import random_model
-from tokenizer.channeltok import SIZES
+from tokenizer import checkpoint, inference
+from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.data import evaluation_photos
+from tokenizer.quantize import BITS
 
 Role = Literal["encode", "decode"]
-Run = Callable[[NDArray[Any]], Any]
-ENGINES = ("torch f32", "torch bf16", "onnxruntime f32", "openvino f32", "openvino bf16")
+Array = NDArray[Any]
+Run = Callable[[Array], Array]
+REFERENCE = "onnxruntime f32"
+ENGINES = {
+    "encode": ("torch f32", "torch bf16", REFERENCE, "openvino f32", "openvino bf16"),
+    "decode": ("torch f32", "torch bf16", REFERENCE, "openvino f32", "openvino bf16", "openvino int8"),
+}
 BATCHES = (1, 4)
 GEMM_SIDE = 4096
 MODULE, GRAPH = "module.pt", "model.onnx"
@@ -39,50 +49,76 @@ REPORT = Path("build/bench-engines.json")
 
 @dataclass(frozen=True)
 class Result:
-    """One engine on one graph. rates: pictures/s by batch. gflops: of the faster. gemm: GFLOP/s of a matrix product, same process."""
+    """One engine on one graph.
+
+    rates: pictures/s by batch. gflops: of the fastest batch. gemm: GFLOP/s of a matrix product, same process; None where torch has none.
+    error: against REFERENCE, PSNR of pictures in dB or the share of token bits that differ; None for the reference itself.
+    """
 
     engine: str
     rates: dict[int, float]
     gflops: float
-    gemm: float
+    gemm: float | None
     peak_bytes: int
+    error: float | None
 
 
-def work(module: nn.Module, array: NDArray[Any]) -> float:
-    """Floating-point operations for one picture: two for each multiply-add of convolutions and attention."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module(torch.from_numpy(array))
-    return counter.get_total_flops() / len(array)
+@dataclass(frozen=True)
+class Task:
+    """A folder with the graph, the module it came from and the int8 graph; what goes in; floating-point operations for one picture."""
+
+    role: Role
+    folder: Path
+    given: Array
+    flops: float
 
 
-def example(size: str, role: Role, batch: int) -> NDArray[Any]:
-    """Noise of the right shape and type."""
-    random, shape = np.random.default_rng(0), SIZES[size]
+def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
+    """Write what the engines load, so that a process holds no more than its engine does."""
+    trained = size == "demo"
+    model = checkpoint.load(DEMO) if trained else random_model(size)
+    channels, side = model.shape.channels, model.shape.picture_size
+    compared, calibrated = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
+    photos = evaluation_photos(data, side, compared + calibrated)
     if role == "encode":
-        return random.integers(0, 256, (batch, shape.picture_size, shape.picture_size, 3), dtype=np.uint8)
-    return random.integers(0, 2**16, (batch, shape.channels), dtype=np.int32)
+        given, made = photos[:compared], graph.encode_graph(model, size).SerializeToString()
+    else:
+        tokens, made = inference.encode(model, photos).numpy(), graph.decode_graph(model, size, channels).SerializeToString()
+        given = tokens[:compared]
+        (folder / triton_model.INT8_GRAPH).write_bytes(int8.quantise(made, tokens[compared:]))
+    (folder / GRAPH).write_bytes(made)
+    module = _module(model, role)
+    torch.save(module, folder / MODULE)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:  # two for each multiply-add of convolutions and attention
+        module(torch.from_numpy(given[:1]))
+    return Task(role, folder, given, counter.get_total_flops())
 
 
-def _torch(module: nn.Module, precision: str) -> Run:
-    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def run(array: NDArray[Any]) -> Any:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return module(torch.from_numpy(array))
-
-    return run
+def _module(model: ChannelTok, role: Role) -> nn.Module:
+    if role == "decode":
+        return graph.Decode(model, model.shape.channels).eval()
+    del model.decoder  # it would be saved and loaded with the rest
+    return graph.Encode(model).eval()
 
 
 def _load(engine: str, folder: Path) -> Run:
     name, _, precision = engine.partition(" ")
     if name == "torch":
-        return _torch(torch.load(folder / MODULE, weights_only=False), precision)
-    inputs, _, run = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)))
-    return lambda array: run({inputs[0]: array})
+        module = torch.load(folder / MODULE, weights_only=False).to(memory_format=torch.channels_last)
+
+        def run(array: Array) -> Array:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                return np.asarray(module(torch.from_numpy(array)).numpy())
+
+        return run
+    inputs, _, run_graph = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)))
+    return lambda array: np.array(run_graph({inputs[0]: array})[0])
 
 
-def _gemm(precision: str) -> float:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+def _gemm(precision: str) -> float | None:
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}.get(precision)
+    if dtype is None:
+        return None
     a = torch.randn(GEMM_SIDE, GEMM_SIDE).to(dtype)
     times = []
     for _ in range(4):
@@ -98,76 +134,83 @@ def _memory(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
-def _child(pipe: Connection, engine: str, size: str, role: Role, folder: Path) -> None:
+def _child(pipe: Connection, engine: str, task: Task) -> None:
     before = _memory("VmRSS")
-    run = _load(engine, folder)
-    arrays = {batch: example(size, role, batch) for batch in BATCHES}
-    for array in arrays.values():
-        run(array)
+    run = _load(engine, task.folder)
+    largest = max(BATCHES)
+    parts = [run(task.given[i : i + largest]) for i in range(0, len(task.given), largest)]
     peak = _memory("VmHWM") - before  # taken before the product below needs memory of its own
-    pipe.send((peak, _gemm(engine.partition(" ")[2])))
+    pipe.send((peak, _gemm(engine.partition(" ")[2]), np.concatenate(parts)))
     while (batch := pipe.recv()) is not None:
         started = time.perf_counter()
-        run(arrays[batch])
+        run(task.given[:batch])
         pipe.send(time.perf_counter() - started)
 
 
-def _write(folder: Path, size: str, role: Role) -> float:
-    """The graph and the module it came from, as files, so that a child holds no more than its engine does. Returns operations a picture."""
-    model = random_model(size)
-    channels = model.shape.channels
-    made = graph.encode_graph(model, size) if role == "encode" else graph.decode_graph(model, size, channels)
-    (folder / GRAPH).write_bytes(made.SerializeToString())
-    module = graph.Encode(model) if role == "encode" else graph.Decode(model, channels)
-    if role == "encode":
-        del model.decoder  # it would be saved and loaded with the rest
-    torch.save(module.eval(), folder / MODULE)
-    return work(module, example(size, role, 1))
-
-
-def measure(size: str, role: Role, rounds: int) -> list[Result]:
+def measure(task: Task, rounds: int) -> list[Result]:
     """All engines on one graph: medians of `rounds`."""
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        flops = _write(folder, size, role)
-        pipes: dict[str, Connection] = {}
-        firsts: dict[str, tuple[int, float]] = {}
-        times: dict[str, dict[int, list[float]]] = {engine: {batch: [] for batch in BATCHES} for engine in ENGINES}
-        for engine in ENGINES:  # one after the other, so that each measures its matrix product alone
-            pipes[engine], other = context.Pipe()
-            context.Process(target=_child, args=(other, engine, size, role, folder), daemon=True).start()
-            firsts[engine] = pipes[engine].recv()
-        for _ in range(rounds):
-            for engine, pipe in pipes.items():
-                for batch in BATCHES:
-                    pipe.send(batch)
-                    times[engine][batch].append(pipe.recv() / batch)
-        for pipe in pipes.values():
-            pipe.send(None)
+    pipes: dict[str, Connection] = {}
+    firsts: dict[str, tuple[int, float | None, Array]] = {}
+    for engine in ENGINES[task.role]:  # one after the other, so that each measures its matrix product alone
+        pipes[engine], other = context.Pipe()
+        context.Process(target=_child, args=(other, engine, task), daemon=True).start()
+        firsts[engine] = pipes[engine].recv()
+    times: dict[tuple[str, int], list[float]] = {(engine, batch): [] for engine in pipes for batch in BATCHES}
+    for _ in range(rounds):
+        for engine, batch in times:
+            pipes[engine].send(batch)
+            times[engine, batch].append(pipes[engine].recv() / batch)
+    for pipe in pipes.values():
+        pipe.send(None)
     results = []
-    for engine in ENGINES:
-        rates = {batch: 1 / statistics.median(times[engine][batch]) for batch in BATCHES}
-        peak, gemm = firsts[engine]
-        results.append(Result(engine, rates, max(rates.values()) * flops / 1e9, gemm, peak))
+    for engine, (peak, gemm, made) in firsts.items():
+        rates = {batch: 1 / statistics.median(times[engine, batch]) for batch in BATCHES}
+        error = None if engine == REFERENCE else _error(task.role, made, firsts[REFERENCE][2])
+        results.append(Result(engine, rates, max(rates.values()) * task.flops / 1e9, gemm, peak, error))
     return results
+
+
+def _error(role: Role, made: Array, due: Array) -> float:
+    if role == "encode":
+        return float(np.unpackbits((made ^ due).view(np.uint8)).sum() / (due.size * BITS))
+    squared = np.mean((made.astype(float) - due) ** 2)
+    return float(10 * np.log10(255**2 / squared)) if squared else float("inf")
 
 
 def table(size: str, role: Role, results: list[Result]) -> str:
     """Markdown."""
+    speeds = " | ".join(f"pictures/s, batch {batch}" for batch in BATCHES)
     lines = [
         f"{size}, {role}",
         "",
-        "| engine | " + " | ".join(f"pictures/s, batch {batch}" for batch in BATCHES) + " | GFLOP/s | of the GEMM rate | peak memory, MB |",
-        "|---" * (len(BATCHES) + 4) + "|",
+        f"| engine | {speeds} | GFLOP/s | of the GEMM rate | peak memory, MB | against {REFERENCE} |",
+        "|---" * (len(BATCHES) + 5) + "|",
     ]
     for result in results:
         rates = " | ".join(f"{rate:.2f}" for rate in result.rates.values())
-        share = result.gflops / result.gemm
-        lines.append(
-            f"| {result.engine} | {rates} | {result.gflops:.0f} | {share:.2f} of {result.gemm:.0f} | {result.peak_bytes / 1e6:.0f} |"
-        )
+        share = f"{result.gflops / result.gemm:.2f} of {result.gemm:.0f}" if result.gemm else ""
+        error = "" if result.error is None else f"{100 * result.error:.2f} % of bits" if role == "encode" else f"{result.error:.1f} dB"
+        lines.append(f"| {result.engine} | {rates} | {result.gflops:.0f} | {share} | {result.peak_bytes / 1e6:.0f} | {error} |")
     return "\n".join(lines) + "\n"
+
+
+def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
+    """A flat object of name -> number."""
+    by_name = {result.engine: result for result in results}
+    best = {engine: max(result.rates.values()) for engine, result in by_name.items()}
+    bf16 = by_name["openvino bf16"]
+    assert bf16.gemm is not None
+    found = {"openvino_bf16_over_gemm": bf16.gflops / bf16.gemm, "openvino_bf16_over_torch": best["openvino bf16"] / best["torch f32"]}
+    if "openvino int8" in best:
+        found["openvino_int8_over_bf16"] = best["openvino int8"] / best["openvino bf16"]
+    for engine, result in by_name.items():
+        for name, value in {"peak_bytes": result.peak_bytes, "gemm_gflops": result.gemm, "error": result.error}.items():
+            if value is not None:
+                found[f"{engine.replace(' ', '_')}_{name}"] = value
+        for batch, rate in result.rates.items():
+            found[f"{engine.replace(' ', '_')}_batch_{batch}_pictures_per_s"] = rate
+    return {f"{size}_{role}_{name}": value for name, value in found.items()}
 
 
 def main() -> None:
@@ -175,24 +218,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m export.bench_engines", description=main.__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["demo", "full"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", default="../shared/data/val", help="photos: a folder of pictures or of .tar shards, one .tar, or a glob")
     options = parser.parse_args()
-    figures: dict[str, float] = {}
+    found: dict[str, float] = {}
+    roles: tuple[Role, ...] = ("encode", "decode")
     for size in options.sizes:
-        for role in ("encode", "decode"):
-            results = measure(size, role, options.rounds)
+        for role in roles:
+            with tempfile.TemporaryDirectory() as folder:
+                results = measure(prepare(size, role, options.data, Path(folder)), options.rounds)
             print(table(size, role, results), flush=True)
-            by_name = {result.engine: result for result in results}
-            fastest, eager = by_name["openvino bf16"], by_name["torch f32"]
-            figures[f"{size}_{role}_openvino_bf16_over_gemm"] = fastest.gflops / fastest.gemm
-            figures[f"{size}_{role}_openvino_bf16_over_torch"] = max(fastest.rates.values()) / max(eager.rates.values())
-            for result in results:
-                for name, value in asdict(result).items():
-                    if isinstance(value, float | int):
-                        figures[f"{size}_{role}_{result.engine.replace(' ', '_')}_{name}"] = value
-                for batch, rate in result.rates.items():
-                    figures[f"{size}_{role}_{result.engine.replace(' ', '_')}_batch_{batch}_pictures_per_s"] = rate
+            found |= figures(size, role, results)
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    REPORT.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

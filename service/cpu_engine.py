@@ -15,7 +15,7 @@ def cpu_engine(role: str, settings: Settings) -> tuple[str, str]:
         precision = "bf16" if settings.engine != "onnxruntime" and processor_has_bf16() else "f32"
     engine = settings.engine
     if engine == "auto":
-        engine = "openvino" if precision == "bf16" else "onnxruntime"
+        engine = "onnxruntime" if precision == "f32" else "openvino"
     return engine, precision
 
 

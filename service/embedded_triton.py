@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.triton import Triton
 
 log = structlog.get_logger()
+INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked for it
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 # Runs before Triton, in its process: prctl(PR_SET_PDEATHSIG, SIGKILL), so that it dies when we are killed. Popen's preexec_fn would do the
@@ -107,6 +108,8 @@ class EmbeddedTriton:
         if config.backend == "python":
             config.instance_group[0].count = self._settings.engine_instances
             engine, precision = cpu_engine(config.parameters["role"].string_value, self._settings)
+            if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
+                raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
                 config.parameters[key].string_value = str(value)
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))

@@ -14,6 +14,7 @@ from service.settings import Settings
         ({"engine": "onnxruntime"}, True, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
         ({"engine": "openvino"}, False, ("openvino", "f32"), ("openvino", "f32")),
         ({"engine": "openvino", "decode_precision": "f32"}, True, ("openvino", "f32"), ("openvino", "f32")),
+        ({"decode_precision": "int8"}, True, ("onnxruntime", "f32"), ("openvino", "int8")),
         ({"encode_precision": "bf16", "decode_precision": "bf16"}, False, ("openvino", "bf16"), ("openvino", "bf16")),
     ],
 )
