@@ -73,7 +73,7 @@ engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a 
 # All in containers, so it needs no $(VENV). The report is written by whoever runs make.
 gpu-acceptance:  ## on a GPU host: build all, start Triton, compare every engine with fp32 on the CPU, time it; a report in build/gpu-acceptance
 	mkdir -p build/gpu-acceptance
-	CHANNELTOK_PHOTOS=$${CHANNELTOK_PHOTOS:-../shared/data/val} docker compose --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
+	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard ../shared/data/val),./docs/images) docker compose --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
 
 train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
 	$(BIN)/python -m tokenizer.train

@@ -34,9 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
     name = _name(options)
     budgets = _budgets(options.budgets, model.shape.channels, engine)
     try:
-        photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+        found = evaluation_photos(options.data, model.shape.picture_size, options.photos + options.int8 * int8.CALIBRATION_PHOTOS)
     except FileNotFoundError as error:
         sys.exit(f"no photos to compare with: {error}")
+    photos, calibration = found[: options.photos], found[options.photos :]
+    if options.int8 and not len(calibration):
+        sys.exit(f"--int8 needs other photos to calibrate on than the {len(photos)} to compare with: give more, or a smaller --photos")
 
     print(f"{name}, fingerprint {checkpoint.fingerprint(model)}", flush=True)
     encode, decodes = _graphs(model, name, budgets, engine)
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
     if result.out_of_bounds and options.random is None:
         sys.exit(f"{options.repository} was left as it was: " + "; ".join(result.out_of_bounds))
-    in_int8 = _int8(model, decodes, photos, options.data) if options.int8 else []
+    in_int8 = _int8(model, decodes, photos, calibration) if options.int8 else []
     for written in repository.write(options.repository, name, [encode, *decodes.values()], engine, in_int8):
         folder = options.repository / written
         print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
@@ -68,16 +71,12 @@ def _graphs(model: ChannelTok, name: str, budgets: list[int], engine: engines.En
     return encode, decodes
 
 
-def _int8(model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], data: str) -> list[bytes]:
-    """Decode in int8, calibrated on photos that come after those it is compared on."""
-    used = len(photos)
-    others = evaluation_photos(data, model.shape.picture_size, used + int8.CALIBRATION_PHOTOS)[used:]
-    if not len(others):
-        sys.exit(f"--int8 needs other photos to calibrate on than the {used} to compare with: give more, or a smaller --photos")
-    calibration, tokens = (inference.encode(model, some).numpy() for some in (others, photos))
+def _int8(model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], calibration: NDArray[np.uint8]) -> list[bytes]:
+    """Decode in int8, calibrated on some photos and compared with fp32 on others."""
+    to_calibrate, tokens = (inference.encode(model, some).numpy() for some in (calibration, photos))
     found = []
     for budget, decode in decodes.items():
-        found.append(int8.quantise(decode, calibration[:, :budget]))
+        found.append(int8.quantise(decode, to_calibrate[:, :budget]))
         kept = np.ascontiguousarray(tokens[:, :budget])
         reached = float(psnr(*(parity.run(one, kept).astype(np.uint8) for one in (decode, found[-1]))).mean())
         print(f"int8 against fp32, k = {budget}: {reached:.1f} dB", flush=True)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
     channels, side = model.shape.channels, model.shape.picture_size
     compared, calibrated = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
     photos = evaluation_photos(data, side, compared + calibrated)
+    if len(photos) <= compared:
+        sys.exit(f"{data} has {len(photos)} photos: {compared} are needed to compare, and more to calibrate int8")
     if role == "encode":
         given, made = photos[:compared], graph.encode_graph(model, size).SerializeToString()
     else:

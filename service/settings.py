@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     decode_precision: Annotated[
         Literal["auto", "f32", "bf16", "int8"],
         Field(
-            description="Arithmetic of decode. auto: bf16 where the processor has it, which moves a pixel by 2 of 255 at most; else f32. "
+            description="Arithmetic of decode. auto: bf16 where the processor has it (the demo moves by 3 of 255 at most), else f32. "
             "int8 is faster still and less exact; its graph comes from `python -m export CHECKPOINT --int8`."
         ),
     ] = "auto"
