@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export import graph, int8, triton_model
 from export.__main__ import DEMO
 from export.random_model import random_model
-from tokenizer import checkpoint, inference
+from tokenizer import checkpoint, fidelity, inference
 from tokenizer.channeltok import SIZES, ChannelTok
 from tokenizer.data import evaluation_photos
 from tokenizer.quantize import BITS
@@ -177,8 +177,7 @@ def measure(task: Task, rounds: int) -> list[Result]:
 def _error(role: Role, made: Array, due: Array) -> float:
     if role == "encode":
         return float(np.unpackbits((made ^ due).view(np.uint8)).sum() / (due.size * BITS))
-    squared = np.mean((made.astype(float) - due) ** 2)
-    return float(10 * np.log10(255**2 / squared)) if squared else float("inf")
+    return float(fidelity.psnr(due, made).mean())
 
 
 def table(size: str, role: Role, results: list[Result]) -> str:

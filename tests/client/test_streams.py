@@ -1,0 +1,184 @@
+"""Both streams, of the sync and of the asyncio client: order, windows, errors as values, and what ends a stream."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from channeltok import (
+    ChannelTokError,
+    DeadlineExceeded,
+    InternalError,
+    InvalidInput,
+    Overloaded,
+    Tokens,
+    TooLarge,
+    Unavailable,
+)
+from channeltok.messages import MAX_MESSAGE_BYTES
+
+from tests.client.faulty_service import RETRY_AFTER, FaultyService, start, tokens_of
+
+Connect = Callable[..., Any]
+
+PICTURES = [f"picture {number}".encode() for number in range(200)]
+
+
+def test_results_come_in_the_order_of_the_source(client: Any, service: FaultyService) -> None:
+    assert list(client.encode_stream(PICTURES)) == [tokens_of(p) for p in PICTURES]
+    assert service.answered != sorted(service.answered), "the service was to answer out of order"
+    assert list(client.decode_stream(map(tokens_of, PICTURES), "webp")) == [b"webp:" + p for p in PICTURES]
+    assert service.answered != sorted(service.answered), "the service was to answer out of order"
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 1000])
+def test_any_number_in_flight(client: Any, in_flight: int) -> None:
+    pictures = PICTURES[:20]
+    assert list(client.encode_stream(pictures, k=3, in_flight=in_flight)) == [tokens_of(p).prefix(3) for p in pictures]
+    tokens = [tokens_of(p).to_bytes() for p in pictures]
+    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [b"png:" + p for p in pictures]
+
+
+def test_an_empty_source(client: Any) -> None:
+    assert list(client.encode_stream([])) == []
+
+
+def test_bad_arguments_are_refused_before_anything_is_sent(client: Any) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        next(client.encode_stream([b"abc"], in_flight=0))
+    with pytest.raises(InvalidInput, match="gif"):
+        next(client.decode_stream([tokens_of(b"abc")], "gif"))
+
+
+def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
+    pictures = [b"a", b"fail:BAD_PICTURE", b"b", b"garbage", b"neither", bytes(MAX_MESSAGE_BYTES), b"fail:OVERLOADED", b"c"]
+    a, bad, b, garbage, neither, large, overloaded, c = client.encode_stream(pictures)
+    assert [a, b, c] == [tokens_of(p) for p in (b"a", b"b", b"c")]
+    assert (type(bad), bad.code) == (InvalidInput, "BAD_PICTURE")
+    assert type(garbage) is InternalError
+    assert type(neither) is InternalError
+    assert type(large) is TooLarge
+    assert (type(overloaded), overloaded.retry_after) == (Overloaded, RETRY_AFTER)
+
+
+def test_bad_tokens_cost_their_own_place_only(client: Any) -> None:
+    a, bad, foreign, neither, b = client.decode_stream(
+        [tokens_of(b"a"), b"no tokens", Tokens([1], "f" * 16), tokens_of(b"neither"), tokens_of(b"b")]
+    )
+    assert [a, b] == [b"png:a", b"png:b"]
+    assert [bad.code, foreign.code, neither.code] == ["BAD_TOKENS", "FINGERPRINT_MISMATCH", "INTERNAL"]
+
+
+def test_only_bad_items(client: Any) -> None:
+    large = bytes(MAX_MESSAGE_BYTES)
+    assert [type(result) for result in client.encode_stream(itertools.repeat(large, 5), in_flight=2)] == [TooLarge] * 5
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_an_endless_source_is_read_no_further_than_in_flight(client: Any, in_flight: int) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal pulled
+        for number in itertools.count():
+            pulled += 1
+            yield str(number).encode()
+
+    stream = client.encode_stream(endless(), in_flight=in_flight)
+    for number in range(40):
+        assert next(stream) == tokens_of(str(number).encode())
+        assert pulled <= number + 1 + in_flight
+    time.sleep(0.1)
+    assert pulled <= 40 + in_flight
+    stream.close()
+    stopped_at = pulled
+    time.sleep(0.1)
+    assert pulled <= stopped_at + 1
+
+
+def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
+    before = set(threading.enumerate())
+    stream = client.encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    stream.close()
+    until = time.monotonic() + 5
+    while any(t.name == "channeltok-stream" or "consume" in t.name for t in set(threading.enumerate()) - before):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_what_the_source_raises_comes_after_what_it_gave(client: Any) -> None:
+    def broken() -> Iterator[bytes]:
+        yield from PICTURES[:10]
+        raise KeyError("lost")
+
+    stream = client.encode_stream(broken())
+    assert [next(stream) for _ in range(10)] == [tokens_of(p) for p in PICTURES[:10]]
+    with pytest.raises(KeyError, match="lost"):
+        next(stream)
+
+
+def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
+    stream = client.encode_stream([b"a", 7])
+    assert next(stream) == tokens_of(b"a")
+    with pytest.raises(TypeError):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "what"),
+    [
+        (b"die", Unavailable, "going down"),
+        (b"hang up", Unavailable, "before every item was answered"),
+        (b"stranger", InternalError, "not in flight"),
+        (b"twice", InternalError, "not in flight"),
+    ],
+)
+def test_what_ends_the_stream_is_raised(client: Any, fault: bytes, cause: type[ChannelTokError], what: str) -> None:
+    pictures = itertools.chain([fault], itertools.repeat(b"abc"))  # a source that never ends by itself
+    with pytest.raises(cause, match=what):
+        for _ in client.encode_stream(pictures):
+            pass
+    assert client.encode(b"abc") == tokens_of(b"abc")
+
+
+def test_the_cause_that_ends_a_stream_is_never_lost(client: Any) -> None:
+    # Again and again: the end meets a message on its way out, and grpc.aio then tends to forget how the call ended.
+    for _ in range(20):
+        with pytest.raises(Overloaded) as caught:
+            list(client.encode_stream(itertools.chain([b"a", b"reject"], itertools.repeat(b"abc"))))
+        assert caught.value.retry_after == RETRY_AFTER
+
+
+def test_the_service_dies_in_the_middle(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    stream = connect(address).encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    server.stop(grace=None).wait()
+    with pytest.raises(Unavailable):
+        for _ in stream:
+            pass
+
+
+def test_nobody_listens_to_a_stream(connect: Connect) -> None:
+    with pytest.raises(Unavailable):
+        next(connect("127.0.0.1:1").encode_stream(itertools.repeat(b"abc")))
+
+
+def test_an_answer_that_never_comes(connect: Connect) -> None:
+    client = connect(timeout=0.3)
+    stream = client.encode_stream([b"a", b"slow", b"b"])
+    assert next(stream) == tokens_of(b"a")
+    with pytest.raises(DeadlineExceeded, match="1 items in flight"):
+        next(stream)
+    assert client.encode(b"abc") == tokens_of(b"abc")
+
+
+def test_a_slow_caller_is_not_the_services_delay(connect: Connect) -> None:
+    results = []
+    for result in connect(timeout=0.3).encode_stream(PICTURES[:3], in_flight=2):
+        time.sleep(0.5)
+        results.append(result)
+    assert results == [tokens_of(p) for p in PICTURES[:3]]
