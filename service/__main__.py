@@ -27,6 +27,9 @@ from service.tokenization import Tokenization
 from service.triton import Triton
 
 log = structlog.get_logger()
+# gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
+REFUSAL_SECONDS = 0.3
+LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
 
 
 class _RestServer(uvicorn.Server):
@@ -57,7 +60,7 @@ async def serve(settings: Settings) -> None:
 
     app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
     rest_server = _RestServer(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(settings.drain_seconds) or 1, lifespan="off")
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=LAST_REPLIES_SECONDS, lifespan="off")
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(triton.close)
@@ -75,13 +78,17 @@ async def serve(settings: Settings) -> None:
             gc.freeze()
             _say_ready(settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started)
         await stop.wait()
-        # The order matters: refuse new work, finish what was accepted, and only then take the engine away.
-        log.info("draining", seconds=settings.drain_seconds)
+        # The order matters: fail readiness, refuse new work, finish what was accepted, close the ports, and only then take the engine away.
+        log.info("draining", delay=settings.drain_delay, seconds=settings.drain_seconds)
         watch.cancel()
         await grpc_server.set_ready(False)
+        await asyncio.sleep(settings.drain_delay)
+        tokenization.admission.close()
+        unfinished = await tokenization.admission.idle(settings.drain_seconds)
+        await asyncio.sleep(REFUSAL_SECONDS)
         rest_server.should_exit = True
-        await asyncio.gather(grpc_server.stop(settings.drain_seconds), rest)
-    log.info("stopped")
+        await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
+    log.info("stopped", unfinished=unfinished)
 
 
 async def _until_ready(supervisor: Supervisor) -> None:

@@ -3,7 +3,7 @@
     bytes --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
                |             |             |          |          |
                TooLarge      Overloaded    |          BadPicture EngineUnavailable, Overloaded (its queue is full)
-               BadRequest                  UnsupportedFormat     InternalError (ours)
+               BadRequest    Stopping      UnsupportedFormat     InternalError (ours)
                                            TooManyPixels
 
     token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> picture --> reply
@@ -89,3 +89,6 @@ class DeadlineExceeded(
 class EngineUnavailable(
     ServiceError, code="ENGINE_UNAVAILABLE", grpc=StatusCode.UNAVAILABLE, http=503, title="The engine is down or restarting"
 ): ...
+
+
+class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping"): ...

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from service.admission import Admission, Priority
 from service.errors import DeadlineExceeded, ServiceError, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
@@ -43,23 +44,25 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
         async with _errors_to(context):
-            return await self._encode(request, "encode", self._time_left(context), wait=False)
+            return await self._encode(request, "encode", self._time_left(context), Priority.INTERACTIVE)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         async with _errors_to(context):
-            return await self._decode(request, "decode", self._time_left(context), wait=False)
+            return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
 
     async def EncodeStream(
         self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:
-        async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
-            yield reply
+        async with _errors_to(context):
+            async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
+                yield reply
 
     async def DecodeStream(
         self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.DecodeStreamResponse]:
-        async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
-            yield reply
+        async with _errors_to(context):
+            async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
+                yield reply
 
     async def ListTokenizers(self, request: pb.ListTokenizersRequest, context: Context) -> pb.ListTokenizersResponse:
         return pb.ListTokenizersResponse(
@@ -77,9 +80,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             ]
         )
 
-    async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.EncodeResponse:
+    async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.EncodeResponse:
         k = request.k if request.HasField("k") else None
-        encoded = await self._tokenization.encode(request.picture, k, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
+        encoded = await self._tokenization.encode(request.picture, k, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority)
         return pb.EncodeResponse(
             tokenizer=encoded.tokenizer.name,
             fingerprint=encoded.tokenizer.fingerprint,
@@ -89,12 +92,12 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             engine=encoded.engine,
         )
 
-    async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, *, wait: bool) -> pb.DecodeResponse:
+    async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.DecodeResponse:
         format = request.format or pb.PICTURE_FORMAT_PNG
         name = _PILLOW_NAMES.get(format)
         if name is None:
             raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
-        decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, wait=wait)
+        decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority)
         return pb.DecodeResponse(
             picture=decoded.picture,
             format=format,
@@ -111,11 +114,11 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
         async def answer(item: Any) -> _Reply:
             try:
-                return reply(id=item.id, response=await handle(item.request, rpc, self._time_left(context), wait=True))
+                return reply(id=item.id, response=await handle(item.request, rpc, self._time_left(context), Priority.BULK))
             except Exception as error:
                 return reply(id=item.id, error=_status(_known(error)))
 
-        return _answer_all(requests, answer, self._settings.stream_window)
+        return _answer_all(requests, answer, self._settings.stream_window, self._tokenization.admission)
 
     def _time_left(self, context: Context) -> float:
         remaining = context.time_remaining()
@@ -159,32 +162,51 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-async def _answer_all(requests: AsyncIterator[_Item], answer: Callable[[_Item], Awaitable[_Reply]], window: int) -> AsyncIterator[_Reply]:
+async def _answer_all(
+    requests: AsyncIterator[_Item], answer: Callable[[_Item], Awaitable[_Reply]], window: int, admission: Admission
+) -> AsyncIterator[_Reply]:
     """Replies as they are ready, at most `window` items in flight: a place is free again when its reply was sent, not when it is ready,
-    so that a caller who does not read stops being read."""
+    so that a caller who does not read stops being read.
+
+    Once `admission` is closed no more is read: what was read is answered, and then Stopping is raised. `answer` must not raise.
+    """
     replies: asyncio.Queue[_Reply | None] = asyncio.Queue()
     places = asyncio.Semaphore(window)
+    answers: set[asyncio.Task[None]] = set()
 
     async def answer_one(item: _Item) -> None:
         replies.put_nowait(await answer(item))
 
     async def read() -> None:
+        async for item in requests:
+            await places.acquire()
+            task = asyncio.create_task(answer_one(item))
+            answers.add(task)
+            task.add_done_callback(answers.discard)
+
+    reader, stop = asyncio.create_task(read()), asyncio.create_task(admission.closed.wait())
+
+    async def finish() -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                async for item in requests:
-                    await places.acquire()
-                    group.create_task(answer_one(item))
+            await asyncio.wait({reader, stop}, return_when=asyncio.FIRST_COMPLETED)
+            cut_off = not reader.done()
+            reader.cancel()
+            await asyncio.gather(*answers)
+            if cut_off:
+                admission.refuse_if_closed()
+            reader.result()
         finally:
             replies.put_nowait(None)
 
-    reader = asyncio.create_task(read())
+    finishing = asyncio.create_task(finish())
     try:
         while (reply := await replies.get()) is not None:
             yield reply
             places.release()
-        await reader
+        await finishing
     finally:
-        reader.cancel()
+        for task in (finishing, reader, stop, *answers):
+            task.cancel()
 
 
 @asynccontextmanager

@@ -22,10 +22,13 @@ STAGE_SECONDS = Histogram(
     buckets=SECONDS,
 )
 IN_FLIGHT = Gauge("channeltok_in_flight_pictures", "Pictures admitted and not yet answered", ["rpc"])
+MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "The limit that pictures in flight run against")
+WAITING = Gauge("channeltok_waiting_pictures", "Pictures that wait for a place, by priority (interactive or bulk)", ["priority"])
 REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
 PICTURES = Counter("channeltok_pictures_total", "Pictures encoded or decoded", ["rpc"])
 TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode or taken by decode", ["rpc"])
 PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode or returned by decode", ["rpc"])
+READY = Gauge("channeltok_ready", "1 while the service is ready")
 ENGINE_READY = Gauge("channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"])
 ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton or reloads of a model in it", ["what"])
 

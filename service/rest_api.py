@@ -1,8 +1,9 @@
 """The REST face: translates between HTTP and tokenization, and nothing else. Errors are RFC 9457 problem+json."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 import structlog
@@ -25,6 +26,7 @@ TOKEN_BYTES = "application/vnd.channeltok.tokens"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 ENGINE = "ChannelTok-Engine"  # header of a reply: what computed it, "openvino bf16"
+_Result = TypeVar("_Result")
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -99,7 +101,8 @@ def create_app(
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         _require_content_type(request, (*FORMATS, OCTETS))
         picture = await _read_body(request, settings.max_message_bytes)
-        encoded = await tokenization.encode(picture, _parse_k(k), tokenizer, timeout=settings.request_timeout)
+        work = tokenization.encode(picture, _parse_k(k), tokenizer, timeout=settings.request_timeout)
+        encoded = await _unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
         if media_type != JSON:
             return Response(encoded.tokens.to_bytes(), media_type=media_type, headers=headers)
@@ -135,7 +138,8 @@ def create_app(
         if content_type == JSON:
             tokens, named = _parse_tokens(body)
             tokenizer = tokenizer or named
-        decoded = await tokenization.decode(tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout)
+        work = tokenization.decode(tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout)
+        decoded = await _unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(decoded.stages), ENGINE: decoded.engine}
         return Response(decoded.picture, media_type=media_type, headers=headers)
 
@@ -214,6 +218,19 @@ async def _read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise refusal
     return bytes(body)
+
+
+async def _unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
+    """Await `work`, whose request has been read; drop it when the caller leaves. Raises ClientDisconnect then."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():  # after the whole body nothing else is received
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 def _require_content_type(request: Request, allowed: tuple[str, ...]) -> str:

@@ -63,14 +63,26 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, description="Threads that decode and write pictures. Raise it when the engine runs on a GPU and these are the limit."),
     ] = _CORES
-    max_pending: Annotated[
-        int,
+    max_in_flight: Annotated[
+        int | None,
         Field(
             ge=1,
-            description="Pictures in the service at once; the next is refused with a retry hint. "
-            "Lower it for shorter waits, raise it for burstier callers.",
+            description="Pictures in work at once. Lower it for shorter waits, raise it when the engine's batches do not fill. "
+            "Unset: 8 for each engine instance, 256 with a Triton elsewhere.",
         ),
+    ] = None
+    max_waiting: Annotated[
+        int,
+        Field(ge=0, description="Single pictures that may wait for a place; the next is refused with a retry hint. It bounds memory."),
     ] = 256
+    max_wait: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Seconds a single picture may wait for a place before it is refused; under lasting overload a quarter of it. "
+            "Raise it for callers that come in bursts and can wait. Streams wait as long as they like.",
+        ),
+    ] = 0.1
     stream_window: Annotated[
         int,
         Field(ge=1, description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine."),
@@ -84,8 +96,17 @@ class Settings(BaseSettings):
     request_timeout: Annotated[
         float, Field(gt=0, description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.")
     ] = 30.0
+    drain_delay: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Seconds between failing readiness and refusing new work after SIGTERM. "
+            "Set it to what your load balancer takes to notice (Kubernetes: 5).",
+        ),
+    ] = 0.0
     drain_seconds: Annotated[
-        float, Field(ge=0, description="Seconds accepted work gets to finish after SIGTERM. Keep it below your orchestrator's kill delay.")
+        float,
+        Field(ge=0, description="Seconds accepted work then gets to finish. Keep the sum of both below your orchestrator's kill delay."),
     ] = 20.0
     probe_seconds: Annotated[
         float,
@@ -98,6 +119,11 @@ class Settings(BaseSettings):
             description="Least severe line written to the log (JSON on stderr). Set warning where every line costs.",
         ),
     ] = "info"
+
+    @property
+    def places(self) -> int:
+        """`max_in_flight`, or its default."""
+        return self.max_in_flight or (256 if self.triton_url else 8 * self.engine_instances)
 
     @model_validator(mode="after")
     def _the_engine_has_the_precision(self) -> Self:

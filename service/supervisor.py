@@ -86,4 +86,5 @@ class Supervisor:
         if ready != self.ready:
             log.info("ready") if ready else log.warning("not_ready", why=why_not)
             self.ready = ready
+            metrics.READY.set(ready)
             await self._announce(ready)

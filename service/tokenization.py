@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import pictures
 from service import metrics
-from service.admission import Admission
+from service.admission import Admission, Priority
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import BadK, BadPicture, BadTokens, DeadlineExceeded, ServiceError, TooLarge, TooManyPixels, UnsupportedFormat
 from service.settings import Settings
@@ -75,18 +75,25 @@ class Tokenization:
         self.catalogue = Catalogue([])
         self._triton = triton
         self._settings = settings
-        self._admission = Admission(settings.max_pending)
+        self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
 
     async def encode(
-        self, picture: bytes, k: int | None, tokenizer: str | None, *, rpc: str = "encode", timeout: float | None = None, wait: bool = False
+        self,
+        picture: bytes,
+        k: int | None,
+        tokenizer: str | None,
+        *,
+        rpc: str = "encode",
+        timeout: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> Encoded:
         """Bytes of a JPEG, PNG or WebP to the first k tokens (all when None).
 
-        timeout: seconds left to the caller's deadline. wait: for a place, instead of being refused (streams).
+        timeout: seconds left to the caller's deadline.
         Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, wait) as call:
+        async with self._call(rpc, timeout, priority) as call:
             served = self.catalogue.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.channels:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
@@ -111,13 +118,13 @@ class Tokenization:
         *,
         rpc: str = "decode",
         timeout: float | None = None,
-        wait: bool = False,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> Decoded:
         """Tokens, or token bytes, to a picture in `format` ("JPEG", "PNG" or "WEBP").
 
-        timeout, wait: as for encode. Raises ServiceError, as the table in service/errors.py says.
+        timeout: as for encode. Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, wait) as call:
+        async with self._call(rpc, timeout, priority) as call:
             if isinstance(tokens, bytes):
                 try:
                     tokens = Tokens.from_bytes(tokens)
@@ -151,12 +158,12 @@ class Tokenization:
         return outcomes
 
     @asynccontextmanager
-    async def _call(self, rpc: str, timeout: float | None, wait: bool) -> AsyncIterator[_Call]:
+    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[_Call]:
         """Admission, deadline and metrics around one picture."""
         call = _Call(rpc)
         code = "OK"
         try:
-            async with asyncio.timeout(timeout), self._admission.permit(wait=wait):
+            async with asyncio.timeout(timeout), self.admission.place(priority):
                 call.done("admission")
                 with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
                     yield call

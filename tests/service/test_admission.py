@@ -1,53 +1,141 @@
 import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
+from prometheus_client import REGISTRY
 
-from service.admission import Admission
-from service.errors import Overloaded
+from service.admission import BULK_SHARE, Admission, Priority
+from service.errors import Overloaded, Stopping
+
+CALL, STREAM = Priority.INTERACTIVE, Priority.BULK
+SOON = 0.01
 
 
-async def test_a_call_is_refused_when_no_permit_is_left_and_admitted_again_after() -> None:
-    admission = Admission(1)
-    async with admission.permit(wait=False):
+def waiting(priority: Priority) -> float | None:
+    return REGISTRY.get_sample_value("channeltok_waiting_pictures", {"priority": priority})
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_left_waiting() -> Iterator[None]:
+    yield
+    assert {waiting(priority) or 0 for priority in Priority} == {0}
+
+
+async def test_a_call_waits_briefly_is_refused_with_a_hint_and_admitted_later() -> None:
+    admission = Admission(1, 10, 0.05)
+    loop = asyncio.get_running_loop()
+    async with admission.place(CALL):
+        started = loop.time()
         with pytest.raises(Overloaded) as caught:
-            async with admission.permit(wait=False):
+            async with admission.place(CALL):
                 pass
         assert caught.value.retry_after
-    async with admission.permit(wait=False):
+        assert 0.04 < loop.time() - started < 1
+    async with admission.place(CALL):
         pass
 
 
-async def test_a_stream_waits_for_its_permit() -> None:
-    admission = Admission(1)
-    order = []
+async def test_a_burst_is_ridden_out_and_lasting_overload_is_refused_sooner() -> None:
+    admission = Admission(1, 10, 0.2)
+    loop = asyncio.get_running_loop()
+    waits: dict[int, float] = {}
 
-    async def stream() -> None:
-        async with admission.permit(wait=True):
-            order.append("stream")
+    async def call(number: int) -> None:
+        started = loop.time()
+        with pytest.raises(Overloaded):
+            async with admission.place(CALL):
+                pass
+        waits[number] = loop.time() - started
 
-    async with admission.permit(wait=False):
-        waiting = asyncio.create_task(stream())
-        await asyncio.sleep(0.01)
-        order.append("call")
-    await waiting
-    assert order == ["call", "stream"]
+    async with admission.place(CALL), asyncio.TaskGroup() as group:
+        for number in range(16):
+            group.create_task(call(number))
+            await asyncio.sleep(0.025)
+    assert waits[0] > 0.18
+    assert max(waits[number] for number in range(12, 16)) < 0.15
 
 
-async def test_a_cancelled_waiter_takes_no_permit() -> None:
-    admission = Admission(1)
-    async with admission.permit(wait=False):
-        waiting = asyncio.create_task(admission.permit(wait=True).__aenter__())
-        await asyncio.sleep(0.01)
-        waiting.cancel()
-    await asyncio.sleep(0.01)
-    async with admission.permit(wait=False):
+async def test_the_queue_is_bounded() -> None:
+    admission = Admission(1, 1, 60)
+    async with admission.place(CALL):
+        first = asyncio.create_task(admission.place(CALL).__aenter__())
+        await asyncio.sleep(SOON)
+        with pytest.raises(Overloaded):
+            await asyncio.wait_for(admission.place(CALL).__aenter__(), 5)
+    await first
+
+
+async def test_calls_go_before_streams_which_keep_their_share() -> None:
+    admission = Admission(1, 100, 60)
+    order: list[Priority] = []
+
+    async def work(priority: Priority) -> None:
+        async with admission.place(priority):
+            order.append(priority)
+
+    async with asyncio.TaskGroup() as group, admission.place(CALL):
+        for priority in [STREAM] * 3 + [CALL] * 16:
+            group.create_task(work(priority))
+        await asyncio.sleep(SOON)
+        assert (waiting(CALL), waiting(STREAM)) == (16, 3)
+    assert order[: BULK_SHARE - 1] == [CALL] * (BULK_SHARE - 1)
+    assert order[: 2 * BULK_SHARE].count(STREAM) == 2
+    assert len(order) == 19
+
+
+async def test_cancelled_waiters_take_no_place() -> None:
+    admission = Admission(1, 10, 60)
+    async with admission.place(CALL):
+        tasks = [asyncio.create_task(admission.place(priority).__aenter__()) for priority in (CALL, STREAM)]
+        await asyncio.sleep(SOON)
+        for task in tasks:
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(5), admission.place(CALL):
         pass
 
 
-async def test_a_permit_comes_back_when_the_work_fails() -> None:
-    admission = Admission(1)
+async def test_a_place_given_to_one_who_leaves_at_that_moment_is_not_lost() -> None:
+    admission = Admission(1, 10, 60)
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(admission.place(CALL))
+        leaving = asyncio.create_task(admission.place(CALL).__aenter__())
+        await asyncio.sleep(SOON)
+        await held.aclose()  # the place is handed to it, and before it runs it is cancelled
+        leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    async with asyncio.timeout(5), admission.place(CALL):
+        pass
+
+
+async def test_a_place_comes_back_when_the_work_fails() -> None:
+    admission = Admission(1, 10, 60)
     with pytest.raises(ZeroDivisionError):
-        async with admission.permit(wait=False):
+        async with admission.place(CALL):
             _ = 1 / 0
-    async with admission.permit(wait=False):
+    async with asyncio.timeout(5), admission.place(CALL):
         pass
+
+
+async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
+    admission = Admission(1, 10, 60)
+    done: list[str] = []
+
+    async def queued() -> None:
+        async with admission.place(STREAM):
+            done.append("queued")
+
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(admission.place(CALL))
+        waiter = asyncio.create_task(queued())
+        await asyncio.sleep(SOON)
+        admission.close()
+        for priority in Priority:
+            with pytest.raises(Stopping) as caught:
+                await admission.place(priority).__aenter__()
+            assert caught.value.retry_after
+        assert await admission.idle(SOON) == 2
+    assert await admission.idle(5) == 0
+    await waiter
+    assert done == ["queued"]

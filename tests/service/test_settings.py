@@ -27,7 +27,7 @@ def test_the_public_face_is_as_promised() -> None:
         {"rest_port": 70000},
         {"engine_instances": 0},
         {"log_level": "loud"},
-        {"max_pending": -1},
+        {"max_in_flight": 0},
         {"engine": "onnxruntime", "decode_precision": "bf16"},
     ],
 )

@@ -32,6 +32,11 @@ class Service:
         """tritonserver and its stubs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def triton_port(self) -> str:
+        """Loopback port of the embedded Triton's gRPC."""
+        (triton,) = [child for child in self.children() if child.name() == "tritonserver"]
+        return next(word.split("=")[1] for word in triton.cmdline() if word.startswith("--grpc-port="))
+
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
         """Signal it and wait for its exit code."""
         self.process.send_signal(number)

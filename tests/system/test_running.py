@@ -6,20 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import httpx
 import psutil
 import pytest
-from channeltok import ChannelTokError, Client, Overloaded, Unavailable
+from channeltok import ChannelTokError, Client, Unavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.photographs import crops, jpeg
+from tests.photographs import jpeg
 from tests.system.metrics import families, sample
 from tests.system.running import ROOT, Service, eventually, running
 
@@ -92,28 +89,6 @@ def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client
     assert sum(map(float, stages.values())) / 1000 <= reply.elapsed.total_seconds()
 
 
-def test_overload_is_refused_with_a_hint() -> None:
-    with running(max_pending="2") as service, Client(service.grpc) as client, ThreadPoolExecutor(16) as pool:
-
-        def attempt(_: int) -> Exception | None:
-            try:
-                client.encode(jpeg())
-            except ChannelTokError as error:
-                return error
-            return None
-
-        outcomes = list(pool.map(attempt, range(64)))
-        refused = [outcome for outcome in outcomes if outcome is not None]
-        assert 0 < len(refused) < 64
-        assert all(isinstance(error, Overloaded) and error.retry_after for error in refused)
-        replies = list(pool.map(lambda _: httpx.post(f"{service.rest}/v1/encode", content=jpeg(), timeout=60), range(64)))
-        statuses = {reply.status_code for reply in replies}
-        assert statuses == {200, 429}
-        assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 429)
-        # A stream waits for its turn instead.
-        assert all(not isinstance(outcome, Exception) for outcome in client.encode_stream(crops(30)))
-
-
 def test_a_killed_stub_and_a_killed_triton_come_back() -> None:
     with running(probe_seconds="0.5") as service, Client(service.grpc) as client:
         expected = client.encode(jpeg())
@@ -135,14 +110,9 @@ def test_a_killed_stub_and_a_killed_triton_come_back() -> None:
         eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
 
 
-def triton_port(service: Service) -> str:
-    (triton,) = [child for child in service.children() if child.name() == "tritonserver"]
-    return next(word.split("=")[1] for word in triton.cmdline() if word.startswith("--grpc-port="))
-
-
 def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
     with running() as owner, Client(owner.grpc) as direct:
-        port = triton_port(owner)
+        port = owner.triton_port()
         expected = direct.encode(jpeg())
         with running(triton_url=f"127.0.0.1:{port}", probe_seconds="0.3") as guest, Client(guest.grpc) as client:
             assert not guest.children()
@@ -157,41 +127,6 @@ def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
             reply = httpx.post(f"{guest.rest}/v1/encode", content=jpeg())
             assert (reply.status_code, reply.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
             assert reply.headers["retry-after"]
-
-
-def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
-    with running() as service:
-        children = service.children()
-        shared_memory = f"channeltok_{triton_port(service)}_*"
-        assert list(Path("/dev/shm").glob(shared_memory))
-        lost: list[Exception] = []
-        answered = 0
-        stopping = threading.Event()
-
-        def work() -> None:
-            nonlocal answered
-            with Client(service.grpc) as client:
-                while not stopping.is_set():
-                    try:
-                        client.encode(jpeg())
-                        answered += 1
-                    except ChannelTokError as error:
-                        if "connect" not in error.message.lower():  # never accepted: the port is closed
-                            lost.append(error)
-                        return
-
-        workers = [threading.Thread(target=work) for _ in range(8)]
-        for worker in workers:
-            worker.start()
-        time.sleep(2)
-        assert service.stop() == 0
-        stopping.set()
-        for worker in workers:
-            worker.join()
-        assert not lost
-        assert answered > 8
-        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert not list(Path("/dev/shm").glob(shared_memory))
 
 
 def test_children_die_with_a_killed_parent() -> None:

@@ -1,0 +1,147 @@
+"""Overload, priorities, callers who leave, and a stop in the middle of work."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+from channeltok import AsyncClient, ChannelTokError, Client, Overloaded, Tokens, Unavailable
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.photographs import crops, jpeg
+from tests.system.metrics import sample
+from tests.system.running import Service, eventually, running
+
+
+def test_overload_is_refused_with_a_hint() -> None:
+    with running(max_in_flight="2", max_waiting="2") as service, Client(service.grpc) as client, ThreadPoolExecutor(16) as pool:
+
+        def attempt(_: int) -> Exception | None:
+            try:
+                client.encode(jpeg())
+            except ChannelTokError as error:
+                return error
+            return None
+
+        outcomes = list(pool.map(attempt, range(64)))
+        refused = [outcome for outcome in outcomes if outcome is not None]
+        assert 0 < len(refused) < 64
+        assert all(isinstance(error, Overloaded) and error.retry_after for error in refused)
+        replies = list(pool.map(lambda _: httpx.post(f"{service.rest}/v1/encode", content=jpeg(), timeout=60), range(64)))
+        statuses = {reply.status_code for reply in replies}
+        assert statuses == {200, 429}
+        assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 429)
+        # A stream waits for its turn instead.
+        assert all(not isinstance(outcome, Exception) for outcome in client.encode_stream(crops(30)))
+
+
+def test_a_call_overtakes_a_stream() -> None:
+    with running(max_in_flight="1", max_wait="5") as service, Client(service.grpc) as client:
+        photos = crops(64)
+        bulk = client.encode_stream(photos)
+        next(bulk)
+        eventually(lambda: sample(service, "channeltok_waiting_pictures", priority="bulk") > 16, 30, "a queue of the stream's")
+        before = sample(service, "channeltok_pictures_total", rpc="encode_stream")
+        client.encode(jpeg())
+        between = sample(service, "channeltok_pictures_total", rpc="encode_stream") - before
+        assert between < 16  # in turn it would have waited for all that the stream has in its window
+        assert sum(isinstance(tokens, Tokens) for tokens in bulk) == 63
+
+
+def executed(service: Service) -> int:
+    """Pictures that Triton's encode model computed."""
+    with grpc.insecure_channel(f"127.0.0.1:{service.triton_port()}") as channel:
+        request = service_pb2.ModelStatisticsRequest(name="demo_encode")
+        (model,) = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(request, timeout=10).model_stats
+        return int(model.inference_count)
+
+
+CALLERS = 200  # more than a second of work for one place
+
+
+@pytest.mark.parametrize("protocol", ["gRPC", "REST"])
+async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) -> None:
+    with running(max_in_flight="1", max_waiting="1000", max_wait="60", probe_seconds="3600") as service:
+        before = executed(service)
+        async with AsyncClient(service.grpc) as client, httpx.AsyncClient(base_url=service.rest, limits=httpx.Limits()) as rest:
+
+            async def call() -> None:
+                if protocol == "gRPC":
+                    await client.encode(jpeg())
+                else:
+                    await rest.post("/v1/encode", content=jpeg())
+
+            calls = [asyncio.create_task(call()) for _ in range(CALLERS)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            for one in calls:
+                one.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        eventually(lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service")
+        assert sample(service, "channeltok_waiting_pictures") == 0
+        assert 1 <= executed(service) - before < CALLERS / 4
+        assert sample(service, "channeltok_request_seconds_count", code="CANCELLED") > 0
+
+
+def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
+    with running() as service:
+        children = service.children()
+        shared_memory = f"channeltok_{service.triton_port()}_*"
+        assert list(Path("/dev/shm").glob(shared_memory))
+        lost: list[Exception] = []
+        answered = 0
+        stopping = threading.Event()
+
+        def work() -> None:
+            nonlocal answered
+            with Client(service.grpc) as client:
+                while not stopping.is_set():
+                    try:
+                        client.encode(jpeg())
+                        answered += 1
+                    except ChannelTokError as error:
+                        if error.code != "STOPPING" and "connect" not in error.message.lower():  # else it was never accepted
+                            lost.append(error)
+                        return
+
+        workers = [threading.Thread(target=work) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        time.sleep(2)
+        assert service.stop() == 0
+        stopping.set()
+        for worker in workers:
+            worker.join()
+        assert not lost
+        assert answered > 8
+        assert any('"unfinished": 0' in line for line in service.log)
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not list(Path("/dev/shm").glob(shared_memory))
+
+
+def test_a_stream_is_answered_and_told_when_the_service_stops() -> None:
+    with running() as service, Client(service.grpc) as client:
+        sent = threading.Event()
+
+        def photos() -> Iterator[bytes]:
+            for number in range(10_000):
+                yield jpeg()
+                if number == 20:
+                    sent.set()
+
+        answers: list[Tokens | ChannelTokError] = []
+        stopper = threading.Thread(target=lambda: (sent.wait(), service.stop()))
+        stopper.start()
+        with pytest.raises(Unavailable) as caught:
+            answers.extend(client.encode_stream(photos()))
+        stopper.join()
+        assert caught.value.code == "STOPPING"
+        assert any(isinstance(answer, Tokens) for answer in answers)
+        # What was read in the last instant has not begun, and says so.
+        assert {answer.code for answer in answers if isinstance(answer, ChannelTokError)} <= {"STOPPING"}
+        assert any('"unfinished": 0' in line for line in service.log)
