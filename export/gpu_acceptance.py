@@ -58,7 +58,7 @@ def compare(report: Report, engine: str, run: Run, of: list[Case]) -> None:
     report.say("", f"### {engine}", "", "| model | against fp32 on the CPU | alone and in a batch of 32 |", "|---|---|---|")
     for case in of:
         together = in_batches(run, case, 32)
-        alone = in_batches(run, Case(case.facts, case.model, case.given[:32], case.due), 1)
+        alone = in_batches(run, Case(case.name, case.facts, case.model, case.given[:32], case.due), 1)
         differing = int((alone != together[:32]).sum())
         if case.facts.role == "encode":
             flipped = int(np.unpackbits((together ^ case.due).view(np.uint8)).sum())

@@ -15,7 +15,7 @@ import tritonclient.grpc as triton_client
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
-from export import graph, half, parity, repository
+from export import graph, half, parity
 from tokenizer import checkpoint
 from tokenizer.channeltok import ChannelTok
 from tokenizer.quantize import ABSENT
@@ -28,14 +28,11 @@ Run = Callable[[str, Array], Array]
 class Case:
     """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
 
+    name: str
     facts: graph.Facts
     model: bytes
     given: Array
     due: Array
-
-    @property
-    def name(self) -> str:
-        return repository.model_name(self.facts)
 
 
 def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
@@ -44,15 +41,15 @@ def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
     decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
     found = []
     for path in sorted(folder.glob("*/1/model.onnx")):
-        facts = graph.facts(onnx.load(path))
+        name, facts = path.parents[1].name, graph.facts(onnx.load(path))
         if facts.fingerprint != checkpoint.fingerprint(model):
             continue
         if facts.role == "encode":
-            found.append(Case(facts, path.read_bytes(), photos, tokens))
+            found.append(Case(name, facts, path.read_bytes(), photos, tokens))
         else:
             kept = np.ascontiguousarray(tokens[:, : facts.budget])
             due = parity.run(decode, np.where(np.arange(model.shape.channels) < facts.budget, tokens, ABSENT).astype(np.int32))
-            found.append(Case(facts, path.read_bytes(), kept, due))
+            found.append(Case(name, facts, path.read_bytes(), kept, due))
     if not found:
         sys.exit(f"{folder} has no graph of this checkpoint: write them with `python -m export engines`")
     return found

@@ -4,7 +4,7 @@ It stands alone beside `model.onnx` and knows nothing of tokenizers: names and t
 run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
 OpenVINO treat each picture of a batch alike, to the last bit (tests/export/test_triton_model.py holds them to it).
 
-Beside the graph's outputs each response has `compute_ns`, int64 [1]: how long the graph ran for its batch.
+Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and pictures in that batch.
 """
 
 import json
@@ -59,12 +59,13 @@ class TritonPythonModel:
         started = time.perf_counter_ns()
         outputs = self.run(feed)
         elapsed = time.perf_counter_ns() - started
+        execution = np.array([[elapsed, len(feed[self.inputs[0]])]], np.int64)
         results = [np.split(array, ends) for array in outputs]
         return [
             pb_utils.InferenceResponse(
                 [
                     *(pb_utils.Tensor(name, part) for name, part in zip(self.outputs, parts, strict=True)),
-                    pb_utils.Tensor("compute_ns", np.full((len(parts[0]), 1), elapsed, np.int64)),
+                    pb_utils.Tensor("execution", execution.repeat(len(parts[0]), axis=0)),
                 ]
             )
             for parts in zip(*results, strict=True)

@@ -9,13 +9,15 @@ from service.triton import Model
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """One tokenizer and the Triton models that run it.
+    """One training of a tokenizer, and the Triton models that run it.
 
+    version: counts the trainings that were served under one name; calls by that name go to the highest.
     channels: tokens of a whole picture, the largest k. picture_size: side of the square it sees and makes, pixels.
     decoders: budget -> model, ascending by budget.
     """
 
     name: str
+    version: int
     family: str
     fingerprint: str
     channels: int
@@ -30,25 +32,31 @@ class Tokenizer:
 
 
 class Catalogue:
-    """The tokenizers served at one moment; a change of what Triton serves makes a new one."""
+    """The tokenizers served at one moment; a change of what Triton serves makes a new one.
+
+    Of one name several versions can be there while one replaces the other: encode goes to the newest, decode to whichever made the tokens.
+    """
 
     def __init__(self, models: list[Model], default: str | None = None) -> None:
-        """Models without a `tokenizer` parameter are not ours and are left alone; a tokenizer that lacks a part is left out."""
-        parts: dict[str, list[Model]] = defaultdict(list)
+        """Models without a `tokenizer` parameter are not ours and are left alone; a tokenizer that lacks a part is left out.
+
+        tokenizers: all of them, the default one first, newer versions before older.
+        """
+        parts: dict[tuple[str, str], list[Model]] = defaultdict(list)
         for model in models:
             if "tokenizer" in model.parameters:
-                parts[model.parameters["tokenizer"]].append(model)
-        found = {name: tokenizer for name, group in sorted(parts.items()) if (tokenizer := _assemble(name, group)) is not None}
-        if default is not None:
-            found = {name: found[name] for name in sorted(found, key=lambda name: name != default)}
+                parts[model.parameters["tokenizer"], model.parameters["fingerprint"]].append(model)
+        found = [tokenizer for (name, _), group in parts.items() if (tokenizer := _assemble(name, group)) is not None]
+        self.tokenizers = sorted(found, key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version))
         self._default = default
-        self._by_name = found
-        self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in found.values()}
+        self._by_name: dict[str, Tokenizer] = {}
+        for tokenizer in self.tokenizers:
+            self._by_name.setdefault(tokenizer.name, tokenizer)
+        self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in self.tokenizers}
 
-    @property
-    def tokenizers(self) -> list[Tokenizer]:
-        """All of them, the default one first."""
-        return list(self._by_name.values())
+    def is_current(self, tokenizer: Tokenizer) -> bool:
+        """Whether calls by its name go to it, and not to a newer version."""
+        return self._by_name[tokenizer.name] is tokenizer
 
     def by_name(self, name: str | None) -> Tokenizer:
         """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
@@ -63,17 +71,17 @@ class Catalogue:
 
     def by_fingerprint(self, fingerprint: str, name: str | None) -> Tokenizer:
         """The one that made tokens of this fingerprint. Raises FingerprintMismatch when it is not served, or is not `name`."""
-        if name or not self._by_name:
-            tokenizer = self.by_name(name)
-            if tokenizer.fingerprint != fingerprint:
-                raise FingerprintMismatch(
-                    f"the tokens were made by {fingerprint}, but tokenizer {tokenizer.name!r} has fingerprint {tokenizer.fingerprint}"
-                )
-            return tokenizer
-        if fingerprint not in self._by_fingerprint:
+        named = self.by_name(name) if name or not self._by_name else None
+        found = self._by_fingerprint.get(fingerprint)
+        if found is None and named is None:
             served = ", ".join(f"{tokenizer.fingerprint} ({tokenizer.name})" for tokenizer in self.tokenizers)
             raise FingerprintMismatch(f"the tokens were made by {fingerprint}, which is not served; served are: {served}")
-        return self._by_fingerprint[fingerprint]
+        if found is None or (named is not None and named.name != found.name):
+            assert named is not None
+            raise FingerprintMismatch(
+                f"the tokens were made by {fingerprint}, but tokenizer {named.name!r} has fingerprint {named.fingerprint}"
+            )
+        return found
 
 
 def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
@@ -83,11 +91,11 @@ def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
         return None
     facts = encoders[0].parameters
     channels = int(facts["channels"])
-    same_training = all(model.parameters["fingerprint"] == facts["fingerprint"] for model in models)
-    if not same_training or max(decoders, default=0) < channels:
+    if max(decoders, default=0) < channels:
         return None
     return Tokenizer(
         name=name,
+        version=int(facts.get("version", 1)),
         family=facts["family"],
         fingerprint=facts["fingerprint"],
         channels=channels,

@@ -9,9 +9,11 @@ import socket
 import sys
 import sysconfig
 import tempfile
+from collections import defaultdict
 from importlib import resources
 from pathlib import Path
 
+import psutil
 import structlog
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -42,10 +44,11 @@ class EmbeddedTriton:
         """Raises CannotStart when the repository holds no models."""
         self._repository = settings.model_repository.resolve()
         self._settings = settings
-        self._names = sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
-        if not self._names:
+        if not self._on_disk():
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
+        self._processes: dict[str, int] = {}  # models that are loaded -> engine processes due
+        self._gone: dict[str, float] = {}  # models that are loaded but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
         self._grpc_port, self.metrics_port = _free_ports(2)
@@ -72,24 +75,61 @@ class EmbeddedTriton:
                 raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
             await asyncio.sleep(0.05)
         try:
-            await asyncio.gather(*(self._load(triton, name) for name in self._names))
+            await asyncio.gather(*(self._load(triton, name) for name in self._on_disk()))
         except EngineUnavailable as error:
             raise CannotStart(str(error)) from error
 
+    async def restart(self, triton: Triton) -> None:
+        """After it failed: clean up and start again on the same ports. Raises CannotStart."""
+        await self._kill()
+        await self.start(triton)
+
     async def reload(self, triton: Triton, name: str) -> None:
-        """Give one model new stubs."""
+        """Give one model new engine processes. Raises EngineUnavailable or CannotStart; `refresh` tries again then."""
+        self._processes.pop(name, None)
+        for process in self._engine_processes().get(name, []):
+            process.kill()  # Triton would wait for one that hangs
         await triton.unload(name)
         await self._load(triton, name)
+
+    async def refresh(self, triton: Triton) -> None:
+        """Load what is new in the repository, and unload what has been gone from it for `retire_seconds`.
+
+        Raises EngineUnavailable or CannotStart for what cannot be loaded.
+        """
+        on_disk, now = set(self._on_disk()), asyncio.get_running_loop().time()
+        self._gone = {name: self._gone.get(name, now) for name in self._processes.keys() - on_disk}
+        for name, since in self._gone.items():
+            if now - since >= self._settings.retire_seconds:
+                log.info("retiring", model=name)
+                del self._processes[name]
+                await triton.unload(name)
+        for name in sorted(on_disk - self._processes.keys()):
+            log.info("loading", model=name)
+            await self._load(triton, name)
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return None if self._process is None else self._process.returncode
 
-    async def restart(self, triton: Triton) -> None:
-        """After it died: clean up and start again on the same ports."""
-        await self._kill()
-        await self.start(triton)
+    @property
+    def loaded(self) -> set[str]:
+        """Names of the models that Triton has."""
+        return set(self._processes)
+
+    def failure(self) -> str | None:
+        """What is wrong with the server process itself: it ended, or was stopped."""
+        if self.exit_code is not None:
+            return f"tritonserver ended with exit code {self.exit_code}"
+        if self._process is not None and not _runs(psutil.Process(self._process.pid)):
+            return "tritonserver is stopped"
+        return None
+
+    def broken(self) -> list[str]:
+        """Loaded models that lack a running engine process: Triton goes on calling them ready."""
+        running = {name: sum(map(_runs, processes)) for name, processes in self._engine_processes().items()}
+        return [name for name, due in self._processes.items() if running.get(name, 0) < due]
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL for it and its stubs; the memory they shared and the temporary folder are removed."""
@@ -102,19 +142,36 @@ class EmbeddedTriton:
         await self._kill()
         self._backends.cleanup()
 
+    def _on_disk(self) -> list[str]:
+        return sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
+
+    def _engine_processes(self) -> dict[str, list[psutil.Process]]:
+        """By model. A python-backend stub's first argument is REPOSITORY/MODEL/VERSION/model.py."""
+        found: dict[str, list[psutil.Process]] = defaultdict(list)
+        if self._process is not None and self.exit_code is None:
+            for child in psutil.Process(self._process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    command = child.cmdline()  # of a zombie: empty
+                    if len(command) > 1:
+                        found[Path(command[1]).parts[-3]].append(child)
+        return found
+
     async def _load(self, triton: Triton, name: str) -> None:
         """With this machine's engine, instances and threads."""
+        processes = 0
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if config.backend == "python":
-            config.instance_group[0].count = self._settings.engine_instances
+            config.instance_group[0].count = processes = self._settings.engine_instances
             engine, precision = cpu_engine(config.parameters["role"].string_value, self._settings)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
                 config.parameters[key].string_value = str(value)
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
+        self._processes[name] = processes
 
     async def _kill(self) -> None:
+        self._processes.clear()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -160,6 +217,13 @@ class EmbeddedTriton:
             "--exit-timeout-secs=5",
             "--log-info=false",
         ]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def _pass_on(stream: asyncio.StreamReader) -> None:

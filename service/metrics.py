@@ -25,12 +25,23 @@ IN_FLIGHT = Gauge("channeltok_in_flight_pictures", "Pictures admitted and not ye
 MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "The limit that pictures in flight run against")
 WAITING = Gauge("channeltok_waiting_pictures", "Pictures that wait for a place, by priority (interactive or bulk)", ["priority"])
 REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
+BATCH_PICTURES = Histogram(
+    "channeltok_batch_pictures",
+    "Pictures in the batch that a picture was computed in, by Triton model; one observation per picture",
+    ["model"],
+    buckets=[2**exponent for exponent in range(8)],
+)
 PICTURES = Counter("channeltok_pictures_total", "Pictures encoded or decoded", ["rpc"])
 TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode or taken by decode", ["rpc"])
 PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode or returned by decode", ["rpc"])
 READY = Gauge("channeltok_ready", "1 while the service is ready")
 ENGINE_READY = Gauge("channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"])
-ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton or reloads of a model in it", ["what"])
+TOKENIZER_INFO = Gauge(
+    "channeltok_tokenizer_info",
+    "1 for the fingerprint that calls by this tokenizer's name are answered with now, 0 for those before it",
+    ["tokenizer", "fingerprint"],
+)
+ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton, of a model in it or of a worker", ["what"])
 
 
 @cache

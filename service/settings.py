@@ -112,6 +112,20 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner."),
     ] = 2.0
+    engine_timeout: Annotated[
+        float,
+        Field(
+            gt=0, description="Seconds without one answer after which an engine counts as hung and is restarted. Raise it for slow ones."
+        ),
+    ] = 60.0
+    retire_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Seconds that a tokenizer stays loaded after a newer version took its place in the repository: "
+            "its tokens are decoded until then.",
+        ),
+    ] = 600.0
     log_level: Annotated[
         str,
         Field(

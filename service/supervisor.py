@@ -1,4 +1,4 @@
-"""Keeps the engine served: learns what Triton serves, proves it by real inferences, restarts what died."""
+"""Keeps the engine served: learns what Triton serves, proves it by real inferences, repairs what died, hangs or answers rubbish."""
 
 import asyncio
 import time
@@ -9,13 +9,15 @@ import structlog
 from service import metrics
 from service.catalogue import Catalogue, Tokenizer
 from service.embedded_triton import CannotStart, EmbeddedTriton
-from service.errors import Overloaded, ServiceError
+from service.errors import ServiceError
+from service.probe import Probe
 from service.settings import Settings
 from service.tokenization import Tokenization
 from service.triton import Triton
 
 log = structlog.get_logger()
-PROBE_TIMEOUT = 10.0  # under load a probe waits in the engine's queue like everybody; longer than this is not load
+REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
+LONGEST_PAUSE = 30.0
 
 
 class Supervisor:
@@ -35,52 +37,97 @@ class Supervisor:
         self._tokenization = tokenization
         self._settings = settings
         self._announce = announce
+        self._probe = Probe(triton, settings.engine_timeout)
+        self._repairs = _Repairs()
+        self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
 
     async def watch(self) -> None:
-        """A look every `probe_seconds`, for ever."""
+        """For ever: a look every `probe_seconds`, and with an embedded Triton one at its processes every half second."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self._settings.probe_seconds, self._look))
+            if self._embedded is not None:
+                group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
+
+    async def _every(self, seconds: float, work: Callable[..., Awaitable[None]], *args: object) -> None:
         while True:
             started = time.monotonic()
             try:
-                await self._look()
+                await work(*args)
             except (ServiceError, CannotStart) as error:
                 await self._turn(False, str(error))
             except Exception as error:
                 log.exception("supervisor_failed", exc_info=error)
                 await self._turn(False, "the supervisor failed")
-            await asyncio.sleep(max(0.0, self._settings.probe_seconds - (time.monotonic() - started)))
+            await asyncio.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
     async def _look(self) -> None:
-        if self._embedded is not None and self._embedded.exit_code is not None:
-            await self._turn(False, f"tritonserver ended with exit code {self._embedded.exit_code}")
-            metrics.ENGINE_RESTARTS.labels("triton").inc()
-            await self._embedded.restart(self._triton)
-            self._triton.suspects.clear()
-        self._tokenization.catalogue = Catalogue(await self._triton.models(), self._settings.default_tokenizer)
-        tokenizers = self._tokenization.catalogue.tokenizers
-        failures = [failure for tokenizer in tokenizers for failure in await self._probe(tokenizer)]
-        await self._turn(bool(tokenizers) and not failures, "; ".join(failures) or "Triton serves no tokenizer")
-        # A model that failed callers may still answer the probe: one of its instances is alive.
-        failing = self._triton.suspects.copy()
-        self._triton.suspects.clear()
-        for name in failing:
-            await self._reload(name)
+        if self._embedded is not None:
+            await self._refresh(self._embedded)
+        models = await self._triton.models()
+        candidates = Catalogue(models, self._settings.default_tokenizer).tokenizers
+        if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
+            self._publish(Catalogue(models, self._settings.default_tokenizer))
+        looks = list(zip(candidates, await asyncio.gather(*map(self._look_at, candidates)), strict=True))
+        # A version that fails is no reason to be not ready while another of the same name works: nobody is sent to it.
+        working = {tokenizer.name for tokenizer, failures in looks if not failures}
+        left_out = {tokenizer.fingerprint for tokenizer, failures in looks if failures and tokenizer.name in working}
+        served = [model for model in models if model.parameters.get("fingerprint") not in left_out]
+        self._publish(Catalogue(served, self._settings.default_tokenizer))
+        why_not = [failure for tokenizer, failures in looks if tokenizer.fingerprint not in left_out for failure in failures]
+        await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
 
-    async def _probe(self, tokenizer: Tokenizer) -> list[str]:
+    async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
+        models = [tokenizer.encoder, *tokenizer.decoders.values()]
         failures = []
-        for model, error in await self._tokenization.probe(tokenizer, PROBE_TIMEOUT):
-            # A full queue is load, not a fault: the engine is at work.
-            healthy = error is None or isinstance(error, Overloaded)
-            metrics.ENGINE_READY.labels(model.name).set(healthy)
-            if not healthy:
+        for model, error in zip(models, await asyncio.gather(*map(self._probe.look, models)), strict=True):
+            metrics.ENGINE_READY.labels(model.name).set(error is None)
+            if error is None:
+                self._repairs.worked(model.name)
+            else:
                 failures.append(f"{model.name}: {error}")
         return failures
 
-    async def _reload(self, name: str) -> None:
-        # A dead stub leaves its model "ready" in Triton's eyes; unloading and loading it starts new ones.
-        if self._embedded is not None and self._embedded.exit_code is None:
-            log.warning("reloading", model=name)
-            metrics.ENGINE_RESTARTS.labels(name).inc()
-            await self._embedded.reload(self._triton, name)
+    async def _refresh(self, embedded: EmbeddedTriton) -> None:
+        async with self._engine:
+            if embedded.failure() is None and self._repairs.due("repository"):
+                try:
+                    await embedded.refresh(self._triton)
+                    self._repairs.worked("repository")
+                except (ServiceError, CannotStart, OSError, ValueError) as error:  # half a copy, say: what is loaded goes on
+                    log.error("cannot_load", why=str(error))
+
+    async def _repair(self, embedded: EmbeddedTriton) -> None:
+        async with self._engine:
+            await self._repair_server(embedded)
+            await self._repair_models(embedded)
+
+    async def _repair_server(self, embedded: EmbeddedTriton) -> None:
+        if (failure := embedded.failure()) is not None:
+            await self._turn(False, failure)
+            if self._repairs.due("triton"):
+                log.warning("restarting", what="triton", why=failure)
+                metrics.ENGINE_RESTARTS.labels("triton").inc()
+                await embedded.restart(self._triton)
+                self._triton.suspects.clear()
+                self._repairs.worked("triton")
+
+    async def _repair_models(self, embedded: EmbeddedTriton) -> None:
+        # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
+        suspects, self._triton.suspects = self._triton.suspects, set()
+        for name in {*suspects, *embedded.broken()} & embedded.loaded:
+            if self._repairs.due(name):
+                log.warning("reloading", model=name)
+                metrics.ENGINE_RESTARTS.labels(name).inc()
+                await embedded.reload(self._triton, name)
+
+    def _publish(self, catalogue: Catalogue) -> None:
+        before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue
+        for tokenizer in before.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)
+        for tokenizer in catalogue.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(catalogue.is_current(tokenizer))
+            if tokenizer.fingerprint not in {one.fingerprint for one in before.tokenizers}:
+                log.info("serving", tokenizer=tokenizer.name, version=tokenizer.version, fingerprint=tokenizer.fingerprint)
 
     async def _turn(self, ready: bool, why_not: str) -> None:
         if ready != self.ready:
@@ -88,3 +135,25 @@ class Supervisor:
             self.ready = ready
             metrics.READY.set(ready)
             await self._announce(ready)
+
+
+class _Repairs:
+    """When to try: at once, and after ever longer pauses what does not work in between."""
+
+    def __init__(self) -> None:
+        self._tries: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    def due(self, what: str) -> bool:
+        """True when `what` may be tried now; that counts as a try."""
+        now = time.monotonic()
+        if now < self._not_before.get(what, 0.0):
+            return False
+        self._tries[what] = self._tries.get(what, 0) + 1
+        self._not_before[what] = now + min(0.5 * 2 ** self._tries[what], LONGEST_PAUSE)
+        return True
+
+    def worked(self, what: str) -> None:
+        """It works again: the next try is due at once."""
+        self._tries.pop(what, None)
+        self._not_before.pop(what, None)

@@ -16,9 +16,19 @@ import pictures
 from service import metrics
 from service.admission import Admission, Priority
 from service.catalogue import Catalogue, Tokenizer
-from service.errors import BadK, BadPicture, BadTokens, DeadlineExceeded, ServiceError, TooLarge, TooManyPixels, UnsupportedFormat
+from service.errors import (
+    BadK,
+    BadPicture,
+    BadTokens,
+    DeadlineExceeded,
+    EngineUnavailable,
+    ServiceError,
+    TooLarge,
+    TooManyPixels,
+    UnsupportedFormat,
+)
 from service.settings import Settings
-from service.triton import Inference, Model, Triton
+from service.triton import RETRY_AFTER_SECONDS, Inference, Triton
 
 Stages = dict[str, float]  # stage -> seconds, in the order they happened
 ABSENT = -1
@@ -105,7 +115,7 @@ class Tokenization:
             call.done("unpack")
             inference = await self._triton.infer(served.encoder, pixels, timeout)
             call.inferred(inference)
-            tokens = Tokens(inference.output[:k].astype(np.uint16), served.fingerprint)
+            tokens = Tokens(self._ids(inference.output, served)[:k], served.fingerprint)
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(k)
         return Encoded(served, tokens, call.stages, served.encoder.engine)
@@ -146,16 +156,12 @@ class Tokenization:
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
 
-    async def probe(self, served: Tokenizer, timeout: float) -> list[tuple[Model, ServiceError | None]]:
-        """A real, small inference through every model of a tokenizer: the error of each, None where it worked."""
-        outcomes: list[tuple[Model, ServiceError | None]] = []
-        for model in (served.encoder, *served.decoders.values()):
-            try:
-                await self._triton.infer(model, np.zeros(model.input.shape, model.input.dtype), timeout)
-                outcomes.append((model, None))
-            except ServiceError as error:
-                outcomes.append((model, error))
-        return outcomes
+    def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
+        """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
+        if (output >> served.bits_per_token).any():
+            self._triton.suspects.add(served.encoder.name)
+            raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
+        return output.astype(np.uint16)
 
     @asynccontextmanager
     async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[_Call]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from service import metrics
 from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
 
 RETRY_AFTER_SECONDS = 2.0
@@ -19,8 +20,9 @@ _DTYPES: dict[int, tuple[str, type[np.generic]]] = {
     model_config_pb2.TYPE_INT32: ("INT32", np.int32),
     model_config_pb2.TYPE_INT64: ("INT64", np.int64),
 }
-# Tensor in which our python-backend models report how long the graph itself ran; other backends do not have it.
-COMPUTE_NS = "compute_ns"
+# Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, pictures in the batch. Others do not have it.
+EXECUTION = "execution"
+OVERTAKEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,21 @@ class Inference:
     compute_seconds: float
 
 
+@dataclass
+class _Answered:
+    """Of a model's inferences that were answered: when the latest was sent, and when the last answer came."""
+
+    sent: float
+    at: float
+
+
 class Triton:
     """Client of one tritonserver. Every method raises EngineUnavailable when it cannot be reached."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.suspects: set[str] = set()  # models whose inference failed for a cause of theirs; the supervisor looks after them
+        self._answered: dict[str, _Answered] = {}
         self._channel = grpc.aio.insecure_channel(
             url,
             options=[
@@ -121,6 +132,11 @@ class Triton:
         except grpc.aio.AioRpcError as error:
             raise EngineUnavailable(f"Triton cannot unload {name}: {error.details()}") from error
 
+    def silent_seconds(self, model: Model) -> float:
+        """Seconds since the model answered last, or was first asked."""
+        now = time.perf_counter()
+        return now - self._answered[model.name].at if model.name in self._answered else 0.0
+
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
         """One entry, without the batch axis: Triton makes the batches. array: `model.input`'s shape and dtype.
 
@@ -138,23 +154,30 @@ class Triton:
             raw_input_contents=[array.tobytes()],
         )
         started = time.perf_counter()
+        answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
         try:
             reply = await self._stub.ModelInfer(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             known = _translate(error)
-            if isinstance(known, EngineUnavailable):
+            # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
+            overtaken = answered.sent - started > OVERTAKEN_SECONDS
+            if isinstance(known, EngineUnavailable) or (isinstance(known, DeadlineExceeded) and overtaken):
                 self.suspects.add(model.name)
             raise known from error
-        elapsed = time.perf_counter() - started
+        answered.at = time.perf_counter()
+        answered.sent = max(started, answered.sent)
+        elapsed = answered.at - started
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
         content = raw.get(model.output.name, b"")
         if len(content) != model.output.nbytes:
             self.suspects.add(model.name)
             raise EngineUnavailable(f"the engine answered {len(content)} bytes where {model.output.nbytes} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
-        if COMPUTE_NS not in raw:
+        if EXECUTION not in raw:
             return Inference(output, None, elapsed)
-        compute = min(elapsed, int.from_bytes(raw[COMPUTE_NS][:8], "little") / 1e9)
+        nanoseconds, pictures = np.frombuffer(raw[EXECUTION], np.int64)
+        metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
+        compute = min(elapsed, nanoseconds / 1e9)
         return Inference(output, elapsed - compute, compute)
 
 
@@ -163,7 +186,7 @@ def _model(config: Any) -> Model:
     return Model(
         name=config.name,
         input=_tensor(config.input[0]),
-        output=next(tensor for tensor in outputs if tensor.name != COMPUTE_NS),
+        output=next(tensor for tensor in outputs if tensor.name != EXECUTION),
         parameters={name: value.string_value for name, value in config.parameters.items()},
     )
 

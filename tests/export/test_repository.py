@@ -44,7 +44,7 @@ def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -
     assert [(list(tensor.dims), tensor.data_type) for tensor in (*config.input, *config.output)] == [
         ([32], 8),
         ([128, 128, 3], 2),
-        ([1], 9),
+        ([2], 9),
     ]
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
@@ -55,6 +55,7 @@ def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -
     assert facts == {
         "tokenizer": "demo",
         "family": "channeltok",
+        "version": "1",
         "role": "decode",
         "budget": "32",
         "picture_size": "128",
@@ -125,3 +126,22 @@ def test_the_committed_graphs_are_of_the_committed_weights() -> None:
     assert {
         repository.parse((model / "config.pbtxt").read_text()).parameters["fingerprint"].string_value for model in committed_models()
     } == {weights}
+
+
+def retrained(graph: bytes, fingerprint: str) -> bytes:
+    parsed = onnx.load_model_from_string(graph)
+    next(entry for entry in parsed.metadata_props if entry.key == "fingerprint").value = fingerprint
+    return bytes(parsed.SerializeToString())
+
+
+def test_another_training_is_another_version_under_other_names(tmp_path: Path, graphs: list[bytes]) -> None:
+    folder = tmp_path / "models"
+    repository.write(folder, "demo", graphs)
+    assert repository.write(folder, "demo", graphs) == ["demo_encode", "demo_decode_k32", "demo_decode_k256"]
+    second = repository.write(folder, "demo", [retrained(graph, "f" * 16) for graph in graphs])
+    assert second == ["demo_encode_v2", "demo_decode_k32_v2", "demo_decode_k256_v2"]
+    assert listing(folder) == files_of(*second)
+    config = repository.parse((folder / "demo_encode_v2/config.pbtxt").read_text())
+    assert (config.name, config.parameters["version"].string_value) == ("demo_encode_v2", "2")
+    assert repository.write(folder, "demo", [retrained(graph, "f" * 16) for graph in graphs]) == second
+    assert repository.write(folder, "demo", graphs)[0] == "demo_encode_v3"

@@ -11,14 +11,14 @@ PICTURE, TOKENS = Tensor("picture", "UINT8", np.uint8, (128, 128, 3)), Tensor("t
 FACTS = {"family": "channeltok", "picture_size": "128", "channels": "256", "bits_per_token": "16", "fingerprint": "00" * 8}
 
 
-def models(name: str, fingerprint: str, budgets: tuple[int, ...] = (256,)) -> list[Model]:
-    facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint}
+def models(name: str, fingerprint: str, budgets: tuple[int, ...] = (256,), version: int = 1) -> list[Model]:
+    facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint, "version": str(version)}
     encode = Model(f"{name}_encode", PICTURE, TOKENS, {**facts, "role": "encode", "budget": "256"})
     decodes = [Model(f"{name}_decode_k{k}", TOKENS, PICTURE, {**facts, "role": "decode", "budget": str(k)}) for k in budgets]
     return [encode, *decodes]
 
 
-A, B = "a" * 16, "b" * 16
+A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 
 def test_by_name_and_by_fingerprint() -> None:
@@ -44,8 +44,8 @@ def test_what_is_not_served() -> None:
     catalogue = Catalogue([*models("cat", A), *models("dog", B)])
     with pytest.raises(UnknownTokenizer, match="cat, dog"):
         catalogue.by_name("cow")
-    with pytest.raises(FingerprintMismatch, match="cccccccccccccccc"):
-        catalogue.by_fingerprint("c" * 16, None)
+    with pytest.raises(FingerprintMismatch, match=C):
+        catalogue.by_fingerprint(C, None)
     with pytest.raises(FingerprintMismatch):
         catalogue.by_fingerprint(A, "dog")
     with pytest.raises(EngineUnavailable):
@@ -65,6 +65,17 @@ def test_half_a_tokenizer_is_not_served() -> None:
     assert not Catalogue(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
     other_training = replace(decode, parameters={**decode.parameters, "fingerprint": B})
     assert not Catalogue([encode, other_training]).tokenizers
+
+
+def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
+    catalogue = Catalogue([*models("cat", A, version=9), *models("cat", B, version=10), *models("ant", C)])
+    old, new = catalogue.by_fingerprint(A, "cat"), catalogue.by_name("cat")
+    assert (old.version, new.version) == (9, 10)
+    assert (catalogue.is_current(old), catalogue.is_current(new)) == (False, True)
+    assert catalogue.by_fingerprint(A, None) is old
+    assert [tokenizer.fingerprint for tokenizer in catalogue.tokenizers] == [C, B, A]
+    with pytest.raises(FingerprintMismatch):
+        catalogue.by_fingerprint(C, "cat")
 
 
 def test_models_of_others_are_left_alone() -> None:

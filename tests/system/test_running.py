@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -89,27 +88,6 @@ def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client
     assert sum(map(float, stages.values())) / 1000 <= reply.elapsed.total_seconds()
 
 
-def test_a_killed_stub_and_a_killed_triton_come_back() -> None:
-    with running(probe_seconds="0.5") as service, Client(service.grpc) as client:
-        expected = client.encode(jpeg())
-
-        def works() -> bool:
-            try:
-                return client.encode(jpeg()) == expected
-            except ChannelTokError as error:
-                assert error.code == "ENGINE_UNAVAILABLE", error
-                return False
-
-        for stub in [child for child in service.children() if "stub" in child.name()]:
-            stub.kill()
-        eventually(lambda: sample(service, "channeltok_engine_restarts_total") >= 1 and works(), 60, "recovery from killed stubs")
-        for child in service.children():
-            if child.name() == "tritonserver":
-                child.kill()
-        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="triton") == 1 and works(), 60, "recovery of triton")
-        eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
-
-
 def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
     with running() as owner, Client(owner.grpc) as direct:
         port = owner.triton_port()
@@ -127,17 +105,6 @@ def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
             reply = httpx.post(f"{guest.rest}/v1/encode", content=jpeg())
             assert (reply.status_code, reply.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
             assert reply.headers["retry-after"]
-
-
-def test_children_die_with_a_killed_parent() -> None:
-    with running() as service:
-        children = service.children()
-        assert any("stub" in child.name() for child in children)
-        os.kill(service.process.pid, signal.SIGKILL)
-        service.process.wait()
-        eventually(
-            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30, "the end of children"
-        )
 
 
 def refused_start(**environment: str) -> str:

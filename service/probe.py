@@ -1,0 +1,55 @@
+"""A real, small inference through a Triton model: the only thing that shows that its engine works."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
+from service.triton import Model, Triton
+
+TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
+# An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
+SAME_IDS = 0.9  # share of the tokens
+SAME_PIXELS = 4.0  # mean difference, of 255
+
+
+class Probe:
+    """Remembers what each model answered first: an engine that answers something else later computes rubbish (NaN, say)."""
+
+    def __init__(self, triton: Triton, engine_timeout: float) -> None:
+        self._triton = triton
+        self._engine_timeout = engine_timeout
+        self._first: dict[str, NDArray[Any]] = {}
+
+    async def look(self, model: Model) -> ServiceError | None:
+        """What is wrong with the model, None where nothing is. One that hangs or answers rubbish becomes a suspect of Triton's client."""
+        try:
+            output = (await self._triton.infer(model, _question(model), TIMEOUT)).output
+        except Overloaded:
+            return None  # load, not a fault: the engine is at work
+        except DeadlineExceeded as error:
+            if self._triton.silent_seconds(model) > self._engine_timeout:
+                self._triton.suspects.add(model.name)
+            return error
+        except ServiceError as error:
+            return error
+        if not _alike(output, self._first.setdefault(model.name, output)):
+            self._triton.suspects.add(model.name)
+            return EngineUnavailable("the engine answers a question otherwise than at first")
+        return None
+
+
+def _question(model: Model) -> NDArray[Any]:
+    """A picture of slopes for an encoder, every 257th id for a decoder."""
+    if model.input.dtype is np.uint8:
+        height, width, _ = model.input.shape
+        y, x = np.mgrid[:height, :width]
+        return np.stack([y % 256, x % 256, (x + y) % 256], axis=-1).astype(np.uint8)
+    return (np.arange(model.input.shape[0]) * 257 % 65536).astype(model.input.dtype)
+
+
+def _alike(output: NDArray[Any], first: NDArray[Any]) -> bool:
+    if output.dtype == np.uint8:
+        return bool(np.abs(output.astype(np.int16) - first).mean() <= SAME_PIXELS)
+    return bool((output == first).mean() >= SAME_IDS)

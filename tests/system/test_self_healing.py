@@ -1,0 +1,131 @@
+"""Engine processes that die, hang or answer rubbish, and what the service does about it."""
+
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from channeltok import ChannelTokError, Client, Tokens, Unavailable
+
+from tests.photographs import jpeg
+from tests.system.metrics import sample
+from tests.system.running import ROOT, Service, eventually, running
+
+
+def stubs(service: Service, model: str = "") -> list[psutil.Process]:
+    return [child for child in service.children() if "stub" in child.name() and f"/{model}" in " ".join(child.cmdline())]
+
+
+def triton(service: Service) -> psutil.Process:
+    (found,) = [child for child in service.children() if child.name() == "tritonserver"]
+    return found
+
+
+def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]:
+    """Name -> processes, the signal they get, and what must have been restarted."""
+    return {
+        "one stub killed": (stubs(service, "demo_encode")[:1], signal.SIGKILL, "demo_encode"),
+        "all stubs killed": (stubs(service, "demo_encode"), signal.SIGKILL, "demo_encode"),
+        "a stub stopped": (stubs(service, "demo_encode")[:1], signal.SIGSTOP, "demo_encode"),
+        "Triton killed": ([triton(service)], signal.SIGKILL, "triton"),
+        "Triton stopped": ([triton(service)], signal.SIGSTOP, "triton"),
+    }
+
+
+def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> None:
+    """In the middle of work: each call has an answer, right or UNAVAILABLE, and soon all of them are right."""
+    with running(probe_seconds="0.5") as service, Client(service.grpc, timeout=20) as client, ThreadPoolExecutor(8) as pool:
+        expected = client.encode(jpeg())
+
+        def attempt(_: int) -> Tokens | str:
+            try:
+                return client.encode(jpeg())
+            except ChannelTokError as error:
+                return error.code
+
+        for fault in faults(service):
+            processes, number, what = faults(service)[fault]
+            before = sample(service, "channeltok_engine_restarts_total", what=what)
+            pending = pool.map(attempt, range(64))
+            for process in processes:
+                process.send_signal(number)
+            answers = list(pending)
+            assert {answer for answer in answers if isinstance(answer, str)} <= {"ENGINE_UNAVAILABLE", "OVERLOADED"}, fault
+            assert all(answer == expected for answer in answers if isinstance(answer, Tokens)), fault
+            eventually(lambda what=what, before=before: sample(service, "channeltok_engine_restarts_total", what=what) > before, 30, fault)
+            eventually(lambda: all(answer == expected for answer in pool.map(attempt, range(8))), 30, fault)
+            eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, fault)
+            assert len(stubs(service)) == 2 * len(stubs(service, "demo_encode")) == 4
+
+
+SICK = """
+
+class TritonPythonModel(TritonPythonModel):
+    \"\"\"Answers rubbish, once FLAG says which, until the process is a new one.\"\"\"
+
+    def initialize(self, args):
+        super().initialize(args)
+        self.fault = ""
+        Path("FLAG").unlink(missing_ok=True)
+
+    def _run(self, requests):
+        self.fault = self.fault or (Path("FLAG").read_text() if Path("FLAG").exists() else "")
+        if self.fault == "hangs":
+            time.sleep(3600)
+        responses = super()._run(requests)
+        if not self.fault:
+            return responses
+        rubbish = {"shape": np.zeros((1, 7), np.int32), "ids": np.full((1, 256), 70_000, np.int32), "zeros": np.zeros((1, 256), np.int32)}
+        given = [pb_utils.get_input_tensor_by_name(request, "picture").as_numpy() for request in requests]
+        return [
+            pb_utils.InferenceResponse(
+                [
+                    pb_utils.Tensor("tokens", rubbish[self.fault].repeat(len(one), axis=0)),
+                    pb_utils.Tensor("execution", np.ones((len(one), 2), np.int64)),
+                ]
+            )
+            for one in given
+        ]
+"""
+
+
+@pytest.mark.parametrize("fault", ["shape", "ids", "zeros", "hangs"])
+def test_an_engine_that_answers_rubbish_is_replaced(fault: str, tmp_path: Path) -> None:
+    """zeros is what a graph makes of NaN: well-formed, and found by the probe alone."""
+    repository, flag = tmp_path / "models", tmp_path / "fault"
+    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    with (repository / "demo_encode/1/model.py").open("a") as file:
+        file.write(SICK.replace("FLAG", str(flag)))
+    settings = {"model_repository": str(repository), "probe_seconds": "0.3", "engine_instances": "1", "engine_timeout": "1"}
+    with running(**settings) as service, Client(service.grpc, timeout=2) as client:
+        expected = client.encode(jpeg())
+        time.sleep(1)  # for a probe to have learnt the right answer
+        flag.write_text(fault)
+        if fault in ("shape", "ids"):
+            with pytest.raises(Unavailable):
+                client.encode(jpeg())
+        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="demo_encode") >= 1, 30, "the restart")
+
+        def works() -> bool:
+            try:
+                return client.encode(jpeg()) == expected
+            except ChannelTokError:
+                return False
+
+        eventually(works, 30, "the right answer")
+
+
+def test_children_die_with_a_killed_parent() -> None:
+    with running() as service:
+        children = service.children()
+        assert any("stub" in child.name() for child in children)
+        os.kill(service.process.pid, signal.SIGKILL)
+        service.process.wait()
+        eventually(
+            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30, "the end of children"
+        )
