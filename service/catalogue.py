@@ -26,6 +26,11 @@ class Tokenizer:
     encoder: Model
     decoders: dict[int, Model]
 
+    @property
+    def models(self) -> list[Model]:
+        """All of them."""
+        return [self.encoder, *self.decoders.values()]
+
     def decoder_for(self, k: int) -> tuple[int, Model]:
         """The smallest budget >= k, and its model."""
         return next((budget, model) for budget, model in self.decoders.items() if budget >= k)

@@ -92,13 +92,16 @@ class EmbeddedTriton:
         await triton.unload(name)
         await self._load(triton, name)
 
-    async def refresh(self, triton: Triton) -> None:
-        """Load what is new in the repository, and unload what has been gone from it for `retire_seconds`.
+    async def refresh(self, triton: Triton, in_use: set[str]) -> None:
+        """Load what is new in the repository, and unload what has been gone from it and from `in_use` for `retire_seconds`.
 
+        in_use: models that calls are sent to, unless they bring tokens of an older version.
         Raises EngineUnavailable or CannotStart for what cannot be loaded.
         """
         on_disk, now = set(self._on_disk()), asyncio.get_running_loop().time()
-        self._gone = {name: self._gone.get(name, now) for name in self._processes.keys() - on_disk}
+        if not on_disk:  # it is being replaced this very moment, or somebody took it away: what is loaded goes on
+            return
+        self._gone = {name: self._gone.get(name, now) for name in self._processes.keys() - on_disk - in_use}
         for name, since in self._gone.items():
             if now - since >= self._settings.retire_seconds:
                 log.info("retiring", model=name)

@@ -77,9 +77,8 @@ class Supervisor:
         await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
 
     async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
-        models = [tokenizer.encoder, *tokenizer.decoders.values()]
         failures = []
-        for model, error in zip(models, await asyncio.gather(*map(self._probe.look, models)), strict=True):
+        for model, error in zip(tokenizer.models, await asyncio.gather(*map(self._probe.look, tokenizer.models)), strict=True):
             metrics.ENGINE_READY.labels(model.name).set(error is None)
             if error is None:
                 self._repairs.worked(model.name)
@@ -91,7 +90,9 @@ class Supervisor:
         async with self._engine:
             if embedded.failure() is None and self._repairs.due("repository"):
                 try:
-                    await embedded.refresh(self._triton)
+                    catalogue = self._tokenization.catalogue
+                    current = filter(catalogue.is_current, catalogue.tokenizers)
+                    await embedded.refresh(self._triton, {model.name for tokenizer in current for model in tokenizer.models})
                     self._repairs.worked("repository")
                 except (ServiceError, CannotStart, OSError, ValueError) as error:  # half a copy, say: what is loaded goes on
                     log.error("cannot_load", why=str(error))

@@ -1,0 +1,89 @@
+"""A tokenizer is trained anew and takes the place of the old one in a running service."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from channeltok import Client, FingerprintMismatch, Tokens
+
+from export.__main__ import main as export
+from tests.photographs import crops, jpeg
+from tests.system.metrics import sample
+from tests.system.running import ROOT, eventually, running
+from tokenizer import checkpoint
+
+DEMO = ROOT / "tokenizer/weights/demo.safetensors"
+
+
+@pytest.fixture
+def retrained(tmp_path: Path) -> Path:
+    """The demo tokenizer after a step more, as it were."""
+    model = checkpoint.load(DEMO)
+    with torch.no_grad():
+        next(iter(model.decoder.parameters())).mul_(1.001)
+    path = tmp_path / "demo.safetensors"
+    checkpoint.save(model, path)
+    return path
+
+
+def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(retrained: Path, tmp_path: Path) -> None:
+    repository, photos = tmp_path / "models", tmp_path / "photos"
+    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    photos.mkdir()
+    for number, photo in enumerate(crops(2)):
+        (photos / f"{number}.jpg").write_bytes(photo)
+    with running(model_repository=str(repository), probe_seconds="0.5", retire_seconds="10") as service, Client(service.grpc) as client:
+        (old,) = client.tokenizers()
+        old_tokens = client.encode(jpeg())
+        stopping = threading.Event()
+        seen: list[Tokens] = []
+        failed: list[Exception] = []
+
+        def work() -> None:
+            while not stopping.is_set():
+                try:
+                    tokens = client.encode(jpeg())
+                    seen.append(tokens)
+                    client.decode(tokens)
+                except Exception as error:
+                    failed.append(error)
+
+        workers = [threading.Thread(target=work) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        export([str(retrained), "--repository", str(repository), "--data", str(photos)])
+        eventually(lambda: client.tokenizers()[0].fingerprint != old.fingerprint, 60, "the switch")
+        new, also = client.tokenizers()
+        assert also == old
+        assert client.encode(jpeg()).fingerprint == new.fingerprint
+        assert client.decode(old_tokens) != client.decode(client.encode(jpeg()))
+        current = {"tokenizer": "demo", "fingerprint": new.fingerprint}
+        assert sample(service, "channeltok_tokenizer_info", **current) == 1
+        assert sample(service, "channeltok_tokenizer_info") == 1
+        eventually(lambda: client.tokenizers() == [new], 60, "the old one's retirement")
+        stopping.set()
+        for worker in workers:
+            worker.join()
+        assert not failed
+        assert {tokens.fingerprint for tokens in seen} == {old.fingerprint, new.fingerprint}
+        with pytest.raises(FingerprintMismatch):
+            client.decode(old_tokens)
+        assert len([child for child in service.children() if "stub" in child.name()]) == 4
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_at_work(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    with running(model_repository=str(repository), probe_seconds="0.3") as service, Client(service.grpc) as client:
+        before = client.tokenizers()
+        half = repository / "demo_encode_v2"
+        shutil.copytree(repository / "demo_encode", half)
+        (half / "1/model.onnx").write_bytes(b"half a copy")
+        (half / "config.pbtxt").write_text((half / "config.pbtxt").read_text().replace('name: "demo_encode"', 'name: "demo_encode_v2"'))
+        eventually(lambda: any("cannot_load" in line for line in service.log), 30, "the complaint")
+        assert client.tokenizers() == before
+        assert client.encode(jpeg()).fingerprint == before[0].fingerprint
+        shutil.rmtree(half)
+        assert service.stop() == 0
