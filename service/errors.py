@@ -89,3 +89,9 @@ class DeadlineExceeded(
 class EngineUnavailable(
     ServiceError, code="ENGINE_UNAVAILABLE", grpc=StatusCode.UNAVAILABLE, http=503, title="The engine is down or restarting"
 ): ...
+
+
+def is_ours(code: str) -> bool:
+    """Whether an error code tells of a fault of ours, not the caller's: 5xx."""
+    kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+    return any(kind.code == code and kind.http >= 500 for kind in kinds)

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from service.calls import GrpcCalls, current_request_id
 from service.errors import DeadlineExceeded, ServiceError, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
@@ -132,11 +133,12 @@ class GrpcServer:
     def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
         limit = settings.max_message_bytes + MESSAGE_OVERHEAD
         self._server = grpc.aio.server(
+            interceptors=[GrpcCalls(SERVICE)],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
-            ]
+            ],
         )
         self._health = health.aio.HealthServicer()
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), self._server)
@@ -198,7 +200,9 @@ async def _errors_to(context: Context) -> AsyncIterator[None]:
 
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(_status(error)))
+    status = rpc_status.to_status(_status(error))
+    # abort_with_status would drop what is there already: the request id.
+    await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))
     raise AssertionError("abort always raises")
 
 
@@ -207,7 +211,7 @@ def _known(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     log.exception("internal_error", exc_info=error)
-    return ServiceError("an error of ours; it was logged")
+    return ServiceError(f"an error of ours; it was logged under request id {current_request_id()}")
 
 
 def _status(error: ServiceError) -> status_pb2.Status:

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner."),
     ] = 2.0
+    slow_call_seconds: Annotated[
+        float,
+        Field(
+            gt=0, description="A call that takes longer gets a line in the log, with its stages. Lower it to see where slow ones spend it."
+        ),
+    ] = 5.0
     log_level: Annotated[
         str,
         Field(

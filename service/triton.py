@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from service import tracing
 from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
 
 RETRY_AFTER_SECONDS = 2.0
@@ -139,9 +140,11 @@ class Triton:
         )
         started = time.perf_counter()
         try:
-            reply = await self._stub.ModelInfer(request, timeout=timeout)
+            with tracing.engine(model.name) as metadata:
+                reply = await self._stub.ModelInfer(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             known = _translate(error)
+            known.add_note(f"Triton says: {error.details()}")  # for the log; callers see `detail` only
             if isinstance(known, EngineUnavailable):
                 self.suspects.add(model.name)
             raise known from error
