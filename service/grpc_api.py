@@ -138,6 +138,11 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
+                *(
+                    [("grpc.max_connection_age_ms", int(settings.grpc_connection_seconds * 1000))]
+                    if settings.grpc_connection_seconds
+                    else []
+                ),
             ],
         )
         self._health = health.aio.HealthServicer()

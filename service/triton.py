@@ -78,6 +78,8 @@ class Triton:
                 ("grpc.min_reconnect_backoff_ms", 50),
                 ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
+                # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
+                ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
             ],
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)

@@ -23,7 +23,7 @@ from tests.system.running import running
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
-VERSIONS = ("1.33", "1.37")  # what the manifests need at least, and the newest with a schema
+VERSIONS = ("1.30", "1.37")  # the oldest whose clusters sleep before a stop, and the newest with a schema
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((BASE / "kustomization.yaml").read_text())
 ADAPTER: list[dict[str, Any]] = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
 (GENERATED,) = KUSTOMIZATION["configMapGenerator"]
