@@ -85,7 +85,9 @@ def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, 
     assert spans["engine"].attributes == {"channeltok.model": "demo_encode"}
     for name, parent in parents(spans).items():
         if parent:
-            assert spans[parent].start <= spans[name].start <= spans[name].end <= spans[parent].end
+            assert spans[parent].start <= spans[name].start <= spans[name].end
+            # Triton's end when its answer was sent, which may be after it was read.
+            assert spans[name].end <= spans[parent].end or spans[name].service == TRITON
 
 
 def test_rest_and_decode_and_streams_are_traced(traced: Service, collector: Collector, tracer: Tracer) -> None:
