@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import logging
 import signal
 import socket
 import sys
@@ -18,6 +17,8 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from service import logs, tracing
+from service.calls import RestCalls
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.grpc_api import GrpcServer
 from service.rest_api import create_app
@@ -60,9 +61,10 @@ async def serve(settings: Settings) -> None:
 
     app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
     rest_server = _RestServer(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=LAST_REPLIES_SECONDS, lifespan="off")
+        uvicorn.Config(RestCalls(app), log_config=None, access_log=False, timeout_graceful_shutdown=LAST_REPLIES_SECONDS, lifespan="off")
     )
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(tracing.stop)
         stack.push_async_callback(triton.close)
         if embedded is not None:
             stack.push_async_callback(embedded.stop)
@@ -144,29 +146,16 @@ def _say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: floa
     )
 
 
-def _configure_logs(level: str) -> None:
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:
         sys.exit(f"channeltok service: {error}")
-    _configure_logs(settings.log_level)
+    logs.configure(settings.log_level)
     try:
+        tracing.start()
         uvloop.run(serve(settings))
-    except CannotStart as error:
+    except (CannotStart, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
 
 

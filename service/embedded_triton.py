@@ -18,6 +18,7 @@ import structlog
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from service import tracing
 from service.cpu_engine import cpu_engine
 from service.errors import EngineUnavailable
 from service.settings import Settings
@@ -219,6 +220,7 @@ class EmbeddedTriton:
             "--pinned-memory-pool-byte-size=0",
             "--exit-timeout-secs=5",
             "--log-info=false",
+            *tracing.triton_arguments(),
         ]
 
 

@@ -92,3 +92,9 @@ class EngineUnavailable(
 
 
 class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping"): ...
+
+
+def is_ours(code: str) -> bool:
+    """Whether an error code tells of a fault of ours, not the caller's: 5xx."""
+    kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+    return any(kind.code == code and kind.http >= 500 for kind in kinds)

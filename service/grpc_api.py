@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from service.admission import Admission, Priority
+from service.calls import GrpcCalls, current_request_id
 from service.errors import DeadlineExceeded, ServiceError, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
@@ -135,11 +136,17 @@ class GrpcServer:
     def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
         limit = settings.max_message_bytes + MESSAGE_OVERHEAD
         self._server = grpc.aio.server(
+            interceptors=[GrpcCalls(SERVICE)],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
-            ]
+                *(
+                    [("grpc.max_connection_age_ms", int(settings.grpc_connection_seconds * 1000))]
+                    if settings.grpc_connection_seconds
+                    else []
+                ),
+            ],
         )
         self._health = health.aio.HealthServicer()
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), self._server)
@@ -220,7 +227,9 @@ async def _errors_to(context: Context) -> AsyncIterator[None]:
 
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(_status(error)))
+    status = rpc_status.to_status(_status(error))
+    # abort_with_status would drop what is there already: the request id.
+    await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))
     raise AssertionError("abort always raises")
 
 
@@ -229,7 +238,7 @@ def _known(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     log.exception("internal_error", exc_info=error)
-    return ServiceError("an error of ours; it was logged")
+    return ServiceError(f"an error of ours; it was logged under request id {current_request_id()}")
 
 
 def _status(error: ServiceError) -> status_pb2.Status:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pictures import FORMATS
+from service.calls import current_request_id
 from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
@@ -298,4 +299,5 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
     log.exception("internal_error", exc_info=error)
-    return _problem(ServiceError.http, ServiceError.title, "an error of ours; it was logged", ServiceError.code)
+    detail = f"an error of ours; it was logged under request id {current_request_id()}"
+    return _problem(ServiceError.http, ServiceError.title, detail, ServiceError.code)

@@ -23,9 +23,20 @@ class Settings(BaseSettings):
     ] = "127.0.0.1"
     rest_port: Annotated[int, Field(ge=0, le=65535, description="REST port; change it when 8080 is taken. 0 picks a free one.")] = 8080
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="gRPC port; change it when 50051 is taken. 0 picks a free one.")] = 50051
+    grpc_connection_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="After so long a gRPC client is told to connect anew; what runs goes on. 0: never. "
+            "Set it where services come and go behind one name: only then do clients find new ones.",
+        ),
+    ] = 0.0
     triton_url: Annotated[
         str | None,
-        Field(description="gRPC HOST:PORT of a Triton that runs elsewhere (a GPU host). Unset: the service starts and watches its own."),
+        Field(
+            description="gRPC HOST:PORT of a Triton that runs elsewhere (a GPU host), or dns:///HOST:PORT of several, to be used in turn. "
+            "Unset: the service starts and watches its own."
+        ),
     ] = None
     model_repository: Annotated[
         Path,
@@ -126,6 +137,12 @@ class Settings(BaseSettings):
             "its tokens are decoded until then.",
         ),
     ] = 600.0
+    slow_call_seconds: Annotated[
+        float,
+        Field(
+            gt=0, description="A call that takes longer gets a line in the log, with its stages. Lower it to see where slow ones spend it."
+        ),
+    ] = 5.0
     log_level: Annotated[
         str,
         Field(

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import structlog
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
 import pictures
-from service import metrics
+from service import metrics, tracing
 from service.admission import Admission, Priority
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import (
@@ -26,10 +27,12 @@ from service.errors import (
     TooLarge,
     TooManyPixels,
     UnsupportedFormat,
+    is_ours,
 )
 from service.settings import Settings
 from service.triton import RETRY_AFTER_SECONDS, Inference, Triton
 
+log = structlog.get_logger()
 Stages = dict[str, float]  # stage -> seconds, in the order they happened
 ABSENT = -1
 T = TypeVar("T")
@@ -58,24 +61,54 @@ class Decoded:
 
 @dataclass
 class _Call:
-    """One picture's way through the service: its stages, its clock, and what the metrics need."""
+    """One picture's way through the service: its stages, its clock, and what metrics, trace and log say of it.
+
+    patient: it waits for a place, so that waiting is not slowness (streams).
+    """
 
     rpc: str
+    patient: bool = False
     stages: Stages = field(default_factory=dict)
+    tokenizer: str = ""
+    k: int = 0
     budget: str = ""
     started: float = field(default_factory=time.perf_counter)
     lap: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.span = tracing.picture(self.rpc)
+
+    def concerns(self, served: Tokenizer, k: int) -> None:
+        self.tokenizer, self.k, self.budget = served.name, k, metrics.budget_label(k)
 
     def done(self, stage: str) -> None:
         now = time.perf_counter()
         self.stages[stage] = now - self.lap
         self.lap = now
+        self.span.stage(stage, self.stages[stage])
 
     def inferred(self, inference: Inference) -> None:
         if inference.queue_seconds is not None:
             self.stages["engine_queue"] = inference.queue_seconds
         self.stages["engine"] = inference.compute_seconds
         self.lap = time.perf_counter()
+
+    def ended(self, code: str, why: str, slow_seconds: float) -> None:
+        """code: OK, CANCELLED or an error's. A fault of ours and a slow call have a line in the log; what callers do wrong has none."""
+        seconds = time.perf_counter() - self.started
+        metrics.REQUEST_SECONDS.labels(self.rpc, code).observe(seconds)
+        if code != "OK":
+            metrics.REJECTED.labels(self.rpc, code).inc()
+        ours = is_ours(code)
+        self.span.end(code, ours, {"tokenizer": self.tokenizer, "k": self.k})
+        if ours and code != ServiceError.code:  # that one is logged with its traceback where it becomes a reply
+            log.error("call_failed", why=why, **self._facts(code, seconds))
+        elif seconds - (self.stages.get("admission", 0.0) if self.patient else 0.0) > slow_seconds:
+            log.warning("slow_call", **self._facts(code, seconds))
+
+    def _facts(self, code: str, seconds: float) -> dict[str, Any]:
+        stages = {stage: round(taken, 6) for stage, taken in self.stages.items()}
+        return {"rpc": self.rpc, "code": code, "tokenizer": self.tokenizer, "k": self.k, "seconds": round(seconds, 6), "stages": stages}
 
 
 class Tokenization:
@@ -110,7 +143,7 @@ class Tokenization:
             if len(picture) > self._settings.max_message_bytes:
                 raise TooLarge(f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed")
             k = k or served.channels
-            call.budget = metrics.budget_label(k)
+            call.concerns(served, k)
             pixels = await self._in_thread(self._prepare, picture, served.picture_size)
             call.done("unpack")
             inference = await self._triton.infer(served.encoder, pixels, timeout)
@@ -143,7 +176,7 @@ class Tokenization:
             served = self.catalogue.by_fingerprint(tokens.fingerprint, tokenizer)
             if tokens.k > served.channels:
                 raise BadTokens(f"{tokens.k} ids; tokenizer {served.name!r} takes 1 to {served.channels}")
-            call.budget = metrics.budget_label(tokens.k)
+            call.concerns(served, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
             padded = np.full(budget, ABSENT, np.int32)
             padded[: tokens.k] = tokens.ids
@@ -165,9 +198,9 @@ class Tokenization:
 
     @asynccontextmanager
     async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[_Call]:
-        """Admission, deadline and metrics around one picture."""
-        call = _Call(rpc)
-        code = "OK"
+        """Admission, deadline, and what is told of it afterwards, around one picture."""
+        call = _Call(rpc, patient=priority is Priority.BULK)
+        code, why = "OK", ""
         try:
             async with asyncio.timeout(timeout), self.admission.place(priority):
                 call.done("admission")
@@ -180,7 +213,7 @@ class Tokenization:
             code = DeadlineExceeded.code
             raise DeadlineExceeded("the deadline passed") from error
         except ServiceError as error:
-            code = error.code
+            code, why = error.code, "; ".join([error.detail, *getattr(error, "__notes__", [])])
             raise
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -189,9 +222,7 @@ class Tokenization:
             code = ServiceError.code
             raise
         finally:
-            metrics.REQUEST_SECONDS.labels(rpc, code).observe(time.perf_counter() - call.started)
-            if code != "OK":
-                metrics.REJECTED.labels(rpc, code).inc()
+            call.ended(code, why, self._settings.slow_call_seconds)
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work, *args)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from service import metrics
+from service import metrics, tracing
 from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
 
 RETRY_AFTER_SECONDS = 2.0
@@ -88,6 +88,8 @@ class Triton:
                 ("grpc.min_reconnect_backoff_ms", 50),
                 ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
+                # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
+                ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
             ],
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -156,9 +158,11 @@ class Triton:
         started = time.perf_counter()
         answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
         try:
-            reply = await self._stub.ModelInfer(request, timeout=timeout)
+            with tracing.engine(model.name) as metadata:
+                reply = await self._stub.ModelInfer(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             known = _translate(error)
+            known.add_note(f"Triton says: {error.details()}")  # for the log; callers see `detail` only
             # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
             overtaken = answered.sent - started > OVERTAKEN_SECONDS
             if isinstance(known, EngineUnavailable) or (isinstance(known, DeadlineExceeded) and overtaken):
@@ -173,9 +177,10 @@ class Triton:
             self.suspects.add(model.name)
             raise EngineUnavailable(f"the engine answered {len(content)} bytes where {model.output.nbytes} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
-        if EXECUTION not in raw:
+        execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
+        if len(execution) != 2:
             return Inference(output, None, elapsed)
-        nanoseconds, pictures = np.frombuffer(raw[EXECUTION], np.int64)
+        nanoseconds, pictures = execution
         metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
         compute = min(elapsed, nanoseconds / 1e9)
         return Inference(output, elapsed - compute, compute)

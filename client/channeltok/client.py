@@ -35,6 +35,7 @@ from channeltok.messages import (
     read_tokens,
 )
 from channeltok.tokens import Tokens
+from channeltok.trace_context import trace_context
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 from channeltok.window import Answer, CallEnded, Event, Sent, SourceEnded, Window
@@ -87,7 +88,7 @@ class Client:
         """
         request = encode_request(picture, k, tokenizer)
         with _typed_errors():
-            response = self._stub.Encode(request, timeout=self._timeout)
+            response = self._stub.Encode(request, timeout=self._timeout, metadata=trace_context())
         return read_tokens(response)
 
     def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
@@ -97,7 +98,7 @@ class Client:
         """
         request = decode_request(tokens, format, tokenizer)
         with _typed_errors():
-            response = self._stub.Decode(request, timeout=self._timeout)
+            response = self._stub.Decode(request, timeout=self._timeout, metadata=trace_context())
         return read_picture(response)
 
     def encode_stream(
@@ -130,12 +131,12 @@ class Client:
     def tokenizers(self) -> list[TokenizerInfo]:
         """What is served now, the default tokenizer first."""
         with _typed_errors():
-            response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout)
+            response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=trace_context())
         return read_tokenizers(response)
 
     def _stream(
         self,
-        method: Callable[[Iterator[Any]], Any],
+        method: Callable[..., Any],
         source: Iterable[Item],
         build: Callable[[int, Item], Any],
         read: Callable[[Any], Result | ChannelTokError],
@@ -172,7 +173,7 @@ class Client:
                 events.put(CallEnded(None))
 
         window: Window[Result] = Window(self._timeout)
-        call = method(requests())
+        call = method(requests(), metadata=trace_context())
         try:
             # Not joined: a stream dropped half-way is closed by the interpreter's exit, when daemon threads no longer run.
             threading.Thread(target=read_all, name="channeltok-stream", daemon=True).start()
@@ -217,14 +218,14 @@ class AsyncClient:
         """As `Client.encode`."""
         request = encode_request(picture, k, tokenizer)
         with _typed_errors():
-            response = await self._stub.Encode(request, timeout=self._timeout)
+            response = await self._stub.Encode(request, timeout=self._timeout, metadata=trace_context())
         return read_tokens(response)
 
     async def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
         """As `Client.decode`."""
         request = decode_request(tokens, format, tokenizer)
         with _typed_errors():
-            response = await self._stub.Decode(request, timeout=self._timeout)
+            response = await self._stub.Decode(request, timeout=self._timeout, metadata=trace_context())
         return read_picture(response)
 
     def encode_stream(
@@ -252,12 +253,12 @@ class AsyncClient:
     async def tokenizers(self) -> list[TokenizerInfo]:
         """As `Client.tokenizers`."""
         with _typed_errors():
-            response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout)
+            response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=trace_context())
         return read_tokenizers(response)
 
     async def _stream(
         self,
-        method: Callable[[AsyncIterator[Any]], Any],
+        method: Callable[..., Any],
         source: AsyncIterable[Item] | Iterable[Item],
         build: Callable[[int, Item], Any],
         read: Callable[[Any], Result | ChannelTokError],
@@ -293,7 +294,7 @@ class AsyncClient:
                 events.put_nowait(CallEnded(None))
 
         window: Window[Result] = Window(self._timeout)
-        call = method(requests())
+        call = method(requests(), metadata=trace_context())
         ends: list[grpc.aio.AioRpcError] = []
         call.add_done_callback(lambda _: ends.append(_how_it_ended(call)))
         reader = asyncio.create_task(read_all())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +44,14 @@ class Service:
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[Service]:
-    """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left."""
+def running(program: Sequence[str] = ("-m", "service"), **settings: str) -> Iterator[Service]:
+    """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
+
+    program: arguments of Python, for one that breaks something in the service before it starts it.
+    """
     environment = {f"CHANNELTOK_{name.upper()}": value for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
+        [sys.executable, *program],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -1,0 +1,180 @@
+"""OpenTelemetry traces, one span for each picture's way through the service. Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
+
+    caller's span                               its context comes in the W3C headers of the call
+      └─ encode                                 one picture: k, tokenizer, code
+           ├─ admission
+           ├─ unpack
+           └─ engine                            its context goes to Triton
+                └─ InferRequest ─ model ─ compute    Triton's own spans, which Triton exports
+
+OpenTelemetry's standard environment variables hold, for the embedded Triton too: sampler, headers, service name, batching. Nothing of
+OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from structlog.typing import EventDict, WrappedLogger
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+Metadata = tuple[tuple[str, str], ...]
+PROTOCOL = "http/protobuf"  # the standard's default, and the only transport that Triton has too: one address for both
+FLUSH_SECONDS = 2.0  # what the last spans get at exit: a dead collector must not hold up the end
+_TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_ALL_SIGNALS = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+_provider: "TracerProvider | None" = None
+_tracer: "Tracer | None" = None  # None: off
+
+
+class UnsupportedProtocol(RuntimeError):
+    """The environment asks for a transport that is not there; the message says which one is."""
+
+
+class PictureSpan(Protocol):
+    """The span of one picture, current until it ends."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage that took `seconds` and ended now."""
+
+    def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None:
+        """failed: by a fault of ours. attributes: name -> value, without the prefix."""
+
+
+def endpoint() -> str | None:
+    """The URL that spans are posted to; None when tracing is off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+        return None
+    if one := os.environ.get(_TRACES):
+        return one
+    base = os.environ.get(_ALL_SIGNALS)
+    return f"{base.rstrip('/')}/v1/traces" if base else None
+
+
+def start() -> None:
+    """Begin to export if the environment says where to. Raises UnsupportedProtocol."""
+    global _provider, _tracer
+    if endpoint() is None:
+        return
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or PROTOCOL
+    if protocol != PROTOCOL:
+        raise UnsupportedProtocol(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; spans are sent by {PROTOCOL} only, to port 4318 by custom")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "channeltok-gateway"}
+    _provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _tracer = _provider.get_tracer("channeltok")
+
+
+async def stop() -> None:
+    """Send what is left, for FLUSH_SECONDS at most."""
+    if _provider is not None:
+        flush = threading.Thread(target=_provider.shutdown, name="last-spans", daemon=True)
+        flush.start()
+        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
+
+
+def triton_arguments() -> list[str]:
+    """Options of a tritonserver that adds its spans to ours. It traces every call that brings a context: count=0 leaves out the others,
+    which are our probes. It takes no notice of the context's sampled flag: `engine` sends none that is not sampled."""
+    url = endpoint()
+    if url is None:
+        return []
+    settings = [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        "count=0",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=triton",
+    ]
+    return [f"--trace-config={setting}" for setting in settings]
+
+
+def incoming(headers: Mapping[str, str]) -> None:
+    """Make the caller's context, if these headers (lower case) bring one, the parent of what this task does from here on."""
+    if _tracer is not None and "traceparent" in headers:
+        from opentelemetry import context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        context.attach(TraceContextTextMapPropagator().extract(headers))
+
+
+def picture(rpc: str) -> PictureSpan:
+    """Begin the span of one picture."""
+    return _OFF if _tracer is None else _Recorded(_tracer, rpc)
+
+
+@contextmanager
+def engine(model: str) -> Iterator[Metadata | None]:
+    """A span around one inference of a picture; yields the metadata that carries its context to Triton."""
+    if _tracer is None:
+        yield None
+        return
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    if not trace.get_current_span().is_recording():  # a probe, or a call that is not sampled
+        yield None
+        return
+    with _tracer.start_as_current_span("engine", kind=trace.SpanKind.CLIENT, attributes={"channeltok.model": model}):
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier)
+        yield tuple(carrier.items())
+
+
+def add_trace_id(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    """A processor of structlog's: lines written within a span name its trace."""
+    if _tracer is not None:
+        from opentelemetry import trace
+
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            line["trace_id"] = trace.format_trace_id(context.trace_id)
+    return line
+
+
+class _Off:
+    def stage(self, name: str, seconds: float) -> None: ...
+
+    def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None: ...
+
+
+_OFF = _Off()
+
+
+class _Recorded:
+    def __init__(self, tracer: "Tracer", rpc: str) -> None:
+        from opentelemetry import context, trace
+
+        self._tracer = tracer
+        self._started = time.time_ns()
+        self._span = tracer.start_span(rpc, kind=trace.SpanKind.SERVER, start_time=self._started)
+        self._detach = context.detach
+        self._token = context.attach(trace.set_span_in_context(self._span))
+
+    def stage(self, name: str, seconds: float) -> None:
+        if self._span.is_recording():
+            now = time.time_ns()
+            start = max(now - int(seconds * 1e9), self._started)  # the stage's clock began a moment before the span
+            self._tracer.start_span(name, start_time=start).end(now)
+
+    def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attributes({f"channeltok.{name}": value for name, value in {"code": code, **attributes}.items()})
+        if failed:
+            self._span.set_status(StatusCode.ERROR, code)
+        self._span.end()
+        self._detach(self._token)

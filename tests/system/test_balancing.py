@@ -1,0 +1,56 @@
+"""Several services behind one name: calls go to all of them, and a connection that is told to end costs no call."""
+
+import time
+from collections.abc import Iterator
+
+import psutil
+from channeltok import Client
+
+from tests.photographs import jpeg
+from tests.system.metrics import sample
+from tests.system.running import running
+from tests.system.test_running import triton_port
+
+AGEING_TRITON = """
+from service.embedded_triton import EmbeddedTriton
+command = EmbeddedTriton._command
+EmbeddedTriton._command = lambda self: [*command(self), "--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=60000"]
+from service.__main__ import main
+main()
+"""
+
+
+def test_all_tritons_behind_one_target_are_used() -> None:
+    with running(engine_instances="1") as one, running(engine_instances="1") as other:
+        target = f"ipv4:127.0.0.1:{triton_port(one)},127.0.0.1:{triton_port(other)}"
+        with running(triton_url=target, probe_seconds="60") as gateway, Client(gateway.grpc) as client:
+            before = [sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)]
+            for _ in range(20):
+                client.encode(jpeg())
+            after = [sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)]
+        # Their own probes come on top.
+        assert all(later - earlier >= 9 for later, earlier in zip(after, before, strict=True))
+
+
+def test_connections_that_grow_old_cost_no_call() -> None:
+    with running(("-c", AGEING_TRITON), grpc_connection_seconds="0.3") as service, Client(service.grpc) as client:
+        stream = client.encode_stream(slowly(40), k=4)
+        to_gateway, to_triton = int(service.grpc.rpartition(":")[2]), int(triton_port(service))
+        callers: dict[int, set[int]] = {to_gateway: set(), to_triton: set()}
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            client.encode(jpeg(), 4)
+            for process in (psutil.Process(), psutil.Process(service.process.pid)):
+                for connection in process.net_connections("tcp"):
+                    if connection.raddr and connection.raddr.port in callers:
+                        callers[connection.raddr.port].add(connection.laddr.port)
+        assert all(len(ports) >= 5 for ports in callers.values()), callers
+        answers = list(stream)
+        assert len(answers) == 40
+        assert not [answer for answer in answers if isinstance(answer, Exception)]
+
+
+def slowly(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        time.sleep(0.05)
+        yield jpeg()
