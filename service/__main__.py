@@ -4,37 +4,32 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 
 import structlog
-import uvicorn
 import uvloop
 from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from service.access import Access, GrpcAccess, RestAccess
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.grpc_api import GrpcServer
+from service.http_server import HttpServer
 from service.rest_api import create_app
 from service.settings import Settings
 from service.supervisor import Supervisor
+from service.tls import Tls
 from service.tokenization import Tokenization
 from service.triton import Triton
 
 log = structlog.get_logger()
-
-
-class _RestServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the drain below decides what stops when."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(settings: Settings) -> None:
@@ -44,11 +39,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
+    tls, access = Tls.of(settings), Access.of(settings)
+    _allow_open_files(2 * settings.max_connections)
+    _warn_of_plain_text(settings)
     rest_socket = _bind(settings)
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     tokenization = Tokenization(triton, settings)
-    grpc_server = _grpc_server(tokenization, settings)
+    grpc_server = _grpc_server(tokenization, settings, tls, access)
     supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
 
     async def exposition() -> bytes:
@@ -56,9 +54,7 @@ async def serve(settings: Settings) -> None:
         return own if embedded is None else own + await asyncio.to_thread(_triton_metrics, embedded.metrics_port)
 
     app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
-    rest_server = _RestServer(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(settings.drain_seconds) or 1, lifespan="off")
-    )
+    rest_server = HttpServer(RestAccess(app, access), settings, None if tls is None else tls.rest_context())
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(triton.close)
         if embedded is not None:
@@ -99,9 +95,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         task.result()
 
 
-def _grpc_server(tokenization: Tokenization, settings: Settings) -> GrpcServer:
+def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
     try:
-        return GrpcServer(tokenization, settings)
+        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [GrpcAccess(access)])
     except RuntimeError as error:
         raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 
@@ -119,6 +115,25 @@ def _bind(settings: Settings) -> socket.socket:
     return listening
 
 
+def _allow_open_files(connections: int) -> None:
+    """Room for so many, where the system allows it: the usual soft limit of 1,024 would run out before our own limits speak."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 1024
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _warn_of_plain_text(settings: Settings) -> None:
+    if (
+        settings.bearer_token_file is not None
+        and settings.tls_certificate is None
+        and settings.host not in ("127.0.0.1", "::1", "localhost")
+    ):
+        log.warning("bearer_tokens_in_plain_text", why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them")
+
+
 def _triton_metrics(port: int) -> bytes:
     """Triton's own metrics: the embedded one listens on a port nobody knows, so they are passed on beside ours."""
     try:
@@ -129,7 +144,7 @@ def _triton_metrics(port: int) -> bytes:
 
 
 def _say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
-    rest = f"http://{settings.host}:{rest_port}"
+    rest = f"{'https' if settings.tls_certificate else 'http'}://{settings.host}:{rest_port}"
     print(
         f"\nready in {seconds:.1f} s   REST {rest}  ({rest}/docs)   gRPC {settings.host}:{grpc_port}\n\n"
         f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",

@@ -17,6 +17,7 @@ from service import metrics
 from service.admission import Admission
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import BadK, BadPicture, BadTokens, DeadlineExceeded, ServiceError, TooLarge, TooManyPixels, UnsupportedFormat
+from service.rate_limit import RateLimit
 from service.settings import Settings
 from service.triton import Inference, Model, Triton
 
@@ -76,6 +77,7 @@ class Tokenization:
         self._triton = triton
         self._settings = settings
         self._admission = Admission(settings.max_pending)
+        self._rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
 
     async def encode(
@@ -156,10 +158,12 @@ class Tokenization:
         call = _Call(rpc)
         code = "OK"
         try:
-            async with asyncio.timeout(timeout), self._admission.permit(wait=wait):
-                call.done("admission")
-                with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
-                    yield call
+            async with asyncio.timeout(timeout):
+                await self._rate_limit.take(wait=wait)
+                async with self._admission.permit(wait=wait):
+                    call.done("admission")
+                    with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
+                        yield call
             metrics.PICTURES.labels(rpc).inc()
             for stage, seconds in call.stages.items():
                 metrics.STAGE_SECONDS.labels(rpc, stage, call.budget).observe(seconds)
