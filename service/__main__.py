@@ -18,9 +18,10 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from service.access import Access, GrpcAccess, RestAccess
+from service.access import Access, RestAccess
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.grpc_api import GrpcServer
+from service.grpc_entrance import GrpcEntrance
 from service.http_server import HttpServer
 from service.rest_api import create_app
 from service.settings import Settings
@@ -96,8 +97,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
 
 
 def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
+    entrance = GrpcEntrance(access, settings.receive_seconds)
     try:
-        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [GrpcAccess(access)])
+        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [entrance])
     except RuntimeError as error:
         raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 

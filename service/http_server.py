@@ -13,10 +13,10 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.errors import BadRequest
+from service.errors import BadRequest, TooLarge
 from service.rest_api import problem
 from service.settings import Settings
 
@@ -27,7 +27,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                _with_small_headers(app, settings.max_header_bytes),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -124,3 +124,16 @@ class HttpConnection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _with_small_headers(app: ASGIApp, limit: int) -> ASGIApp:
+    """The limit to the byte: h11 looks at headers that are not complete yet only, and most come in one piece."""
+
+    async def check(scope: Scope, receive: Receive, send: Send) -> None:
+        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"]) + len(scope["query_string"])
+        if size > limit:
+            await problem(TooLarge(f"path and headers have {size:,} bytes; at most {limit:,} are allowed"))(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return check

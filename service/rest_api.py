@@ -286,7 +286,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
-    return _problem(BadRequest.http, BadRequest.title, str(error)[:300], BadRequest.code)
+    assert isinstance(error, RequestValidationError)
+    wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return problem(BadRequest(wrong[:300]))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -120,7 +120,7 @@ def _typed(status: grpc.StatusCode, message: str, details: Iterable[Any]) -> Cha
     reason, retry_after = _read_details(details)
     code, cause = _BY_STATUS.get(status, ("INTERNAL", InternalError))
     # gRPC refuses a long message with the status of a full queue; only its text tells them apart.
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and ("larger than max" in message or "metadata size" in message):
         code, cause = "TOO_LARGE", TooLarge
     if reason:
         code, cause = reason, _BY_CODE.get(reason, cause)
