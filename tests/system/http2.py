@@ -3,6 +3,7 @@
 import socket
 import struct
 import time
+from contextlib import suppress
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -15,9 +16,10 @@ class Connection:
     def __init__(self, target: str, timeout: float = 20) -> None:
         host, port = target.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout)
-        self._socket.sendall(_PREFACE)
         self._buffer = b""
-        self.send(SETTINGS, 0, b"")
+        with suppress(ConnectionError):  # a service that hung up already is found out by reading
+            self._socket.sendall(_PREFACE)
+            self.send(SETTINGS, 0, b"")
 
     def __enter__(self) -> "Connection":
         return self
