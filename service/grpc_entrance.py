@@ -1,6 +1,7 @@
 """What every gRPC call passes before its method: who calls, does its message arrive in time, can it be parsed."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -24,54 +25,52 @@ class GrpcEntrance(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._receive_seconds = receive_seconds
 
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
-        if details.method.startswith(_HEALTH):
-            return await continuation(details)
-        authorization = [_text(value) for key, value in details.invocation_metadata or () if key == "authorization"]
-        try:
-            client = self._access.client(authorization, details.method)
-        except Unauthenticated as error:
-            return _refuse(error)
-        handler = await continuation(details)
-        if handler is not None and handler.unary_unary is not None:
-            return self._with_one_message(handler, client)
-        if handler is not None and handler.stream_stream is not None:
-            return self._with_a_stream(handler, client)
-        return handler
-
-    def _with_one_message(self, handler: Any, client: str | None) -> Any:
-        # As a stream, which on the wire is the same: gRPC would read a single message before it asked us, for as long as it takes.
-        async def method(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            caller.set(client or self._access.by_address(context.peer()))
+        client = None
+        if not details.method.startswith(_HEALTH):
+            authorization = [_text(value) for key, value in details.invocation_metadata or () if key == "authorization"]
             try:
-                async with asyncio.timeout(self._receive_seconds):
-                    request = handler.request_deserializer(await anext(messages))
-            except TimeoutError:
-                await abort(context, TooSlow(f"the message did not arrive within {self._receive_seconds:g} s"))
-            except (DecodeError, StopAsyncIteration):
-                await abort(context, _malformed())
-            yield await handler.unary_unary(request, context)
+                client = self._access.client(authorization, details.method)
+            except Unauthenticated as error:
+                return _refuse(error)
+        handler = await continuation(details)
+        return None if handler is None else self._guarded(handler, client)
 
-        return _stream_handler(method, handler)
+    def _guarded(self, handler: Any, client: str | None) -> Any:
+        """Every method as one from stream to stream, which on the wire is the same: a single message gRPC would read before it asks us,
+        for as long as it takes."""
+        method = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-    def _with_a_stream(self, handler: Any, client: str | None) -> Any:
-        async def parsed(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            async for message in messages:
-                try:
-                    request = handler.request_deserializer(message)
-                except DecodeError:
-                    await abort(context, _malformed())
-                yield request
-
-        async def method(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        async def guarded(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             caller.set(client or self._access.by_address(context.peer()))
-            async for reply in handler.stream_stream(parsed(messages, context), context):
-                yield reply
+            requests = _parsed(messages, handler.request_deserializer, context)
+            result = method(requests if handler.request_streaming else await self._only(requests, context), context)
+            if inspect.isawaitable(result):
+                reply = await result
+                if not handler.response_streaming:  # else it has written its replies itself
+                    yield reply
+            else:
+                async for reply in result:
+                    yield reply
 
-        return _stream_handler(method, handler)
+        return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
+
+    async def _only(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        try:
+            async with asyncio.timeout(self._receive_seconds):
+                return await anext(requests)
+        except TimeoutError:
+            await abort(context, TooSlow(f"the message did not arrive within {self._receive_seconds:g} s"))
+        except StopAsyncIteration:
+            await abort(context, BadRequest("the call ended before its message"))
 
 
-def _stream_handler(method: Callable[..., AsyncIterator[Any]], handler: Any) -> Any:
-    return grpc.stream_stream_rpc_method_handler(method, response_serializer=handler.response_serializer)
+async def _parsed(messages: AsyncIterator[bytes], parse: Callable[[bytes], Any], context: Context) -> AsyncIterator[Any]:
+    async for message in messages:
+        try:
+            request = parse(message)
+        except DecodeError:
+            await abort(context, BadRequest("the message is not of the type that this method takes"))
+        yield request
 
 
 def _refuse(error: ServiceError) -> Any:
@@ -81,10 +80,6 @@ def _refuse(error: ServiceError) -> Any:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _malformed() -> BadRequest:
-    return BadRequest("the message is not of the type that this method takes")
 
 
 def _text(value: str | bytes) -> str:

@@ -108,8 +108,8 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
     for path in (
         "/nothing",
         "/v1/../../etc/passwd",
-        "/%2e%2e/%2e%2e/proc/self/environ",
-        "/static/../service/settings.py",
+        "/%2e%2e/%2e%2e/etc/shadow",
+        "/static/../service/settings",
         "/%00",
         "/\u2603",
     ):
