@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 import trustme
-from channeltok import AsyncClient, Client, Unauthenticated, Unavailable
+from channeltok import AsyncClient, Client, InvalidInput, Unauthenticated, Unavailable
 from channeltok.cli import main as command_line
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -254,6 +254,21 @@ def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
         udp = [one.laddr for process in processes for one in process.net_connections("udp") if one.laddr]
         assert not [address for address in udp if not is_loopback(address.ip)]
         assert sample(service, "channeltok_engine_ready") > 0
+
+
+def test_a_url_is_not_fetched(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bait, Client(service.grpc) as client:
+        bait.settimeout(0.5)
+        url = f"http://127.0.0.1:{bait.getsockname()[1]}/picture.jpg"
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}"/></svg>'
+        xml = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{url}">]><svg>&x;</svg>'
+        for document in (url, svg, xml, f'{{"url": "{url}"}}'):
+            assert httpx.post(f"{service.rest}/v1/encode", content=document).status_code in (415, 422)
+            with pytest.raises(InvalidInput):
+                client.encode(document.encode())
+            httpx.post(f"{service.rest}/v1/encode", params={"url": url, "tokenizer": url}, content=jpeg())
+        with pytest.raises(TimeoutError):
+            bait.accept()
 
 
 def test_a_start_with_bad_files_says_why(tmp_path: Path) -> None:
