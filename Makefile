@@ -35,11 +35,12 @@ test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout=1200
 
-check: $(VENV)/dev.stamp  ## lint, format, types, schemas, drift of generated files
+check: $(VENV)/dev.stamp  ## lint, format, types, schemas, dependency audit, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python .ci/audit.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	rm -rf build/proto && mkdir -p build/proto
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto

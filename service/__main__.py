@@ -3,27 +3,31 @@
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 
 import structlog
-import uvicorn
 import uvloop
 from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from service import logs, tracing
+from service.access import Access, RestAccess
 from service.calls import RestCalls
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.grpc_api import GrpcServer
+from service.grpc_entrance import GrpcEntrance
+from service.http_server import HttpServer
 from service.rest_api import create_app
 from service.settings import Settings
 from service.supervisor import Supervisor
+from service.tls import Tls
 from service.tokenization import Tokenization
 from service.triton import Triton
 
@@ -33,14 +37,6 @@ REFUSAL_SECONDS = 0.3
 LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
 
 
-class _RestServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the drain below decides what stops when."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises CannotStart."""
     started = time.monotonic()
@@ -48,11 +44,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
+    tls, access = Tls.of(settings), Access.of(settings)
+    _allow_open_files(2 * settings.max_connections)
+    _warn_of_plain_text(settings)
     rest_socket = _bind(settings)
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     tokenization = Tokenization(triton, settings)
-    grpc_server = _grpc_server(tokenization, settings)
+    grpc_server = _grpc_server(tokenization, settings, tls, access)
     supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
 
     async def exposition() -> bytes:
@@ -60,8 +59,8 @@ async def serve(settings: Settings) -> None:
         return own if embedded is None else own + await asyncio.to_thread(_triton_metrics, embedded.metrics_port)
 
     app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
-    rest_server = _RestServer(
-        uvicorn.Config(RestCalls(app), log_config=None, access_log=False, timeout_graceful_shutdown=LAST_REPLIES_SECONDS, lifespan="off")
+    rest_server = HttpServer(
+        RestCalls(RestAccess(app, access)), settings, None if tls is None else tls.rest_context(), LAST_REPLIES_SECONDS
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracing.stop)
@@ -108,9 +107,10 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         task.result()
 
 
-def _grpc_server(tokenization: Tokenization, settings: Settings) -> GrpcServer:
+def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
+    entrance = GrpcEntrance(access, settings.receive_seconds)
     try:
-        return GrpcServer(tokenization, settings)
+        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [entrance])
     except RuntimeError as error:
         raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 
@@ -128,6 +128,25 @@ def _bind(settings: Settings) -> socket.socket:
     return listening
 
 
+def _allow_open_files(connections: int) -> None:
+    """Room for so many, where the system allows it: the usual soft limit of 1,024 would run out before our own limits speak."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 1024
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _warn_of_plain_text(settings: Settings) -> None:
+    if (
+        settings.bearer_token_file is not None
+        and settings.tls_certificate is None
+        and settings.host not in ("127.0.0.1", "::1", "localhost")
+    ):
+        log.warning("bearer_tokens_in_plain_text", why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them")
+
+
 def _triton_metrics(port: int) -> bytes:
     """Triton's own metrics: the embedded one listens on a port nobody knows, so they are passed on beside ours."""
     try:
@@ -138,7 +157,7 @@ def _triton_metrics(port: int) -> bytes:
 
 
 def _say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
-    rest = f"http://{settings.host}:{rest_port}"
+    rest = f"{'https' if settings.tls_certificate else 'http'}://{settings.host}:{rest_port}"
     print(
         f"\nready in {seconds:.1f} s   REST {rest}  ({rest}/docs)   gRPC {settings.host}:{grpc_port}\n\n"
         f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",

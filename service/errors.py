@@ -1,10 +1,11 @@
 """What can go wrong on the way of a picture or of tokens, and the one table of what callers see.
 
-    bytes --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
-               |             |             |          |          |
-               TooLarge      Overloaded    |          BadPicture EngineUnavailable, Overloaded (its queue is full)
-               BadRequest    Stopping      UnsupportedFormat     InternalError (ours)
-                                           TooManyPixels
+    bytes --> who calls? --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
+               |              |             |             |          |          |
+               |              TooLarge      RateLimited   |          BadPicture EngineUnavailable, Overloaded (its queue is full)
+               |              TooSlow       Overloaded    |                     InternalError (ours)
+               |              BadRequest    Stopping      UnsupportedFormat
+               Unauthenticated                            TooManyPixels
 
     token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> picture --> reply
                      |        |                             |
@@ -43,6 +44,12 @@ class ServiceError(Exception):
 class BadRequest(ServiceError, code="BAD_REQUEST", grpc=StatusCode.INVALID_ARGUMENT, http=400, title="The request is malformed"): ...
 
 
+class Unauthenticated(ServiceError, code="UNAUTHENTICATED", grpc=StatusCode.UNAUTHENTICATED, http=401, title="The caller is not known"): ...
+
+
+class TooSlow(ServiceError, code="TOO_SLOW", grpc=StatusCode.DEADLINE_EXCEEDED, http=408, title="The request came too slowly"): ...
+
+
 class BadPicture(ServiceError, code="BAD_PICTURE", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The picture cannot be read"): ...
 
 
@@ -79,6 +86,9 @@ class FingerprintMismatch(
 
 
 class Overloaded(ServiceError, code="OVERLOADED", grpc=StatusCode.RESOURCE_EXHAUSTED, http=429, title="The service is at its limit"): ...
+
+
+class RateLimited(ServiceError, code="RATE_LIMITED", grpc=StatusCode.RESOURCE_EXHAUSTED, http=429, title="The caller is at its limit"): ...
 
 
 class DeadlineExceeded(

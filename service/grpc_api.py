@@ -1,7 +1,7 @@
 """The gRPC face: translates between the contract and tokenization, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -133,13 +133,28 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 class GrpcServer:
     """The aio server with health and reflection. Health answers on the event loop and never waits behind work."""
 
-    def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
-        limit = settings.max_message_bytes + MESSAGE_OVERHEAD
+    def __init__(
+        self,
+        tokenization: Tokenization,
+        settings: Settings,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
+        """credentials: of TLS; plain text without."""
+        limit = settings.max_message_bytes + MESSAGE_OVERHEAD  # of a compressed message it counts what comes out
         self._server = grpc.aio.server(
-            interceptors=[GrpcCalls(SERVICE)],
+            interceptors=[GrpcCalls(SERVICE), *interceptors],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                ("grpc.max_metadata_size", settings.max_header_bytes),
+                ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+                ("grpc.max_concurrent_streams", settings.max_streams),
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.server_handshake_timeout_ms", int(settings.receive_seconds * 1000)),
+                ("grpc.max_connection_idle_ms", int(settings.idle_seconds * 1000)),
+                ("grpc.keepalive_time_ms", 60_000),  # our ping, so that connections to hosts that are gone are found and freed
+                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),  # callers' pings; after two too early ones it hangs up
                 ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
                 *(
                     [("grpc.max_connection_age_ms", int(settings.grpc_connection_seconds * 1000))]
@@ -152,7 +167,8 @@ class GrpcServer:
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self.port = self._server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+        address = f"{settings.host}:{settings.grpc_port}"
+        self.port = self._server.add_insecure_port(address) if credentials is None else self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         await self.set_ready(False)
@@ -223,10 +239,11 @@ async def _errors_to(context: Context) -> AsyncIterator[None]:
     except grpc.aio.AbortError:
         raise
     except Exception as error:
-        await _abort(context, _known(error))
+        await abort(context, _known(error))
 
 
-async def _abort(context: Context, error: ServiceError) -> NoReturn:
+async def abort(context: Context, error: ServiceError) -> NoReturn:
+    """End a call with this error."""
     status = rpc_status.to_status(_status(error))
     # abort_with_status would drop what is there already: the request id.
     await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))

@@ -1,6 +1,7 @@
 """The REST face: translates between HTTP and tokenization, and nothing else. Errors are RFC 9457 problem+json."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -17,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from pictures import FORMATS
 from service.calls import current_request_id
-from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, UnsupportedFormat
+from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, TooSlow, Unauthenticated, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
 
@@ -101,7 +102,7 @@ def create_app(
     ) -> Response:
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         _require_content_type(request, (*FORMATS, OCTETS))
-        picture = await _read_body(request, settings.max_message_bytes)
+        picture = await _read_body(request, settings)
         work = tokenization.encode(picture, _parse_k(k), tokenizer, timeout=settings.request_timeout)
         encoded = await _unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
@@ -134,7 +135,7 @@ def create_app(
     ) -> Response:
         media_type = _negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
         content_type = _require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
-        body = await _read_body(request, settings.max_message_bytes)
+        body = await _read_body(request, settings)
         tokens: Tokens | bytes = body
         if content_type == JSON:
             tokens, named = _parse_tokens(body)
@@ -208,16 +209,21 @@ def _parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
         raise BadTokens(str(error)) from error
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, never more than `limit` bytes of it in memory. Raises TooLarge."""
+async def _read_body(request: Request, settings: Settings) -> bytes:
+    """The body, never more than `max_message_bytes` of it in memory. Raises TooLarge, and TooSlow after `receive_seconds`."""
+    limit = settings.max_message_bytes
     refusal = TooLarge(f"the body is larger than {limit:,} bytes, the limit")
     if int(request.headers.get("content-length", 0)) > limit:
         raise refusal
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise refusal
+    try:
+        async with asyncio.timeout(settings.receive_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise refusal
+    except TimeoutError as error:
+        raise TooSlow(f"the body did not arrive within {settings.receive_seconds:g} s") from error
     return bytes(body)
 
 
@@ -275,8 +281,15 @@ def _problem(status: int, title: str, detail: str, code: str, headers: dict[str,
 
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    return problem(error)
+
+
+def problem(error: ServiceError) -> Response:
+    """What a caller gets for this error."""
     # Whole seconds, at least 1: Retry-After knows no fractions.
-    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     return _problem(error.http, error.title, error.detail, error.code, headers)
 
 
@@ -290,7 +303,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
-    return _problem(BadRequest.http, BadRequest.title, str(error)[:300], BadRequest.code)
+    assert isinstance(error, RequestValidationError)
+    wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return problem(BadRequest(wrong[:300]))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

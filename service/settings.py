@@ -21,6 +21,35 @@ class Settings(BaseSettings):
     host: Annotated[
         str, Field(description="Address both ports bind to. 0.0.0.0 opens the service to the network: put it behind your own gateway.")
     ] = "127.0.0.1"
+    tls_certificate: Annotated[
+        Path | None,
+        Field(
+            description="PEM certificate of both ports, leaf first; with it they speak TLS only. Set it unless a proxy does TLS for you."
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None, Field(description="PEM private key of tls_certificate, unencrypted. Both are read again when they change.")
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Field(description="PEM certificates of CAs (mutual TLS): only callers with a certificate of one of them connect, probes included."),
+    ] = None
+    bearer_token_file: Annotated[
+        Path | None,
+        Field(
+            description="Bearer tokens of those who may call, one a line; read again when it changes. Unset: whoever reaches it may call."
+        ),
+    ] = None
+    rate_limit: Annotated[
+        float | None,
+        Field(
+            gt=0, description="Pictures a second for each client (its token, else its address). Set it so that one cannot starve the rest."
+        ),
+    ] = None
+    rate_burst: Annotated[
+        int,
+        Field(ge=1, description="Pictures a client may send at once before rate_limit slows it. Raise it for callers that come in bursts."),
+    ] = 64
     rest_port: Annotated[int, Field(ge=0, le=65535, description="REST port; change it when 8080 is taken. 0 picks a free one.")] = 8080
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="gRPC port; change it when 50051 is taken. 0 picks a free one.")] = 50051
     grpc_connection_seconds: Annotated[
@@ -104,6 +133,33 @@ class Settings(BaseSettings):
     max_pixels: Annotated[
         int, Field(ge=1, description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.")
     ] = 36_000_000
+    max_header_bytes: Annotated[
+        int,
+        Field(ge=1024, description="Largest headers (REST) or metadata (gRPC) of a call, in bytes. Raise it for proxies that add many."),
+    ] = 16 * 2**10
+    max_connections: Annotated[
+        int,
+        Field(ge=1, description="Connections to each port. REST then closes the longest silent one, gRPC the new one. It bounds memory."),
+    ] = 1000
+    max_streams: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Calls under way on one gRPC connection. Keep it above max_waiting, or callers queue where no one sees it.",
+        ),
+    ] = 1024
+    receive_seconds: Annotated[
+        float,
+        Field(
+            gt=0, description="Seconds for a caller's TLS handshake, its headers, and again its body. Raise it for callers on slow lines."
+        ),
+    ] = 20.0
+    idle_seconds: Annotated[
+        float,
+        Field(
+            gt=0, description="Seconds a connection without calls is kept. Above those of a proxy in front, or it meets closed connections."
+        ),
+    ] = 75.0
     request_timeout: Annotated[
         float, Field(gt=0, description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.")
     ] = 30.0
@@ -161,4 +217,10 @@ class Settings(BaseSettings):
         for precision in (self.encode_precision, self.decode_precision):
             if self.engine == "onnxruntime" and precision in ("bf16", "int8"):
                 raise ValueError(f"ONNX Runtime does not compute in {precision} here: ask for f32, or for the engine openvino")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_certificate):
+            raise ValueError("tls_certificate and tls_key go together, and tls_client_ca needs both")
         return self

@@ -29,6 +29,7 @@ from service.errors import (
     UnsupportedFormat,
     is_ours,
 )
+from service.rate_limit import RateLimit
 from service.settings import Settings
 from service.triton import RETRY_AFTER_SECONDS, Inference, Triton
 
@@ -119,6 +120,7 @@ class Tokenization:
         self._triton = triton
         self._settings = settings
         self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
+        self._rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
 
     async def encode(
@@ -202,10 +204,12 @@ class Tokenization:
         call = _Call(rpc, patient=priority is Priority.BULK)
         code, why = "OK", ""
         try:
-            async with asyncio.timeout(timeout), self.admission.place(priority):
-                call.done("admission")
-                with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
-                    yield call
+            async with asyncio.timeout(timeout):
+                await self._rate_limit.take(wait=call.patient)
+                async with self.admission.place(priority):
+                    call.done("admission")
+                    with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
+                        yield call
             metrics.PICTURES.labels(rpc).inc()
             for stage, seconds in call.stages.items():
                 metrics.STAGE_SECONDS.labels(rpc, stage, call.budget).observe(seconds)

@@ -11,6 +11,7 @@ from channeltok.errors import (
     InvalidInput,
     Overloaded,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     UnknownTokenizer,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "TokenizerInfo",
     "Tokens",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
     "UnknownTokenizer",
     "__version__",

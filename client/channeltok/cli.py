@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import grpc
+
 from channeltok.client import DEFAULT_TARGET, Client
 from channeltok.errors import ChannelTokError, UnknownTokenizer
 from channeltok.messages import PictureFormat, TokenizerInfo
@@ -63,6 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("CHANNELTOK_SERVER") or DEFAULT_TARGET,
         help="where the service listens; default: $CHANNELTOK_SERVER, else " + DEFAULT_TARGET,
     )
+    service.add_argument("--tls", action="store_true", help="TLS, with the roots that this system trusts")
+    service.add_argument("--ca", metavar="FILE", type=Path, help="TLS, with the root certificates of this PEM file instead")
+    service.add_argument("--certificate", metavar="FILE", type=Path, help="mutual TLS: your certificate, PEM; implies --tls")
+    service.add_argument("--key", metavar="FILE", type=Path, help="mutual TLS: the key of --certificate, PEM")
+    service.add_argument(
+        "--bearer-token-file",  # no flag takes the token itself: whoever lists processes would see it
+        metavar="FILE",
+        type=Path,
+        help="a file that holds your bearer token; default: the token in $CHANNELTOK_BEARER_TOKEN, else none",
+    )
     service.add_argument("--tokenizer", metavar="NAME", help="one of those that `channeltok info` lists")
 
     parser = _Parser(prog="channeltok", description="Pictures to short token sequences and back, by a ChannelTok service.")
@@ -98,12 +110,28 @@ def _not_empty(server: str) -> str:
     return server
 
 
+def _connect(options: argparse.Namespace) -> Client:
+    if (options.certificate is None) != (options.key is None):
+        raise _Refused("--certificate and --key go together", exit_code=2)
+    credentials = None
+    if options.tls or options.ca or options.certificate:
+        root, key, certificate = (None if file is None else file.read_bytes() for file in (options.ca, options.key, options.certificate))
+        credentials = grpc.ssl_channel_credentials(root, key, certificate)
+    token = os.environ.get("CHANNELTOK_BEARER_TOKEN") or None
+    if options.bearer_token_file is not None:
+        token = options.bearer_token_file.read_text().strip()
+    try:
+        return Client(options.server, credentials=credentials, bearer_token=token)
+    except ValueError as error:
+        raise _Refused(str(error)) from error
+
+
 def _encode(options: argparse.Namespace) -> None:
     if options.ids and options.output == "-":
         raise _Refused("--ids and -o - would both write to stdout", exit_code=2)
     picture = options.input.read_bytes()
     output = options.output or str(options.input.with_suffix(SUFFIX))
-    with Client(options.server) as client:
+    with _connect(options) as client:
         tokens = client.encode(picture, options.k, options.tokenizer)
     data = tokens.to_bytes()
     _write(output, data)
@@ -120,7 +148,7 @@ def _decode(options: argparse.Namespace) -> None:
     if options.output is None and os.path.exists(output):
         raise _Refused(f"{output} exists; to write over it, say so with -o {output}")
     format = _format(output)
-    with Client(options.server) as client:
+    with _connect(options) as client:
         picture = client.decode(tokens, format, options.tokenizer)
     _write(output, picture)
     summary = f"{_name(output)}: {format} of {len(picture)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
@@ -132,7 +160,7 @@ def _info(options: argparse.Namespace) -> None:
         data = options.input.read_bytes()
         print(_describe(Tokens.from_bytes(data), len(data)))
         return
-    with Client(options.server) as client:
+    with _connect(options) as client:
         served = client.tokenizers()
     chosen = [t for t in served if options.tokenizer in (None, t.name)]
     if not chosen and options.tokenizer is not None:

@@ -60,14 +60,29 @@ class Client:
 
     target: a gRPC target such as "127.0.0.1:50051" or "dns:///tokenizer.example:50051".
     timeout: seconds, above 0: the deadline of each call. For a stream, the longest wait for the next answer while items are in flight.
+    credentials: for TLS, `grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)`, all PEM bytes and optional
+    (system roots; the latter two for mutual TLS). None: plain text.
+    bearer_token: sent with every call. Without credentials whoever listens on the way can read it.
 
     Every method raises ChannelTokError subclasses: InvalidInput, TooLarge, UnknownTokenizer, FingerprintMismatch, Overloaded,
-    DeadlineExceeded, Unavailable, InternalError. No call is repeated automatically.
+    Unauthenticated, DeadlineExceeded, Unavailable, InternalError. No call is repeated automatically.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        timeout: float = 30.0,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        bearer_token: str | None = None,
+    ) -> None:
         self._timeout = _checked_timeout(timeout)
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._metadata = partial(_metadata, _authorization(bearer_token))
+        self._channel = (
+            grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -88,7 +103,7 @@ class Client:
         """
         request = encode_request(picture, k, tokenizer)
         with _typed_errors():
-            response = self._stub.Encode(request, timeout=self._timeout, metadata=trace_context())
+            response = self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
 
     def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
@@ -98,7 +113,7 @@ class Client:
         """
         request = decode_request(tokens, format, tokenizer)
         with _typed_errors():
-            response = self._stub.Decode(request, timeout=self._timeout, metadata=trace_context())
+            response = self._stub.Decode(request, timeout=self._timeout, metadata=self._metadata())
         return read_picture(response)
 
     def encode_stream(
@@ -131,7 +146,7 @@ class Client:
     def tokenizers(self) -> list[TokenizerInfo]:
         """What is served now, the default tokenizer first."""
         with _typed_errors():
-            response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=trace_context())
+            response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
         return read_tokenizers(response)
 
     def _stream(
@@ -173,7 +188,7 @@ class Client:
                 events.put(CallEnded(None))
 
         window: Window[Result] = Window(self._timeout)
-        call = method(requests(), metadata=trace_context())
+        call = method(requests(), metadata=self._metadata())
         try:
             # Not joined: a stream dropped half-way is closed by the interpreter's exit, when daemon threads no longer run.
             threading.Thread(target=read_all, name="channeltok-stream", daemon=True).start()
@@ -198,10 +213,22 @@ class AsyncClient:
     Make it inside the running event loop that will use it; `await close()` it, or use it with `async with`.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        timeout: float = 30.0,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        bearer_token: str | None = None,
+    ) -> None:
         asyncio.get_running_loop()  # without one, grpc.aio would silently bind to a loop that never runs
         self._timeout = _checked_timeout(timeout)
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._metadata = partial(_metadata, _authorization(bearer_token))
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
@@ -218,14 +245,14 @@ class AsyncClient:
         """As `Client.encode`."""
         request = encode_request(picture, k, tokenizer)
         with _typed_errors():
-            response = await self._stub.Encode(request, timeout=self._timeout, metadata=trace_context())
+            response = await self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
 
     async def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
         """As `Client.decode`."""
         request = decode_request(tokens, format, tokenizer)
         with _typed_errors():
-            response = await self._stub.Decode(request, timeout=self._timeout, metadata=trace_context())
+            response = await self._stub.Decode(request, timeout=self._timeout, metadata=self._metadata())
         return read_picture(response)
 
     def encode_stream(
@@ -253,7 +280,7 @@ class AsyncClient:
     async def tokenizers(self) -> list[TokenizerInfo]:
         """As `Client.tokenizers`."""
         with _typed_errors():
-            response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=trace_context())
+            response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
         return read_tokenizers(response)
 
     async def _stream(
@@ -294,7 +321,7 @@ class AsyncClient:
                 events.put_nowait(CallEnded(None))
 
         window: Window[Result] = Window(self._timeout)
-        call = method(requests(), metadata=trace_context())
+        call = method(requests(), metadata=self._metadata())
         ends: list[grpc.aio.AioRpcError] = []
         call.add_done_callback(lambda _: ends.append(_how_it_ended(call)))
         reader = asyncio.create_task(read_all())
@@ -357,6 +384,19 @@ def _typed_errors() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
+
+
+def _metadata(authorization: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return (*authorization, *trace_context())
+
+
+def _authorization(bearer_token: str | None) -> tuple[tuple[str, str], ...]:
+    if bearer_token is None:
+        return ()
+    # gRPC would refuse it at the first call, in words that show it.
+    if not bearer_token.isascii() or not bearer_token.isprintable() or not bearer_token.strip():
+        raise ValueError("bearer_token is printable ASCII and not empty")
+    return (("authorization", f"Bearer {bearer_token.strip()}"),)
 
 
 def _checked_timeout(seconds: float) -> float:

@@ -1,6 +1,7 @@
 """What can go wrong, one exception per cause, and how gRPC's errors become them.
 
 the caller's fault   InvalidInput  TooLarge  UnknownTokenizer  FingerprintMismatch      the same call will fail again
+who asks             Unauthenticated
 of the moment        Overloaded  DeadlineExceeded  Unavailable                          the same call may pass later
 the service's fault  InternalError
 """
@@ -48,8 +49,12 @@ class FingerprintMismatch(ChannelTokError):
     """The tokens were made by a tokenizer that is not served: FINGERPRINT_MISMATCH."""
 
 
+class Unauthenticated(ChannelTokError):
+    """The service does not know this caller: no bearer token, or a wrong one: UNAUTHENTICATED."""
+
+
 class Overloaded(ChannelTokError):
-    """The service has no room now; wait for `retry_after` seconds: OVERLOADED."""
+    """The service has no room now, OVERLOADED, or this caller is over its share, RATE_LIMITED; wait for `retry_after` seconds."""
 
 
 class DeadlineExceeded(ChannelTokError):
@@ -74,7 +79,9 @@ _BY_CODE: dict[str, type[ChannelTokError]] = {
     "TOO_LARGE": TooLarge,
     "UNKNOWN_TOKENIZER": UnknownTokenizer,
     "FINGERPRINT_MISMATCH": FingerprintMismatch,
+    "UNAUTHENTICATED": Unauthenticated,
     "OVERLOADED": Overloaded,
+    "RATE_LIMITED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "ENGINE_UNAVAILABLE": Unavailable,
     "INTERNAL": InternalError,
@@ -85,6 +92,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ("BAD_REQUEST", InvalidInput),
     grpc.StatusCode.NOT_FOUND: ("UNKNOWN_TOKENIZER", UnknownTokenizer),
     grpc.StatusCode.FAILED_PRECONDITION: ("FINGERPRINT_MISMATCH", FingerprintMismatch),
+    grpc.StatusCode.UNAUTHENTICATED: ("UNAUTHENTICATED", Unauthenticated),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("OVERLOADED", Overloaded),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", DeadlineExceeded),
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", Unavailable),
@@ -112,7 +120,7 @@ def _typed(status: grpc.StatusCode, message: str, details: Iterable[Any]) -> Cha
     reason, retry_after = _read_details(details)
     code, cause = _BY_STATUS.get(status, ("INTERNAL", InternalError))
     # gRPC refuses a long message with the status of a full queue; only its text tells them apart.
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and ("larger than max" in message or "metadata size" in message):
         code, cause = "TOO_LARGE", TooLarge
     if reason:
         code, cause = reason, _BY_CODE.get(reason, cause)

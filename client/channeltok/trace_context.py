@@ -3,12 +3,12 @@
 import sys
 
 
-def trace_context() -> tuple[tuple[str, str], ...] | None:
-    """gRPC metadata with the active span's context, as OpenTelemetry's propagator writes it (W3C traceparent); None without one."""
+def trace_context() -> tuple[tuple[str, str], ...]:
+    """gRPC metadata with the active span's context, as OpenTelemetry's propagator writes it (W3C traceparent); empty without one."""
     if "opentelemetry.trace" not in sys.modules:  # whoever has a span has imported it; importing it here would cost everybody
-        return None
+        return ()
     from opentelemetry import propagate
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    return tuple((key.lower(), value) for key, value in carrier.items()) or None
+    return tuple((key.lower(), value) for key, value in carrier.items())

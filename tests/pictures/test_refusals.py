@@ -97,6 +97,22 @@ def test_a_truncated_cmyk_jpeg_is_refused() -> None:
         pictures.prepare(data[: len(data) // 2], 16)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("tail", [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"], ids=["archive", "page", "document"])
+def test_what_hangs_on_a_picture_goes_nowhere(format: str, tail: bytes) -> None:
+    """A polyglot is refused, or is the picture it begins with; and one that begins as something else is no picture."""
+    data = encoded(PHOTO, format)
+    try:
+        pixels = pictures.prepare(data + tail, 16)
+    except BadPicture:
+        pass
+    else:
+        assert np.array_equal(pixels, pictures.prepare(data, 16))
+        assert tail[:8] not in pictures.render(pixels, format)
+    with pytest.raises(BadPicture):
+        pictures.prepare(tail + data, 16)
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_an_animation_is_refused(format: str) -> None:
     frames = [PHOTO, PHOTO.transpose(Image.Transpose.ROTATE_180)]

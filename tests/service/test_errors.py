@@ -6,6 +6,8 @@ from service.errors import ServiceError
 # serving.md's table, the contract with callers.
 TABLE = {
     "BAD_REQUEST": (StatusCode.INVALID_ARGUMENT, 400),
+    "UNAUTHENTICATED": (StatusCode.UNAUTHENTICATED, 401),
+    "TOO_SLOW": (StatusCode.DEADLINE_EXCEEDED, 408),
     "BAD_PICTURE": (StatusCode.INVALID_ARGUMENT, 422),
     "BAD_K": (StatusCode.INVALID_ARGUMENT, 422),
     "BAD_TOKENS": (StatusCode.INVALID_ARGUMENT, 422),
@@ -16,6 +18,7 @@ TABLE = {
     "UNKNOWN_TOKENIZER": (StatusCode.NOT_FOUND, 404),
     "FINGERPRINT_MISMATCH": (StatusCode.FAILED_PRECONDITION, 409),
     "OVERLOADED": (StatusCode.RESOURCE_EXHAUSTED, 429),
+    "RATE_LIMITED": (StatusCode.RESOURCE_EXHAUSTED, 429),
     "DEADLINE_EXCEEDED": (StatusCode.DEADLINE_EXCEEDED, 504),
     "ENGINE_UNAVAILABLE": (StatusCode.UNAVAILABLE, 503),
     "STOPPING": (StatusCode.UNAVAILABLE, 503),

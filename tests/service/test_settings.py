@@ -28,6 +28,9 @@ def test_the_public_face_is_as_promised() -> None:
         {"engine_instances": 0},
         {"log_level": "loud"},
         {"max_in_flight": 0},
+        {"rate_limit": 0},
+        {"tls_certificate": "certificate.pem"},
+        {"tls_client_ca": "ca.pem"},
         {"engine": "onnxruntime", "decode_precision": "bf16"},
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
-READY = re.compile(r"ready in ([\d.]+) s +REST (http://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
+READY = re.compile(r"ready in ([\d.]+) s +REST (https?://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
 
 
 @dataclass

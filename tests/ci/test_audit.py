@@ -1,0 +1,66 @@
+"""The audit reads pip-audit's reports rightly. That it fails for a vulnerability must not depend on there being one today."""
+
+import importlib.util
+import json
+import subprocess
+import tomllib
+from types import ModuleType
+
+import pytest
+
+from tests.system.running import ROOT
+
+
+@pytest.fixture(scope="module")
+def audit() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci/audit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GOOD = {"name": "grpcio", "version": "1.85.1", "vulns": []}
+BAD = {"name": "jinja2", "version": "2.10", "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"], "aliases": []}]}
+SKIPPED = {"name": "channeltok", "skip_reason": "Dependency not found on PyPI and could not be audited: channeltok (0.1.0)"}
+
+
+def test_reports(audit: ModuleType) -> None:
+    assert audit.read({"dependencies": [GOOD, SKIPPED]}) == ([], 1, ["channeltok"])
+    assert audit.read({"dependencies": [GOOD, BAD]}) == (["jinja2 2.10: PYSEC-2019-217, fixed in 2.10.1"], 2, [])
+    assert audit.read({"dependencies": [SKIPPED]}) is None  # a mirror without advisories: pip-audit calls it a success
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "says"),
+    [
+        ({"dependencies": [GOOD]}, 0, "1 packages looked up at pypi"),
+        ({"dependencies": [GOOD, BAD]}, 1, "PYSEC-2019-217"),
+        ({"dependencies": [SKIPPED]}, 0, "NOT DONE"),
+        (None, 0, "NOT DONE"),
+    ],
+    ids=["good", "vulnerable", "mirror", "network"],
+)
+def test_exit_codes(
+    audit: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    report: dict[str, object] | None,
+    code: int,
+    says: str,
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, "" if report is None else json.dumps(report), "")
+
+    monkeypatch.setattr(audit.subprocess, "run", run)
+    assert audit.main() == code
+    heard = capsys.readouterr()
+    assert says in heard.out + heard.err
+
+
+def test_pins(audit: ModuleType) -> None:
+    pins = audit.pinned(tomllib.loads((ROOT / "pyproject.toml").read_text()))
+    assert pins["tritonclient"] == "2.73.0"
+    assert audit.differing(pins) == []
+    assert audit.differing({"pytest": "0.1", "not-installed": "1"}) == [f"pytest {pytest.__version__} is installed, 0.1 is pinned"]

@@ -1,0 +1,291 @@
+"""Who gets in: TLS, mutual TLS, bearer tokens, and what can be reached at all."""
+
+import ipaddress
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+import trustme
+from channeltok import AsyncClient, Client, InvalidInput, Unauthenticated, Unavailable
+from channeltok.cli import main as command_line
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.certificates import Files, issue, write_ca
+from tests.photographs import jpeg
+from tests.system.metrics import sample
+from tests.system.running import ROOT, Service, running
+
+TOKEN, OTHER_TOKEN = "the-first-token-0123456789", "the-second-token-0123456789"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("security")
+
+
+@pytest.fixture(scope="module")
+def ca(folder: Path) -> trustme.CA:
+    authority = trustme.CA()
+    write_ca(authority, folder, "ca")
+    return authority
+
+
+@pytest.fixture(scope="module")
+def caller(ca: trustme.CA, folder: Path) -> Files:
+    """The certificate of a caller that the service takes."""
+    return issue(ca, folder, "caller")
+
+
+@pytest.fixture(scope="module")
+def guarded(ca: trustme.CA, folder: Path) -> Iterator[Service]:
+    """A service with mutual TLS and bearer tokens."""
+    server = issue(ca, folder, "server")
+    (folder / "tokens").write_text(f"{TOKEN}\n")
+    settings = {"tls_certificate": server.certificate, "tls_key": server.key, "tls_client_ca": folder / "ca.pem"}
+    with running(bearer_token_file=str(folder / "tokens"), **{name: str(file) for name, file in settings.items()}) as service:
+        yield service
+        assert not [line for line in service.log if TOKEN in line or OTHER_TOKEN in line]
+
+
+def credentials(folder: Path, own: Files | None, ca_name: str = "ca") -> grpc.ChannelCredentials:
+    key, chain = (None, None) if own is None else (own.key.read_bytes(), own.certificate.read_bytes())
+    return grpc.ssl_channel_credentials((folder / f"{ca_name}.pem").read_bytes(), key, chain)
+
+
+def context(folder: Path, own: Files | None, ca_name: str = "ca") -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=folder / f"{ca_name}.pem")
+    if own is not None:
+        made.load_cert_chain(own.certificate, own.key)
+    return made
+
+
+def grpc_connects(service: Service, folder: Path, own: Files | None, ca_name: str = "ca") -> bool:
+    try:
+        with Client(service.grpc, credentials=credentials(folder, own, ca_name), bearer_token=TOKEN) as client:
+            return bool(client.tokenizers())
+    except Unavailable:
+        return False
+
+
+def rest_connects(service: Service, folder: Path, own: Files | None, ca_name: str = "ca") -> bool:
+    try:
+        return httpx.get(f"{service.rest}/livez", verify=context(folder, own, ca_name)).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_ready_line_says_https(guarded: Service) -> None:
+    assert guarded.rest.startswith("https://")
+
+
+async def test_both_clients_and_the_command_line(
+    guarded: Service, folder: Path, caller: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = credentials(folder, caller)
+    with Client(guarded.grpc, credentials=own, bearer_token=TOKEN) as client:
+        tokens = client.encode(jpeg(), 8)
+        assert list(client.encode_stream([jpeg()] * 3, 8)) == [tokens] * 3
+    async with AsyncClient(guarded.grpc, credentials=own, bearer_token=TOKEN) as client:
+        assert await client.encode(jpeg(), 8) == tokens
+        assert [result async for result in client.decode_stream([tokens] * 2)] == [await client.decode(tokens)] * 2
+    (picture := tmp_path / "photo.jpg").write_bytes(jpeg())
+    (token := tmp_path / "token").write_text(TOKEN + "\n")
+    tls = ["--ca", str(folder / "ca.pem"), "--certificate", str(caller.certificate), "--key", str(caller.key)]
+    ask = ["encode", str(picture), "-k", "8", "--server", guarded.grpc, *tls]
+    assert command_line([*ask, "--bearer-token-file", str(token)]) == 0
+    assert (tmp_path / "photo.ctok").read_bytes() == tokens.to_bytes()
+    assert command_line(ask) == 1
+    monkeypatch.setenv("CHANNELTOK_BEARER_TOKEN", TOKEN)
+    assert command_line(ask) == 0
+
+
+def test_only_certificates_of_the_ca_that_are_not_expired_connect(guarded: Service, folder: Path, ca: trustme.CA, caller: Files) -> None:
+    strangers = {
+        "no certificate": None,
+        "an expired certificate": issue(ca, folder, "expired", expired=True),
+        "a certificate of another CA": issue(trustme.CA(), folder, "stranger"),
+    }
+    assert grpc_connects(guarded, folder, caller)
+    assert rest_connects(guarded, folder, caller)
+    for what, own in strangers.items():
+        assert not grpc_connects(guarded, folder, own), what
+        assert not rest_connects(guarded, folder, own), what
+
+
+def test_plain_text_to_a_tls_port_gets_nothing(guarded: Service) -> None:
+    with Client(guarded.grpc, timeout=5) as client, pytest.raises(Unavailable):
+        client.tokenizers()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(guarded.rest.replace("https", "http") + "/livez")
+
+
+def old_tls(target: str, own: Files, version: ssl.TLSVersion) -> bool:
+    """Does a handshake with exactly this version succeed?"""
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    old.load_cert_chain(own.certificate, own.key)
+    old.minimum_version = old.maximum_version = version
+    old.set_alpn_protocols(["h2", "http/1.1"])
+    host, port = target.removeprefix("https://").split(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as raw, old.wrap_socket(raw):
+            return True
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_no_tls_below_1_2(guarded: Service, caller: Files) -> None:
+    for target in (guarded.rest, guarded.grpc):
+        assert old_tls(target, caller, ssl.TLSVersion.TLSv1_3)
+        assert old_tls(target, caller, ssl.TLSVersion.TLSv1_2)
+        assert not old_tls(target, caller, ssl.TLSVersion.TLSv1_1)
+    # That it was the service that refused: a server without a floor takes the same client.
+    lax = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    lax.set_ciphers("ALL:@SECLEVEL=0")
+    lax.minimum_version = ssl.TLSVersion.TLSv1_1
+    lax.load_cert_chain(caller.certificate, caller.key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            with lax.wrap_socket(listening.accept()[0], server_side=True):
+                pass
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        assert old_tls(f"127.0.0.1:{listening.getsockname()[1]}", caller, ssl.TLSVersion.TLSv1_1)
+        thread.join(10)
+
+
+def test_a_renewed_certificate_and_another_client_ca_need_no_restart(guarded: Service, folder: Path, ca: trustme.CA, caller: Files) -> None:
+    new_ca = trustme.CA()
+    write_ca(new_ca, folder, "new-ca")
+    new_caller = issue(new_ca, folder, "new-caller")
+    assert not grpc_connects(guarded, folder, new_caller)
+    old_ca = (folder / "ca.pem").read_bytes()
+    issue(new_ca, folder, "server")  # over the old one
+    os.replace(write_ca(new_ca, folder, "client-ca"), folder / "ca.pem")
+    try:
+        for connects in (grpc_connects, rest_connects):
+            assert connects(guarded, folder, new_caller, "new-ca")
+            assert not connects(guarded, folder, caller, "new-ca")
+    finally:
+        (folder / "ca.pem").write_bytes(old_ca)
+        issue(ca, folder, "server")
+    assert grpc_connects(guarded, folder, caller)
+    assert rest_connects(guarded, folder, caller)
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer wrong", f"Bearer {OTHER_TOKEN}", f"Basic {TOKEN}"])
+def test_without_a_good_token_only_health_answers(guarded: Service, folder: Path, caller: Files, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    with httpx.Client(base_url=guarded.rest, verify=context(folder, caller), headers=headers) as rest:
+        assert [rest.get(path).status_code for path in ("/livez", "/readyz")] == [200, 200]
+        closed = ["/metrics", "/docs", "/openapi.json", "/v1/tokenizers", "/nothing", "//livez", "/livez/", "/LIVEZ", "/livez/../metrics"]
+        replies = [rest.get(path) for path in closed] + [rest.post("/v1/encode", content=jpeg()), rest.post("/v1/decode", content=b"")]
+        for reply in replies:
+            assert reply.status_code == 401, reply.url
+            assert reply.headers["www-authenticate"] == "Bearer"
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert reply.json()["code"] == "UNAUTHENTICATED"
+    metadata = () if authorization is None else (("authorization", authorization),)
+    with grpc.secure_channel(guarded.grpc, credentials(folder, caller)) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), metadata=metadata, timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        listing = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        with pytest.raises(grpc.RpcError) as caught:
+            list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(listing, metadata=metadata, timeout=10))
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    with Client(guarded.grpc, credentials=credentials(folder, caller), bearer_token=OTHER_TOKEN if authorization else None) as client:
+        for call in (lambda: client.encode(jpeg()), lambda: list(client.encode_stream([jpeg()])), client.tokenizers):
+            with pytest.raises(Unauthenticated):
+                call()
+
+
+def test_tokens_are_rotated_without_a_restart(guarded: Service, folder: Path, caller: Files) -> None:
+    def passing(token: str) -> bool:
+        reply = httpx.get(f"{guarded.rest}/v1/tokenizers", verify=context(folder, caller), headers={"Authorization": f"Bearer {token}"})
+        try:
+            with Client(guarded.grpc, credentials=credentials(folder, caller), bearer_token=token) as client:
+                client.tokenizers()
+            assert reply.status_code == 200
+        except Unauthenticated:
+            assert reply.status_code == 401
+        return reply.status_code == 200
+
+    file = folder / "tokens"
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [True, False]
+    file.write_text(f"# both, for a while\n{TOKEN}\n{OTHER_TOKEN}\n")
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [True, True]
+    file.write_text(f"{OTHER_TOKEN}\n")
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [False, True]
+    file.write_text("")
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [False, False]
+    file.unlink()
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [False, False]
+    file.write_text(f"{TOKEN}\n")
+    assert [passing(TOKEN), passing(OTHER_TOKEN)] == [True, False]
+
+
+def is_loopback(text: str) -> bool:
+    address = ipaddress.ip_address(text)  # gRPC binds to ::ffff:127.0.0.1 where it is told 127.0.0.1
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
+    with running(host="0.0.0.0") as service:
+        own = {int(address.rsplit(":", 1)[1]) for address in (service.rest, service.grpc)}
+        processes = [psutil.Process(service.process.pid), *service.children()]
+        listening = [one.laddr for process in processes for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        open_to_all = {address.port for address in listening if not is_loopback(address.ip)}
+        assert open_to_all == own
+        assert {address.port for address in listening} - own, "Triton listens nowhere, so this test saw nothing"
+        udp = [one.laddr for process in processes for one in process.net_connections("udp") if one.laddr]
+        assert not [address for address in udp if not is_loopback(address.ip)]
+        assert sample(service, "channeltok_engine_ready") > 0
+
+
+def test_a_url_is_not_fetched(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bait, Client(service.grpc) as client:
+        bait.settimeout(0.5)
+        url = f"http://127.0.0.1:{bait.getsockname()[1]}/picture.jpg"
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}"/></svg>'
+        xml = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{url}">]><svg>&x;</svg>'
+        for document in (url, svg, xml, f'{{"url": "{url}"}}'):
+            assert httpx.post(f"{service.rest}/v1/encode", content=document).status_code in (415, 422)
+            with pytest.raises(InvalidInput):
+                client.encode(document.encode())
+            httpx.post(f"{service.rest}/v1/encode", params={"url": url, "tokenizer": url}, content=jpeg())
+        with pytest.raises(TimeoutError):
+            bait.accept()
+
+
+def test_a_start_with_bad_files_says_why(tmp_path: Path) -> None:
+    (empty := tmp_path / "empty").write_text("")
+    for settings, sentence in (
+        ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "cannot read /nowhere.pem (No such file or directory)"),
+        ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls_certificate and tls_key go together"),
+        ({"BEARER_TOKEN_FILE": str(empty)}, "holds no bearer token"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "service"],
+            cwd=ROOT,
+            env={**os.environ, **{f"CHANNELTOK_{name}": value for name, value in settings.items()}},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 1
+        assert sentence in result.stderr
+        assert "Traceback" not in result.stderr
