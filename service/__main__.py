@@ -1,168 +1,17 @@
-"""`python -m service`: start everything, say when it is ready, drain on SIGTERM."""
+"""`python -m service`: one gateway process, or several with --workers."""
 
-import asyncio
-import contextlib
-import gc
-import resource
-import signal
-import socket
+import os
+import shutil
 import sys
-import time
-import urllib.request
-from collections.abc import Coroutine
+import tempfile
 
-import structlog
 import uvloop
-from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from service import logs, tracing
-from service.access import Access, RestAccess
-from service.calls import RestCalls
-from service.embedded_triton import CannotStart, EmbeddedTriton
-from service.grpc_api import GrpcServer
-from service.grpc_entrance import GrpcEntrance
-from service.http_server import HttpServer
-from service.rest_api import create_app
+from service import gateway, logs, metrics, tracing, workers
+from service.embedded_triton import CannotStart
 from service.settings import Settings
-from service.supervisor import Supervisor
-from service.tls import Tls
-from service.tokenization import Tokenization
-from service.triton import Triton
-
-log = structlog.get_logger()
-# gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
-REFUSAL_SECONDS = 0.3
-LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
-
-
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises CannotStart."""
-    started = time.monotonic()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-    tls, access = Tls.of(settings), Access.of(settings)
-    _allow_open_files(2 * settings.max_connections)
-    _warn_of_plain_text(settings)
-    rest_socket = _bind(settings)
-    embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
-    triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
-    tokenization = Tokenization(triton, settings)
-    grpc_server = _grpc_server(tokenization, settings, tls, access)
-    supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
-
-    async def exposition() -> bytes:
-        own = generate_latest()
-        return own if embedded is None else own + await asyncio.to_thread(_triton_metrics, embedded.metrics_port)
-
-    app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
-    rest_server = HttpServer(
-        RestCalls(RestAccess(app, access)), settings, None if tls is None else tls.rest_context(), LAST_REPLIES_SECONDS
-    )
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(tracing.stop)
-        stack.push_async_callback(triton.close)
-        if embedded is not None:
-            stack.push_async_callback(embedded.stop)
-            await _unless(stop, embedded.start(triton))
-        watch = asyncio.create_task(supervisor.watch())
-        stack.callback(watch.cancel)
-        await grpc_server.start()
-        rest = asyncio.create_task(rest_server.serve([rest_socket]))
-        await _unless(stop, _until_ready(supervisor))
-        if not stop.is_set():
-            # What lives now lives for ever: keep the collector from walking it again and again.
-            gc.collect()
-            gc.freeze()
-            _say_ready(settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started)
-        await stop.wait()
-        # The order matters: fail readiness, refuse new work, finish what was accepted, close the ports, and only then take the engine away.
-        log.info("draining", delay=settings.drain_delay, seconds=settings.drain_seconds)
-        watch.cancel()
-        await grpc_server.set_ready(False)
-        await asyncio.sleep(settings.drain_delay)
-        tokenization.admission.close()
-        unfinished = await tokenization.admission.idle(settings.drain_seconds)
-        await asyncio.sleep(REFUSAL_SECONDS)
-        rest_server.should_exit = True
-        await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
-    log.info("stopped", unfinished=unfinished)
-
-
-async def _until_ready(supervisor: Supervisor) -> None:
-    while not supervisor.ready:  # noqa: ASYNC110 (once, at start)
-        await asyncio.sleep(0.05)
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Await `work`, or drop it when `stop` is set first."""
-    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    done, pending = await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for other in pending:
-        other.cancel()
-    if task in done:
-        task.result()
-
-
-def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
-    entrance = GrpcEntrance(access, settings.receive_seconds)
-    try:
-        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [entrance])
-    except RuntimeError as error:
-        raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
-
-
-def _bind(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((settings.host, settings.rest_port))
-    except OSError as error:
-        raise CannotStart(
-            f"cannot bind REST to {settings.host}:{settings.rest_port} ({error.strerror}): set CHANNELTOK_REST_PORT"
-        ) from error
-    return listening
-
-
-def _allow_open_files(connections: int) -> None:
-    """Room for so many, where the system allows it: the usual soft limit of 1,024 would run out before our own limits speak."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + 1024
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _warn_of_plain_text(settings: Settings) -> None:
-    if (
-        settings.bearer_token_file is not None
-        and settings.tls_certificate is None
-        and settings.host not in ("127.0.0.1", "::1", "localhost")
-    ):
-        log.warning("bearer_tokens_in_plain_text", why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them")
-
-
-def _triton_metrics(port: int) -> bytes:
-    """Triton's own metrics: the embedded one listens on a port nobody knows, so they are passed on beside ours."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as reply:
-            return bytes(reply.read())
-    except OSError:
-        return b""
-
-
-def _say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
-    rest = f"{'https' if settings.tls_certificate else 'http'}://{settings.host}:{rest_port}"
-    print(
-        f"\nready in {seconds:.1f} s   REST {rest}  ({rest}/docs)   gRPC {settings.host}:{grpc_port}\n\n"
-        f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",
-        flush=True,
-    )
 
 
 def main() -> None:
@@ -170,12 +19,19 @@ def main() -> None:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:
         sys.exit(f"channeltok service: {error}")
+    if settings.workers > 1 and metrics.SHARED_FOLDER not in os.environ:
+        # prometheus-client decides at its import whether processes share their counts: begin anew.
+        os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix="channeltok-metrics-")
+        os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
     logs.configure(settings.log_level)
     try:
         tracing.start()
-        uvloop.run(serve(settings))
+        uvloop.run(gateway.serve(settings) if settings.workers == 1 else workers.serve(settings))
     except (CannotStart, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
+    finally:
+        if settings.workers > 1:
+            shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 Only `limit` pictures are in the engine at once: enough to fill its batches. More would wait inside Triton, where they can be neither
 refused nor overtaken. The others wait here:
 
-- interactive ones (single calls) first, and briefly. A burst is ridden out for `max_wait` seconds. Where the queue has not been empty for
-  that long, it is no burst but overload, and whoever is not served within a quarter of it is refused: a standing queue makes everybody late
-  and serves nobody more (Nichols and Jacobson, Controlling Queue Delay, 2012; here with the time-outs of Maurer, Fail at Scale, 2015).
+- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_wait`, the call is refused at once. Little's law
+  tells it: with all places taken, one becomes free every (mean time in a place) / limit.
 - bulk ones (items of a stream) for as long as their callers do, which slows the sender down: that is what a stream's flow control is for.
   One place of `BULK_SHARE` goes to them also under interactive overload.
 """
@@ -22,7 +21,7 @@ from service.errors import Overloaded, Stopping
 
 RETRY_AFTER_SECONDS = 1.0
 BULK_SHARE = 8
-OVERLOAD_PATIENCE = 0.25  # of max_wait
+LATEST = 1 / 16  # weight of the latest time in a place, in their moving average
 
 
 class Priority(StrEnum):
@@ -35,15 +34,15 @@ class Priority(StrEnum):
 class Admission:
     """`limit` places, one per picture.
 
-    max_waiting: interactive pictures in the queue at most. max_wait: seconds they stay there at most.
+    max_waiting: interactive pictures in the queue at most. max_wait: seconds that one may have to wait when it comes.
     """
 
     def __init__(self, limit: int, max_waiting: int, max_wait: float) -> None:
         self.closed = asyncio.Event()
         self._limit, self._max_waiting, self._max_wait = limit, max_waiting, max_wait
         self._in_flight = 0
+        self._seconds = 0.0  # mean time in a place
         self._queues: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
-        self._empty_at = 0.0  # when an interactive picture last found nobody before it
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -51,11 +50,13 @@ class Admission:
 
     @asynccontextmanager
     async def place(self, priority: Priority) -> AsyncIterator[None]:
-        """Hold a place. Raises Overloaded when an interactive picture gets none in time, Stopping once closed."""
+        """Hold a place. Raises Overloaded when an interactive picture would get none in time, Stopping once closed."""
         await self._enter(priority)
+        entered = time.monotonic()
         try:
             yield
         finally:
+            self._seconds += LATEST * (time.monotonic() - entered - self._seconds)
             self._leave()
 
     def close(self) -> None:
@@ -83,33 +84,21 @@ class Admission:
             self._idle.clear()
             return
         queue = self._queues[priority]
-        patience = self._patience() if priority is Priority.INTERACTIVE else None
+        if priority is Priority.INTERACTIVE:
+            wait = (len(queue) + 1) * self._seconds / self._limit
+            if len(queue) >= self._max_waiting or wait > self._max_wait:
+                raise Overloaded(f"{self._limit} pictures are in work, the limit, and {len(queue)} wait: try again", RETRY_AFTER_SECONDS)
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
             with metrics.WAITING.labels(priority).track_inprogress():
-                async with asyncio.timeout(patience):
-                    await turn
-        except BaseException as error:
+                await turn
+        except BaseException:
             if turn.done() and not turn.cancelled():
-                self._leave()  # it came too late
+                self._leave()  # the place came when its caller was gone
             elif turn in queue:
                 queue.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise self._refusal() from error
             raise
-
-    def _patience(self) -> float:
-        """Seconds that an interactive picture which comes now may wait. Raises Overloaded when the queue is full."""
-        now, waiting = time.monotonic(), len(self._queues[Priority.INTERACTIVE])
-        if not waiting:
-            self._empty_at = now
-        if waiting >= self._max_waiting:
-            raise self._refusal()
-        return self._max_wait * (OVERLOAD_PATIENCE if now - self._empty_at > self._max_wait else 1)
-
-    def _refusal(self) -> Overloaded:
-        return Overloaded(f"{self._limit} pictures are in work, the limit, and others wait: try again", RETRY_AFTER_SECONDS)
 
     def _leave(self) -> None:
         """Hand the place on."""

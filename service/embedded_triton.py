@@ -18,7 +18,7 @@ import structlog
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from service import tracing
+from service import child_process, tracing
 from service.cpu_engine import cpu_engine
 from service.errors import EngineUnavailable
 from service.settings import Settings
@@ -28,9 +28,6 @@ log = structlog.get_logger()
 INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked for it
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-# Runs before Triton, in its process: prctl(PR_SET_PDEATHSIG, SIGKILL), so that it dies when we are killed. Popen's preexec_fn would do the
-# same, but is not safe in a process with threads.
-_DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 _NO_GPU_HERE = ("CudaDriverHelper", "NVML")  # Triton calls it an error that a CPU machine has no GPU
 
 
@@ -52,13 +49,14 @@ class EmbeddedTriton:
         self._gone: dict[str, float] = {}  # models that are loaded but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
-        self._grpc_port, self.metrics_port = _free_ports(2)
+        self._grpc_port, self._metrics_port = _free_ports(2)
         self.url = f"127.0.0.1:{self._grpc_port}"
+        self.metrics_url = f"http://127.0.0.1:{self._metrics_port}/metrics"
 
     async def start(self, triton: Triton) -> None:
         """Start the server and load all models. Raises CannotStart."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-ISc", _DIE_WITH_PARENT, *self._command()),
+            *child_process.bound(*self._command()),
             env=_environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -215,7 +213,7 @@ class EmbeddedTriton:
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",
             "--metrics-address=127.0.0.1",
-            f"--metrics-port={self.metrics_port}",
+            f"--metrics-port={self._metrics_port}",
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             "--exit-timeout-secs=5",

@@ -155,7 +155,10 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", int(settings.idle_seconds * 1000)),
                 ("grpc.keepalive_time_ms", 60_000),  # our ping, so that connections to hosts that are gone are found and freed
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),  # callers' pings; after two too early ones it hangs up
-                ("grpc.so_reuseport", 0),  # a second service on the same port must fail, not share it
+                (
+                    "grpc.so_reuseport",
+                    int(settings.reuse_port),
+                ),  # a second service on the same port must fail, not share it
                 *(
                     [("grpc.max_connection_age_ms", int(settings.grpc_connection_seconds * 1000))]
                     if settings.grpc_connection_seconds

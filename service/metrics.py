@@ -1,10 +1,14 @@
 """What Prometheus sees. Names are final; docs/metrics.md lists them."""
 
+import os
 from functools import cache
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 disable_created_metrics()  # a second series for each, of no use here
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own environment variable: several processes count into files there
 
 # 1 ms ~ 10 s, four to a decade
 SECONDS = tuple(round(10 ** (exponent / 4), 6) for exponent in range(-12, 5))
@@ -21,9 +25,14 @@ STAGE_SECONDS = Histogram(
     ["rpc", "stage", "budget"],
     buckets=SECONDS,
 )
-IN_FLIGHT = Gauge("channeltok_in_flight_pictures", "Pictures admitted and not yet answered", ["rpc"])
-MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "The limit that pictures in flight run against")
-WAITING = Gauge("channeltok_waiting_pictures", "Pictures that wait for a place, by priority (interactive or bulk)", ["priority"])
+IN_FLIGHT = Gauge("channeltok_in_flight_pictures", "Pictures admitted and not yet answered", ["rpc"], multiprocess_mode="livesum")
+MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "The limit that pictures in flight run against", multiprocess_mode="livesum")
+WAITING = Gauge(
+    "channeltok_waiting_pictures",
+    "Pictures that wait for a place, by priority (interactive or bulk)",
+    ["priority"],
+    multiprocess_mode="livesum",
+)
 REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
 BATCH_PICTURES = Histogram(
     "channeltok_batch_pictures",
@@ -34,14 +43,26 @@ BATCH_PICTURES = Histogram(
 PICTURES = Counter("channeltok_pictures_total", "Pictures encoded or decoded", ["rpc"])
 TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode or taken by decode", ["rpc"])
 PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode or returned by decode", ["rpc"])
-READY = Gauge("channeltok_ready", "1 while the service is ready")
-ENGINE_READY = Gauge("channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"])
+READY = Gauge("channeltok_ready", "1 while the service is ready", multiprocess_mode="livemin")
+ENGINE_READY = Gauge(
+    "channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"], multiprocess_mode="livemin"
+)
 TOKENIZER_INFO = Gauge(
     "channeltok_tokenizer_info",
     "1 for the fingerprint that calls by this tokenizer's name are answered with now, 0 for those before it",
     ["tokenizer", "fingerprint"],
+    multiprocess_mode="livemax",
 )
 ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton, of a model in it or of a worker", ["what"])
+
+
+def exposition() -> bytes:
+    """The text of /metrics: of this process, or of all workers together where they share their counts."""
+    if SHARED_FOLDER not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return generate_latest(registry)
 
 
 @cache

@@ -67,6 +67,18 @@ class Settings(BaseSettings):
             "Unset: the service starts and watches its own."
         ),
     ] = None
+    triton_metrics_url: Annotated[
+        str | None,
+        Field(description="HTTP address of that Triton's metrics, to be shown on /metrics beside ours. Unset: scrape it where it runs."),
+    ] = None
+    workers: Annotated[
+        int,
+        Field(ge=1, description="Gateway processes that share both ports and one Triton. Raise it when one process is the limit (a GPU)."),
+    ] = 1
+    reuse_port: Annotated[
+        bool,
+        Field(description="Let other processes have the same ports, and the system spread connections. `workers` sets it by itself."),
+    ] = False
     model_repository: Annotated[
         Path,
         Field(description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."),
@@ -119,7 +131,7 @@ class Settings(BaseSettings):
         float,
         Field(
             ge=0,
-            description="Seconds a single picture may wait for a place before it is refused; under lasting overload a quarter of it. "
+            description="Seconds that a single picture may have to wait for a place; the next is refused with a retry hint. "
             "Raise it for callers that come in bursts and can wait. Streams wait as long as they like.",
         ),
     ] = 0.1

@@ -1,8 +1,10 @@
 """Keeps the engine served: learns what Triton serves, proves it by real inferences, repairs what died, hangs or answers rubbish."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 
@@ -12,12 +14,18 @@ from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.errors import ServiceError
 from service.probe import Probe
 from service.settings import Settings
-from service.tokenization import Tokenization
 from service.triton import Triton
 
 log = structlog.get_logger()
 REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
+LOOK_AGAIN_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
+
+
+class Serving(Protocol):
+    """Whatever goes by the catalogue."""
+
+    catalogue: Catalogue
 
 
 class Supervisor:
@@ -27,7 +35,7 @@ class Supervisor:
         self,
         triton: Triton,
         embedded: EmbeddedTriton | None,
-        tokenization: Tokenization,
+        tokenization: Serving,
         settings: Settings,
         announce: Callable[[bool], Awaitable[None]],
     ) -> None:
@@ -39,6 +47,8 @@ class Supervisor:
         self._announce = announce
         self._probe = Probe(triton, settings.engine_timeout)
         self._repairs = _Repairs()
+        self._looking = asyncio.Lock()
+        self._looked = 0.0
         self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
 
     async def watch(self) -> None:
@@ -60,7 +70,15 @@ class Supervisor:
                 await self._turn(False, "the supervisor failed")
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
+    async def look_again(self) -> None:
+        """Now instead of when it is time, for a caller who knows of a tokenizer that we do not; once a second at most."""
+        async with self._looking:
+            if time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
+                with contextlib.suppress(ServiceError):
+                    await self._look()
+
     async def _look(self) -> None:
+        self._looked = time.monotonic()
         if self._embedded is not None:
             await self._refresh(self._embedded)
         models = await self._triton.models()

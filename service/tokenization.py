@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from service.errors import (
     BadTokens,
     DeadlineExceeded,
     EngineUnavailable,
+    FingerprintMismatch,
     ServiceError,
     TooLarge,
     TooManyPixels,
@@ -112,11 +113,19 @@ class _Call:
         return {"rpc": self.rpc, "code": code, "tokenizer": self.tokenizer, "k": self.k, "seconds": round(seconds, 6), "stages": stages}
 
 
+async def _nothing() -> None:
+    pass
+
+
 class Tokenization:
-    """The two things the service does. `catalogue` is replaced when Triton serves something else."""
+    """The two things the service does.
+
+    catalogue: replaced when Triton serves something else. look_again: asks Triton at once; the supervisor's, where there is one.
+    """
 
     def __init__(self, triton: Triton, settings: Settings) -> None:
         self.catalogue = Catalogue([])
+        self.look_again: Callable[[], Awaitable[None]] = _nothing
         self._triton = triton
         self._settings = settings
         self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
@@ -175,7 +184,7 @@ class Tokenization:
                     tokens = Tokens.from_bytes(tokens)
                 except TokenBytesError as error:
                     raise BadTokens(str(error)) from error
-            served = self.catalogue.by_fingerprint(tokens.fingerprint, tokenizer)
+            served = await self._maker_of(tokens, tokenizer)
             if tokens.k > served.channels:
                 raise BadTokens(f"{tokens.k} ids; tokenizer {served.name!r} takes 1 to {served.channels}")
             call.concerns(served, tokens.k)
@@ -190,6 +199,13 @@ class Tokenization:
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
+
+    async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
+        try:
+            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
+        except FingerprintMismatch:
+            await self.look_again()  # another gateway of the same Triton may have seen a new version before us
+            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
 
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""

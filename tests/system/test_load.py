@@ -119,7 +119,7 @@ def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
             worker.join()
         assert not lost
         assert answered > 8
-        assert any('"unfinished": 0' in line for line in service.log)
+        eventually(lambda: any('"unfinished": 0' in line for line in service.log), 10, "the last line of the log")
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not list(Path("/dev/shm").glob(shared_memory))
 
@@ -144,4 +144,4 @@ def test_a_stream_is_answered_and_told_when_the_service_stops() -> None:
         assert any(isinstance(answer, Tokens) for answer in answers)
         # What was read in the last instant has not begun, and says so.
         assert {answer.code for answer in answers if isinstance(answer, ChannelTokError)} <= {"STOPPING"}
-        assert any('"unfinished": 0' in line for line in service.log)
+        eventually(lambda: any('"unfinished": 0' in line for line in service.log), 10, "the last line of the log")

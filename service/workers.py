@@ -1,0 +1,142 @@
+"""Several gateway processes on the same two ports, in front of one Triton: `--workers`.
+
+This process starts Triton and heals it, starts the workers and replaces those that die, and passes SIGTERM on to them. A worker is
+`python -m service` with a Triton elsewhere; the system spreads connections over them (SO_REUSEPORT). They count into one folder, so that
+whichever of them answers /metrics answers for all.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import multiprocess
+
+from service import child_process, metrics
+from service.catalogue import Catalogue
+from service.embedded_triton import CannotStart, EmbeddedTriton
+from service.gateway import bind, say_ready
+from service.settings import Settings
+from service.supervisor import Supervisor
+from service.triton import Triton
+
+log = structlog.get_logger()
+LAST_SECONDS = 10.0  # beyond the drain, until a worker is killed
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises CannotStart."""
+    started = time.monotonic()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        # Held, but never listened on: so that the ports are known, and nobody else's, before the first worker has them.
+        rest_socket = stack.enter_context(bind(settings.host, settings.rest_port, "REST", reuse=True))
+        grpc_socket = stack.enter_context(bind(settings.host, settings.grpc_port, "gRPC", reuse=True))
+        shared: dict[str, str | int] = {"rest_port": rest_socket.getsockname()[1], "grpc_port": grpc_socket.getsockname()[1]}
+        if settings.triton_url is None:
+            embedded = EmbeddedTriton(settings)
+            triton = Triton(embedded.url)
+            stack.push_async_callback(triton.close)
+            stack.push_async_callback(embedded.stop)
+            await embedded.start(triton)
+            watch = asyncio.create_task(Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch())
+            stack.callback(watch.cancel)
+            shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
+        workers = [_Worker(_environment(settings, shared)) for _ in range(settings.workers)]
+        keepers = [asyncio.create_task(worker.keep()) for worker in workers]
+        stopping = asyncio.create_task(stop.wait())
+        ready = asyncio.create_task(_all_ready(workers))
+        await asyncio.wait([stopping, ready, *keepers], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            say_ready(settings, int(shared["rest_port"]), int(shared["grpc_port"]), time.monotonic() - started)
+            await stopping
+        for keeper in keepers:
+            if keeper.done():
+                keeper.result()  # raises what the worker said when it could not start
+            keeper.cancel()
+        await asyncio.gather(*(worker.stop(settings.drain_delay + settings.drain_seconds + LAST_SECONDS) for worker in workers))
+    log.info("stopped")
+
+
+@dataclass
+class _Shelf:
+    """Where the supervisor leaves its catalogue; the workers have theirs from Triton."""
+
+    catalogue: Catalogue = field(default_factory=lambda: Catalogue([]))
+
+
+async def _nobody(ready: bool) -> None:
+    """Is told: callers ask the workers."""
+
+
+def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, str]:
+    """Of a worker: our settings, and its share of what is counted by process."""
+
+    def share(total: int) -> int:
+        return max(1, total // settings.workers)
+
+    own = {
+        "workers": 1,
+        "reuse_port": True,
+        "max_in_flight": share(settings.places),
+        "max_waiting": share(settings.max_waiting),
+        "picture_threads": share(settings.picture_threads),
+        "max_connections": share(settings.max_connections),
+    }
+    values = settings.model_dump(mode="json", exclude_none=True) | shared | own
+    return {f"CHANNELTOK_{name.upper()}": str(value) for name, value in values.items()}
+
+
+async def _all_ready(workers: "list[_Worker]") -> None:
+    for worker in workers:
+        await worker.ready.wait()
+
+
+class _Worker:
+    """One gateway process. ready: set once it served."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.ready = asyncio.Event()
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def keep(self) -> None:
+        """Start it, and start it again whenever it ends. Raises CannotStart when it ends before it ever was ready."""
+        while True:
+            self._process = await asyncio.create_subprocess_exec(
+                *child_process.bound(sys.executable, "-m", "service"),
+                env={**os.environ, **self._environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+            )
+            began = time.monotonic()
+            assert self._process.stdout is not None
+            async for line in self._process.stdout:
+                if b"ready in" in line:
+                    self.ready.set()
+            code = await self._process.wait()
+            multiprocess.mark_process_dead(self._process.pid)
+            if not self.ready.is_set():
+                raise CannotStart(f"a worker ended with exit code {code} while starting; what it said is above")
+            metrics.ENGINE_RESTARTS.labels("worker").inc()
+            log.error("worker_ended", pid=self._process.pid, exit_code=code)
+            await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - began)))  # no storm of those that end at once
+
+    async def stop(self, seconds: float) -> None:
+        """SIGTERM; after `seconds` SIGKILL."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), seconds)
+        except TimeoutError:
+            log.warning("worker_killed", pid=self._process.pid, why=f"did not stop within {seconds:g} s")
+            self._process.kill()
+            await self._process.wait()

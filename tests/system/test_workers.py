@@ -1,0 +1,71 @@
+"""Several gateway processes on the same ports."""
+
+import os
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+from channeltok import ChannelTokError, Client, Tokens
+
+from tests.photographs import jpeg
+from tests.system.metrics import sample
+from tests.system.running import Service, eventually, running
+
+
+def workers(service: Service) -> list[psutil.Process]:
+    return [child for child in psutil.Process(service.process.pid).children() if child.name() != "tritonserver"]
+
+
+def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None:
+    with running(workers="2", probe_seconds="0.5", max_wait="30") as service, ThreadPoolExecutor(16) as pool:
+        assert len(workers(service)) == 2
+        assert len([child for child in service.children() if child.name() == "tritonserver"]) == 1
+
+        def encode(_: int) -> Tokens:
+            with Client(service.grpc) as client:  # a connection each, which the system gives to one or the other
+                return client.encode(jpeg())
+
+        before = sample(service, "channeltok_pictures_total", rpc="encode")
+        busy = Counter({worker.pid: -sum(worker.cpu_times()[:2]) for worker in workers(service)})
+        assert len(set(pool.map(encode, range(64)))) == 1
+        for worker in workers(service):
+            busy[worker.pid] += sum(worker.cpu_times()[:2])
+        assert all(seconds > 0 for seconds in busy.values()), "one of them did nothing"
+        for _ in range(8):  # whichever answers
+            assert sample(service, "channeltok_pictures_total", rpc="encode") - before == 64
+            assert sample(service, "channeltok_ready") == 1
+            assert sample(service, "channeltok_max_in_flight_pictures") == 16
+            assert sample(service, "nv_inference_count", model_suffix="encode") >= 64
+
+
+def test_a_worker_that_dies_is_replaced_and_a_stop_loses_nothing() -> None:
+    with running(workers="2", probe_seconds="0.5") as service:
+        children = service.children()
+        victim = workers(service)[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        eventually(lambda: len(workers(service)) == 2 and victim.pid not in [one.pid for one in workers(service)], 30, "a new worker")
+        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 1, 30, "its count")
+        eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
+        children = [*children, *service.children()]
+        lost: list[Exception] = []
+
+        def work() -> None:
+            with Client(service.grpc) as client:
+                try:
+                    while True:
+                        client.encode(jpeg())
+                except ChannelTokError as error:
+                    if error.code != "STOPPING" and "connect" not in error.message.lower():
+                        lost.append(error)
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(8):
+                pool.submit(work)
+            time.sleep(2)
+            assert service.stop() == 0
+        assert not lost
+        eventually(lambda: sum('"unfinished": 0' in line for line in service.log) == 2, 10, "the last lines of both logs")
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
