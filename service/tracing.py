@@ -8,8 +8,7 @@
                 └─ InferRequest ─ model ─ compute    Triton's own spans, which Triton exports
 
 OpenTelemetry's standard environment variables hold: sampler, headers, service name, batching; headers and batching for the embedded
-Triton too. Nothing of
-OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
+Triton too. Nothing of OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
 """
 
 import asyncio
