@@ -7,8 +7,8 @@
            └─ engine                            its context goes to Triton
                 └─ InferRequest ─ model ─ compute    Triton's own spans, which Triton exports
 
-OpenTelemetry's standard environment variables hold, for the embedded Triton too: sampler, headers, service name, batching. Nothing of
-OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
+OpenTelemetry's standard environment variables hold: sampler, headers, service name, batching; headers and batching for the embedded
+Triton too. Nothing of OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
 """
 
 import asyncio
