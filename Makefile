@@ -29,7 +29,9 @@ serve: $(VENV)/serve.stamp $(if $(MODEL),build/serve-$(MODEL))  ## start the ser
 build/serve-%: | $(VENV)/dev.stamp
 	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
 
+# Without Debian's packages the tests that need Prometheus are skipped, and say so; .ci/run insists on it.
 test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
+	-@$(MAKE) --no-print-directory build/prometheus
 	$(BIN)/python -m pytest
 
 test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
@@ -65,6 +67,17 @@ loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a servi
 	mkdir -p build/loadtest
 	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --users 16 --spawn-rate 4 --run-time 2m --stop-timeout 30 \
 		--only-summary --csv build/loadtest/report --html build/loadtest/report.html
+
+# Debian's own, unpacked and not installed: needs no root, starts no service. Its package lists are our own too, for the machine's may be empty.
+APT = apt-get -qq -o Dir::State::lists=$(CURDIR)/build/apt/lists -o Dir::Cache=$(CURDIR)/build/apt -o Dir::Log=$(CURDIR)/build/apt \
+	-o Debug::NoLocking=true -o APT::Sandbox::User=
+build/prometheus:  ## Debian's prometheus and promtool, for the tests of deploy/prometheus
+	mkdir -p build/apt/lists/partial build/apt/archives/partial
+	$(APT) update
+	cd build/apt && $(APT) download prometheus
+	dpkg-deb --extract build/apt/prometheus_*.deb build/apt/prometheus
+	mv build/apt/prometheus/usr/bin $@
+	rm -rf build/apt
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'

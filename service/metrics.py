@@ -28,6 +28,10 @@ TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode or taken 
 PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode or returned by decode", ["rpc"])
 ENGINE_READY = Gauge("channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"])
 ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton or reloads of a model in it", ["what"])
+ENGINE_RESTARTS.labels("triton")  # from 0 on: Prometheus sees no increase in a counter that appears at 1
+READY = Gauge("channeltok_ready", "1 while /readyz answers 200")
+MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "Most pictures that may be in flight")
+TOKENIZER_INFO = Gauge("channeltok_tokenizer_info", "1: what calls by this name are answered with now", ["tokenizer", "fingerprint"])
 
 
 @cache

@@ -57,6 +57,9 @@ class Supervisor:
             self._triton.suspects.clear()
         self._tokenization.catalogue = Catalogue(await self._triton.models(), self._settings.default_tokenizer)
         tokenizers = self._tokenization.catalogue.tokenizers
+        metrics.TOKENIZER_INFO.clear()
+        for tokenizer in tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(1)
         failures = [failure for tokenizer in tokenizers for failure in await self._probe(tokenizer)]
         await self._turn(bool(tokenizers) and not failures, "; ".join(failures) or "Triton serves no tokenizer")
         # A model that failed callers may still answer the probe: one of its instances is alive.
@@ -71,6 +74,7 @@ class Supervisor:
             # A full queue is load, not a fault: the engine is at work.
             healthy = error is None or isinstance(error, Overloaded)
             metrics.ENGINE_READY.labels(model.name).set(healthy)
+            metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
             if not healthy:
                 failures.append(f"{model.name}: {error}")
         return failures
@@ -86,4 +90,5 @@ class Supervisor:
         if ready != self.ready:
             log.info("ready") if ready else log.warning("not_ready", why=why_not)
             self.ready = ready
+            metrics.READY.set(ready)
             await self._announce(ready)

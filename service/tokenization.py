@@ -76,6 +76,7 @@ class Tokenization:
         self._triton = triton
         self._settings = settings
         self._admission = Admission(settings.max_pending)
+        metrics.MAX_IN_FLIGHT.set(settings.max_pending)
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
 
     async def encode(
