@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench bench-engines loadtest engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines loadtest engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -55,6 +55,9 @@ format: $(VENV)/dev.stamp
 
 proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from the contract
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=client --pyi_out=client --grpc_python_out=client proto/channeltok/v1/*.proto
+
+dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
+	$(BIN)/python -m deploy.grafana.dashboard
 
 bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 	$(BIN)/python -m loadtest.served_over_bare
