@@ -8,6 +8,7 @@ import yaml
 
 from service import metrics
 from service.errors import ServiceError
+from service.settings import Settings
 from tests.deploy.prometheus import ALERTS, RECORDINGS, RULES, SHIPPED, promtool
 from tests.system.running import ROOT
 
@@ -62,11 +63,13 @@ def test_every_page_of_the_runbook_has_its_alert() -> None:
 
 
 @pytest.mark.parametrize("page", sorted(RUNBOOK.glob("*.md")), ids=lambda page: page.stem)
-def test_the_runbook_names_only_metrics_and_pages_that_exist(page: Path) -> None:
+def test_the_runbook_names_only_metrics_settings_and_pages_that_exist(page: Path) -> None:
     text = page.read_text()
     known = (ROOT / "docs/metrics.md").read_text() + " ".join(RECORDINGS)
     for name in set(re.findall(r"\b(channeltok_\w+)", text)):
         assert re.sub(r"_(bucket|count|sum|total)$", "", name) in known, name
+    settings = {f"CHANNELTOK_{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(r"CHANNELTOK_\w+", text)) - settings <= {"CHANNELTOK_GRAFANA_PORT"}
     for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
         assert (page.parent / link).exists(), link
 
