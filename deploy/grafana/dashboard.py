@@ -87,8 +87,10 @@ def build() -> dashboard.Dashboard:
         .with_panel(graph("Tokens", PER_SECOND, (per_second("channeltok_tokens_total", "rpc"), "{{rpc}}")))
         .with_panel(graph("Bytes of pictures", BYTES_PER_SECOND, (per_second("channeltok_picture_bytes_total", "rpc"), "{{rpc}}")))
         .with_row(dashboard.Row("Budget mix: k rounded up to a power of two"))
-        .with_panel(budget_mix("Encode", "encode.*"))
-        .with_panel(budget_mix("Decode", "decode.*"))
+        .with_panel(budget_mix("Encode", "encode"))
+        .with_panel(budget_mix("Decode", "decode"))
+        .with_panel(budget_mix("Encode in streams", "encode_stream"))
+        .with_panel(budget_mix("Decode in streams", "decode_stream"))
         .with_row(dashboard.Row("Refusals"))
         .with_panel(graph("By reason", PER_SECOND, (per_second("channeltok_rejected_total", "reason"), "{{reason}}")))
         .with_panel(graph("By reason, share of all calls", SHARE, ("reason:channeltok_rejected:ratio_rate5m", "{{reason}}")))
@@ -149,8 +151,8 @@ def triton_time(title: str, microseconds: str) -> timeseries.Panel:
 
 
 def budget_mix(title: str, rpc: str) -> timeseries.Panel:
-    """Stacked shares, single calls and streams apart."""
-    return stacked(graph(title, SHARE, (f'rpc_budget:channeltok_pictures:ratio_rate5m{{rpc=~"{rpc}"}}', "{{rpc}} {{budget}}"), width=12))
+    """Stacked shares: they reach 1."""
+    return stacked(graph(title, SHARE, (f'rpc_budget:channeltok_pictures:ratio_rate5m{{rpc="{rpc}"}}', "{{budget}}"), width=6))
 
 
 def graph(title: str, unit: str, *queries: Query, width: int = 8, empty_is: str = "") -> timeseries.Panel:
