@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench bench-engines loadtest engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines loadtest engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -29,7 +29,9 @@ serve: $(VENV)/serve.stamp $(if $(MODEL),build/serve-$(MODEL))  ## start the ser
 build/serve-%: | $(VENV)/dev.stamp
 	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
 
+# Without Debian's packages the tests that need Prometheus are skipped, and say so; .ci/run insists on it.
 test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
+	-@$(MAKE) --no-print-directory build/prometheus
 	$(BIN)/python -m pytest
 
 test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
@@ -55,6 +57,9 @@ format: $(VENV)/dev.stamp
 proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from the contract
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=client --pyi_out=client --grpc_python_out=client proto/channeltok/v1/*.proto
 
+dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
+	$(BIN)/python -m deploy.grafana.dashboard
+
 bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 	$(BIN)/python -m loadtest.served_over_bare
 
@@ -66,6 +71,17 @@ loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a servi
 	mkdir -p build/loadtest
 	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --users 16 --spawn-rate 4 --run-time 2m --stop-timeout 30 \
 		--only-summary --csv build/loadtest/report --html build/loadtest/report.html
+
+# Debian's own, unpacked and not installed: needs no root, starts no service. Its package lists are our own too, for the machine's may be empty.
+APT = apt-get -qq -o Dir::State::lists=$(CURDIR)/build/apt/lists -o Dir::Cache=$(CURDIR)/build/apt -o Dir::Log=$(CURDIR)/build/apt \
+	-o Debug::NoLocking=true -o APT::Sandbox::User=
+build/prometheus:  ## Debian's prometheus and promtool, for the tests of deploy/prometheus
+	mkdir -p build/apt/lists/partial build/apt/archives/partial
+	$(APT) update
+	cd build/apt && $(APT) download prometheus
+	dpkg-deb --extract build/apt/prometheus_*.deb build/apt/prometheus
+	mv build/apt/prometheus/usr/bin $@
+	rm -rf build/apt
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'

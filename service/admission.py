@@ -3,8 +3,8 @@
 Only `limit` pictures are in the engine at once: enough to fill its batches. More would wait inside Triton, where they can be neither
 refused nor overtaken. The others wait here:
 
-- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_wait`, the call is refused at once. Little's law
-  tells it: with all places taken, one becomes free every (mean time in a place) / limit.
+- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_wait`, the call is refused at once. Little's
+  law tells it: with all places taken, one becomes free every (mean time in a place) / limit.
 - bulk ones (items of a stream) for as long as their callers do, which slows the sender down: that is what a stream's flow control is for.
   One place of `BULK_SHARE` goes to them also under interactive overload.
 """

@@ -33,6 +33,8 @@ WAITING = Gauge(
     ["priority"],
     multiprocess_mode="livesum",
 )
+for _priority in ("interactive", "bulk"):
+    WAITING.labels(_priority)  # from 0 on
 REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
 BATCH_PICTURES = Histogram(
     "channeltok_batch_pictures",
@@ -54,6 +56,8 @@ TOKENIZER_INFO = Gauge(
     multiprocess_mode="livemax",
 )
 ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton, of a model in it or of a worker", ["what"])
+for _what in ("triton", "worker"):
+    ENGINE_RESTARTS.labels(_what)  # from 0 on: Prometheus sees no increase in a counter that appears at 1
 
 
 def exposition() -> bytes:

@@ -81,7 +81,12 @@ class Supervisor:
         self._looked = time.monotonic()
         if self._embedded is not None:
             await self._refresh(self._embedded)
-        models = await self._triton.models()
+        try:
+            models = await self._triton.models()
+        except ServiceError:
+            for model in (model for tokenizer in self._tokenization.catalogue.tokenizers for model in tokenizer.models):
+                metrics.ENGINE_READY.labels(model.name).set(0)
+            raise
         candidates = Catalogue(models, self._settings.default_tokenizer).tokenizers
         if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
             self._publish(Catalogue(models, self._settings.default_tokenizer))
@@ -98,6 +103,7 @@ class Supervisor:
         failures = []
         for model, error in zip(tokenizer.models, await asyncio.gather(*map(self._probe.look, tokenizer.models)), strict=True):
             metrics.ENGINE_READY.labels(model.name).set(error is None)
+            metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
             if error is None:
                 self._repairs.worked(model.name)
             else:

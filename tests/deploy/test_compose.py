@@ -20,12 +20,25 @@ ONE_SHOT = {"graphs", "engines", "acceptance"}
 PROFILES = {"loadtest": ["loadtest"], "acceptance": ["acceptance"]}
 
 
-def test_only_the_gateway_is_published_and_triton_cannot_reach_the_world() -> None:
+def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_world() -> None:
     by_default = {name: service for name, service in SERVICES.items() if "profiles" not in service}
-    assert [name for name, service in by_default.items() if service.get("ports")] == ["gateway"]
-    assert [name for name, service in by_default.items() if service["networks"] != ["private"]] == ["gateway"]
+    assert [name for name, service in by_default.items() if service.get("ports")] == ["gateway", "grafana"]
+    assert [name for name, service in by_default.items() if service["networks"] != ["private"]] == ["gateway", "grafana"]
     assert COMPOSE["networks"]["private"]["internal"] is True
-    assert all(port.startswith("${CHANNELTOK_BIND:-127.0.0.1}:") for service in SERVICES.values() for port in service.get("ports", []))
+    ports = {name: port for name, service in SERVICES.items() for port in service.get("ports", [])}
+    assert ports.pop("grafana") == "127.0.0.1:${CHANNELTOK_GRAFANA_PORT:-3000}:3000"
+    assert all(port.startswith("${CHANNELTOK_BIND:-127.0.0.1}:") for port in ports.values())
+
+
+def test_grafana_has_nobody_to_log_in_as_and_a_network_of_its_own() -> None:
+    grafana = SERVICES["grafana"]
+    settings = grafana["environment"]
+    assert (settings["GF_AUTH_ANONYMOUS_ENABLED"], settings["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
+    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert settings["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert [name for name, service in SERVICES.items() if "operators" in service["networks"]] == ["grafana"]
+    home = settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (ROOT / home.replace("/etc/grafana", "deploy/grafana")).exists()
 
 
 def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_only() -> None:
