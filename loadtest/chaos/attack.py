@@ -32,7 +32,7 @@ class Row:
     def cells(self) -> tuple[str, str, str, str]:
         """what, measured, limit, holds: as tables show them."""
         limit = "" if self.limit is None else f"{'>=' if self.at_least else '<='} {_number(self.limit)}{self.unit}"
-        measured = f"{_number(self.value)}{self.unit}" + (f" ({self.note})" if self.note else "")
+        measured = _number(self.value) + self.unit * math.isfinite(self.value) + (f" ({self.note})" if self.note else "")
         return self.what, measured, limit, "" if self.limit is None else "yes" if self.holds else "NO"
 
 
