@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[1]
-READY = re.compile(r"ready in ([\d.]+) s +REST (http://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
+READY = re.compile(r"ready in ([\d.]+) s +REST (https?://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
 
 
 @dataclass
@@ -45,14 +45,15 @@ class Service:
 
 
 @contextmanager
-def running(module: str = "service", **settings: str) -> Iterator[Service]:
+def running(program: Sequence[str] = ("-m", "service"), **settings: str) -> Iterator[Service]:
     """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
 
-    module: what `python -m` runs. AssertionError, with what it wrote, when it does not become ready.
+    program: arguments of Python, for one that breaks something in the service before it starts it. AssertionError, with what the service
+    wrote, when it does not become ready.
     """
     environment = {f"CHANNELTOK_{name.upper()}": value for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, *program],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

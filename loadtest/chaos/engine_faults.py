@@ -41,7 +41,9 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
                 idle_hits += callers.in_flight == 0
                 struck = time.monotonic()
                 victim.send_signal(which)
-                recoveries.setdefault(which, []).append(_until_serving(service, callers, struck, lambda: len(_victims(service, name)) >= count))
+                recoveries.setdefault(which, []).append(
+                    _until_serving(service, callers, struck, lambda: len(_victims(service, name)) >= count)
+                )
         outcomes = callers.outcomes
     key = f"kill_{name}"
     codes = [outcome.code for outcome in outcomes if outcome.code != OK]

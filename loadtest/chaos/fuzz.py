@@ -168,7 +168,9 @@ def _example(what: list[str], number: int) -> str:
 
 def _quiet(count: int) -> Any:
     """hypothesis as a generator: no database, no shrinking, no opinion on speed."""
-    return settings(max_examples=max(1, count), database=None, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    return settings(
+        max_examples=max(1, count), database=None, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
 
 
 def _openapi(service: Service, verdicts: Verdicts, count: int, number: int) -> None:
@@ -227,7 +229,9 @@ def _input(method: str, message: Message) -> Input:
 def _token_bytes(tokens: bytes) -> st.SearchStrategy[Input]:
     """Any bytes, any header before any ids, and good token bytes with one part of them replaced."""
     header = st.builds(
-        lambda magic, version, reserved, k, fingerprint, ids: magic + bytes([version, reserved]) + k.to_bytes(2, "little") + fingerprint + ids,
+        lambda magic, version, reserved, k, fingerprint, ids: (
+            magic + bytes([version, reserved]) + k.to_bytes(2, "little") + fingerprint + ids
+        ),
         *(st.sampled_from([b"CTOK", b"ctok", b"\0\0\0\0"]), st.integers(0, 255), st.sampled_from([0, 1, 255])),
         *(st.integers(0, 65_535), st.one_of(st.just(tokens[8:16]), st.binary(min_size=8, max_size=8)), st.binary(max_size=64)),
     )
@@ -245,7 +249,15 @@ def _pictures(sender: Sender, count: int, number: int) -> None:
     chance = random.Random(number)
     photo = Image.open(io.BytesIO(PHOTOS[0])).resize((48, 40))
     originals = []
-    for format_, mode in (("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGBA")):
+    for format_, mode in (
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("JPEG", "CMYK"),
+        ("PNG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("WEBP", "RGBA"),
+    ):
         buffer = io.BytesIO()
         photo.convert(mode).save(buffer, format_)
         originals.append(buffer.getvalue())

@@ -185,7 +185,7 @@ def mixed(short: bool) -> Rows:
         alive = service.process.poll() is None
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     grown = after.grown_over(before)
-    with running("loadtest.chaos.leaky_service") as leaky:
+    with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
         _, leaky_before, leaky_after = _growth(leaky, known, warm_up // 4, max(count // 4, 1500), seconds)
     seen = leaky_after.grown_over(leaky_before)["memory"]
     yield Row("mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements())))

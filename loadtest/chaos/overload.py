@@ -56,8 +56,12 @@ def open_loop(short: bool) -> Rows:
         answered = [leg.result() for asked, leg in health if asked == protocol]
         p99 = max(leg.latency(99) for leg in answered)
         failures = [code for leg in answered for code in leg.codes.tolist() if code != leg.good]
-        yield Row(f"overload_health_{protocol.lower()}_p99_seconds", f"health over {protocol}: largest p99 of all levels", p99, 0.1, unit=" s")
-        yield Row(f"overload_health_{protocol.lower()}_failures", f"health over {protocol}: failures", len(failures), 0, note=counted(failures))
+        yield Row(
+            f"overload_health_{protocol.lower()}_p99_seconds", f"health over {protocol}: largest p99 of all levels", p99, 0.1, unit=" s"
+        )
+        yield Row(
+            f"overload_health_{protocol.lower()}_failures", f"health over {protocol}: failures", len(failures), 0, note=counted(failures)
+        )
     late = max(report.late_p99 for report in reports.values())
     yield Row("overload_generator_late_p99_seconds", "the generator's own lateness, largest p99", late, LATE_SECONDS, unit=" s")
 
