@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto bench bench-engines loadtest engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto bench bench-engines loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -65,6 +65,10 @@ loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a servi
 	mkdir -p build/loadtest
 	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --users 16 --spawn-rate 4 --run-time 2m --stop-timeout 30 \
 		--only-summary --csv build/loadtest/report --html build/loadtest/report.html
+
+# gRPC's own log is silenced: a line for every connection that is refused. CHAOS="--only overload", "--short", or "--write" for the page.
+chaos: $(VENV)/dev.stamp  ## attack a real service for 10 minutes at most; a table, build/chaos.json
+	GRPC_VERBOSITY=NONE $(BIN)/python -m loadtest.chaos $(CHAOS)
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'

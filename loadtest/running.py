@@ -36,7 +36,8 @@ class Service:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of its log for one event, such as `stopped`."""
-        return [json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line]
+        return lines
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
         """Signal it and wait for its exit code."""

@@ -140,7 +140,7 @@ class Callers:
 
     def _answered(self, kind: str, photo: int, sent: float, answer: Tokens | bytes, fingerprint: str) -> None:
         if isinstance(answer, Tokens):
-            answer, fingerprint = answer.to_bytes(), answer.fingerprint
+            fingerprint, answer = answer.fingerprint, answer.to_bytes()
         self.outcomes.append(Outcome(kind, photo, sent, time.monotonic(), OK, answer, fingerprint))
 
     async def _failed(self, outcome: Outcome) -> bool:
@@ -159,9 +159,11 @@ class Callers:
         while stays and not self._stop.is_set():
             sent: deque[tuple[int, float, str]] = deque()
 
-            async def items(sent: deque[tuple[int, float, str]] = sent) -> AsyncIterator[Any]:
+            ending = asyncio.Event()
+
+            async def items(sent: deque[tuple[int, float, str]] = sent, ending: asyncio.Event = ending) -> AsyncIterator[Any]:
                 number = 0
-                while stays and not self._stop.is_set():
+                while not ending.is_set() and not self._stop.is_set():
                     number += 1
                     photo = number % len(PHOTOS)
                     if what == "decode" and photo not in self._latest:
@@ -180,7 +182,9 @@ class Callers:
                         photo, when, fingerprint = sent.popleft()
                         self.in_flight -= 1
                         if isinstance(result, ChannelTokError):
-                            stays = await self._failed(Outcome(kind, photo, when, time.monotonic(), _code(result)))
+                            if not await self._failed(Outcome(kind, photo, when, time.monotonic(), _code(result))):
+                                stays = False
+                                ending.set()
                         else:
                             self._answered(kind, photo, when, result, fingerprint)
             except ChannelTokError as error:
