@@ -32,7 +32,8 @@ class Service:
 
     def children(self) -> list[psutil.Process]:
         """tritonserver and its stubs."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of its log for one event, such as `stopped`."""
