@@ -35,6 +35,12 @@ class Service:
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return found
 
+    def triton_port(self) -> str:
+        """Loopback port of the embedded Triton's gRPC."""
+        (triton,) = [child for child in self.children() if child.name() == "tritonserver"]
+        words: list[str] = triton.cmdline()
+        return next(word.split("=")[1] for word in words if word.startswith("--grpc-port="))
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of its log for one event, such as `stopped`."""
         lines: list[dict[str, Any]] = [json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line]

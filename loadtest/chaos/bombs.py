@@ -38,7 +38,7 @@ def memory_limit(settings: Settings) -> int:
 
     Itself at rest, a message of the largest size for each picture that may be in it, and a picture of the most pixels for each thread.
     """
-    messages = settings.max_pending * settings.max_message_bytes
+    messages = (settings.places + settings.max_waiting) * settings.max_message_bytes
     return IDLE_SYSTEM + messages + settings.picture_threads * settings.max_pixels * BYTES_PER_PIXEL
 
 

@@ -29,7 +29,7 @@ MEMORY = """## Memory
 
 The service's processes take at most, resident:
 
-    {idle:g} GiB + max_pending x max_message_bytes + picture_threads x max_pixels x {pixel} bytes
+    {idle:g} GiB + (max_in_flight + max_waiting) x max_message_bytes + picture_threads x max_pixels x {pixel} bytes
 
 {limit:.1f} GiB with the defaults on this machine: itself at rest, a largest message for every picture that may be in it, and a picture
 of the most pixels in every thread that reads pictures. Lower those settings for a smaller machine. Bodies that are still on their way

@@ -15,7 +15,7 @@ from service.settings import Settings
 def sigterm(short: bool) -> Rows:
     """Each time a service of its own."""
     rounds = 1 if short else 5
-    limit = Settings().drain_seconds
+    limit = Settings().drain_delay + Settings().drain_seconds
     outcomes: list[Outcome] = []
     exits, exit_codes, unfinished, left_behind, still_calling, mistaken = [], 0, 0.0, 0, 0, 0
     for _ in range(rounds):
