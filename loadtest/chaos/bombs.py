@@ -29,7 +29,7 @@ from service.settings import Settings
 GIB = 2**30
 BYTES_PER_PIXEL = 16  # of a picture while it is decoded and resized: RGB or RGBA, a copy in another mode, a copy that is turned
 IDLE_SYSTEM = GIB  # gateway, tritonserver and the demo's engines at rest take 0.6 GB
-RECEIVE_SECONDS, IDLE_SECONDS = 3, 5
+RECEIVE_SECONDS, IDLE_SECONDS, GRACE = 2, 3, 4
 REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "422", "429")
 
 
@@ -50,7 +50,7 @@ def bombs(short: bool) -> Rows:
     with running(receive_seconds=str(RECEIVE_SECONDS), idle_seconds=str(IDLE_SECONDS)) as service:
         known = known_answers(service)
         with meter.watched(service.process.pid, 0.25) as peak, _good_callers(service, known) as good:
-            taken = [f"{what}: {code}" for what, code in _small_bombs(service) if code not in REFUSALS]
+            taken = [f"{what}: {code}" for what, code in _small_bombs(service, 2 if short else 20) if code not in REFUSALS]
             huge = [f"{what}: {code}" for what, code in _huge_messages(service, body) if code not in REFUSALS]
             large = [code for code in _largest_allowed(service) if code not in ("200", *REFUSALS)]
             still_open, opened = asyncio.run(_silent_connections(service, idle, slow, stalled))
@@ -60,7 +60,7 @@ def bombs(short: bool) -> Rows:
     yield Row("bombs_huge_taken", f"messages of up to {body / GIB:g} GiB that were not refused", len(huge), 0, note=counted(huge))
     yield Row("bombs_large_failed", "36-megapixel pictures neither answered nor refused", len(large), 0, note=counted(large))
     for what, count in still_open.items():
-        seconds = RECEIVE_SECONDS + IDLE_SECONDS + 4
+        seconds = RECEIVE_SECONDS + IDLE_SECONDS + GRACE
         yield Row(f"bombs_{what}_held", f"{what} connections not shed after {seconds} s", count, 0, note=f"of {opened[what]:,}")
     yield Row("bombs_peak_memory_gib", "peak of resident memory", peak.memory / GIB, limit, unit=" GiB")
     yield Row("bombs_good_failed", "good calls meanwhile that failed", len(good.failures), 0, note=counted(good.failures))
@@ -135,10 +135,10 @@ def _jpeg(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-def _small_bombs(service: Service) -> Iterator[tuple[str, str]]:
+def _small_bombs(service: Service, times: int) -> Iterator[tuple[str, str]]:
     pictures = {"PNG 9000 x 9000": _png(9000, 9000), "PNG 2^31": _png(2**31 - 1, 2**31 - 1), "JPEG 60000 x 60000": _jpeg(60_000, 60_000)}
     for what, picture in pictures.items():
-        for _ in range(20):
+        for _ in range(times):
             yield what, _encode_grpc(service, picture)
             yield what, _encode_rest(service, picture)
     for _ in range(3):
@@ -234,7 +234,7 @@ async def _silent_connections(service: Service, idle: int, slow: int, stalled: i
     for one in dribbling:
         one.transport.write(b"GET /livez HTTP/1.1\r\nX-Slow: ")
     sitting = await open_to(service.rest, idle // 2) + await open_to(service.grpc, idle // 2)
-    until = time.monotonic() + RECEIVE_SECONDS + IDLE_SECONDS + 4
+    until = time.monotonic() + RECEIVE_SECONDS + IDLE_SECONDS + GRACE
     while time.monotonic() < until:
         for one in dribbling:
             if one.open:
