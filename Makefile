@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines loadtest engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -83,6 +83,10 @@ build/prometheus:  ## Debian's prometheus and promtool, for the tests of deploy/
 	mv build/apt/prometheus/usr/bin $@
 	rm -rf build/apt
 
+# gRPC's own log is silenced: a line for every connection that is refused. CHAOS="--only overload", "--short", or "--write" for the page.
+chaos: $(VENV)/dev.stamp  ## attack a real service for 10 minutes at most; a table, build/chaos.json
+	GRPC_VERBOSITY=NONE $(BIN)/python -m loadtest.chaos $(CHAOS)
+
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'
 	$(BIN)/python -m export.engines_check
@@ -103,6 +107,7 @@ ship: $(VENV)/dev.stamp  ## make the weights of runs/demo the demo tokenizer: gr
 	install -m 644 runs/demo/weights.safetensors $(DEMO)
 	install -m 644 runs/demo/log.jsonl tokenizer/weights/demo.jsonl
 	install -m 644 runs/demo/curve.png docs/images/learning-curve.png
+	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
 	$(BIN)/python -m export $(DEMO)
 	$(BIN)/python -m tokenizer.coarse_to_fine $(DEMO) $(PHOTOS) -o docs/images/coarse-to-fine.png
 	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png

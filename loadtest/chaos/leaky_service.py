@@ -1,0 +1,19 @@
+"""The service with a planted leak: it keeps the bytes of every picture. `python -m loadtest.chaos.leaky_service`; proves the meter."""
+
+from typing import Any
+
+from service import __main__ as service
+from service.tokenization import Encoded, Tokenization
+
+_kept: list[bytes] = []
+_encode = Tokenization.encode
+
+
+async def _keep(self: Tokenization, picture: bytes, *arguments: Any, **named: Any) -> Encoded:
+    _kept.append(bytes(bytearray(picture)))  # a copy: what is kept must not be shared with whoever else has it
+    return await _encode(self, picture, *arguments, **named)
+
+
+if __name__ == "__main__":
+    Tokenization.encode = _keep  # type: ignore[method-assign]
+    service.main()

@@ -1,0 +1,70 @@
+"""More than the service can do, at a constant rate: it must go on doing what it can, and refuse the rest at once.
+
+Service and generator share the cores, and a refusal costs both of them something. So the engine gets one core, and a model that is slow
+enough for ten times its capacity to be sent and refused on what is left (models.wide_repository).
+"""
+
+import time
+from concurrent.futures import Future
+
+from channeltok.v1 import tokenizer_pb2 as pb
+
+from loadtest.chaos import models
+from loadtest.chaos.attack import Row, Rows, counted
+from loadtest.chaos.callers import PHOTOS
+from loadtest.open_loop import ENCODE, HEALTH, LATE_SECONDS, Generators, Grpc, Report, Rest
+from loadtest.running import running
+
+K = 64
+REFUSED = "RESOURCE_EXHAUSTED"
+
+
+def open_loop(short: bool) -> Rows:
+    """Capacity, then 0.7 of it, then 1, 2, 5 and 10 times as much. Health is asked 10 times a second on both protocols, all the while."""
+    levels, seconds = ((1, 5), 4.0) if short else ((1, 2, 5, 10), 20.0)
+    bodies = tuple(pb.EncodeRequest(picture=photo, k=K).SerializeToString() for photo in PHOTOS)
+    with running(model_repository=str(models.wide_repository()), engine_instances="1") as service, Generators(3) as generators:
+        encode = Grpc(service.grpc, ENCODE, bodies)
+        health: list[tuple[str, Future[Report]]] = []
+
+        def level(rate: float, seconds: float) -> Report:
+            health.append(("gRPC", generators.open_loop(Grpc(service.grpc, HEALTH, (b"",)), 10, seconds)))
+            health.append(("REST", generators.open_loop(Rest(f"{service.rest}/readyz"), 10, seconds)))
+            report = generators.open_loop(encode, rate, seconds).result()
+            for _, leg in health[-2:]:
+                leg.result()
+            time.sleep(0.5)
+            return report
+
+        # A closed loop says about how much it carries; a load above that says how much exactly.
+        closed = generators.closed_loop(encode, 8, seconds / 4).result().goodput
+        capacity = level(1.5 * closed, seconds / 2).goodput
+        yield Row("capacity_per_second", f"capacity: Encode of photos, k = {K}, one engine on one core", capacity, unit=" /s")
+        easy = level(0.7 * capacity, seconds / 2)
+        calm = easy.latency(99, "OK")
+        yield Row("overload_0.7x_p99_seconds", "p99 at 0.7 x capacity", calm, unit=" s", note=_codes(easy))
+        reports = {times: level(times * capacity, seconds) for times in levels}
+    peak = max(capacity, *(report.goodput for report in reports.values()))
+    for times, report in reports.items():
+        name, at = f"overload_{times}x", f"at {times} x capacity"
+        yield Row(f"{name}_goodput", f"{at}: goodput, share of the peak", report.goodput / peak, 0.95, at_least=True, note=_codes(report))
+        yield Row(f"{name}_p99_seconds", f"{at}: p99 of accepted", report.latency(99, "OK"), 3 * calm, unit=" s")
+        yield Row(f"{name}_refused_p99_seconds", f"{at}: p99 of refused", report.latency(99, REFUSED), 0.05, unit=" s")
+        others = [code for code in report.codes.tolist() if code not in ("OK", REFUSED)]
+        yield Row(f"{name}_other_answers", f"{at}: neither answered nor refused", len(others), 0, note=counted(others))
+    for protocol in ("gRPC", "REST"):
+        answered = [leg.result() for asked, leg in health if asked == protocol]
+        p99 = max(leg.latency(99) for leg in answered)
+        failures = [code for leg in answered for code in leg.codes.tolist() if code != leg.good]
+        yield Row(
+            f"overload_health_{protocol.lower()}_p99_seconds", f"health over {protocol}: largest p99 of all levels", p99, 0.1, unit=" s"
+        )
+        yield Row(
+            f"overload_health_{protocol.lower()}_failures", f"health over {protocol}: failures", len(failures), 0, note=counted(failures)
+        )
+    late = max(report.late_p99 for report in reports.values())
+    yield Row("overload_generator_late_p99_seconds", "the generator's own lateness, largest p99", late, LATE_SECONDS, unit=" s")
+
+
+def _codes(report: Report) -> str:
+    return ", ".join(f"{count} {code}" for code, count in report.counts().items())

@@ -1,0 +1,112 @@
+"""A service started as a user starts it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+READY = re.compile(r"ready in ([\d.]+) s +REST (https?://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
+
+
+@dataclass
+class Service:
+    """A running `python -m service`. rest: base URL. grpc: HOST:PORT. log: what it wrote to stderr so far."""
+
+    process: subprocess.Popen[str]
+    rest: str = ""
+    grpc: str = ""
+    log: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+
+    def children(self) -> list[psutil.Process]:
+        """tritonserver and its stubs."""
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
+
+    def triton_port(self) -> str:
+        """Loopback port of the embedded Triton's gRPC."""
+        (triton,) = [child for child in self.children() if child.name() == "tritonserver"]
+        words: list[str] = triton.cmdline()
+        return next(word.split("=")[1] for word in words if word.startswith("--grpc-port="))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of its log for one event, such as `stopped`."""
+        lines: list[dict[str, Any]] = [json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line]
+        return lines
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
+        """Signal it and wait for its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def running(program: Sequence[str] = ("-m", "service"), **settings: str) -> Iterator[Service]:
+    """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
+
+    program: arguments of Python, for one that breaks something in the service before it starts it. AssertionError, with what the service
+    wrote, when it does not become ready.
+    """
+    environment = {f"CHANNELTOK_{name.upper()}": value for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()}
+    process = subprocess.Popen(
+        [sys.executable, *program],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    service = Service(process)
+    ready = threading.Event()
+
+    def read_output() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            service.output.append(line)
+            if found := READY.search(line):
+                service.rest, service.grpc = found[2], found[4]
+                ready.set()
+        ready.set()
+
+    def read_log() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            service.log.append(line)
+
+    readers = [threading.Thread(target=read, daemon=True) for read in (read_output, read_log)]
+    for reader in readers:
+        reader.start()
+    try:
+        ready.wait(120)
+        if not service.rest:
+            process.kill()
+            raise AssertionError(f"the service did not become ready: {''.join(service.output + service.log)}")
+        yield service
+    finally:
+        if process.poll() is None:
+            service.stop()
+        for reader in readers:
+            reader.join(10)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0, what: str = "condition") -> None:
+    """Wait until condition() is true. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
+        time.sleep(0.1)
