@@ -84,12 +84,19 @@ def check_compose(arguments: list[str]) -> None:
     assert subcommand != "run" or set(words) - options, "no service to run"
 
 
+def check_kubectl(arguments: list[str]) -> None:
+    apply, dash_k, folder = arguments
+    assert (apply, dash_k) == ("apply", "-k")
+    assert (ROOT / folder / "kustomization.yaml").exists()  # tests/deploy/test_kubernetes.py looks into it
+
+
 def _refuse() -> plans.Server:
     raise plans.Refused("far enough")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "docker": check_compose,
+    "kubectl": check_kubectl,
     "make": check_make,
     "python": check_python,
     "plans.py": check_plans,
@@ -137,6 +144,8 @@ trtexec --help
         "docker compose --profile nobody up",
         "docker compose run --rm",
         "docker compose prune",
+        "kubectl apply -k deploy/nowhere",
+        "kubectl delete -k deploy/kubernetes/base",
         "python -m export",
         "python -m export engines --engine cuda",
         "python -m export engines --no-such-option",
