@@ -71,7 +71,8 @@ class Mix:
     async def _until_it_has_a_place(self, kind: Callable[[], Awaitable[None]]) -> None:
         for _ in range(TRIES):
             try:
-                return await kind()
+                await kind()
+                return
             except _Overloaded:
                 self.refused += 1
                 await asyncio.sleep(PAUSE)
