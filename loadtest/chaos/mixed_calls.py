@@ -17,15 +17,20 @@ from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS, Known, known_answers
 from loadtest.running import Service, running
 
-AT_ONCE = 24
+AT_ONCE = 12
+TRIES, PAUSE = 20, 0.1  # of a call that was refused for want of a place, as its retry hint says
 GROWTH = 0.05  # of memory; handles and threads may not grow at all
 OVERSIZED = bytes(17 * 2**20)  # a megabyte above the default limit
 WRONG = "WRONG"
 
 
+class _Overloaded(Exception):
+    """The service has no place just now, and says so."""
+
+
 @dataclass
 class Mix:
-    """Draws calls and judges each answer. complaints: what a call ended in that it must not."""
+    """Draws calls and judges each answer. complaints: what a call ended in that it must not. refused: how often for want of a place."""
 
     service: Service
     known: Known
@@ -34,6 +39,7 @@ class Mix:
     chance: random.Random
     made: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
+    refused: int = 0
 
     async def draw(self) -> None:
         """One call of any kind."""
@@ -55,12 +61,22 @@ class Mix:
         self.made[name] += 1
         try:
             async with asyncio.timeout(30):
-                await kind()
+                await self._until_it_has_a_place(kind)
         except TimeoutError:
             self.complaints.append(f"{name}: hung")
         except (aiohttp.ClientError, grpc.aio.AioRpcError, OSError) as error:
             what = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
             self.complaints.append(f"{name}: {what}")
+
+    async def _until_it_has_a_place(self, kind: Callable[[], Awaitable[None]]) -> None:
+        for _ in range(TRIES):
+            try:
+                await kind()
+                return
+            except _Overloaded:
+                self.refused += 1
+                await asyncio.sleep(PAUSE)
+        self.complaints.append(f"{TRIES} times refused")
 
     def _expect(self, name: str, held: bool) -> None:
         if not held:
@@ -80,12 +96,17 @@ class Mix:
 
     async def _good_grpc(self) -> None:
         number, photo = self._photo()
-        reply = await self.stub.Encode(pb.EncodeRequest(picture=photo))
+        try:
+            reply = await self.stub.Encode(pb.EncodeRequest(picture=photo))
+        except grpc.aio.AioRpcError as error:
+            _raise_if_overloaded(error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
+            raise
         self._expect("good", self._right(number, reply.tokens))
 
     async def _good_rest(self) -> None:
         number, photo = self._photo()
         async with self.session.post("/v1/encode", data=photo, headers={"Accept": "application/octet-stream"}) as reply:
+            _raise_if_overloaded(reply.status == 429)
             self._expect("good", self._right(number, await reply.read()))
 
     async def _bad_grpc(self) -> None:
@@ -93,11 +114,13 @@ class Mix:
             await self.stub.Encode(pb.EncodeRequest(picture=self._rubbish()))
             self._expect("bad_grpc", False)
         except grpc.aio.AioRpcError as error:
+            _raise_if_overloaded(error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
             self._expect("bad_grpc", error.code() is grpc.StatusCode.INVALID_ARGUMENT)
 
     async def _bad_rest(self) -> None:
         path = self.chance.choice(["/v1/encode", "/v1/encode?k=0", "/v1/decode"])
         async with self.session.post(path, data=self._rubbish()) as reply:
+            _raise_if_overloaded(reply.status == 429)
             self._expect("bad_rest", 400 <= reply.status < 500)
 
     async def _oversized_grpc(self) -> None:
@@ -123,6 +146,7 @@ class Mix:
                 await asyncio.sleep(0.05)
 
         async with self.session.post("/v1/encode", data=dribble(), headers={"Accept": "application/octet-stream"}) as reply:
+            _raise_if_overloaded(reply.status == 429)
             self._expect("slow_body", self._right(number, await reply.read()))
 
     async def _impatient(self) -> None:
@@ -149,6 +173,11 @@ class Mix:
         writer.write(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\n" + rest)
         await writer.drain()
         writer.transport.abort()
+
+
+def _raise_if_overloaded(overloaded: bool) -> None:
+    if overloaded:
+        raise _Overloaded
 
 
 async def _calls(service: Service, known: Known, count: int, seed: int) -> Mix:
@@ -178,7 +207,7 @@ def _growth(service: Service, known: Known, warm_up: int, count: int, seconds: f
 
 def mixed(short: bool) -> Rows:
     """The same calls then go to a service with a planted leak: the meter must see it."""
-    count, warm_up, seconds = (500, 300, 1.0) if short else (10_000, 2_000, 4.0)
+    count, warm_up, seconds = (500, 300, 1.0) if short else (10_000, 1_500, 3.0)
     with running() as service:
         known = known_answers(service)
         mix, before, after = _growth(service, known, warm_up, count, seconds)
@@ -186,9 +215,10 @@ def mixed(short: bool) -> Rows:
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     grown = after.grown_over(before)
     with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
-        _, leaky_before, leaky_after = _growth(leaky, known, warm_up // 4, max(count // 4, 1500), seconds)
+        _, leaky_before, leaky_after = _growth(leaky, known, 100, 1500, seconds)
     seen = leaky_after.grown_over(leaky_before)["memory"]
     yield Row("mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements())))
+    yield Row("mixed_refused", "times that one of them was refused for want of a place, and tried again", mix.refused)
     yield Row("mixed_dead", "services that died", int(not alive), 0)
     yield Row("mixed_crashes", "exceptions in its log", len(crashes), 0)
     yield Row("mixed_wrong", "calls that did not end as they must", len(mix.complaints), 0, note=counted(mix.complaints))
