@@ -76,8 +76,9 @@ async def _parsed(messages: AsyncIterator[bytes], parse: Callable[[bytes], Any],
 def _refuse(error: ServiceError) -> Any:
     """A handler that answers any kind of call with the error. Of the kind that does not wait for a message first."""
 
-    async def refuse(_messages: AsyncIterator[bytes], context: Context) -> None:
+    async def refuse(_messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[None]:
         await abort(context, error)
+        yield
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
