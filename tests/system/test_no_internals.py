@@ -184,7 +184,7 @@ def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
     a_broken_engine(heard)
     caused = set(heard.by_code)
     everything = {kind.code for kind in ServiceError.__subclasses__()}
-    # RATE_LIMITED, STOPPING and UNAUTHENTICATED have fixed sentences and tests of their own; FINGERPRINT_MISMATCH and the rest must have come up.
+    # RATE_LIMITED, STOPPING and UNAUTHENTICATED have fixed sentences and tests of their own; the rest must have come up.
     assert everything - caused <= {"UNAUTHENTICATED", "RATE_LIMITED", "STOPPING", "DEADLINE_EXCEEDED"}, everything - caused
 
 
