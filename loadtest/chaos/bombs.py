@@ -50,9 +50,9 @@ def bombs(short: bool) -> Rows:
     with running(receive_seconds=str(RECEIVE_SECONDS), idle_seconds=str(IDLE_SECONDS)) as service:
         known = known_answers(service)
         with meter.watched(service.process.pid, 0.25) as peak, _good_callers(service, known) as good:
-            taken = [f"{what}: {code}" for what, code in _small_bombs(service, 2 if short else 20) if code not in REFUSALS]
+            taken = [f"{what}: {code}" for what, code in _small_bombs(service, 1 if short else 20) if code not in REFUSALS]
             huge = [f"{what}: {code}" for what, code in _huge_messages(service, body) if code not in REFUSALS]
-            large = [code for code in _largest_allowed(service) if code not in ("200", *REFUSALS)]
+            large = [code for code in _largest_allowed(service, 2 if short else 6) if code not in ("200", *REFUSALS)]
             still_open, opened = asyncio.run(_silent_connections(service, idle, slow, stalled))
         alive = service.process.poll() is None
     limit = memory_limit(Settings()) / GIB
@@ -141,7 +141,7 @@ def _small_bombs(service: Service, times: int) -> Iterator[tuple[str, str]]:
         for _ in range(times):
             yield what, _encode_grpc(service, picture)
             yield what, _encode_rest(service, picture)
-    for _ in range(3):
+    for _ in range(min(times, 3)):
         yield "gzip bomb", _encode_grpc(service, bytes(GIB // 4), grpc.Compression.Gzip)
 
 
@@ -151,12 +151,12 @@ def _huge_messages(service: Service, size: int) -> Iterator[tuple[str, str]]:
     yield "chunked body", _pour(service, "Transfer-Encoding: chunked", b"10000\r\n", size)
 
 
-def _largest_allowed(service: Service) -> list[str]:
+def _largest_allowed(service: Service, count: int) -> list[str]:
     """Pictures of nearly the allowed pixels, all black, so that they are small: more of them at once than there are threads."""
     buffer = io.BytesIO()
     Image.new("RGB", (5990, 5990)).save(buffer, "PNG")
     codes: list[str] = []
-    callers = [threading.Thread(target=lambda: codes.append(_encode_rest(service, buffer.getvalue()))) for _ in range(6)]
+    callers = [threading.Thread(target=lambda: codes.append(_encode_rest(service, buffer.getvalue()))) for _ in range(count)]
     for caller in callers:
         caller.start()
     for caller in callers:

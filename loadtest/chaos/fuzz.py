@@ -142,7 +142,7 @@ def fuzz(short: bool) -> Rows:
         sender = Sender(service, verdicts)
         try:
             sources: list[tuple[str, int, Callable[[int], None]]] = [
-                ("openapi", 600, lambda count: _openapi(service, verdicts, count, number)),
+                ("openapi", 400, lambda count: _openapi(service, verdicts, count, number)),
                 ("protobuf", 10_500, lambda count: _drawn(sender, _messages(tokens), count, number)),
                 ("token bytes", 27_500, lambda count: _drawn(sender, _token_bytes(tokens), count, number)),
                 ("pictures", 12_000, lambda count: _pictures(sender, count, number)),

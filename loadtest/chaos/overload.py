@@ -37,8 +37,8 @@ def open_loop(short: bool) -> Rows:
             return report
 
         # A closed loop says about how much it carries; a load above that says how much exactly.
-        closed = generators.closed_loop(encode, 8, seconds / 4).result().goodput
-        capacity = level(1.5 * closed, seconds / 2).goodput
+        closed = generators.closed_loop(encode, 8, seconds / 5).result().goodput
+        capacity = level(1.5 * closed, seconds * 0.4).goodput
         yield Row("capacity_per_second", f"capacity: Encode of photos, k = {K}, one engine on one core", capacity, unit=" /s")
         easy = level(0.7 * capacity, seconds / 2)
         calm = easy.latency(99, "OK")
