@@ -1,5 +1,6 @@
 """A real, small inference through a Triton model: the only thing that shows that its engine works."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,19 @@ class Probe:
 
     async def look(self, model: Model) -> ServiceError | None:
         """What is wrong with the model, None where nothing is. One that hangs or answers rubbish becomes a suspect of Triton's client."""
+        started = time.perf_counter()
         try:
             output = (await self._triton.infer(model, _question(model), TIMEOUT)).output
         except Overloaded:
             return None  # load, not a fault: the engine is at work
         except DeadlineExceeded as error:
             if self._triton.silent_seconds(model) > self._engine_timeout:
-                self._triton.suspects.add(model.name)
+                self._triton.suspects[model.name] = started
             return error
         except ServiceError as error:
             return error
         if not _alike(output, self._first.setdefault(model.name, output)):
-            self._triton.suspects.add(model.name)
+            self._triton.suspects[model.name] = started
             return EngineUnavailable("the engine answers a question otherwise than at first")
         return None
 

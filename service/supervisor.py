@@ -47,6 +47,8 @@ class Supervisor:
         self._announce = announce
         self._probe = Probe(triton, settings.engine_timeout)
         self._repairs = _Repairs()
+        self._restarted = 0.0
+        self._reloaded: dict[str, float] = {}
         self._looking = asyncio.Lock()
         self._looked = 0.0
         self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
@@ -133,17 +135,20 @@ class Supervisor:
                 log.warning("restarting", what="triton", why=failure)
                 metrics.ENGINE_RESTARTS.labels("triton").inc()
                 await embedded.restart(self._triton)
-                self._triton.suspects.clear()
+                self._restarted = time.perf_counter()
                 self._repairs.worked("triton")
 
     async def _repair_models(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
-        suspects, self._triton.suspects = self._triton.suspects, set()
-        for name in {*suspects, *embedded.broken()} & embedded.loaded:
+        # What was sent before the last repair failed for the old cause.
+        suspects, self._triton.suspects = self._triton.suspects, {}
+        failing = {name for name, sent in suspects.items() if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
+        for name in {*failing, *embedded.broken()} & embedded.loaded:
             if self._repairs.due(name):
                 log.warning("reloading", model=name)
                 metrics.ENGINE_RESTARTS.labels(name).inc()
                 await embedded.reload(self._triton, name)
+                self._reloaded[name] = time.perf_counter()
 
     def _publish(self, catalogue: Catalogue) -> None:
         before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue

@@ -210,7 +210,7 @@ class Tokenization:
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
         if (output >> served.bits_per_token).any():
-            self._triton.suspects.add(served.encoder.name)
+            self._triton.suspects[served.encoder.name] = time.perf_counter()
             raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
         return output.astype(np.uint16)
 

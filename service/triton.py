@@ -77,7 +77,8 @@ class Triton:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.suspects: set[str] = set()  # models whose inference failed for a cause of theirs; the supervisor looks after them
+        # Models whose inference failed for a cause of theirs -> when the last such one was sent; the supervisor looks after them.
+        self.suspects: dict[str, float] = {}
         self._answered: dict[str, _Answered] = {}
         self._channel = grpc.aio.insecure_channel(
             url,
@@ -108,10 +109,11 @@ class Triton:
     async def models(self, timeout: float = 5.0) -> list[Model]:
         """All models that are loaded, sorted by name."""
         try:
-            index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=timeout)
+            # Not RepositoryIndex: it leaves out what is loaded but no longer on disk, an older version say.
+            loaded = await self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
             configs = [
-                (await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=entry.name), timeout=timeout)).config
-                for entry in index.models
+                (await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=name), timeout=timeout)).config
+                for name in {statistics.name for statistics in loaded.model_stats}
             ]
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from error
@@ -166,7 +168,7 @@ class Triton:
             # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
             overtaken = answered.sent - started > OVERTAKEN_SECONDS
             if isinstance(known, EngineUnavailable) or (isinstance(known, DeadlineExceeded) and overtaken):
-                self.suspects.add(model.name)
+                self.suspects[model.name] = started
             raise known from error
         answered.at = time.perf_counter()
         answered.sent = max(started, answered.sent)
@@ -174,7 +176,7 @@ class Triton:
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
         content = raw.get(model.output.name, b"")
         if len(content) != model.output.nbytes:
-            self.suspects.add(model.name)
+            self.suspects[model.name] = started
             raise EngineUnavailable(f"the engine answered {len(content)} bytes where {model.output.nbytes} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
