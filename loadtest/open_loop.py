@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import multiprocessing
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -129,6 +129,12 @@ class Report:
     def kept_the_schedule(self) -> bool:
         """Whether latencies are the service's and not the generator's."""
         return self.late_p99 <= LATE_SECONDS
+
+
+def together(reports: Sequence[Report]) -> Report:
+    """Several legs of the same load as one. Goodput then counts the answers that came after a leg's end too."""
+    rows = {name: np.concatenate([getattr(report, name) for report in reports]) for name in ("intended", "late", "finished", "codes")}
+    return Report(sum(report.seconds for report in reports), reports[0].good, **rows)
 
 
 def schedule(rate: float, seconds: float) -> Iterator[float]:

@@ -9,7 +9,6 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections import defaultdict
 from importlib import resources
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class EmbeddedTriton:
         if not self._on_disk():
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
-        self._processes: dict[str, int] = {}  # models that are loaded -> engine processes due
+        self._processes: dict[str, list[psutil.Process]] = {}  # models that are loaded -> their engine processes
         self._gone: dict[str, float] = {}  # models that are loaded but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
@@ -85,9 +84,9 @@ class EmbeddedTriton:
 
     async def reload(self, triton: Triton, name: str) -> None:
         """Give one model new engine processes. Raises EngineUnavailable or CannotStart; `refresh` tries again then."""
-        self._processes.pop(name, None)
-        for process in self._engine_processes().get(name, []):
-            process.kill()  # Triton would wait for one that hangs
+        for process in self._processes.pop(name, []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # Triton would wait for one that hangs
         await triton.unload(name)
         await self._load(triton, name)
 
@@ -130,8 +129,7 @@ class EmbeddedTriton:
 
     def broken(self) -> list[str]:
         """Loaded models that lack a running engine process: Triton goes on calling them ready."""
-        running = {name: sum(map(_runs, processes)) for name, processes in self._engine_processes().items()}
-        return [name for name, due in self._processes.items() if running.get(name, 0) < due]
+        return [name for name, processes in self._processes.items() if not all(map(_runs, processes))]
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL for it and its stubs; the memory they shared and the temporary folder are removed."""
@@ -147,30 +145,28 @@ class EmbeddedTriton:
     def _on_disk(self) -> list[str]:
         return sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
 
-    def _engine_processes(self) -> dict[str, list[psutil.Process]]:
-        """By model. A python-backend stub's first argument is REPOSITORY/MODEL/VERSION/model.py."""
-        found: dict[str, list[psutil.Process]] = defaultdict(list)
-        if self._process is not None and self.exit_code is None:
-            for child in psutil.Process(self._process.pid).children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    command = child.cmdline()  # of a zombie: empty
-                    if len(command) > 1:
-                        found[Path(command[1]).parts[-3]].append(child)
+    def _engine_processes(self, name: str) -> list[psutil.Process]:
+        """Of one model, looked up among all processes. A python-backend stub's first argument is REPOSITORY/MODEL/VERSION/model.py."""
+        found = []
+        for child in psutil.Process(self._process.pid).children() if self._process is not None and self.exit_code is None else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                command = child.cmdline()  # of a zombie: empty
+                if len(command) > 1 and Path(command[1]).parts[-3] == name:
+                    found.append(child)
         return found
 
     async def _load(self, triton: Triton, name: str) -> None:
         """With this machine's engine, instances and threads."""
-        processes = 0
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if config.backend == "python":
-            config.instance_group[0].count = processes = self._settings.engine_instances
+            config.instance_group[0].count = self._settings.engine_instances
             engine, precision = cpu_engine(config.parameters["role"].string_value, self._settings)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
                 config.parameters[key].string_value = str(value)
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
-        self._processes[name] = processes
+        self._processes[name] = self._engine_processes(name)
 
     async def _kill(self) -> None:
         self._processes.clear()

@@ -45,7 +45,7 @@ class Supervisor:
         self._tokenization = tokenization
         self._settings = settings
         self._announce = announce
-        self._probe = Probe(triton, settings.engine_timeout)
+        self._probe = Probe(triton, settings.engine_timeout, settings.probe_seconds)
         self._repairs = _Repairs()
         self._restarted = 0.0
         self._reloaded: dict[str, float] = {}

@@ -66,10 +66,11 @@ class Inference:
 
 @dataclass
 class _Answered:
-    """Of a model's inferences that were answered: when the latest was sent, and when the last answer came."""
+    """Of a model's inferences that were answered: when the latest was sent, when the last answer came, and how many there were."""
 
     sent: float
     at: float
+    count: int = 0
 
 
 class Triton:
@@ -141,6 +142,10 @@ class Triton:
         now = time.perf_counter()
         return now - self._answered[model.name].at if model.name in self._answered else 0.0
 
+    def answers(self, model: Model) -> int:
+        """Inferences that it answered so far."""
+        return self._answered[model.name].count if model.name in self._answered else 0
+
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
         """One entry, without the batch axis: Triton makes the batches. array: `model.input`'s shape and dtype.
 
@@ -172,6 +177,7 @@ class Triton:
             raise known from error
         answered.at = time.perf_counter()
         answered.sent = max(started, answered.sent)
+        answered.count += 1
         elapsed = answered.at - started
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
         content = raw.get(model.output.name, b"")
