@@ -1,13 +1,23 @@
-"""The short form of every attack of `make chaos`: what must hold, holds."""
+"""The short form of every attack of `make chaos`: what must hold, holds.
+
+How fast it was is for `make chaos` to judge, on a machine that does nothing else; here it must have come to an end at all.
+"""
+
+import math
 
 import pytest
 
 from loadtest.chaos.__main__ import ATTACKS
-from loadtest.chaos.attack import Attack
+from loadtest.chaos.attack import Attack, Row
+
+
+def depends_on_the_machine(row: Row) -> bool:
+    return row.unit == " s" or row.name.endswith("_goodput")
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_what_must_hold_holds(attack: Attack) -> None:
     rows = list(attack.rows(short=True))
-    assert [row.cells() for row in rows if not row.holds] == []
+    assert [row.cells() for row in rows if not row.holds and not depends_on_the_machine(row)] == []
+    assert [row.cells() for row in rows if not math.isfinite(row.value)] == []
     assert sum(row.limit is not None for row in rows) >= 3

@@ -28,23 +28,33 @@ async def held(admission: Admission, seconds: float) -> None:
 
 
 async def test_a_call_that_would_wait_too_long_is_refused_at_once_with_a_hint() -> None:
-    admission = Admission(2, 100, 0.1)
-    for _ in range(50):
-        await held(admission, 0.002)
+    admission, loop = Admission(1, 100, 0.2), asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
-        for _ in range(20):  # known to be quick: twenty wait some 20 ms
-            group.create_task(held(admission, 0.002))
-    for _ in range(50):
-        await held(admission, 0.04)
-    working = [asyncio.create_task(held(admission, 0.04)) for _ in range(2 + 4)]  # a place every 20 ms: four wait 80 ms
-    await asyncio.sleep(0)
-    started = asyncio.get_running_loop().time()
-    with pytest.raises(Overloaded) as caught:
-        await held(admission, 0)
-    assert asyncio.get_running_loop().time() - started < 0.02
-    assert caught.value.retry_after
-    await asyncio.gather(*working)
+        for _ in range(5):  # nothing is known to be slow
+            group.create_task(held(admission, 0.001))
+    for _ in range(16):
+        await held(admission, 0.1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(held(admission, 0.1))
+        await asyncio.sleep(0)
+        for _ in range(4):  # the fourth in the queue would wait 0.26 s, as far as the mean of sixteen knows
+            waiter = group.create_task(_refused(admission))
+            await asyncio.sleep(0)
+            if waiter.done():
+                break
+        started = loop.time()
+        assert await _refused(admission)
+        assert loop.time() - started < 0.05
     await held(admission, 0)
+
+
+async def _refused(admission: Admission) -> bool:
+    try:
+        await held(admission, 0.1)
+    except Overloaded as error:
+        assert error.retry_after
+        return True
+    return False
 
 
 async def test_the_queue_is_bounded() -> None:
