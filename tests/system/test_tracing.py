@@ -1,11 +1,13 @@
 """One trace from the caller's span through the gateway into the real Triton, received by a real OTLP endpoint."""
 
+import asyncio
 import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -49,9 +51,16 @@ def tracer(collector: Collector) -> Iterator[Tracer]:
     provider.shutdown()
 
 
-def trace_of(collector: Collector, trace: str, count: int) -> dict[str, Span]:
-    """The spans of one trace by name, when `count` of them have come."""
-    eventually(lambda: sum(span.trace == trace for span in collector.spans) >= count, 20, f"{count} spans of trace {trace}")
+def trace_of(collector: Collector, count: int, call: Callable[[], str]) -> dict[str, Span]:
+    """The spans by name of the trace whose id `call` returns, when `count` of them have come.
+
+    Now and then an exporter loses a batch, which OpenTelemetry allows: then another call is made, three in all.
+    """
+    for _ in range(3):
+        trace = call()
+        with suppress(AssertionError):
+            eventually(lambda trace=trace: sum(span.trace == trace for span in collector.spans) >= count, 10)  # type: ignore[misc]
+            break
     found = [span for span in collector.spans if span.trace == trace]
     assert len(found) == count, [span.name for span in found]
     return {span.name: span for span in found}
@@ -64,9 +73,12 @@ def parents(spans: dict[str, Span]) -> dict[str, str]:
 
 
 def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, collector: Collector, tracer: Tracer) -> None:
-    with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop:
-        client.encode(jpeg(), 20)
-    spans = trace_of(collector, format_trace_id(shop.get_span_context().trace_id), 8)
+    def call() -> str:
+        with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop:
+            client.encode(jpeg(), 20)
+        return format_trace_id(shop.get_span_context().trace_id)
+
+    spans = trace_of(collector, 8, call)
     assert parents(spans) == {
         "shop": "",
         "encode": "shop",
@@ -92,14 +104,15 @@ def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, 
 
 def test_rest_and_decode_and_streams_are_traced(traced: Service, collector: Collector, tracer: Tracer) -> None:
     with Client(traced.grpc) as client:
-        with tracer.start_as_current_span("root") as root:
-            tokens = client.encode(jpeg(), 20)
-        trace = format_trace_id(root.get_span_context().trace_id)
-        trace_of(collector, trace, 8)
-        caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-        headers = {"traceparent": caller, "content-type": "application/octet-stream"}
-        httpx.post(f"{traced.rest}/v1/decode", content=tokens.to_bytes(), headers=headers).raise_for_status()
-        spans = trace_of(collector, caller.split("-")[1], 8)
+        tokens = client.encode(jpeg(), 20)
+
+        def decode() -> str:
+            trace = uuid.uuid4().hex
+            headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "content-type": "application/octet-stream"}
+            httpx.post(f"{traced.rest}/v1/decode", content=tokens.to_bytes(), headers=headers).raise_for_status()
+            return trace
+
+        spans = trace_of(collector, 8, decode)
         assert spans["decode"].parent == "00f067aa0ba902b7"
         assert {name for name, span in spans.items() if span.parent == spans["decode"].id} == {"admission", "unpack", "engine", "render"}
         assert spans["compute"].service == TRITON
@@ -114,19 +127,28 @@ def bulk_spans(collector: Collector, bulk: object) -> list[Span]:
     return [span for span in collector.of(GATEWAY, "encode_stream") if span.trace == trace]
 
 
-async def test_the_asyncio_client_passes_its_context_on(traced: Service, collector: Collector, tracer: Tracer) -> None:
-    async with AsyncClient(traced.grpc) as client:
-        with tracer.start_as_current_span("shop") as shop:
-            await client.encode(jpeg(), 20)
-    spans = trace_of(collector, format_trace_id(shop.get_span_context().trace_id), 8)
+def test_the_asyncio_client_passes_its_context_on(traced: Service, collector: Collector, tracer: Tracer) -> None:
+    async def encode() -> str:
+        async with AsyncClient(traced.grpc) as client:
+            with tracer.start_as_current_span("shop") as shop:
+                await client.encode(jpeg(), 20)
+        return format_trace_id(shop.get_span_context().trace_id)
+
+    spans = trace_of(collector, 8, lambda: asyncio.run(encode()))
     assert parents(spans)["encode"] == "shop"
 
 
 def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(traced: Service, collector: Collector, tracer: Tracer) -> None:
-    with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop, pytest.raises(ChannelTokError):
-        client.encode(b"no picture", 20)
-    trace = format_trace_id(shop.get_span_context().trace_id)
-    spans = trace_of(collector, trace, 3)
+    trace = ""
+
+    def call() -> str:
+        nonlocal trace
+        with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop, pytest.raises(ChannelTokError):
+            client.encode(b"no picture", 20)
+        trace = format_trace_id(shop.get_span_context().trace_id)
+        return trace
+
+    spans = trace_of(collector, 3, call)
     assert spans["encode"].attributes["channeltok.code"] == "BAD_PICTURE"
     assert spans["encode"].status == 0  # a caller's fault is no error of the server's, by OpenTelemetry's conventions
     assert trace in {json.loads(line).get("trace_id") for line in list(traced.log)}
@@ -158,7 +180,8 @@ def test_off_by_default(collector: Collector, tracer: Tracer, service: Service) 
     (triton,) = [child for child in service.children() if child.name() == "tritonserver"]
     assert not [word for word in triton.cmdline() if "trace" in word]
     time.sleep(1)
-    assert set(trace_of(collector, format_trace_id(shop.get_span_context().trace_id), 1)) == {"shop"}
+    trace = format_trace_id(shop.get_span_context().trace_id)
+    assert [span.name for span in collector.spans if span.trace == trace] == ["shop"]
 
 
 def test_a_dead_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         assert {tokens.fingerprint for tokens in seen} == {old.fingerprint, new.fingerprint}
         with pytest.raises(FingerprintMismatch):
             client.decode(old_tokens)
-        assert len([child for child in service.children() if "stub" in child.name()]) == 4
+        eventually(lambda: len([child for child in service.children() if "stub" in child.name()]) == 4, 30, "the end of the old engines")
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_at_work(tmp_path: Path) -> None:
