@@ -16,7 +16,7 @@ import gevent
 import grpc
 import grpc.experimental.gevent
 from channeltok import ChannelTokError, Client, Tokens
-from channeltok.client import DEFAULT_TARGET
+from channeltok.connection import DEFAULT_TARGET
 from locust import FastHttpUser, User, between, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment

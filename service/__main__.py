@@ -13,6 +13,8 @@ from service import gateway, logs, metrics, tracing, workers
 from service.embedded_triton import CannotStart
 from service.settings import Settings
 
+OURS = "channeltok-metrics-"  # folders of shared counts that are made here, and not an operator's own
+
 
 def main() -> None:
     try:
@@ -21,7 +23,7 @@ def main() -> None:
         sys.exit(f"channeltok service: {error}")
     if settings.workers > 1 and metrics.SHARED_FOLDER not in os.environ:
         # prometheus-client decides at its import whether processes share their counts: begin anew.
-        os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix="channeltok-metrics-")
+        os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix=OURS)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
     logs.configure(settings.log_level)
     try:
@@ -30,7 +32,7 @@ def main() -> None:
     except (CannotStart, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
     finally:
-        if settings.workers > 1:
+        if settings.workers > 1 and OURS in os.environ[metrics.SHARED_FOLDER]:
             shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
 
 

@@ -2,7 +2,8 @@
 
 from importlib.metadata import version
 
-from channeltok.client import AsyncClient, Client
+from channeltok.async_client import AsyncClient
+from channeltok.client import Client
 from channeltok.errors import (
     ChannelTokError,
     DeadlineExceeded,

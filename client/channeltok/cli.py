@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import grpc
 
-from channeltok.client import DEFAULT_TARGET, Client
+from channeltok.client import Client
+from channeltok.connection import DEFAULT_TARGET
 from channeltok.errors import ChannelTokError, UnknownTokenizer
 from channeltok.messages import PictureFormat, TokenizerInfo
 from channeltok.tokens import TokenBytesError, Tokens

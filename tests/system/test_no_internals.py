@@ -215,7 +215,7 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
 @pytest.mark.parametrize(
     "telling",
     [
-        "/work/service/triton.py",
+        "/opt/channeltok/service/triton.py",
         "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message",
         "failed to connect to 127.0.0.1:8001",
         "Failed to process the request(s) for model instance 'demo_encode_0_0'",
