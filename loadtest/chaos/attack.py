@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,19 @@ class Attack:
 
     def rows(self, short: bool) -> Rows:
         """Its rows, and how long it took. An attack that cannot go on ends with a row that does not hold and says why."""
-        started = time.monotonic()
+        started, before = time.monotonic(), psutil.cpu_times()
         try:
             yield from self.run(short)
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()
             yield Row(f"{self.name}_broke_off", "attacks broken off", 1, 0, note=f"{type(error).__name__}: {why[0][:160]}")
-        yield Row(f"{self.name}_seconds", "the attack took", time.monotonic() - started, unit=" s")
+        yield Row(f"{self.name}_seconds", "the attack took", time.monotonic() - started, unit=" s", note=_stolen(before))
+
+
+def _stolen(before: Any) -> str:
+    """What a virtual machine did not get of its cores since `before` (psutil's times): latencies of such a time are not ours alone."""
+    now = psutil.cpu_times()
+    return f"{(now.steal - before.steal) / (sum(now) - sum(before)):.0%} of the cores' time went to other tenants"
 
 
 def counted(names: list[str]) -> str:

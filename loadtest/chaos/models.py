@@ -19,15 +19,15 @@ from pathlib import Path
 from export import graph, repository
 from tokenizer.channeltok import ChannelTok, ShuffleShape
 torch.manual_seed(0)
-model = ChannelTok(ShuffleShape(widths=(224, 320, 672, 896))).half().float().eval()
+model = ChannelTok(ShuffleShape(widths=(320, 480, 960, 1280))).half().float().eval()
 graphs = [graph.encode_graph(model, "wide"), graph.decode_graph(model, "wide", model.shape.channels)]
 repository.write(Path(sys.argv[1]), "wide", [one.SerializeToString() for one in graphs])
 """
 
 
 def wide_repository() -> Path:
-    """The demo's shape at about 3.5 times its widths, random weights: slow enough that ten times its capacity can be sent beside it."""
-    repository = BUILD / "wide-3.5"
+    """The demo's shape at five times its widths, random weights: slow enough that ten times its capacity can be sent beside it."""
+    repository = BUILD / "wide-5"
     if not repository.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         _python("-c", _WIDE, str(repository))
