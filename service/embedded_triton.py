@@ -205,6 +205,7 @@ class EmbeddedTriton:
             f"--cache-directory={triton / 'caches'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
             "--model-control-mode=explicit",
+            "--disable-auto-complete-config",  # ours are complete; a stub started just to be asked costs every load a second
             "--allow-http=false",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,7 @@ class Verdicts:
 
 
 class Sender:
-    """Connections that stay open, on a loop in a thread; `send` blocks until a batch is answered."""
+    """Connections that stay open, on a loop in a thread: a batch is in the air while the next one is drawn."""
 
     def __init__(self, service: Service, verdicts: Verdicts) -> None:
         self._service, self._verdicts = service, verdicts
@@ -74,17 +75,25 @@ class Sender:
         self._thread.start()
         self._open: Any = self._connections()
         self._channel, self._session = self._wait(self._open.__aenter__())
+        self._in_the_air: Future[None] | None = None
 
     def close(self) -> None:
         """Hang up."""
+        self.finish()
         self._wait(self._open.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def send(self, inputs: Sequence[Input]) -> None:
-        """All of them at once."""
-        self._wait(self._all(inputs))
+        """All of them at once, when those before are answered."""
+        self.finish()
+        self._in_the_air = asyncio.run_coroutine_threadsafe(self._all(inputs), self._loop)
+
+    def finish(self) -> None:
+        """Wait until all are answered."""
+        if self._in_the_air is not None:
+            self._in_the_air.result()
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -150,6 +159,7 @@ def fuzz(short: bool) -> Rows:
             for name, count, source in sources:
                 started, before = time.monotonic(), verdicts.codes.total()
                 source(int(count * share))
+                sender.finish()
                 sent[name] = (verdicts.codes.total() - before, time.monotonic() - started)
         finally:
             sender.close()
