@@ -2,16 +2,28 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
 
 import psutil
+
+IDLE_THREAD_SECONDS = 25.0  # gRPC's pool keeps a thread without work for 20 s
+
+
+# gRPC starts another timer thread when one is due and all are at work, and keeps it: as many as ever worked at once, in its own time.
+TIMER_THREAD = "grpc_global_tim"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """memory: resident bytes, summed. handles: open file handles, sockets among them. threads, processes: how many."""
+    """memory: resident bytes, summed. handles: open file handles, sockets among them. threads: but gRPC's timers. processes: how many."""
 
     memory: int = 0
     handles: int = 0
@@ -25,16 +37,31 @@ class Reading:
 
 def read(pid: int) -> Reading:
     """A process and all below it. Those that end meanwhile count as nothing; psutil.NoSuchProcess when `pid` itself has ended."""
+    readings = _each(pid, lambda process: (process.memory_info().rss, process.num_fds(), sum(_threads(process).values()), 1))
+    return Reading(*(sum(column) for column in zip(*readings, strict=True)))
+
+
+def thread_names(pid: int) -> Counter[str]:
+    """`process:thread`, as the kernel names them, and how many of each; of the same processes and threads as in `read`."""
+    return Counter(chain.from_iterable(names.elements() for names in _each(pid, _threads)))
+
+
+def _each(pid: int, what: Callable[[psutil.Process], T]) -> list[T]:
     root = psutil.Process(pid)
-    readings = []
+    found = []
     for process in (root, *root.children(recursive=True)):
         try:
             with process.oneshot():
-                readings.append((process.memory_info().rss, process.num_fds(), process.num_threads(), 1))
-        except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+                found.append(what(process))
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
             if process == root:
                 raise
-    return Reading(*(sum(column) for column in zip(*readings, strict=True)))
+    return found
+
+
+def _threads(process: psutil.Process) -> Counter[str]:
+    names = (name.read_text().strip() for name in Path(f"/proc/{process.pid}/task").glob("*/comm"))
+    return Counter(f"{process.name()}:{name}" for name in names if name != TIMER_THREAD)
 
 
 class Peak:
@@ -51,7 +78,7 @@ def watched(pid: int, every: float = 0.1) -> Iterator[Peak]:
     def watch() -> None:
         while not stop.is_set():
             try:
-                peak.memory = max(peak.memory, read(pid).memory)
+                peak.memory = max(peak.memory, sum(_each(pid, lambda process: process.memory_info().rss)))
             except psutil.Error:
                 return
             stop.wait(every)
@@ -65,11 +92,20 @@ def watched(pid: int, every: float = 0.1) -> Iterator[Peak]:
         watcher.join()
 
 
-def settled(pid: int, seconds: float = 10.0) -> Reading:
-    """A reading once connections are closed and buffers given back: the smallest figures seen within `seconds`."""
+def settled(pid: int, seconds: float = 10.0, back_to: Reading | None = None) -> Reading:
+    """A reading once connections are closed and buffers given back: the smallest figures seen within `seconds`.
+
+    back_to: an earlier reading. Where handles or threads are above it, that is `IDLE_THREAD_SECONDS` long watched for their return.
+    """
     deadline = time.monotonic() + seconds
-    readings = [read(pid)]
-    while time.monotonic() < deadline:
+    patience = deadline + IDLE_THREAD_SECONDS
+    least = read(pid)
+    while (now := time.monotonic()) < deadline or (back_to is not None and _above(least, back_to) and now < patience):
         time.sleep(0.5)
-        readings.append(read(pid))
-    return Reading(*(min(getattr(one, name.name) for one in readings) for name in fields(Reading)))
+        latest = read(pid)
+        least = Reading(*(min(getattr(least, one.name), getattr(latest, one.name)) for one in fields(Reading)))
+    return least
+
+
+def _above(reading: Reading, other: Reading) -> bool:
+    return reading.handles > other.handles or reading.threads > other.threads

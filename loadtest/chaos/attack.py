@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import psutil
@@ -51,19 +51,27 @@ class Attack:
 
     def rows(self, short: bool) -> Rows:
         """Its rows, and how long it took. An attack that cannot go on ends with a row that does not hold and says why."""
-        started, before = time.monotonic(), psutil.cpu_times()
+        started, given = time.monotonic(), Given()
         try:
             yield from self.run(short)
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()
             yield Row(f"{self.name}_broke_off", "attacks broken off", 1, 0, note=f"{type(error).__name__}: {why[0][:160]}")
-        yield Row(f"{self.name}_seconds", "the attack took", time.monotonic() - started, unit=" s", note=_stolen(before))
+        lost = f"{1 - given.share():.0%} of the cores' time went to other tenants of the machine"
+        yield Row(f"{self.name}_seconds", "the attack took", time.monotonic() - started, unit=" s", note=lost)
 
 
-def _stolen(before: Any) -> str:
-    """What a virtual machine did not get of its cores since `before` (psutil's times): latencies of such a time are not ours alone."""
-    now = psutil.cpu_times()
-    return f"{(now.steal - before.steal) / (sum(now) - sum(before)):.0%} of the cores' time went to other tenants"
+@dataclass
+class Given:
+    """How much of the cores this virtual machine got since this was made, while it had work for them."""
+
+    since: Any = field(default_factory=psutil.cpu_times)
+
+    def share(self) -> float:
+        """0 to 1; 1 where nobody else runs on the machine."""
+        now = psutil.cpu_times()
+        total, idle, stolen = (of(now) - of(self.since) for of in (sum, lambda times: times.idle + times.iowait, lambda times: times.steal))
+        return float(1 - stolen / max(total - idle, 1e-9))
 
 
 def counted(names: list[str]) -> str:

@@ -198,12 +198,27 @@ async def _calls(service: Service, known: Known, count: int, seed: int) -> Mix:
     return mix
 
 
-def _growth(service: Service, known: Known, warm_up: int, count: int, seconds: float) -> tuple[Mix, meter.Reading, meter.Reading]:
-    """The calls, and what the service took before and after them, connections closed."""
+@dataclass(frozen=True)
+class _Measured:
+    """What a service took before and after the calls, connections closed. new_threads: by name."""
+
+    mix: Mix
+    before: meter.Reading
+    after: meter.Reading
+    new_threads: Counter[str]
+
+    @property
+    def memory_growth(self) -> float:
+        """As a share."""
+        return self.after.grown_over(self.before)["memory"]
+
+
+def _measured(service: Service, known: Known, warm_up: int, count: int, seconds: float) -> _Measured:
     asyncio.run(_calls(service, known, warm_up, seed=1))
-    before = meter.settled(service.process.pid, seconds)
+    pid = service.process.pid
+    before, names = meter.settled(pid, seconds), meter.thread_names(pid)
     mix = asyncio.run(_calls(service, known, count, seed=2))
-    return mix, before, meter.settled(service.process.pid, seconds)
+    return _Measured(mix, before, meter.settled(pid, seconds, back_to=before), meter.thread_names(pid) - names)
 
 
 def mixed(short: bool) -> Rows:
@@ -211,19 +226,19 @@ def mixed(short: bool) -> Rows:
     count, warm_up, seconds = (500, 300, 1.0) if short else (10_000, 1_500, 3.0)
     with running() as service:
         known = known_answers(service)
-        mix, before, after = _growth(service, known, warm_up, count, seconds)
+        sound = _measured(service, known, warm_up, count, seconds)
         alive = service.process.poll() is None
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
-    grown = after.grown_over(before)
     with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
-        _, leaky_before, leaky_after = _growth(leaky, known, 100, 1500, seconds)
-    seen = leaky_after.grown_over(leaky_before)["memory"]
+        seen = _measured(leaky, known, 100, 2000, seconds).memory_growth
+    mix, handles, threads = sound.mix, sound.after.handles - sound.before.handles, sound.after.threads - sound.before.threads
     yield Row("mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements())))
     yield Row("mixed_refused", "times that one of them was refused for want of a place, and tried again", mix.refused)
     yield Row("mixed_dead", "services that died", int(not alive), 0)
     yield Row("mixed_crashes", "exceptions in its log", len(crashes), 0)
     yield Row("mixed_wrong", "calls that did not end as they must", len(mix.complaints), 0, note=counted(mix.complaints))
-    yield Row("mixed_memory_growth", "memory after a warm-up round, growth", 100 * grown["memory"], 100 * GROWTH, unit=" %")
-    yield Row("mixed_handles_growth", "open handles, growth", after.handles - before.handles, 0)
-    yield Row("mixed_threads_growth", "threads, growth", after.threads - before.threads, 0)
+    yield Row("mixed_memory_growth", "memory after a warm-up round, growth", 100 * sound.memory_growth, 100 * GROWTH, unit=" %")
+    yield Row("mixed_handles_growth", "open handles, growth", handles, 0)
+    new = counted(list(sound.new_threads.elements()))
+    yield Row("mixed_threads_growth", "threads, growth", threads, 0, note=f"new: {new}" if threads > 0 else "")
     yield Row("mixed_planted_leak", "the planted leak, as the same meter sees it", 100 * seen, 100 * GROWTH, at_least=True, unit=" %")

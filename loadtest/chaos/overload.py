@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from channeltok.v1 import tokenizer_pb2 as pb
 
 from loadtest.chaos import models
-from loadtest.chaos.attack import Row, Rows, counted
+from loadtest.chaos.attack import Given, Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS
 from loadtest.open_loop import ENCODE, HEALTH, LATE_SECONDS, Generators, Grpc, Report, Rest, together
 from loadtest.running import running
@@ -30,13 +30,16 @@ def open_loop(short: bool) -> Rows:
     with running(model_repository=str(models.wide_repository()), **SETTINGS) as service, Generators(3) as generators:
         encode = Grpc(service.grpc, ENCODE, bodies)
         health: dict[tuple[str, float], list[Future[Report]]] = defaultdict(list)
+        shares: dict[float, list[float]] = defaultdict(list)  # of the cores, by rate
 
         def level(rate: float, seconds: float) -> Report:
             legs = {
                 "gRPC": generators.open_loop(Grpc(service.grpc, HEALTH, (b"",)), 10, seconds),
                 "REST": generators.open_loop(Rest(f"{service.rest}/readyz"), 10, seconds),
             }
+            given = Given()
             report = generators.open_loop(encode, rate, seconds).result()
+            shares[rate].append(given.share())
             for protocol, leg in legs.items():
                 leg.result()
                 health[protocol, rate].append(leg)
@@ -46,6 +49,7 @@ def open_loop(short: bool) -> Rows:
         # A closed loop says about how much it carries; a load well above that says how much exactly.
         closed = generators.closed_loop(encode, 2, seconds / 5).result().goodput
         capacity = together([level(3 * closed, seconds)]).goodput
+        overloaded = capacity / shares[3 * closed][0]
         yield Row("capacity_per_second", f"capacity: Encode of photos, k = {K}, one engine on one core", capacity, unit=" /s")
         easy = level(0.7 * capacity, seconds)
         calm = easy.latency(99, "OK")
@@ -53,11 +57,14 @@ def open_loop(short: bool) -> Rows:
         # Two rounds through all levels: where the machine itself gets slower for a while, it does so for all of them.
         rounds = [{times: level(times * capacity, seconds / 2) for times in levels} for _ in range(2)]
     reports = {times: together([one[times] for one in rounds]) for times in levels}
+    # By what the machine gave: a level during which another tenant had a tenth of the engine's core can do nine tenths at most.
+    goodput = {times: report.goodput / statistics.mean(shares[times * capacity]) for times, report in reports.items()}
     # The median of all that is more than it carries: the largest of several noisy figures would be the luckiest, not the peak.
-    peak = statistics.median([capacity, *(report.goodput for times, report in reports.items() if times > 1)])
+    peak = statistics.median([overloaded, *(goodput[times] for times in levels if times > 1)])
     for times, report in reports.items():
         name, at = f"overload_{times}x", f"at {times} x capacity"
-        yield Row(f"{name}_goodput", f"{at}: goodput, share of the peak", report.goodput / peak, 0.95, at_least=True, note=_codes(report))
+        note = f"{_codes(report)}; {statistics.mean(shares[times * capacity]):.0%} of the cores were ours"
+        yield Row(f"{name}_goodput", f"{at}: goodput, share of the peak", goodput[times] / peak, 0.95, at_least=True, note=note)
         yield Row(f"{name}_p99_seconds", f"{at}: p99 of accepted", report.latency(99, "OK"), 3 * calm, unit=" s")
         yield Row(f"{name}_refused_p99_seconds", f"{at}: p99 of refused", report.latency(99, REFUSED), 0.05, unit=" s")
         others = [code for code in report.codes.tolist() if code not in ("OK", REFUSED)]
