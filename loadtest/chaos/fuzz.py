@@ -152,9 +152,9 @@ def fuzz(short: bool) -> Rows:
         try:
             sources: list[tuple[str, int, Callable[[int], None]]] = [
                 ("openapi", 400, lambda count: _openapi(service, verdicts, count, number)),
-                ("protobuf", 10_500, lambda count: _drawn(sender, _messages(tokens), count, number)),
-                ("token bytes", 27_500, lambda count: _drawn(sender, _token_bytes(tokens), count, number)),
-                ("pictures", 12_000, lambda count: _pictures(sender, count, number)),
+                ("protobuf", 24_700, lambda count: _drawn(sender, _messages(tokens), count, number)),
+                ("token bytes", 16_000, lambda count: _drawn(sender, _token_bytes(tokens), count, number)),
+                ("pictures", 9_000, lambda count: _pictures(sender, count, number)),
             ]
             for name, count, source in sources:
                 started, before = time.monotonic(), verdicts.codes.total()

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import defaultdict
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from channeltok.v1 import tokenizer_pb2 as pb
 
@@ -22,6 +23,16 @@ REFUSED = "RESOURCE_EXHAUSTED"
 # A picture takes about 160 ms of the engine's one core: one in work and one who waits are within three times the calm p99.
 SETTINGS = {"engine_instances": "1", "max_in_flight": "1", "max_wait": "0.3", "probe_seconds": "5"}
 
+UNDISTURBED, REPEATS = 0.95, 4  # share of the cores with which a level counts at once; how many may be measured again
+
+
+@dataclass(frozen=True)
+class _Level:
+    """share: of the cores, that the machine gave meanwhile."""
+
+    report: Report
+    share: float
+
 
 def open_loop(short: bool) -> Rows:
     """Capacity, then 0.7 of it, then 1, 2, 5 and 10 times as much. Health is asked 10 times a second on both protocols, all the while."""
@@ -30,40 +41,46 @@ def open_loop(short: bool) -> Rows:
     with running(model_repository=str(models.wide_repository()), **SETTINGS) as service, Generators(3) as generators:
         encode = Grpc(service.grpc, ENCODE, bodies)
         health: dict[tuple[str, float], list[Future[Report]]] = defaultdict(list)
-        shares: dict[float, list[float]] = defaultdict(list)  # of the cores, by rate
+        repeats = iter(range(REPEATS))
 
-        def level(rate: float, seconds: float) -> Report:
+        def level(rate: float, seconds: float) -> _Level:
             legs = {
                 "gRPC": generators.open_loop(Grpc(service.grpc, HEALTH, (b"",)), 10, seconds),
                 "REST": generators.open_loop(Rest(f"{service.rest}/readyz"), 10, seconds),
             }
             given = Given()
             report = generators.open_loop(encode, rate, seconds).result()
-            shares[rate].append(given.share())
+            share = given.share()
             for protocol, leg in legs.items():
                 leg.result()
                 health[protocol, rate].append(leg)
             time.sleep(0.5)
-            return report
+            return _Level(report, share)
+
+        def undisturbed(rate: float, seconds: float) -> _Level:
+            """Once more where other tenants took too much of the cores, while there are repeats left."""
+            first = level(rate, seconds)
+            if first.share >= UNDISTURBED or next(repeats, None) is None:
+                return first
+            return max(first, level(rate, seconds), key=lambda one: one.share)
 
         # A closed loop says about how much it carries; a load well above that says how much exactly.
         closed = generators.closed_loop(encode, 2, seconds / 5).result().goodput
-        capacity = together([level(3 * closed, seconds)]).goodput
-        overloaded = capacity / shares[3 * closed][0]
+        capacity = _goodput([undisturbed(3 * closed, seconds)])
         yield Row("capacity_per_second", f"capacity: Encode of photos, k = {K}, one engine on one core", capacity, unit=" /s")
-        easy = level(0.7 * capacity, seconds)
+        easy = undisturbed(0.7 * capacity, seconds).report
         calm = easy.latency(99, "OK")
         yield Row("overload_0.7x_p99_seconds", "p99 at 0.7 x capacity", calm, unit=" s", note=_codes(easy))
         # Two rounds through all levels: where the machine itself gets slower for a while, it does so for all of them.
-        rounds = [{times: level(times * capacity, seconds / 2) for times in levels} for _ in range(2)]
-    reports = {times: together([one[times] for one in rounds]) for times in levels}
-    # By what the machine gave: a level during which another tenant had a tenth of the engine's core can do nine tenths at most.
-    goodput = {times: report.goodput / statistics.mean(shares[times * capacity]) for times, report in reports.items()}
+        rounds = [{times: undisturbed(times * capacity, seconds / 2) for times in levels} for _ in range(2)]
+    by_level = {times: [one[times] for one in rounds] for times in levels}
+    goodput = {times: _goodput(one) for times, one in by_level.items()}
     # The median of all that is more than it carries: the largest of several noisy figures would be the luckiest, not the peak.
-    peak = statistics.median([overloaded, *(goodput[times] for times in levels if times > 1)])
+    peak = statistics.median([capacity, *(goodput[times] for times in levels if times > 1)])
+    reports = {times: together([level.report for level in one]) for times, one in by_level.items()}
     for times, report in reports.items():
         name, at = f"overload_{times}x", f"at {times} x capacity"
-        note = f"{_codes(report)}; {statistics.mean(shares[times * capacity]):.0%} of the cores were ours"
+        note = f"{_codes(report)}; {statistics.mean(level.share for level in by_level[times]):.0%} of the cores were ours"
         yield Row(f"{name}_goodput", f"{at}: goodput, share of the peak", goodput[times] / peak, 0.95, at_least=True, note=note)
         yield Row(f"{name}_p99_seconds", f"{at}: p99 of accepted", report.latency(99, "OK"), 3 * calm, unit=" s")
         yield Row(f"{name}_refused_p99_seconds", f"{at}: p99 of refused", report.latency(99, REFUSED), 0.05, unit=" s")
@@ -81,6 +98,11 @@ def open_loop(short: bool) -> Rows:
         )
     late = max(report.late_p99 for report in reports.values())
     yield Row("overload_generator_late_p99_seconds", "the generator's own lateness, largest p99", late, LATE_SECONDS, unit=" s")
+
+
+def _goodput(levels: list[_Level]) -> float:
+    """Per second of what the machine gave: while another tenant has a tenth of the engine's core, nine tenths are all there is."""
+    return together([level.report for level in levels]).goodput / statistics.mean(level.share for level in levels)
 
 
 def _codes(report: Report) -> str:
