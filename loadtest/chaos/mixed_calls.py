@@ -230,7 +230,7 @@ def mixed(short: bool) -> Rows:
         alive = service.process.poll() is None
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
-        seen = _measured(leaky, known, 100, 2000, seconds).memory_growth
+        seen = _measured(leaky, known, 100, 1500, seconds).memory_growth
     mix, handles, threads = sound.mix, sound.after.handles - sound.before.handles, sound.after.threads - sound.before.threads
     yield Row("mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements())))
     yield Row("mixed_refused", "times that one of them was refused for want of a place, and tried again", mix.refused)
