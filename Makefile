@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -65,6 +65,9 @@ bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 
 bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, one run
 	$(BIN)/python -m export.bench_engines
+
+bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
+	$(BIN)/python -m loadtest.datasets_over_bare
 
 # LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere.
 loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a service that runs, a report in build/loadtest

@@ -118,7 +118,7 @@ class Triton:
             ]
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from error
-        return sorted((_model(config) for config in configs), key=lambda model: model.name)
+        return sorted((model_of(config) for config in configs), key=lambda model: model.name)
 
     async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
         """Load a model; `config_json` replaces its config.pbtxt (explicit model control)."""
@@ -194,7 +194,8 @@ class Triton:
         return Inference(output, elapsed - compute, compute)
 
 
-def _model(config: Any) -> Model:
+def model_of(config: Any) -> Model:
+    """From a ModelConfig, as Triton tells it or a config.pbtxt holds it."""
     outputs = [_tensor(output) for output in config.output]
     return Model(
         name=config.name,

@@ -1,4 +1,4 @@
-"""The command line: `channeltok encode | decode | info`."""
+"""The command line: `channeltok encode | decode | info | tokenize`."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import grpc
 
+from channeltok import tokenize_command
 from channeltok.client import Client
 from channeltok.connection import DEFAULT_TARGET
 from channeltok.errors import ChannelTokError, UnknownTokenizer
@@ -99,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     decode.set_defaults(run=_decode)
 
+    tokenize = commands.add_parser("tokenize", parents=[service], help="a whole dataset to token shards")
+    tokenize_command.add_arguments(tokenize)
+    tokenize.set_defaults(run=_tokenize)
+
     info = commands.add_parser("info", parents=[service], help="what the service serves, or what a file of tokens holds")
     info.add_argument("input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service")
     info.set_defaults(run=_info)
@@ -154,6 +159,16 @@ def _decode(options: argparse.Namespace) -> None:
     _write(output, picture)
     summary = f"{_name(output)}: {format} of {len(picture)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
     print(summary, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def _tokenize(options: argparse.Namespace) -> None:
+    def connect(server: str) -> Client:
+        return _connect(argparse.Namespace(**{**vars(options), "server": server}))
+
+    try:
+        tokenize_command.run(options, connect)
+    except tokenize_command.CannotTokenize as error:
+        raise _Refused(str(error)) from error
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The service with a planted leak: it keeps the bytes of every picture, twice. `python -m loadtest.chaos.leaky_service`; proves the meter."""
+"""A service with a planted leak, which proves the meter: it keeps all pictures, twice. `python -m loadtest.chaos.leaky_service`"""
 
 from typing import Any
 

@@ -1,0 +1,13 @@
+"""Whole datasets of pictures to shards of tokens, exactly once: `channeltok tokenize`, and the same from Python.
+
+    source shard -> pictures -> [ engine ] -> rows and rejects -> token shard, renamed into place -> ledger
+
+Needs the extra `batch`: `pip install "channeltok[batch]"`.
+"""
+
+from channeltok.datasets.destination import CannotMix
+from channeltok.datasets.job import Engine
+from channeltok.datasets.run import ShardFailed, Summary, TooManyRejects, tokenize
+from channeltok.datasets.sources import SourceError
+
+__all__ = ["CannotMix", "Engine", "ShardFailed", "SourceError", "Summary", "TooManyRejects", "tokenize"]

@@ -1,0 +1,211 @@
+"""A run: shards side by side, each read, tokenized, written and entered into the ledger."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+
+from channeltok.datasets.destination import Destination, Entry, Manifest, Reject
+from channeltok.datasets.job import Engine, Job
+from channeltok.datasets.sources import Shard, SourceError, find_shards
+from channeltok.errors import ChannelTokError
+from channeltok.messages import TokenizerInfo
+
+AT_ONCE = 2  # shards: one is drained, read or written while the other keeps the engine busy
+ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
+BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
+
+
+class TooManyRejects(Exception):
+    """More pictures were refused than the run may leave out. What is finished stays; a higher limit goes on from there."""
+
+
+class ShardFailed(Exception):
+    """Shards could not be finished; all others are. Running again tries them again."""
+
+
+@dataclass
+class Summary:
+    """What a run did. pictures, rejects: of all shards, those of earlier runs too. seconds: this run's. new_pictures: this run's rows.
+
+    failed: source shard -> why.
+    """
+
+    tokenizer: str
+    fingerprint: str
+    k: int
+    shards: int
+    done_before: int = 0
+    pictures: int = 0
+    new_pictures: int = 0
+    rejects: int = 0
+    seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Watcher:
+    """Is told how a run goes, from several threads; this one tells nobody."""
+
+    def begin(self, shards: int, done_before: int, source_bytes: int) -> None:
+        """Of `shards`, `done_before` were done by earlier runs; source_bytes: of the others."""
+
+    def advance(self, shard: Shard, source_bytes: int, reject: Reject | None) -> None:
+        """One picture of `source_bytes`."""
+
+    def finish(self, shard: Shard, rows: int, rejects: int) -> None:
+        """A shard is in its place."""
+
+    def fail(self, shard: Shard, why: str, again: bool) -> None:
+        """An attempt at a shard came to nothing. again: there will be another."""
+
+
+def tokenize(
+    source: str,
+    destination: str,
+    engines: Sequence[Engine],
+    *,
+    k: int | None = None,
+    tokenizer: str | None = None,
+    container: str = "parquet",
+    max_rejects: int | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Every picture of `source` to its first k tokens in `destination`, both paths or URLs; goes on where an earlier run stopped.
+
+    engines: shards are spread over them. k: None for all tokens. container: "parquet" or "webdataset". max_rejects: pictures that may
+    have no tokens; None for any number.
+
+    Raises SourceError, CannotMix, TooManyRejects, ShardFailed, ChannelTokError (the engine cannot be asked at all), and ValueError for
+    a k or a tokenizer that the engine does not have.
+    """
+    started = time.monotonic()
+    shards = find_shards(source)
+    info = _chosen(engines, tokenizer)
+    k = info.channels if k is None else k
+    if not 1 <= k <= info.channels:
+        raise ValueError(f"k is 1 to {info.channels} for tokenizer {info.name!r}, not {k}")
+    place = Destination(destination, Manifest(info.name, info.fingerprint, k, container))
+    watcher = watcher or Watcher()
+    run = _Run(Job(place, info, k, container), max_rejects, watcher)
+    summary = Summary(info.name, info.fingerprint, k, len(shards))
+    todo = []
+    for shard in shards:
+        entry = place.entry(shard.name)
+        if entry is None:
+            todo.append(shard)
+        elif entry.identity != shard.identity:
+            raise SourceError(
+                f"{shard.path} is not what it was when {shard.name} was made of it: put it back, or tokenize into another folder"
+            )
+        else:
+            summary.done_before += 1
+            run.count(entry)
+    watcher.begin(len(shards), summary.done_before, sum(shard.size for shard in todo))
+    try:
+        run.work(todo, engines)
+    finally:
+        summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
+        rejects = run.all_rejects()
+        summary.rejects, summary.failed = len(rejects), run.failed
+        summary.seconds = time.monotonic() - started
+        place.conclude(sorted(rejects, key=lambda reject: (reject.source, reject.offset)), asdict(summary))
+    if run.failed:
+        first = next(iter(run.failed.items()))
+        raise ShardFailed(f"{len(run.failed)} of {len(shards)} shards are not done; {first[0]}: {first[1]}")
+    return summary
+
+
+class _Run:
+    """What the threads of a run share."""
+
+    def __init__(self, job: Job, max_rejects: int | None, watcher: Watcher) -> None:
+        self.pictures = self.new_pictures = 0
+        self.rejects: list[Reject] = []
+        self.failed: dict[str, str] = {}
+        self._job, self._max_rejects, self._watcher = job, max_rejects, watcher
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._under_way: dict[str, list[Reject]] = {}  # shards that are not done -> their rejects so far
+
+    def count(self, entry: Entry) -> None:
+        """A shard that is done."""
+        self.pictures += entry.rows
+        self.rejects += entry.rejects
+
+    def all_rejects(self) -> list[Reject]:
+        """Those of shards that are not done too."""
+        with self._lock:
+            return [*self.rejects, *chain.from_iterable(self._under_way.values())]
+
+    def work(self, shards: list[Shard], engines: Sequence[Engine]) -> None:
+        """Do them, AT_ONCE for each engine. Raises TooManyRejects."""
+        self._check_rejects()
+        with ThreadPoolExecutor(AT_ONCE * len(engines), thread_name_prefix="shard") as pool:
+            running = {pool.submit(self._one, shard, engines, number) for number, shard in enumerate(shards)}
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _one(self, shard: Shard, engines: Sequence[Engine], number: int) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                self._do(shard, engines[(number + attempt) % len(engines)])
+                return
+            except (ChannelTokError, SourceError, OSError) as error:
+                why = str(error)
+                last = attempt == ATTEMPTS - 1 or isinstance(error, SourceError)
+                self._watcher.fail(shard, why, again=not last)
+                if last:
+                    break
+                pause = max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**attempt)
+            if self._stop.wait(pause):
+                return
+        self.failed[shard.path] = why
+
+    def _do(self, shard: Shard, engine: Engine) -> None:
+        def each(source_bytes: int, reject: Reject | None) -> None:
+            if self._stop.is_set():
+                raise _Stopped
+            self._watcher.advance(shard, source_bytes, reject)
+            if reject is not None:
+                with self._lock:
+                    self._under_way[shard.name].append(reject)
+                self._check_rejects()
+
+        with self._lock:
+            self._under_way[shard.name] = []
+        entry = self._job.do(shard, engine, each)
+        with self._lock:
+            del self._under_way[shard.name]
+            self.count(entry)
+            self.new_pictures += entry.rows
+        self._watcher.finish(shard, entry.rows, len(entry.rejects))
+
+    def _check_rejects(self) -> None:
+        if self._max_rejects is not None and len(rejects := self.all_rejects()) > self._max_rejects:
+            last = f"{rejects[-1].key} in {rejects[-1].source}: {rejects[-1].reason}"
+            raise TooManyRejects(f"{len(rejects)} pictures were refused, and {self._max_rejects} are allowed; the last one: {last}")
+
+
+class _Stopped(Exception):
+    """The run ends for a cause that another thread tells."""
+
+
+def _chosen(engines: Sequence[Engine], name: str | None) -> TokenizerInfo:
+    choices = []
+    for engine in engines:
+        served = engine.tokenizers()
+        found = next((info for info in served if name in (None, info.name)), None)
+        if found is None:
+            raise ValueError(f"no tokenizer is called {name!r}; there are: {', '.join(info.name for info in served) or 'none'}")
+        choices.append(found)
+    if different := {info.fingerprint for info in choices} - {choices[0].fingerprint}:
+        first = choices[0]
+        raise ValueError(f"the engines differ: tokenizer {first.name!r} is {first.fingerprint} in one and {min(different)} in another")
+    return choices[0]

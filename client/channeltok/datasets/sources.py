@@ -1,0 +1,246 @@
+"""Where pictures come from: folder trees, WebDataset tars and Parquet files, on any file system that fsspec knows.
+
+A source falls into shards by its own layout alone, the same for every run and machine: each tar and each Parquet file is one, and loose
+pictures make shards of `FOLDER_SHARD` in the order of their paths.
+"""
+
+import hashlib
+import posixpath
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FOLDER_SHARD = 1000
+MAX_PICTURE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
+# What people take for a picture. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
+READ = ("jpg", "jpeg", "jpe", "jfif", "png", "webp")
+NOT_READ = (
+    "avif",
+    "bmp",
+    "gif",
+    "heic",
+    "heif",
+    "ico",
+    "j2k",
+    "jp2",
+    "jxl",
+    "pgm",
+    "pnm",
+    "ppm",
+    "psd",
+    "qoi",
+    "svg",
+    "tga",
+    "tif",
+    "tiff",
+)
+SUFFIXES = frozenset(READ + NOT_READ)
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
+LABEL_COLUMNS = ("label", "labels", "class", "cls")
+KEY_COLUMNS = ("key", "__key__")
+_PARQUET_BATCH = 64  # rows of pictures in memory at once
+
+
+class SourceError(Exception):
+    """The source is not there, holds no pictures, or a shard of it cannot be read; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a shard. key: unique in the shard. label: its class, where the source names one.
+
+    offset: where it is: the byte of a tar at which its header begins, the row of a Parquet file, the place among a folder shard's files.
+    refusal: why there is no `picture`; empty where there is one.
+    """
+
+    key: str
+    offset: int
+    label: str | None
+    picture: bytes
+    refusal: str = ""
+
+
+class Shard(ABC):
+    """A part of a source that becomes one token shard. name: of the token shard, without suffix. path: as the source calls it.
+
+    size: bytes. identity: changes when the shard's content does, as far as a listing tells.
+    """
+
+    def __init__(self, fs: Any, name: str, path: str, size: int, identity: str) -> None:
+        self.name, self.path, self.size, self.identity = name, path, size, identity
+        self._fs = fs
+
+    @abstractmethod
+    def samples(self) -> Iterator[Sample]:
+        """All pictures, in the order of the source. Raises SourceError or OSError where the shard itself cannot be read."""
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile takes a header that is cut off or broken, and a missing end mark, for the end of the archive, and says nothing."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"it is cut off or broken at byte {tarfile_.offset} ({error})") from error
+
+
+class Tar(Shard):
+    """A WebDataset tar, compressed or not: members that share their path up to the first dot are one sample."""
+
+    def samples(self) -> Iterator[Sample]:
+        try:
+            with self._fs.open(self.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
+                yield from self._grouped(tar)
+        except (tarfile.TarError, EOFError) as error:
+            raise SourceError(f"{self.path}: the tar is damaged: {error}") from error
+
+    def _grouped(self, tar: tarfile.TarFile) -> Iterator[Sample]:
+        key, pictures, label = "", list[tuple[tarfile.TarInfo, bytes]](), ""
+
+        def finished() -> Iterator[Sample]:
+            for number, (member, data) in enumerate(pictures):
+                refusal = _too_large(member.size)
+                if number:
+                    refusal = f"{pictures[0][0].name} is the picture of this sample already"
+                name = f"{key}#{number}" if number else key
+                yield Sample(name, member.offset, label or posixpath.dirname(key) or None, b"" if refusal else data, refusal)
+
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, base = posixpath.split(member.name)
+            stem, _, suffix = base.partition(".")
+            if posixpath.join(folder, stem) != key:
+                yield from finished()
+                key, pictures, label = posixpath.join(folder, stem), [], ""
+            kind = suffix.rpartition(".")[2].lower()
+            if kind in SUFFIXES:
+                pictures.append((member, b"" if _too_large(member.size) else _content(tar, member)))
+            elif kind == "cls" and member.size < 1000:
+                label = _content(tar, member).decode(errors="replace").strip()
+        yield from finished()
+
+
+class Parquet(Shard):
+    """A Parquet file with a column of pictures: bytes, or the Hugging Face layout {bytes, path}."""
+
+    def samples(self) -> Iterator[Sample]:
+        try:
+            with self._fs.open(self.path, "rb") as file:
+                yield from self._rows(pq.ParquetFile(file))
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{self.path}: the Parquet file is damaged: {error}") from error
+
+    def _rows(self, file: pq.ParquetFile) -> Iterator[Sample]:
+        names = file.schema_arrow.names
+        image = next((name for name in IMAGE_COLUMNS if name in names), None)
+        if image is None:
+            has, wanted = ", ".join(names), ", ".join(IMAGE_COLUMNS)
+            raise SourceError(f"{self.path}: no column of pictures: it has {has}, and pictures are looked for in {wanted}")
+        label = next((name for name in LABEL_COLUMNS if name in names), None)
+        key = next((name for name in KEY_COLUMNS if name in names), None)
+        row = 0
+        for batch in file.iter_batches(_PARQUET_BATCH, columns=[name for name in (image, label, key) if name]):
+            for values in batch.to_pylist():
+                picture = values[image]
+                if isinstance(picture, dict):
+                    picture = picture.get("bytes")
+                refusal = "the row has no picture bytes" if not isinstance(picture, bytes) else _too_large(len(picture))
+                given = values[key] if key else None
+                yield Sample(
+                    str(given) if given is not None else f"{posixpath.basename(self.name)}/{row:08d}",
+                    row,
+                    str(values[label]) if label and values[label] is not None else None,
+                    b"" if refusal else picture,
+                    refusal,
+                )
+                row += 1
+
+
+class Folder(Shard):
+    """Loose pictures: (key, path, size) each."""
+
+    def __init__(self, fs: Any, root: str, name: str, files: list[tuple[str, str, int]]) -> None:
+        listing = "\n".join(f"{key}\t{size}" for key, _, size in files)
+        super().__init__(fs, name, root, sum(size for *_, size in files), hashlib.sha256(listing.encode()).hexdigest()[:16])
+        self._files = files
+
+    def samples(self) -> Iterator[Sample]:
+        keys: set[str] = set()
+        for number, (key, path, size) in enumerate(self._files):
+            refusal = _too_large(size)
+            if key in keys:
+                key, refusal = posixpath.relpath(path, self.path), f"another picture is called {key} already"
+            keys.add(key)
+            picture = b""
+            if not refusal:
+                try:
+                    picture = self._fs.cat_file(path)
+                except (FileNotFoundError, PermissionError) as error:
+                    refusal = f"the file cannot be read: {error.strerror or error}"
+            yield Sample(key, number, posixpath.dirname(key) or None, picture, refusal)
+
+
+def find_shards(source: str) -> list[Shard]:
+    """What `source`, a path, a URL or a pattern of them, falls into. Raises SourceError when there is nothing to tokenize."""
+    try:
+        fs, root = fsspec.url_to_fs(source)
+        pattern = any(character in root for character in "*?[")
+        found = fs.glob(root, detail=True) if pattern else fs.find(root, detail=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"{source}: {error}") from error
+    if pattern:
+        root = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0])
+    elif list(found) == [root]:
+        root = posixpath.dirname(root)
+    if not found:
+        raise SourceError(f"{source}: nothing is there")
+    shards, loose = list[Shard](), list[tuple[str, str, int]]()
+    for path, facts in sorted(found.items()):
+        inside = posixpath.relpath(path, root) if root else path
+        if facts.get("type", "file") != "file" or any(part.startswith((".", "_")) for part in inside.split("/")):
+            continue
+        size = int(facts.get("size") or 0)
+        base, kind = _split_suffix(inside)
+        if kind in ("tar", "parquet"):
+            shards.append((Tar if kind == "tar" else Parquet)(fs, base, path, size, str(size)))
+        elif kind in SUFFIXES:
+            loose.append((base, path, size))
+    for number, start in enumerate(range(0, len(loose), FOLDER_SHARD)):
+        shards.append(Folder(fs, root, f"pictures-{number:05d}", loose[start : start + FOLDER_SHARD]))
+    if not shards:
+        raise SourceError(f"{source}: no pictures there: no .tar, no .parquet, and no file that ends like a picture's")
+    names = [shard.name for shard in shards]
+    if double := {name for name in names if names.count(name) > 1}:
+        raise SourceError(f"{source}: {min(double)} would be the name of two token shards: rename one, or tokenize them apart")
+    return shards
+
+
+def _split_suffix(path: str) -> tuple[str, str]:
+    base, _, kind = path.rpartition(".")
+    if kind in ("gz", "bz2", "xz") and base.endswith(".tar"):
+        return base.removesuffix(".tar"), "tar"
+    return (base, kind.lower()) if base and "/" not in kind else (path, "")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    data = file.read()
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
+    return data
+
+
+def _too_large(size: int) -> str:
+    return f"the picture has {size:,} bytes; at most {MAX_PICTURE_BYTES:,} are allowed" if size > MAX_PICTURE_BYTES else ""

@@ -1,0 +1,97 @@
+"""`make bench-datasets`: a whole dataset through `channeltok tokenize`, against the bare encode graph on ready pixels, in one run.
+
+Bare: as in loadtest/served_over_bare.py, at the best of its arrangements, a stretch before and after each round. Tokenized: all photos of
+--data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place. Memory: of this process
+as pictures are done; growth from a tenth of them to all of them.
+"""
+
+import argparse
+import json
+import statistics
+import tarfile
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+from channeltok.datasets import sources, tokenize
+from channeltok.datasets.destination import Reject
+from channeltok.datasets.run import Watcher
+
+import pictures
+from loadtest.served_over_bare import CORES, REPOSITORY, Bare
+from service.local_engine import LocalEngine
+
+ROUNDS = 3
+SECONDS = 5.0
+REPORT = Path("build/bench-datasets.json")
+EVERY = 500  # pictures between readings of memory
+
+
+class Memory(Watcher):
+    """Resident bytes of this process, by pictures done."""
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[int, int]] = []
+        self._pictures = 0
+        self._lock = threading.Lock()
+        self._process = psutil.Process()
+
+    def advance(self, shard: sources.Shard, source_bytes: int, reject: Reject | None) -> None:
+        """See Watcher."""
+        with self._lock:
+            self._pictures += 1
+            if self._pictures % EVERY == 0:
+                self.readings.append((self._pictures, self._process.memory_info().rss))
+
+
+def main() -> None:
+    """Measure, print, and write build/bench-datasets.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/train", help="a folder of tars of JPEGs")
+    data = parser.parse_args().data
+    (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
+    engine = LocalEngine(REPOSITORY)
+    size = engine.tokenizers()[0].picture_size
+    bare = Bare("encode", graph, np.stack([pictures.prepare(photo, size) for photo in _photos(data, 16)]))
+    arrangement = bare.best()
+    memory = Memory()
+    bare_rates, rates, ratios = [bare.throughput(arrangement, SECONDS)[0]], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(ROUNDS):
+            summary = tokenize(data, f"{folder}/{number}", [engine], watcher=memory if number == 0 else None)
+            rates.append(summary.new_pictures / summary.seconds)
+            bare_rates.append(bare.throughput(arrangement, SECONDS)[0])
+            ratios.append(rates[-1] / statistics.mean(bare_rates[-2:]))
+    engine.close()
+    print(f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds")
+    print(f"  bare graph        {statistics.median(bare_rates):8.1f} pictures/s   ({' '.join(bare.engine)}, {arrangement})")
+    print(f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})")
+    print(f"  tokenized / bare  {statistics.median(ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+    print("  pictures   resident MB")
+    for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
+        print(f"  {done:8,}   {resident / 1e6:8.0f}")
+    at = dict(memory.readings)
+    tenth = min(at, key=lambda done: abs(done - summary.pictures / 10))
+    growth = at[max(at)] / at[tenth] - 1
+    print(f"  from {tenth:,} to {max(at):,} pictures: {growth:+.1%}")
+    figures = {
+        "tokenize_over_bare": statistics.median(ratios),
+        "tokenize_per_second": statistics.median(rates),
+        "bare_per_second": statistics.median(bare_rates),
+        "memory_growth_10x": growth,
+    }
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"wrote {REPORT}")
+
+
+def _photos(data: str, count: int) -> list[bytes]:
+    with tarfile.open(min(Path(data).glob("*.tar"))) as archive:
+        members = [member for member in archive if member.name.endswith(".jpg")][:count]
+        return [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    main()

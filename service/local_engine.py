@@ -1,0 +1,106 @@
+"""The engines of a model repository in this process, without Triton: for whole datasets, where nobody waits for one picture.
+
+The graph, the engine, its arithmetic and the picture contract are those that the service has, so a picture gets the same tokens here and
+there, bit for bit. What is left out is what a dataset does not need: two gRPC hops for each picture.
+"""
+
+import os
+import runpy
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from channeltok.errors import ChannelTokError, InvalidInput
+from channeltok.messages import TokenizerInfo
+from channeltok.tokens import Tokens
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+import pictures
+from service.catalogue import Catalogue, Tokenizer
+from service.cpu_engine import cpu_engine
+from service.settings import Settings
+from service.triton import Model, model_of
+
+BATCH = 16
+_CODES: dict[type[pictures.BadPicture], str] = {
+    pictures.TooManyPixels: "TOO_MANY_PIXELS",
+    pictures.UnsupportedFormat: "UNSUPPORTED_FORMAT",
+    pictures.BadPicture: "BAD_PICTURE",
+}
+
+
+class LocalEngine:
+    """Every tokenizer of a model repository, on `threads` threads with an engine each. Safe to share between threads.
+
+    Raises ValueError when the repository holds none.
+    """
+
+    def __init__(self, repository: Path, threads: int | None = None) -> None:
+        self._repository = repository
+        self._settings = Settings()
+        configs = [_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
+        self._catalogue = Catalogue([model_of(config) for config in configs], self._settings.default_tokenizer)
+        if not self._catalogue.tokenizers:
+            raise ValueError(f"{repository} holds no tokenizer: write one with `python -m export`")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="engine")
+        self._loaded = threading.local()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def tokenizers(self) -> list[TokenizerInfo]:
+        """The default one first."""
+        return [
+            TokenizerInfo(one.name, one.family, one.fingerprint, one.channels, one.bits_per_token, one.picture_size, tuple(one.decoders))
+            for one in filter(self._catalogue.is_current, self._catalogue.tokenizers)
+        ]
+
+    def encode_stream(
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+    ) -> Generator[Tokens | ChannelTokError, None, None]:
+        """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's channels."""
+        served = self._catalogue.by_name(tokenizer)
+        source = iter(pictures)
+        under_way: deque[Future[list[Tokens | ChannelTokError]]] = deque()
+        while True:
+            # One batch more than the threads take: the next is there when one of them is done.
+            while len(under_way) <= self.threads and (batch := list(islice(source, BATCH))):
+                under_way.append(self._pool.submit(self._encode, served, batch, served.channels if k is None else k))
+            if not under_way:
+                return
+            yield from under_way.popleft().result()
+
+    def _encode(self, served: Tokenizer, batch: list[bytes], k: int) -> list[Tokens | ChannelTokError]:
+        results: list[Tokens | ChannelTokError | None] = []
+        pixels = []
+        for picture in batch:
+            try:
+                pixels.append(pictures.prepare(picture, served.picture_size, self._settings.max_pixels))
+                results.append(None)
+            except pictures.BadPicture as error:
+                results.append(InvalidInput(_CODES[type(error)], str(error)))
+        made: Any = iter(())
+        if pixels:
+            made = iter(self._run(served.encoder, np.stack(pixels)))
+        return [Tokens(next(made)[:k].astype(np.uint16), served.fingerprint) if one is None else one for one in results]
+
+    def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:
+        """array: [n, *model.input.shape] to [n, *model.output.shape]. The engine belongs to the thread that calls."""
+        loaded: dict[str, Callable[[dict[str, Any]], list[Any]]] = self._loaded.__dict__
+        if model.name not in loaded:
+            folder = self._repository / model.name / "1"
+            load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
+            _, _, loaded[model.name] = load(folder / "model.onnx", *cpu_engine(model.parameters["role"], self._settings), threads=1)
+        return loaded[model.name]({model.input.name: array})[0]
+
+
+def _config(path: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())

@@ -1,0 +1,59 @@
+"""kill -9 at any moment costs time and nothing else."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.client.datasets import making
+from tests.client.datasets.conftest import ROOT
+from tests.photographs import crops
+
+SHARDS = 8
+COMMAND = [sys.executable, "-c", "import sys; from channeltok.cli import main; sys.exit(main())", "tokenize"]
+
+
+def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
+    command = [*COMMAND, str(source), str(destination), "-k", "32", "--embedded", str(ROOT / "model_repository")]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def content(destination: Path) -> dict[str, bytes]:
+    """All files but the summary, which tells of the last run."""
+    files = [path for path in destination.rglob("*") if path.is_file() and path.name != "summary.json"]
+    return {str(path.relative_to(destination)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_path: Path) -> None:
+    pictures = [(f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 60))]
+    for shard in range(SHARDS):
+        making.tar(tmp_path / f"source/train-{shard:04d}.tar", [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")])
+    started = time.monotonic()
+    assert start(tmp_path / "source", tmp_path / "undisturbed").wait(120) == 0
+    seconds = time.monotonic() - started
+    undisturbed = content(tmp_path / "undisturbed")
+    assert len(undisturbed) == 2 * SHARDS + 2
+    chance = random.Random(kills)
+    killed = unfinished = 0
+    while killed < kills:
+        run = start(tmp_path / "source", tmp_path / "killed")
+        try:
+            assert run.wait(chance.uniform(0.3, 1.0) * seconds) == 0
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            killed += 1
+            unfinished += 0 < len(list((tmp_path / "killed").glob("*.parquet"))) < SHARDS
+        else:
+            assert content(tmp_path / "killed") == undisturbed
+            shutil.rmtree(tmp_path / "killed")
+    assert start(tmp_path / "source", tmp_path / "killed").wait(120) == 0
+    left = {name for name in content(tmp_path / "killed") if "writing-" in name}
+    assert {name: data for name, data in content(tmp_path / "killed").items() if name not in left} == undisturbed
+    assert unfinished, "no kill came between the first shard and the last"

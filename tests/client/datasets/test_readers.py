@@ -1,0 +1,55 @@
+"""The token Parquet in what people read Parquet with."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+from channeltok.datasets import tokenize
+
+from service.local_engine import LocalEngine
+from tests.client.datasets import making
+from tests.photographs import crops
+
+K = 48
+KEYS = [f"class/photo-{number:02d}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def tokens(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    pictures = list(zip(KEYS, crops(12), strict=True))
+    for number in range(2):
+        making.tar(folder / f"source/train-{number}.tar", pictures[number * 6 : number * 6 + 6])
+    tokenize(str(folder / "source"), str(folder / "tokens"), [engine], k=K)
+    return folder / "tokens"
+
+
+def test_pyarrow(tokens: Path) -> None:
+    table = ds.dataset(tokens, format="parquet").to_table()
+    assert table.column("key").to_pylist() == KEYS
+    assert str(table.schema.field("tokens").type) == f"fixed_size_list<element: uint16>[{K}]"
+
+
+def test_pandas(tokens: Path) -> None:
+    frame = pd.read_parquet(tokens)
+    assert frame["key"].tolist() == KEYS
+    ids = np.stack(frame["tokens"])
+    assert ids.shape == (12, K)
+    assert ids.dtype == np.uint16
+
+
+def test_hugging_face_datasets(tokens: Path, tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset(str(tokens), split="train", cache_dir=str(tmp_path))
+    assert loaded["key"][:] == KEYS
+    assert np.asarray(loaded.with_format("numpy")["tokens"][:]).shape == (12, K)
+
+
+def test_duckdb(tokens: Path) -> None:
+    rows = duckdb.sql(f"select key, len(tokens), tokens[1] from '{tokens}/*.parquet' order by key").fetchall()
+    assert [row[0] for row in rows] == KEYS
+    assert {row[1] for row in rows} == {K}

@@ -1,0 +1,343 @@
+"""What a run makes of each kind of source, and of each kind of trouble."""
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from channeltok import ChannelTokError, Tokens
+from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, run, tokenize
+from channeltok.errors import Unavailable
+from channeltok.messages import TokenizerInfo
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.local_engine import LocalEngine
+from tests.client.datasets import making
+from tests.photographs import crops, encoded, jpeg
+
+PICTURES = [(f"{'ab'[number % 2]}/photo-{number:03d}", picture) for number, picture in enumerate(crops(40))]
+K = 64
+
+
+def rows_of(destination: Path) -> dict[str, list[int]]:
+    """key -> ids."""
+    found = {}
+    for shard in sorted(destination.glob("**/*.parquet")):
+        for row in pq.read_table(shard).to_pylist():
+            assert row["key"] not in found
+            found[row["key"]] = row["tokens"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def right(engine: LocalEngine) -> dict[str, list[int]]:
+    tokens = engine.encode_stream((picture for _, picture in PICTURES), K)
+    return {key: one.ids.tolist() for (key, _), one in zip(PICTURES, tokens, strict=True) if isinstance(one, Tokens)}
+
+
+def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    source = making.folder(tmp_path / "photos", PICTURES)
+    (source / "README.txt").write_text("no picture, and no reject")
+    (source / ".thumbnail.jpg").write_bytes(b"hidden")
+    summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
+    assert (summary.pictures, summary.rejects, summary.shards) == (40, 0, 1)
+    assert rows_of(tmp_path / "tokens") == right
+    labels = {row["key"]: row["label"] for row in pq.read_table(tmp_path / "tokens/pictures-00000.parquet").to_pylist()}
+    assert all(label == key[0] for key, label in labels.items())
+
+
+def test_a_folder_falls_into_shards_by_its_listing_alone(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("channeltok.datasets.sources.FOLDER_SHARD", 15)
+    source = making.folder(tmp_path / "photos", PICTURES)
+    assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
+    assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [f"pictures-{n:05d}.parquet" for n in range(3)]
+    assert rows_of(tmp_path / "tokens") == right
+
+
+def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    for number in range(2):
+        making.tar(tmp_path / f"source/set/train-{number:04d}.tar", PICTURES[number::2], labels=True)
+    summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
+    assert (summary.shards, summary.pictures) == (2, 40)
+    assert rows_of(tmp_path / "tokens") == right
+    table = pq.read_table(tmp_path / "tokens/set/train-0001.parquet")
+    assert set(table.column("label").to_pylist()) == {"0", "1", "2"}
+    first = table.to_pylist()[0]
+    photo = Image.open(io.BytesIO(dict(PICTURES)[first["key"]]))
+    assert (first["width"], first["height"]) == photo.size
+    assert (first["k"], first["tokenizer"], first["fingerprint"]) == (K, "demo", engine.tokenizers()[0].fingerprint)
+    # The offset leads to the picture's header in the source.
+    with open(first["source"], "rb") as file:
+        file.seek(first["offset"])
+        with tarfile.open(fileobj=file, mode="r|") as rest:
+            member = rest.next()
+    assert member is not None
+    assert member.name == first["key"] + ".jpg"
+
+
+def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(engine: LocalEngine, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "two.tar", "w") as archive:
+        for name in ("x.left.jpg", "x.right.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg())
+            archive.addfile(member, io.BytesIO(jpeg()))
+    summary = tokenize(str(tmp_path / "two.tar"), str(tmp_path / "tokens"), [engine], k=8)
+    assert (summary.pictures, summary.rejects) == (1, 1)
+
+
+def test_hugging_face_parquet(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    making.parquet(tmp_path / "source/train.parquet", PICTURES)
+    tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
+    table = pq.read_table(tmp_path / "tokens/train.parquet").to_pylist()
+    assert [row["tokens"] for row in table] == list(right.values())
+    assert [(row["offset"], row["label"]) for row in table] == [(n, str(n % 3)) for n in range(40)]
+
+
+def test_any_file_system(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES)
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/source/train.tar", (tmp_path / "train.tar").read_bytes())
+    for _ in range(2):
+        summary = tokenize("memory://source", "memory://tokens", [engine], k=K)
+    assert (summary.done_before, summary.new_pictures, summary.pictures) == (1, 0, 40)
+    table = pq.read_table(io.BytesIO(fs.cat_file("/tokens/train.parquet"))).to_pylist()
+    assert {row["key"]: row["tokens"] for row in table} == right
+    fs.rm("/source", recursive=True)
+    fs.rm("/tokens", recursive=True)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_tar_behind_http(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    making.tar(tmp_path / "web/train.tar", PICTURES)
+    handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tokenize(f"http://127.0.0.1:{server.server_address[1]}/train.tar", str(tmp_path / "tokens"), [engine], k=K)
+        server.shutdown()
+    assert rows_of(tmp_path / "tokens") == right
+
+
+def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES)
+    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset")
+    with tarfile.open(tmp_path / "tokens/train.tar") as archive:
+        contents = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    assert {key: Tokens.from_bytes(contents[f"{key}.ctok"]).ids.tolist() for key in right} == right
+    assert json.loads(contents["a/photo-000.json"])["k"] == K
+
+
+def _bad_files() -> dict[str, bytes]:
+    """200 of them, of every kind."""
+    photo = Image.open(io.BytesIO(jpeg("coffee"))).resize((60, 50))
+    good = {"jpg": encoded(photo, "JPEG"), "png": encoded(photo, "PNG"), "webp": encoded(photo, "WEBP")}
+    bomb = bytearray(good["png"])
+    bomb[16:24] = (9000).to_bytes(4, "big") * 2  # the header claims 81 megapixels
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    frames = encoded(photo, "WEBP", save_all=True, append_images=[photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    kinds: list[tuple[str, bytes]] = [
+        ("jpg", b""),
+        ("jpg", b"no picture at all"),
+        ("png", bytes(bomb)),
+        ("gif", encoded(photo, "GIF")),
+        ("bmp", encoded(photo, "BMP")),
+        ("tiff", encoded(photo, "TIFF")),
+        ("webp", frames),
+        ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        *((kind, data[: len(data) // 2]) for kind, data in good.items()),
+        *((kind, data[:12]) for kind, data in good.items()),
+        ("jpg", bytes(17 * 2**20)),
+    ]
+    return {f"bad-{number:03d}.{kinds[number % len(kinds)][0]}": kinds[number % len(kinds)][1] for number in range(200)}
+
+
+def test_exactly_the_bad_pictures_are_rejected(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    source = making.folder(tmp_path / "photos", PICTURES)
+    bad = _bad_files()
+    for name, content in bad.items():
+        (source / name).write_bytes(content)
+    summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
+    rejects = [json.loads(line) for line in (tmp_path / "tokens/.channeltok/rejects.jsonl").read_text().splitlines()]
+    assert sorted(reject["key"] for reject in rejects) == sorted(name.rpartition(".")[0] for name in bad)
+    assert all(reject["reason"] and reject["code"] for reject in rejects)
+    assert {"BAD_PICTURE", "UNSUPPORTED_FORMAT", "TOO_MANY_PIXELS", "UNREADABLE"} == {reject["code"] for reject in rejects}
+    assert summary.rejects == 200
+    assert rows_of(tmp_path / "tokens") == right
+
+
+def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+    making.tar(tmp_path / "source/good.tar", PICTURES)
+    making.tar(tmp_path / "source/zz-bad.tar", [(str(number), b"no picture") for number in range(60)])
+    with pytest.raises(TooManyRejects, match="5 are allowed"):
+        tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=5)
+    summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=60)
+    assert summary.rejects == 60
+    assert rows_of(tmp_path / "tokens") == right
+
+
+def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES)
+    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
+    summary = tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+    assert (summary.done_before, summary.new_pictures) == (1, 0)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(("change", "named"), [({"k": 32}, "k 64, not 32"), ({"container": "webdataset"}, "container 'parquet'")])
+def test_what_would_not_fit_is_not_mixed_in(engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+    with pytest.raises(CannotMix, match=named):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], **{"k": K, **change})  # type: ignore[arg-type]
+
+
+class _Renamed:
+    """The real engine, as it would be after another training."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+
+    def tokenizers(self) -> list[TokenizerInfo]:
+        (info,) = self._engine.tokenizers()
+        return [TokenizerInfo(**{**vars(info), "fingerprint": "0123456789abcdef"})]
+
+    def encode_stream(
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+    ) -> Generator[Tokens | ChannelTokError, None, None]:
+        yield from self._engine.encode_stream(pictures, k, tokenizer)
+
+
+def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+    with pytest.raises(CannotMix, match="0123456789abcdef"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
+
+
+def test_an_engine_that_changes_within_a_run_is_noticed(engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "BACKOFF_SECONDS", 0.0)
+    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
+    assert not list((tmp_path / "tokens").glob("*.parquet"))
+
+
+def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens/thesis.parquet").write_text("dear")
+    with pytest.raises(CannotMix, match="thesis"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+
+
+def test_a_source_that_changed_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+    making.tar(tmp_path / "train.tar", PICTURES)
+    with pytest.raises(SourceError, match="is not what it was"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
+
+
+def _cut_in_a_picture(tar: bytes) -> bytes:
+    return tar[: len(tar) // 2 // 512 * 512 + 100]
+
+
+def _cut_in_a_header(tar: bytes) -> bytes:
+    return tar[: tar.rindex(b"photo-010.jpg") + 30]
+
+
+def _cut_between_two(tar: bytes) -> bytes:
+    return tar[: tar.rindex(b"a/photo-010.jpg")]
+
+
+def _a_broken_header(tar: bytes) -> bytes:
+    at = tar.rindex(b"a/photo-010.jpg")
+    return tar[:at] + b"\xff" * 512 + tar[at + 512 :]
+
+
+@pytest.mark.parametrize("damage", [_cut_in_a_picture, _cut_in_a_header, _cut_between_two, _a_broken_header])
+def test_a_damaged_shard_costs_that_shard_only(engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    whole = making.tar(tmp_path / "source/a.tar", PICTURES[:20])
+    (tmp_path / "source/b.tar").write_bytes(damage(whole.read_bytes()))
+    making.tar(tmp_path / "source/c.tar", PICTURES[20:])
+    with pytest.raises(ShardFailed, match=r"b\.tar"):
+        tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
+    assert sorted(path.name for path in (tmp_path / "tokens").glob("*.parquet")) == ["a.parquet", "c.parquet"]
+    summary = json.loads((tmp_path / "tokens/.channeltok/summary.json").read_text())
+    assert list(summary["failed"]) == [str(tmp_path / "source/b.tar")]
+
+
+class _Failing(_Renamed):
+    """The real engine behind a connection that breaks in the middle of its first streams."""
+
+    def __init__(self, engine: LocalEngine, times: int) -> None:
+        super().__init__(engine)
+        self.left = times
+
+    def tokenizers(self) -> list[TokenizerInfo]:
+        return self._engine.tokenizers()
+
+    def encode_stream(
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+    ) -> Iterator[Tokens | ChannelTokError]:  # type: ignore[override]
+        for number, result in enumerate(super().encode_stream(pictures, k, tokenizer)):
+            if self.left and number == 5:
+                self.left -= 1
+                raise Unavailable("UNAVAILABLE", "the connection broke")
+            yield result
+
+
+def test_a_shard_is_tried_again_when_its_engine_fails(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BACKOFF_SECONDS", 0.01)
+    making.tar(tmp_path / "train.tar", PICTURES)
+    assert tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K).pictures == 40
+    assert rows_of(tmp_path / "tokens") == right
+    with pytest.raises(ShardFailed, match="the connection broke"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "again"), [_Failing(engine, 99)], k=K)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nowhere", "nothing is there"), (".", "no pictures there"), ("ftpx://x/y", "ftpx"), ("memory://void", "nothing is there")],
+)
+def test_a_source_that_is_none(engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(SourceError, match=said):
+        tokenize(source, str(tmp_path / "tokens"), [engine], k=K)
+
+
+@pytest.mark.parametrize("k", [0, -1, 257])
+def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
+    making.tar(tmp_path / "train.tar", PICTURES[:1])
+    with pytest.raises(ValueError, match="1 to 256"):
+        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=k)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_rows_are_the_arrays_that_the_engine_gave(engine: LocalEngine, right: dict[str, list[int]]) -> None:
+    """A batch of 16 and a batch of 8 at its end: the same tokens as alone."""
+    alone: list[NDArray[np.uint16]] = []
+    for _, picture in PICTURES[:5]:
+        (one,) = engine.encode_stream([picture], K)
+        assert isinstance(one, Tokens)
+        alone.append(one.ids)
+    assert [ids.tolist() for ids in alone] == list(right.values())[:5]

@@ -1,0 +1,57 @@
+"""A dataset through a running service gives the bytes that the same engine gives in process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from channeltok import Client, cli
+from channeltok.datasets import tokenize
+
+from service.local_engine import LocalEngine
+from tests.client.datasets import making
+from tests.photographs import crops
+from tests.system.running import Service
+
+ROOT = Path(__file__).parents[2]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def test_service_and_engine_in_process_agree_to_the_last_byte(service: Service, tmp_path: Path) -> None:
+    pictures = [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(100))]
+    for shard in range(3):
+        making.tar(tmp_path / f"source/{shard}.tar", pictures[shard::3])
+    engine = LocalEngine(ROOT / "model_repository")
+    with Client(service.grpc) as one, Client(service.grpc) as other:
+        served = tokenize(str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64)
+    local = tokenize(str(tmp_path / "source"), str(tmp_path / "local"), [engine], k=64)
+    engine.close()
+    assert served.pictures == local.pictures == 100
+    assert content(tmp_path / "served") == content(tmp_path / "local")
+
+
+def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = making.folder(tmp_path / "photos", [(f"{n}", picture) for n, picture in enumerate(crops(5))])
+    (source / "bad.jpg").write_bytes(b"no picture")
+    command = ["tokenize", str(source), str(tmp_path / "tokens"), "-k", "8", "--server", f"{service.grpc},{service.grpc}"]
+    assert cli.main(command) == 0
+    told = capsys.readouterr()
+    assert "5 pictures, 8 tokens each by demo" in told.out
+    assert "1 rejects in .channeltok/rejects.jsonl" in told.out
+    assert "pictures-00000: 5 pictures, 1 rejects" in told.err
+    assert cli.main(command) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert cli.main([*command, "--max-rejects", "0"]) == 1
+    assert "1 pictures were refused, and 0 are allowed" in capsys.readouterr().err
+    assert cli.main([*command[:3], "-k", "9", "--server", service.grpc]) == 1
+    assert "k 8, not 9" in capsys.readouterr().err
+
+
+def test_the_command_without_its_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("channeltok.datasets")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert cli.main(["tokenize", "a", "b"]) == 1
+    assert "pip install 'channeltok[batch]'" in capsys.readouterr().err
