@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 from channeltok.datasets import sources, tokenize
-from channeltok.datasets.destination import Reject
 from channeltok.datasets.run import Watcher
 
 import pictures
@@ -38,7 +37,7 @@ class Memory(Watcher):
         self._lock = threading.Lock()
         self._process = psutil.Process()
 
-    def advance(self, shard: sources.Shard, source_bytes: int, reject: Reject | None) -> None:
+    def advance(self, shard: sources.Shard, source_bytes: int, pictures: int, rejects: int) -> None:
         """See Watcher."""
         with self._lock:
             self._pictures += 1

@@ -12,11 +12,12 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from channeltok import errors
 from channeltok.errors import ChannelTokError, InvalidInput
-from channeltok.messages import TokenizerInfo
+from channeltok.messages import PictureFormat, TokenizerInfo
 from channeltok.tokens import Tokens
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -24,10 +25,14 @@ from tritonclient.grpc import model_config_pb2
 import pictures
 from service.catalogue import Catalogue, Tokenizer
 from service.cpu_engine import cpu_engine
+from service.errors import FingerprintMismatch, UnknownTokenizer
 from service.settings import Settings
+from service.tokenization import ABSENT
 from service.triton import Model, model_of
 
 BATCH = 16
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _CODES: dict[type[pictures.BadPicture], str] = {
     pictures.TooManyPixels: "TOO_MANY_PIXELS",
     pictures.UnsupportedFormat: "UNSUPPORTED_FORMAT",
@@ -68,12 +73,21 @@ class LocalEngine:
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's channels."""
         served = self._catalogue.by_name(tokenizer)
-        source = iter(pictures)
-        under_way: deque[Future[list[Tokens | ChannelTokError]]] = deque()
+        return self._stream(pictures, lambda batch: self._encode(served, batch, served.channels if k is None else k))
+
+    def decode_stream(
+        self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None
+    ) -> Generator[bytes | ChannelTokError, None, None]:
+        """As `channeltok.Client.decode_stream`; tokens of one training."""
+        return self._stream(tokens, lambda batch: self._decode(batch, format, tokenizer))
+
+    def _stream(self, source: Iterable[Item], work: Callable[[list[Item]], list[Result]]) -> Generator[Result, None, None]:
+        items = iter(source)
+        under_way: deque[Future[list[Result]]] = deque()
         while True:
             # One batch more than the threads take: the next is there when one of them is done.
-            while len(under_way) <= self.threads and (batch := list(islice(source, BATCH))):
-                under_way.append(self._pool.submit(self._encode, served, batch, served.channels if k is None else k))
+            while len(under_way) <= self.threads and (batch := list(islice(items, BATCH))):
+                under_way.append(self._pool.submit(work, batch))
             if not under_way:
                 return
             yield from under_way.popleft().result()
@@ -87,10 +101,30 @@ class LocalEngine:
                 results.append(None)
             except pictures.BadPicture as error:
                 results.append(InvalidInput(_CODES[type(error)], str(error)))
-        made: Any = iter(())
-        if pixels:
-            made = iter(self._run(served.encoder, np.stack(pixels)))
+        made: Any = iter(self._run(served.encoder, np.stack(pixels))) if pixels else iter(())
         return [Tokens(next(made)[:k].astype(np.uint16), served.fingerprint) if one is None else one for one in results]
+
+    def _decode(self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None) -> list[bytes | ChannelTokError]:
+        given = [Tokens.from_bytes(one) if isinstance(one, bytes) else one for one in batch]
+        results: list[bytes | ChannelTokError] = [b""] * len(given)
+        for fingerprint in {one.fingerprint for one in given}:
+            rows = [row for row, one in enumerate(given) if one.fingerprint == fingerprint]
+            try:
+                served = self._catalogue.by_fingerprint(fingerprint, tokenizer)
+            except (FingerprintMismatch, UnknownTokenizer) as error:
+                made: list[bytes | ChannelTokError] = [errors.FingerprintMismatch(error.code, error.detail)] * len(rows)
+            else:
+                made = self._pictures([given[row] for row in rows], served, format)
+            for row, result in zip(rows, made, strict=True):
+                results[row] = result
+        return results
+
+    def _pictures(self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat) -> list[bytes | ChannelTokError]:
+        budget, decoder = served.decoder_for(max(one.k for one in tokens))
+        padded = np.full((len(tokens), budget), ABSENT, np.int32)
+        for row, one in zip(padded, tokens, strict=True):
+            row[: one.k] = one.ids
+        return [pictures.render(pixels, format.upper()) for pixels in self._run(decoder, padded)]
 
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:
         """array: [n, *model.input.shape] to [n, *model.output.shape]. The engine belongs to the thread that calls."""

@@ -1,4 +1,4 @@
-"""The command line: `channeltok encode | decode | info | tokenize`."""
+"""The command line: `channeltok encode | decode | info | tokenize | detokenize | verify`."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import grpc
 
-from channeltok import tokenize_command
+from channeltok import dataset_commands
 from channeltok.client import Client
 from channeltok.connection import DEFAULT_TARGET
 from channeltok.errors import ChannelTokError, UnknownTokenizer
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except _Refused as error:
         return _complain(str(error), error.exit_code)
+    except dataset_commands.NotDone as error:
+        return _complain(str(error))
     except TokenBytesError as error:
         return _complain(f"{options.input}: {error}")
     except ChannelTokError as error:
@@ -100,13 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     decode.set_defaults(run=_decode)
 
-    tokenize = commands.add_parser("tokenize", parents=[service], help="a whole dataset to token shards")
-    tokenize_command.add_arguments(tokenize)
-    tokenize.set_defaults(run=_tokenize)
-
     info = commands.add_parser("info", parents=[service], help="what the service serves, or what a file of tokens holds")
     info.add_argument("input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service")
     info.set_defaults(run=_info)
+    dataset_commands.add_commands(commands, [service], _connect)
     return parser
 
 
@@ -159,16 +158,6 @@ def _decode(options: argparse.Namespace) -> None:
     _write(output, picture)
     summary = f"{_name(output)}: {format} of {len(picture)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
     print(summary, file=sys.stderr if output == "-" else sys.stdout)
-
-
-def _tokenize(options: argparse.Namespace) -> None:
-    def connect(server: str) -> Client:
-        return _connect(argparse.Namespace(**{**vars(options), "server": server}))
-
-    try:
-        tokenize_command.run(options, connect)
-    except tokenize_command.CannotTokenize as error:
-        raise _Refused(str(error)) from error
 
 
 def _info(options: argparse.Namespace) -> None:

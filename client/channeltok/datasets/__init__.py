@@ -5,9 +5,24 @@
 Needs the extra `batch`: `pip install "channeltok[batch]"`.
 """
 
+from channeltok.datasets.back import Verified, detokenize, verify
 from channeltok.datasets.destination import CannotMix
 from channeltok.datasets.job import Engine
 from channeltok.datasets.run import ShardFailed, Summary, TooManyRejects, tokenize
 from channeltok.datasets.sources import SourceError
+from channeltok.datasets.tokens import Batch, TokenDataset
 
-__all__ = ["CannotMix", "Engine", "ShardFailed", "SourceError", "Summary", "TooManyRejects", "tokenize"]
+__all__ = [
+    "Batch",
+    "CannotMix",
+    "Engine",
+    "ShardFailed",
+    "SourceError",
+    "Summary",
+    "TokenDataset",
+    "TooManyRejects",
+    "Verified",
+    "detokenize",
+    "tokenize",
+    "verify",
+]

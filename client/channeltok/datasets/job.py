@@ -1,6 +1,7 @@
 """One shard from its pictures to its place: the same wherever it is done, in a thread here or on another machine."""
 
 import io
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from PIL import Image
 
 from channeltok.datasets.containers import CONTAINERS, Row
 from channeltok.datasets.destination import Destination, Entry, Reject
-from channeltok.datasets.sources import Sample, Shard
+from channeltok.datasets.sources import Sample, Shard, SourceError
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
 from channeltok.messages import TokenizerInfo
 from channeltok.tokens import Tokens
 
+ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
+BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
 Each = Callable[[int, Reject | None], None]  # told of each picture: its bytes, and why it has no tokens
 
 
@@ -30,6 +33,27 @@ class Engine(Protocol):
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """For each picture, in order, its tokens or its error. Safe to call from several threads."""
         ...
+
+
+def patiently(
+    attempt: Callable[[int], Entry],
+    failed: Callable[[str, bool], None] = lambda why, again: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[Entry | None, str]:
+    """Do a shard, and do it again where its engine or a file system failed: its entry, or None and why.
+
+    attempt: is given its number. failed: told why, and whether there is another attempt. sleep: seconds; something true ends it all.
+    """
+    for number in range(ATTEMPTS):
+        try:
+            return attempt(number), ""
+        except (ChannelTokError, SourceError, OSError) as error:
+            why = str(error)
+            again = number < ATTEMPTS - 1 and not isinstance(error, SourceError)
+            failed(why, again)
+            if not again or sleep(max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)):
+                break
+    return None, why
 
 
 @dataclass(frozen=True)

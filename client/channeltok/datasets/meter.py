@@ -7,7 +7,6 @@ from typing import Self
 
 from tqdm import tqdm
 
-from channeltok.datasets.destination import Reject
 from channeltok.datasets.run import Watcher
 from channeltok.datasets.sources import Shard
 
@@ -46,11 +45,11 @@ class Meter(Watcher):
         if done_before:
             self._line(f"{done_before} of {shards} shards were done before")
 
-    def advance(self, shard: Shard, source_bytes: int, reject: Reject | None) -> None:
+    def advance(self, shard: Shard, source_bytes: int, pictures: int, rejects: int) -> None:
         """See Watcher."""
         with self._lock:
-            self._pictures += reject is None
-            self._rejects += reject is not None
+            self._pictures += pictures
+            self._rejects += rejects
             self._fill(shard, min(shard.size, self._seen.get(shard.name, 0) + source_bytes))
             if not self._terminal and time.monotonic() - self._told > LINE_SECONDS:
                 self._line(self._state())

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from channeltok.datasets.destination import Destination, Entry, Manifest, Reject
-from channeltok.datasets.job import Engine, Job
+from channeltok.datasets.job import Engine, Job, patiently
 from channeltok.datasets.sources import Shard, SourceError, find_shards
-from channeltok.errors import ChannelTokError
 from channeltok.messages import TokenizerInfo
 
+if TYPE_CHECKING:  # Ray is an extra
+    from channeltok.datasets.on_ray import Cluster
+
 AT_ONCE = 2  # shards: one is drained, read or written while the other keeps the engine busy
-ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
-BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
 
 
 class TooManyRejects(Exception):
@@ -51,8 +52,8 @@ class Watcher:
     def begin(self, shards: int, done_before: int, source_bytes: int) -> None:
         """Of `shards`, `done_before` were done by earlier runs; source_bytes: of the others."""
 
-    def advance(self, shard: Shard, source_bytes: int, reject: Reject | None) -> None:
-        """One picture of `source_bytes`."""
+    def advance(self, shard: Shard, source_bytes: int, pictures: int, rejects: int) -> None:
+        """So many more of the shard's bytes, tokenized pictures and rejects."""
 
     def finish(self, shard: Shard, rows: int, rejects: int) -> None:
         """A shard is in its place."""
@@ -71,11 +72,13 @@ def tokenize(
     container: str = "parquet",
     max_rejects: int | None = None,
     watcher: Watcher | None = None,
+    cluster: "Cluster | None" = None,
 ) -> Summary:
     """Every picture of `source` to its first k tokens in `destination`, both paths or URLs; goes on where an earlier run stopped.
 
     engines: shards are spread over them. k: None for all tokens. container: "parquet" or "webdataset". max_rejects: pictures that may
-    have no tokens; None for any number.
+    have no tokens; None for any number. cluster: a Ray cluster whose workers, with engines of their own, do the shards; `engines` then
+    only tell which tokenizer it is.
 
     Raises SourceError, CannotMix, TooManyRejects, ShardFailed, ChannelTokError (the engine cannot be asked at all), and ValueError for
     a k or a tokenizer that the engine does not have.
@@ -104,7 +107,10 @@ def tokenize(
             run.count(entry)
     watcher.begin(len(shards), summary.done_before, sum(shard.size for shard in todo))
     try:
-        run.work(todo, engines)
+        if cluster is None:
+            run.work(todo, engines)
+        elif todo:
+            run.work_on(cluster, todo)
     finally:
         summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
         rejects = run.all_rejects()
@@ -152,27 +158,41 @@ class _Run:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _one(self, shard: Shard, engines: Sequence[Engine], number: int) -> None:
-        for attempt in range(ATTEMPTS):
-            try:
-                self._do(shard, engines[(number + attempt) % len(engines)])
-                return
-            except (ChannelTokError, SourceError, OSError) as error:
-                why = str(error)
-                last = attempt == ATTEMPTS - 1 or isinstance(error, SourceError)
-                self._watcher.fail(shard, why, again=not last)
-                if last:
-                    break
-                pause = max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**attempt)
-            if self._stop.wait(pause):
-                return
-        self.failed[shard.path] = why
+    def work_on(self, cluster: "Cluster", shards: list[Shard]) -> None:
+        """The same on a Ray cluster."""
+        self._check_rejects()
+        for shard, entry, why in cluster.done(shards, self._job):
+            if entry is None:
+                self._watcher.fail(shard, why, again=False)
+                self.failed[shard.path] = why
+            else:
+                self._watcher.advance(shard, shard.size, entry.rows, len(entry.rejects))
+                self._finished(shard, entry)
+                self._check_rejects()
 
-    def _do(self, shard: Shard, engine: Engine) -> None:
+    def _one(self, shard: Shard, engines: Sequence[Engine], number: int) -> None:
+        entry, why = patiently(
+            lambda attempt: self._do(shard, engines[(number + attempt) % len(engines)]),
+            lambda why, again: self._watcher.fail(shard, why, again),
+            self._stop.wait,
+        )
+        if entry is None:
+            self.failed[shard.path] = why
+        else:
+            self._finished(shard, entry)
+
+    def _finished(self, shard: Shard, entry: Entry) -> None:
+        with self._lock:
+            self._under_way.pop(shard.name, None)
+            self.count(entry)
+            self.new_pictures += entry.rows
+        self._watcher.finish(shard, entry.rows, len(entry.rejects))
+
+    def _do(self, shard: Shard, engine: Engine) -> Entry:
         def each(source_bytes: int, reject: Reject | None) -> None:
             if self._stop.is_set():
                 raise _Stopped
-            self._watcher.advance(shard, source_bytes, reject)
+            self._watcher.advance(shard, source_bytes, int(reject is None), int(reject is not None))
             if reject is not None:
                 with self._lock:
                     self._under_way[shard.name].append(reject)
@@ -180,12 +200,7 @@ class _Run:
 
         with self._lock:
             self._under_way[shard.name] = []
-        entry = self._job.do(shard, engine, each)
-        with self._lock:
-            del self._under_way[shard.name]
-            self.count(entry)
-            self.new_pictures += entry.rows
-        self._watcher.finish(shard, entry.rows, len(entry.rejects))
+        return self._job.do(shard, engine, each)
 
     def _check_rejects(self) -> None:
         if self._max_rejects is not None and len(rejects := self.all_rejects()) > self._max_rejects:

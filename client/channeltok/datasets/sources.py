@@ -67,14 +67,15 @@ class Sample:
 
 
 class Shard(ABC):
-    """A part of a source that becomes one token shard. name: of the token shard, without suffix. path: as the source calls it.
+    """A part of a source that becomes one token shard. name: of the token shard, without suffix. path: or URL, for people.
 
     size: bytes. identity: changes when the shard's content does, as far as a listing tells.
     """
 
     def __init__(self, fs: Any, name: str, path: str, size: int, identity: str) -> None:
-        self.name, self.path, self.size, self.identity = name, path, size, identity
-        self._fs = fs
+        self.name, self.size, self.identity = name, size, identity
+        self.path = path if "file" in fs.protocol else fs.unstrip_protocol(path)
+        self._fs, self._path = fs, path
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
@@ -99,7 +100,7 @@ class Tar(Shard):
 
     def samples(self) -> Iterator[Sample]:
         try:
-            with self._fs.open(self.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
+            with self._fs.open(self._path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
                 yield from self._grouped(tar)
         except (tarfile.TarError, EOFError) as error:
             raise SourceError(f"{self.path}: the tar is damaged: {error}") from error
@@ -136,7 +137,7 @@ class Parquet(Shard):
 
     def samples(self) -> Iterator[Sample]:
         try:
-            with self._fs.open(self.path, "rb") as file:
+            with self._fs.open(self._path, "rb") as file:
                 yield from self._rows(pq.ParquetFile(file))
         except pa.ArrowInvalid as error:
             raise SourceError(f"{self.path}: the Parquet file is damaged: {error}") from error
@@ -180,7 +181,7 @@ class Folder(Shard):
         for number, (key, path, size) in enumerate(self._files):
             refusal = _too_large(size)
             if key in keys:
-                key, refusal = posixpath.relpath(path, self.path), f"another picture is called {key} already"
+                key, refusal = posixpath.relpath(path, self._path), f"another picture is called {key} already"
             keys.add(key)
             picture = b""
             if not refusal:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from channeltok import ChannelTokError, Tokens
-from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, run, tokenize
+from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, job, tokenize
 from channeltok.errors import Unavailable
 from channeltok.messages import TokenizerInfo
 from numpy.typing import NDArray
@@ -231,7 +231,7 @@ def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
 
 
 def test_an_engine_that_changes_within_a_run_is_noticed(engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.0)
     making.tar(tmp_path / "train.tar", PICTURES[:4])
     with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
@@ -306,7 +306,7 @@ class _Failing(_Renamed):
 def test_a_shard_is_tried_again_when_its_engine_fails(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.01)
     making.tar(tmp_path / "train.tar", PICTURES)
     assert tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K).pictures == 40
     assert rows_of(tmp_path / "tokens") == right

@@ -1,0 +1,62 @@
+"""The same shards on a real Ray cluster of two nodes, one of whose workers is killed."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.client.datasets import making
+from tests.client.datasets.test_kill import COMMAND, ROOT, content
+from tests.photographs import crops
+
+SHARDS = 6
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def _workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any("MapWorker" in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
+    pictures = [(f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))]
+    for shard in range(SHARDS):
+        making.tar(tmp_path / f"source/train-{shard}.tar", [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")])
+
+    def command(destination: str, *more: str) -> list[str]:
+        engine = ["--embedded", str(ROOT / "model_repository")]
+        return [*COMMAND, str(tmp_path / "source"), str(tmp_path / destination), "-k", "32", *engine, *more]
+
+    subprocess.run(command("plain"), cwd=ROOT, check=True, timeout=120)
+    run = subprocess.Popen(command("spread", "--ray", address), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "spread").glob("*.parquet")):
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = _workers()
+    workers[0].kill()
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "600 pictures" in out
+    assert len(workers) == 2
+    assert content(tmp_path / "spread") == content(tmp_path / "plain")
