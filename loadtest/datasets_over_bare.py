@@ -1,8 +1,9 @@
 """`make bench-datasets`: a whole dataset through `channeltok tokenize`, against the bare encode graph on ready pixels, in one run.
 
 Bare: as in loadtest/served_over_bare.py, at the best of its arrangements, a stretch before and after each round. Tokenized: all photos of
---data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place. Memory: of this process
-as pictures are done; growth from a tenth of them to all of them.
+--data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place. Ray: the same by as many
+workers as cores, on a cluster that runs already; their start counts. Memory: of this process as pictures are done; growth from a tenth
+of them to all of them.
 """
 
 import argparse
@@ -11,14 +12,20 @@ import statistics
 import tarfile
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
+import ray.cluster_utils
 from channeltok.datasets import sources, tokenize
+from channeltok.datasets.on_ray import Cluster
 from channeltok.datasets.run import Watcher
 
 import pictures
+from loadtest.running import ROOT
 from loadtest.served_over_bare import CORES, REPOSITORY, Bare
 from service.local_engine import LocalEngine
 
@@ -56,18 +63,23 @@ def main() -> None:
     bare = Bare("encode", graph, np.stack([pictures.prepare(photo, size) for photo in _photos(data, 16)]))
     arrangement = bare.best()
     memory = Memory()
-    bare_rates, rates, ratios = [bare.throughput(arrangement, SECONDS)[0]], [], []
+    bare_rates, rates, ratios, ray_ratios = [bare.throughput(arrangement, SECONDS)[0]], list[float](), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
-            summary = tokenize(data, f"{folder}/{number}", [engine], watcher=memory if number == 0 else None)
+            summary = tokenize(data, f"{folder}/plain-{number}", [engine], watcher=memory if number == 0 else None)
             rates.append(summary.new_pictures / summary.seconds)
             bare_rates.append(bare.throughput(arrangement, SECONDS)[0])
             ratios.append(rates[-1] / statistics.mean(bare_rates[-2:]))
+            with ray_cluster() as address:
+                cluster = Cluster(address, partial(LocalEngine, REPOSITORY.resolve(), threads=1), CORES, import_path=ROOT)
+                spread = tokenize(data, f"{folder}/ray-{number}", [engine], cluster=cluster)
+            ray_ratios.append(spread.new_pictures / spread.seconds / rates[-1])
     engine.close()
     print(f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds")
     print(f"  bare graph        {statistics.median(bare_rates):8.1f} pictures/s   ({' '.join(bare.engine)}, {arrangement})")
     print(f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})")
     print(f"  tokenized / bare  {statistics.median(ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+    print(f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})")
     print("  pictures   resident MB")
     for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
         print(f"  {done:8,}   {resident / 1e6:8.0f}")
@@ -77,6 +89,7 @@ def main() -> None:
     print(f"  from {tenth:,} to {max(at):,} pictures: {growth:+.1%}")
     figures = {
         "tokenize_over_bare": statistics.median(ratios),
+        "ray_over_plain": statistics.median(ray_ratios),
         "tokenize_per_second": statistics.median(rates),
         "bare_per_second": statistics.median(bare_rates),
         "memory_growth_10x": growth,
@@ -84,6 +97,16 @@ def main() -> None:
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"wrote {REPORT}")
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """A Ray cluster of its own processes, with all cores of this machine; its address."""
+    started = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False})
+    try:
+        yield started.address
+    finally:
+        started.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _photos(data: str, count: int) -> list[bytes]:
