@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,19 +125,18 @@ def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
 
 def test_a_stream_is_answered_and_told_when_the_service_stops() -> None:
     with running() as service, Client(service.grpc) as client:
-        sent = threading.Event()
-
-        def photos() -> Iterator[bytes]:
-            for number in range(10_000):
-                yield jpeg()
-                if number == 20:
-                    sent.set()
-
+        under_way = threading.Event()
         answers: list[Tokens | ChannelTokError] = []
-        stopper = threading.Thread(target=lambda: (sent.wait(), service.stop()))
+        stopper = threading.Thread(target=lambda: (under_way.wait(), service.stop()))
         stopper.start()
+
+        def take_all() -> None:
+            for answer in client.encode_stream(jpeg() for _ in range(10_000)):
+                answers.append(answer)
+                under_way.set()
+
         with pytest.raises(Unavailable) as caught:
-            answers.extend(client.encode_stream(photos()))
+            take_all()
         stopper.join()
         assert caught.value.code == "STOPPING"
         assert any(isinstance(answer, Tokens) for answer in answers)
