@@ -15,11 +15,7 @@ def depends_on_the_machine(row: Row) -> bool:
     return row.unit == " s" or row.name.endswith("_goodput")
 
 
-# Overload says nothing but how fast, and needs PyTorch to make its model.
-SLOW = ("overload",)
-
-
-@pytest.mark.parametrize("attack", [pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in SLOW else ()) for one in ATTACKS])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_what_must_hold_holds(attack: Attack) -> None:
     rows = list(attack.rows(short=True))
     assert [row.cells() for row in rows if not row.holds and not depends_on_the_machine(row)] == []

@@ -14,7 +14,10 @@ runs at once, or two machines with one shard, do no harm.
 import json
 import os
 import posixpath
+import socket
+import threading
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -67,6 +70,17 @@ class Destination:
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
         self._agree(url, manifest)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what runs on this machine left half written when they were killed."""
+        for leftover in Path(self._own("")).glob(f"writing-{socket.gethostname()}-*") if self._local else ():
+            try:
+                os.kill(int(leftover.name.split("-")[-2]), 0)
+            except ProcessLookupError:
+                leftover.unlink(missing_ok=True)
+            except PermissionError:
+                pass  # somebody else's, and alive
 
     def _agree(self, url: str, manifest: Manifest) -> None:
         path = self._own("manifest.json")
@@ -114,7 +128,7 @@ class Destination:
         os.makedirs(folder, exist_ok=True)
         own = os.path.join(self._root, FOLDER)
         os.makedirs(own, exist_ok=True)
-        temporary = os.path.join(own, f"writing-{os.getpid()}-{abs(hash(path))}")
+        temporary = os.path.join(own, f"writing-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

@@ -36,6 +36,7 @@ def _workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow  # 40 s, and once more than 4 minutes: Ray's own recovery
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
     pictures = [(f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))]
