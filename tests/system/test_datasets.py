@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import channeltok
 import pytest
 from channeltok import Client, cli
 from channeltok.datasets import tokenize
@@ -52,6 +53,7 @@ def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_command_without_its_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.startswith("channeltok.datasets")]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(channeltok, "datasets", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert cli.main(["tokenize", "a", "b"]) == 1
     assert "pip install 'channeltok[batch]'" in capsys.readouterr().err
