@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -134,6 +135,9 @@ def _verify(options: argparse.Namespace, engines: list[Any]) -> None:
 
 @contextmanager
 def _embedded(repository: Path) -> Iterator["LocalEngine"]:
+    checkout = Path(__file__).parents[2]
+    if (checkout / "service").is_dir() and str(checkout) not in sys.path:
+        sys.path.append(str(checkout))  # installed from it, only the client is importable
     try:
         from service.local_engine import LocalEngine
     except ImportError as error:

@@ -15,7 +15,7 @@ from tests.client.datasets.conftest import ROOT
 from tests.photographs import crops
 
 SHARDS = 8
-COMMAND = [sys.executable, "-c", "import sys; from channeltok.cli import main; sys.exit(main())", "tokenize"]
+COMMAND = [str(Path(sys.executable).with_name("channeltok")), "tokenize"]  # the installed script, which has no checkout on its path
 
 
 def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
