@@ -1,14 +1,15 @@
 """The HTTP/1.1 server under the REST face: uvicorn, with limits on what a connection may cost.
 
 A connection is allowed `receive_seconds` for each request's headers and, when idle, `idle_seconds` between two requests. When there are
-more than `max_connections`, the one that has been silent for longest is closed: connections that only sit there shut nobody out.
+more than `max_connections`, those that have been silent for longest are closed: connections that only sit there shut nobody out.
 """
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h11
@@ -19,6 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.errors import BadRequest, TooLarge
 from service.rest_api import problem
 from service.settings import Settings
+
+_SHED_SECONDS = 0.1  # from one connection too many to the closing: a request that came just before a flood of them is read in that time
 
 
 class HttpServer(uvicorn.Server):
@@ -43,6 +46,7 @@ class HttpServer(uvicorn.Server):
         self._settings = settings
         self._tls = tls
         self._waiting: dict[HttpConnection, None] = {}  # the longest first
+        self._shedding: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,7 +59,7 @@ class HttpServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
-                lambda: HttpConnection(self._settings, self._waiting, self.config, self.server_state, {}),
+                lambda: HttpConnection(self._settings, self._waiting, self._shed_soon, self.config, self.server_state, {}),
                 sock=one,
                 ssl=self._tls,
                 ssl_handshake_timeout=handshake,
@@ -65,21 +69,32 @@ class HttpServer(uvicorn.Server):
         ]
         self.started = True
 
+    def _shed_soon(self) -> None:
+        """Called when a connection was made."""
+        if len(self.server_state.connections) > self._settings.max_connections and self._shedding is None:
+            self._shedding = asyncio.get_running_loop().call_later(_SHED_SECONDS, self._shed)
+
+    def _shed(self) -> None:
+        self._shedding = None
+        too_many = max(0, len(self.server_state.connections) - self._settings.max_connections)
+        for connection in list(itertools.islice(self._waiting, too_many)):
+            connection.transport.abort()
+
 
 class HttpConnection(H11Protocol):
     """One connection. It is in `waiting` from its beginning, or from a reply's end, until the headers of the next request are there."""
 
-    def __init__(self, settings: Settings, waiting: "dict[HttpConnection, None]", *uvicorn_parts: Any) -> None:
+    def __init__(self, settings: Settings, waiting: "dict[HttpConnection, None]", made: Callable[[], None], *uvicorn_parts: Any) -> None:
         super().__init__(*uvicorn_parts)
         self._settings = settings
         self._waiting = waiting
+        self._made = made
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
-        if len(self.connections) > self._settings.max_connections and self._waiting:
-            next(iter(self._waiting)).transport.abort()
+        self._made()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None and not self._answering():  # the first bytes after a silence
