@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,25 @@ def export(checkpoint: Path, repository: Path) -> None:
     """As an operator does. Raises subprocess.CalledProcessError, with what it said in `stderr`."""
     photos = str(ROOT / "docs/images/*.jpg")
     _python("-m", "export", str(checkpoint), "--name", "demo", "--repository", str(repository), "--data", photos, "--photos", "2")
+
+
+@cache
+def nudged_repository() -> Path:
+    """The committed repository after an export of the nudged demo, made once for all that only need to switch to it."""
+    folder = BUILD / "nudged"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    repository = demo_repository(folder)
+    export(nudged_demo(folder), repository)
+    return repository
+
+
+def replace(repository: Path, new: Path) -> None:
+    """Put a copy of `new` in the place of `repository`, as an export does at its end."""
+    fresh = repository.with_name("fresh")
+    shutil.copytree(new, fresh)
+    repository.rename(repository.with_name("previous"))
+    fresh.rename(repository)
 
 
 def _python(*arguments: str) -> None:

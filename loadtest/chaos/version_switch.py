@@ -14,15 +14,22 @@ AFTERWARDS = 2.0
 
 
 def switch(short: bool) -> Rows:
-    """Callers encode and decode what came back, before, during and after; a fresh service on the new repository says what is right."""
+    """Callers encode and decode what came back, before, during and after; a fresh service on the new repository says what is right.
+
+    short: the export is made before, and its result put in place.
+    """
     with tempfile.TemporaryDirectory(prefix="channeltok-chaos-") as folder:
         repository = models.demo_repository(Path(folder))
+        exported_before = models.nudged_repository() if short else None
         checkpoint = models.nudged_demo(Path(folder))
         with running(model_repository=str(repository), probe_seconds="1") as service:
             known = known_answers(service)
             (before,) = {fingerprint for fingerprint, _, _ in known}
-            with Callers(service) as callers:
-                models.export(checkpoint, repository)
+            with Callers(service, pairs=1 if short else 2) as callers:
+                if exported_before:
+                    models.replace(repository, exported_before)
+                else:
+                    models.export(checkpoint, repository)
                 exported = time.monotonic()
                 switched = float("nan")
                 while time.monotonic() < exported + PATIENCE:

@@ -65,6 +65,7 @@ def test_every_engine_stands_in_the_report_with_figures_or_as_not_run(command: l
     assert figures["demo_decode_k256_mean_batch"] > 1
 
 
+@pytest.mark.slow
 def test_a_triton_that_serves_something_else_fails(command: list[str], model: ChannelTok, encode: bytes, decodes: dict[int, bytes]) -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -79,6 +80,7 @@ def test_a_triton_that_serves_something_else_fails(command: list[str], model: Ch
     assert "k256" not in verdict
 
 
+@pytest.mark.slow
 def test_graphs_of_another_checkpoint_are_not_accepted_in_their_place(command: list[str]) -> None:
     with pytest.raises(SystemExit, match="has no graph of this checkpoint"):
         gpu_acceptance.main([*command[1:], "--random", "tiny", "--photos", "1"])

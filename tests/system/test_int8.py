@@ -25,6 +25,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "photos"
 
 
+@pytest.mark.slow  # an export and a calibration; that the graph is right is tested beside export.int8
 def test_int8_is_served_where_it_was_exported(photos: str) -> None:
     export([str(DEMO), "--int8", "--data", photos, "--photos", "2", "--repository", "models"])
     with running(model_repository=str(Path("models").resolve()), decode_precision="int8") as service, httpx.Client() as rest:

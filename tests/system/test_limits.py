@@ -252,7 +252,7 @@ def test_a_gigabyte_is_refused_by_its_length_or_on_the_way(tight: Service) -> No
 
 
 def test_the_rate_limit() -> None:
-    rate, burst = 2.0, 5
+    rate, burst = 5.0, 5
     with (
         running(rate_limit=str(rate), rate_burst=str(burst)) as service,
         Client(service.grpc) as client,

@@ -37,6 +37,7 @@ def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]
     }
 
 
+@pytest.mark.slow  # what can be killed is killed in the chaos attacks too; stopping a process is not
 def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> None:
     """In the middle of work: each call has an answer, right or UNAVAILABLE, and soon all of them are right."""
     with running(probe_seconds="0.5") as service, Client(service.grpc, timeout=20) as client, ThreadPoolExecutor(8) as pool:

@@ -5,36 +5,18 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 from channeltok import Client, FingerprintMismatch, Tokens
 
-from export.__main__ import main as export
-from tests.photographs import crops, jpeg
+from loadtest.chaos import models
+from tests.photographs import jpeg
 from tests.system.metrics import sample
-from tests.system.running import ROOT, eventually, running
-from tokenizer import checkpoint
-
-DEMO = ROOT / "tokenizer/weights/demo.safetensors"
+from tests.system.running import eventually, running
 
 
-@pytest.fixture
-def retrained(tmp_path: Path) -> Path:
-    """The demo tokenizer after a step more, as it were."""
-    model = checkpoint.load(DEMO)
-    with torch.no_grad():
-        next(iter(model.decoder.parameters())).mul_(1.001)
-    path = tmp_path / "demo.safetensors"
-    checkpoint.save(model, path)
-    return path
-
-
-def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(retrained: Path, tmp_path: Path) -> None:
-    repository, photos = tmp_path / "models", tmp_path / "photos"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
-    photos.mkdir()
-    for number, photo in enumerate(crops(2)):
-        (photos / f"{number}.jpg").write_bytes(photo)
-    with running(model_repository=str(repository), probe_seconds="0.5", retire_seconds="10") as service, Client(service.grpc) as client:
+def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(tmp_path: Path) -> None:
+    exported = models.nudged_repository()
+    repository = models.demo_repository(tmp_path)
+    with running(model_repository=str(repository), probe_seconds="0.5", retire_seconds="4") as service, Client(service.grpc) as client:
         (old,) = client.tokenizers()
         old_tokens = client.encode(jpeg())
         stopping = threading.Event()
@@ -50,10 +32,10 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
                 except Exception as error:
                     failed.append(error)
 
-        workers = [threading.Thread(target=work) for _ in range(4)]
+        workers = [threading.Thread(target=work) for _ in range(2)]
         for worker in workers:
             worker.start()
-        export([str(retrained), "--repository", str(repository), "--data", str(photos)])
+        models.replace(repository, exported)
         eventually(lambda: client.tokenizers()[0].fingerprint != old.fingerprint, 60, "the switch")
         new, also = client.tokenizers()
         assert also == old
@@ -74,8 +56,7 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_at_work(tmp_path: Path) -> None:
-    repository = tmp_path / "models"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    repository = models.demo_repository(tmp_path)
     with running(model_repository=str(repository), probe_seconds="0.3") as service, Client(service.grpc) as client:
         before = client.tokenizers()
         half = repository / "demo_encode_v2"

@@ -73,6 +73,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow  # half a minute: torchrun, twice
 @pytest.mark.timeout(240)
 def test_two_processes_train_are_killed_and_go_on(tmp_path: Path, torchrun: Callable[[int], subprocess.Popen[str]]) -> None:
     for number in range(2):
