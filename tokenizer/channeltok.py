@@ -44,6 +44,7 @@ class ShuffleShape(BaseModel):
 
     Convolutions at full size with few channels are bound by memory on a CPU; the same work at a quarter of the side runs at matrix speed.
     widths: one per side S/4, S/8, S/16, S/32; the last two levels attend. docs/decisions/0003 has the measured alternatives.
+    more_blocks: Res at S/4 and at S/8 beyond the least, in encoder and decoder alike.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,7 @@ class ShuffleShape(BaseModel):
     channels: int = 256
     patch: int = 4
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
+    more_blocks: int = 0
 
     @property
     def decoder_stride(self) -> int:
@@ -123,8 +125,9 @@ def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
     return nn.Sequential(
         nn.PixelUnshuffle(shape.patch),
         nn.Conv2d(3 * shape.patch**2, a, 3, padding=1),
+        *level(a, a, shape.more_blocks, zero_init=True),
         Down(a, b),
-        *level(b, b, 2, zero_init=True),
+        *level(b, b, 2 + shape.more_blocks, zero_init=True),
         Down(b, c),
         *middle(c, zero_init=True),
         Down(c, d),
@@ -153,9 +156,9 @@ class ShuffleDecoder(nn.Sequential):
             *_widen(d, c),
             *middle(c, zero_init=True),
             *_widen(c, b),
-            *level(b, b, 2, zero_init=True),
+            *level(b, b, 2 + shape.more_blocks, zero_init=True),
             *_widen(b, a),
-            *level(a, a, 1, zero_init=True),
+            *level(a, a, 1 + shape.more_blocks, zero_init=True),
             Norm(a),
             nn.SiLU(),
             nn.Conv2d(a, 3 * shape.patch**2, 3, padding=1),
