@@ -18,7 +18,7 @@ import numpy as np
 from channeltok import errors
 from channeltok.errors import ChannelTokError, InvalidInput
 from channeltok.messages import PictureFormat, TokenizerInfo
-from channeltok.tokens import Tokens
+from channeltok.tokens import TokenBytesError, Tokens
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -78,7 +78,7 @@ class LocalEngine:
     def decode_stream(
         self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None
     ) -> Generator[bytes | ChannelTokError, None, None]:
-        """As `channeltok.Client.decode_stream`; tokens of one training."""
+        """As `channeltok.Client.decode_stream`; tokens of several trainings may be mixed."""
         return self._stream(tokens, lambda batch: self._decode(batch, format, tokenizer))
 
     def _stream(self, source: Iterable[Item], work: Callable[[list[Item]], list[Result]]) -> Generator[Result, None, None]:
@@ -105,10 +105,15 @@ class LocalEngine:
         return [Tokens(next(made)[:k].astype(np.uint16), served.fingerprint) if one is None else one for one in results]
 
     def _decode(self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None) -> list[bytes | ChannelTokError]:
-        given = [Tokens.from_bytes(one) if isinstance(one, bytes) else one for one in batch]
-        results: list[bytes | ChannelTokError] = [b""] * len(given)
-        for fingerprint in {one.fingerprint for one in given}:
-            rows = [row for row, one in enumerate(given) if one.fingerprint == fingerprint]
+        given: dict[int, Tokens] = {}
+        results: list[bytes | ChannelTokError] = [b""] * len(batch)
+        for row, one in enumerate(batch):
+            try:
+                given[row] = Tokens.from_bytes(one) if isinstance(one, bytes) else one
+            except TokenBytesError as error:
+                results[row] = InvalidInput("BAD_TOKENS", str(error))
+        for fingerprint in {one.fingerprint for one in given.values()}:
+            rows = [row for row, one in given.items() if one.fingerprint == fingerprint]
             try:
                 served = self._catalogue.by_fingerprint(fingerprint, tokenizer)
             except (FingerprintMismatch, UnknownTokenizer) as error:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 from channeltok.datasets.job import Engine
 from channeltok.datasets.sources import Shard, SourceError, find_shards
 from channeltok.datasets.tokens import TokenDataset
-from channeltok.errors import ChannelTokError, FingerprintMismatch
+from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
 from channeltok.messages import PictureFormat
 from channeltok.tokens import Tokens
 
@@ -35,7 +36,7 @@ def detokenize(source: str, folder: Path, decoder: Decoder, *, k: int | None = N
     """
     dataset = TokenDataset(source, k)
     root = folder.resolve()
-    keys: list[str] = []
+    keys: deque[str] = deque()
 
     def tokens() -> Generator[Tokens, None, None]:
         for key, one in dataset.rows():
@@ -44,7 +45,7 @@ def detokenize(source: str, folder: Path, decoder: Decoder, *, k: int | None = N
 
     count = 0
     for picture in decoder.decode_stream(tokens(), format):
-        key = keys[count]
+        key = keys.popleft()
         if isinstance(picture, ChannelTokError):
             raise picture
         path = root / f"{key}.{'jpg' if format == 'jpeg' else format}"
@@ -58,7 +59,10 @@ def detokenize(source: str, folder: Path, decoder: Decoder, *, k: int | None = N
 
 @dataclass
 class Verified:
-    """pictures: that were made into tokens again. different: keys whose tokens are others now. missing: keys no longer in the source."""
+    """pictures: that were made into tokens again. different: keys whose tokens are others now, or whose picture is refused.
+
+    missing: keys no longer in the source.
+    """
 
     pictures: int = 0
     different: list[str] = field(default_factory=list)
@@ -101,13 +105,13 @@ def _verify_shard(shard: Shard | None, expected: dict[str, Tokens], engine: Engi
         for sample in shard.samples():
             if sample.key in expected:
                 keys.append(sample.key)
-                yield sample.picture
-            if len(keys) == len(expected):
-                return
+                yield sample.picture  # no bytes where it cannot be read any more: refused
+                if len(keys) == len(expected):
+                    return
 
     k = next((tokens.k for tokens in expected.values()), None)
     for number, result in enumerate(engine.encode_stream(pictures(), k, tokenizer)):
-        if isinstance(result, ChannelTokError):
+        if isinstance(result, ChannelTokError) and not isinstance(result, (InvalidInput, TooLarge)):
             raise result
         verified.pictures += 1
         if result != expected[keys[number]]:

@@ -93,11 +93,11 @@ def tokenize(
     watcher = watcher or Watcher()
     run = _Run(Job(place, info, k, container), max_rejects, watcher)
     summary = Summary(info.name, info.fingerprint, k, len(shards))
-    todo = []
+    left = []
     for shard in shards:
         entry = place.entry(shard.name)
         if entry is None:
-            todo.append(shard)
+            left.append(shard)
         elif entry.identity != shard.identity:
             raise SourceError(
                 f"{shard.path} is not what it was when {shard.name} was made of it: put it back, or tokenize into another folder"
@@ -105,12 +105,12 @@ def tokenize(
         else:
             summary.done_before += 1
             run.count(entry)
-    watcher.begin(len(shards), summary.done_before, sum(shard.size for shard in todo))
+    watcher.begin(len(shards), summary.done_before, sum(shard.size for shard in left))
     try:
         if cluster is None:
-            run.work(todo, engines)
-        elif todo:
-            run.work_on(cluster, todo)
+            run.work(left, engines)
+        elif left:
+            run.work_on(cluster, left)
     finally:
         summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
         rejects = run.all_rejects()
@@ -203,7 +203,10 @@ class _Run:
         return self._job.do(shard, engine, each)
 
     def _check_rejects(self) -> None:
-        if self._max_rejects is not None and len(rejects := self.all_rejects()) > self._max_rejects:
+        with self._lock:
+            count = len(self.rejects) + sum(map(len, self._under_way.values()))
+        if self._max_rejects is not None and count > self._max_rejects:
+            rejects = self.all_rejects()
             last = f"{rejects[-1].key} in {rejects[-1].source}: {rejects[-1].reason}"
             raise TooManyRejects(f"{len(rejects)} pictures were refused, and {self._max_rejects} are allowed; the last one: {last}")
 

@@ -8,6 +8,7 @@ import hashlib
 import posixpath
 import tarfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,27 +21,25 @@ FOLDER_SHARD = 1000
 MAX_PICTURE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
 # What people take for a picture. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
 READ = ("jpg", "jpeg", "jpe", "jfif", "png", "webp")
-NOT_READ = (
+NOT_READ = [
     "avif",
     "bmp",
     "gif",
     "heic",
     "heif",
     "ico",
-    "j2k",
     "jp2",
     "jxl",
     "pgm",
     "pnm",
     "ppm",
     "psd",
-    "qoi",
     "svg",
     "tga",
     "tif",
     "tiff",
-)
-SUFFIXES = frozenset(READ + NOT_READ)
+]
+SUFFIXES = frozenset([*READ, *NOT_READ])
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 KEY_COLUMNS = ("key", "__key__")
@@ -221,9 +220,9 @@ def find_shards(source: str) -> list[Shard]:
         shards.append(Folder(fs, root, f"pictures-{number:05d}", loose[start : start + FOLDER_SHARD]))
     if not shards:
         raise SourceError(f"{source}: no pictures there: no .tar, no .parquet, and no file that ends like a picture's")
-    names = [shard.name for shard in shards]
-    if double := {name for name in names if names.count(name) > 1}:
-        raise SourceError(f"{source}: {min(double)} would be the name of two token shards: rename one, or tokenize them apart")
+    most, times = Counter(shard.name for shard in shards).most_common(1)[0]
+    if times > 1:
+        raise SourceError(f"{source}: {most} would be the name of two token shards: rename one, or tokenize them apart")
     return shards
 
 

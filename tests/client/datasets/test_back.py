@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from channeltok import ChannelTokError, Tokens, cli
+from channeltok import ChannelTokError, InvalidInput, Tokens, cli
 from channeltok.datasets import SourceError, TokenDataset, detokenize, tokenize, verify
 from PIL import Image
 
@@ -66,6 +66,21 @@ def test_another_picture_and_a_lost_shard_are_found(engine: LocalEngine, made: P
     verified = verify(str(tmp_path / "source"), str(made / "tokens"), engine, sample=30)
     assert sorted(verified.different) == sorted(KEYS[10:20])
     assert sorted(verified.missing) == sorted(KEYS[20:])
+
+
+def test_a_picture_that_cannot_be_read_any_more_is_another(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "source", tmp_path / "source")
+    pictures = crops(10, seed=9)
+    making.tar(tmp_path / "source/train-1.tar", [(KEYS[10], b"no picture"), *zip(KEYS[11:20], pictures[1:], strict=True)])
+    verified = verify(str(tmp_path / "source"), str(made / "tokens"), engine, sample=30)
+    assert (sorted(verified.different), verified.missing) == (sorted(KEYS[10:20]), [])
+
+
+def test_bad_token_bytes_are_refused_alone(engine: LocalEngine, made: Path) -> None:
+    tokens = dict(TokenDataset(str(made / "tokens")).rows())[KEYS[0]]
+    picture, error, again = engine.decode_stream([tokens, b"no tokens", tokens.to_bytes()])
+    assert isinstance(error, InvalidInput)
+    assert (error.code, picture) == ("BAD_TOKENS", again)
 
 
 def test_another_training_is_said_to_be_one(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
