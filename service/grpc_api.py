@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
+from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,7 +19,7 @@ from grpc_status import rpc_status
 
 from service.admission import Admission, Priority
 from service.calls import GrpcCalls, current_request_id
-from service.errors import DeadlineExceeded, ServiceError, UnsupportedFormat
+from service.errors import BadRequest, DeadlineExceeded, ServiceError, UnsupportedFormat
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
 
@@ -83,7 +84,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.EncodeResponse:
         k = request.k if request.HasField("k") else None
-        encoded = await self._tokenization.encode(request.picture, k, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority)
+        quality = _quality(request.quality) if request.HasField("quality") else None
+        encoded = await self._tokenization.encode(
+            request.picture, k, request.tokenizer, quality=quality, rpc=rpc, timeout=timeout, priority=priority
+        )
         return pb.EncodeResponse(
             tokenizer=encoded.tokenizer.name,
             fingerprint=encoded.tokenizer.fingerprint,
@@ -91,6 +95,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             tokens=encoded.tokens.to_bytes(),
             stages=_stage_times(encoded.stages),
             engine=encoded.engine,
+            curve=[pb.Measured(k=one.k, ssim=one.ssim, psnr=one.psnr) for one in encoded.curve],
         )
 
     async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.DecodeResponse:
@@ -269,6 +274,13 @@ def _status(error: ServiceError) -> status_pb2.Status:
         retry.FromMilliseconds(int(error.retry_after * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=retry))
     return status
+
+
+def _quality(given: pb.Quality) -> Quality:
+    try:
+        return Quality(**{field.name: value for field, value in given.ListFields()})
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
 
 
 def _stage_times(stages: Stages) -> list[Any]:

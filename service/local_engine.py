@@ -18,16 +18,18 @@ import numpy as np
 from channeltok import errors
 from channeltok.errors import ChannelTokError, InvalidInput
 from channeltok.messages import PictureFormat, TokenizerInfo
+from channeltok.quality import Quality
 from channeltok.tokens import TokenBytesError, Tokens
 from google.protobuf import text_format
+from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 import pictures
 from service.catalogue import Catalogue, Tokenizer
 from service.cpu_engine import cpu_engine
 from service.errors import FingerprintMismatch, UnknownTokenizer
+from service.prefixes import measured, prefixes
 from service.settings import Settings
-from service.tokenization import ABSENT
 from service.triton import Model, model_of
 
 BATCH = 16
@@ -69,11 +71,11 @@ class LocalEngine:
         ]
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's channels."""
         served = self._catalogue.by_name(tokenizer)
-        return self._stream(pictures, lambda batch: self._encode(served, batch, served.channels if k is None else k))
+        return self._stream(pictures, lambda batch: self._encode(served, batch, served.channels if k is None else k, quality))
 
     def decode_stream(
         self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None
@@ -92,7 +94,7 @@ class LocalEngine:
                 return
             yield from under_way.popleft().result()
 
-    def _encode(self, served: Tokenizer, batch: list[bytes], k: int) -> list[Tokens | ChannelTokError]:
+    def _encode(self, served: Tokenizer, batch: list[bytes], k: int, quality: Quality | None) -> list[Tokens | ChannelTokError]:
         results: list[Tokens | ChannelTokError | None] = []
         pixels = []
         for picture in batch:
@@ -101,8 +103,18 @@ class LocalEngine:
                 results.append(None)
             except pictures.BadPicture as error:
                 results.append(InvalidInput(_CODES[type(error)], str(error)))
-        made: Any = iter(self._run(served.encoder, np.stack(pixels))) if pixels else iter(())
-        return [Tokens(next(made)[:k].astype(np.uint16), served.fingerprint) if one is None else one for one in results]
+        ids = self._run(served.encoder, np.stack(pixels)).astype(np.uint16) if pixels else []
+        if quality is None:
+            made = iter([Tokens(one[:k], served.fingerprint) for one in ids])
+        else:
+            made = iter([self._chosen(served, quality, *one) for one in zip(pixels, ids, strict=True)])
+        return [next(made) if one is None else one for one in results]
+
+    def _chosen(self, served: Tokenizer, quality: Quality, pixels: NDArray[np.uint8], ids: NDArray[np.uint16]) -> Tokens:
+        budgets = quality.budgets(served.channels)
+        width, decoder = served.decoder_for(budgets[-1])
+        curve = measured(pixels, self._run(decoder, prefixes(ids, budgets, width)), budgets)
+        return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
 
     def _decode(self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None) -> list[bytes | ChannelTokError]:
         given: dict[int, Tokens] = {}
@@ -126,9 +138,7 @@ class LocalEngine:
 
     def _pictures(self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat) -> list[bytes | ChannelTokError]:
         budget, decoder = served.decoder_for(max(one.k for one in tokens))
-        padded = np.full((len(tokens), budget), ABSENT, np.int32)
-        for row, one in zip(padded, tokens, strict=True):
-            row[: one.k] = one.ids
+        padded = np.concatenate([prefixes(one.ids, [one.k], budget) for one in tokens])
         return [pictures.render(pixels, format.upper()) for pixels in self._run(decoder, padded)]
 
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:

@@ -48,7 +48,7 @@ class Probe:
     async def _ask(self, model: Model) -> ServiceError | None:
         started = time.perf_counter()
         try:
-            output = (await self._triton.infer(model, _question(model), TIMEOUT)).output
+            output = (await self._triton.infer(model, _question(model)[None], TIMEOUT)).output
         except Overloaded:
             return None  # load, not a fault: the engine is at work
         except DeadlineExceeded as error:

@@ -3,11 +3,13 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import orjson
 import structlog
+from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,6 +34,14 @@ _Result = TypeVar("_Result")
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
+class MeasuredDocument(BaseModel):
+    """What the picture is like that the first k tokens make."""
+
+    k: int
+    ssim: Annotated[float, Field(description="structural similarity to the picture as the tokenizer sees it, at most 1")]
+    psnr: Annotated[float, Field(description="peak signal-to-noise ratio, dB")]
+
+
 class TokensDocument(BaseModel):
     """Tokens as JSON: what encode answers and decode takes."""
 
@@ -39,6 +49,9 @@ class TokensDocument(BaseModel):
     fingerprint: Annotated[str, Field(description="16 hex digits that bind the tokens to the training that made them")]
     k: Annotated[int, Field(ge=1, description="number of ids; decode takes it as optional, but it must fit")]
     tokens: Annotated[list[int], Field(description="ids, 0 to 65535, coarse to fine; any prefix decodes")]
+    curve: Annotated[
+        list[MeasuredDocument] | None, Field(description="where a quality was asked for: all k that were tried; decode does not read it")
+    ] = None
 
 
 class Problem(BaseModel):
@@ -97,13 +110,17 @@ def create_app(
         k: Annotated[
             str | None, Query(description="how many tokens to keep; all when absent", json_schema_extra={"type": "integer", "minimum": 1})
         ] = None,
+        quality: Annotated[
+            str | None,
+            Query(description="instead of k: ssim=0.6, psnr=24 or ssim_per_token=0.001, max_bytes=128, or one of the three and max_bytes"),
+        ] = None,
         tokenizer: Annotated[str | None, Query(description="name of the tokenizer; the default one when absent")] = None,
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         _require_content_type(request, (*FORMATS, OCTETS))
         picture = await _read_body(request, settings)
-        work = tokenization.encode(picture, _parse_k(k), tokenizer, timeout=settings.request_timeout)
+        work = tokenization.encode(picture, _parse_k(k), tokenizer, quality=_parse_quality(quality), timeout=settings.request_timeout)
         encoded = await _unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
         if media_type != JSON:
@@ -113,6 +130,7 @@ def create_app(
             "fingerprint": encoded.tokenizer.fingerprint,
             "k": encoded.tokens.k,
             "tokens": encoded.tokens.ids.tolist(),
+            **({"curve": [asdict(one) for one in encoded.curve]} if encoded.curve else {}),
         }
         return Response(orjson.dumps(document), media_type=JSON, headers=headers)
 
@@ -185,6 +203,15 @@ def _parse_k(text: str | None) -> int | None:
         return int(text)
     except ValueError as error:
         raise BadK(f"k is {text[:40]!r}; it takes a whole number") from error
+
+
+def _parse_quality(text: str | None) -> Quality | None:
+    if text is None:
+        return None
+    try:
+        return Quality.parse(text)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
 
 
 def _parse_tokens(body: bytes) -> tuple[Tokens, str | None]:

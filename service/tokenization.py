@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import structlog
+from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from service.catalogue import Catalogue, Tokenizer
 from service.errors import (
     BadK,
     BadPicture,
+    BadRequest,
     BadTokens,
     DeadlineExceeded,
     EngineUnavailable,
@@ -30,24 +32,25 @@ from service.errors import (
     UnsupportedFormat,
     is_ours,
 )
+from service.prefixes import measured, prefixes
 from service.rate_limit import RateLimit
 from service.settings import Settings
 from service.triton import RETRY_AFTER_SECONDS, Inference, Triton
 
 log = structlog.get_logger()
 Stages = dict[str, float]  # stage -> seconds, in the order they happened
-ABSENT = -1
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Result of encode. engine: see Model.engine."""
+    """Result of encode. engine: see Model.engine. curve: what was measured to choose k by quality, by ascending k; empty without."""
 
     tokenizer: Tokenizer
     tokens: Tokens
     stages: Stages
     engine: str
+    curve: list[Measured] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class _Call:
 
     def inferred(self, inference: Inference) -> None:
         if inference.queue_seconds is not None:
-            self.stages["engine_queue"] = inference.queue_seconds
-        self.stages["engine"] = inference.compute_seconds
+            self.stages["engine_queue"] = self.stages.get("engine_queue", 0.0) + inference.queue_seconds
+        self.stages["engine"] = self.stages.get("engine", 0.0) + inference.compute_seconds
         self.lap = time.perf_counter()
 
     def ended(self, code: str, why: str, slow_seconds: float) -> None:
@@ -138,11 +141,12 @@ class Tokenization:
         k: int | None,
         tokenizer: str | None,
         *,
+        quality: Quality | None = None,
         rpc: str = "encode",
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Encoded:
-        """Bytes of a JPEG, PNG or WebP to the first k tokens (all when None).
+        """Bytes of a JPEG, PNG or WebP to the first k tokens (all when None), or to as many as `quality` asks for.
 
         timeout: seconds left to the caller's deadline.
         Raises ServiceError, as the table in service/errors.py says.
@@ -153,16 +157,41 @@ class Tokenization:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
             if len(picture) > self._settings.max_message_bytes:
                 raise TooLarge(f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed")
+            if k is not None and quality is not None:
+                raise BadRequest("k says how many tokens to keep, and so does a quality: ask for one of them")
             k = k or served.channels
             call.concerns(served, k)
             pixels = await self._in_thread(self._prepare, picture, served.picture_size)
             call.done("unpack")
-            inference = await self._triton.infer(served.encoder, pixels, timeout)
+            inference = await self._triton.infer(served.encoder, pixels[None], timeout)
             call.inferred(inference)
-            tokens = Tokens(self._ids(inference.output, served)[:k], served.fingerprint)
+            ids = self._ids(inference.output[0], served)
+            curve = []
+            if quality is not None:
+                curve = await self._curve(call, served, pixels, ids, quality.budgets(served.channels), timeout)
+                k = quality.choose(curve).k
+                call.concerns(served, k)
+            tokens = Tokens(ids[:k], served.fingerprint)
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(k)
-        return Encoded(served, tokens, call.stages, served.encoder.engine)
+        return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
+
+    async def _curve(
+        self,
+        call: _Call,
+        served: Tokenizer,
+        pixels: NDArray[np.uint8],
+        ids: NDArray[np.uint16],
+        budgets: list[int],
+        timeout: float | None,
+    ) -> list[Measured]:
+        """What a picture is like at each of the budgets: all of them decoded in one batch."""
+        budget, decoder = served.decoder_for(budgets[-1])
+        inference = await self._triton.infer(decoder, prefixes(ids, budgets, budget), timeout)
+        call.inferred(inference)
+        curve = await self._in_thread(measured, pixels, inference.output, budgets)
+        call.done("measure")
+        return curve
 
     async def decode(
         self,
@@ -189,12 +218,11 @@ class Tokenization:
                 raise BadTokens(f"{tokens.k} ids; tokenizer {served.name!r} takes 1 to {served.channels}")
             call.concerns(served, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
-            padded = np.full(budget, ABSENT, np.int32)
-            padded[: tokens.k] = tokens.ids
+            padded = prefixes(tokens.ids, [tokens.k], budget)
             call.done("unpack")
             inference = await self._triton.infer(decoder, padded, timeout)
             call.inferred(inference)
-            picture = await self._in_thread(pictures.render, inference.output, format)
+            picture = await self._in_thread(pictures.render, inference.output[0], format)
             call.done("render")
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(tokens.k)

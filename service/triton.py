@@ -147,7 +147,7 @@ class Triton:
         return self._answered[model.name].count if model.name in self._answered else 0
 
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
-        """One entry, without the batch axis: Triton makes the batches. array: `model.input`'s shape and dtype.
+        """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape]. Triton joins what several calls send.
 
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
         DeadlineExceeded after `timeout` seconds.
@@ -155,9 +155,7 @@ class Triton:
         request = service_pb2.ModelInferRequest(
             model_name=model.name,
             inputs=[
-                service_pb2.ModelInferRequest.InferInputTensor(
-                    name=model.input.name, datatype=model.input.datatype, shape=(1, *array.shape)
-                )
+                service_pb2.ModelInferRequest.InferInputTensor(name=model.input.name, datatype=model.input.datatype, shape=array.shape)
             ],
             # Raw bytes: typed contents cost 500 times the time of a memory copy.
             raw_input_contents=[array.tobytes()],
@@ -181,14 +179,15 @@ class Triton:
         elapsed = answered.at - started
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
         content = raw.get(model.output.name, b"")
-        if len(content) != model.output.nbytes:
+        due = len(array) * model.output.nbytes
+        if len(content) != due:
             self.suspects[model.name] = started
-            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {model.output.nbytes} were due", RETRY_AFTER_SECONDS)
-        output = np.frombuffer(content, model.output.dtype).reshape(model.output.shape)
+            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {due} were due", RETRY_AFTER_SECONDS)
+        output = np.frombuffer(content, model.output.dtype).reshape(len(array), *model.output.shape)
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
-        if len(execution) != 2:
+        if execution.size != 2 * len(array):
             return Inference(output, None, elapsed)
-        nanoseconds, pictures = execution
+        nanoseconds, pictures = execution[:2]  # the same for each entry
         metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
         compute = min(elapsed, nanoseconds / 1e9)
         return Inference(output, elapsed - compute, compute)

@@ -53,7 +53,8 @@ class ShuffleShape(BaseModel):
     channels: int = 256
     patch: int = 4
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
-    more_blocks: int = 0
+    # Left out at 0, as in every shape written before there was this: the fingerprint is taken over what is written.
+    more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
 
     @property
     def decoder_stride(self) -> int:

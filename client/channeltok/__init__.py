@@ -17,6 +17,7 @@ from channeltok.errors import (
     UnknownTokenizer,
 )
 from channeltok.messages import TokenizerInfo
+from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
 
 __version__ = version("channeltok")
@@ -29,7 +30,9 @@ __all__ = [
     "FingerprintMismatch",
     "InternalError",
     "InvalidInput",
+    "Measured",
     "Overloaded",
+    "Quality",
     "TokenBytesError",
     "TokenizerInfo",
     "Tokens",

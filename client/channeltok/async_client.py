@@ -26,6 +26,7 @@ from channeltok.messages import (
     read_tokenizers,
     read_tokens,
 )
+from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
@@ -69,9 +70,9 @@ class AsyncClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         await self.close()
 
-    async def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None) -> Tokens:
+    async def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None) -> Tokens:
         """As `Client.encode`."""
-        request = encode_request(picture, k, tokenizer)
+        request = encode_request(picture, k, tokenizer, quality)
         with typed_errors():
             response = await self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
@@ -84,12 +85,18 @@ class AsyncClient:
         return read_picture(response)
 
     def encode_stream(
-        self, pictures: AsyncIterable[bytes] | Iterable[bytes], k: int | None = None, tokenizer: str | None = None, in_flight: int = 64
+        self,
+        pictures: AsyncIterable[bytes] | Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        in_flight: int = 64,
+        *,
+        quality: Quality | None = None,
     ) -> AsyncGenerator[Tokens | ChannelTokError, None]:
         """As `Client.encode_stream`; `pictures` is read on the event loop, so one that blocks belongs into an async iterable."""
         check_k(k)
 
-        build = partial(encode_item, k=k, tokenizer=tokenizer)
+        build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight))
 
     def decode_stream(

@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
     encode = commands.add_parser("encode", parents=[service], help="a picture to tokens")
     encode.add_argument("input", metavar="PICTURE", type=Path, help="a JPEG, PNG or WebP")
-    encode.add_argument("-k", type=int, help="how many tokens to keep; default: all")
+    length = encode.add_mutually_exclusive_group()
+    length.add_argument("-k", type=int, help="how many tokens to keep; default: all")
+    length.add_argument("--quality", metavar="Q", type=dataset_commands.quality, help=dataset_commands.QUALITY_HELP)
     encode.add_argument("-o", "--output", metavar="FILE", help=f"default: PICTURE with {SUFFIX}; - is stdout")
     encode.add_argument("--ids", action="store_true", help="print the ids too, as text on one line of stdout")
     encode.set_defaults(run=_encode)
@@ -137,10 +139,13 @@ def _encode(options: argparse.Namespace) -> None:
     picture = options.input.read_bytes()
     output = options.output or str(options.input.with_suffix(SUFFIX))
     with _connect(options) as client:
-        tokens = client.encode(picture, options.k, options.tokenizer)
+        tokens = client.encode(picture, options.k, options.tokenizer, quality=options.quality)
     data = tokens.to_bytes()
     _write(output, data)
     summary = f"{_name(output)}: {tokens.k} tokens, {len(data)} bytes, fingerprint {tokens.fingerprint}"
+    for one in tokens.curve:
+        if one.k == tokens.k:
+            summary += f", SSIM {one.ssim:.3f}, {one.psnr:.1f} dB"
     if options.ids:
         print(*tokens.ids)
     print(summary, file=sys.stderr if options.ids or output == "-" else sys.stdout)

@@ -30,6 +30,7 @@ from channeltok.messages import (
     read_tokenizers,
     read_tokens,
 )
+from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
@@ -79,13 +80,13 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None) -> Tokens:
+    def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None) -> Tokens:
         """The first k tokens of a picture.
 
         picture: the bytes of a JPEG, PNG or WebP. k: 1 to the tokenizer's channels; None: all of them. tokenizer: a name from
-        `tokenizers()`; None: the default one.
+        `tokenizers()`; None: the default one. quality: instead of k, what the picture must be like; `curve` of the result says what it is.
         """
-        request = encode_request(picture, k, tokenizer)
+        request = encode_request(picture, k, tokenizer, quality)
         with typed_errors():
             response = self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
@@ -101,7 +102,13 @@ class Client:
         return read_picture(response)
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, in_flight: int = 64
+        self,
+        pictures: Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        in_flight: int = 64,
+        *,
+        quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """Many pictures over one call: for each, in the order given, its tokens or the error it failed with.
 
@@ -112,7 +119,7 @@ class Client:
         """
         check_k(k)
 
-        build = partial(encode_item, k=k, tokenizer=tokenizer)
+        build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight))
 
     def decode_stream(

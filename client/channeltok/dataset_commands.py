@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from channeltok.client import Client
+from channeltok.quality import Quality
 
 if TYPE_CHECKING:
     from channeltok.datasets import Summary
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from service.local_engine import LocalEngine
 
 Connect: TypeAlias = Callable[[argparse.Namespace], Client]
+
+
+QUALITY_HELP = (
+    "instead of -k, by picture: the fewest tokens that reach ssim=0.6 or psnr=24, as many as bring ssim_per_token=0.001 each, "
+    "or the best in max_bytes=128; a limit can stand beside a target: ssim=0.6,max_bytes=128"
+)
+
+
+def quality(text: str) -> Quality:
+    """For argparse."""
+    try:
+        return Quality.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class NotDone(Exception):
@@ -38,7 +53,9 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
     tokenize = commands.add_parser("tokenize", parents=[engine], help="a whole dataset to token shards; --server takes several, A,B,C")
     tokenize.add_argument("source", metavar="SOURCE", help="a folder, a tar, a Parquet file, or a pattern of them; a path or a URL")
     tokenize.add_argument("destination", metavar="DEST", help="a folder of token shards; one that was begun goes on")
-    tokenize.add_argument("-k", type=int, help="how many tokens to keep; default: all")
+    length = tokenize.add_mutually_exclusive_group()
+    length.add_argument("-k", type=int, help="how many tokens to keep; default: all")
+    length.add_argument("--quality", metavar="Q", type=quality, help=QUALITY_HELP)
     tokenize.add_argument("--format", choices=("parquet", "webdataset"), default="parquet", help="default: parquet")
     tokenize.add_argument("--max-rejects", metavar="N", type=int, help="stop when more pictures than this have no tokens; default: never")
     tokenize.add_argument("--ray", metavar="ADDRESS", help="spread the shards over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
@@ -87,6 +104,7 @@ def _tokenize(options: argparse.Namespace, engines: list[Any], connect: Connect)
             options.destination,
             engines,
             k=options.k,
+            quality=options.quality,
             tokenizer=options.tokenizer,
             container=options.format,
             max_rejects=options.max_rejects,
@@ -158,5 +176,23 @@ def _told(summary: "Summary", destination: str) -> str:
     if summary.done_before == summary.shards:
         return f"{destination}: all {summary.shards} shards were done before, {summary.pictures:,} pictures{rejects}; nothing to do"
     rate = summary.new_pictures / max(summary.seconds, 1e-9)
-    told = f"{destination}: {summary.pictures:,} pictures, {summary.k} tokens each by {summary.tokenizer} {summary.fingerprint}"
-    return f"{told}; {summary.new_pictures:,} of them now, in {summary.seconds:.1f} s ({rate:.0f}/s){rejects}"
+    each = f"{summary.lengths['mean_k']:.1f} tokens in the mean" if summary.lengths else f"{summary.k} tokens each"
+    told = f"{destination}: {summary.pictures:,} pictures, {each} by {summary.tokenizer} {summary.fingerprint}"
+    return f"{told}; {summary.new_pictures:,} of them now, in {summary.seconds:.1f} s ({rate:.0f}/s){rejects}{_lengths_told(summary)}"
+
+
+def _lengths_told(summary: "Summary") -> str:
+    if not (told := summary.lengths):
+        return ""
+    most = max(told["pictures_by_k"].values())
+    lines = [f"k {k:5}  {count:9,}  {'#' * round(40 * count / most)}" for k, count in told["pictures_by_k"].items()]
+    lines.append(f"{told['bytes']:,} bytes of ids")
+    if told["as_sure"]:
+        lines.append(f"{told['reached']:,} pictures reach {summary.quality}; for as many, all need {_fixed_told(told['as_sure'])}")
+    lines.append(f"SSIM {told['mean_ssim']:.3f} in the mean, as with {_fixed_told(told['as_alike'])}")
+    return "".join(f"\n  {line}" for line in lines)
+
+
+def _fixed_told(fixed: dict[str, Any]) -> str:
+    saved = fixed["saved"]
+    return f"k = {fixed['k']:.0f}: {abs(saved):.1%} {'saved' if saved >= 0 else 'more'}"

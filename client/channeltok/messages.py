@@ -1,10 +1,11 @@
 """Requests built and responses read, the same for the sync and the asyncio client."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from channeltok.errors import ChannelTokError, InternalError, InvalidInput, TooLarge, from_status
+from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 
@@ -53,11 +54,11 @@ def check_format(format: str) -> None:
         raise InvalidInput("UNSUPPORTED_FORMAT", f"pictures are written as {', '.join(_FORMATS)}, not {format!r}")
 
 
-def encode_request(picture: bytes, k: int | None, tokenizer: str | None) -> pb.EncodeRequest:
+def encode_request(picture: bytes, k: int | None, tokenizer: str | None, quality: Quality | None) -> pb.EncodeRequest:
     """Raises InvalidInput, TooLarge."""
     check_k(k)
     _check_size("picture", len(picture))
-    return pb.EncodeRequest(picture=picture, k=k, tokenizer=tokenizer)
+    return pb.EncodeRequest(picture=picture, k=k, tokenizer=tokenizer, quality=None if quality is None else pb.Quality(**asdict(quality)))
 
 
 def decode_request(tokens: Tokens | bytes, format: PictureFormat, tokenizer: str | None) -> pb.DecodeRequest:
@@ -68,10 +69,12 @@ def decode_request(tokens: Tokens | bytes, format: PictureFormat, tokenizer: str
     return pb.DecodeRequest(tokens=data, format=_FORMATS[format], tokenizer=tokenizer)
 
 
-def encode_item(number: int, picture: bytes, k: int | None, tokenizer: str | None) -> pb.EncodeStreamRequest | ChannelTokError:
+def encode_item(
+    number: int, picture: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
+) -> pb.EncodeStreamRequest | ChannelTokError:
     """The request for one item of a stream, or the error that is its result."""
     try:
-        return pb.EncodeStreamRequest(id=number, request=encode_request(picture, k, tokenizer))
+        return pb.EncodeStreamRequest(id=number, request=encode_request(picture, k, tokenizer, quality))
     except ChannelTokError as error:
         return error
 
@@ -89,9 +92,10 @@ def decode_item(
 def read_tokens(response: pb.EncodeResponse) -> Tokens:
     """Raises InternalError where the service did not send token bytes."""
     try:
-        return Tokens.from_bytes(response.tokens)
+        tokens = Tokens.from_bytes(response.tokens)
     except TokenBytesError as error:
         raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
+    return replace(tokens, curve=tuple(Measured(one.k, one.ssim, one.psnr) for one in response.curve)) if response.curve else tokens
 
 
 def read_picture(response: pb.DecodeResponse) -> bytes:

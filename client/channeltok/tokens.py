@@ -22,6 +22,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from channeltok.quality import Measured
+
 MAGIC = b"CTOK"
 VERSION = 1
 HEADER_BYTES = 16
@@ -42,12 +44,15 @@ class Tokens:
 
     ids: uint16 [k], k from 1 to 65535; read-only, a copy of what was given. Any 1-D sequence of integers from 0 to 65535 is taken.
     fingerprint: 16 lower-case hex digits.
+    curve: where a quality chose k, what was measured at every k that was tried, ascending. No part of the tokens: neither compared nor
+    written.
 
     Raises ValueError for anything else: nothing is rounded or wrapped to fit.
     """
 
     ids: NDArray[np.uint16]
     fingerprint: str
+    curve: tuple[Measured, ...] = ()
 
     def __post_init__(self) -> None:
         if not _FINGERPRINT.fullmatch(self.fingerprint):

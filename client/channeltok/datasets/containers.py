@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from channeltok.quality import Measured
 from channeltok.tokens import Tokens
 
 
@@ -30,14 +31,19 @@ class Row:
     height: int
 
 
-def parquet(rows: list[Row], k: int) -> bytes:
-    """Columns: key, tokens (uint16, fixed-size list of k), k, tokenizer, fingerprint, source, offset, label, width, height."""
-    ids = np.concatenate([row.tokens.ids for row in rows]) if rows else np.empty(0, np.uint16)
+def parquet(rows: list[Row], k: int | None) -> bytes:
+    """Columns: key, tokens (uint16, fixed-size list of k), k, tokenizer, fingerprint, source, offset, label, width, height.
+
+    k: None where a quality decided it; then tokens is a list of any size, and there are ssim and psnr, what the tokens reach.
+    """
+    ids = pa.array(np.concatenate([row.tokens.ids for row in rows]) if rows else np.empty(0, np.uint16), pa.uint16())
+    ends = np.cumsum([0, *(row.tokens.k for row in rows)], dtype=np.int32)
+    reached = [_reached(row.tokens) for row in rows] if k is None else []
     names = pa.dictionary(pa.int32(), pa.string())
     table = pa.table(
         {
             "key": pa.array([row.key for row in rows], pa.string()),
-            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(ids, pa.uint16()), k),
+            "tokens": pa.ListArray.from_arrays(ends, ids) if k is None else pa.FixedSizeListArray.from_arrays(ids, k),
             "k": pa.array([row.tokens.k for row in rows], pa.uint16()),
             "tokenizer": pa.array([row.tokenizer for row in rows], pa.string()).cast(names),
             "fingerprint": pa.array([row.tokens.fingerprint for row in rows], pa.string()).cast(names),
@@ -46,6 +52,7 @@ def parquet(rows: list[Row], k: int) -> bytes:
             "label": pa.array([row.label for row in rows], pa.string()).cast(names),
             "width": pa.array([row.width for row in rows], pa.uint32()),
             "height": pa.array([row.height for row in rows], pa.uint32()),
+            **({name: pa.array([getattr(one, name) for one in reached], pa.float32()) for name in ("ssim", "psnr")} if k is None else {}),
         }
     )
     buffer = io.BytesIO()
@@ -53,7 +60,7 @@ def parquet(rows: list[Row], k: int) -> bytes:
     return buffer.getvalue()
 
 
-def webdataset(rows: list[Row], k: int) -> bytes:
+def webdataset(rows: list[Row], k: int | None) -> bytes:
     """For each row KEY.ctok (token bytes) and KEY.json (all else). A dot in a key's last part, where WebDataset would end it, becomes _."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT if _short(rows) else tarfile.PAX_FORMAT) as tar:
@@ -70,6 +77,7 @@ def webdataset(rows: list[Row], k: int) -> bytes:
                 "label": row.label,
                 "width": row.width,
                 "height": row.height,
+                **({"ssim": reached.ssim, "psnr": reached.psnr} if k is None and (reached := _reached(row.tokens)) else {}),
             }
             for suffix, content in (("ctok", row.tokens.to_bytes()), ("json", json.dumps(facts).encode())):
                 member = tarfile.TarInfo(f"{name}.{suffix}")  # its time is 1970: the same rows, the same bytes
@@ -78,8 +86,12 @@ def webdataset(rows: list[Row], k: int) -> bytes:
     return buffer.getvalue()
 
 
+def _reached(tokens: Tokens) -> Measured:
+    return next(one for one in tokens.curve if one.k == tokens.k)
+
+
 def _short(rows: list[Row]) -> bool:
     return all(len(row.key.encode()) < 95 and row.key.isascii() for row in rows)
 
 
-CONTAINERS: dict[str, Callable[[list[Row], int], bytes]] = {"parquet": parquet, "webdataset": webdataset}
+CONTAINERS: dict[str, Callable[[list[Row], int | None], bytes]] = {"parquet": parquet, "webdataset": webdataset}

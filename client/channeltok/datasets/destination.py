@@ -16,11 +16,13 @@ import os
 import posixpath
 import socket
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+
+from channeltok.datasets.lengths import Lengths
 
 FOLDER = ".channeltok"  # hidden: readers of the dataset pass it by
 
@@ -31,12 +33,13 @@ class CannotMix(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What every row of a destination has in common. k: tokens a picture."""
+    """What every row of a destination has in common. k: tokens a picture; None where `quality`, as text, decides them."""
 
     tokenizer: str
     fingerprint: str
-    k: int
+    k: int | None
     container: str
+    quality: str | None = None
     format: int = 1
 
 
@@ -53,12 +56,13 @@ class Reject:
 
 @dataclass(frozen=True)
 class Entry:
-    """A shard that is done. source, identity: of the source shard."""
+    """A shard that is done. source, identity: of the source shard. lengths: of its rows, where a quality decided them."""
 
     source: str
     identity: str
     rows: int
     rejects: list[Reject] = field(default_factory=list)
+    lengths: Lengths | None = None
 
 
 class Destination:
@@ -103,12 +107,15 @@ class Destination:
             read = json.loads(self._fs.cat_file(self._own(f"ledger/{name}.json")))
         except FileNotFoundError:
             return None
-        return Entry(**{**read, "rejects": [Reject(**reject) for reject in read["rejects"]]})
+        lengths = read.get("lengths")
+        read["rejects"] = [Reject(**reject) for reject in read["rejects"]]
+        return Entry(**{**read, "lengths": None if lengths is None else Lengths.read(lengths)})
 
     def finish(self, name: str, content: bytes, entry: Entry) -> None:
         """Put a token shard in place, and then its entry."""
         self._put(posixpath.join(self._root, name + self._suffix), content)
-        self._put(self._own(f"ledger/{name}.json"), _json(asdict(entry)))
+        lengths = None if entry.lengths is None else entry.lengths.written()
+        self._put(self._own(f"ledger/{name}.json"), _json({**asdict(replace(entry, lengths=None)), "lengths": lengths}))
 
     def conclude(self, rejects: list[Reject], summary: dict[str, Any]) -> None:
         """Write rejects.jsonl and summary.json."""

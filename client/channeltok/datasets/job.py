@@ -11,9 +11,11 @@ from PIL import Image
 
 from channeltok.datasets.containers import CONTAINERS, Row
 from channeltok.datasets.destination import Destination, Entry, Reject
+from channeltok.datasets.lengths import Lengths
 from channeltok.datasets.sources import Sample, Shard, SourceError
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
 from channeltok.messages import TokenizerInfo
+from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 
 ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
@@ -29,7 +31,7 @@ class Engine(Protocol):
         ...
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """For each picture, in order, its tokens or its error. Safe to call from several threads."""
         ...
@@ -58,12 +60,13 @@ def patiently(
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all shards of a run. Can be pickled."""
+    """What is the same for all shards of a run. k: None where the quality decides. Can be pickled."""
 
     place: Destination
     info: TokenizerInfo
-    k: int
+    k: int | None
     container: str
+    quality: Quality | None = None
 
     def do(self, shard: Shard, engine: Engine, each: Each = lambda source_bytes, reject: None) -> Entry:
         """Tokenize a shard and put it in its place. Calling it again does no harm.
@@ -71,7 +74,12 @@ class Job:
         Raises SourceError, ChannelTokError where the engine fails (only what is wrong with a picture makes a reject), OSError.
         """
         rows, rejects = self._tokenized(shard, engine, each)
-        entry = Entry(shard.path, shard.identity, len(rows), rejects)
+        lengths = None
+        if self.quality is not None:
+            lengths = Lengths()
+            for row in rows:
+                lengths.add(row.tokens, self.quality)
+        entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths)
         self.place.finish(shard.name, CONTAINERS[self.container](rows, self.k), entry)
         return entry
 
@@ -92,7 +100,7 @@ class Job:
                     sent.append((sample, _size(sample.picture)))
                     yield sample.picture
 
-        for result in engine.encode_stream(pictures(), self.k, info.name):
+        for result in engine.encode_stream(pictures(), self.k, info.name, quality=self.quality):
             sample, (width, height) = sent.popleft()
             if isinstance(result, (InvalidInput, TooLarge)):
                 refuse(sample, result.code, result.message)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channeltok.datasets.destination import Destination, Entry, Manifest, Reject
 from channeltok.datasets.job import Engine, Job, patiently
+from channeltok.datasets.lengths import Lengths
 from channeltok.datasets.sources import Shard, SourceError, find_shards
 from channeltok.messages import TokenizerInfo
+from channeltok.quality import Quality
 
 if TYPE_CHECKING:  # Ray is an extra
     from channeltok.datasets.on_ray import Cluster
@@ -31,12 +33,13 @@ class ShardFailed(Exception):
 class Summary:
     """What a run did. pictures, rejects: of all shards, those of earlier runs too. seconds: this run's. new_pictures: this run's rows.
 
-    failed: source shard -> why.
+    failed: source shard -> why. lengths: where a quality decides k, what came of it (see Lengths.told).
     """
 
     tokenizer: str
     fingerprint: str
-    k: int
+    k: int | None
+    quality: str | None
     shards: int
     done_before: int = 0
     pictures: int = 0
@@ -44,6 +47,7 @@ class Summary:
     rejects: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    lengths: dict[str, Any] = field(default_factory=dict)
 
 
 class Watcher:
@@ -68,6 +72,7 @@ def tokenize(
     engines: Sequence[Engine],
     *,
     k: int | None = None,
+    quality: Quality | None = None,
     tokenizer: str | None = None,
     container: str = "parquet",
     max_rejects: int | None = None,
@@ -76,23 +81,27 @@ def tokenize(
 ) -> Summary:
     """Every picture of `source` to its first k tokens in `destination`, both paths or URLs; goes on where an earlier run stopped.
 
-    engines: shards are spread over them. k: None for all tokens. container: "parquet" or "webdataset". max_rejects: pictures that may
-    have no tokens; None for any number. cluster: a Ray cluster whose workers, with engines of their own, do the shards; `engines` then
-    only tell which tokenizer it is.
+    engines: shards are spread over them. k: None for all tokens. quality: instead of k, decides it picture by picture.
+    container: "parquet" or "webdataset". max_rejects: pictures that may have no tokens; None for any number.
+    cluster: a Ray cluster whose workers, with engines of their own, do the shards; `engines` then only tell which tokenizer it is.
 
     Raises SourceError, CannotMix, TooManyRejects, ShardFailed, ChannelTokError (the engine cannot be asked at all), and ValueError for
-    a k or a tokenizer that the engine does not have.
+    a k or a tokenizer that the engine does not have, and for a k beside a quality.
     """
     started = time.monotonic()
     shards = find_shards(source)
     info = _chosen(engines, tokenizer)
-    k = info.channels if k is None else k
-    if not 1 <= k <= info.channels:
+    if quality is not None and k is not None:
+        raise ValueError("k says how many tokens to keep, and so does a quality: ask for one of them")
+    if quality is None and k is None:
+        k = info.channels
+    if k is not None and not 1 <= k <= info.channels:
         raise ValueError(f"k is 1 to {info.channels} for tokenizer {info.name!r}, not {k}")
-    place = Destination(destination, Manifest(info.name, info.fingerprint, k, container))
+    asked = None if quality is None else str(quality)
+    place = Destination(destination, Manifest(info.name, info.fingerprint, k, container, asked))
     watcher = watcher or Watcher()
-    run = _Run(Job(place, info, k, container), max_rejects, watcher)
-    summary = Summary(info.name, info.fingerprint, k, len(shards))
+    run = _Run(Job(place, info, k, container, quality), max_rejects, watcher)
+    summary = Summary(info.name, info.fingerprint, k, asked, len(shards))
     left = []
     for shard in shards:
         entry = place.entry(shard.name)
@@ -114,7 +123,7 @@ def tokenize(
     finally:
         summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
         rejects = run.all_rejects()
-        summary.rejects, summary.failed = len(rejects), run.failed
+        summary.rejects, summary.failed, summary.lengths = len(rejects), run.failed, run.lengths.told()
         summary.seconds = time.monotonic() - started
         place.conclude(sorted(rejects, key=lambda reject: (reject.source, reject.offset)), asdict(summary))
     if run.failed:
@@ -130,6 +139,7 @@ class _Run:
         self.pictures = self.new_pictures = 0
         self.rejects: list[Reject] = []
         self.failed: dict[str, str] = {}
+        self.lengths = Lengths()
         self._job, self._max_rejects, self._watcher = job, max_rejects, watcher
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -139,6 +149,8 @@ class _Run:
         """A shard that is done."""
         self.pictures += entry.rows
         self.rejects += entry.rejects
+        if entry.lengths is not None:
+            self.lengths.merge(entry.lengths)
 
     def all_rejects(self) -> list[Reject]:
         """Those of shards that are not done too."""

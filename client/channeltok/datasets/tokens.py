@@ -17,11 +17,15 @@ from channeltok.datasets.sources import SourceError
 from channeltok.tokens import Tokens
 
 UNLABELLED = -1
+ABSENT = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens: int64 [n, k], coarse to fine. labels: int64 [n], places in `TokenDataset.classes`; -1 where there is none."""
+    """tokens: int64 [n, k], coarse to fine; -1 where a picture has fewer.
+
+    labels: int64 [n], places in `TokenDataset.classes`; -1 where there is none.
+    """
 
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -40,8 +44,9 @@ class TokenDataset:
         if not self.shards:
             raise SourceError(f"{url}: no token shards (*.parquet) there")
         self._root = root
-        first = self._columns(self.shards[0], ["tokens"])
-        most = first.schema.field("tokens").type.list_size
+        kind = self._columns(self.shards[0], ["tokens"]).schema.field("tokens").type
+        fixed = pa.types.is_fixed_size_list(kind)
+        most = kind.list_size if fixed else max(pc.max(self._columns(shard, ["k"])["k"]).as_py() or 1 for shard in self.shards)
         if k is not None and not 1 <= k <= most:
             raise ValueError(f"k is 1 to {most} with these tokens, not {k}")
         self.k = most if k is None else k
@@ -71,7 +76,7 @@ class TokenDataset:
         left = Batch(np.empty((0, self.k), np.int64), np.empty(0, np.int64))
         for shard in order:
             table = self._columns(shard, ["tokens", "label"])
-            tokens = _matrix(table["tokens"])[:, : self.k].astype(np.int64)
+            tokens = _matrix(table["tokens"], self.k)
             found = pc.index_in(table["label"].cast(pa.string()), value_set=places, skip_nulls=True)
             labels = found.fill_null(UNLABELLED).to_numpy().astype(np.int64)
             rows = np.arange(len(tokens)) if chance is None else chance.permutation(len(tokens))
@@ -91,9 +96,9 @@ class TokenDataset:
     def rows_of(self, shard: str) -> Iterator[tuple[str, Tokens]]:
         """The same of one of `shards`."""
         table = self._columns(shard, ["key", "tokens", "fingerprint"])
-        ids = _matrix(table["tokens"])[:, : self.k]
+        ids = _matrix(table["tokens"], self.k)
         for key, one, fingerprint in zip(table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), strict=True):
-            yield key, Tokens(one, fingerprint)
+            yield key, Tokens(one[one != ABSENT], fingerprint)
 
     def name_of(self, shard: str) -> str:
         """Of one of `shards`: as the source's shard was called."""
@@ -108,9 +113,10 @@ class TokenDataset:
             return pq.read_metadata(file)
 
 
-def _matrix(column: Any) -> NDArray[np.uint16]:
-    """A fixed-size list column to [rows, k], without a Python object for each id."""
-    whole = column.combine_chunks()
-    whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-    ids: NDArray[np.uint16] = whole.flatten().to_numpy()
-    return ids.reshape(-1, column.type.list_size)
+def _matrix(column: Any, k: int) -> NDArray[np.int64]:
+    """The first k of each list of a column, fixed-size or not, to [rows, k], without a Python object for each id."""
+    lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of each id in its list
+    matrix = np.full((len(lengths), k), ABSENT, np.int64)
+    matrix[np.arange(k) < lengths[:, None]] = pc.list_flatten(column).to_numpy()[places < k]
+    return matrix

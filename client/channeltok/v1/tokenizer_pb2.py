@@ -25,39 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hanneltok/v1/tokenizer.proto\x12\rchanneltok.v1\x1a\x17google/rpc/status.proto\"I\n\rEncodeRequest\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x11\n\ttokenizer\x18\x03 \x01(\tB\x04\n\x02_k\"\x8d\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"`\n\rDecodeRequest\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\"\xa7\x01\n\x0e\x44\x65\x63odeResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\t\n\x01k\x18\x04 \x01(\r\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x02\"P\n\x13\x45ncodeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.EncodeRequest\"\x84\x01\n\x14\x45ncodeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.EncodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"P\n\x13\x44\x65\x63odeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.DecodeRequest\"\x84\x01\n\x14\x44\x65\x63odeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x17\n\x15ListTokenizersRequest\"J\n\x16ListTokenizersResponse\x12\x30\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.TokenizerInfo\"\x93\x01\n\rTokenizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\x12\x16\n\x0e\x62its_per_token\x18\x05 \x01(\r\x12\x14\n\x0cpicture_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x07 \x03(\r*y\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x01\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x02\x12\x17\n\x13PICTURE_FORMAT_WEBP\x10\x03\x32\xb2\x03\n\tTokenizer\x12\x45\n\x06\x45ncode\x12\x1c.channeltok.v1.EncodeRequest\x1a\x1d.channeltok.v1.EncodeResponse\x12\x45\n\x06\x44\x65\x63ode\x12\x1c.channeltok.v1.DecodeRequest\x1a\x1d.channeltok.v1.DecodeResponse\x12[\n\x0c\x45ncodeStream\x12\".channeltok.v1.EncodeStreamRequest\x1a#.channeltok.v1.EncodeStreamResponse(\x01\x30\x01\x12[\n\x0c\x44\x65\x63odeStream\x12\".channeltok.v1.DecodeStreamRequest\x1a#.channeltok.v1.DecodeStreamResponse(\x01\x30\x01\x12]\n\x0eListTokenizers\x12$.channeltok.v1.ListTokenizersRequest\x1a%.channeltok.v1.ListTokenizersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hanneltok/v1/tokenizer.proto\x12\rchanneltok.v1\x1a\x17google/rpc/status.proto\"\x83\x01\n\rEncodeRequest\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12,\n\x07quality\x18\x04 \x01(\x0b\x32\x16.channeltok.v1.QualityH\x01\x88\x01\x01\x42\x04\n\x02_kB\n\n\x08_quality\"\x97\x01\n\x07Quality\x12\x11\n\x04ssim\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04psnr\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0essim_per_token\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x07\n\x05_ssimB\x07\n\x05_psnrB\x0c\n\n_max_bytesB\x11\n\x0f_ssim_per_token\"1\n\x08Measured\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0c\n\x04ssim\x18\x02 \x01(\x01\x12\x0c\n\x04psnr\x18\x03 \x01(\x01\"\xb5\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12&\n\x05\x63urve\x18\x07 \x03(\x0b\x32\x17.channeltok.v1.Measured\"`\n\rDecodeRequest\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\"\xa7\x01\n\x0e\x44\x65\x63odeResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\t\n\x01k\x18\x04 \x01(\r\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x02\"P\n\x13\x45ncodeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.EncodeRequest\"\x84\x01\n\x14\x45ncodeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.EncodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"P\n\x13\x44\x65\x63odeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.DecodeRequest\"\x84\x01\n\x14\x44\x65\x63odeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x17\n\x15ListTokenizersRequest\"J\n\x16ListTokenizersResponse\x12\x30\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.TokenizerInfo\"\x93\x01\n\rTokenizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\x12\x16\n\x0e\x62its_per_token\x18\x05 \x01(\r\x12\x14\n\x0cpicture_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x07 \x03(\r*y\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x01\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x02\x12\x17\n\x13PICTURE_FORMAT_WEBP\x10\x03\x32\xb2\x03\n\tTokenizer\x12\x45\n\x06\x45ncode\x12\x1c.channeltok.v1.EncodeRequest\x1a\x1d.channeltok.v1.EncodeResponse\x12\x45\n\x06\x44\x65\x63ode\x12\x1c.channeltok.v1.DecodeRequest\x1a\x1d.channeltok.v1.DecodeResponse\x12[\n\x0c\x45ncodeStream\x12\".channeltok.v1.EncodeStreamRequest\x1a#.channeltok.v1.EncodeStreamResponse(\x01\x30\x01\x12[\n\x0c\x44\x65\x63odeStream\x12\".channeltok.v1.DecodeStreamRequest\x1a#.channeltok.v1.DecodeStreamResponse(\x01\x30\x01\x12]\n\x0eListTokenizers\x12$.channeltok.v1.ListTokenizersRequest\x1a%.channeltok.v1.ListTokenizersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'channeltok.v1.tokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PICTUREFORMAT']._serialized_start=1290
-  _globals['_PICTUREFORMAT']._serialized_end=1411
-  _globals['_ENCODEREQUEST']._serialized_start=73
-  _globals['_ENCODEREQUEST']._serialized_end=146
-  _globals['_ENCODERESPONSE']._serialized_start=149
-  _globals['_ENCODERESPONSE']._serialized_end=290
-  _globals['_DECODEREQUEST']._serialized_start=292
-  _globals['_DECODEREQUEST']._serialized_end=388
-  _globals['_DECODERESPONSE']._serialized_start=391
-  _globals['_DECODERESPONSE']._serialized_end=558
-  _globals['_STAGETIME']._serialized_start=560
-  _globals['_STAGETIME']._serialized_end=603
-  _globals['_ENCODESTREAMREQUEST']._serialized_start=605
-  _globals['_ENCODESTREAMREQUEST']._serialized_end=685
-  _globals['_ENCODESTREAMRESPONSE']._serialized_start=688
-  _globals['_ENCODESTREAMRESPONSE']._serialized_end=820
-  _globals['_DECODESTREAMREQUEST']._serialized_start=822
-  _globals['_DECODESTREAMREQUEST']._serialized_end=902
-  _globals['_DECODESTREAMRESPONSE']._serialized_start=905
-  _globals['_DECODESTREAMRESPONSE']._serialized_end=1037
-  _globals['_LISTTOKENIZERSREQUEST']._serialized_start=1039
-  _globals['_LISTTOKENIZERSREQUEST']._serialized_end=1062
-  _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=1064
-  _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=1138
-  _globals['_TOKENIZERINFO']._serialized_start=1141
-  _globals['_TOKENIZERINFO']._serialized_end=1288
-  _globals['_TOKENIZER']._serialized_start=1414
-  _globals['_TOKENIZER']._serialized_end=1848
+  _globals['_PICTUREFORMAT']._serialized_start=1594
+  _globals['_PICTUREFORMAT']._serialized_end=1715
+  _globals['_ENCODEREQUEST']._serialized_start=74
+  _globals['_ENCODEREQUEST']._serialized_end=205
+  _globals['_QUALITY']._serialized_start=208
+  _globals['_QUALITY']._serialized_end=359
+  _globals['_MEASURED']._serialized_start=361
+  _globals['_MEASURED']._serialized_end=410
+  _globals['_ENCODERESPONSE']._serialized_start=413
+  _globals['_ENCODERESPONSE']._serialized_end=594
+  _globals['_DECODEREQUEST']._serialized_start=596
+  _globals['_DECODEREQUEST']._serialized_end=692
+  _globals['_DECODERESPONSE']._serialized_start=695
+  _globals['_DECODERESPONSE']._serialized_end=862
+  _globals['_STAGETIME']._serialized_start=864
+  _globals['_STAGETIME']._serialized_end=907
+  _globals['_ENCODESTREAMREQUEST']._serialized_start=909
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=989
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=992
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=1124
+  _globals['_DECODESTREAMREQUEST']._serialized_start=1126
+  _globals['_DECODESTREAMREQUEST']._serialized_end=1206
+  _globals['_DECODESTREAMRESPONSE']._serialized_start=1209
+  _globals['_DECODESTREAMRESPONSE']._serialized_end=1341
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_start=1343
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_end=1366
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=1368
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=1442
+  _globals['_TOKENIZERINFO']._serialized_start=1445
+  _globals['_TOKENIZERINFO']._serialized_end=1592
+  _globals['_TOKENIZER']._serialized_start=1718
+  _globals['_TOKENIZER']._serialized_end=2152
 # @@protoc_insertion_point(module_scope)

@@ -20,30 +20,56 @@ PICTURE_FORMAT_JPEG: PictureFormat
 PICTURE_FORMAT_WEBP: PictureFormat
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("picture", "k", "tokenizer")
+    __slots__ = ("picture", "k", "tokenizer", "quality")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     picture: bytes
     k: int
     tokenizer: str
-    def __init__(self, picture: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ...) -> None: ...
+    quality: Quality
+    def __init__(self, picture: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
+
+class Quality(_message.Message):
+    __slots__ = ("ssim", "psnr", "max_bytes", "ssim_per_token")
+    SSIM_FIELD_NUMBER: _ClassVar[int]
+    PSNR_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SSIM_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ssim: float
+    psnr: float
+    max_bytes: int
+    ssim_per_token: float
+    def __init__(self, ssim: _Optional[float] = ..., psnr: _Optional[float] = ..., max_bytes: _Optional[int] = ..., ssim_per_token: _Optional[float] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("k", "ssim", "psnr")
+    K_FIELD_NUMBER: _ClassVar[int]
+    SSIM_FIELD_NUMBER: _ClassVar[int]
+    PSNR_FIELD_NUMBER: _ClassVar[int]
+    k: int
+    ssim: float
+    psnr: float
+    def __init__(self, k: _Optional[int] = ..., ssim: _Optional[float] = ..., psnr: _Optional[float] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages", "engine")
+    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages", "engine", "curve")
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
+    CURVE_FIELD_NUMBER: _ClassVar[int]
     tokenizer: str
     fingerprint: str
     k: int
     tokens: bytes
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     engine: str
-    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
+    curve: _containers.RepeatedCompositeFieldContainer[Measured]
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ..., curve: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("tokens", "format", "tokenizer")

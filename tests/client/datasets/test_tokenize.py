@@ -18,6 +18,7 @@ from channeltok import ChannelTokError, Tokens
 from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, job, tokenize
 from channeltok.errors import Unavailable
 from channeltok.messages import TokenizerInfo
+from channeltok.quality import Quality
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -218,9 +219,9 @@ class _Renamed:
         return [TokenizerInfo(**{**vars(info), "fingerprint": "0123456789abcdef"})]
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        yield from self._engine.encode_stream(pictures, k, tokenizer)
+        yield from self._engine.encode_stream(pictures, k, tokenizer, quality=quality)
 
 
 def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
@@ -294,9 +295,9 @@ class _Failing(_Renamed):
         return self._engine.tokenizers()
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None
+        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
     ) -> Iterator[Tokens | ChannelTokError]:  # type: ignore[override]
-        for number, result in enumerate(super().encode_stream(pictures, k, tokenizer)):
+        for number, result in enumerate(super().encode_stream(pictures, k, tokenizer, quality=quality)):
             if self.left and number == 5:
                 self.left -= 1
                 raise Unavailable("UNAVAILABLE", "the connection broke")
