@@ -9,7 +9,7 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[$(1)]'
 	@touch $@
 endef
 
@@ -115,6 +115,7 @@ ship: $(VENV)/dev.stamp  ## make the weights of runs/demo the demo tokenizer: gr
 	$(BIN)/python -m tokenizer.coarse_to_fine $(DEMO) $(PHOTOS) -o docs/images/coarse-to-fine.png
 	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
 	$(BIN)/python -m tokenizer.bit_use $(DEMO) -o docs/images/bit-use.png
+	$(BIN)/python -m tokenizer.by_quality $(DEMO) -o docs/images/by-quality.png
 	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/kodak --codecs -o docs/quality/kodak
 	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val --photos 100 --codecs -o docs/quality/validation-100
 	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val -o docs/quality/validation
