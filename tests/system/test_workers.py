@@ -6,9 +6,11 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import grpc
 import psutil
-from channeltok import ChannelTokError, Client, Tokens
+from channeltok import ChannelTokError, Client
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1 import tokenizer_pb2_grpc
 
 from tests.photographs import jpeg
 from tests.system.metrics import sample
@@ -19,14 +21,22 @@ def workers(service: Service) -> list[psutil.Process]:
     return [child for child in psutil.Process(service.process.pid).children() if child.name() != "tritonserver"]
 
 
+def serves(worker: psutil.Process, service: Service) -> bool:
+    """Whether it listens on the REST port, the last thing that a worker starts."""
+    port = int(service.rest.rsplit(":", 1)[1])
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in worker.net_connections())
+
+
 def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None:
     with running(workers="2", probe_seconds="0.5", max_wait="30") as service, ThreadPoolExecutor(16) as pool:
         assert len(workers(service)) == 2
         assert len([child for child in service.children() if child.name() == "tritonserver"]) == 1
 
-        def encode(_: int) -> Tokens:
-            with Client(service.grpc) as client:  # a connection each, which the system gives to one or the other
-                return client.encode(jpeg())
+        def encode(_: int) -> bytes:
+            # A connection each, which the system gives to one or the other: channels of one pool would share one.
+            with grpc.insecure_channel(service.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                reply: pb.EncodeResponse = tokenizer_pb2_grpc.TokenizerStub(channel).Encode(pb.EncodeRequest(picture=jpeg()), timeout=60)
+                return reply.tokens
 
         before = sample(service, "channeltok_pictures_total", rpc="encode")
         busy = Counter({worker.pid: -sum(worker.cpu_times()[:2]) for worker in workers(service)})
@@ -48,7 +58,7 @@ def test_a_worker_that_dies_is_replaced_and_a_stop_loses_nothing() -> None:
         os.kill(victim.pid, signal.SIGKILL)
         eventually(lambda: len(workers(service)) == 2 and victim.pid not in [one.pid for one in workers(service)], 30, "a new worker")
         eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 1, 30, "its count")
-        eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
+        eventually(lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness")
         children = [*children, *service.children()]
         lost: list[Exception] = []
 
