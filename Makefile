@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets capacity loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -69,6 +69,9 @@ bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, o
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
 	$(BIN)/python -m loadtest.datasets_over_bare
 
+capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
+	$(BIN)/python -m loadtest.capacity
+
 # LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere.
 loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a service that runs, a report in build/loadtest
 	mkdir -p build/loadtest
@@ -106,10 +109,11 @@ train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped
 # Everything that shows or serves the demo tokenizer is made from one file, so that nothing of two trainings lies side by side.
 DEMO = tokenizer/weights/demo.safetensors
 PHOTOS = docs/images/cat.jpg docs/images/coffee.jpg docs/images/rocket.jpg
-ship: $(VENV)/dev.stamp  ## make the weights of runs/demo the demo tokenizer: graphs, pictures, judge's reports, model card
-	install -m 644 runs/demo/weights.safetensors $(DEMO)
-	install -m 644 runs/demo/log.jsonl tokenizer/weights/demo.jsonl
-	install -m 644 runs/demo/curve.png docs/images/learning-curve.png
+RUN ?= runs/demo
+ship: $(VENV)/dev.stamp  ## make the weights of a training run, RUN=runs/demo, the demo tokenizer: graphs, pictures, judge's reports, model card
+	install -m 644 $(RUN)/weights.safetensors $(DEMO)
+	install -m 644 $(RUN)/log.jsonl tokenizer/weights/demo.jsonl
+	install -m 644 $(RUN)/curve.png docs/images/learning-curve.png
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
 	$(BIN)/python -m export $(DEMO)
 	$(BIN)/python -m tokenizer.coarse_to_fine $(DEMO) $(PHOTOS) -o docs/images/coarse-to-fine.png

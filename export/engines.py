@@ -11,6 +11,9 @@ from export.plans import plan_name
 # One plan file for each of these may lie in a model's folder; Triton takes that of its GPU.
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
 CPU_MAX_BATCH = 32
+# Callers' pictures are joined up to here: a core is no quicker beyond it, and where one instance takes all that waits, the next finds
+# single pictures, which cost most (docs/decisions/0025).
+CPU_BEST_BATCH = 4
 # What the service replaces by its machine's best: on two cores two instances of one thread outrun one of two by a third.
 CPU_INSTANCES = 2
 CPU_THREADS = 1
@@ -31,6 +34,7 @@ class Engine:
 def _python(message: Any) -> None:
     message.backend = "python"
     message.max_batch_size = CPU_MAX_BATCH
+    message.dynamic_batching.preferred_batch_size.append(CPU_BEST_BATCH)
     message.output.append(EXECUTION)
     message.instance_group.add(count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     for key, value in {"engine": "onnxruntime", "precision": "f32", "threads": CPU_THREADS}.items():

@@ -24,6 +24,7 @@ import uvloop
 from numpy.typing import NDArray
 
 ENCODE = "/channeltok.v1.Tokenizer/Encode"
+DECODE = "/channeltok.v1.Tokenizer/Decode"
 HEALTH = "/grpc.health.v1.Health/Check"
 LATE_SECONDS = 0.02  # a generator whose p99 of lateness is above this does not keep its schedule
 Call: TypeAlias = Callable[[int], Awaitable[str]]  # number of the call -> its code

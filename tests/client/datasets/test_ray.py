@@ -11,6 +11,7 @@ import pytest
 from tests.client.datasets import making
 from tests.client.datasets.test_kill import COMMAND, ROOT, content
 from tests.photographs import crops
+from tests.system.running import running
 
 SHARDS = 6
 
@@ -60,4 +61,17 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
     assert run.returncode == 0, err
     assert "600 pictures" in out
     assert len(workers) == 2
+    assert content(tmp_path / "spread") == content(tmp_path / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
+    for shard in range(3):
+        pictures = [(f"photo-{shard}-{number}", picture) for number, picture in enumerate(crops(20))]
+        making.tar(tmp_path / f"source/train-{shard}.tar", pictures)
+    with running() as service:
+        for destination, more in {"plain": [], "spread": ["--ray", address]}.items():
+            command = [*COMMAND, str(tmp_path / "source"), str(tmp_path / destination), "-k", "32", "--server", service.grpc, *more]
+            subprocess.run(command, cwd=ROOT, check=True, timeout=180)
     assert content(tmp_path / "spread") == content(tmp_path / "plain")
