@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets capacity loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers capacity loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -68,6 +68,9 @@ bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, o
 
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
 	$(BIN)/python -m loadtest.datasets_over_bare
+
+bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve and BentoML with the same graph, one run
+	$(BIN)/python -m loadtest.peers
 
 capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
 	$(BIN)/python -m loadtest.capacity

@@ -1,10 +1,9 @@
 """`make bench-datasets`: a whole dataset through `channeltok tokenize`, against the bare encode graph on ready pixels, in one run.
 
 Bare: as in loadtest/served_over_bare.py, as a plain loop and at its best, a stretch of each before and after each round.
-Tokenized: all photos of
---data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place. Ray: the same by as many
-workers as cores, on a cluster that runs already; their start counts. Memory: of this process as pictures are done; growth from a tenth
-of them to all of them.
+Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place.
+Ray: the photos COPIES times over, by as many workers as cores on a cluster that runs already, against the same without Ray; the workers'
+start counts. Memory: of this process, as the pictures of the first such run without Ray are done; growth from a tenth of them to all.
 """
 
 import argparse
@@ -31,6 +30,7 @@ from loadtest.served_over_bare import CORES, PLAIN_LOOP, REPOSITORY, Bare
 from service.local_engine import LocalEngine
 
 ROUNDS = 3
+COPIES, RAY_ROUNDS = 3, 2
 SECONDS = 5.0
 REPORT = Path("build/bench-datasets.json")
 EVERY = 500  # pictures between readings of memory
@@ -69,27 +69,33 @@ def main() -> None:
     rates, ray_ratios = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
-            summary = tokenize(data, f"{folder}/plain-{number}", [engine], watcher=memory if number == 0 else None)
+            summary = tokenize(data, f"{folder}/plain-{number}", [engine])
             rates.append(summary.new_pictures / summary.seconds)
             for name, how in arrangements.items():
                 bare_rates[name].append(bare.throughput(how, SECONDS)[0])
                 ratios[name].append(rates[-1] / statistics.mean(bare_rates[name][-2:]))
+        for tar in Path(data).resolve().glob("*.tar"):
+            for copy in range(COPIES):
+                (Path(folder) / f"{copy}-{tar.name}").symlink_to(tar)
+        for number in range(RAY_ROUNDS):
+            plain = tokenize(f"{folder}/*.tar", f"{folder}/copies-{number}", [engine], watcher=memory if number == 0 else None)
             with ray_cluster() as address:
                 cluster = Cluster(address, partial(LocalEngine, REPOSITORY.resolve(), threads=1), CORES, import_path=ROOT)
-                spread = tokenize(data, f"{folder}/ray-{number}", [engine], cluster=cluster)
-            ray_ratios.append(spread.new_pictures / spread.seconds / rates[-1])
+                spread = tokenize(f"{folder}/*.tar", f"{folder}/ray-{number}", [engine], cluster=cluster)
+            ray_ratios.append(plain.seconds / spread.seconds)
     engine.close()
     print(f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds")
     print(f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})")
     for name, how in arrangements.items():
         print(f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} pictures/s   ({' '.join(bare.engine)}, {how})")
         print(f"  tokenized over it {statistics.median(ratios[name]):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios[name])})")
+    print(f"{plain.pictures:,} photos, {CORES} Ray workers")
     print(f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})")
     print("  pictures   resident MB")
     for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
         print(f"  {done:8,}   {resident / 1e6:8.0f}")
     at = dict(memory.readings)
-    tenth = min(at, key=lambda done: abs(done - summary.pictures / 10))
+    tenth = min(at, key=lambda done: abs(done - plain.pictures / 10))
     growth = at[max(at)] / at[tenth] - 1
     print(f"  from {tenth:,} to {max(at):,} pictures: {growth:+.1%}")
     figures = {

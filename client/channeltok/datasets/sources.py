@@ -208,7 +208,9 @@ def find_shards(source: str) -> list[Shard]:
     shards, loose = list[Shard](), list[tuple[str, str, int]]()
     for path, facts in sorted(found.items()):
         inside = posixpath.relpath(path, root) if root else path
-        if facts.get("type", "file") != "file" or any(part.startswith((".", "_")) for part in inside.split("/")):
+        # A link to a file is "other" to fsspec; caches of data sets are full of them.
+        is_file = facts.get("type", "file") == "file" or facts.get("islink", False)
+        if not is_file or any(part.startswith((".", "_")) for part in inside.split("/")):
             continue
         size = int(facts.get("size") or 0)
         base, kind = _split_suffix(inside)

@@ -57,6 +57,19 @@ def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_pat
     assert all(label == key[0] for key, label in labels.items())
 
 
+def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
+    making.tar(tmp_path / "blobs/1", [("in-tar", jpeg())])
+    (tmp_path / "blobs/2").write_bytes(jpeg())
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "train.tar").symlink_to(tmp_path / "blobs/1")
+    (links / "photo.jpg").symlink_to(tmp_path / "blobs/2")
+    (links / "gone.jpg").symlink_to(tmp_path / "blobs/3")
+    summary = tokenize(str(links), str(tmp_path / "tokens"), [engine], k=8)
+    assert (summary.pictures, summary.rejects) == (2, 1)
+    assert tokenize(f"{links}/*.tar", str(tmp_path / "again"), [engine], k=8).pictures == 1
+
+
 def test_a_folder_falls_into_shards_by_its_listing_alone(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,233 @@
+"""`make bench-peers`: the service beside what else one would put the same graph behind. JPEG in, tokens out, same cores, one run, in turns.
+
+Each peer runs by its own documentation's best practice, with batching where it has it, in an environment of its own that sees the
+project's. A round starts each in turn, checks that its tokens are the service's, and measures a closed loop of 1, 4, 16 and 64 callers and
+an open loop at 0.7 of what it carried. The clients share the cores with all of them alike.
+"""
+
+import argparse
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from channeltok import Client
+from channeltok.v1 import tokenizer_pb2 as pb
+from tritonclient.grpc import service_pb2
+
+import pictures
+from loadtest.open_loop import ENCODE, Generators, Grpc, Report, Rest, Target
+from loadtest.running import ROOT, Service, running
+from loadtest.served_over_bare import photos
+
+CALLERS = (1, 4, 16, 64)
+OPEN_SHARE = 0.7
+START_SECONDS = 120.0
+ENVIRONMENTS = Path("build/peers")
+REPORT = Path("build/bench-peers.json")
+BOUNDARY = "photo-and-photo-alone"
+TRITON_INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """requirements: beyond the project's, pinned. command: from a port, arguments of its Python. form: takes a form and not a body."""
+
+    requirements: tuple[str, ...]
+    command: Callable[[int], list[str]]
+    form: bool = False
+
+    @property
+    def content_type(self) -> str:
+        return f"multipart/form-data; boundary={BOUNDARY}" if self.form else "image/jpeg"
+
+    def body(self, jpeg: bytes) -> bytes:
+        """Of a request for one picture."""
+        if not self.form:
+            return jpeg
+        head = 'Content-Disposition: form-data; name="jpegs"; filename="1.jpg"\r\nContent-Type: image/jpeg'
+        return f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+PEERS = {
+    "FastAPI": Peer(
+        (),
+        lambda port: ["-m", "uvicorn", "loadtest.peers.fastapi_app:app", "--port", str(port), "--workers", "2", "--log-level", "warning"],
+    ),
+    "LitServe": Peer(("litserve==0.2.19",), lambda port: ["-m", "loadtest.peers.litserve_app", str(port)]),
+    "Ray Serve": Peer(("ray[serve]==2.60.0",), lambda port: ["-m", "loadtest.peers.ray_serve_app", str(port)]),
+    "BentoML": Peer(
+        ("bentoml==1.4.38",),
+        lambda port: ["-m", "bentoml", "serve", "loadtest.peers.bentoml_service:Encoder", "--port", str(port)],
+        form=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One stretch of load. Pictures/s, and seconds of latency of good answers."""
+
+    goodput: float
+    p50: float
+    p99: float
+    good_share: float
+
+    @classmethod
+    def of(cls, report: Report) -> "Cell":
+        share = report.counts().get(report.good, 0) / len(report.codes)
+        return cls(report.goodput, report.latency(50, report.good), report.latency(99, report.good), share)
+
+    @classmethod
+    def median(cls, cells: list["Cell"]) -> "Cell":
+        return cls(*(statistics.median(column) for column in zip(*(asdict(cell).values() for cell in cells), strict=True)))
+
+
+def main() -> None:
+    """Measure, print, and write build/bench-peers.json."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.peers", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each stretch")
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="which peers")
+    options = parser.parse_args()
+    jpegs = photos()
+    pythons = {name: environment(name) for name in options.only}
+    cells: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+
+    def measure(name: str, target: Target) -> None:
+        carried = 0.0
+        for callers in CALLERS:
+            cell = Cell.of(generators.closed_loop(target, callers, options.seconds).result())
+            carried = max(carried, cell.goodput)
+            cells[name][f"{callers}"].append(cell)
+        cells[name]["open"].append(Cell.of(generators.open_loop(target, OPEN_SHARE * carried, options.seconds).result()))
+        print(f"{name:16}" + "".join(f"{seen[-1].goodput:9.1f}" for seen in cells[name].values()), flush=True)
+
+    with Generators(1) as generators:
+        for _ in range(options.rounds):
+            with running(max_wait="30") as service:
+                with Client(service.grpc) as client:
+                    right = client.encode(jpegs[0]).ids.tolist()
+                encode = tuple(pb.EncodeRequest(picture=jpeg).SerializeToString() for jpeg in jpegs)
+                measure("ChannelTok gRPC", Grpc(service.grpc, ENCODE, encode))
+                measure("ChannelTok REST", Rest(f"{service.rest}/v1/encode", "POST", tuple(jpegs)))
+                measure("Triton, pixels", triton(service, jpegs))
+            for name in options.only:
+                with peer(name, pythons[name]) as url:
+                    assert ids(name, url, jpegs[0]) == right, f"{name} answers other tokens"
+                    bodies = tuple(PEERS[name].body(jpeg) for jpeg in jpegs)
+                    measure(name, Rest(url, "POST", bodies, (("content-type", PEERS[name].content_type),)))
+    medians = {name: {load: Cell.median(seen) for load, seen in loads.items()} for name, loads in cells.items()}
+    report(medians, options.rounds)
+
+
+def report(medians: dict[str, dict[str, Cell]], rounds: int) -> None:
+    """Print the table and the ratios, and write them."""
+    loads = [*(f"{callers}" for callers in CALLERS), "open"]
+    print(f"\npictures/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best")
+    print(f"{'':16}" + "".join(f"{load:>18}" for load in loads))
+    for name, row in medians.items():
+        print(f"{name:16}" + "".join(f"{row[load].goodput:9.1f} {1000 * row[load].p99:8.1f}" for load in loads))
+    figures: dict[str, object] = {
+        "versions": versions(),
+        "cells": {n: {k: asdict(c) for k, c in row.items()} for n, row in medians.items()},
+    }
+    for callers in (16, 64):
+        best = max((name for name in medians if name in PEERS), key=lambda name: medians[name][f"{callers}"].goodput)
+        ratio = medians["ChannelTok gRPC"][f"{callers}"].goodput / medians[best][f"{callers}"].goodput
+        figures[f"best_peer_ratio_c{callers}"] = ratio
+        print(f"at {callers} callers ChannelTok over gRPC carries {ratio:.2f} of the best peer, {best}")
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"wrote {REPORT}")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that ran."""
+    ours = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "onnxruntime", "grpcio", "nvidia-pytriton")}
+    return ours | dict(requirement.split("==", 1) for peer in PEERS.values() for requirement in peer.requirements)
+
+
+def triton(service: Service, jpegs: list[bytes]) -> Grpc:
+    """The service's own Triton, asked directly with pixels that are ready: what a gateway could carry at most."""
+    with Client(service.grpc) as client:
+        size, name = client.tokenizers()[0].picture_size, client.tokenizers()[0].name
+    bodies = []
+    for jpeg in jpegs:
+        pixels = pictures.prepare(jpeg, size)
+        tensor = service_pb2.ModelInferRequest.InferInputTensor(name="picture", datatype="UINT8", shape=(1, *pixels.shape))
+        request = service_pb2.ModelInferRequest(model_name=f"{name}_encode", inputs=[tensor], raw_input_contents=[pixels.tobytes()])
+        bodies.append(request.SerializeToString())
+    return Grpc(f"127.0.0.1:{service.triton_port()}", TRITON_INFER, tuple(bodies))
+
+
+def environment(name: str) -> Path:
+    """Python with what a peer needs, before all that the project has; made once."""
+    requirements = PEERS[name].requirements
+    if not requirements:
+        return Path(sys.executable)
+    folder = ENVIRONMENTS / name.replace(" ", "-").lower()
+    python = folder / "bin/python"
+    done = folder / "requirements.txt"
+    if not (done.exists() and done.read_text().split() == list(requirements)):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        packages = next(folder.glob("lib/python3*/site-packages"))
+        (packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        done.write_text("\n".join(requirements))
+    return python.absolute()
+
+
+@contextlib.contextmanager
+def peer(name: str, python: Path) -> Iterator[str]:
+    """A peer that answers; the URL of its encode."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    photo = photos(1)[0]
+    log = ENVIRONMENTS / f"{name.replace(' ', '-').lower()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen([str(python), *PEERS[name].command(port)], cwd=ROOT, stdout=output, stderr=output)
+        try:
+            url = f"http://127.0.0.1:{port}/encode"
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                try:
+                    ids(name, url, photo)
+                    break
+                except OSError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise SystemExit(f"{name} did not start: {log} says why") from None
+                    time.sleep(0.2)
+            yield url
+        finally:
+            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            process.terminate()
+            _, alive = psutil.wait_procs(family, timeout=15)
+            for one in alive:
+                one.kill()
+
+
+def ids(name: str, url: str, jpeg: bytes) -> list[int]:
+    """What a peer answers for one picture. OSError while it does not."""
+    request = urllib.request.Request(url, PEERS[name].body(jpeg), {"content-type": PEERS[name].content_type})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        answer = json.load(reply)
+    found: list[int] = answer["ids"] if isinstance(answer, dict) else answer[0]
+    return found
+
+
+if __name__ == "__main__":
+    main()

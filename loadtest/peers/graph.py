@@ -1,0 +1,33 @@
+"""What all peers share: the picture contract, and the encode graph in ONNX Runtime."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+import pictures
+
+GRAPH = next((Path(__file__).parents[2] / "model_repository").glob("*_encode/1/model.onnx"))
+CORES = len(os.sched_getaffinity(0))
+
+
+class Graph:
+    """The session, on so many threads."""
+
+    def __init__(self, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(GRAPH), options, providers=["CPUExecutionProvider"])
+        (self._input,) = self._session.get_inputs()
+
+    def pixels(self, jpeg: bytes) -> NDArray[np.uint8]:
+        """uint8 [S, S, 3]."""
+        return pictures.prepare(jpeg, int(self._input.shape[1]))
+
+    def ids(self, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """uint8 [n, S, S, 3] to int32 [n, C]."""
+        output: NDArray[np.int32] = self._session.run(None, {self._input.name: pixels})[0]
+        return output

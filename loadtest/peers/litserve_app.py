@@ -1,0 +1,41 @@
+"""LitServe with its batching on: a worker for each core. Its port is the only argument."""
+
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+from fastapi import Request
+
+from loadtest.peers.graph import CORES, Graph
+
+BATCH, WAIT_SECONDS = 8, 0.005
+
+
+class Encode(litserve.LitAPI):  # type: ignore[misc]
+    """JPEG to ids."""
+
+    def setup(self, device: str) -> None:
+        self.graph = Graph(threads=1)
+
+    async def decode_request(self, request: Request) -> Any:
+        return self.graph.pixels(await request.body())
+
+    def batch(self, inputs: list[Any]) -> Any:
+        return np.stack(inputs)
+
+    def predict(self, x: Any) -> Any:
+        return self.graph.ids(x)
+
+    def unbatch(self, output: Any) -> Any:
+        return list(output)
+
+    def encode_response(self, output: Any) -> dict[str, list[int]]:
+        return {"ids": output.tolist()}
+
+
+if __name__ == "__main__":
+    api = Encode(max_batch_size=BATCH, batch_timeout=WAIT_SECONDS, api_path="/encode")
+    litserve.LitServer(api, accelerator="cpu", workers_per_device=CORES).run(
+        host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning"
+    )

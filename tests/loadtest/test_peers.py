@@ -1,0 +1,27 @@
+"""The comparison with the one peer that needs nothing beyond the project; the others need an environment of their own."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtest.peers import __main__ as peers
+
+
+@pytest.mark.slow
+def test_a_comparison_is_measured_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peers, "REPORT", tmp_path / "peers.json")
+    monkeypatch.setattr(sys, "argv", ["peers", "--only", "FastAPI", "--rounds", "1", "--seconds", "1"])
+    peers.main()
+    figures = json.loads(peers.REPORT.read_text())
+    assert set(figures["cells"]) == {"ChannelTok gRPC", "ChannelTok REST", "Triton, pixels", "FastAPI"}
+    assert all(cell["good_share"] == 1 for row in figures["cells"].values() for load, cell in row.items() if load != "64")
+    assert figures["best_peer_ratio_c16"] > 0
+
+
+def test_a_form_holds_the_picture() -> None:
+    body = peers.PEERS["BentoML"].body(b"\xff\xd8picture")
+    assert body.startswith(b"--" + peers.BOUNDARY.encode())
+    assert body.count(b"\xff\xd8picture") == 1
+    assert peers.PEERS["FastAPI"].body(b"picture") == b"picture"
