@@ -19,7 +19,7 @@ class Encode(litserve.LitAPI):  # type: ignore[misc]
         self.graph = Graph(threads=1)
 
     def decode_request(self, request: Request) -> Any:  # a form: LitServe takes every other body for JSON
-        jpeg: UploadFile = request["jpegs"]  # type: ignore[index, assignment]
+        jpeg: UploadFile = request["jpegs"]
         return self.graph.pixels(jpeg.file.read())
 
     def batch(self, inputs: list[Any]) -> Any:
