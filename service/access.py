@@ -7,6 +7,7 @@ tokens are set.
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,6 +53,7 @@ class Access:
             raise
 
     @staticmethod
+    @lru_cache(maxsize=1024)  # connections, not calls, have addresses
     def by_address(peer: str) -> str:
         """The name of a caller without a token. peer: an address, or gRPC's form of one, ipv4:127.0.0.1:5000.
 

@@ -4,12 +4,10 @@ Every log line written within the call carries the request id, and the caller ge
 """
 
 import asyncio
+import random
 import re
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import grpc
 import structlog
@@ -32,51 +30,28 @@ def current_request_id() -> str:
 def _begin(headers: Mapping[str, str]) -> str:
     """For this task, which is the call's own. headers: lower case."""
     given = headers.get(REQUEST_ID, "")
-    request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+    request_id = given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"  # no secret, and so not the system's, which costs
     structlog.contextvars.bind_contextvars(request_id=request_id)
     tracing.incoming(headers)
     return request_id
 
 
-class GrpcCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """The interceptor for the methods of one service; health checks and reflection pass by."""
+class GrpcCall:
+    """Around one gRPC call, in the task that serves it."""
 
-    def __init__(self, service: str) -> None:
-        self._prefix = f"/{service}/"
+    def __init__(self, context: grpc.aio.ServicerContext, rpc: str) -> None:
+        self._context = context
+        self._rpc = rpc
+        self._started = time.perf_counter()
 
-    async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
-            return handler
-        headers = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
-        rpc = details.method.removeprefix(self._prefix)
+    def __enter__(self) -> None:
+        headers = {key: value for key, value in self._context.invocation_metadata() or () if isinstance(value, str)}
+        self._context.set_trailing_metadata(((REQUEST_ID, _begin(headers)),))
 
-        @contextmanager
-        def call(context: grpc.aio.ServicerContext) -> Iterator[None]:
-            context.set_trailing_metadata(((REQUEST_ID, _begin(headers)),))
-            started, cancelled = time.perf_counter(), False
-            try:
-                yield
-            except asyncio.CancelledError:
-                cancelled = True
-                raise
-            finally:
-                code = grpc.StatusCode.CANCELLED if cancelled else context.code() or grpc.StatusCode.OK
-                _access("grpc", rpc, code.name, started)
-
-        async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            with call(context):
-                return await handler.unary_unary(request, context)
-
-        async def stream(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            with call(context):
-                async for reply in handler.stream_stream(requests, context):
-                    yield reply
-
-        coders = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(unary, **coders)
-        return grpc.stream_stream_rpc_method_handler(stream, **coders)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        code = grpc.StatusCode.CANCELLED if cancelled else self._context.code() or grpc.StatusCode.OK
+        _access("grpc", self._rpc, code.name, self._started)
 
 
 class RestCalls:

@@ -17,7 +17,6 @@ from service.access import Access, RestAccess
 from service.calls import RestCalls
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.grpc_api import GrpcServer
-from service.grpc_entrance import GrpcEntrance
 from service.http_server import HttpServer
 from service.rest_api import create_app
 from service.settings import Settings
@@ -104,9 +103,8 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
 
 
 def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
-    entrance = GrpcEntrance(access, settings.receive_seconds)
     try:
-        return GrpcServer(tokenization, settings, None if tls is None else tls.grpc_credentials(), [entrance])
+        return GrpcServer(tokenization, settings, access, None if tls is None else tls.grpc_credentials())
     except RuntimeError as error:
         raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 

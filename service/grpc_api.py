@@ -1,29 +1,25 @@
 """The gRPC face: translates between the contract and tokenization, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
-import structlog
 from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from service.access import Access
 from service.admission import Admission, Priority
-from service.calls import GrpcCalls, current_request_id
-from service.errors import BadRequest, DeadlineExceeded, ServiceError, UnsupportedFormat
+from service.errors import BadRequest, DeadlineExceeded, UnsupportedFormat
+from service.grpc_entrance import GrpcEntrance
+from service.grpc_errors import status_of
 from service.settings import Settings
 from service.tokenization import Stages, Tokenization
 
-log = structlog.get_logger()
 Context: TypeAlias = grpc.aio.ServicerContext
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 MESSAGE_OVERHEAD = 4096  # so that a picture of exactly the allowed size fits into its message
@@ -38,33 +34,29 @@ _Reply = TypeVar("_Reply", bound=Message)
 
 
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
-    """Every method answers errors with a google.rpc.Status in the trailing metadata."""
+    """The methods; what they raise the entrance tells the caller."""
 
     def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
         self._tokenization = tokenization
         self._settings = settings
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        async with _errors_to(context):
-            return await self._encode(request, "encode", self._time_left(context), Priority.INTERACTIVE)
+        return await self._encode(request, "encode", self._time_left(context), Priority.INTERACTIVE)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        async with _errors_to(context):
-            return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
+        return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
 
     async def EncodeStream(
         self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:
-        async with _errors_to(context):
-            async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
-                yield reply
+        async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
+            yield reply
 
     async def DecodeStream(
         self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.DecodeStreamResponse]:
-        async with _errors_to(context):
-            async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
-                yield reply
+        async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
+            yield reply
 
     async def ListTokenizers(self, request: pb.ListTokenizersRequest, context: Context) -> pb.ListTokenizersResponse:
         return pb.ListTokenizersResponse(
@@ -122,7 +114,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             try:
                 return reply(id=item.id, response=await handle(item.request, rpc, self._time_left(context), Priority.BULK))
             except Exception as error:
-                return reply(id=item.id, error=_status(_known(error)))
+                return reply(id=item.id, error=status_of(error))
 
         return _answer_all(requests, answer, self._settings.stream_window, self._tokenization.admission)
 
@@ -142,13 +134,12 @@ class GrpcServer:
         self,
         tokenization: Tokenization,
         settings: Settings,
+        access: Access,
         credentials: grpc.ServerCredentials | None = None,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         """credentials: of TLS; plain text without."""
         limit = settings.max_message_bytes + MESSAGE_OVERHEAD  # of a compressed message it counts what comes out
         self._server = grpc.aio.server(
-            interceptors=[GrpcCalls(SERVICE), *interceptors],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -172,9 +163,11 @@ class GrpcServer:
             ],
         )
         self._health = health.aio.HealthServicer()
-        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        entrance = GrpcEntrance(self._server, access, settings.receive_seconds, surrounded=SERVICE)
+        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), entrance)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, entrance)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), entrance)
         address = f"{settings.host}:{settings.grpc_port}"
         self.port = self._server.add_insecure_port(address) if credentials is None else self._server.add_secure_port(address, credentials)
 
@@ -238,42 +231,6 @@ async def _answer_all(
     finally:
         for task in (finishing, reader, stop, *answers):
             task.cancel()
-
-
-@asynccontextmanager
-async def _errors_to(context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as error:
-        await abort(context, _known(error))
-
-
-async def abort(context: Context, error: ServiceError) -> NoReturn:
-    """End a call with this error."""
-    status = rpc_status.to_status(_status(error))
-    # abort_with_status would drop what is there already: the request id.
-    await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))
-    raise AssertionError("abort always raises")
-
-
-def _known(error: Exception) -> ServiceError:
-    """An error fit for callers; what we did not foresee is logged here and becomes INTERNAL without a word of it."""
-    if isinstance(error, ServiceError):
-        return error
-    log.exception("internal_error", exc_info=error)
-    return ServiceError(f"an error of ours; it was logged under request id {current_request_id()}")
-
-
-def _status(error: ServiceError) -> status_pb2.Status:
-    status = status_pb2.Status(code=error.grpc.value[0], message=error.detail)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.code, domain="channeltok"))
-    if error.retry_after is not None:
-        retry = Duration()
-        retry.FromMilliseconds(int(error.retry_after * 1000))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=retry))
-    return status
 
 
 def _quality(given: pb.Quality) -> Quality:

@@ -1,86 +1,116 @@
-"""What every gRPC call passes before its method: who calls, does its message arrive in time, can it be parsed."""
+"""What every gRPC call passes before its method: who calls, does its message arrive in time, can it be parsed. And what surrounds it:
+its request id, its access line, and errors told as service/grpc_errors.py does.
+
+gRPC has no limit on the time of a message that trickles in, and shows our classes' names to who sends one that cannot be parsed.
+"""
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
+from service import calls
 from service.access import Access
-from service.errors import BadRequest, ServiceError, TooSlow, Unauthenticated
-from service.grpc_api import Context, abort
+from service.errors import BadRequest, TooSlow
+from service.grpc_errors import abort
 from service.rate_limit import caller
 
 _HEALTH = f"/{health.SERVICE_NAME}/"  # open to all
 
 
-class GrpcEntrance(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """gRPC has no limit on the time of a message that trickles in, and shows our classes' names to who sends one that cannot be parsed."""
+class GrpcEntrance:
+    """Stands in the server's place where servicers are added. Not an interceptor, which gRPC asks anew for every call, and twice as slow.
 
-    def __init__(self, access: Access, receive_seconds: float) -> None:
+    surrounded: the service whose calls have a request id and an access line.
+    """
+
+    def __init__(self, server: grpc.aio.Server, access: Access, receive_seconds: float, surrounded: str) -> None:
+        self._server = server
         self._access = access
         self._receive_seconds = receive_seconds
+        self._surrounded = f"/{surrounded}/"
 
-    async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
-        client = None
-        if not details.method.startswith(_HEALTH):
-            authorization = [_text(value) for key, value in details.invocation_metadata or () if key == "authorization"]
-            try:
-                client = self._access.client(authorization, details.method)
-            except Unauthenticated as error:
-                return _refuse(error)
-        handler = await continuation(details)
-        return None if handler is None else self._guarded(handler, client)
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """As the server's."""
+        self._server.add_generic_rpc_handlers([_Behind(self, handler) for handler in handlers])
 
-    def _guarded(self, handler: Any, client: str | None) -> Any:
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """As the aio server's, which knows only generic ones and takes no notice."""
+
+    def guard(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """Every method as one from stream to stream, which on the wire is the same: a single message gRPC would read before it asks us,
         for as long as it takes."""
+        open_to_all, surrounded = path.startswith(_HEALTH), path.startswith(self._surrounded)
+        rpc = path.rpartition("/")[2]
         method = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        async def guarded(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            caller.set(client or self._access.by_address(context.peer()))
-            requests = _parsed(messages, handler.request_deserializer, context)
-            result = method(requests if handler.request_streaming else await self._only(requests, context), context)
-            if inspect.isawaitable(result):
+        async def answer(context: grpc.aio.ServicerContext) -> None:
+            if not open_to_all:
+                authorization = [_text(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+                caller.set(self._access.client(authorization, path) or self._access.by_address(context.peer()))
+            if handler.request_streaming:
+                request = _messages(context, handler)
+            else:
+                request = await self._message(context, handler)
+            result = method(request, context)
+            if inspect.isasyncgen(result):
+                async for reply in result:
+                    await context.write(reply)
+            else:
                 reply = await result
                 if not handler.response_streaming:  # else it has written its replies itself
-                    yield reply
-            else:
-                async for reply in result:
-                    yield reply
+                    await context.write(reply)
+
+        async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            with calls.GrpcCall(context, rpc) if surrounded else nullcontext():
+                try:
+                    await answer(context)
+                except grpc.aio.AbortError:
+                    raise
+                except Exception as error:
+                    await abort(context, error)
 
         return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
 
-    async def _only(self, requests: AsyncIterator[Any], context: Context) -> Any:
+    async def _message(self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler) -> Any:
         try:
             async with asyncio.timeout(self._receive_seconds):
-                return await anext(requests)
+                message = await context.read()
         except TimeoutError:
-            await abort(context, TooSlow(f"the message did not arrive within {self._receive_seconds:g} s"))
-        except StopAsyncIteration:
-            await abort(context, BadRequest("the call ended before its message"))
+            raise TooSlow(f"the message did not arrive within {self._receive_seconds:g} s") from None
+        if message is grpc.aio.EOF:
+            raise BadRequest("the call ended before its message")
+        return _parsed(message, handler)
 
 
-async def _parsed(messages: AsyncIterator[bytes], parse: Callable[[bytes], Any], context: Context) -> AsyncIterator[Any]:
-    async for message in messages:
-        try:
-            request = parse(message)
-        except DecodeError:
-            await abort(context, BadRequest("the message is not of the type that this method takes"))
-        yield request
+class _Behind(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, entrance: GrpcEntrance, handler: grpc.GenericRpcHandler) -> None:
+        self._entrance = entrance
+        self._handler = handler
+        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        guarded = self._guarded.get(details.method)
+        if guarded is None and (handler := self._handler.service(details)) is not None:
+            guarded = self._guarded[details.method] = self._entrance.guard(details.method, handler)
+        return guarded
 
 
-def _refuse(error: ServiceError) -> Any:
-    """A handler that answers any kind of call with the error. Of the kind that does not wait for a message first."""
+async def _messages(context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler) -> AsyncIterator[Any]:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        yield _parsed(message, handler)
 
-    async def refuse(_messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[None]:
-        await abort(context, error)
-        yield
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+def _parsed(message: bytes, handler: grpc.RpcMethodHandler) -> Any:
+    try:
+        return handler.request_deserializer(message)
+    except DecodeError:
+        raise BadRequest("the message is not of the type that this method takes") from None
 
 
 def _text(value: str | bytes) -> str:

@@ -161,7 +161,7 @@ class Tokenization:
                 raise BadRequest("k says how many tokens to keep, and so does a quality: ask for one of them")
             k = k or served.channels
             call.concerns(served, k)
-            pixels = await self._in_thread(self._prepare, picture, served.picture_size)
+            pixels = await self._prepared(picture, served.picture_size)
             call.done("unpack")
             inference = await self._triton.infer(served.encoder, pixels[None], timeout)
             call.inferred(inference)
@@ -222,7 +222,7 @@ class Tokenization:
             call.done("unpack")
             inference = await self._triton.infer(decoder, padded, timeout)
             call.inferred(inference)
-            picture = await self._in_thread(pictures.render, inference.output[0], format)
+            picture = await self._rendered(inference.output[0], format)
             call.done("render")
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
@@ -271,6 +271,14 @@ class Tokenization:
             raise
         finally:
             call.ended(code, why, self._settings.slow_call_seconds)
+
+    async def _prepared(self, picture: bytes, size: int) -> NDArray[np.uint8]:
+        # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
+        return self._prepare(picture, size) if pictures.is_quick(picture) else await self._in_thread(self._prepare, picture, size)
+
+    async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
+        quick = format == "JPEG" and pixels.size <= 3 * pictures.QUICK_PIXELS
+        return pictures.render(pixels, format) if quick else await self._in_thread(pictures.render, pixels, format)
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work, *args)

@@ -1,8 +1,9 @@
 """Talking to Triton over its gRPC API: what is served, inference, loading, statistics."""
 
+import asyncio
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,9 @@ _DTYPES: dict[int, tuple[str, type[np.generic]]] = {
 # Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, pictures in the batch. Others do not have it.
 EXECUTION = "execution"
 OVERTAKEN_SECONDS = 5.0
+# Of the event loop, until what is asked of one model goes to Triton: microseconds where nothing else is to be done, and while other calls
+# are read and their pictures prepared, long enough for them to come along.
+TURNS = 8
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """One Triton model as its config.pbtxt describes it. parameters: the facts export/ wrote there."""
+    """One Triton model as its config.pbtxt describes it.
+
+    parameters: the facts export/ wrote there. largest_request: pictures in a request at most, so that all instances get some.
+    """
 
     name: str
     input: Tensor
     output: Tensor
     parameters: dict[str, str]
+    largest_request: int = 1
 
     @property
     def engine(self) -> str:
@@ -81,6 +89,7 @@ class Triton:
         # Models whose inference failed for a cause of theirs -> when the last such one was sent; the supervisor looks after them.
         self.suspects: dict[str, float] = {}
         self._answered: dict[str, _Answered] = {}
+        self._groups: dict[str, _Group] = {}  # those that still take more, by model
         self._channel = grpc.aio.insecure_channel(
             url,
             options=[
@@ -147,11 +156,51 @@ class Triton:
         return self._answered[model.name].count if model.name in self._answered else 0
 
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
-        """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape]. Triton joins what several calls send.
+        """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
+        What several callers ask in one turn of the event loop goes to Triton as one request, and Triton joins what waits there.
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
         DeadlineExceeded after `timeout` seconds.
         """
+        started = time.perf_counter()
+        answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
+        try:
+            async with asyncio.timeout(timeout):
+                with tracing.engine(model.name) as metadata:
+                    if metadata is not None:  # of a trace: alone, for a request has room for one context
+                        return await self._request(model, array, metadata)
+                    return await self._together(model, array)
+        except TimeoutError as error:
+            # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
+            if answered.sent - started > OVERTAKEN_SECONDS:
+                self.suspects[model.name] = started
+            raise DeadlineExceeded("the deadline passed while the engine worked") from error
+
+    async def _together(self, model: Model, array: NDArray[Any]) -> Inference:
+        group = self._groups.get(model.name)
+        if group is None or group.size + len(array) > model.largest_request:
+            group = self._groups[model.name] = _Group()
+            group.answer = asyncio.create_task(self._ask(model, group))  # begins in the next turn of the loop
+        first = group.size
+        group.arrays.append(array)
+        group.size += len(array)
+        group.waiting += 1
+        try:
+            inference = await asyncio.shield(group.answer)
+        finally:
+            group.waiting -= 1
+            if not group.waiting:
+                group.answer.cancel()  # nothing to cancel, unless all have gone away
+        return replace(inference, output=inference.output[first : first + len(array)])
+
+    async def _ask(self, model: Model, group: "_Group") -> Inference:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if self._groups.get(model.name) is group:
+            del self._groups[model.name]
+        return await self._request(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
+
+    async def _request(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None) -> Inference:
         request = service_pb2.ModelInferRequest(
             model_name=model.name,
             inputs=[
@@ -161,21 +210,18 @@ class Triton:
             raw_input_contents=[array.tobytes()],
         )
         started = time.perf_counter()
-        answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
         try:
-            with tracing.engine(model.name) as metadata:
-                reply = await self._stub.ModelInfer(request, timeout=timeout, metadata=metadata)
+            reply = await self._stub.ModelInfer(request, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             known = _translate(error)
             known.add_note(f"Triton says: {error.details()}")  # for the log; callers see `detail` only
-            # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
-            overtaken = answered.sent - started > OVERTAKEN_SECONDS
-            if isinstance(known, EngineUnavailable) or (isinstance(known, DeadlineExceeded) and overtaken):
+            if isinstance(known, EngineUnavailable):
                 self.suspects[model.name] = started
             raise known from error
+        answered = self._answered[model.name]
         answered.at = time.perf_counter()
         answered.sent = max(started, answered.sent)
-        answered.count += 1
+        answered.count += len(array)
         elapsed = answered.at - started
         raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
         content = raw.get(model.output.name, b"")
@@ -188,9 +234,20 @@ class Triton:
         if execution.size != 2 * len(array):
             return Inference(output, None, elapsed)
         nanoseconds, pictures = execution[:2]  # the same for each entry
-        metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
+        for _ in array:
+            metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
         compute = min(elapsed, nanoseconds / 1e9)
         return Inference(output, elapsed - compute, compute)
+
+
+@dataclass
+class _Group:
+    """Arrays that go to one model as one request. size: pictures in them. waiting: callers who still do."""
+
+    arrays: list[NDArray[Any]] = field(default_factory=list)
+    size: int = 0
+    waiting: int = 0
+    answer: asyncio.Task[Inference] = field(init=False)
 
 
 def model_of(config: Any) -> Model:
@@ -201,6 +258,7 @@ def model_of(config: Any) -> Model:
         input=_tensor(config.input[0]),
         output=next(tensor for tensor in outputs if tensor.name != EXECUTION),
         parameters={name: value.string_value for name, value in config.parameters.items()},
+        largest_request=next(iter(config.dynamic_batching.preferred_batch_size), max(1, config.max_batch_size)),
     )
 
 
@@ -213,8 +271,6 @@ def _translate(error: grpc.aio.AioRpcError) -> ServiceError:
     """Triton's statuses to ours. It says UNAVAILABLE for a full queue, which must not look like an outage."""
     details = error.details() or ""
     match error.code():
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded("the deadline passed while the engine worked")
         case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in details:
             return Overloaded("the engine's queue is full: try again", RETRY_AFTER_SECONDS)
         case _:

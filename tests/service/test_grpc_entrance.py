@@ -45,8 +45,9 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         "ManyToOne": grpc.stream_unary_rpc_method_handler(many_to_one, **codec),
         "ManyToMany": grpc.stream_stream_rpc_method_handler(many_to_many, **codec),
     }
-    server = grpc.aio.server(interceptors=[GrpcEntrance(Access(None), receive_seconds=5)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
+    server = grpc.aio.server()
+    entrance = GrpcEntrance(server, Access(None), receive_seconds=5, surrounded="test.Others")
+    entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as connected:

@@ -1,0 +1,100 @@
+"""What several callers ask of Triton at once goes there as one request, and each gets his own part of the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from service.errors import DeadlineExceeded, EngineUnavailable
+from service.triton import Inference, Model, Tensor, Triton
+
+DOUBLING = Model("doubling", Tensor("x", "INT32", np.int32, (2,)), Tensor("y", "INT32", np.int32, (2,)), {}, largest_request=4)
+
+
+class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Doubles, and remembers how many entries each request had. Stands in for Triton, whose requests nobody else can count."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.cancelled = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.fails = False
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.sizes.append(request.inputs[0].shape[0])
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.fails:
+            await context.abort(grpc.StatusCode.INTERNAL, "the stub died")
+        x = np.frombuffer(request.raw_input_contents[0], np.int32)
+        return service_pb2.ModelInferResponse(outputs=[{"name": "y"}], raw_output_contents=[(2 * x).tobytes()])
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
+    server, engine = grpc.aio.server(), Engine()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(engine, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    triton = Triton(f"127.0.0.1:{port}")
+    yield engine, triton
+    await triton.close()
+    await server.stop(0)
+
+
+def entries(*values: int) -> NDArray[np.int32]:
+    return np.array([[value, -value] for value in values], np.int32)
+
+
+async def ask(triton: Triton, *values: int, timeout: float | None = 5) -> Inference:
+    return await triton.infer(DOUBLING, entries(*values), timeout)
+
+
+async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    answers = await asyncio.gather(*(ask(triton, value) for value in range(6)), ask(triton, 6, 7, 8))
+    assert np.array_equal(np.concatenate([answer.output for answer in answers]), 2 * entries(*range(9)))
+    assert sorted(real.sizes) == [2, 3, 4]  # four at most, and nobody's are torn apart
+    assert triton.answers(DOUBLING) == 9
+
+
+async def test_who_goes_away_takes_nobody_along(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    real.may_answer.clear()
+    calls = [asyncio.create_task(ask(triton, value)) for value in range(3)]
+    await asyncio.sleep(0.2)
+    calls[1].cancel()
+    await asyncio.sleep(0.1)
+    assert real.cancelled == 0
+    real.may_answer.set()
+    first, gone, last = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert isinstance(first, Inference)
+    assert isinstance(last, Inference)
+    assert np.array_equal(last.output, 2 * entries(2))
+
+
+async def test_the_engine_is_left_alone_when_all_have_gone(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    real.may_answer.clear()
+    calls = [ask(triton, 1, timeout=0.2), ask(triton, 2, timeout=0.3)]
+    assert [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == [DeadlineExceeded] * 2
+    await asyncio.sleep(0.2)
+    assert (real.sizes, real.cancelled) == ([2], 1)
+
+
+async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    real.fails = True
+    failures = await asyncio.gather(*(ask(triton, value) for value in range(3)), return_exceptions=True)
+    assert [type(error) for error in failures] == [EngineUnavailable] * 3
+    assert list(triton.suspects) == ["doubling"]
