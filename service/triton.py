@@ -189,16 +189,20 @@ class Triton:
             inference = await asyncio.shield(group.answer)
         finally:
             group.waiting -= 1
-            if not group.waiting:
-                group.answer.cancel()  # nothing to cancel, unless all have gone away
+            if not group.waiting and not group.answer.done():  # all have gone away
+                self._close(model, group)
+                group.answer.cancel()
         return replace(inference, output=inference.output[first : first + len(array)])
 
     async def _ask(self, model: Model, group: "_Group") -> Inference:
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        self._close(model, group)
+        return await self._request(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
+
+    def _close(self, model: Model, group: "_Group") -> None:
         if self._groups.get(model.name) is group:
             del self._groups[model.name]
-        return await self._request(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
 
     async def _request(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None) -> Inference:
         request = service_pb2.ModelInferRequest(

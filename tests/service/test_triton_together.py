@@ -83,6 +83,16 @@ async def test_who_goes_away_takes_nobody_along(engine: tuple[Engine, Triton]) -
     assert np.array_equal(last.output, 2 * entries(2))
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_who_comes_after_one_who_went_away_is_answered(engine: tuple[Engine, Triton], turns: int) -> None:
+    _, triton = engine
+    gone = asyncio.create_task(ask(triton, 1))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    gone.cancel()
+    assert np.array_equal((await ask(triton, 2)).output, 2 * entries(2))
+
+
 async def test_the_engine_is_left_alone_when_all_have_gone(engine: tuple[Engine, Triton]) -> None:
     real, triton = engine
     real.may_answer.clear()
