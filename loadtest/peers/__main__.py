@@ -65,7 +65,9 @@ PEERS = {
         (),
         lambda port: ["-m", "uvicorn", "loadtest.peers.fastapi_app:app", "--port", str(port), "--workers", "2", "--log-level", "warning"],
     ),
-    "LitServe": Peer(("litserve==0.2.19", "python-multipart==0.0.34"), lambda port: ["-m", "loadtest.peers.litserve_app", str(port)], form=True),
+    "LitServe": Peer(
+        ("litserve==0.2.19", "python-multipart==0.0.34"), lambda port: ["-m", "loadtest.peers.litserve_app", str(port)], form=True
+    ),
     "Ray Serve": Peer(("ray[serve]==2.60.0",), lambda port: ["-m", "loadtest.peers.ray_serve_app", str(port)]),
     "BentoML": Peer(
         ("bentoml==1.4.38",),
