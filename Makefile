@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers capacity loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -71,6 +71,9 @@ bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare
 
 bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve and BentoML with the same graph, one run
 	$(BIN)/python -m loadtest.peers
+
+bench-serving: $(VENV)/dev.stamp build/serve-full  ## what serving costs, against bare graphs, Triton alone and peers: 20 minutes, one run
+	$(BIN)/python -m loadtest.serving
 
 capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
 	$(BIN)/python -m loadtest.capacity

@@ -172,7 +172,15 @@ def photos(count: int = 64, side: int = 256) -> list[bytes]:
 
 
 def main() -> None:
-    """Measure, print, and write build/bench.json. Exits with a sentence when the service does not start."""
+    """Measure, print, and write build/bench.json."""
+    figures = measure()
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"\nwrote {REPORT}")
+
+
+def measure() -> dict[str, float]:
+    """Measure and print; figures by name. Exits with a sentence when the service does not start."""
     (encode_graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     (decode_graph,) = REPOSITORY.glob("*_decode_k*/1/model.onnx")
     jpegs = photos()
@@ -193,11 +201,9 @@ def main() -> None:
                 for _ in range(ROUNDS)
             ]
             figures |= report(name, " ".join(bare.engine), arrangement, rounds)
+        return figures
     finally:
         served.stop()
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"\nwrote {REPORT}")
 
 
 async def _prepare(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], int]:

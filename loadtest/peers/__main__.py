@@ -16,7 +16,7 @@ import sysconfig
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,12 +24,12 @@ from pathlib import Path
 import psutil
 from channeltok import Client
 from channeltok.v1 import tokenizer_pb2 as pb
-from tritonclient.grpc import service_pb2
 
-import pictures
+from loadtest.gateway_added import triton_targets
 from loadtest.open_loop import ENCODE, Generators, Grpc, Report, Rest, Target
-from loadtest.running import ROOT, Service, running
+from loadtest.running import ROOT, running
 from loadtest.served_over_bare import photos
+from service.cpu_engine import processor_has_bf16
 
 CALLERS = (1, 4, 16, 64)
 OPEN_SHARE = 0.7
@@ -37,7 +37,7 @@ START_SECONDS = 120.0
 ENVIRONMENTS = Path("build/peers")
 REPORT = Path("build/bench-peers.json")
 BOUNDARY = "photo-and-photo-alone"
-TRITON_INFER = "/inference.GRPCInferenceService/ModelInfer"
+OURS, OUR_BEST = "ChannelTok gRPC", "ChannelTok bf16"  # the second on its own best engine, where the processor has it
 
 
 @dataclass(frozen=True)
@@ -103,39 +103,50 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each stretch")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="which peers")
     options = parser.parse_args()
+    figures = compare(options.rounds, options.seconds, options.only)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"wrote {REPORT}")
+
+
+def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) -> dict[str, object]:
+    """Measure and print; the cells' medians over `rounds`, each stretch of load `seconds` long, the ratios, and the versions."""
     jpegs = photos()
-    pythons = {name: environment(name) for name in options.only}
+    pythons = {name: environment(name) for name in names}
     cells: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
 
     def measure(name: str, target: Target) -> None:
         carried = 0.0
         for callers in CALLERS:
-            cell = Cell.of(generators.closed_loop(target, callers, options.seconds).result())
+            cell = Cell.of(generators.closed_loop(target, callers, seconds).result())
             carried = max(carried, cell.goodput)
             cells[name][f"{callers}"].append(cell)
-        cells[name]["open"].append(Cell.of(generators.open_loop(target, OPEN_SHARE * carried, options.seconds).result()))
+        cells[name]["open"].append(Cell.of(generators.open_loop(target, OPEN_SHARE * carried, seconds).result()))
         print(f"{name:16}" + "".join(f"{seen[-1].goodput:9.1f}" for seen in cells[name].values()), flush=True)
 
+    encode = tuple(pb.EncodeRequest(picture=jpeg).SerializeToString() for jpeg in jpegs)
     with Generators(1) as generators:
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             with running(max_wait="30") as service:
                 with Client(service.grpc) as client:
                     right = client.encode(jpegs[0]).ids.tolist()
-                encode = tuple(pb.EncodeRequest(picture=jpeg).SerializeToString() for jpeg in jpegs)
-                measure("ChannelTok gRPC", Grpc(service.grpc, ENCODE, encode))
+                measure(OURS, Grpc(service.grpc, ENCODE, encode))
                 measure("ChannelTok REST", Rest(f"{service.rest}/v1/encode", "POST", tuple(jpegs)))
-                measure("Triton, pixels", triton(service, jpegs))
-            for name in options.only:
+                measure("Triton, pixels", triton_targets(service)["encode"])
+            if processor_has_bf16():
+                with running(max_wait="30", encode_precision="bf16") as service:
+                    measure(OUR_BEST, Grpc(service.grpc, ENCODE, encode))
+            for name in names:
                 with peer(name, pythons[name]) as url:
                     assert ids(name, url, jpegs[0]) == right, f"{name} answers other tokens"
                     bodies = tuple(PEERS[name].body(jpeg) for jpeg in jpegs)
                     measure(name, Rest(url, "POST", bodies, (("content-type", PEERS[name].content_type),)))
     medians = {name: {load: Cell.median(seen) for load, seen in loads.items()} for name, loads in cells.items()}
-    report(medians, options.rounds)
+    return report(medians, rounds)
 
 
-def report(medians: dict[str, dict[str, Cell]], rounds: int) -> None:
-    """Print the table and the ratios, and write them."""
+def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object]:
+    """Print the table and the ratios; return them."""
     loads = [*(f"{callers}" for callers in CALLERS), "open"]
     print(f"\npictures/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best")
     print(f"{'':16}" + "".join(f"{load:>18}" for load in loads))
@@ -147,31 +158,18 @@ def report(medians: dict[str, dict[str, Cell]], rounds: int) -> None:
     }
     for callers in (16, 64):
         best = max((name for name in medians if name in PEERS), key=lambda name: medians[name][f"{callers}"].goodput)
-        ratio = medians["ChannelTok gRPC"][f"{callers}"].goodput / medians[best][f"{callers}"].goodput
-        figures[f"best_peer_ratio_c{callers}"] = ratio
-        print(f"at {callers} callers ChannelTok over gRPC carries {ratio:.2f} of the best peer, {best}")
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"wrote {REPORT}")
+        for ours, ratio_name in ((OURS, "best_peer_ratio"), (OUR_BEST, "best_peer_ratio_best_engine")):
+            if ours in medians:
+                ratio = medians[ours][f"{callers}"].goodput / medians[best][f"{callers}"].goodput
+                figures[f"{ratio_name}_c{callers}"] = ratio
+                print(f"at {callers} callers {ours} carries {ratio:.2f} of the best peer, {best}")
+    return figures
 
 
 def versions() -> dict[str, str]:
     """Of everything that ran."""
     ours = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "onnxruntime", "grpcio", "nvidia-pytriton")}
     return ours | dict(requirement.split("==", 1) for peer in PEERS.values() for requirement in peer.requirements)
-
-
-def triton(service: Service, jpegs: list[bytes]) -> Grpc:
-    """The service's own Triton, asked directly with pixels that are ready: what a gateway could carry at most."""
-    with Client(service.grpc) as client:
-        size, name = client.tokenizers()[0].picture_size, client.tokenizers()[0].name
-    bodies = []
-    for jpeg in jpegs:
-        pixels = pictures.prepare(jpeg, size)
-        tensor = service_pb2.ModelInferRequest.InferInputTensor(name="picture", datatype="UINT8", shape=(1, *pixels.shape))
-        request = service_pb2.ModelInferRequest(model_name=f"{name}_encode", inputs=[tensor], raw_input_contents=[pixels.tobytes()])
-        bodies.append(request.SerializeToString())
-    return Grpc(f"127.0.0.1:{service.triton_port()}", TRITON_INFER, tuple(bodies))
 
 
 def environment(name: str) -> Path:
