@@ -1,0 +1,20 @@
+"""The same users for long. Memory is not seen from here: `make soak` reads it."""
+
+from locust import LoadTestShape, events
+from locust.argument_parser import LocustArgumentParser
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def _add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("soak")
+    group.add_argument("--soak-users", type=int, default=12, env_var="LOCUST_SOAK_USERS", help="users all the time")
+    group.add_argument("--soak-seconds", type=float, default=900.0, env_var="LOCUST_SOAK_SECONDS", help="how long")
+
+
+class Soak(LoadTestShape):  # type: ignore[misc]
+    """A constant number of users."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """See LoadTestShape."""
+        options = self.runner.environment.parsed_options
+        return (options.soak_users, options.soak_users) if self.get_run_time() < options.soak_seconds else None
