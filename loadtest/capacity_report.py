@@ -19,7 +19,7 @@ OTHERS = ("#e07b39", "#5a9367", "#8d6a9f", "#b08900", "#c05780")
 STAGES = {"graph": OURS, "engine processes beyond it": "#6baed6", "tritonserver": "#c6dbef", "gateway": "#e07b39", "clients": "#adb5bd"}
 BATCHES = {"1": "#c6dbef", "2": "#6baed6", "4": OURS, "8": "#e07b39", "more": ACCENT}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 120,
     "figure.constrained_layout.use": True,
     "font.size": 9,

@@ -47,7 +47,7 @@ REPORT = Path("build/cost.json")
 
 @dataclass(frozen=True)
 class Cell:
-    """One closed loop. latencies in seconds; cpu: core milliseconds of a picture by kind of process; bytes of a request and of its answer."""
+    """One closed loop. p50, p99: seconds. cpu: core milliseconds of a picture by kind of process. Bytes of a request and of its answer."""
 
     throughput: float
     p50: float
@@ -209,9 +209,8 @@ def main() -> None:
             table.add(
                 role, "bare", batch, Cell(rate, latency, latency, {"graph": 1000 * cpu}), 1000 * CORES * batch / (fixed + each * batch)
             )
-        print(
-            f"  a picture's {fits[role]['cost']:.2f} core ms: graph {fits[role]['graph']:.2f}, all else {fits[role]['cost'] - fits[role]['graph']:.2f}"
-        )
+        whole, graph_alone = fits[role]["cost"], fits[role]["graph"]
+        print(f"  a picture's {whole:.2f} core ms: graph {graph_alone:.2f}, all else {whole - graph_alone:.2f}")
     figures = {"cores": CORES, "fits": fits, "cells": table.cells, "batches": batches, "at": time.strftime("%F", time.gmtime())}
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")

@@ -73,9 +73,21 @@ def perf_analyzer(model: str, port: str, data: Path, callers: int, seconds: floa
     """Inferences/s of a closed loop. SystemExit, with what it wrote, where it fails."""
     table = data.with_suffix(".csv")
     table.unlink(missing_ok=True)
-    command = [FOLDER / "bin/perf_analyzer", "-m", model, "-u", f"127.0.0.1:{port}", "-i", "grpc", "--input-data", data, "-f", table]
+    command: list[str | Path] = [
+        FOLDER / "bin/perf_analyzer",
+        "-m",
+        model,
+        "-u",
+        f"127.0.0.1:{port}",
+        "-i",
+        "grpc",
+        "--input-data",
+        data,
+        "-f",
+        table,
+    ]
     # Three windows, whatever they say: the median over our own rounds decides what is stable.
-    load = ["--concurrency-range", f"{callers}", "-p", f"{round(1000 * seconds / 3)}", "-r", "3", "-s", "999"]
+    load: list[str | Path] = ["--concurrency-range", f"{callers}", "-p", f"{round(1000 * seconds / 3)}", "-r", "3", "-s", "999"]
     done = subprocess.run(
         [*command, *load], env={**os.environ, "LD_LIBRARY_PATH": f"{FOLDER}/lib"}, capture_output=True, text=True, check=False
     )

@@ -90,7 +90,7 @@ PEERS = {
         lambda port: ["-m", "bentoml", "serve", "loadtest.peers.bentoml_service:Encoder", "--port", str(port)],
         form=True,
     ),
-    "MLServer": Peer(("mlserver==1.7.1",), lambda port: ["-m", "loadtest.peers.mlserver_app", str(port)], v2=True),
+    "MLServer": Peer(("mlserver==1.7.1", "uvloop==0.21.0"), lambda port: ["-m", "loadtest.peers.mlserver_app", str(port)], v2=True),
 }
 
 
@@ -232,11 +232,12 @@ def peer(name: str, python: Path) -> Iterator[str]:
                     time.sleep(0.2)
             yield url
         finally:
-            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-            process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=15)
-            for one in alive:
-                one.kill()
+            if process.poll() is None:
+                family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                process.terminate()
+                _, alive = psutil.wait_procs(family, timeout=15)
+                for one in alive:
+                    one.kill()
 
 
 def ids(name: str, url: str, jpeg: bytes) -> list[int]:

@@ -2,8 +2,10 @@
 
 import logging
 
-from locust import LoadTestShape, events
+from locust import events
 from locust.argument_parser import LocustArgumentParser
+
+from loadtest.shapes import Shape
 
 STILL_GROWING = 1.05  # a step that carries less than this times the best before it is beyond the knee
 
@@ -16,18 +18,18 @@ def _add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--most-users", type=int, default=128, env_var="LOCUST_MOST_USERS", help="ends here, knee or not")
 
 
-class Ramp(LoadTestShape):  # type: ignore[misc]
+class Ramp(Shape):
     """Ends after two steps in a row that carried hardly more good answers/s than the best before them, and logs every step."""
 
     def reset_time(self) -> None:
         """A new run."""
-        super().reset_time()
+        super().reset_time()  # type: ignore[no-untyped-call]
         self._step, self._best, self._beyond = 1, 0.0, 0
         self._began, self._answered = 0.0, 0
 
     def tick(self) -> tuple[int, float] | None:
         """See LoadTestShape."""
-        options, now = self.runner.environment.parsed_options, self.get_run_time()
+        options, now = self.options, self.elapsed
         if now - self._began >= options.step_seconds and self._step_ends(now, options.step_users):
             return None
         users = self._step * options.step_users
@@ -35,6 +37,7 @@ class Ramp(LoadTestShape):  # type: ignore[misc]
 
     def _step_ends(self, now: float, step_users: int) -> bool:
         """Whether the ramp ends too."""
+        assert self.runner is not None
         total = self.runner.stats.total
         answered = total.num_requests - total.num_failures
         rate = (answered - self._answered) / (now - self._began)

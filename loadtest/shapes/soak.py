@@ -1,7 +1,9 @@
 """The same users for long. Memory is not seen from here: `make soak` reads it."""
 
-from locust import LoadTestShape, events
+from locust import events
 from locust.argument_parser import LocustArgumentParser
+
+from loadtest.shapes import Shape
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -11,10 +13,10 @@ def _add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--soak-seconds", type=float, default=900.0, env_var="LOCUST_SOAK_SECONDS", help="how long")
 
 
-class Soak(LoadTestShape):  # type: ignore[misc]
+class Soak(Shape):
     """A constant number of users."""
 
     def tick(self) -> tuple[int, float] | None:
         """See LoadTestShape."""
-        options = self.runner.environment.parsed_options
-        return (options.soak_users, options.soak_users) if self.get_run_time() < options.soak_seconds else None
+        options = self.options
+        return (options.soak_users, options.soak_users) if self.elapsed < options.soak_seconds else None

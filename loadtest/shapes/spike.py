@@ -1,7 +1,9 @@
 """A crowd that comes at once and goes again. Afterwards all should be as before."""
 
-from locust import LoadTestShape, events
+from locust import events
 from locust.argument_parser import LocustArgumentParser
+
+from loadtest.shapes import Shape
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -14,12 +16,12 @@ def _add_options(parser: LocustArgumentParser) -> None:
     )
 
 
-class Spike(LoadTestShape):  # type: ignore[misc]
+class Spike(Shape):
     """Base, peak, base."""
 
     def tick(self) -> tuple[int, float] | None:
         """See LoadTestShape."""
-        options = self.runner.environment.parsed_options
-        phase = int(self.get_run_time() / options.hold_seconds)
+        options = self.options
+        phase = int(self.elapsed / options.hold_seconds)
         users = (options.base_users, options.peak_users, options.base_users, 0)[min(phase, 3)]
         return (users, options.peak_users) if users else None  # all of them within a second

@@ -19,7 +19,7 @@ BRISK = ["--headless", "--only-summary", "--stop-timeout", "10"]
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running() as started:
+    with running(max_wait="30") as started:  # nobody is refused on a busy machine
         yield started
 
 
