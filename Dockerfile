@@ -31,7 +31,7 @@ EXPOSE 8089
 # The web UI; --headless has none.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8089/', timeout=2)"]
-ENTRYPOINT ["python", "-m", "locust", "-f", "loadtest/locustfile.py", "--stop-timeout", "30"]
+ENTRYPOINT ["python", "-m", "locust", "-f", "loadtest/locustfile.py,loadtest/shapes", "--class-picker", "--stop-timeout", "30"]
 
 # Runs once, and on the CPU: the graphs are the same wherever they are written.
 FROM python AS export

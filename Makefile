@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity capacity-report cost soak perf-analyzer loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -69,7 +69,7 @@ bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, o
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
 	$(BIN)/python -m loadtest.datasets_over_bare
 
-bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve and BentoML with the same graph, one run
+bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve, BentoML and MLServer with the same graph, one run
 	$(BIN)/python -m loadtest.peers
 
 bench-serving: $(VENV)/dev.stamp build/serve-full  ## what serving costs, against bare graphs, Triton alone and peers: 20 minutes, one run
@@ -78,11 +78,26 @@ bench-serving: $(VENV)/dev.stamp build/serve-full  ## what serving costs, agains
 capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
 	$(BIN)/python -m loadtest.capacity
 
-# LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere.
+cost: $(VENV)/dev.stamp  ## what a picture costs, over clients, k, sizes and batches, beside a model of it
+	$(BIN)/python -m loadtest.cost
+
+soak: $(VENV)/dev.stamp  ## 80 % of the capacity for 15 minutes: no error, flat memory, the same p99
+	$(BIN)/python -m loadtest.soak $(SOAK)
+
+capacity-report: $(VENV)/dev.stamp  ## pictures for docs/capacity.md of what capacity, cost, bench-peers and soak left in build
+	$(BIN)/python -m loadtest.capacity_report
+
+perf-analyzer: $(VENV)/dev.stamp | build/perf-analyzer  ## Triton's own load generator beside ours, without and with the gateway
+	$(BIN)/python -m loadtest.perf_analyzer
+
+# LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere. SHAPE=ramp, spike or soak decides on users and time, and its options go
+# into LOAD ("--peak-users 100"). WORKERS=2: a master and two workers, for one process takes one core. Several machines: docs/capacity.md.
+comma := ,
 loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a service that runs, a report in build/loadtest
 	mkdir -p build/loadtest
-	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --users 16 --spawn-rate 4 --run-time 2m --stop-timeout 30 \
-		--only-summary --csv build/loadtest/report --html build/loadtest/report.html
+	$(BIN)/python -m locust -f loadtest/locustfile.py$(if $(SHAPE),$(comma)loadtest/shapes/$(SHAPE).py) --headless \
+		$(if $(SHAPE),,--users 16 --spawn-rate 4 --run-time 2m) $(if $(WORKERS),--processes $(WORKERS)) --stop-timeout 30 \
+		--only-summary --csv build/loadtest/report --html build/loadtest/report.html $(LOAD)
 
 # Debian's own, unpacked and not installed: needs no root, starts no service. Its package lists are our own too, for the machine's may be empty.
 APT = apt-get -qq -o Dir::State::lists=$(CURDIR)/build/apt/lists -o Dir::Cache=$(CURDIR)/build/apt -o Dir::Log=$(CURDIR)/build/apt \
@@ -93,6 +108,18 @@ build/prometheus:  ## Debian's prometheus and promtool, for the tests of deploy/
 	cd build/apt && $(APT) download prometheus
 	dpkg-deb --extract build/apt/prometheus_*.deb build/apt/prometheus
 	mv build/apt/prometheus/usr/bin $@
+	rm -rf build/apt
+
+# The last of tritonclient's wheels that holds perf_analyzer and runs on Debian 12, and the libraries that its binary is linked to.
+build/perf-analyzer: | $(VENV)/dev.stamp
+	mkdir -p build/apt/lists/partial build/apt/archives/partial $@.tmp/lib
+	$(APT) update
+	cd build/apt && $(APT) download libb64-0d
+	dpkg-deb --extract build/apt/libb64-0d_*.deb build/apt/libb64
+	$(BIN)/python -m pip install --quiet --no-deps --target build/apt/wheels tritonclient==2.46.0 nvidia-cuda-runtime-cu12==12.9.79
+	install -D build/apt/wheels/bin/perf_analyzer $@.tmp/bin/perf_analyzer
+	cp build/apt/libb64/usr/lib/*/libb64.so.0d build/apt/wheels/nvidia/cuda_runtime/lib/libcudart.so.12 $@.tmp/lib
+	mv $@.tmp $@
 	rm -rf build/apt
 
 # gRPC's own log is silenced: a line for every connection that is refused. CHAOS="--only overload", "--short", or "--write" for the page.

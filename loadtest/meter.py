@@ -1,5 +1,6 @@
 """What a service takes: memory, file handles and threads of its processes, the children included."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -39,6 +40,40 @@ def read(pid: int) -> Reading:
     """A process and all below it. Those that end meanwhile count as nothing; psutil.NoSuchProcess when `pid` itself has ended."""
     readings = _each(pid, lambda process: (process.memory_info().rss, process.num_fds(), sum(_threads(process).values()), 1))
     return Reading(*(sum(column) for column in zip(*readings, strict=True)))
+
+
+def cpu(pid: int) -> dict[str, float]:
+    """CPU seconds that a service has used so far, by kind of process."""
+    seconds = {"gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
+    for name, used in _each(pid, lambda process: (_kind(process, pid), process.cpu_times().user + process.cpu_times().system)):
+        seconds[name] += used
+    return seconds
+
+
+def _kind(process: psutil.Process, root: int) -> str:
+    if process.pid == root:
+        return "gateway"
+    return "tritonserver" if process.name() == "tritonserver" else "engine processes"
+
+
+class Noise:
+    """CPU of this machine that neither this process nor any below it used: other programs, and what the host gave to other tenants."""
+
+    def __init__(self) -> None:
+        self._at, self._strange = time.perf_counter(), self._read()
+
+    def since(self) -> float:
+        """Cores, on average, since the last call; 0.1 is a tenth of one. Processes that ended meanwhile count as strange."""
+        now, strange = time.perf_counter(), self._read()
+        cores = (strange - self._strange) / (now - self._at)
+        self._at, self._strange = now, strange
+        return max(0.0, cores)
+
+    @staticmethod
+    def _read() -> float:
+        machine = psutil.cpu_times()
+        ours = sum(_each(os.getpid(), lambda process: process.cpu_times().user + process.cpu_times().system))
+        return float(machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal - ours)
 
 
 def thread_names(pid: int) -> Counter[str]:

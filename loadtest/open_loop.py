@@ -13,7 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
@@ -90,7 +90,29 @@ class Rest:
             yield call
 
 
-Target: TypeAlias = Grpc | Rest
+@dataclass(frozen=True)
+class Mixed:
+    """Several in turn, as one; they agree in what is good."""
+
+    targets: tuple[Grpc | Rest, ...]
+
+    @property
+    def good(self) -> str:
+        return self.targets[0].good
+
+    @asynccontextmanager
+    async def connected(self) -> Any:
+        """A `Call`."""
+        async with AsyncExitStack() as stack:
+            calls = [await stack.enter_async_context(target.connected()) for target in self.targets]
+
+            async def call(number: int) -> str:
+                return str(await calls[number % len(calls)](number // len(calls)))
+
+            yield call
+
+
+Target: TypeAlias = Grpc | Rest | Mixed
 
 
 @dataclass

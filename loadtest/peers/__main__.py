@@ -6,6 +6,7 @@ an open loop at 0.7 of what it carried. The clients share the cores with all of 
 """
 
 import argparse
+import base64
 import contextlib
 import json
 import socket
@@ -42,18 +43,33 @@ OURS, OUR_BEST = "ChannelTok gRPC", "ChannelTok bf16"  # the second on its own b
 
 @dataclass(frozen=True)
 class Peer:
-    """requirements: beyond the project's, pinned. command: from a port, arguments of its Python. form: takes a form and not a body."""
+    """requirements: beyond the project's, pinned. command: from a port, arguments of its Python. form: takes a form and not a body.
+
+    v2: speaks the Open Inference Protocol in JSON, with the JPEG in base64.
+    """
 
     requirements: tuple[str, ...]
     command: Callable[[int], list[str]]
     form: bool = False
+    v2: bool = False
+
+    @property
+    def path(self) -> str:
+        return "/v2/models/encode/infer" if self.v2 else "/encode"
 
     @property
     def content_type(self) -> str:
+        if self.v2:
+            return "application/json"
         return f"multipart/form-data; boundary={BOUNDARY}" if self.form else "image/jpeg"
 
     def body(self, jpeg: bytes) -> bytes:
         """Of a request for one picture."""
+        if self.v2:
+            data, parameters = [base64.b64encode(jpeg).decode()], {"content_type": "base64"}
+            return json.dumps(
+                {"inputs": [{"name": "jpeg", "shape": [1, 1], "datatype": "BYTES", "parameters": parameters, "data": data}]}
+            ).encode()
         if not self.form:
             return jpeg
         head = 'Content-Disposition: form-data; name="jpegs"; filename="1.jpg"\r\nContent-Type: image/jpeg'
@@ -74,6 +90,7 @@ PEERS = {
         lambda port: ["-m", "bentoml", "serve", "loadtest.peers.bentoml_service:Encoder", "--port", str(port)],
         form=True,
     ),
+    "MLServer": Peer(("mlserver==1.7.1", "uvloop==0.21.0"), lambda port: ["-m", "loadtest.peers.mlserver_app", str(port)], v2=True),
 }
 
 
@@ -201,7 +218,7 @@ def peer(name: str, python: Path) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen([str(python), *PEERS[name].command(port)], cwd=ROOT, stdout=output, stderr=output)
         try:
-            url = f"http://127.0.0.1:{port}/encode"
+            url = f"http://127.0.0.1:{port}{PEERS[name].path}"
             deadline = time.monotonic() + START_SECONDS
             while True:
                 try:
@@ -213,11 +230,12 @@ def peer(name: str, python: Path) -> Iterator[str]:
                     time.sleep(0.2)
             yield url
         finally:
-            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-            process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=15)
-            for one in alive:
-                one.kill()
+            if process.poll() is None:
+                family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                process.terminate()
+                _, alive = psutil.wait_procs(family, timeout=15)
+                for one in alive:
+                    one.kill()
 
 
 def ids(name: str, url: str, jpeg: bytes) -> list[int]:
@@ -225,6 +243,8 @@ def ids(name: str, url: str, jpeg: bytes) -> list[int]:
     request = urllib.request.Request(url, PEERS[name].body(jpeg), {"content-type": PEERS[name].content_type})
     with urllib.request.urlopen(request, timeout=30) as reply:
         answer = json.load(reply)
+    if PEERS[name].v2:
+        answer = {"ids": answer["outputs"][0]["data"]}
     found: list[int] = answer["ids"] if isinstance(answer, dict) else answer[0]
     return found
 

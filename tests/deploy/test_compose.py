@@ -17,7 +17,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ONE_SHOT = {"graphs", "engines", "acceptance"}
-PROFILES = {"loadtest": ["loadtest"], "acceptance": ["acceptance"]}
+PROFILES = {"loadtest": ["loadtest"], "loadtest-worker": ["loadtest"], "acceptance": ["acceptance"]}
 
 
 def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_world() -> None:
@@ -44,7 +44,8 @@ def test_grafana_has_nobody_to_log_in_as_and_a_network_of_its_own() -> None:
 def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_only() -> None:
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == PROFILES
     loadtest = SERVICES["loadtest"]
-    assert [name for name, service in SERVICES.items() if set(service["networks"]) & set(loadtest["networks"])] == ["gateway", "loadtest"]
+    reached = [name for name, service in SERVICES.items() if set(service["networks"]) & set(loadtest["networks"])]
+    assert reached == ["gateway", "loadtest", "loadtest-worker"]
     ports = {port.rpartition(":")[2] for port in SERVICES["gateway"]["ports"]}
     called = {name: value.removeprefix("http://").split(":") for name, value in loadtest["environment"].items()}
     assert called == {"LOCUST_HOST": ["gateway", "8080"], "LOCUST_GRPC": ["gateway", "50051"]}
@@ -54,10 +55,15 @@ def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_
 def test_the_load_generator_runs_the_files_of_make_loadtest() -> None:
     entrypoint = _entrypoint("loadtest")
     assert entrypoint[:3] == ["python", "-m", "locust"]
-    locustfile = entrypoint[entrypoint.index("-f") + 1]
-    assert f"-m locust -f {locustfile} " in (ROOT / "Makefile").read_text()
+    locustfile, shapes = entrypoint[entrypoint.index("-f") + 1].split(",")
+    assert f"-m locust -f {locustfile}$(if $(SHAPE),$(comma){shapes}/$(SHAPE).py) " in (ROOT / "Makefile").read_text()
     assert (ROOT / locustfile).exists()
-    assert SERVICES["loadtest"]["volumes"] == ["./loadtest:/app/loadtest:ro"]
+    assert {path.stem for path in (ROOT / shapes).glob("[!_]*.py")} == {"ramp", "spike", "soak"}
+    master, worker = SERVICES["loadtest"], SERVICES["loadtest-worker"]
+    assert master["volumes"] == worker["volumes"] == ["./loadtest:/app/loadtest:ro"]
+    assert master["command"] == ["--master"]
+    assert worker["command"] == ["--worker", "--master-host", "loadtest"]
+    assert (worker["image"], worker["environment"]) == (master["image"], master["environment"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -72,7 +78,7 @@ def test_every_service_is_pinned_bounded_and_hardened(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service.get("user", "1000:1000").split(":")[0] != "0"
     assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
-    if name not in ONE_SHOT and "build" not in service:
+    if service["image"].partition("/")[0] != service["image"] and name not in ONE_SHOT:
         assert service["healthcheck"]["test"][0] == "CMD"
 
 

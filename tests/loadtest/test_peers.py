@@ -1,5 +1,6 @@
 """The comparison with the one peer that needs nothing beyond the project; the others need an environment of their own."""
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -25,3 +26,11 @@ def test_a_form_holds_the_picture() -> None:
     assert body.startswith(b"--" + peers.BOUNDARY.encode())
     assert body.count(b"\xff\xd8picture") == 1
     assert peers.PEERS["FastAPI"].body(b"picture") == b"picture"
+
+
+def test_the_open_inference_protocol_carries_the_picture_in_base64() -> None:
+    mlserver = peers.PEERS["MLServer"]
+    (jpeg,) = json.loads(mlserver.body(b"\xff\xd8picture"))["inputs"]
+    assert jpeg["parameters"] == {"content_type": "base64"}
+    assert base64.b64decode(*jpeg["data"]) == b"\xff\xd8picture"
+    assert (mlserver.path, peers.PEERS["FastAPI"].path) == ("/v2/models/encode/infer", "/encode")
