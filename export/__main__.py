@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from export import engines, graph, half, int8, parity, repository
 from export.random_model import random_model
 from tokenizer import checkpoint, inference
-from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.channeltok import SIZES
 from tokenizer.data import evaluation_photos
+from tokenizer.family import Tokenizer
 from tokenizer.fidelity import psnr
 
 REPORT = Path("build/parity.json")
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
 
 
-def _graphs(model: ChannelTok, name: str, budgets: list[int], engine: engines.Engine) -> tuple[bytes, dict[int, bytes]]:
+def _graphs(model: Tokenizer, name: str, budgets: list[int], engine: engines.Engine) -> tuple[bytes, dict[int, bytes]]:
     """Encode, and decode by budget, serialised. Decode is fp16 for a GPU."""
     print("exporting encode", flush=True)
     encode = graph.encode_graph(model, name).SerializeToString()
@@ -71,7 +72,7 @@ def _graphs(model: ChannelTok, name: str, budgets: list[int], engine: engines.En
     return encode, decodes
 
 
-def _int8(model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], calibration: NDArray[np.uint8]) -> list[bytes]:
+def _int8(model: Tokenizer, decodes: dict[int, bytes], photos: NDArray[np.uint8], calibration: NDArray[np.uint8]) -> list[bytes]:
     """Decode in int8, calibrated on some photos and compared with fp32 on others."""
     to_calibrate, tokens = (inference.encode(model, some).numpy() for some in (calibration, photos))
     found = []
@@ -101,7 +102,7 @@ def _name(options: argparse.Namespace) -> str:
     return name
 
 
-def _model(path: Path | None, random: str | None) -> ChannelTok:
+def _model(path: Path | None, random: str | None) -> Tokenizer:
     if random is not None:
         return random_model(random)
     assert path is not None

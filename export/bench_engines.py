@@ -30,8 +30,9 @@ from export import graph, int8, triton_model
 from export.__main__ import DEMO
 from export.random_model import random_model
 from tokenizer import checkpoint, fidelity, inference
-from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.channeltok import SIZES
 from tokenizer.data import evaluation_photos
+from tokenizer.family import Tokenizer
 from tokenizer.quantize import BITS
 
 Role = Literal["encode", "decode"]
@@ -99,9 +100,10 @@ def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
     return Task(role, folder, given, counter.get_total_flops())
 
 
-def _module(model: ChannelTok, role: Role) -> nn.Module:
+def _module(model: Tokenizer, role: Role) -> nn.Module:
     if role == "decode":
-        return graph.Decode(model, model.shape.channels).eval()
+        del model.encoder
+        return graph.Decode(model).eval()
     del model.decoder  # it would be saved and loaded with the rest
     return graph.Encode(model).eval()
 

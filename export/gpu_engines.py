@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from export import graph, half, parity
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok
+from tokenizer.family import Tokenizer
 from tokenizer.quantize import ABSENT
 
 Array = NDArray[Any]
@@ -35,7 +35,7 @@ class Case:
     due: Array
 
 
-def cases(folder: Path, model: ChannelTok, photos: Array) -> list[Case]:
+def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
     """The models of `folder` that are of `model`. Exits with a sentence when it has none."""
     tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
     decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
@@ -79,14 +79,14 @@ def on_onnxruntime(of: list[Case]) -> Run:
     return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
 
 
-def on_torch(of: list[Case], model: ChannelTok, compiled: bool) -> Run:
+def on_torch(of: list[Case], model: Tokenizer, compiled: bool) -> Run:
     model = copy.deepcopy(model)
     half.halve(model.decoder)
     model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     modules: dict[str, Any] = {}
     for case in of:
-        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model, case.facts.budget)
+        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model)
         modules[case.name] = torch.compile(module) if compiled else module
 
     def run(name: str, array: Array) -> Array:

@@ -14,17 +14,14 @@ from typing import Literal, cast
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok
-from tokenizer.quantize import BITS, codes_from_tokens
+from tokenizer.family import Tokenizer
 
 OPSET = 21  # 20 takes GroupNorm apart; 23 makes one Attention op, whose fp32 form TensorRT refuses
-FAMILY = "channeltok"
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,7 @@ class Facts:
     """What a graph says of itself in its metadata, and its Triton model in the parameters of config.pbtxt.
 
     role: what it does. budget: tokens per picture at its token end. picture_size: S, in pixels. fingerprint: see tokenizer.checkpoint.
+    family, bits_per_token: see tokenizer.family. codes: how many ids there are, said only where they are fewer than those bits hold.
     """
 
     tokenizer: str
@@ -40,11 +38,26 @@ class Facts:
     picture_size: int
     channels: int
     fingerprint: str
-    family: str = FAMILY
-    bits_per_token: int = BITS
+    family: str = "channeltok"
+    bits_per_token: int = 16
+    codes: int | None = None
 
     def as_strings(self) -> dict[str, str]:
-        return {name: str(value) for name, value in asdict(self).items()}
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
+
+
+def _facts_of(model: Tokenizer, name: str, role: Literal["encode", "decode"], budget: int) -> Facts:
+    return Facts(
+        name,
+        role,
+        budget,
+        model.shape.picture_size,
+        model.shape.channels,
+        checkpoint.fingerprint(model),
+        model.family,
+        model.bits_per_token,
+        model.codes if model.codes < 2**model.bits_per_token else None,
+    )
 
 
 _FACTS = TypeAdapter(Facts)
@@ -53,7 +66,7 @@ _FACTS = TypeAdapter(Facts)
 class Encode(nn.Module):
     """picture uint8 [N, S, S, 3] -> tokens int32 [N, C]."""
 
-    def __init__(self, model: ChannelTok) -> None:
+    def __init__(self, model: Tokenizer) -> None:
         super().__init__()
         self.model = model
 
@@ -65,26 +78,24 @@ class Encode(nn.Module):
 class Decode(nn.Module):
     """tokens int32 [N, budget], -1 = absent -> picture uint8 [N, S, S, 3]. Channels from `budget` on are absent."""
 
-    def __init__(self, model: ChannelTok, budget: int) -> None:
+    def __init__(self, model: Tokenizer) -> None:
         super().__init__()
-        self.decoder = model.decoder
-        self.missing = model.shape.channels - budget
+        self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        codes = F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, self.missing))
-        pixels = self.decoder(codes).permute(0, 2, 3, 1)
+        pixels = self.model.decode_prefix(tokens).permute(0, 2, 3, 1)
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # tokenizer.inference.to_uint8, in TensorRT's order
 
 
-def encode_graph(model: ChannelTok, name: str) -> onnx.ModelProto:
+def encode_graph(model: Tokenizer, name: str) -> onnx.ModelProto:
     """The graph `picture` uint8 [N, S, S, 3] -> `tokens` int32 [N, C], with its facts; `name` is the tokenizer's."""
     shape = model.shape
     picture = torch.zeros(2, shape.picture_size, shape.picture_size, 3, dtype=torch.uint8)
     graph = to_onnx(Encode(model), picture, "picture", "tokens")
-    return _with_facts(graph, Facts(name, "encode", shape.channels, shape.picture_size, shape.channels, checkpoint.fingerprint(model)))
+    return _with_facts(graph, _facts_of(model, name, "encode", shape.channels))
 
 
-def decode_graph(model: ChannelTok, name: str, budget: int) -> onnx.ModelProto:
+def decode_graph(model: Tokenizer, name: str, budget: int) -> onnx.ModelProto:
     """The graph `tokens` int32 [N, budget] -> `picture` uint8 [N, S, S, 3], with its facts.
 
     Raises ValueError for a budget outside 1 to C.
@@ -93,8 +104,8 @@ def decode_graph(model: ChannelTok, name: str, budget: int) -> onnx.ModelProto:
     if not 1 <= budget <= shape.channels:
         raise ValueError(f"a budget is between 1 and the {shape.channels} channels of the tokenizer, not {budget}")
     tokens = torch.zeros(2, budget, dtype=torch.int32)
-    graph = to_onnx(Decode(model, budget), tokens, "tokens", "picture")
-    return _with_facts(graph, Facts(name, "decode", budget, shape.picture_size, shape.channels, checkpoint.fingerprint(model)))
+    graph = to_onnx(Decode(model), tokens, "tokens", "picture")
+    return _with_facts(graph, _facts_of(model, name, "decode", budget))
 
 
 def facts(graph: onnx.ModelProto) -> Facts:

@@ -8,8 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tokenizer import inference
-from tokenizer.channeltok import ChannelTok
-from tokenizer.quantize import BITS
+from tokenizer.family import Tokenizer
 
 BATCH = 16
 # The two add up in another order, so a latent within about 1e-6 of 0 may change its sign: at most one bit in 100,000, or one in all.
@@ -29,16 +28,20 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Parity:
-    """photos: how many were compared. bits: token bits compared, photos x C x 16. flipped: bits that differ."""
+    """photos: how many were compared. bits: token bits compared, photos x C x bits of a token. flipped: bits that differ.
+
+    bits_of_a_flip: see tokenizer.family; so many may always differ.
+    """
 
     photos: int
     bits: int
     flipped: int
     decodes: tuple[Pixels, ...]
+    bits_of_a_flip: int = 1
 
     @property
     def may_flip(self) -> int:
-        return max(1, int(MAX_FLIPPED_SHARE * self.bits))
+        return max(self.bits_of_a_flip, int(MAX_FLIPPED_SHARE * self.bits))
 
     @property
     def out_of_bounds(self) -> list[str]:
@@ -73,7 +76,7 @@ class Parity:
         return "\n".join(f"{name:<36}{value:>12}{allowed:>10}" for name, value, allowed in rows)
 
 
-def measure(model: ChannelTok, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]) -> Parity:
+def measure(model: Tokenizer, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]) -> Parity:
     """Compare `model` with its graphs (serialised ONNX; decodes by budget) on photos uint8 [N, S, S, 3].
 
     Both sides decode the same tokens, PyTorch's, so that a flipped bit is counted once and not again in every pixel.
@@ -85,7 +88,7 @@ def measure(model: ChannelTok, encode: bytes, decodes: dict[int, bytes], photos:
         ours = inference.decode(model, tokens, budget)
         difference = np.abs(ours.astype(np.int16) - run(graph, tokens[:, :budget].contiguous().numpy()))
         pixels.append(Pixels(budget, int(difference.max()), float(difference.mean())))
-    return Parity(len(photos), tokens.numel() * BITS, flipped, tuple(pixels))
+    return Parity(len(photos), tokens.numel() * model.bits_per_token, flipped, tuple(pixels), model.bits_of_a_flip)
 
 
 def run(graph: bytes, array: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

@@ -5,27 +5,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenizer import checkpoint, inference
 from tokenizer.data import evaluation_photos
-from tokenizer.quantize import BITS
+from tokenizer.quantize import BITS, live_bits, ones
 
 matplotlib.use("Agg")
-RARE = 0.05  # a bit that is 1 in fewer pictures than this, or 0 in fewer, is as good as dead
-
-
-def ones(tokens: Tensor) -> NDArray[np.float64]:
-    """Share of pictures in which each bit is 1, most significant bit first. tokens: int32 [N, C]. Returns [C, 16]."""
-    return torch.stack([(tokens >> (BITS - 1 - p)) & 1 for p in range(BITS)], dim=2).double().mean(0).numpy()
-
-
-def live_bits(tokens: Tensor) -> float:
-    """Share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures. tokens: int32 [N, C]."""
-    share = ones(tokens)
-    return float(((share > RARE) & (share < 1 - RARE)).mean())
 
 
 def bit_entropy(tokens: Tensor) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from pictures.likeness import psnr, ssim
 from tokenizer import checkpoint, inference
-from tokenizer.channeltok import ChannelTok
 from tokenizer.data import evaluation_photos
+from tokenizer.family import Tokenizer
 
 matplotlib.use("Agg")
 PRICES = np.geomspace(1e-4, 1e-2, 25)  # SSIM a token must bring
@@ -22,7 +22,7 @@ BYTES_PER_TOKEN = 2
 Curves = list[list[Measured]]  # of each photo, by ascending k
 
 
-def curves(model: ChannelTok, photos: NDArray[np.uint8]) -> Curves:
+def curves(model: Tokenizer, photos: NDArray[np.uint8]) -> Curves:
     """What each photo is like at every k that `Quality` tries, and at every eighth one, so that fixed k is not judged by straight lines."""
     channels = model.shape.channels
     tried = Quality(max_bytes=BYTES_PER_TOKEN * channels).budgets(channels)

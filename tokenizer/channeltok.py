@@ -5,14 +5,19 @@ Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of 
 """
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from tokenizer.blocks import Down, Norm, Up, level, middle
-from tokenizer.quantize import codes_from_tokens, quantize, tokens_from_latents
+from tokenizer.family import Tokenizer
+from tokenizer.quantize import BITS, codes_from_tokens, live_bits, quantize, tokens_from_latents
+
+if TYPE_CHECKING:
+    from tokenizer.objective import Objective
 
 LATENT_SIDE = 4
 
@@ -38,6 +43,10 @@ class PaperShape(BaseModel):
         """Side in pixels of the blocks that the decoder's last layers join: where a grid would show."""
         return 2
 
+    def build(self) -> "ChannelTok":
+        """A tokenizer of this shape with fresh weights."""
+        return ChannelTok(self)
+
 
 class ShuffleShape(BaseModel):
     """A CPU variant of ours, not in the paper: pixels enter and leave by a 4-pixel space-to-depth shuffle.
@@ -61,8 +70,9 @@ class ShuffleShape(BaseModel):
         """Side in pixels of the blocks that the decoder's last layer writes: where a grid would show."""
         return self.patch
 
-
-Shape = Annotated[PaperShape | ShuffleShape, Field(discriminator="kind")]
+    def build(self) -> "ChannelTok":
+        """A tokenizer of this shape with fresh weights."""
+        return ChannelTok(self)
 
 
 def _paper(widths: tuple[int, ...]) -> PaperShape:
@@ -170,8 +180,15 @@ class ShuffleDecoder(nn.Sequential):
         return super().forward(codes * self.CODE_SCALE)
 
 
-class ChannelTok(nn.Module):
+class ChannelTok(Tokenizer):
     """Encoder, quantiser (no parameters), decoder."""
+
+    family = "channeltok"
+    title = "ChannelTok"
+    use_name = "live_bits"
+    codes = 2**BITS
+    bits_of_a_flip = 1  # each is the sign of a number of its own
+    shape: PaperShape | ShuffleShape
 
     def __init__(self, shape: PaperShape | ShuffleShape) -> None:
         super().__init__()
@@ -187,9 +204,9 @@ class ChannelTok(nn.Module):
         """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]. Keep the first k for a budget of k."""
         return tokens_from_latents(self.encoder(pixels))
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Token ids int32 [B, C], -1 where absent, to pixels float [B, 3, S, S], about [-1, 1]."""
-        return self.decoder(codes_from_tokens(tokens))
+    def decode_prefix(self, tokens: Tensor) -> Tensor:
+        missing = self.shape.channels - tokens.shape[1]
+        return self.decoder(F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, missing)))
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The training pass.
@@ -203,6 +220,14 @@ class ChannelTok(nn.Module):
         keep = active[:, :, None, None]
         quantized = quantize(torch.where(keep, latents, latents.detach()))
         return self.decoder(quantized.codes * keep), quantized.unit, active
+
+    def loss(self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int) -> Tensor:
+        reconstruction, unit, active = passed
+        return objective.tokenizer_loss(pixels, reconstruction, unit, active, views)
+
+    def use(self, tokens: Tensor) -> float:
+        """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures."""
+        return live_bits(tokens)
 
 
 def draw_budgets(batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None) -> Tensor:

@@ -7,18 +7,16 @@ import pickle
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenizer import paper_checkpoint
-from tokenizer.channeltok import ChannelTok, PaperShape, Shape, ShuffleShape
+from tokenizer.families import SHAPE
+from tokenizer.family import Tokenizer
 
-_SHAPE: TypeAdapter[PaperShape | ShuffleShape] = TypeAdapter(Shape)
 
-
-def save(model: ChannelTok, path: Path, facts: dict[str, str] | None = None) -> None:
+def save(model: Tokenizer, path: Path, facts: dict[str, str] | None = None) -> None:
     """Write the weights as fp16, the shape and any further `facts` (training record) as metadata."""
     metadata = {"shape": model.shape.model_dump_json(), **(facts or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,15 +26,15 @@ def save(model: ChannelTok, path: Path, facts: dict[str, str] | None = None) -> 
     os.replace(temporary, path)  # whoever reads it meanwhile gets the old file or the new one
 
 
-def load(path: Path) -> ChannelTok:
+def load(path: Path) -> Tokenizer:
     """Read a model in fp32, ready for inference: a file that `save` wrote, or one trained elsewhere (see tokenizer.paper_checkpoint).
 
-    Raises ValueError, with what differs, for weights of no ChannelTok, and OSError when the file cannot be read.
+    Raises ValueError, with what differs, for weights of no tokenizer here, and OSError when the file cannot be read.
     """
     tensors, metadata = _read(path)
     if "shape" not in metadata:
         return paper_checkpoint.load(tensors)
-    model = ChannelTok(_SHAPE.validate_json(metadata["shape"]))
+    model: Tokenizer = SHAPE.validate_json(metadata["shape"]).build()
     model.load_state_dict({name: value.float() for name, value in tensors.items()})
     return model.eval()
 
@@ -70,7 +68,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def fingerprint(model: ChannelTok) -> str:
+def fingerprint(model: Tokenizer) -> str:
     """16 hex digits: the first 8 bytes of a sha256 over the shape and every weight as fp16, in order of name.
 
     It is what tokens are bound to: the same weights give the same fingerprint whatever file, graph or engine holds them.

@@ -18,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer import checkpoint, codecs, independent_judge, inference
-from tokenizer.bit_use import live_bits
-from tokenizer.channeltok import ChannelTok
 from tokenizer.data import evaluation_photos
+from tokenizer.family import Tokenizer
 from tokenizer.fidelity import Pictures, grid_energy, l1, psnr, ssim
-from tokenizer.quantize import BITS
 
 matplotlib.use("Agg")
 CODEC_SIZES = (64, 128, 256, 512, 1024)
@@ -57,20 +55,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was judged, and how it did. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos."""
+    """What was judged, and how it did.
+
+    use: of ids, see tokenizer.family. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos.
+    """
 
     checkpoint: str
     fingerprint: str
     data: str
     photos: int
-    live_bits: float
+    use: float
     photo_grid: float
     frechet_floor: float | None
     rows: list[Row]
+    use_name: str = "live_bits"
 
 
-def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], float | None, float]:
-    """A row for each budget, the Frechet distance's floor and the share of live bits. photos: uint8 [N, S, S, 3]."""
+def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], float | None, float]:
+    """A row for each budget, the Frechet distance's floor and the use of ids. photos: uint8 [N, S, S, 3]."""
     tokens = inference.encode(model, photos)
     budgets = inference.budgets(model.shape.channels)
     decoded = [inference.decode(model, tokens, k) for k in budgets]
@@ -79,9 +81,9 @@ def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], flo
     floor, *frechet = [independent_judge.frechet_of_halves(pooled[0], version) if enough else None for version in pooled]
     rows = [
         Row(
-            "ChannelTok",
+            model.title,
             k,
-            k * BITS // 8,
+            k * model.bits_per_token // 8,
             psnr=float(psnr(photos, pictures).mean()),
             ssim=float(ssim(photos, pictures).mean()),
             distance=float(distances[i].mean()),
@@ -91,7 +93,7 @@ def judge_tokenizer(model: ChannelTok, photos: Pictures) -> tuple[list[Row], flo
         )
         for i, (k, pictures) in enumerate(zip(budgets, decoded, strict=True))
     ]
-    return rows, floor, live_bits(tokens)
+    return rows, floor, model.use(tokens)
 
 
 def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
@@ -123,8 +125,9 @@ def _mean(best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[n
 def table(report: Report) -> str:
     """The report as a Markdown table. The best of each size among all methods is bold."""
     columns = ("PSNR, dB", "SSIM", "distance", "L1 (the loss)", "grid", "Frechet")
+    use = f"{100 * report.use:.2f} % {report.use_name.replace('_', ' ')}"
     lines = [
-        f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {100 * report.live_bits:.2f} % live bits. ",
+        f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {use}. ",
         f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2) or 'not known of so few'}.",
         "",
         "| method | k | bytes | bits | " + " | ".join(columns) + " |",
@@ -161,7 +164,9 @@ def plot(report: Report, path: Path) -> None:
         for method in dict.fromkeys(row.method for row in report.rows):
             points = [(row.size, value) for row in report.rows if row.method == method and (value := getattr(row, name)) is not None]
             if points:
-                axis.plot(*zip(*sorted(points), strict=True), marker="o", linewidth=2.5 if method == "ChannelTok" else 1.2, label=method)
+                axis.plot(
+                    *zip(*sorted(points), strict=True), marker="o", linewidth=2.5 if method == report.rows[0].method else 1.2, label=method
+                )
         axis.set_xscale("log", base=2)
         axis.set(xlabel="bytes of a picture", title=label)
         axis.set_xticks(sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes])
@@ -184,7 +189,7 @@ def main() -> None:
 
     model = checkpoint.load(options.checkpoint)
     photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
-    rows, floor, live = judge_tokenizer(model, photos)
+    rows, floor, use = judge_tokenizer(model, photos)
     if options.codecs:
         rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]
     report = Report(
@@ -192,7 +197,8 @@ def main() -> None:
         fingerprint=checkpoint.fingerprint(model),
         data=Path(options.data).name,
         photos=len(photos),
-        live_bits=live,
+        use_name=model.use_name,
+        use=use,
         photo_grid=grid_energy(photos, model.shape.decoder_stride),
         frechet_floor=floor,
         rows=rows,

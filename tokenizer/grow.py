@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from tokenizer import checkpoint
 from tokenizer.blocks import Attn, parameter_count
 from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.family import Tokenizer
 
 
-def grow(small: ChannelTok, widths: tuple[int, int, int, int], more_blocks: int) -> ChannelTok:
+def grow(small: Tokenizer, widths: tuple[int, int, int, int], more_blocks: int) -> ChannelTok:
     """A model of these widths and blocks with the same tokens and pictures, but for rounding.
 
     Raises ValueError for a shape that is no ShuffleShape, or cannot grow into this one: each width must be a multiple of what it was.
     """
-    if not isinstance(small.shape, ShuffleShape):
+    if not isinstance(small, ChannelTok) or not isinstance(small.shape, ShuffleShape):
         raise ValueError("only tokenizers of the demo's kind can grow")
     shape = small.shape.model_copy(update={"widths": widths, "more_blocks": more_blocks})
     large = ChannelTok(shape)

@@ -5,9 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizer.channeltok import ChannelTok
 from tokenizer.data import to_unit
-from tokenizer.quantize import ABSENT
+from tokenizer.family import Tokenizer
 
 BATCH = 32
 
@@ -18,21 +17,20 @@ def budgets(channels: int) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def encode(model: ChannelTok, photos: NDArray[np.uint8]) -> Tensor:
+def encode(model: Tokenizer, photos: NDArray[np.uint8]) -> Tensor:
     """uint8 [N, S, S, 3] to token ids int32 [N, C]."""
     pixels = torch.from_numpy(photos)
     return torch.cat([model.encode(to_unit(part).to(_device(model))).cpu() for part in pixels.split(BATCH)])
 
 
 @torch.inference_mode()
-def decode(model: ChannelTok, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
+def decode(model: Tokenizer, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
     """The first `budget` of token ids int32 [N, C] to pictures uint8 [N, S, S, 3]."""
-    kept = tokens.clone()
-    kept[:, budget:] = ABSENT
-    return np.concatenate([to_uint8(model.decode(part.to(_device(model)))).cpu().numpy() for part in kept.split(BATCH)])
+    kept = tokens[:, :budget].split(BATCH)
+    return np.concatenate([to_uint8(model.decode_prefix(part.to(_device(model)))).cpu().numpy() for part in kept])
 
 
-def _device(model: ChannelTok) -> torch.device:
+def _device(model: Tokenizer) -> torch.device:
     return next(model.parameters()).device
 
 

@@ -9,6 +9,12 @@ import matplotlib
 from tokenizer.inference import budgets
 
 matplotlib.use("Agg")
+# Tokenizer.use_name of each family, and what it is
+USES = {
+    "live_bits": "bits used between 5 % and 95 %, %",
+    "utilisation": "entries used by 96 photos, %",
+    "level_use": "levels in even use, %",
+}
 
 
 def plot(log: Path, picture: Path) -> None:
@@ -23,7 +29,8 @@ def plot(log: Path, picture: Path) -> None:
             left.plot(views, [row.get(f"psnr_{k}", math.nan) for row in rows], marker=".", label=f"k = {k}")
     left.set(xlabel="thousand photos seen", ylabel="PSNR, dB (96 validation photos)", title="Fidelity by budget")
     left.legend(loc="lower right", ncols=3)
-    right.plot(views, [100 * row["live_bits"] for row in rows], marker=".", color="black")
-    right.set(xlabel="thousand photos seen", ylabel="bits used between 5 % and 95 %, %", ylim=(0, 102), title="Live bits")
+    use, label = next((name, label) for name, label in USES.items() if name in rows[-1])
+    right.plot(views, [100 * row[use] for row in rows], marker=".", color="black")
+    right.set(xlabel="thousand photos seen", ylabel=label, ylim=(0, 102), title=use.replace("_", " ").capitalize())
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)

@@ -24,14 +24,20 @@ class Objective(nn.Module):
     def tokenizer_loss(self, pixels: Tensor, reconstruction: Tensor, unit: Tensor, active: Tensor, views: int) -> Tensor:
         """Scalar to minimise over the tokenizer. Arguments as ChannelTok.forward takes and returns them; views: photos seen before."""
         recipe = self.recipe
-        reconstruction = reconstruction.float()
-        loss = recipe.l1_weight * F.l1_loss(reconstruction, pixels)
+        loss = self.picture_loss(pixels, reconstruction, views)
         if recipe.entropy_weight:
             entropy = factorised_entropy(unit, active)
             loss = loss + recipe.entropy_weight * (entropy.per_sample - entropy.batch)
         if recipe.commitment_weight:
             kept = unit.float()[active]
             loss = loss + recipe.commitment_weight * F.mse_loss(kept, kept.sign() * CODE)
+        return loss
+
+    def picture_loss(self, pixels: Tensor, reconstruction: Tensor, views: int) -> Tensor:
+        """The part that looks at pictures alone, whatever made them: pixels, features, adversary. Scalar."""
+        recipe = self.recipe
+        reconstruction = reconstruction.float()
+        loss = recipe.l1_weight * F.l1_loss(reconstruction, pixels)
         if self.perceptual is not None and (weight := recipe.perceptual_weight_at(views)):
             loss = loss + weight * self._perceptual_distance(self.perceptual, reconstruction, pixels)
         if self.discriminator is not None and views >= recipe.gan_from:

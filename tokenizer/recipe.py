@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from tokenizer.channeltok import SIZES
+from tokenizer.families import SIZES
 from tokenizer.perceptual import Trunk
 
 
 class Recipe(BaseSettings):
-    """Train a ChannelTok. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it.
+    """Train a tokenizer of any family. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it.
 
     A setting is taken from the command line, else from CHANNELTOK_TRAIN_<NAME>, else from the TOML file that CHANNELTOK_TRAIN_RECIPE names.
     """

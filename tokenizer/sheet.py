@@ -10,7 +10,7 @@ import numpy as np
 
 import pictures
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok
+from tokenizer.family import Tokenizer
 from tokenizer.fidelity import Pictures
 
 matplotlib.use("Agg")
@@ -24,7 +24,7 @@ class Column:
     pictures: Pictures
 
 
-def read_arguments(prog: str, description: str | None) -> tuple[ChannelTok, Pictures, Path]:
+def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Pictures, Path]:
     """The model, the photos prepared for it, uint8 [N, S, S, 3], and the file to write, from `WEIGHTS PHOTO... -o PICTURE`."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("weights", type=Path, help="safetensors checkpoint")

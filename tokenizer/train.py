@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tokenizer import checkpoint, fidelity, inference, learning_curve, processes
-from tokenizer.bit_use import live_bits
-from tokenizer.channeltok import SIZES, ChannelTok, draw_budgets
+from tokenizer.channeltok import draw_budgets
 from tokenizer.data import evaluation_photos, training_batches
+from tokenizer.families import SIZES
+from tokenizer.family import Tokenizer
 from tokenizer.muon import Muon
 from tokenizer.objective import Objective
 from tokenizer.recipe import Recipe
@@ -43,12 +44,9 @@ class TrainCommand(Recipe):
             group.close()
 
 
-def optimisers(model: ChannelTok, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the weights of all convolutions but the first and the last; AdamW for those, which face pixels, and for biases and norms.
-
-    Biases and norms do not decay.
-    """
-    inner = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)][1:-1] if recipe.optimiser == "muon" else []
+def optimisers(model: Tokenizer, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the inner weights; AdamW for those that face pixels or codes, and for biases and norms, which do not decay."""
+    inner = model.inner_weights() if recipe.optimiser == "muon" else []
     by_muon = set(inner)
     others = [weight for weight in model.parameters() if weight not in by_muon]
     groups = [
@@ -68,7 +66,7 @@ class Trainer:
         if recipe.batch % self.group.count:
             raise ValueError(f"a batch of {recipe.batch} photos cannot be divided over {self.group.count} processes")
         torch.manual_seed(recipe.seed)
-        self.model = ChannelTok(SIZES[recipe.size]) if recipe.start_from is None else checkpoint.load(recipe.start_from).train()
+        self.model: Tokenizer = SIZES[recipe.size].build() if recipe.start_from is None else checkpoint.load(recipe.start_from).train()
         self.model.to(self.group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimisers = optimisers(self.model, recipe)
@@ -125,8 +123,8 @@ class Trainer:
         recipe = self.recipe
         budgets = draw_budgets(len(pixels), self.model.shape.channels, recipe.keep_all).to(pixels.device)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            reconstruction, unit, active = self.shared(pixels, budgets)
-        loss = self.objective.tokenizer_loss(pixels, reconstruction, unit, active, self.views)
+            passed = self.shared(pixels, budgets)
+        loss = self.model.loss(self.objective, pixels, passed, self.views)
         self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
@@ -136,19 +134,21 @@ class Trainer:
             optimiser.step()
         if self.adversary is not None and self.views >= recipe.gan_from:
             self.adversary.zero_grad()
-            self.objective.discriminator_loss(pixels, reconstruction).backward()
+            self.objective.discriminator_loss(pixels, passed[0]).backward()
             self.group.average_gradients(self.objective)
             self.adversary.step()
         with torch.no_grad():
             # A fixed decay would keep the random start alive in a short run, so it warms up.
             decay = min(recipe.ema, (1 + self.views / recipe.batch) / (10 + self.views / recipe.batch))
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+            for average, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+                average.copy_(buffer)
         return loss.item()
 
     def _evaluate(self, photos: Any, loss: float) -> str:
         averaged = self.averaged
         tokens = inference.encode(averaged, photos)
-        row: dict[str, float] = {"views": self.views, "hours": self.seconds / 3600, "loss": loss, "live_bits": live_bits(tokens)}
+        row: dict[str, float] = {"views": self.views, "hours": self.seconds / 3600, "loss": loss, averaged.use_name: averaged.use(tokens)}
         for k in inference.budgets(self.model.shape.channels):
             row[f"psnr_{k}"] = float(fidelity.psnr(photos, inference.decode(averaged, tokens, k)).mean())
         log = self.recipe.run / "log.jsonl"
