@@ -12,10 +12,9 @@ STILL_GROWING = 1.05  # a step that carries less than this times the best before
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
-    group = parser.add_argument_group("ramp")
-    group.add_argument("--step-users", type=int, default=4, env_var="LOCUST_STEP_USERS", help="users that each step adds")
-    group.add_argument("--step-seconds", type=float, default=20.0, env_var="LOCUST_STEP_SECONDS", help="length of a step")
-    group.add_argument("--most-users", type=int, default=128, env_var="LOCUST_MOST_USERS", help="ends here, knee or not")
+    parser.add_argument("--step-users", type=int, default=4, env_var="LOCUST_STEP_USERS", help="users that each step adds")
+    parser.add_argument("--step-seconds", type=float, default=20.0, env_var="LOCUST_STEP_SECONDS", help="length of a step")
+    parser.add_argument("--most-users", type=int, default=128, env_var="LOCUST_MOST_USERS", help="ends here, knee or not")
 
 
 class Ramp(Shape):

@@ -8,9 +8,8 @@ from loadtest.shapes import Shape
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
-    group = parser.add_argument_group("soak")
-    group.add_argument("--soak-users", type=int, default=12, env_var="LOCUST_SOAK_USERS", help="users all the time")
-    group.add_argument("--soak-seconds", type=float, default=900.0, env_var="LOCUST_SOAK_SECONDS", help="how long")
+    parser.add_argument("--soak-users", type=int, default=12, env_var="LOCUST_SOAK_USERS", help="users all the time")
+    parser.add_argument("--soak-seconds", type=float, default=900.0, env_var="LOCUST_SOAK_SECONDS", help="how long")
 
 
 class Soak(Shape):
