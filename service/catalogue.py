@@ -27,6 +27,11 @@ class Tokenizer:
     decoders: dict[int, Model]
 
     @property
+    def codes(self) -> int:
+        """How many ids a token may have: 0 to codes - 1."""
+        return self.encoder.codes
+
+    @property
     def models(self) -> list[Model]:
         """All of them."""
         return [self.encoder, *self.decoders.values()]

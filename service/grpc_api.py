@@ -67,6 +67,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                     fingerprint=tokenizer.fingerprint,
                     channels=tokenizer.channels,
                     bits_per_token=tokenizer.bits_per_token,
+                    codes=tokenizer.codes,
                     picture_size=tokenizer.picture_size,
                     budgets=list(tokenizer.decoders),
                 )

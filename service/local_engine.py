@@ -66,7 +66,9 @@ class LocalEngine:
     def tokenizers(self) -> list[TokenizerInfo]:
         """The default one first."""
         return [
-            TokenizerInfo(one.name, one.family, one.fingerprint, one.channels, one.bits_per_token, one.picture_size, tuple(one.decoders))
+            TokenizerInfo(
+                one.name, one.family, one.fingerprint, one.channels, one.bits_per_token, one.codes, one.picture_size, tuple(one.decoders)
+            )
             for one in filter(self._catalogue.is_current, self._catalogue.tokenizers)
         ]
 

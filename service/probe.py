@@ -64,12 +64,12 @@ class Probe:
 
 
 def _question(model: Model) -> NDArray[Any]:
-    """A picture of slopes for an encoder, every 257th id for a decoder."""
+    """A picture of slopes for an encoder, every 257th id, of those there are, for a decoder."""
     if model.input.dtype is np.uint8:
         height, width, _ = model.input.shape
         y, x = np.mgrid[:height, :width]
         return np.stack([y % 256, x % 256, (x + y) % 256], axis=-1).astype(np.uint8)
-    return (np.arange(model.input.shape[0]) * 257 % 65536).astype(model.input.dtype)
+    return (np.arange(model.input.shape[0]) * 257 % model.codes).astype(model.input.dtype)
 
 
 def _alike(output: NDArray[Any], first: NDArray[Any]) -> bool:

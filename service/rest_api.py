@@ -72,6 +72,7 @@ class TokenizerDocument(BaseModel):
     fingerprint: str
     channels: Annotated[int, Field(description="tokens of a whole picture: the largest k")]
     bits_per_token: int
+    codes: Annotated[int, Field(description="how many ids a token may have: 0 to codes - 1")]
     picture_size: Annotated[int, Field(description="side of the square picture it sees and makes, in pixels")]
     budgets: Annotated[list[int], Field(description="budgets with a decode engine, ascending")]
 
@@ -173,6 +174,7 @@ def create_app(
                     fingerprint=served.fingerprint,
                     channels=served.channels,
                     bits_per_token=served.bits_per_token,
+                    codes=served.codes,
                     picture_size=served.picture_size,
                     budgets=list(served.decoders),
                 )

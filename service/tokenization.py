@@ -216,6 +216,8 @@ class Tokenization:
             served = await self._maker_of(tokens, tokenizer)
             if tokens.k > served.channels:
                 raise BadTokens(f"{tokens.k} ids; tokenizer {served.name!r} takes 1 to {served.channels}")
+            if tokens.ids.max() >= served.codes:
+                raise BadTokens(f"an id is {tokens.ids.max()}; those of tokenizer {served.name!r} are 0 to {served.codes - 1}")
             call.concerns(served, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)
@@ -237,7 +239,7 @@ class Tokenization:
 
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
-        if (output >> served.bits_per_token).any():
+        if output.min() < 0 or output.max() >= served.codes:
             self._triton.suspects[served.encoder.name] = time.perf_counter()
             raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
         return output.astype(np.uint16)

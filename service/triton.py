@@ -58,6 +58,11 @@ class Model:
     largest_request: int = 1
 
     @property
+    def codes(self) -> int:
+        """How many ids a token may have: 0 to codes - 1. Said where they are fewer than the bits of a token hold."""
+        return int(self.parameters.get("codes", 2 ** int(self.parameters["bits_per_token"])))
+
+    @property
     def engine(self) -> str:
         """What computes it, and in which arithmetic: "openvino bf16", say."""
         return " ".join(filter(None, (self.parameters.get("engine"), self.parameters.get("precision"))))

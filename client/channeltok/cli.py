@@ -185,7 +185,7 @@ def _describe(tokens: Tokens, size: int) -> str:
 
 
 def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
-    rows = [("name", "family", "fingerprint", "channels", "bits", "pixels", "budgets")]
+    rows = [("name", "family", "fingerprint", "channels", "bits", "ids", "pixels", "budgets")]
     rows += [
         (
             t.name,
@@ -193,6 +193,7 @@ def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
             t.fingerprint,
             str(t.channels),
             str(t.bits_per_token),
+            str(t.codes),
             f"{t.picture_size}x{t.picture_size}",
             " ".join(map(str, t.budgets)),
         )

@@ -28,7 +28,7 @@ class TokenizerInfo:
     """One tokenizer that the service serves.
 
     name: what `tokenizer=` takes. family: family of models. fingerprint: 16 lower-case hex digits.
-    channels: tokens of a whole picture, the largest k. bits_per_token: an id is below 2**bits_per_token.
+    channels: tokens of a whole picture, the largest k. bits_per_token: bits that hold any id. codes: how many there are, 0 to codes - 1.
     picture_size: side of the square picture it sees and makes, in pixels.
     budgets: the k with a decode engine of their own, ascending; a k between two runs on the next larger one.
     """
@@ -38,6 +38,7 @@ class TokenizerInfo:
     fingerprint: str
     channels: int
     bits_per_token: int
+    codes: int
     picture_size: int
     budgets: tuple[int, ...]
 
@@ -131,6 +132,7 @@ def read_tokenizers(response: pb.ListTokenizersResponse) -> list[TokenizerInfo]:
             fingerprint=t.fingerprint,
             channels=t.channels,
             bits_per_token=t.bits_per_token,
+            codes=t.codes or 2**t.bits_per_token,  # a service of before it said so
             picture_size=t.picture_size,
             budgets=tuple(t.budgets),
         )

@@ -152,7 +152,7 @@ class ListTokenizersResponse(_message.Message):
     def __init__(self, tokenizers: _Optional[_Iterable[_Union[TokenizerInfo, _Mapping]]] = ...) -> None: ...
 
 class TokenizerInfo(_message.Message):
-    __slots__ = ("name", "family", "fingerprint", "channels", "bits_per_token", "picture_size", "budgets")
+    __slots__ = ("name", "family", "fingerprint", "channels", "bits_per_token", "picture_size", "budgets", "codes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class TokenizerInfo(_message.Message):
     BITS_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PICTURE_SIZE_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     fingerprint: str
@@ -167,4 +168,5 @@ class TokenizerInfo(_message.Message):
     bits_per_token: int
     picture_size: int
     budgets: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., picture_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ...) -> None: ...
+    codes: int
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., picture_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., codes: _Optional[int] = ...) -> None: ...
