@@ -20,6 +20,8 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        with torch.no_grad():
+            self.k.weight.copy_(self.q.weight)  # so that it begins by looking at what is alike (Trockman, Kolter 2023, arXiv 2305.09828)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias: float, added to the scores; broadcast to [B, heads, tokens, tokens]."""

@@ -1,11 +1,13 @@
 """The transformers have the paper's sizes, absent registers cost nothing and change nothing, the flow is exact where it can be."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
 from tokenizer.channeltok import draw_budgets
-from tokenizer.flextok import D12, FlexShape, FlexTok
+from tokenizer.flextok import D12, FlexShape, FlexTok, euler_times
 from tokenizer.objective import Objective
 from tokenizer.recipe import Recipe
 
@@ -69,7 +71,23 @@ def test_euler_is_exact_on_a_straight_path(model: FlexTok, monkeypatch: pytest.M
 
     monkeypatch.setattr(model, "expected", expected)
     assert torch.allclose(model.decode_prefix(torch.zeros(1, 8, dtype=torch.int32)), target, atol=1e-5)
-    assert seen == pytest.approx([step / steps for step in range(steps, 0, -1)])
+    assert [*seen, 0] == pytest.approx(euler_times(steps))
+
+
+def test_times_fall_from_all_noise_to_none_and_are_dense_near_noise() -> None:
+    times = euler_times(8)
+    assert (times[0], times[-1], len(times)) == (1, 0, 9)
+    steps = [before - after for before, after in pairwise(times)]
+    assert all(0 < before < after for before, after in pairwise(steps))
+
+
+def test_each_register_begins_at_a_patch() -> None:
+    torch.manual_seed(0)
+    model = FlexShape().build()
+    places = torch.nn.functional.normalize(model.decoder.position, dim=1) @ torch.nn.functional.normalize(model.encoder.patchify.position).T
+    assert torch.allclose(places.max(1).values, torch.ones(64), atol=1e-5)
+    assert places.argmax(1).unique().numel() == 64
+    assert places.median() < 0.1
 
 
 def test_guidance_goes_from_no_token_past_the_tokens(model: FlexTok, monkeypatch: pytest.MonkeyPatch) -> None:
