@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity capacity-report cost soak perf-analyzer loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check gpu-acceptance train ship clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -89,6 +89,9 @@ capacity-report: $(VENV)/dev.stamp  ## pictures for docs/capacity.md of what cap
 
 perf-analyzer: $(VENV)/dev.stamp | build/perf-analyzer  ## Triton's own load generator beside ours, without and with the gateway
 	$(BIN)/python -m loadtest.perf_analyzer
+
+flame-graph: $(VENV)/dev.stamp  ## where the gateway's time goes under load, and what Triton counted
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m loadtest.flame_graph
 
 # LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere. SHAPE=ramp, spike or soak decides on users and time, and its options go
 # into LOAD ("--peak-users 100"). WORKERS=2: a master and two workers, for one process takes one core. Several machines: docs/capacity.md.
