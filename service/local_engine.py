@@ -159,7 +159,8 @@ class LocalEngine:
         if model.name not in loaded:
             folder = self._repository / model.name / "1"
             load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
-            _, _, loaded[model.name] = load(folder / "model.onnx", *cpu_engine(model.parameters["role"], self._settings), threads=1)
+            engine, precision = cpu_engine(model.parameters["role"], self._settings, model.parameters["family"])
+            _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1)
         return loaded[model.name]({model.input.name: array})[0]
 
 
