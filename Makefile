@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check gpu-acceptance train ship clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check gpu-acceptance train ship card demo-graphs clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -22,9 +22,19 @@ $(VENV)/dev.stamp: pyproject.toml
 $(VENV)/loadtest.stamp: pyproject.toml
 	$(call install,loadtest)
 
-# MODEL=full serves that size with random weights: what it costs, before anyone trained it.
+# MODEL=all serves every trained tokenizer, the demo by default; MODEL=full that size with random weights: what it costs, before anyone
+# trained it.
 serve: $(VENV)/serve.stamp $(if $(MODEL),build/serve-$(MODEL))  ## start the service with its embedded Triton
-	@exec $(if $(MODEL),env CHANNELTOK_MODEL_REPOSITORY=build/serve-$(MODEL)) $(BIN)/python -m service
+	@exec $(if $(MODEL),env CHANNELTOK_MODEL_REPOSITORY=build/serve-$(MODEL)) \
+		$(if $(filter all,$(MODEL)),CHANNELTOK_DEFAULT_TOKENIZER=$${CHANNELTOK_DEFAULT_TOKENIZER:-demo}) $(BIN)/python -m service
+
+# The demo's graphs are those that are committed; nobody else's are.
+build/serve-all: $(wildcard tokenizer/weights/*.safetensors model_repository/demo_*/config.pbtxt) | $(VENV)/dev.stamp
+	rm -rf $@ $@.new
+	mkdir -p build && cp -r model_repository $@.new
+	for weights in $(filter-out $(DEMO),$(filter %.safetensors,$^)); do \
+		$(BIN)/python -m export $$weights --repository $@.new --data 'docs/images/*.jpg' --photos 3 || exit 1; done
+	mv $@.new $@
 
 build/serve-%: | $(VENV)/dev.stamp
 	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
@@ -68,6 +78,9 @@ bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, o
 
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
 	$(BIN)/python -m loadtest.datasets_over_bare
+
+bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side; a table for docs/families.md. FAMILIES="--legs cost --rounds 3"
+	$(BIN)/python -m export.bench_families $(FAMILIES)
 
 bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve, BentoML and MLServer with the same graph, one run
 	$(BIN)/python -m loadtest.peers
@@ -142,24 +155,39 @@ train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped
 	$(BIN)/python -m tokenizer.train
 	$(MAKE) ship
 
-# Everything that shows or serves the demo tokenizer is made from one file, so that nothing of two trainings lies side by side.
+# Everything that shows or serves a tokenizer is made from one file, so that nothing of two trainings lies side by side. NAME=cvq, or
+# flextok: that one. The demo's pictures and reports lie where README shows them, the others' in folders of their names.
+NAME ?= demo
+RUN ?= runs/$(NAME)
 DEMO = tokenizer/weights/demo.safetensors
+WEIGHTS = tokenizer/weights/$(NAME).safetensors
+IMAGES = docs/images$(if $(filter-out demo,$(NAME)),/$(NAME))
+QUALITY = docs/quality$(if $(filter-out demo,$(NAME)),/$(NAME))
 PHOTOS = docs/images/cat.jpg docs/images/coffee.jpg docs/images/rocket.jpg
-RUN ?= runs/demo
-ship: $(VENV)/dev.stamp  ## make the weights of a training run, RUN=runs/demo, the demo tokenizer: graphs, pictures, judge's reports, model card
-	install -m 644 $(RUN)/weights.safetensors $(DEMO)
-	install -m 644 $(RUN)/log.jsonl tokenizer/weights/demo.jsonl
-	install -m 644 $(RUN)/curve.png docs/images/learning-curve.png
+ship: $(VENV)/dev.stamp  ## put the weights of a training run in place, NAME=demo, RUN=runs/NAME, and all that is made of them
+	mkdir -p $(IMAGES)
+	install -m 644 $(RUN)/weights.safetensors $(WEIGHTS)
+	install -m 644 $(RUN)/log.jsonl tokenizer/weights/$(NAME).jsonl
+	install -m 644 $(RUN)/curve.png $(IMAGES)/learning-curve.png
+	$(MAKE) card
+
+card: $(if $(filter demo,$(NAME)),demo-graphs) $(VENV)/dev.stamp  ## pictures, judge's reports and model card of tokenizer/weights/NAME.safetensors
+	mkdir -p $(IMAGES)
+	$(BIN)/python -m tokenizer.coarse_to_fine $(WEIGHTS) $(PHOTOS) -o $(IMAGES)/coarse-to-fine.png
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/kodak $(call codecs,kodak) -o $(QUALITY)/kodak
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val --photos 100 $(call codecs,validation-100) -o $(QUALITY)/validation-100
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val -o $(QUALITY)/validation
+	$(BIN)/python -m tokenizer.card $(WEIGHTS) --reports $(QUALITY)/kodak $(QUALITY)/validation-100 $(QUALITY)/validation -o $(WEIGHTS:.safetensors=.md)
+
+# Codecs do not depend on the tokenizer: they are measured once, with the demo's.
+codecs = $(if $(filter demo,$(NAME)),--codecs,--codecs-from docs/quality/$(1))
+
+demo-graphs: $(VENV)/dev.stamp
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
 	$(BIN)/python -m export $(DEMO)
-	$(BIN)/python -m tokenizer.coarse_to_fine $(DEMO) $(PHOTOS) -o docs/images/coarse-to-fine.png
 	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
 	$(BIN)/python -m tokenizer.bit_use $(DEMO) -o docs/images/bit-use.png
 	$(BIN)/python -m tokenizer.by_quality $(DEMO) -o docs/images/by-quality.png
-	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/kodak --codecs -o docs/quality/kodak
-	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val --photos 100 --codecs -o docs/quality/validation-100
-	$(BIN)/python -m tokenizer.evaluate $(DEMO) --data ../shared/data/val -o docs/quality/validation
-	$(BIN)/python -m tokenizer.card $(DEMO) --reports docs/quality/kodak docs/quality/validation-100 docs/quality/validation -o tokenizer/weights/demo.md
 
 clean:
 	rm -rf $(VENV) build dist

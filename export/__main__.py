@@ -12,18 +12,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from export import engines, graph, half, int8, parity, repository
 from export.random_model import random_model
 from tokenizer import checkpoint, inference
-from tokenizer.channeltok import SIZES
 from tokenizer.data import evaluation_photos
+from tokenizer.families import SIZES
 from tokenizer.family import Tokenizer
 from tokenizer.fidelity import psnr
 
 REPORT = Path("build/parity.json")
+# Of families whose decoder does less work for fewer tokens: a graph for each. The others do the same at every k, and one graph for all
+# lets requests of different k share a batch.
+FAMILY_BUDGETS = {"flextok": [16, 32, 64]}
 DEMO = Path(__file__).parents[1] / "tokenizer/weights/demo.safetensors"
 
 
@@ -33,12 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     engine = engines.ENGINES[options.engine]
     model = _model(options.checkpoint, options.random)
     name = _name(options)
-    budgets = _budgets(options.budgets, model.shape.channels, engine)
+    budgets = _budgets(options.budgets or FAMILY_BUDGETS.get(model.family), model.shape.channels, engine)
     try:
         found = evaluation_photos(options.data, model.shape.picture_size, options.photos + options.int8 * int8.CALIBRATION_PHOTOS)
     except FileNotFoundError as error:
         sys.exit(f"no photos to compare with: {error}")
     photos, calibration = found[: options.photos], found[options.photos :]
+    if options.int8 and not any(isinstance(layer, torch.nn.Conv2d) for layer in model.decoder.modules()):
+        sys.exit(f"--int8 is for convolutions, and the decoder of {model.title} has none")
     if options.int8 and not len(calibration):
         sys.exit(f"--int8 needs other photos to calibrate on than the {len(photos)} to compare with: give more, or a smaller --photos")
 
@@ -133,7 +139,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--budgets",
         type=_numbers,
-        help="a decode model for each of these numbers of tokens, 32,64,128; by default one that takes them all",
+        help="a decode model for each of these numbers of tokens, 32,64,128; by default one that takes them all (FlexTok: 16,32,64)",
     )
     parser.add_argument(
         "--data", default="../shared/data/val", help="photos for the comparison: a folder of .tar shards, one .tar, or a glob"

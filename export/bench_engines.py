@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -143,40 +143,62 @@ def _memory(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
+class EngineProcess:
+    """One engine on one graph, in a process of its own. made: what it makes of all that is given. peak_bytes: what that took of memory."""
+
+    def __init__(self, engine: str, task: Task) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        context.Process(target=_child, args=(other, engine, task), daemon=True).start()
+        self.peak_bytes: int
+        self.made: Array
+        self.peak_bytes, self.made = self._pipe.recv()
+
+    def gemm(self) -> float | None:
+        """GFLOP/s of a matrix product in the engine's arithmetic; None where torch has none. Needs memory of its own."""
+        self._pipe.send("gemm")
+        return cast(float | None, self._pipe.recv())
+
+    def seconds(self, batch: int) -> float:
+        """Of one run on so many pictures."""
+        self._pipe.send(batch)
+        return cast(float, self._pipe.recv())
+
+    def stop(self) -> None:
+        """The process ends."""
+        self._pipe.send(None)
+
+
 def _child(pipe: Connection, engine: str, task: Task) -> None:
     before = _memory("VmRSS")
     run = _load(engine, task.folder)
     largest = max(BATCHES)
     parts = [run(task.given[i : i + largest]) for i in range(0, len(task.given), largest)]
-    peak = _memory("VmHWM") - before  # taken before the product below needs memory of its own
-    pipe.send((peak, _gemm(engine.split()[1]), np.concatenate(parts)))
-    while (batch := pipe.recv()) is not None:
+    pipe.send((_memory("VmHWM") - before, np.concatenate(parts)))
+    while (asked := pipe.recv()) is not None:
+        if asked == "gemm":
+            pipe.send(_gemm(engine.split()[1]))
+            continue
         started = time.perf_counter()
-        run(task.given[:batch])
+        run(task.given[:asked])
         pipe.send(time.perf_counter() - started)
 
 
 def measure(task: Task, rounds: int) -> list[Result]:
     """All engines on one graph: medians of `rounds`."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    firsts: dict[str, tuple[int, float | None, Array]] = {}
-    for engine in ENGINES[task.role]:  # one after the other, so that each measures its matrix product alone
-        pipes[engine], other = context.Pipe()
-        context.Process(target=_child, args=(other, engine, task), daemon=True).start()
-        firsts[engine] = pipes[engine].recv()
-    times: dict[tuple[str, int], list[float]] = {(engine, batch): [] for engine in pipes for batch in BATCHES}
+    engines = {engine: EngineProcess(engine, task) for engine in ENGINES[task.role]}
+    gemms = {engine: process.gemm() for engine, process in engines.items()}
+    times: dict[tuple[str, int], list[float]] = {(engine, batch): [] for engine in engines for batch in BATCHES}
     for _ in range(rounds):
         for engine, batch in times:
-            pipes[engine].send(batch)
-            times[engine, batch].append(pipes[engine].recv() / batch)
-    for pipe in pipes.values():
-        pipe.send(None)
+            times[engine, batch].append(engines[engine].seconds(batch) / batch)
+    for process in engines.values():
+        process.stop()
     results = []
-    for engine, (peak, gemm, made) in firsts.items():
+    for engine, process in engines.items():
         rates = {batch: 1 / statistics.median(times[engine, batch]) for batch in BATCHES}
-        error = None if engine == REFERENCE else _error(task.role, made, firsts[REFERENCE][2])
-        results.append(Result(engine, rates, max(rates.values()) * task.flops / 1e9, gemm, peak, error))
+        error = None if engine == REFERENCE else _error(task.role, process.made, engines[REFERENCE].made)
+        results.append(Result(engine, rates, max(rates.values()) * task.flops / 1e9, gemms[engine], process.peak_bytes, error))
     return results
 
 

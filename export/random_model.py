@@ -2,16 +2,22 @@
 
 import torch
 
-from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.families import SIZES, Shape
+from tokenizer.family import Tokenizer
 
 
-def random_model(size: str) -> ChannelTok:
+def random_model(size: str) -> Tokenizer:
+    """One of tokenizer.families.SIZES, as `random_of` makes it."""
+    return random_of(SIZES[size])
+
+
+def random_of(shape: Shape) -> Tokenizer:
     """The same weights on every call, of fp16's precision as a checkpoint would store them, computing in fp32.
 
     What training starts at zero is random too, for a zero would hide what it is multiplied with.
     """
     torch.manual_seed(0)
-    model = ChannelTok(SIZES[size])
+    model: Tokenizer = shape.build()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():

@@ -1,9 +1,13 @@
 """What is served, learnt from the parameters that export/ wrote into each Triton model's config.pbtxt."""
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from service.errors import EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from channeltok.tokens import Tokens
+
+from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownTokenizer
 from service.triton import Model
 
 
@@ -39,6 +43,18 @@ class Tokenizer:
     def decoder_for(self, k: int) -> tuple[int, Model]:
         """The smallest budget >= k, and its model."""
         return next((budget, model) for budget, model in self.decoders.items() if budget >= k)
+
+    def decoders_for(self, ks: Sequence[int]) -> Iterator[tuple[int, Model, list[int]]]:
+        """The decoders that `decode` would use for each k, ascending: the budget of each, its model, and those of `ks` that go to it."""
+        for (budget, model), some in groupby(ks, self.decoder_for):
+            yield budget, model, list(some)
+
+    def check(self, tokens: Tokens) -> None:
+        """Raises BadTokens for what it cannot have made: more tokens than its channels, or ids that it does not have."""
+        if tokens.k > self.channels:
+            raise BadTokens(f"{tokens.k} ids; tokenizer {self.name!r} takes 1 to {self.channels}")
+        if tokens.ids.max() >= self.codes:
+            raise BadTokens(f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.codes - 1}")
 
 
 class Catalogue:

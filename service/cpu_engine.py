@@ -8,9 +8,16 @@ from service.settings import Settings
 _BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, and slower than f32
 
 
-def cpu_engine(role: str, settings: Settings) -> tuple[str, str]:
-    """Engine and precision for a graph that does `role` (encode or decode): ("openvino", "bf16"), say."""
+# Flows: what bf16 rounds away at each pass of the network adds up, to 24 of 255, and not in the same way in every batch
+# (docs/decisions/0011). Of int8 they have no graph: they have no convolutions.
+_DECODE_IN_F32 = {"flextok"}
+
+
+def cpu_engine(role: str, settings: Settings, family: str = "channeltok") -> tuple[str, str]:
+    """Engine and precision for a graph that does `role` (encode or decode) in a tokenizer of `family`: ("openvino", "bf16"), say."""
     precision = settings.encode_precision if role == "encode" else settings.decode_precision
+    if role == "decode" and family in _DECODE_IN_F32 and precision != "bf16":
+        precision = "f32"
     if precision == "auto":
         precision = "bf16" if settings.engine != "onnxruntime" and processor_has_bf16() else "f32"
     engine = settings.engine

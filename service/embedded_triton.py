@@ -160,7 +160,8 @@ class EmbeddedTriton:
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if config.backend == "python":
             config.instance_group[0].count = self._settings.engine_instances
-            engine, precision = cpu_engine(config.parameters["role"].string_value, self._settings)
+            role, family = (config.parameters[name].string_value for name in ("role", "family"))
+            engine, precision = cpu_engine(role, self._settings, family)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():

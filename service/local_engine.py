@@ -7,7 +7,7 @@ there, bit for bit. What is left out is what a dataset does not need: two gRPC h
 import os
 import runpy
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -27,7 +27,7 @@ from tritonclient.grpc import model_config_pb2
 import pictures
 from service.catalogue import Catalogue, Tokenizer
 from service.cpu_engine import cpu_engine
-from service.errors import FingerprintMismatch, UnknownTokenizer
+from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
 from service.prefixes import measured, prefixes
 from service.settings import Settings
 from service.triton import Model, model_of
@@ -114,8 +114,8 @@ class LocalEngine:
 
     def _chosen(self, served: Tokenizer, quality: Quality, pixels: NDArray[np.uint8], ids: NDArray[np.uint16]) -> Tokens:
         budgets = quality.budgets(served.channels)
-        width, decoder = served.decoder_for(budgets[-1])
-        curve = measured(pixels, self._run(decoder, prefixes(ids, budgets, width)), budgets)
+        decoded = [self._run(decoder, prefixes(ids, some, width)) for width, decoder, some in served.decoders_for(budgets)]
+        curve = measured(pixels, np.concatenate(decoded), budgets)
         return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
 
     def _decode(self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None) -> list[bytes | ChannelTokError]:
@@ -139,9 +139,19 @@ class LocalEngine:
         return results
 
     def _pictures(self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat) -> list[bytes | ChannelTokError]:
-        budget, decoder = served.decoder_for(max(one.k for one in tokens))
-        padded = np.concatenate([prefixes(one.ids, [one.k], budget) for one in tokens])
-        return [pictures.render(pixels, format.upper()) for pixels in self._run(decoder, padded)]
+        made: list[bytes | ChannelTokError] = [b""] * len(tokens)
+        by_budget: dict[int, list[int]] = defaultdict(list)  # -> rows: each goes to its own decoder, whatever shares its batch
+        for row, one in enumerate(tokens):
+            try:
+                served.check(one)
+                by_budget[served.decoder_for(one.k)[0]].append(row)
+            except BadTokens as error:
+                made[row] = InvalidInput(error.code, error.detail)
+        for budget, rows in by_budget.items():
+            padded = np.concatenate([prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows])
+            for row, pixels in zip(rows, self._run(served.decoders[budget], padded), strict=True):
+                made[row] = pictures.render(pixels, format.upper())
+        return made
 
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:
         """array: [n, *model.input.shape] to [n, *model.output.shape]. The engine belongs to the thread that calls."""
@@ -149,7 +159,8 @@ class LocalEngine:
         if model.name not in loaded:
             folder = self._repository / model.name / "1"
             load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
-            _, _, loaded[model.name] = load(folder / "model.onnx", *cpu_engine(model.parameters["role"], self._settings), threads=1)
+            engine, precision = cpu_engine(model.parameters["role"], self._settings, model.parameters["family"])
+            _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1)
         return loaded[model.name]({model.input.name: array})[0]
 
 

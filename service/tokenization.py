@@ -185,11 +185,13 @@ class Tokenization:
         budgets: list[int],
         timeout: float | None,
     ) -> list[Measured]:
-        """What a picture is like at each of the budgets: all of them decoded in one batch."""
-        budget, decoder = served.decoder_for(budgets[-1])
-        inference = await self._triton.infer(decoder, prefixes(ids, budgets, budget), timeout)
-        call.inferred(inference)
-        curve = await self._in_thread(measured, pixels, inference.output, budgets)
+        """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
+        decoded = []
+        for width, decoder, some in served.decoders_for(budgets):
+            inference = await self._triton.infer(decoder, prefixes(ids, some, width), timeout)
+            call.inferred(inference)
+            decoded.append(inference.output)
+        curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
         call.done("measure")
         return curve
 
@@ -214,10 +216,7 @@ class Tokenization:
                 except TokenBytesError as error:
                     raise BadTokens(str(error)) from error
             served = await self._maker_of(tokens, tokenizer)
-            if tokens.k > served.channels:
-                raise BadTokens(f"{tokens.k} ids; tokenizer {served.name!r} takes 1 to {served.channels}")
-            if tokens.ids.max() >= served.codes:
-                raise BadTokens(f"an id is {tokens.ids.max()}; those of tokenizer {served.name!r} are 0 to {served.codes - 1}")
+            served.check(tokens)
             call.concerns(served, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)

@@ -7,8 +7,13 @@ from pathlib import Path
 from tokenizer import checkpoint
 from tokenizer.blocks import parameter_count
 
-TEMPLATE = Path(__file__).with_name("weights") / "card.template.md"
-VARIANT = ". A CPU variant of ours, not in the paper"
+WEIGHTS = Path(__file__).with_name("weights")
+TEMPLATE, OF_A_FAMILY = "card.template.md", "card.{family}.md"
+VARIANTS = {
+    "shuffle": ". A CPU variant of ours, not in the paper",
+    "cvq": ". The backbone is ChannelTok's CPU variant, not the paper's VQGAN",
+    "flextok": ". It works on pixels: no VAE, and no network beside it that was trained before",
+}
 
 
 def main() -> None:
@@ -29,15 +34,19 @@ def card(weights: Path, reports: list[Path]) -> str:
         judged = json.loads((report / "report.json").read_text())["fingerprint"]
         if judged != fingerprint:
             raise ValueError(f"{report} judges {judged}, but {weights} are {fingerprint}: run tokenizer.evaluate again")
-    return TEMPLATE.read_text().format(
+    template = "\n".join((WEIGHTS / name).read_text() for name in (TEMPLATE, OF_A_FAMILY.format(family=model.family)))
+    return template.format(
         name=weights.stem,
+        title=model.title,
         size=model.shape.picture_size,
         kind=type(model.shape).__name__,
         channels=model.shape.channels,
+        codes=model.codes,
+        bits=model.bits_per_token,
         parameters=parameter_count(model) / 1e6,
         encoder=parameter_count(model.encoder) / 1e6,
         decoder=parameter_count(model.decoder) / 1e6,
-        variant=VARIANT if model.shape.kind == "shuffle" else "",
+        variant=VARIANTS.get(model.shape.kind, ""),
         fingerprint=fingerprint,
         views=int(facts["views"]),
         hours=float(facts["seconds"]) / 3600,

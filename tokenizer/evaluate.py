@@ -1,8 +1,8 @@
 """`python -m tokenizer.evaluate CHECKPOINT --data PHOTOS`: the judge any tokenizer here must pass.
 
 Per k: PSNR, SSIM, the distance of a network that no loss has seen, L1 (the training loss) as a side column, the decoder's grid, and a
-Frechet distance with its floor; beside them, with --codecs, what JPEG, WebP and AVIF reach in the same bytes. Writes a table, JSON and a
-plot.
+Frechet distance with its floor; beside them, with --codecs, what JPEG, WebP and AVIF reach in the same bytes, or with --codecs-from what
+they reached in an earlier report of the same photos. Writes a table, JSON and a plot.
 """
 
 import argparse
@@ -118,6 +118,14 @@ def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
         )
 
 
+def judged_codecs(folder: Path, data: str, photos: int) -> list[Row]:
+    """The codecs' rows of the report in `folder`. Raises ValueError when it is not of `photos` photos of `data`."""
+    report = json.loads((folder / "report.json").read_text())
+    if (report["data"], report["photos"]) != (data, photos):
+        raise ValueError(f"{folder} is of {report['photos']} photos of {report['data']}, not of {photos} of {data}")
+    return [Row(**row) for row in report["rows"] if row["k"] is None]
+
+
 def _mean(best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[np.float64]]) -> float:
     return float(np.mean([best(values) for values in by_photo]))
 
@@ -183,7 +191,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
     parser.add_argument("--data", default="../shared/data/val", help="a folder of pictures or of .tar shards, one .tar, or a glob of them")
     parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
-    parser.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: some seconds for each photo")
+    rivals = parser.add_mutually_exclusive_group()
+    rivals.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: some seconds for each photo")
+    rivals.add_argument("--codecs-from", type=Path, metavar="FOLDER", help="their figures out of this report, of the same photos and size")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/evaluate"), help="folder for report.json, report.md, report.png")
     options = parser.parse_args()
 
@@ -192,6 +202,8 @@ def main() -> None:
     rows, floor, use = judge_tokenizer(model, photos)
     if options.codecs:
         rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]
+    if options.codecs_from:
+        rows += judged_codecs(options.codecs_from, Path(options.data).name, len(photos))
     report = Report(
         checkpoint=options.checkpoint.name,
         fingerprint=checkpoint.fingerprint(model),

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from channeltok import Tokens
 
 from service.catalogue import Catalogue
-from service.errors import EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownTokenizer
 from service.triton import Model, Tensor
 
 PICTURE, TOKENS = Tensor("picture", "UINT8", np.uint8, (128, 128, 3)), Tensor("tokens", "INT32", np.int32, (256,))
@@ -81,3 +82,18 @@ def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
 def test_models_of_others_are_left_alone() -> None:
     foreign = Model("resnet", PICTURE, TOKENS, {})
     assert [tokenizer.name for tokenizer in Catalogue([foreign, *models("cat", A)]).tokenizers] == ["cat"]
+
+
+def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
+    (tokenizer,) = Catalogue(models("cat", A, (8, 64, 256))).tokenizers
+    asked = [(budget, model.name, ks) for budget, model, ks in tokenizer.decoders_for([1, 8, 9, 64, 256])]
+    assert asked == [(8, "cat_decode_k8", [1, 8]), (64, "cat_decode_k64", [9, 64]), (256, "cat_decode_k256", [256])]
+
+
+def test_tokens_that_it_cannot_have_made_are_refused() -> None:
+    (tokenizer,) = Catalogue([replace(model, parameters={**model.parameters, "codes": "300"}) for model in models("cat", A)]).tokenizers
+    tokenizer.check(Tokens([0, 299], A))
+    with pytest.raises(BadTokens, match="an id is 300; those of tokenizer 'cat' are 0 to 299"):
+        tokenizer.check(Tokens([0, 300], A))
+    with pytest.raises(BadTokens, match="257 ids; tokenizer 'cat' takes 1 to 256"):
+        tokenizer.check(Tokens([0] * 257, A))

@@ -27,5 +27,14 @@ def test_engine_and_precision(
     assert cpu_engine.cpu_engine("decode", settings) == decode
 
 
+@pytest.mark.parametrize(
+    ("asked", "decode"), [("auto", ("onnxruntime", "f32")), ("int8", ("onnxruntime", "f32")), ("bf16", ("openvino", "bf16"))]
+)
+def test_a_flow_decodes_in_f32_unless_told_otherwise(asked: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: True)
+    assert cpu_engine.cpu_engine("decode", Settings(decode_precision=asked), "flextok") == decode
+    assert cpu_engine.cpu_engine("decode", Settings(), "cvq") == ("openvino", "bf16")
+
+
 def test_this_processor_is_known() -> None:
     assert cpu_engine.processor_has_bf16() in (True, False)

@@ -32,6 +32,9 @@ def test_a_card_has_the_facts_and_the_reports(tmp_path: Path) -> None:
         card(weights, [report(tmp_path / "b", "0123456789abcdef")])
 
 
-def test_the_committed_card_is_of_the_committed_weights() -> None:
-    fingerprint = checkpoint.fingerprint(checkpoint.load(WEIGHTS / "demo.safetensors"))
-    assert fingerprint in (WEIGHTS / "demo.md").read_text()
+@pytest.mark.parametrize("weights", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_the_committed_card_is_of_the_committed_weights(weights: Path) -> None:
+    model = checkpoint.load(weights)
+    text = weights.with_suffix(".md").read_text()
+    assert checkpoint.fingerprint(model) in text
+    assert f"A {model.title} for" in text

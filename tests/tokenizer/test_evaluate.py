@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,10 @@ def test_the_command_leaves_a_table_json_and_a_plot(
     assert [row["distance"] for row in webp] == sorted((row["distance"] for row in webp), reverse=True)
     assert (output / "report.png").stat().st_size > 0
     assert (output / "report.md").read_text() in capsys.readouterr().out
+    assert [asdict(row) for row in evaluate.judged_codecs(output, "photos", 3)] == [row for row in report["rows"] if row["k"] is None]
+    for data, count in (("others", 3), ("photos", 4)):
+        with pytest.raises(ValueError, match="is of 3 photos of photos, not of"):
+            evaluate.judged_codecs(output, data, count)
 
 
 def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:

@@ -1,0 +1,236 @@
+"""Every family of tokenizers, all served at once as `make serve MODEL=all` does: the same laws and the same refusals for each.
+
+A family that has no trained weights yet has random ones of the same shape: laws do not depend on them.
+"""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from channeltok import ChannelTokError, Client, FingerprintMismatch, Quality, Tokens, cli
+from channeltok.datasets import tokenize
+from channeltok.messages import TokenizerInfo
+
+import pictures
+from export import graph, parity, repository
+from export.random_model import random_model
+from pictures.likeness import psnr, ssim
+from service.cpu_engine import processor_has_bf16
+from service.local_engine import LocalEngine
+from tests.client.datasets import making
+from tests.photographs import crops, jpeg
+from tests.system.running import ROOT, Service, running
+from tokenizer import checkpoint
+from tokenizer.family import Tokenizer
+from tokenizer.flextok import FlexTok
+
+FAMILIES = {"demo": "channeltok", "cvq": "cvq", "flextok": "flextok"}
+# Steps of 255 that a pixel may differ from f32 where the processor has bf16 (docs/decisions/0011); a flow decodes in f32 everywhere.
+MOST_IN_BF16 = {"demo": 3, "cvq": 3, "flextok": 0}
+JPEG, OCTETS = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}
+
+
+def model(name: str) -> Tokenizer:
+    """The trained one, or one of random weights. Of a flow two steps: exporting all takes minutes, and the laws are the same."""
+    trained = ROOT / f"tokenizer/weights/{name}.safetensors"
+    found = checkpoint.load(trained) if trained.exists() else random_model(name)
+    if isinstance(found, FlexTok):
+        found.shape = found.shape.model_copy(update={"steps": 2})
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is served: the committed graphs of the demo, and those that `python -m export` would make of the others."""
+    folder = tmp_path_factory.mktemp("families") / "models"
+    shutil.copytree(ROOT / "model_repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, budgets in {"cvq": (256,), "flextok": (16, 64)}.items():
+        decodes = [graph.decode_graph(model(name), name, budget) for budget in budgets]
+        graphs = [graph.encode_graph(model(name), name), *decodes]
+        repository.write(folder, name, [one.SerializeToString() for one in graphs])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(models: Path) -> Iterator[Service]:
+    with running(model_repository=str(models), default_tokenizer="demo") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(together: Service) -> Iterator[Client]:
+    with Client(together.grpc, timeout=60) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def rest(together: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=together.rest, timeout=60) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def local(models: Path) -> Iterator[LocalEngine]:
+    engine = LocalEngine(models)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=FAMILIES)
+def served(client: Client, request: pytest.FixtureRequest) -> TokenizerInfo:
+    return next(one for one in client.tokenizers() if one.name == request.param)
+
+
+def budgets_around(served: TokenizerInfo) -> list[int]:
+    """The least k, the largest, and those on both sides of where another decoder takes over."""
+    return sorted({1, served.channels, *(k + more for k in served.budgets[:-1] for more in (0, 1))})
+
+
+def test_all_are_served_and_the_demo_answers_who_names_none(client: Client, together: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizers = client.tokenizers()
+    assert {one.name: one.family for one in tokenizers} == FAMILIES
+    assert tokenizers[0].name == "demo"
+    assert client.encode(jpeg(), 8) == client.encode(jpeg(), 8, tokenizer="demo")
+    assert cli.main(["info", "--server", together.grpc]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [[line[0], *line[3:6], *line[7:]] for line in table[1:]] == [
+        ["demo", "256", "16", "65536", "256"],
+        ["cvq", "256", "12", "4096", "256"],
+        ["flextok", "64", "16", "64000", "16", "64"],
+    ]
+
+
+def test_prefix(client: Client, served: TokenizerInfo) -> None:
+    for photo in crops(3):
+        everything = client.encode(photo, tokenizer=served.name)
+        assert everything.k == served.channels
+        for k in budgets_around(served):
+            assert client.encode(photo, k, tokenizer=served.name) == everything.prefix(k)
+
+
+def test_same_tokens_alone_and_inside_any_batch(client: Client, served: TokenizerInfo) -> None:
+    photos = crops(60)
+    alone = [client.encode(photo, tokenizer=served.name) for photo in photos]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda photo: client.encode(photo, tokenizer=served.name), photos)) == alone
+    assert list(client.encode_stream(photos, tokenizer=served.name)) == alone
+
+
+def test_same_pictures_alone_and_in_a_stream_of_all_families_mixed(client: Client, local: LocalEngine) -> None:
+    mixed = []
+    for photo in crops(4):
+        for served in client.tokenizers():
+            everything = client.encode(photo, tokenizer=served.name)
+            mixed += [everything.prefix(k) for k in budgets_around(served)]
+    alone = [client.decode(tokens) for tokens in mixed]
+    assert list(client.decode_stream(mixed)) == alone
+    assert list(local.decode_stream(mixed)) == alone
+
+
+def test_same_tokens_and_pictures_after_a_restart(client: Client, models: Path) -> None:
+    names = list(FAMILIES)
+    tokens = [client.encode(photo, tokenizer=name) for name in names for photo in crops(5)]
+    decoded = [client.decode(one) for one in tokens]
+    with running(model_repository=str(models), default_tokenizer="demo") as second, Client(second.grpc, timeout=60) as other:
+        assert [other.encode(photo, tokenizer=name) for name in names for photo in crops(5)] == tokens
+        assert [other.decode(one) for one in tokens] == decoded
+
+
+def test_there_and_back_over_both_protocols(client: Client, rest: httpx.Client, served: TokenizerInfo) -> None:
+    k = served.channels // 2
+    tokens = client.encode(jpeg("coffee"), k, tokenizer=served.name)
+    document = rest.post("/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg("coffee"), headers=JPEG).json()
+    assert (document["tokenizer"], document["fingerprint"]) == (served.name, served.fingerprint)
+    assert document["tokens"] == tokens.ids.tolist()
+    assert tokens.ids.max() < served.codes
+    picture = client.decode(tokens, "png")
+    header = pictures.read_header(picture)
+    assert (header.width, header.height) == (served.picture_size, served.picture_size)
+    for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
+        headers = {**body.pop("headers", {}), "Accept": "image/png"}
+        assert rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == picture  # type: ignore[arg-type]
+
+
+def test_served_values_are_those_of_the_bare_graphs(client: Client, models: Path, served: TokenizerInfo) -> None:
+    photos = crops(8)
+    tokens = [client.encode(photo, tokenizer=served.name) for photo in photos]
+    pixels = np.stack([pictures.prepare(photo, served.picture_size) for photo in photos])
+    encode = (models / f"{served.name}_encode/1/model.onnx").read_bytes()
+    assert np.array_equal(np.stack([one.ids for one in tokens]), parity.run(encode, pixels))
+    for k in served.budgets:
+        decode = (models / f"{served.name}_decode_k{k}/1/model.onnx").read_bytes()
+        due = parity.run(decode, np.stack([one.ids[:k] for one in tokens]).astype(np.int32)).astype(int)
+        decoded = np.stack([pictures.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens])
+        assert np.abs(decoded - due).max() <= (MOST_IN_BF16[served.name] if processor_has_bf16() else 0)
+
+
+def test_ids_that_it_does_not_have_are_refused(client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo) -> None:
+    good = client.encode(jpeg(), 8, tokenizer=served.name)
+    document = {"fingerprint": served.fingerprint, "tokens": [*good.ids.tolist()[:7], served.codes]}
+    reply = rest.post("/v1/decode", json=document)
+    assert (reply.status_code, reply.json()["code"]) == (422, "BAD_TOKENS")
+    if served.codes == 2**16:  # token bytes hold no other id
+        return
+    bad = Tokens([*good.ids.tolist()[:7], served.codes], served.fingerprint)
+    with pytest.raises(ChannelTokError, match=f"0 to {served.codes - 1}") as caught:
+        client.decode(bad)
+    assert caught.value.code == "BAD_TOKENS"
+    for engine in (client, local):
+        first, second, third = engine.decode_stream([good, bad, good])
+        assert isinstance(second, ChannelTokError)
+        assert second.code == "BAD_TOKENS"
+        assert first == third == client.decode(good)
+
+
+def test_k_out_of_range_is_refused(client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo) -> None:
+    for k in (0, served.channels + 1):
+        with pytest.raises(ChannelTokError, match=f"1 to {served.channels}") as caught:
+            client.encode(jpeg(), k, tokenizer=served.name)
+        assert caught.value.code == "BAD_K"
+        reply = rest.post("/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg(), headers=JPEG)
+        assert (reply.status_code, reply.json()["code"]) == (422, "BAD_K")
+    too_many = Tokens([0] * (served.channels + 1), served.fingerprint)
+    with pytest.raises(ChannelTokError) as caught:
+        client.decode(too_many)
+    assert caught.value.code == "BAD_TOKENS"
+    (refused,) = local.decode_stream([too_many])
+    assert isinstance(refused, ChannelTokError)
+    assert refused.code == "BAD_TOKENS"
+
+
+def test_tokens_of_one_are_refused_by_every_other(client: Client, served: TokenizerInfo) -> None:
+    tokens = client.encode(jpeg(), 8, tokenizer=served.name)
+    for other in FAMILIES.keys() - {served.name}:
+        with pytest.raises(FingerprintMismatch):
+            client.decode(tokens, tokenizer=other)
+    with pytest.raises(FingerprintMismatch):
+        client.decode(Tokens(tokens.ids, "0123456789abcdef"))
+
+
+def test_the_curve_of_a_quality_is_what_decoding_shows(client: Client, local: LocalEngine, served: TokenizerInfo) -> None:
+    asked = Quality(ssim=0.5, max_bytes=served.channels)  # 2 bytes a token: at most half of them
+    tokens = client.encode(jpeg(), tokenizer=served.name, quality=asked)
+    assert [one.k for one in tokens.curve] == asked.budgets(served.channels)
+    original = pictures.prepare(jpeg(), served.picture_size)[None]
+    everything = client.encode(jpeg(), tokenizer=served.name)
+    for one in tokens.curve:
+        decoded = pictures.prepare(client.decode(everything.prefix(one.k), "png"), served.picture_size)[None]
+        assert (one.ssim, one.psnr) == pytest.approx((ssim(original, decoded)[0], psnr(original, decoded)[0]))
+    assert tokens == everything.prefix(asked.choose(tokens.curve).k)
+    assert list(local.encode_stream([jpeg()], tokenizer=served.name, quality=asked)) == [tokens]
+
+
+def test_datasets_through_the_service_and_in_process_agree(
+    together: Service, local: LocalEngine, served: TokenizerInfo, tmp_path: Path
+) -> None:
+    making.tar(tmp_path / "source/0.tar", [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(30))])
+    with Client(together.grpc) as client:
+        for folder, engine in {"served": client, "local": local}.items():
+            summary = tokenize(str(tmp_path / "source"), str(tmp_path / folder), [engine], k=24, tokenizer=served.name)
+            assert summary.pictures == 30
+    served_file, local_file = (next((tmp_path / folder).glob("*.parquet")).read_bytes() for folder in ("served", "local"))
+    assert served_file == local_file
