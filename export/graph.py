@@ -176,13 +176,15 @@ def store_as_fp16(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # Two remarks of the exporter about itself: torchvision's operators, which no model here has, and a deprecation inside torch.export.
+    # Remarks of the exporter about itself: torchvision's operators, which no model here has, a deprecation inside torch.export, and that
+    # one name stands for the batch of every input, as it should.
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used, since it shares the same shape", UserWarning)
             yield
     finally:
         log.setLevel(level)

@@ -71,9 +71,9 @@ class Steps:
 class Sequence:
     """One request: what it asks for, how far it has come, and what its tokens are sent with."""
 
-    def __init__(self, request: Any, steps: Steps, classes: int, codes: int) -> None:
+    def __init__(self, request: Any, sender: Any, steps: Steps, classes: int, codes: int) -> None:
         """Raises ValueError, with a sentence for the caller, when its inputs do not fit together."""
-        self.sender = request.get_response_sender()
+        self.sender = sender
         given = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
@@ -132,10 +132,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Take the requests in; their tokens follow through their response senders."""
         for request in requests:
+            sender = request.get_response_sender()
             try:
-                self.arrived.put(Sequence(request, self.steps, self.classes, self.codes))
+                self.arrived.put(Sequence(request, sender, self.steps, self.classes, self.codes))
             except Exception as error:
-                _fail(request.get_response_sender(), f"the request cannot be taken: {error}")
+                _fail(sender, f"the request cannot be taken: {error}")
 
     def finalize(self) -> None:
         """Stop the thread; sequences that are not complete end with an error."""
