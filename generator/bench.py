@@ -22,7 +22,8 @@ REPORT = Path("build/bench-generator.json")
 def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
     """Seconds for the first 32, 64, 128 and 256 tokens of a sequence by a serialised step graph, medians over `rounds` in turns.
 
-    graph: as export.step writes it, of 256 channels or more. Without a cache each step computes the whole sequence so far. Either way has the better of one thread and of one for each core.
+    graph: as export.step writes it, of 256 channels or more. Without a cache each step computes the whole sequence so far. Either way has
+    the better of one thread and of one for each core.
     Raises RuntimeError when the two ways disagree about a token.
     """
     sessions = {threads: _session(graph, threads) for threads in sorted({1, os.cpu_count() or 1})}

@@ -36,7 +36,7 @@ class GptShape(BaseModel):
     layers: int = 6
     heads: int = 4
     inside: int = 704
-    prediction: Literal["softmax", "halves"] = "halves"
+    prediction: Literal["softmax", "bits"] = "bits"
     specials: int = 0
     position_embedding: bool = True
 

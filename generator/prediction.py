@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HALF = 256  # values of a byte
+BYTE = 256  # values of it
+UNITS = 24  # of the small network of each bit
 
 
 class Prediction(nn.Module, ABC):
@@ -61,44 +62,81 @@ class Softmax(Prediction):
         return choose(logits, temperature, top_k, noise[:, 0]), logits[:, None]
 
 
-class Halves(Prediction):
-    """The high byte, then the low byte given it: two choices of 256 in the place of one of 65,536. Codes must be a multiple of 256."""
+class Bits(Prediction):
+    """The 16 bits of an id one after the other, each given those before it: a small network for each bit sees the position's vector and the
+    earlier bits as +-1. For codes that are corners of a cube (tokenizer.quantize), where ids that share bits are alike.
 
-    draws, values = 2, HALF
+    Nothing is drawn bit by bit: a byte has 255 places where a bit is told, all of them are computed at once, and so a token is two choices
+    of 256 values, the high byte and then the low one.
+    """
+
+    draws, values = 2, BYTE
+    signs: Tensor
+    level: Tensor
+    before: Tensor
+    paths: Tensor
 
     def __init__(self, codes: int, specials: int, width: int) -> None:
         super().__init__()
-        if codes != HALF**2 or specials:
-            raise ValueError(f"halves are two bytes: they tell {HALF**2:,} codes and no special ids, not {codes:,} and {specials}")
-        self.high_embedding, self.low_embedding = nn.Embedding(HALF, width), nn.Embedding(HALF, width)
-        self.high = nn.Linear(width, HALF, bias=False)
-        self.given_high = nn.Embedding(HALF, width)
-        self.mix = nn.Linear(width, width, bias=False)
-        self.low = nn.Linear(width, HALF, bias=False)
-        for embedding in (self.high_embedding, self.low_embedding, self.given_high):
+        if codes != BYTE**2 or specials:
+            raise ValueError(f"16 bits tell {BYTE**2:,} codes and no special ids, not {codes:,} and {specials}")
+        self.high_embedding, self.low_embedding = nn.Embedding(BYTE, width), nn.Embedding(BYTE, width)
+        for embedding in (self.high_embedding, self.low_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
-        for head in (self.high, self.low):
-            nn.init.zeros_(head.weight)
+        self.linear = nn.Linear(width, 16, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.units = nn.Linear(width, 16 * UNITS, bias=False)
+        nn.init.normal_(self.units.weight, std=0.05)
+        self.earlier = nn.Parameter(0.1 * torch.randn(16, 16, UNITS))  # [bit, earlier bit, unit]; those that are not earlier have no effect
+        self.out = nn.Parameter(torch.zeros(16, UNITS))
+        for name, constant in zip(("signs", "level", "before", "paths"), _tree(), strict=True):
+            self.register_buffer(name, constant, persistent=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        high = tokens // HALF
-        return self.high_embedding(high) + self.low_embedding(tokens - high * HALF)
+        high = tokens // BYTE
+        return self.high_embedding(high) + self.low_embedding(tokens - high * BYTE)
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        high = tokens.long() // HALF
-        parts = (self.high(hidden), high), (self._low_logits(hidden, high), tokens - high * HALF)
-        first, second = (F.cross_entropy(logits.float().transpose(1, 2), half.long(), reduction="none") for logits, half in parts)
-        return first + second
+        high = tokens // BYTE
+        signs = torch.cat([F.embedding(byte, self.signs) for byte in (high, tokens - high * BYTE)], dim=-1)  # [B, n, 16]
+        earlier = self.earlier * torch.ones(16, 16, device=signs.device).tril(-1)[..., None]
+        inner = self.units(hidden).float().unflatten(-1, (16, UNITS)) + torch.einsum("bnj,iju->bniu", signs, earlier)
+        logits = self.linear(hidden).float() + (F.silu(inner) * self.out).sum(-1)
+        return F.softplus(-signs * logits).sum(-1)
 
     def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        high_logits = self.high(hidden)
+        linear, inner = self.linear(hidden), self.units(hidden).unflatten(1, (16, UNITS))
+        high_logits = self._byte(linear[:, :8], inner[:, :8], slice(0, 8))
         high = choose(high_logits, temperature, top_k, noise[:, 0])
-        low_logits = self._low_logits(hidden, high)
+        seen = F.embedding(high, self.signs) @ self.earlier[8:, :8].transpose(0, 1).flatten(1)
+        low_logits = self._byte(linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16))
         low = choose(low_logits, temperature, top_k, noise[:, 1])
-        return high * HALF + low, torch.stack([high_logits, low_logits], dim=1)
+        return high * BYTE + low, torch.stack([high_logits, low_logits], dim=1)
 
-    def _low_logits(self, hidden: Tensor, high: Tensor) -> Tensor:
-        return self.low(F.silu(self.mix(hidden) + self.given_high(high)))
+    def _byte(self, linear: Tensor, inner: Tensor, bits: slice) -> Tensor:
+        """ln p of all values of a byte: float [B, 256]. linear: float [B, 8]. inner: float [B, 8, units], earlier bytes counted in."""
+        seen = (self.before[..., None] * self.earlier[bits, bits][self.level]).sum(1)  # [255, units], of the weights alone
+        units = F.silu(inner[:, self.level] + seen)
+        logits = linear[:, self.level] + (units * self.out[bits][self.level]).sum(-1)
+        return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1) @ self.paths
+
+
+def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A byte as a binary tree whose 255 inner nodes, in order of level, each tell a bit.
+
+    signs: float [256, 8], the bits of each value as +-1, most significant first. level: int [255], which bit a node tells. before: float
+    [255, 8], the bits on the way to a node as +-1, and 0. paths: float [510, 256], 1 where the way to a value takes a node's 0 (the first
+    255 rows) or its 1.
+    """
+    values, bits = torch.arange(BYTE), torch.arange(8)
+    ones = values[:, None] >> (7 - bits) & 1
+    signs = 2.0 * ones - 1
+    level = torch.cat([torch.full((2**bit,), bit) for bit in range(8)])
+    within = torch.cat([torch.arange(2**bit) for bit in range(8)])  # a node of level i stands for the first i bits of a value
+    before = torch.where(bits < level[:, None], 2.0 * (within[:, None] >> (level[:, None] - 1 - bits).clamp_min(0) & 1) - 1, 0.0)
+    on_the_way = values >> (8 - level[:, None]) == within[:, None]
+    takes_one = ones.T[level] == 1
+    return signs, level, before, torch.cat([on_the_way & ~takes_one, on_the_way & takes_one]).float()
 
 
 def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
@@ -111,4 +149,4 @@ def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) ->
     return scores.argmax(dim=1).to(torch.int32)
 
 
-PREDICTIONS: dict[str, type[Prediction]] = {"softmax": Softmax, "halves": Halves}
+PREDICTIONS: dict[str, type[Prediction]] = {"softmax": Softmax, "bits": Bits}

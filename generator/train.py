@@ -22,6 +22,7 @@ from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.train import follow, optimisers
 
 PREFIXES = (1, 8, 32, 64, 128, 256)  # the log has the mean over the first so many tokens
+VALIDATION_PHOTOS = 256
 EVALUATION_BATCH = 32
 # What of the recipe a checkpoint tells; the rest is where things lie and how often they are looked at.
 _RECORDED = set(GeneratorRecipe.model_fields) - {
@@ -55,7 +56,8 @@ class Trainer:
         # uint16 [passes, N, C]: all stay in memory, and every step takes a photo in one of its passes
         self.tokens = np.stack([photos.tokens for photos in passes]).astype(np.uint16)
         self.labels = torch.from_numpy(passes[0].labels(self.classes))
-        self.validation = torch.from_numpy(validation.tokens), torch.from_numpy(validation.labels(self.classes))
+        kept = slice(VALIDATION_PHOTOS)
+        self.validation = torch.from_numpy(validation.tokens[kept]), torch.from_numpy(validation.labels(self.classes)[kept])
         torch.manual_seed(recipe.seed)
         self.model = GptShape(
             channels=tokenizer.shape.channels,
@@ -65,7 +67,7 @@ class Trainer:
             layers=recipe.layers,
             heads=recipe.heads,
             inside=recipe.inside,
-            prediction="halves" if tokenizer.codes == 2**16 else "softmax",
+            prediction="bits" if tokenizer.codes == 2**16 else "softmax",
         ).build()
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimisers = optimisers(self.model.parameters(), self.model.inner_weights(), recipe)

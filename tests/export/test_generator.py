@@ -32,7 +32,7 @@ def graph() -> bytes:
     return step.step_graph(random_generator(CHANNELS), "tiny").SerializeToString()
 
 
-@pytest.mark.parametrize("prediction", ["halves", "softmax"])
+@pytest.mark.parametrize("prediction", ["bits", "softmax"])
 def test_parity(prediction: str) -> None:
     generator = random_generator(prediction=prediction)
     made = step.step_graph(generator, "tiny")

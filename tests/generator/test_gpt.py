@@ -12,7 +12,7 @@ from tests.generator.random_generator import CLASSES, random_generator
 from tokenizer.blocks import parameter_count
 from tokenizer.checkpoint import save as save_any
 
-BOTH = pytest.mark.parametrize("prediction", ["halves", "softmax"])
+BOTH = pytest.mark.parametrize("prediction", ["bits", "softmax"])
 
 
 def test_the_papers_gpt_l_counts_342_917_120() -> None:

@@ -3,18 +3,33 @@
 import pytest
 import torch
 
-from generator.prediction import Halves, choose
+from generator.prediction import Bits, choose
 from tests.generator.random_generator import random_generator
 
 
-@pytest.mark.parametrize("prediction", ["halves", "softmax"])
+@pytest.mark.parametrize("prediction", ["bits", "softmax"])
 def test_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
     codes = model.shape.codes
     torch.manual_seed(0)
     hidden = torch.randn(1, 1, model.shape.width).expand(1, codes, -1)
     nll = model.prediction.nll(hidden, torch.arange(codes)[None])
-    assert torch.logsumexp(-nll, dim=1).item() == pytest.approx(0, abs=1e-3 if prediction == "halves" else 0.02)
+    assert torch.logsumexp(-nll, dim=1).item() == pytest.approx(0, abs=1e-3 if prediction == "bits" else 0.02)
+
+
+def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
+    """Training looks at the bits of one id, sampling at all values of a byte at once."""
+    prediction = random_generator().model.prediction
+    torch.manual_seed(0)
+    count = 200
+    hidden, noise = torch.randn(count, 64), torch.randn(count, 2, 256)
+    with torch.inference_mode():
+        tokens, logits = prediction.sample(hidden, torch.full((count,), 3.0), torch.zeros(count, dtype=torch.int32), noise)
+        high, low = (tokens // 256).long(), (tokens % 256).long()
+        told = logits[:, 0].gather(1, high[:, None]) + logits[:, 1].gather(1, low[:, None])
+        torch.testing.assert_close(told[:, 0], -prediction.nll(hidden[:, None], tokens[:, None])[:, 0], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(logits.logsumexp(dim=2), torch.zeros(count, 2), atol=1e-3, rtol=0)
+    assert len(set(tokens.tolist())) > 100
 
 
 def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> None:
@@ -37,6 +52,6 @@ def test_without_temperature_or_choice_the_most_likely_is_taken() -> None:
     assert not torch.equal(choose(logits, torch.ones(100), zeros + 1000, noise), best)
 
 
-def test_halves_are_for_16_bits() -> None:
+def test_bits_are_16() -> None:
     with pytest.raises(ValueError, match="65,536 codes"):
-        Halves(64_000, 0, 64)
+        Bits(64_000, 0, 64)
