@@ -115,9 +115,10 @@ class Bits(Prediction):
 
     def _byte(self, linear: Tensor, inner: Tensor, bits: slice) -> Tensor:
         """ln p of all values of a byte: float [B, 256]. linear: float [B, 8]. inner: float [B, 8, units], earlier bytes counted in."""
-        seen = (self.before[..., None] * self.earlier[bits, bits][self.level]).sum(1)  # [255, units], of the weights alone
-        units = F.silu(inner[:, self.level] + seen)
-        logits = linear[:, self.level] + (units * self.out[bits][self.level]).sum(-1)
+        earlier, out = (weight.index_select(0, self.level) for weight in (self.earlier[bits, bits], self.out[bits]))
+        seen = (self.before[..., None] * earlier).sum(1)  # [255, units], of the weights alone
+        units = F.silu(inner.index_select(1, self.level) + seen)
+        logits = linear.index_select(1, self.level) + (units * out).sum(-1)
         return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1) @ self.paths
 
 

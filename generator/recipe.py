@@ -24,10 +24,10 @@ class GeneratorRecipe(Schedule):
     tokens: Annotated[Path, Field(description="folder in which encoded photos are kept")] = Path("runs/tokens")
     passes: Annotated[int, Field(ge=1, description="times each training photo is encoded: as it is, mirrored, then random crops of it")] = 6
 
-    width: Annotated[int, Field(ge=1, description="numbers of a position")] = 256
-    layers: Annotated[int, Field(ge=1, description="how many of attention and gated units")] = 6
-    heads: Annotated[int, Field(ge=1, description="of attention")] = 4
-    inside: Annotated[int, Field(ge=1, description="width of the gated units")] = 704
+    width: Annotated[int, Field(ge=1, description="numbers of a position")] = 320
+    layers: Annotated[int, Field(ge=1, description="how many of attention and gated units")] = 4
+    heads: Annotated[int, Field(ge=1, description="of attention")] = 5
+    inside: Annotated[int, Field(ge=1, description="width of the gated units")] = 880
 
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 150_000
     batch: Annotated[int, Field(ge=1, description="photos per step")] = 32
