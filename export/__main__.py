@@ -2,6 +2,7 @@
 
 python -m export CHECKPOINT             into model_repository, for the CPU that the service runs on
 python -m export engines [CHECKPOINT]   into build/gpu_repository, for a GPU: a graph for each budget, decode in fp16
+python -m export generator CHECKPOINT   a generator of tokens, into model_repository (export.generator_command)
 """
 
 import argparse
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from export import engines, graph, half, int8, parity, repository
+from export import engines, generator_command, graph, half, int8, parity, repository
 from export.random_model import random_model
 from tokenizer import checkpoint, inference
 from tokenizer.data import evaluation_photos
@@ -33,7 +34,11 @@ DEMO = Path(__file__).parents[1] / "tokenizer/weights/demo.safetensors"
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graphs disagree with it."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["generator"]:
+        generator_command.main(arguments[1:])
+        return
+    options = _options(arguments)
     engine = engines.ENGINES[options.engine]
     model = _model(options.checkpoint, options.random)
     name = _name(options)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -119,15 +119,29 @@ def facts(graph: onnx.ModelProto) -> Facts:
 
 def to_onnx(module: nn.Module, example: Tensor, input_name: str, output_name: str) -> onnx.ModelProto:
     """`module` of one input and one output as a checked graph with a free batch, fp32 arithmetic and weights stored as fp16 where exact."""
+    return traced(module, (example,), [input_name], [output_name], ({0: torch.export.Dim("batch")},))
+
+
+def traced(
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: tuple[dict[int, Any], ...],
+) -> onnx.ModelProto:
+    """`module` as a checked graph, fp32 arithmetic and weights stored as fp16 where exact.
+
+    dynamic_shapes: of each input, which axes are free, and what they are called.
+    """
     with torch.inference_mode(), _quiet():
         program = torch.onnx.export(
             module.eval(),
-            (example,),
+            examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
     assert program is not None
@@ -162,13 +176,15 @@ def store_as_fp16(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # Two remarks of the exporter about itself: torchvision's operators, which no model here has, and a deprecation inside torch.export.
+    # Remarks of the exporter about itself: torchvision's operators, which no model here has, a deprecation inside torch.export, and that
+    # one name stands for the batch of every input, as it should.
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used, since it shares the same shape", UserWarning)
             yield
     finally:
         log.setLevel(level)

@@ -13,7 +13,8 @@ What an engine adds to it is in export.engines.
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,24 @@ def write(
 
     int8: second decode graphs, to lie beside the first (export.int8). The version is that of the models replaced, plus one when these
     are of another fingerprint.
-    The whole repository is built beside the old one and then takes its place, so that an interruption leaves the old one or the new one,
-    never a mixture. Returns the names of the models written.
+    Returns the names of the models written.
+    """
+    version = next_version(
+        repository, {"tokenizer": tokenizer}, {"fingerprint": graph.facts(onnx.load_model_from_string(models[0])).fingerprint}
+    )
+    with replaced(repository, {"tokenizer": tokenizer}) as fresh:
+        names = [_write_model(fresh, model, engine, version) for model in models]
+        for model in int8:
+            name = model_name(graph.facts(onnx.load_model_from_string(model)), version)
+            (fresh / name / "1" / triton_model.INT8_GRAPH).write_bytes(model)
+    return names
+
+
+@contextmanager
+def replaced(repository: Path, parameters: dict[str, str]) -> Iterator[Path]:
+    """A folder beside `repository` that takes its place at the end: all of it but the models that have these parameters.
+
+    So an interruption leaves the old repository or the new one, never a mixture.
     """
     repository = repository.absolute()
     fresh, previous = (repository.with_name(f".{repository.name}.{state}") for state in ("new", "old"))
@@ -71,18 +88,21 @@ def write(
         shutil.rmtree(leftover, ignore_errors=True)
     if repository.exists():
         shutil.copytree(
-            repository, fresh, ignore=lambda folder, names: [name for name in names if _is_stale(Path(folder, name), tokenizer)]
+            repository, fresh, ignore=lambda folder, names: [name for name in names if _is_stale(Path(folder, name), parameters)]
         )
-    version = _version(repository, tokenizer, graph.facts(onnx.load_model_from_string(models[0])).fingerprint)
-    names = [_write_model(fresh, model, engine, version) for model in models]
-    for model in int8:
-        name = model_name(graph.facts(onnx.load_model_from_string(model)), version)
-        (fresh / name / "1" / triton_model.INT8_GRAPH).write_bytes(model)
+    yield fresh
     if repository.exists():
         repository.rename(previous)
     fresh.rename(repository)
     shutil.rmtree(previous, ignore_errors=True)
-    return names
+
+
+def next_version(repository: Path, whose: dict[str, str], weights: dict[str, str]) -> int:
+    """The version of the models that have the parameters `whose`; one more where none of them has those of `weights` too."""
+    there = [parse(path.read_text()).parameters for path in repository.glob("*/config.pbtxt")]
+    of_it = [parameters for parameters in there if _has(parameters, whose)]
+    newest = max((int(parameters["version"].string_value or 1) for parameters in of_it), default=0)
+    return newest if any(_has(parameters, weights) for parameters in of_it) else newest + 1
 
 
 def parse(text: str) -> Any:
@@ -90,12 +110,8 @@ def parse(text: str) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def _version(repository: Path, tokenizer: str, fingerprint: str) -> int:
-    there = [parse(path.read_text()).parameters for path in repository.glob("*/config.pbtxt")]
-    of_it = [parameters for parameters in there if parameters["tokenizer"].string_value == tokenizer]
-    newest = max((int(parameters["version"].string_value or 1) for parameters in of_it), default=0)
-    same = any(parameters["fingerprint"].string_value == fingerprint for parameters in of_it)
-    return newest if same else newest + 1
+def _has(parameters: Any, wanted: dict[str, str]) -> bool:
+    return all(parameters[name].string_value == value for name, value in wanted.items())
 
 
 def _write_model(repository: Path, model: bytes, engine: engines.Engine, version: int) -> str:
@@ -110,11 +126,11 @@ def _write_model(repository: Path, model: bytes, engine: engines.Engine, version
     return name
 
 
-def _is_stale(path: Path, tokenizer: str) -> bool:
+def _is_stale(path: Path, parameters: dict[str, str]) -> bool:
     if path.name == "__pycache__":  # a running Triton leaves it beside model.py
         return True
     path = path / "config.pbtxt"
-    return path.is_file() and parse(path.read_text()).parameters["tokenizer"].string_value == tokenizer
+    return path.is_file() and _has(parse(path.read_text()).parameters, parameters)
 
 
 def _tensor(kind: Any, tensor: onnx.ValueInfoProto) -> Any:

@@ -1,10 +1,11 @@
-"""The file a tokenizer travels in: fp16 safetensors with its shape in the metadata."""
+"""The file a model travels in: fp16 safetensors with its shape in the metadata."""
 
 import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,24 @@ from tokenizer.families import SHAPE
 from tokenizer.family import Tokenizer
 
 
-def save(model: Tokenizer, path: Path, facts: dict[str, str] | None = None) -> None:
+class Shape(Protocol):
+    """A pydantic model that says how to build one."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+    def model_dump_json(self) -> str: ...
+
+
+class Model(Protocol):
+    """Any module that has a shape: a tokenizer, or what generates its tokens."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def save(model: Model, path: Path, facts: dict[str, str] | None = None) -> None:
     """Write the weights as fp16, the shape and any further `facts` (training record) as metadata."""
     metadata = {"shape": model.shape.model_dump_json(), **(facts or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +49,7 @@ def load(path: Path) -> Tokenizer:
 
     Raises ValueError, with what differs, for weights of no tokenizer here, and OSError when the file cannot be read.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = read(path)
     if "shape" not in metadata:
         return paper_checkpoint.load(tensors)
     model: Tokenizer = SHAPE.validate_json(metadata["shape"]).build()
@@ -41,10 +59,11 @@ def load(path: Path) -> Tokenizer:
 
 def facts(path: Path) -> dict[str, str]:
     """The metadata of a checkpoint: its shape as JSON and the training record; nothing for one trained elsewhere."""
-    return _read(path)[1]
+    return read(path)[1]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, of whatever precision they were stored in, and the metadata. Raises as `load` does."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
@@ -68,7 +87,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def fingerprint(model: Tokenizer) -> str:
+def fingerprint(model: Model) -> str:
     """16 hex digits: the first 8 bytes of a sha256 over the shape and every weight as fp16, in order of name.
 
     It is what tokens are bound to: the same weights give the same fingerprint whatever file, graph or engine holds them.

@@ -12,32 +12,73 @@ from tokenizer.families import SIZES
 from tokenizer.perceptual import Trunk
 
 
-class Recipe(BaseSettings):
-    """Train a tokenizer of any family. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it.
+class Schedule(BaseSettings):
+    """What decides any training run here: the photos, how many, at which rate, and how often it is looked at."""
 
-    A setting is taken from the command line, else from CHANNELTOK_TRAIN_<NAME>, else from the TOML file that CHANNELTOK_TRAIN_RECIPE names.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="CHANNELTOK_TRAIN_", cli_kebab_case=True, frozen=True, extra="forbid")
-    run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/demo")
+    model_config = SettingsConfigDict(cli_kebab_case=True, frozen=True, extra="forbid")
     train: Annotated[str, Field(description="training shards: a folder of .tar, one .tar, or a glob")] = "../shared/data/train"
     validation: Annotated[str, Field(description="validation shards, by the same rule")] = "../shared/data/val"
-    size: Annotated[str, Field(description=f"which model: {', '.join(SIZES)}")] = "demo"
-    start_from: Annotated[
-        Path | None, Field(description="weights to go on from when the run folder has no checkpoint; their photos count as seen")
-    ] = None
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 500_000
     batch: Annotated[int, Field(ge=1, description="photos per step, over all processes")] = 64
-    workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 
     rate: Annotated[float, Field(gt=0, description="peak learning rate, of Muon and of AdamW alike")] = 3e-3
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the rate rises from 0")] = 100
     decay_share: Annotated[float, Field(ge=0, le=1, description="share of the views, the last ones, over which the rate falls")] = 0.25
     final_rate: Annotated[float, Field(gt=0, le=1, description="share of the peak rate at the end")] = 0.05
-    optimiser: Annotated[Literal["muon", "adamw"], Field(description="of the convolutions; everything else is AdamW's")] = "muon"
+    optimiser: Annotated[Literal["muon", "adamw"], Field(description="of the inner matrices; everything else is AdamW's")] = "muon"
     weight_decay: Annotated[float, Field(ge=0, description="decoupled decay; biases and norms have none")] = 0.1
     clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0
     ema: Annotated[float, Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones shipped")] = 0.997
+
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="bf16 pays where the hardware has it (GPU, AMX, avx512_bf16): elsewhere 25x slower"),
+    ] = "fp32"
+    seed: Annotated[int, Field(description="of all that is drawn at random: weights, crops, order")] = 0
+    evaluate_every: Annotated[int, Field(ge=1, description="views between evaluations on validation photos")] = 8_000
+    checkpoint_minutes: Annotated[float, Field(gt=0, description="time between checkpoints")] = 3.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        variable = f"{settings_cls.model_config.get('env_prefix')}RECIPE"
+        file = os.environ.get(variable)
+        if file is None:
+            return init_settings, env_settings
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{variable} names {file!r}, which is no file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
+
+    def rate_at(self, views: int, warm_from: int) -> float:
+        """The learning rate after `views` photos: up over the warm-up, flat, down a half cosine over the last `decay_share`.
+
+        Flat as long as it may be, so that a run can be lengthened. warm_from: views at which the optimiser was new.
+        """
+        up = min(1.0, ((views - warm_from) / self.batch + 1) / max(1, self.warmup_steps))
+        falling = self.decay_share * self.views
+        left = min(1.0, max(0.0, (self.views - views) / falling)) if falling else 1.0
+        return self.rate * up * (self.final_rate + (1 - self.final_rate) * (1 - math.cos(math.pi * left)) / 2)
+
+
+class Recipe(Schedule):
+    """Train a tokenizer of any family. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it.
+
+    A setting is taken from the command line, else from CHANNELTOK_TRAIN_<NAME>, else from the TOML file that CHANNELTOK_TRAIN_RECIPE names.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CHANNELTOK_TRAIN_")
+    run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/demo")
+    size: Annotated[str, Field(description=f"which model: {', '.join(SIZES)}")] = "demo"
+    start_from: Annotated[
+        Path | None, Field(description="weights to go on from when the run folder has no checkpoint; their photos count as seen")
+    ] = None
+    workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 
     keep_all: Annotated[float, Field(ge=0, le=1, description="tail-drop: the chance that a photo keeps all channels")] = 0.5
     l1_weight: Annotated[float, Field(ge=0, description="weight of the mean absolute error, pixels in [-1, 1]")] = 1.0
@@ -50,40 +91,6 @@ class Recipe(BaseSettings):
     gan_weight: Annotated[float, Field(ge=0, description="weight of the hinge GAN, from gan_from on")] = 0.0
     gan_from: Annotated[int, Field(ge=0, description="views from which the discriminator trains and counts")] = 0
     gan_rate: Annotated[float, Field(gt=0, description="the discriminator's constant learning rate")] = 1e-4
-
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        Field(description="bf16 pays where the hardware has it (GPU, AMX, avx512_bf16): elsewhere 25x slower"),
-    ] = "fp32"
-    seed: Annotated[int, Field(description="of weights, crops and budgets")] = 0
-    evaluate_every: Annotated[int, Field(ge=1, description="views between evaluations on 96 validation photos")] = 8_000
-    checkpoint_minutes: Annotated[float, Field(gt=0, description="time between checkpoints")] = 3.0
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = os.environ.get("CHANNELTOK_TRAIN_RECIPE")
-        if file is None:
-            return init_settings, env_settings
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"CHANNELTOK_TRAIN_RECIPE names {file!r}, which is no file")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
-
-    def rate_at(self, views: int, warm_from: int) -> float:
-        """The learning rate after `views` photos: up over the warm-up, flat, down a half cosine over the last `decay_share`.
-
-        Flat as long as it may be, so that a run can be lengthened. warm_from: views at which the optimiser was new.
-        """
-        up = min(1.0, ((views - warm_from) / self.batch + 1) / max(1, self.warmup_steps))
-        falling = self.decay_share * self.views
-        left = min(1.0, max(0.0, (self.views - views) / falling)) if falling else 1.0
-        return self.rate * up * (self.final_rate + (1 - self.final_rate) * (1 - math.cos(math.pi * left)) / 2)
 
     def perceptual_weight_at(self, views: int) -> float:
         """Weight of the perceptual distance after `views` photos: 0, then rising, then `perceptual_weight`."""

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from tokenizer.families import SIZES
 from tokenizer.family import Tokenizer
 from tokenizer.muon import Muon
 from tokenizer.objective import Objective
-from tokenizer.recipe import Recipe
+from tokenizer.recipe import Recipe, Schedule
 
 VALIDATION_PHOTOS = 96
 # What of the recipe a checkpoint tells; the rest is where things lie and how often they are looked at.
@@ -44,17 +44,28 @@ class TrainCommand(Recipe):
             group.close()
 
 
-def optimisers(model: Tokenizer, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimisers(weights: Iterable[Tensor], inner: list[Tensor], recipe: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the inner weights; AdamW for those that face pixels or codes, and for biases and norms, which do not decay."""
-    inner = model.inner_weights() if recipe.optimiser == "muon" else []
-    by_muon = set(inner)
-    others = [weight for weight in model.parameters() if weight not in by_muon]
+    by_muon = set(inner) if recipe.optimiser == "muon" else set()
+    others = [weight for weight in weights if weight not in by_muon]
     groups = [
         {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [weight for weight in others if weight.ndim == 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.95), fused=True)
-    return [*([Muon(inner, recipe.rate, weight_decay=recipe.weight_decay)] if inner else []), adamw]
+    return [*([Muon(inner, recipe.rate, weight_decay=recipe.weight_decay)] if by_muon else []), adamw]
+
+
+@torch.no_grad()
+def follow(averaged: nn.Module, model: nn.Module, decay: float, steps: float) -> None:
+    """Move the averaged weights towards those of the model.
+
+    steps: how many there were; a fixed decay would keep the random start alive in a short run, so it warms up.
+    """
+    decay = min(decay, (1 + steps) / (10 + steps))
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+    for average, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
+        average.copy_(buffer)
 
 
 class Trainer:
@@ -69,7 +80,7 @@ class Trainer:
         self.model: Tokenizer = SIZES[recipe.size].build() if recipe.start_from is None else checkpoint.load(recipe.start_from).train()
         self.model.to(self.group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimisers = optimisers(self.model, recipe)
+        self.optimisers = optimisers(self.model.parameters(), self.model.inner_weights(), recipe)
         self.objective = Objective(recipe).to(self.group.device)
         discriminator = self.objective.discriminator
         self.adversary = None if discriminator is None else torch.optim.AdamW(discriminator.parameters(), recipe.gan_rate, betas=(0.5, 0.9))
@@ -137,12 +148,7 @@ class Trainer:
             self.objective.discriminator_loss(pixels, passed[0]).backward()
             self.group.average_gradients(self.objective)
             self.adversary.step()
-        with torch.no_grad():
-            # A fixed decay would keep the random start alive in a short run, so it warms up.
-            decay = min(recipe.ema, (1 + self.views / recipe.batch) / (10 + self.views / recipe.batch))
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
-            for average, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
-                average.copy_(buffer)
+        follow(self.averaged, self.model, recipe.ema, self.views / recipe.batch)
         return loss.item()
 
     def _evaluate(self, photos: Any, loss: float) -> str:

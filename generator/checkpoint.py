@@ -1,0 +1,43 @@
+"""A generator's file: as a tokenizer's, and in its metadata whose tokens it makes and what its classes are called."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from generator.gpt import Gpt, GptShape
+from tokenizer import checkpoint
+from tokenizer.checkpoint import fingerprint
+
+__all__ = ["Generator", "fingerprint", "load", "save"]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """model: in fp32. tokenizer: fingerprint of the tokenizer whose tokens it makes. classes: names in the order of its class ids."""
+
+    model: Gpt
+    tokenizer: str
+    classes: list[str]
+
+
+def save(generator: Generator, path: Path, facts: dict[str, str] | None = None) -> None:
+    """Write the weights as fp16, and as metadata the shape, the tokenizer, the classes and any further `facts` (training record)."""
+    metadata = {"tokenizer": generator.tokenizer, "classes": json.dumps(generator.classes), **(facts or {})}
+    checkpoint.save(generator.model, path, metadata)
+
+
+def load(path: Path) -> Generator:
+    """Read a file that `save` wrote, ready for inference.
+
+    Raises ValueError, with what differs, for a file that holds no generator, and OSError when it cannot be read.
+    """
+    tensors, metadata = checkpoint.read(path)
+    try:
+        model = GptShape.model_validate_json(metadata["shape"]).build()
+        tokenizer, classes = metadata["tokenizer"], json.loads(metadata["classes"])
+    except (KeyError, ValidationError) as error:
+        raise ValueError("its metadata does not describe a generator: not written by generator.train") from error
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return Generator(model.eval(), tokenizer, classes)

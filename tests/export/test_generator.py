@@ -1,0 +1,241 @@
+"""A generator's graph does what its checkpoint does, and real Triton streams its tokens."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import psutil
+import pytest
+import pytest_asyncio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from export import generator_parity, generator_repository, repository, step
+from export.__main__ import main
+from export.triton_generator import Steps, gumbel
+from generator import checkpoint
+from service.catalogue import Catalogue
+from service.embedded_triton import EmbeddedTriton
+from service.settings import Settings
+from service.triton import Triton
+from tests.generator.random_generator import CLASSES, random_generator
+
+CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return step.step_graph(random_generator(CHANNELS), "tiny").SerializeToString()
+
+
+@pytest.mark.parametrize("prediction", ["bits", "softmax"])
+def test_parity(prediction: str) -> None:
+    generator = random_generator(prediction=prediction)
+    made = step.step_graph(generator, "tiny")
+    result = generator_parity.measure(generator.model, made.SerializeToString(), [-1, 0, 2], 32)
+    assert result.out_of_bounds == []
+    assert result.tokens == 96
+    others = random_generator(prediction=prediction, seed=1)
+    assert generator_parity.measure(others.model, made.SerializeToString(), [0], 32).out_of_bounds
+    assert made.opset_import[0].version == 21
+    stored = [weight for weight in made.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16]
+    assert len(stored) >= 2 * 4
+
+
+def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
+    steps = Steps(graph, threads=1)
+    noise = [gumbel(5, index, 2, 256) for index in range(6)]
+    newest, cache, tokens = [-1], steps.empty_cache(), []
+    for index in range(6):
+        token, cache = steps.step(newest, 1, cache, 1.0, 0, noise[index])
+        tokens.append(token)
+        newest = [token]
+    assert steps.step([-1, *tokens[:5]], 1, steps.empty_cache(), 1.0, 0, noise[5])[0] == tokens[5]
+
+
+def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
+    config = repository.parse(generator_repository.config(graph, 2))
+    assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == ("tiny_generate_v2", 0, True)
+    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
+        "class": [1],
+        "prefix": [CHANNELS],
+        "length": [1],
+        "seed": [1],
+        "temperature": [1],
+        "top_k": [1],
+    }
+    said = {name: value.string_value for name, value in config.parameters.items()}
+    assert "tokenizer" not in said
+    assert json.loads(said["classes"]) == CLASSES
+    expected = {
+        "generator": "tiny",
+        "role": "generate",
+        "family": "gpt",
+        "channels": str(CHANNELS),
+        "codes": "65536",
+        "bits_per_token": "16",
+    }
+    assert expected.items() <= said.items()
+    assert said["fingerprint"] == random_generator().tokenizer
+    assert said["generator_fingerprint"] == checkpoint.fingerprint(random_generator(CHANNELS).model)
+
+
+def test_a_checkpoint_becomes_a_model_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model_repository/other").mkdir(parents=True)
+    for seed, name in ((0, "tiny_generate"), (0, "tiny_generate"), (1, "tiny_generate_v2")):
+        checkpoint.save(random_generator(seed=seed), Path("tiny.safetensors"))
+        main(["generator", "tiny.safetensors"])
+        assert sorted(path.name for path in Path("model_repository").iterdir()) == ["other", name]
+    assert sorted(path.name for path in Path(f"model_repository/{name}/1").iterdir()) == ["model.onnx", "model.py"]
+    assert json.loads(Path("build/generator-parity.json").read_text())["different_tokens"] == 0
+    Path("none.safetensors").write_bytes(b"none")
+    with pytest.raises(SystemExit, match="is not a generator's checkpoint"):
+        main(["generator", "none.safetensors"])
+
+
+class Streams:
+    """Asks the real Triton."""
+
+    def __init__(self, url: str, engine: psutil.Process) -> None:
+        self.channel = grpc.aio.insecure_channel(url)
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.engine = engine
+
+    def call(self, length: int, *, prefix: tuple[int, ...] = (), seed: int = 7, label: int = 1, temperature: float = 1.0) -> Any:
+        padded = np.full(CHANNELS, -1, np.int32)
+        padded[: len(prefix)] = prefix
+        inputs = {
+            "class": np.array([label], np.int32),
+            "prefix": padded,
+            "length": np.array([length], np.int32),
+            "seed": np.array([seed], np.int64),
+            "temperature": np.array([temperature], np.float32),
+            "top_k": np.array([0], np.int32),
+        }
+        types = {"int32": "INT32", "int64": "INT64", "float32": "FP32"}
+        request = service_pb2.ModelInferRequest(
+            model_name="tiny_generate",
+            inputs=[{"name": name, "datatype": types[str(array.dtype)], "shape": array.shape} for name, array in inputs.items()],
+            raw_input_contents=[array.tobytes() for array in inputs.values()],
+        )
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+
+        async def requests() -> AsyncIterator[Any]:
+            yield request
+
+        return self.stub.ModelStreamInfer(requests())
+
+    async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
+        """All of a sequence; that their places are told in order and that the final response is empty is asserted."""
+        tokens, places, final = [], [], False
+        async for reply in self.call(*arguments, **options):
+            assert not reply.error_message, reply.error_message
+            answer = reply.infer_response
+            final = answer.parameters["triton_final_response"].bool_param
+            values = {
+                output.name: int(np.frombuffer(content, np.int32)[0])
+                for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
+            }
+            assert bool(values) != final
+            if values:
+                tokens.append(values["token"])
+                places.append(values["index"])
+        assert final
+        first = len(options.get("prefix", ()))
+        assert places == list(range(first, first + len(tokens)))
+        return tokens
+
+    async def idle(self) -> bool:
+        """Whether the engine process does nothing for a while."""
+        before = sum(self.engine.cpu_times()[:2])
+        await asyncio.sleep(0.4)
+        return sum(self.engine.cpu_times()[:2]) - before < 0.05
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Streams]:
+    folder = tmp_path_factory.mktemp("generator") / "repository"
+    generator_repository.write(folder, graph)
+    embedded = EmbeddedTriton(Settings(model_repository=folder, engine_instances=1, engine_threads=1))
+    triton = Triton(embedded.url)
+    await embedded.start(triton)
+    try:
+        (model,) = await triton.models()
+        assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
+        assert Catalogue([model]).tokenizers == []
+        (engine,) = embedded._processes["tiny_generate"]
+        streams = Streams(embedded.url, engine)
+        yield streams
+        await streams.channel.close()
+    finally:
+        await triton.close()
+        await embedded.stop()
+    assert not engine.is_running()
+
+
+module_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@module_loop
+async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: bytes) -> None:
+    steps = Steps(graph, threads=1)
+    newest, cache, expected = [-1], steps.empty_cache(), []
+    for index in range(40):
+        token, cache = steps.step(newest, 1, cache, 1.0, 0, gumbel(7, index, 2, 256))
+        expected.append(token)
+        newest = [token]
+    assert await streams.tokens(40) == expected
+    assert await streams.tokens(40, prefix=tuple(expected[:15])) == expected[15:]  # goes on as the whole did
+    assert await streams.tokens(15, prefix=tuple(expected[:15])) == []
+    assert len(set(await streams.tokens(40, seed=-8)) & set(expected)) < 20
+    assert await streams.tokens(20, temperature=0) == await streams.tokens(20, temperature=0, seed=8)
+
+
+@module_loop
+async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
+    alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
+    together = await asyncio.gather(*(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)))
+    assert together == alone
+
+
+@module_loop
+async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: Streams) -> None:
+    long = streams.call(CHANNELS)
+    await long.read()
+    assert len(await streams.tokens(5)) == 5
+    assert not long.done()
+    long.cancel()
+
+
+@module_loop
+async def test_a_cancelled_sequence_leaves_nothing_running(streams: Streams) -> None:
+    calls = [streams.call(CHANNELS, seed=seed) for seed in range(3)]
+    for call in calls:
+        await call.read()
+    assert not await streams.idle()
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(3):
+        while not await streams.idle():
+            pass
+    assert len(await streams.tokens(3)) == 3
+
+
+@module_loop
+async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
+    good = asyncio.create_task(streams.tokens(30))
+    for mistake, sentence in (
+        ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
+        ({"prefix": (5, 65536)}, "token ids from 0 to 65535"),
+        ({"prefix": (5, -1, 7)}, "then -1 to its end"),
+        ({"prefix": tuple(range(20))}, "not below the 20 tokens of the prefix, not 10"),
+        ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
+    ):
+        replies = [reply async for reply in streams.call(10, **mistake)]
+        assert sentence in replies[0].error_message
+    assert len(await good) == 30
