@@ -9,7 +9,9 @@ _BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, an
 
 
 def cpu_engine(role: str, settings: Settings) -> tuple[str, str]:
-    """Engine and precision for a graph that does `role` (encode or decode): ("openvino", "bf16"), say."""
+    """Engine and precision for a graph that does `role` (encode, decode or generate): ("openvino", "bf16"), say."""
+    if role == "generate":  # a seed must give the same tokens on every processor, and one rounding changes all that follow
+        return "onnxruntime", "f32"
     precision = settings.encode_precision if role == "encode" else settings.decode_precision
     if precision == "auto":
         precision = "bf16" if settings.engine != "onnxruntime" and processor_has_bf16() else "f32"

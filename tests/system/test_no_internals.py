@@ -203,7 +203,7 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
         reply = await rest.post("/v1/encode", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (500, "INTERNAL")
     assert not internals(f"{reply.headers}{reply.text}")
-    server = GrpcServer(Broken(), settings, Access(None))  # type: ignore[arg-type]
+    server = GrpcServer(Broken(), Broken(), settings, Access(None))  # type: ignore[arg-type]
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
