@@ -246,7 +246,7 @@ async def _answer_all(
             task.cancel()
 
 
-def _pillow_name(format: int) -> str:
+def _pillow_name(format: pb.PictureFormat) -> str:
     name = _PILLOW_NAMES.get(format)
     if name is None:
         raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -187,7 +187,7 @@ class Triton:
                 self.suspects[model.name] = started
             raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
-    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncIterator[dict[str, NDArray[Any]]]:
+    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
         """What a decoupled model answers, output by name, one dictionary for each response as it comes.
 
         Each call is a stream of its own: closing the iterator cancels it, and Triton then tells the model. Iterate within
