@@ -82,11 +82,11 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. tokens: the whole sequence. engine: see Model.engine."""
+    """The last event. tokens: the whole sequence."""
 
+    generator: Generator
     tokens: Tokens
     stages: Stages
-    engine: str
 
 
 Event = Started | NewTokens | Preview | Finished
@@ -213,7 +213,7 @@ class Generation:
             call.done("previews")
         finally:
             showing.cancel()
-        outbox.put(Finished(Tokens(ids, tokenizer.fingerprint), call.stages, task.generator.model.engine))
+        outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
 
     async def _new_ids(self, task: _Task, call: Account) -> AsyncGenerator[int | None, None]:
         """The ids after the prefix, one by one; a single None where there are none to make.

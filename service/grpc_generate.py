@@ -34,8 +34,8 @@ def reply(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(tokens=pb.NewTokens(index=index, ids=ids))
         case Preview(k, picture):
             return pb.GenerateResponse(preview=pb.Preview(k=k, picture=picture))
-        case Finished(tokens, stages, engine):
-            finished = pb.GenerationFinished(tokens=tokens.to_bytes(), stages=stage_times(stages), engine=engine)
+        case Finished(generator, tokens, stages):
+            finished = pb.GenerationFinished(tokens=tokens.to_bytes(), stages=stage_times(stages), engine=generator.model.engine)
             return pb.GenerateResponse(finished=finished)
 
 

@@ -60,9 +60,7 @@ BATCH_PICTURES = Histogram(
 )
 PICTURES = Counter("channeltok_pictures_total", "Pictures encoded, decoded or generated", ["rpc"])
 TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode, taken by decode or made by generate", ["rpc"])
-PICTURE_BYTES = Counter(
-    "channeltok_picture_bytes_total", "Bytes of pictures taken by encode, returned by decode or as previews", ["rpc"]
-)
+PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode, returned by decode or as previews", ["rpc"])
 READY = Gauge("channeltok_ready", "1 while the service is ready", multiprocess_mode="livemin")
 ENGINE_READY = Gauge(
     "channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"], multiprocess_mode="livemin"

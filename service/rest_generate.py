@@ -161,9 +161,14 @@ def _line(event: Event, media_type: str) -> bytes:
             return _framed("token", {"index": index, "ids": ids})
         case Preview(k, picture):
             return _framed("preview", {"k": k, "media_type": media_type, "picture": base64.b64encode(picture).decode()})
-        case Finished(tokens, stages, engine):
-            document = {"fingerprint": tokens.fingerprint, "k": tokens.k, "tokens": tokens.ids.tolist()}
-            return _framed("done", {**document, "engine": engine, "stages": stages})
+        case Finished(generator, tokens, stages):
+            document = {
+                "tokenizer": generator.tokenizer.name,
+                "fingerprint": tokens.fingerprint,
+                "k": tokens.k,
+                "tokens": tokens.ids.tolist(),
+            }
+            return _framed("done", {**document, "engine": generator.model.engine, "stages": stages})
 
 
 def _framed(name: str, data: dict[str, Any]) -> bytes:

@@ -11,12 +11,15 @@ from channeltok.generation import Generated, NewTokens, Preview, Started
 from channeltok.messages import PictureFormat
 from channeltok.tokens import Tokens
 
+Connect = Callable[[argparse.Namespace], Client]
+FormatOf = Callable[[str], PictureFormat]
+
 
 def add_command(
     commands: Any,
     parents: list[argparse.ArgumentParser],
-    connect: Callable[[argparse.Namespace], Client],
-    format_of: Callable[[str], PictureFormat],
+    connect: Connect,
+    format_of: FormatOf,
 ) -> None:
     """connect: the client that the options ask for. format_of: that of an output's name; complains about others."""
     generate = commands.add_parser("generate", parents=parents, help="a new picture")
@@ -40,7 +43,7 @@ def _budgets(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"are whole numbers with commas between, not {text!r}") from error
 
 
-def _generate(options: argparse.Namespace, connect: Callable[[argparse.Namespace], Client], format_of: Callable[[str], PictureFormat]) -> None:
+def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf) -> None:
     format = format_of(options.output)
     prefix = None if options.input is None else Tokens.from_bytes(options.input.read_bytes())
     with connect(options) as client:

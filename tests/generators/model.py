@@ -6,7 +6,7 @@ checkout: same request, same tokens; another seed, class or prefix, other tokens
 Everything around it is real: Triton, its streams, its cancellation.
 
 Parameters of config.pbtxt besides a generator's: pause, seconds before each token; active, a folder with a file for each sequence that is
-being made; fault, a file whose text spoils what is answered: "hang", or "rubbish".
+being made; fault, a file whose text, once it is there, spoils the next token: "hang", or "rubbish".
 """
 
 import json
@@ -46,7 +46,10 @@ class TritonPythonModel:
             time.sleep(self.pause)
             if sender.is_cancelled():
                 break
-            fault = self.fault.read_text() if self.fault.exists() else ""
+            fault = ""
+            if self.fault.exists():
+                fault = self.fault.read_text()
+                self.fault.unlink()
             if fault == "hang":
                 time.sleep(3600)
             chance = np.random.default_rng([int(seed) if temperature > 0 else 0, int(number) + 1, *sequence])
