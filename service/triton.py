@@ -84,11 +84,15 @@ class Inference:
 
 @dataclass
 class _Answered:
-    """Of a model's inferences that were answered: when the latest was sent, when the last answer came, and how many there were."""
+    """Of a model's inferences that were answered: when the latest was sent, when the last answer came, and how many there were.
+
+    owing: a stream was left before its end; then `at` counts on, whoever asks next.
+    """
 
     sent: float
     at: float
     count: int = 0
+    owing: bool = False
 
 
 class Triton:
@@ -204,16 +208,18 @@ class Triton:
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         started = time.perf_counter()
         answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
-        if not self._streams[model.name]:
+        if not self._streams[model.name] and not answered.owing:
             answered.at = started  # it was asked nothing before, and so was not silent
         self._streams[model.name] += 1
+        answered.owing = True
+        latest = started
         with tracing.engine(model.name) as metadata:
             call = self._stub.ModelStreamInfer(iter([request]), metadata=metadata)
         try:
             async for reply in call:
                 if reply.error_message:
                     raise self._failed(model, started, reply.error_message)
-                answered.at = time.perf_counter()
+                latest = answered.at = time.perf_counter()
                 answered.sent = max(started, answered.sent)
                 answered.count += 1
                 response = reply.infer_response
@@ -223,12 +229,15 @@ class Triton:
                         for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
                     }
                 if response.parameters["triton_final_response"].bool_param:
+                    answered.owing = False
                     return
         except grpc.aio.AioRpcError as error:
             raise self._failed(model, started, error.details() or "") from error
         finally:
             self._streams[model.name] -= 1
             call.cancel()
+            if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
+                self.suspects[model.name] = started
 
     def streaming(self, model: Model) -> bool:
         """Whether answers of `stream` are waited for."""
