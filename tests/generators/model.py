@@ -5,11 +5,12 @@ In the network's place stands a numpy generator seeded by (seed, class, tokens s
 checkout: same request, same tokens; another seed, class or prefix, other tokens; greedy (temperature 0) takes no notice of the seed.
 Everything around it is real: Triton, its streams, its cancellation.
 
-Parameters of config.pbtxt besides a generator's: pause, seconds before each token; active, a folder with a file for each sequence that is
-being made; fault, a file whose text, once it is there, spoils the next token: "hang", or "rubbish".
+Parameters of config.pbtxt besides a generator's: pause, seconds before each token; active, a folder with a file PID-* for each sequence
+that is being made; fault, a file whose text, once it is there, spoils the next token: "hang", or "rubbish".
 """
 
 import json
+import os
 import time
 import uuid
 from pathlib import Path
@@ -29,7 +30,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            marker = self.active / uuid.uuid4().hex
+            marker = self.active / f"{os.getpid()}-{uuid.uuid4().hex}"
             marker.touch()
             try:
                 self._generate(request)

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -23,8 +24,15 @@ class GeneratorRepository:
     fault: Path
 
     def sequences(self) -> int:
-        """How many are being made."""
-        return len(list(self.active.iterdir()))
+        """How many are being made. A process that was killed leaves its files behind; they count no longer."""
+        return sum(_runs(int(marker.name.partition("-")[0])) for marker in self.active.iterdir())
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def write(folder: Path, pause: float, fingerprint: str | None = None) -> GeneratorRepository:
