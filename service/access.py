@@ -27,6 +27,8 @@ _RPC = {  # of the metrics' label, by the last part of the path
     "Decode": "decode",
     "EncodeStream": "encode_stream",
     "DecodeStream": "decode_stream",
+    "generate": "generate",
+    "Generate": "generate",
 }
 _GRPC_PEER = re.compile(r"ipv[46]:\[?([^\]]+?)\]?:\d+")
 

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum
 
+from prometheus_client import Gauge
+
 from service import metrics
 from service.errors import Overloaded, Stopping
 
@@ -35,9 +37,13 @@ class Admission:
     """`limit` places, one per picture.
 
     max_waiting: interactive pictures in the queue at most. max_wait: seconds that one may have to wait when it comes.
+    what: the pictures' name in sentences. max_in_flight: tells the limit.
     """
 
-    def __init__(self, limit: int, max_waiting: int, max_wait: float) -> None:
+    def __init__(
+        self, limit: int, max_waiting: int, max_wait: float, what: str = "pictures", max_in_flight: Gauge = metrics.MAX_IN_FLIGHT
+    ) -> None:
+        self._what = what
         self.closed = asyncio.Event()
         self._limit, self._max_waiting, self._max_wait = limit, max_waiting, max_wait
         self._in_flight = 0
@@ -46,7 +52,7 @@ class Admission:
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        metrics.MAX_IN_FLIGHT.set(limit)
+        max_in_flight.set(limit)
 
     @asynccontextmanager
     async def place(self, priority: Priority) -> AsyncIterator[None]:
@@ -87,7 +93,8 @@ class Admission:
         if priority is Priority.INTERACTIVE:
             wait = (len(queue) + 1) * self._seconds / self._limit
             if len(queue) >= self._max_waiting or wait > self._max_wait:
-                raise Overloaded(f"{self._limit} pictures are in work, the limit, and {len(queue)} wait: try again", RETRY_AFTER_SECONDS)
+                said = f"{self._limit} {self._what} are in work, the limit, and {len(queue)} wait: try again"
+                raise Overloaded(said, max(RETRY_AFTER_SECONDS, wait))
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:

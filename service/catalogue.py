@@ -1,5 +1,6 @@
 """What is served, learnt from the parameters that export/ wrote into each Triton model's config.pbtxt."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from itertools import groupby
 
 from channeltok.tokens import Tokens
 
-from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownClass, UnknownGenerator, UnknownTokenizer
 from service.triton import Model
+
+_SHOWN = 10  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,44 @@ class Tokenizer:
             raise BadTokens(f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.codes - 1}")
 
 
+@dataclass(frozen=True)
+class Generator:
+    """One training of a generator, and the Triton model that runs it.
+
+    version: as a tokenizer's. fingerprint: its own. tokenizer: the training whose tokens it makes. channels: the most tokens it makes.
+    classes: what can be asked for, in the order of the model's numbers.
+    """
+
+    name: str
+    version: int
+    family: str
+    fingerprint: str
+    channels: int
+    classes: tuple[str, ...]
+    tokenizer: Tokenizer
+    model: Model
+
+    def class_number(self, name: str | None) -> int:
+        """As the model counts them, -1 for None or an empty name. Raises UnknownClass."""
+        if not name:
+            return -1
+        if name not in self.classes:
+            known = f"it knows {_shortened(self.classes)}" if self.classes else "it knows no classes"
+            raise UnknownClass(f"generator {self.name!r} has no class {name[:100]!r}; {known}")
+        return self.classes.index(name)
+
+
 class Catalogue:
-    """The tokenizers served at one moment; a change of what Triton serves makes a new one.
+    """The tokenizers and generators served at one moment; a change of what Triton serves makes a new one.
 
     Of one name several versions can be there while one replaces the other: encode goes to the newest, decode to whichever made the tokens.
     """
 
-    def __init__(self, models: list[Model], default: str | None = None) -> None:
-        """Models without a `tokenizer` parameter are not ours and are left alone; a tokenizer that lacks a part is left out.
+    def __init__(self, models: list[Model], default: str | None = None, default_generator: str | None = None) -> None:
+        """Models without a `tokenizer` or `generator` parameter are not ours and are left alone; a tokenizer that lacks a part is left
+        out, and so is a generator whose tokens no tokenizer here decodes.
 
-        tokenizers: all of them, the default one first, newer versions before older.
+        tokenizers, generators: all of them, the default one first, newer versions before older.
         """
         parts: dict[tuple[str, str], list[Model]] = defaultdict(list)
         for model in models:
@@ -79,6 +110,26 @@ class Catalogue:
         for tokenizer in self.tokenizers:
             self._by_name.setdefault(tokenizer.name, tokenizer)
         self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in self.tokenizers}
+        generators = [made for model in models if (made := _generator(model, self._by_fingerprint)) is not None]
+        self.generators = sorted(generators, key=lambda one: (one.name != default_generator, one.name, -one.version))
+        self._default_generator = default_generator
+        self._generators: dict[str, Generator] = {}
+        for generator in self.generators:
+            self._generators.setdefault(generator.name, generator)
+
+    @property
+    def current_generators(self) -> list[Generator]:
+        """Those that calls by their names go to, the default one first."""
+        return list(self._generators.values())
+
+    def generator(self, name: str | None) -> Generator:
+        """The newest called `name`; the default one for None or an empty name. Raises UnknownGenerator."""
+        if not self._generators:
+            raise UnknownGenerator("no generator is served here: only encode and decode are")
+        name = name or self._default_generator or next(iter(self._generators))
+        if name not in self._generators:
+            raise UnknownGenerator(f"no generator is called {name[:100]!r}; served are: {_shortened(list(self._generators))}")
+        return self._generators[name]
 
     def is_current(self, tokenizer: Tokenizer) -> bool:
         """Whether calls by its name go to it, and not to a newer version."""
@@ -130,3 +181,27 @@ def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
         encoder=encoders[0],
         decoders=dict(sorted(decoders.items())),
     )
+
+
+def _generator(model: Model, tokenizers: dict[str, Tokenizer]) -> Generator | None:
+    facts = model.parameters
+    if "generator" not in facts or facts.get("role") != "generate":
+        return None
+    tokenizer, channels = tokenizers.get(facts["fingerprint"]), int(facts["channels"])
+    if tokenizer is None or channels > tokenizer.channels or model.codes > tokenizer.codes:
+        return None
+    return Generator(
+        name=facts["generator"],
+        version=int(facts.get("version", 1)),
+        family=facts["family"],
+        fingerprint=facts["generator_fingerprint"],
+        channels=channels,
+        classes=tuple(json.loads(facts.get("classes", "[]"))),
+        tokenizer=tokenizer,
+        model=model,
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

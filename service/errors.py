@@ -12,6 +12,12 @@
                      BadTokens UnknownTokenizer             BadTokens
                                FingerprintMismatch
 
+    class, sampling, prefix --> generator --> admission --> Triton --> tokens and previews --> end of the stream
+                   |             |              |            |
+                   BadSampling   UnknownGenerator            EngineUnavailable, also in the middle
+                   BadTokens     UnknownClass   Overloaded
+                   BadK          FingerprintMismatch
+
 DeadlineExceeded can strike anywhere. Codes are stable: clients branch on them.
 """
 
@@ -59,6 +65,14 @@ class BadK(ServiceError, code="BAD_K", grpc=StatusCode.INVALID_ARGUMENT, http=42
 class BadTokens(ServiceError, code="BAD_TOKENS", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The tokens cannot be read"): ...
 
 
+class BadSampling(ServiceError, code="BAD_SAMPLING", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The sampling is out of range"): ...
+
+
+class UnknownClass(
+    ServiceError, code="UNKNOWN_CLASS", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The generator does not know the class"
+): ...
+
+
 class UnsupportedFormat(
     ServiceError, code="UNSUPPORTED_FORMAT", grpc=StatusCode.INVALID_ARGUMENT, http=415, title="The media type is not supported"
 ): ...
@@ -77,6 +91,11 @@ class TooLarge(ServiceError, code="TOO_LARGE", grpc=StatusCode.RESOURCE_EXHAUSTE
 
 class UnknownTokenizer(
     ServiceError, code="UNKNOWN_TOKENIZER", grpc=StatusCode.NOT_FOUND, http=404, title="The tokenizer is not served"
+): ...
+
+
+class UnknownGenerator(
+    ServiceError, code="UNKNOWN_GENERATOR", grpc=StatusCode.NOT_FOUND, http=404, title="The generator is not served"
 ): ...
 
 

@@ -12,10 +12,11 @@ from collections.abc import Coroutine
 
 import structlog
 
-from service import metrics, tracing
+from service import metrics, rest_generate, tracing
 from service.access import Access, RestAccess
 from service.calls import RestCalls
 from service.embedded_triton import CannotStart, EmbeddedTriton
+from service.generation import Generation
 from service.grpc_api import GrpcServer
 from service.http_server import HttpServer
 from service.rest_api import create_app
@@ -45,7 +46,8 @@ async def serve(settings: Settings) -> None:
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     tokenization = Tokenization(triton, settings)
-    grpc_server = _grpc_server(tokenization, settings, tls, access)
+    generation = Generation(tokenization, triton, settings)
+    grpc_server = _grpc_server(tokenization, generation, settings, tls, access)
     supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
     tokenization.look_again = supervisor.look_again
 
@@ -54,6 +56,7 @@ async def serve(settings: Settings) -> None:
         return metrics.exposition() + (b"" if url is None else await asyncio.to_thread(_triton_metrics, url))
 
     app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
+    rest_generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
         RestCalls(RestAccess(app, access)), settings, None if tls is None else tls.rest_context(), LAST_REPLIES_SECONDS
     )
@@ -79,8 +82,10 @@ async def serve(settings: Settings) -> None:
         watch.cancel()
         await grpc_server.set_ready(False)
         await asyncio.sleep(settings.drain_delay)
-        tokenization.admission.close()
-        unfinished = await tokenization.admission.idle(settings.drain_seconds)
+        admissions = (tokenization.admission, generation.admission)
+        for admission in admissions:
+            admission.close()
+        unfinished = sum(await asyncio.gather(*(admission.idle(settings.drain_seconds) for admission in admissions)))
         await asyncio.sleep(REFUSAL_SECONDS)
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
@@ -102,9 +107,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         task.result()
 
 
-def _grpc_server(tokenization: Tokenization, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
+def _grpc_server(tokenization: Tokenization, generation: Generation, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
     try:
-        return GrpcServer(tokenization, settings, access, None if tls is None else tls.grpc_credentials())
+        return GrpcServer(tokenization, generation, settings, access, None if tls is None else tls.grpc_credentials())
     except RuntimeError as error:
         raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
 

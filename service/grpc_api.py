@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -12,13 +13,15 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from service import grpc_generate
 from service.access import Access
 from service.admission import Admission, Priority
 from service.errors import BadRequest, DeadlineExceeded, UnsupportedFormat
+from service.generation import Generation
 from service.grpc_entrance import GrpcEntrance
 from service.grpc_errors import status_of
 from service.settings import Settings
-from service.tokenization import Stages, Tokenization
+from service.tokenization import Tokenization
 
 Context: TypeAlias = grpc.aio.ServicerContext
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
@@ -36,8 +39,9 @@ _Reply = TypeVar("_Reply", bound=Message)
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     """The methods; what they raise the entrance tells the caller."""
 
-    def __init__(self, tokenization: Tokenization, settings: Settings) -> None:
+    def __init__(self, tokenization: Tokenization, generation: Generation, settings: Settings) -> None:
         self._tokenization = tokenization
+        self._generation = generation
         self._settings = settings
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
@@ -75,6 +79,15 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             ]
         )
 
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        wanted = grpc_generate.wanted(request, _pillow_name(request.preview_format or pb.PICTURE_FORMAT_PNG))
+        async with aclosing(self._generation.generate(wanted, self._time_left(context))) as events:
+            async for event in events:
+                yield grpc_generate.reply(event)
+
+    async def ListGenerators(self, request: pb.ListGeneratorsRequest, context: Context) -> pb.ListGeneratorsResponse:
+        return pb.ListGeneratorsResponse(generators=map(grpc_generate.info, self._generation.generators))
+
     async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.EncodeResponse:
         k = request.k if request.HasField("k") else None
         quality = _quality(request.quality) if request.HasField("quality") else None
@@ -86,23 +99,21 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             fingerprint=encoded.tokenizer.fingerprint,
             k=encoded.tokens.k,
             tokens=encoded.tokens.to_bytes(),
-            stages=_stage_times(encoded.stages),
+            stages=grpc_generate.stage_times(encoded.stages),
             engine=encoded.engine,
             curve=[pb.Measured(k=one.k, ssim=one.ssim, psnr=one.psnr) for one in encoded.curve],
         )
 
     async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.DecodeResponse:
         format = request.format or pb.PICTURE_FORMAT_PNG
-        name = _PILLOW_NAMES.get(format)
-        if name is None:
-            raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
+        name = _pillow_name(format)
         decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority)
         return pb.DecodeResponse(
             picture=decoded.picture,
             format=format,
             tokenizer=decoded.tokenizer.name,
             k=decoded.k,
-            stages=_stage_times(decoded.stages),
+            stages=grpc_generate.stage_times(decoded.stages),
             engine=decoded.engine,
         )
 
@@ -134,6 +145,7 @@ class GrpcServer:
     def __init__(
         self,
         tokenization: Tokenization,
+        generation: Generation,
         settings: Settings,
         access: Access,
         credentials: grpc.ServerCredentials | None = None,
@@ -165,7 +177,7 @@ class GrpcServer:
         )
         self._health = health.aio.HealthServicer()
         entrance = GrpcEntrance(self._server, access, settings.receive_seconds, surrounded=SERVICE)
-        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, settings), entrance)
+        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, generation, settings), entrance)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, entrance)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), entrance)
@@ -234,12 +246,15 @@ async def _answer_all(
             task.cancel()
 
 
+def _pillow_name(format: pb.PictureFormat) -> str:
+    name = _PILLOW_NAMES.get(format)
+    if name is None:
+        raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
+    return name
+
+
 def _quality(given: pb.Quality) -> Quality:
     try:
         return Quality(**{field.name: value for field, value in given.ListFields()})
     except ValueError as error:
         raise BadRequest(str(error)) from error
-
-
-def _stage_times(stages: Stages) -> list[Any]:
-    return [pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items()]

@@ -7,7 +7,7 @@ gRPC has no limit on the time of a message that trickles in, and shows our class
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Sequence
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import grpc
@@ -59,8 +59,9 @@ class GrpcEntrance:
                 request = await self._message(context, handler)
             result = method(request, context)
             if inspect.isasyncgen(result):
-                async for reply in result:
-                    await context.write(reply)
+                async with aclosing(result):  # a call that is cancelled must not wait for the garbage collector to stop its work
+                    async for reply in result:
+                        await context.write(reply)
             else:
                 reply = await result
                 if not handler.response_streaming:  # else it has written its replies itself

@@ -21,7 +21,7 @@ REQUEST_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "channeltok_stage_seconds",
-    "Time in one stage (admission, unpack, engine_queue, engine, render), by rpc and budget (k rounded up to a power of two)",
+    "Time in one stage (admission, unpack, engine_queue, engine, render, ...), by rpc and budget (k rounded up to a power of two)",
     ["rpc", "stage", "budget"],
     buckets=SECONDS,
 )
@@ -35,6 +35,22 @@ WAITING = Gauge(
 )
 for _priority in ("interactive", "bulk"):
     WAITING.labels(_priority)  # from 0 on
+GENERATIONS = Gauge("channeltok_in_flight_generations", "Pictures that are being generated", multiprocess_mode="livesum")
+MAX_GENERATIONS = Gauge(
+    "channeltok_max_in_flight_generations", "The limit that generations in flight run against", multiprocess_mode="livesum"
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "channeltok_first_token_seconds",
+    "Time from the arrival of a call of Generate to its first new token, by generator",
+    ["generator"],
+    buckets=SECONDS,
+)
+NEXT_TOKEN_SECONDS = Histogram(
+    "channeltok_next_token_seconds",
+    "Time between two tokens of one generation, by generator",
+    ["generator"],
+    buckets=SECONDS,
+)
 REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
 BATCH_PICTURES = Histogram(
     "channeltok_batch_pictures",
@@ -42,9 +58,9 @@ BATCH_PICTURES = Histogram(
     ["model"],
     buckets=[2**exponent for exponent in range(8)],
 )
-PICTURES = Counter("channeltok_pictures_total", "Pictures encoded or decoded", ["rpc"])
-TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode or taken by decode", ["rpc"])
-PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode or returned by decode", ["rpc"])
+PICTURES = Counter("channeltok_pictures_total", "Pictures encoded, decoded or generated", ["rpc"])
+TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode, taken by decode or made by generate", ["rpc"])
+PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode, returned by decode or as previews", ["rpc"])
 READY = Gauge("channeltok_ready", "1 while the service is ready", multiprocess_mode="livemin")
 ENGINE_READY = Gauge(
     "channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"], multiprocess_mode="livemin"

@@ -1,7 +1,9 @@
 """A real, small inference through a Triton model: the only thing that shows that its engine works."""
 
+import asyncio
 import time
 from collections import defaultdict
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from service.triton import Model, Triton
 
 TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
+PROBE_TOKENS = 4
 # An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
 SAME_IDS = 0.9  # share of the tokens
 SAME_PIXELS = 4.0  # mean difference, of 255
@@ -45,6 +48,32 @@ class Probe:
         finally:
             self._own[model.name] = self._triton.answers(model)
 
+    async def look_at_generator(self, model: Model) -> ServiceError | None:
+        """As `look`. While callers wait for tokens it is asked nothing: whether they come says it all, and the question would wait behind
+        whole pictures."""
+        started = time.perf_counter()
+        if self._triton.streaming(model):
+            if self._triton.silent_seconds(model) <= self._engine_timeout:
+                return None
+            self._triton.suspects[model.name] = started
+            return DeadlineExceeded("the engine makes no tokens")
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                async with aclosing(self._triton.stream(model, _first_tokens(model))) as responses:
+                    output = np.concatenate([response["token"] async for response in responses])
+        except Overloaded:
+            return None
+        except TimeoutError:
+            if self._triton.silent_seconds(model) > self._engine_timeout:
+                self._triton.suspects[model.name] = started
+            return DeadlineExceeded("the engine makes no tokens")
+        except ServiceError as error:
+            return error
+        if not np.array_equal(output, self._first.setdefault(model.name, output)):
+            self._triton.suspects[model.name] = started
+            return EngineUnavailable("the engine answers a question otherwise than at first")
+        return None
+
     async def _ask(self, model: Model) -> ServiceError | None:
         started = time.perf_counter()
         try:
@@ -70,6 +99,19 @@ def _question(model: Model) -> NDArray[Any]:
         y, x = np.mgrid[:height, :width]
         return np.stack([y % 256, x % 256, (x + y) % 256], axis=-1).astype(np.uint8)
     return (np.arange(model.input.shape[0]) * 257 % model.codes).astype(model.input.dtype)
+
+
+def _first_tokens(model: Model) -> dict[str, NDArray[Any]]:
+    """The question to a generator: its likeliest first tokens, of no class."""
+    channels = int(model.parameters["channels"])
+    return {
+        "class": np.array([-1], np.int32),
+        "prefix": np.full(channels, -1, np.int32),
+        "length": np.array([min(PROBE_TOKENS, channels)], np.int32),
+        "seed": np.array([0], np.int64),
+        "temperature": np.array([0], np.float32),
+        "top_k": np.array([0], np.int32),
+    }
 
 
 def _alike(output: NDArray[Any], first: NDArray[Any]) -> bool:

@@ -19,10 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pictures import FORMATS
+from service.account import Stages
 from service.calls import current_request_id
 from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, TooSlow, Unauthenticated, UnsupportedFormat
 from service.settings import Settings
-from service.tokenization import Stages, Tokenization
+from service.tokenization import Tokenization
 
 log = structlog.get_logger()
 OCTETS = "application/octet-stream"
@@ -119,10 +120,10 @@ def create_app(
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
-        _require_content_type(request, (*FORMATS, OCTETS))
-        picture = await _read_body(request, settings)
+        require_content_type(request, (*FORMATS, OCTETS))
+        picture = await read_body(request, settings)
         work = tokenization.encode(picture, _parse_k(k), tokenizer, quality=_parse_quality(quality), timeout=settings.request_timeout)
-        encoded = await _unless_gone(request, work)
+        encoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
         if media_type != JSON:
             return Response(encoded.tokens.to_bytes(), media_type=media_type, headers=headers)
@@ -153,14 +154,14 @@ def create_app(
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = _negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
-        content_type = _require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
-        body = await _read_body(request, settings)
+        content_type = require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
+        body = await read_body(request, settings)
         tokens: Tokens | bytes = body
         if content_type == JSON:
             tokens, named = _parse_tokens(body)
             tokenizer = tokenizer or named
         work = tokenization.decode(tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout)
-        decoded = await _unless_gone(request, work)
+        decoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(decoded.stages), ENGINE: decoded.engine}
         return Response(decoded.picture, media_type=media_type, headers=headers)
 
@@ -217,13 +218,18 @@ def _parse_quality(text: str | None) -> Quality | None:
 
 
 def _parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
-    """The JSON document of tokens. Raises BadRequest when it is not one, BadTokens when its ids are wrong."""
+    """Raises BadRequest when it is no JSON, and as `tokens_of`."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+    return tokens_of(document, "the body")
+
+
+def tokens_of(document: Any, where: str) -> tuple[Tokens, str | None]:
+    """A TokensDocument, and its tokenizer if it names one. Raises BadRequest when it is none, BadTokens when its ids are wrong."""
     if not isinstance(document, dict) or not isinstance(document.get("tokens"), list) or not isinstance(document.get("fingerprint"), str):
-        raise BadRequest('the body must be {"fingerprint": "16 hex digits", "tokens": [ids]}, as encode answers it')
+        raise BadRequest(f'{where} must be {{"fingerprint": "16 hex digits", "tokens": [ids]}}, as encode answers it')
     ids, named, k = document["tokens"], document.get("tokenizer"), document.get("k", len(document["tokens"]))
     if named is not None and not isinstance(named, str):
         raise BadRequest("tokenizer must be a name")
@@ -238,7 +244,7 @@ def _parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
         raise BadTokens(str(error)) from error
 
 
-async def _read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
     """The body, never more than `max_message_bytes` of it in memory. Raises TooLarge, and TooSlow after `receive_seconds`."""
     limit = settings.max_message_bytes
     refusal = TooLarge(f"the body is larger than {limit:,} bytes, the limit")
@@ -256,7 +262,7 @@ async def _read_body(request: Request, settings: Settings) -> bytes:
     return bytes(body)
 
 
-async def _unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
+async def unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
     """Await `work`, whose request has been read; drop it when the caller leaves. Raises ClientDisconnect then."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
@@ -269,7 +275,7 @@ async def _unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
         leaving.cancel()
 
 
-def _require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
+def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
     """The request's media type; the first allowed one when it names none, as curl --data-binary's form type counts as none."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given in ("", "application/x-www-form-urlencoded"):
@@ -304,8 +310,11 @@ def _server_timing(stages: Stages) -> str:
 
 
 def _problem(status: int, title: str, detail: str, code: str, headers: dict[str, str] | None = None) -> Response:
-    body = orjson.dumps(Problem(title=title, status=status, detail=detail, code=code).model_dump())
-    return Response(body, status, headers, media_type=PROBLEM)
+    return _reply(Problem(title=title, status=status, detail=detail, code=code), headers)
+
+
+def _reply(told: Problem, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(told.model_dump()), told.status, headers, media_type=PROBLEM)
 
 
 async def _on_service_error(request: Request, error: Exception) -> Response:
@@ -319,7 +328,12 @@ def problem(error: ServiceError) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return _problem(error.http, error.title, error.detail, error.code, headers)
+    return _reply(document_of(error), headers)
+
+
+def document_of(error: ServiceError) -> Problem:
+    """What a caller is told of this error."""
+    return Problem(title=error.title, status=error.http, detail=error.detail, code=error.code)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -342,6 +356,12 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
+    return problem(foreseen(error))
+
+
+def foreseen(error: Exception) -> ServiceError:
+    """The error as callers may know it. What we did not foresee is logged here and becomes INTERNAL without a word of it."""
+    if isinstance(error, ServiceError):
+        return error
     log.exception("internal_error", exc_info=error)
-    detail = f"an error of ours; it was logged under request id {current_request_id()}"
-    return _problem(ServiceError.http, ServiceError.title, detail, ServiceError.code)
+    return ServiceError(f"an error of ours; it was logged under request id {current_request_id()}")

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     default_tokenizer: Annotated[
         str | None, Field(description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name.")
     ] = None
+    default_generator: Annotated[
+        str | None, Field(description="Generator that answers calls naming none. Set it when several are served; unset: the first by name.")
+    ] = None
     engine: Annotated[
         Literal["auto", "onnxruntime", "openvino"],
         Field(description="What runs the graphs in the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX Runtime elsewhere."),
@@ -139,6 +142,14 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine."),
     ] = 64
+    max_generations: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Pictures that are generated at once; the next is refused with a retry hint. Raise it where the engine joins them. "
+            "Unset: one for each engine instance, 64 with a Triton elsewhere.",
+        ),
+    ] = None
     max_message_bytes: Annotated[
         int, Field(ge=1024, description="Largest picture or message taken, in bytes. Raise it only for larger originals: it bounds memory.")
     ] = 16 * 2**20
@@ -223,6 +234,11 @@ class Settings(BaseSettings):
     def places(self) -> int:
         """`max_in_flight`, or its default."""
         return self.max_in_flight or (256 if self.triton_url else 8 * self.engine_instances)
+
+    @property
+    def generation_places(self) -> int:
+        """`max_generations`, or its default."""
+        return self.max_generations or (64 if self.triton_url else self.engine_instances)
 
     @model_validator(mode="after")
     def _the_engine_has_the_precision(self) -> Self:

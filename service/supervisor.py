@@ -9,12 +9,12 @@ from typing import Protocol
 import structlog
 
 from service import metrics
-from service.catalogue import Catalogue, Tokenizer
+from service.catalogue import Catalogue, Generator, Tokenizer
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.errors import ServiceError
 from service.probe import Probe
 from service.settings import Settings
-from service.triton import Triton
+from service.triton import Model, Triton
 
 log = structlog.get_logger()
 REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
@@ -51,12 +51,15 @@ class Supervisor:
         self._reloaded: dict[str, float] = {}
         self._looking = asyncio.Lock()
         self._looked = 0.0
+        self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
+        self._generating: set[str] = set()  # models of those that answered when they were asked last
         self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
 
     async def watch(self) -> None:
         """For ever: a look every `probe_seconds`, and with an embedded Triton one at its processes every half second."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self._settings.probe_seconds, self._look))
+            group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
             if self._embedded is not None:
                 group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
 
@@ -89,17 +92,41 @@ class Supervisor:
             for model in (model for tokenizer in self._tokenization.catalogue.tokenizers for model in tokenizer.models):
                 metrics.ENGINE_READY.labels(model.name).set(0)
             raise
-        candidates = Catalogue(models, self._settings.default_tokenizer).tokenizers
+        candidates = self._catalogue(models).tokenizers
         if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
-            self._publish(Catalogue(models, self._settings.default_tokenizer))
+            self._publish(self._catalogue(models))
         looks = list(zip(candidates, await asyncio.gather(*map(self._look_at, candidates)), strict=True))
         # A version that fails is no reason to be not ready while another of the same name works: nobody is sent to it.
         working = {tokenizer.name for tokenizer, failures in looks if not failures}
         left_out = {tokenizer.fingerprint for tokenizer, failures in looks if failures and tokenizer.name in working}
-        served = [model for model in models if model.parameters.get("fingerprint") not in left_out]
-        self._publish(Catalogue(served, self._settings.default_tokenizer))
+        self._generators = self._catalogue(models).generators
+        unproven = self._unproven()
+        served = [one for one in models if one.parameters.get("fingerprint") not in left_out and one.name not in unproven]
+        self._publish(self._catalogue(served))
         why_not = [failure for tokenizer, failures in looks if tokenizer.fingerprint not in left_out for failure in failures]
         await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
+
+    def _catalogue(self, models: list[Model]) -> Catalogue:
+        return Catalogue(models, self._settings.default_tokenizer, self._settings.default_generator)
+
+    async def _look_at_generators(self) -> None:
+        """In a loop of its own, because generators answer slowly; and no word on readiness, because single pictures do without them."""
+        models = [generator.model for generator in self._generators]
+        for model, error in zip(models, await asyncio.gather(*map(self._probe.look_at_generator, models)), strict=True):
+            metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
+            metrics.ENGINE_READY.labels(model.name).set(error is None)
+            if error is None:
+                self._generating.add(model.name)
+                self._repairs.worked(model.name)
+            else:
+                if model.name in self._generating:
+                    log.warning("generator_failed", model=model.name, why=str(error))
+                self._generating.discard(model.name)
+
+    def _unproven(self) -> set[str]:
+        """Models of generators that do not answer while another version of the same name does: nobody is sent to them."""
+        working = {generator.name for generator in self._generators if generator.model.name in self._generating}
+        return {one.model.name for one in self._generators if one.name in working} - self._generating
 
     async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
         failures = []
@@ -118,7 +145,9 @@ class Supervisor:
                 try:
                     catalogue = self._tokenization.catalogue
                     current = filter(catalogue.is_current, catalogue.tokenizers)
-                    await embedded.refresh(self._triton, {model.name for tokenizer in current for model in tokenizer.models})
+                    in_use = {model.name for tokenizer in current for model in tokenizer.models}
+                    in_use |= {generator.model.name for generator in catalogue.current_generators}
+                    await embedded.refresh(self._triton, in_use)
                     self._repairs.worked("repository")
                 except (ServiceError, CannotStart, OSError, ValueError) as error:  # half a copy, say: what is loaded goes on
                     log.error("cannot_load", why=str(error))
@@ -158,6 +187,9 @@ class Supervisor:
             metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(catalogue.is_current(tokenizer))
             if tokenizer.fingerprint not in {one.fingerprint for one in before.tokenizers}:
                 log.info("serving", tokenizer=tokenizer.name, version=tokenizer.version, fingerprint=tokenizer.fingerprint)
+        for generator in catalogue.generators:
+            if generator.fingerprint not in {one.fingerprint for one in before.generators}:
+                log.info("serving", generator=generator.name, version=generator.version, fingerprint=generator.fingerprint)
 
     async def _turn(self, ready: bool, why_not: str) -> None:
         if ready != self.ready:

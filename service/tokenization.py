@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import structlog
 from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
 import pictures
-from service import metrics, tracing
+from service import metrics
+from service.account import Account, Stages
 from service.admission import Admission, Priority
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import (
@@ -26,20 +26,17 @@ from service.errors import (
     DeadlineExceeded,
     EngineUnavailable,
     FingerprintMismatch,
-    ServiceError,
     TooLarge,
     TooManyPixels,
     UnsupportedFormat,
-    is_ours,
 )
 from service.prefixes import measured, prefixes
 from service.rate_limit import RateLimit
 from service.settings import Settings
-from service.triton import RETRY_AFTER_SECONDS, Inference, Triton
+from service.triton import RETRY_AFTER_SECONDS, Triton
 
-log = structlog.get_logger()
-Stages = dict[str, float]  # stage -> seconds, in the order they happened
 T = TypeVar("T")
+_PATIENT = {Priority.INTERACTIVE: frozenset[str](), Priority.BULK: frozenset({"admission"})}  # streams wait for their places
 
 
 @dataclass(frozen=True)
@@ -64,58 +61,6 @@ class Decoded:
     engine: str
 
 
-@dataclass
-class _Call:
-    """One picture's way through the service: its stages, its clock, and what metrics, trace and log say of it.
-
-    patient: it waits for a place, so that waiting is not slowness (streams).
-    """
-
-    rpc: str
-    patient: bool = False
-    stages: Stages = field(default_factory=dict)
-    tokenizer: str = ""
-    k: int = 0
-    budget: str = ""
-    started: float = field(default_factory=time.perf_counter)
-    lap: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self.span = tracing.picture(self.rpc)
-
-    def concerns(self, served: Tokenizer, k: int) -> None:
-        self.tokenizer, self.k, self.budget = served.name, k, metrics.budget_label(k)
-
-    def done(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.stages[stage] = now - self.lap
-        self.lap = now
-        self.span.stage(stage, self.stages[stage])
-
-    def inferred(self, inference: Inference) -> None:
-        if inference.queue_seconds is not None:
-            self.stages["engine_queue"] = self.stages.get("engine_queue", 0.0) + inference.queue_seconds
-        self.stages["engine"] = self.stages.get("engine", 0.0) + inference.compute_seconds
-        self.lap = time.perf_counter()
-
-    def ended(self, code: str, why: str, slow_seconds: float) -> None:
-        """code: OK, CANCELLED or an error's. A fault of ours and a slow call have a line in the log; what callers do wrong has none."""
-        seconds = time.perf_counter() - self.started
-        metrics.REQUEST_SECONDS.labels(self.rpc, code).observe(seconds)
-        if code != "OK":
-            metrics.REJECTED.labels(self.rpc, code).inc()
-        ours = is_ours(code)
-        self.span.end(code, ours, {"tokenizer": self.tokenizer, "k": self.k})
-        if ours and code != ServiceError.code:  # that one is logged with its traceback where it becomes a reply
-            log.error("call_failed", why=why, **self._facts(code, seconds))
-        elif seconds - (self.stages.get("admission", 0.0) if self.patient else 0.0) > slow_seconds:
-            log.warning("slow_call", **self._facts(code, seconds))
-
-    def _facts(self, code: str, seconds: float) -> dict[str, Any]:
-        stages = {stage: round(taken, 6) for stage, taken in self.stages.items()}
-        return {"rpc": self.rpc, "code": code, "tokenizer": self.tokenizer, "k": self.k, "seconds": round(seconds, 6), "stages": stages}
-
-
 async def _nothing() -> None:
     pass
 
@@ -132,7 +77,7 @@ class Tokenization:
         self._triton = triton
         self._settings = settings
         self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
-        self._rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
+        self.rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
         self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
 
     async def encode(
@@ -160,7 +105,7 @@ class Tokenization:
             if k is not None and quality is not None:
                 raise BadRequest("k says how many tokens to keep, and so does a quality: ask for one of them")
             k = k or served.channels
-            call.concerns(served, k)
+            call.concerns(served.name, k)
             pixels = await self._prepared(picture, served.picture_size)
             call.done("unpack")
             inference = await self._triton.infer(served.encoder, pixels[None], timeout)
@@ -170,7 +115,7 @@ class Tokenization:
             if quality is not None:
                 curve = await self._curve(call, served, pixels, ids, quality.budgets(served.channels), timeout)
                 k = quality.choose(curve).k
-                call.concerns(served, k)
+                call.concerns(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint)
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(k)
@@ -178,7 +123,7 @@ class Tokenization:
 
     async def _curve(
         self,
-        call: _Call,
+        call: Account,
         served: Tokenizer,
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
@@ -217,7 +162,7 @@ class Tokenization:
                     raise BadTokens(str(error)) from error
             served = await self._maker_of(tokens, tokenizer)
             served.check(tokens)
-            call.concerns(served, tokens.k)
+            call.concerns(served.name, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)
             call.done("unpack")
@@ -228,6 +173,16 @@ class Tokenization:
             metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
+
+    async def preview(self, tokens: Tokens, served: Tokenizer, format: str) -> bytes:
+        """What `decode` gives, for a call that has been admitted elsewhere and keeps its own account: no place is taken for it.
+
+        tokens: ids below served.codes, at most served.channels of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
+        """
+        await self.rate_limit.take(wait=True)
+        budget, decoder = served.decoder_for(tokens.k)
+        inference = await self._triton.infer(decoder, prefixes(tokens.ids, [tokens.k], budget))
+        return await self._rendered(inference.output[0], format)
 
     async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
         try:
@@ -244,34 +199,18 @@ class Tokenization:
         return output.astype(np.uint16)
 
     @asynccontextmanager
-    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[_Call]:
+    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[Account]:
         """Admission, deadline, and what is told of it afterwards, around one picture."""
-        call = _Call(rpc, patient=priority is Priority.BULK)
-        code, why = "OK", ""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._rate_limit.take(wait=call.patient)
-                async with self.admission.place(priority):
-                    call.done("admission")
-                    with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
-                        yield call
-            metrics.PICTURES.labels(rpc).inc()
-            for stage, seconds in call.stages.items():
-                metrics.STAGE_SECONDS.labels(rpc, stage, call.budget).observe(seconds)
-        except TimeoutError as error:
-            code = DeadlineExceeded.code
-            raise DeadlineExceeded("the deadline passed") from error
-        except ServiceError as error:
-            code, why = error.code, "; ".join([error.detail, *getattr(error, "__notes__", [])])
-            raise
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        except BaseException:
-            code = ServiceError.code
-            raise
-        finally:
-            call.ended(code, why, self._settings.slow_call_seconds)
+        with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority]) as call:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.rate_limit.take(wait=priority is Priority.BULK)
+                    async with self.admission.place(priority):
+                        call.done("admission")
+                        with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
+                            yield call
+            except TimeoutError as error:
+                raise DeadlineExceeded("the deadline passed") from error
 
     async def _prepared(self, picture: bytes, size: int) -> NDArray[np.uint8]:
         # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +22,10 @@ _DTYPES: dict[int, tuple[str, type[np.generic]]] = {
     model_config_pb2.TYPE_UINT8: ("UINT8", np.uint8),
     model_config_pb2.TYPE_INT32: ("INT32", np.int32),
     model_config_pb2.TYPE_INT64: ("INT64", np.int64),
+    model_config_pb2.TYPE_FP32: ("FP32", np.float32),
 }
+_DTYPE_OF = dict(_DTYPES.values())
+_DATATYPES = {np.dtype(dtype): datatype for datatype, dtype in _DTYPES.values()}
 # Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, pictures in the batch. Others do not have it.
 EXECUTION = "execution"
 OVERTAKEN_SECONDS = 5.0
@@ -79,11 +84,15 @@ class Inference:
 
 @dataclass
 class _Answered:
-    """Of a model's inferences that were answered: when the latest was sent, when the last answer came, and how many there were."""
+    """Of a model's inferences that were answered: when the latest was sent, when the last answer came, and how many there were.
+
+    owing: a stream was left before its end; then `at` counts on, whoever asks next.
+    """
 
     sent: float
     at: float
     count: int = 0
+    owing: bool = False
 
 
 class Triton:
@@ -94,6 +103,7 @@ class Triton:
         # Models whose inference failed for a cause of theirs -> when the last such one was sent; the supervisor looks after them.
         self.suspects: dict[str, float] = {}
         self._answered: dict[str, _Answered] = {}
+        self._streams: dict[str, int] = defaultdict(int)  # open ones, by model
         self._groups: dict[str, _Group] = {}  # those that still take more, by model
         self._channel = grpc.aio.insecure_channel(
             url,
@@ -131,7 +141,7 @@ class Triton:
                 for name in {statistics.name for statistics in loaded.model_stats}
             ]
         except grpc.aio.AioRpcError as error:
-            raise _translate(error) from error
+            raise _known(error.details() or "") from error
         return sorted((model_of(config) for config in configs), key=lambda model: model.name)
 
     async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
@@ -181,6 +191,66 @@ class Triton:
                 self.suspects[model.name] = started
             raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
+    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
+        """What a decoupled model answers, output by name, one dictionary for each response as it comes.
+
+        Each call is a stream of its own: closing the iterator cancels it, and Triton then tells the model. Iterate within
+        `contextlib.aclosing`. Raises EngineUnavailable, also in the middle; Overloaded.
+        """
+        request = service_pb2.ModelInferRequest(
+            model_name=model.name,
+            inputs=[
+                service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+                for name, array in inputs.items()
+            ],
+            raw_input_contents=[array.tobytes() for array in inputs.values()],
+        )
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        started = time.perf_counter()
+        answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
+        if not self._streams[model.name] and not answered.owing:
+            answered.at = started  # it was asked nothing before, and so was not silent
+        self._streams[model.name] += 1
+        answered.owing = True
+        latest = started
+        with tracing.engine(model.name) as metadata:
+            call = self._stub.ModelStreamInfer(iter([request]), metadata=metadata)
+        try:
+            async for reply in call:
+                if reply.error_message:
+                    raise self._failed(model, started, reply.error_message)
+                latest = answered.at = time.perf_counter()
+                answered.sent = max(started, answered.sent)
+                answered.count += 1
+                response = reply.infer_response
+                if response.outputs:
+                    yield {
+                        output.name: np.frombuffer(content, _DTYPE_OF[output.datatype]).reshape(output.shape)
+                        for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+                    }
+                if response.parameters["triton_final_response"].bool_param:
+                    answered.owing = False
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(model, started, error.details() or "") from error
+        finally:
+            self._streams[model.name] -= 1
+            call.cancel()
+            if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
+                self.suspects[model.name] = started
+
+    def streaming(self, model: Model) -> bool:
+        """Whether answers of `stream` are waited for."""
+        return self._streams[model.name] > 0
+
+    def _failed(self, model: Model, started: float, details: str) -> ServiceError:
+        """What callers are told of an inference that Triton says this of; the model is looked after where the fault is its own."""
+        known = _known(details)
+        known.add_note(f"Triton says: {details}")  # for the log; callers see `detail` only
+        if isinstance(known, EngineUnavailable):
+            self.suspects[model.name] = started
+        return known
+
     async def _together(self, model: Model, array: NDArray[Any]) -> Inference:
         group = self._groups.get(model.name)
         if group is None or group.size + len(array) > model.largest_request:
@@ -222,11 +292,7 @@ class Triton:
         try:
             reply = await self._stub.ModelInfer(request, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            known = _translate(error)
-            known.add_note(f"Triton says: {error.details()}")  # for the log; callers see `detail` only
-            if isinstance(known, EngineUnavailable):
-                self.suspects[model.name] = started
-            raise known from error
+            raise self._failed(model, started, error.details() or "") from error
         answered = self._answered[model.name]
         answered.at = time.perf_counter()
         answered.sent = max(started, answered.sent)
@@ -276,11 +342,8 @@ def _tensor(config: Any) -> Tensor:
     return Tensor(config.name, datatype, dtype, tuple(config.dims))
 
 
-def _translate(error: grpc.aio.AioRpcError) -> ServiceError:
-    """Triton's statuses to ours. It says UNAVAILABLE for a full queue, which must not look like an outage."""
-    details = error.details() or ""
-    match error.code():
-        case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in details:
-            return Overloaded("the engine's queue is full: try again", RETRY_AFTER_SECONDS)
-        case _:
-            return EngineUnavailable("the engine is down or restarting: try again", RETRY_AFTER_SECONDS)
+def _known(details: str) -> ServiceError:
+    """What Triton says in ours. It says UNAVAILABLE for a full queue, which must not look like an outage."""
+    if "maximum queue size" in details:
+        return Overloaded("the engine's queue is full: try again", RETRY_AFTER_SECONDS)
+    return EngineUnavailable("the engine is down or restarting: try again", RETRY_AFTER_SECONDS)

@@ -14,8 +14,10 @@ from channeltok.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    UnknownGenerator,
     UnknownTokenizer,
 )
+from channeltok.generation import Generated, GenerationEvent, GeneratorInfo, NewTokens, Preview, Started
 from channeltok.messages import TokenizerInfo
 from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
@@ -28,17 +30,24 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "FingerprintMismatch",
+    "Generated",
+    "GenerationEvent",
+    "GeneratorInfo",
     "InternalError",
     "InvalidInput",
     "Measured",
+    "NewTokens",
     "Overloaded",
+    "Preview",
     "Quality",
+    "Started",
     "TokenBytesError",
     "TokenizerInfo",
     "Tokens",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "UnknownGenerator",
     "UnknownTokenizer",
     "__version__",
 ]

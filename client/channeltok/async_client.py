@@ -1,7 +1,7 @@
 """The typed client for asyncio: the methods, errors and rules of `channeltok.client`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,6 +11,7 @@ import grpc.aio
 
 from channeltok.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, checked_in_flight, checked_timeout, metadata_of, typed_errors
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
+from channeltok.generation import GenerationEvent, GeneratorInfo, generate_request, read_event, read_generators
 from channeltok.messages import (
     PictureFormat,
     TokenizerInfo,
@@ -117,6 +118,38 @@ class AsyncClient:
         with typed_errors():
             response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
         return read_tokenizers(response)
+
+    def generate(
+        self,
+        class_name: str | None = None,
+        k: int | None = None,
+        seed: int | None = None,
+        *,
+        prefix: Tokens | bytes | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        previews: Sequence[int] = (),
+        preview_format: PictureFormat = "png",
+        generator: str | None = None,
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """As `Client.generate`, to iterate with `async for`."""
+        request = generate_request(class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator)
+        return self._events(request)
+
+    async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
+        call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
+        try:
+            with typed_errors():
+                async for response in call:
+                    yield read_event(response)
+        finally:
+            call.cancel()
+
+    async def generators(self) -> list[GeneratorInfo]:
+        """As `Client.generators`."""
+        with typed_errors():
+            response = await self._stub.ListGenerators(pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata())
+        return read_generators(response)
 
     async def _stream(
         self,

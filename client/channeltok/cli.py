@@ -1,4 +1,4 @@
-"""The command line: `channeltok encode | decode | info | tokenize | detokenize | verify`."""
+"""The command line: `channeltok encode | decode | generate | info | tokenize | detokenize | verify`."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import grpc
 
-from channeltok import dataset_commands
+from channeltok import dataset_commands, generate_command
 from channeltok.client import Client
 from channeltok.connection import DEFAULT_TARGET
 from channeltok.errors import ChannelTokError, UnknownTokenizer
@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         help="its suffix says the format: .png, .jpg, .jpeg, .webp; default: TOKENS with .png; - is PNG on stdout",
     )
     decode.set_defaults(run=_decode)
+
+    generate_command.add_command(commands, [service], _connect, _format)
 
     info = commands.add_parser("info", parents=[service], help="what the service serves, or what a file of tokens holds")
     info.add_argument("input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service")

@@ -6,7 +6,7 @@ when it makes sense. What gRPC does below is reconnect, at most 2 s after the la
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,6 +15,7 @@ import grpc
 
 from channeltok.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, checked_in_flight, checked_timeout, metadata_of, typed_errors
 from channeltok.errors import ChannelTokError, from_rpc_error
+from channeltok.generation import GenerationEvent, GeneratorInfo, generate_request, read_event, read_generators
 from channeltok.messages import (
     PictureFormat,
     TokenizerInfo,
@@ -49,8 +50,8 @@ class Client:
     (system roots; the latter two for mutual TLS). None: plain text.
     bearer_token: sent with every call. Without credentials whoever listens on the way can read it.
 
-    Every method raises ChannelTokError subclasses: InvalidInput, TooLarge, UnknownTokenizer, FingerprintMismatch, Overloaded,
-    Unauthenticated, DeadlineExceeded, Unavailable, InternalError. No call is repeated automatically.
+    Every method raises ChannelTokError subclasses: InvalidInput, TooLarge, UnknownTokenizer, UnknownGenerator, FingerprintMismatch,
+    Overloaded, Unauthenticated, DeadlineExceeded, Unavailable, InternalError. No call is repeated automatically.
     """
 
     def __init__(
@@ -139,6 +140,46 @@ class Client:
         with typed_errors():
             response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
         return read_tokenizers(response)
+
+    def generate(
+        self,
+        class_name: str | None = None,
+        k: int | None = None,
+        seed: int | None = None,
+        *,
+        prefix: Tokens | bytes | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        previews: Sequence[int] = (),
+        preview_format: PictureFormat = "png",
+        generator: str | None = None,
+    ) -> Generator[GenerationEvent, None, None]:
+        """A new picture, as it is made: Started, NewTokens and Previews, and Generated with all of its tokens, for `decode`.
+
+        class_name: one of the generator's; None: no class. k: tokens of the whole sequence; None: as many as the generator makes. seed: 0
+        to 2^63 - 1; None: one is drawn, and told in Started. prefix: tokens to begin with, at most k. temperature: 0 (the likeliest each
+        time) to 10; None: 0.85. top_k: draw from so many of the likeliest, 0: from all; None: 200. previews: at most 8 budgets.
+        generator: a name from `generators()`; None: the default one.
+
+        The client's timeout is the deadline of the whole call. Closing the iterator stops the work. What is raised, is raised by the
+        first `next`, or in the middle when the service fails there.
+        """
+        request = generate_request(class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator)
+        return self._events(request)
+
+    def _events(self, request: pb.GenerateRequest) -> Generator[GenerationEvent, None, None]:
+        call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
+        try:
+            with typed_errors():
+                yield from map(read_event, call)
+        finally:
+            call.cancel()
+
+    def generators(self) -> list[GeneratorInfo]:
+        """What generates now, the default generator first; empty where none is served."""
+        with typed_errors():
+            response = self._stub.ListGenerators(pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata())
+        return read_generators(response)
 
     def _stream(
         self,

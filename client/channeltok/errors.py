@@ -1,6 +1,6 @@
 """What can go wrong, one exception per cause, and how gRPC's errors become them.
 
-the caller's fault   InvalidInput  TooLarge  UnknownTokenizer  FingerprintMismatch      the same call will fail again
+the caller's fault   InvalidInput  TooLarge  UnknownTokenizer  UnknownGenerator  FingerprintMismatch      the same call will fail again
 who asks             Unauthenticated
 of the moment        Overloaded  DeadlineExceeded  Unavailable                          the same call may pass later
 the service's fault  InternalError
@@ -34,7 +34,8 @@ class ChannelTokError(Exception):
 
 
 class InvalidInput(ChannelTokError):
-    """The request cannot be served: BAD_PICTURE, BAD_K, BAD_TOKENS, UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST."""
+    """The request cannot be served: BAD_PICTURE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS, UNSUPPORTED_FORMAT,
+    TOO_MANY_PIXELS or BAD_REQUEST."""
 
 
 class TooLarge(ChannelTokError):
@@ -43,6 +44,10 @@ class TooLarge(ChannelTokError):
 
 class UnknownTokenizer(ChannelTokError):
     """No tokenizer of that name is served: UNKNOWN_TOKENIZER."""
+
+
+class UnknownGenerator(ChannelTokError):
+    """No generator of that name is served, or none at all: UNKNOWN_GENERATOR."""
 
 
 class FingerprintMismatch(ChannelTokError):
@@ -73,11 +78,14 @@ _BY_CODE: dict[str, type[ChannelTokError]] = {
     "BAD_PICTURE": InvalidInput,
     "BAD_K": InvalidInput,
     "BAD_TOKENS": InvalidInput,
+    "BAD_SAMPLING": InvalidInput,
+    "UNKNOWN_CLASS": InvalidInput,
     "UNSUPPORTED_FORMAT": InvalidInput,
     "TOO_MANY_PIXELS": InvalidInput,
     "BAD_REQUEST": InvalidInput,
     "TOO_LARGE": TooLarge,
     "UNKNOWN_TOKENIZER": UnknownTokenizer,
+    "UNKNOWN_GENERATOR": UnknownGenerator,
     "FINGERPRINT_MISMATCH": FingerprintMismatch,
     "UNAUTHENTICATED": Unauthenticated,
     "OVERLOADED": Overloaded,

@@ -15,7 +15,7 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # What is left of a message for the picture or the tokens; the rest is for the other fields.
 MAX_PAYLOAD_BYTES = MAX_MESSAGE_BYTES - 4096
 
-_FORMATS = {
+FORMATS = {
     "png": pb.PICTURE_FORMAT_PNG,
     "jpeg": pb.PICTURE_FORMAT_JPEG,
     "webp": pb.PICTURE_FORMAT_WEBP,
@@ -51,8 +51,8 @@ def check_k(k: int | None) -> None:
 
 def check_format(format: str) -> None:
     """Refuse a format that is not png, jpeg or webp: InvalidInput, UNSUPPORTED_FORMAT."""
-    if format not in _FORMATS:
-        raise InvalidInput("UNSUPPORTED_FORMAT", f"pictures are written as {', '.join(_FORMATS)}, not {format!r}")
+    if format not in FORMATS:
+        raise InvalidInput("UNSUPPORTED_FORMAT", f"pictures are written as {', '.join(FORMATS)}, not {format!r}")
 
 
 def encode_request(picture: bytes, k: int | None, tokenizer: str | None, quality: Quality | None) -> pb.EncodeRequest:
@@ -67,7 +67,7 @@ def decode_request(tokens: Tokens | bytes, format: PictureFormat, tokenizer: str
     check_format(format)
     data = tokens.to_bytes() if isinstance(tokens, Tokens) else tokens
     _check_size("token sequence", len(data))
-    return pb.DecodeRequest(tokens=data, format=_FORMATS[format], tokenizer=tokenizer)
+    return pb.DecodeRequest(tokens=data, format=FORMATS[format], tokenizer=tokenizer)
 
 
 def encode_item(

@@ -5,7 +5,7 @@ import pytest
 from channeltok import Tokens
 
 from service.catalogue import Catalogue
-from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownTokenizer
+from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownClass, UnknownGenerator, UnknownTokenizer
 from service.triton import Model, Tensor
 
 PICTURE, TOKENS = Tensor("picture", "UINT8", np.uint8, (128, 128, 3)), Tensor("tokens", "INT32", np.int32, (256,))
@@ -97,3 +97,48 @@ def test_tokens_that_it_cannot_have_made_are_refused() -> None:
         tokenizer.check(Tokens([0, 300], A))
     with pytest.raises(BadTokens, match="257 ids; tokenizer 'cat' takes 1 to 256"):
         tokenizer.check(Tokens([0] * 257, A))
+
+
+def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> Model:
+    facts = {"generator": name, "role": "generate", "family": "gpt", "fingerprint": fingerprint, "bits_per_token": "16", "channels": "256"}
+    own = {"generator_fingerprint": f"{version:016x}", "version": str(version), "classes": '["cat", "dog"]'}
+    return Model(f"{name}_generate", TOKENS, TOKENS, {**facts, **own, **changed})
+
+
+def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:
+    catalogue = Catalogue([*models("cat", A), *models("dog", B), generator("two", B), generator("one", A), generator("lost", C)])
+    assert [(one.name, one.tokenizer.name) for one in catalogue.generators] == [("one", "cat"), ("two", "dog")]
+    assert catalogue.generator(None).name == "one"
+    assert catalogue.generator("two").tokenizer.fingerprint == B
+    assert [one.name for one in catalogue.tokenizers] == ["cat", "dog"]
+    assert Catalogue([*models("cat", A), generator("one", A), generator("two", A)], default_generator="two").generator("").name == "two"
+    with pytest.raises(UnknownGenerator, match="one, two"):
+        catalogue.generator("lost")
+
+
+def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
+    assert not Catalogue([*models("cat", A), generator("longer", A, channels="257")]).generators
+    assert not Catalogue([*models("cat", A), generator("more", A, bits_per_token="17")]).generators
+    assert not Catalogue([generator("alone", A)]).generators
+    with pytest.raises(UnknownGenerator, match="no generator is served"):
+        Catalogue(models("cat", A)).generator(None)
+
+
+def test_of_two_versions_of_a_generator_the_newer_is_asked() -> None:
+    catalogue = Catalogue([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
+    assert [one.version for one in catalogue.generators] == [10, 9]
+    assert [one.version for one in catalogue.current_generators] == [10]
+    assert catalogue.generator("one").version == 10
+
+
+def test_classes_by_name() -> None:
+    served = Catalogue([*models("cat", A), generator("one", A)]).generator("one")
+    assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
+    with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
+        served.class_number("cow")
+    many = Catalogue([*models("cat", A), generator("one", A, classes=str([f"c{n}" for n in range(12)]).replace("'", '"'))]).generator("one")
+    with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
+        many.class_number("cow")
+    none = Catalogue([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
+    with pytest.raises(UnknownClass, match="no classes"):
+        none.class_number("cow")

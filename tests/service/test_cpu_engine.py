@@ -38,3 +38,8 @@ def test_a_flow_decodes_in_f32_unless_told_otherwise(asked: str, decode: tuple[s
 
 def test_this_processor_is_known() -> None:
     assert cpu_engine.processor_has_bf16() in (True, False)
+
+
+def test_a_generator_computes_alike_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: True)
+    assert cpu_engine.cpu_engine("generate", Settings(engine="openvino", encode_precision="bf16")) == ("onnxruntime", "f32")

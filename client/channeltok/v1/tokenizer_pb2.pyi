@@ -170,3 +170,105 @@ class TokenizerInfo(_message.Message):
     budgets: _containers.RepeatedScalarFieldContainer[int]
     codes: int
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., picture_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., codes: _Optional[int] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format")
+    GENERATOR_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    generator: str
+    class_name: str
+    prefix: bytes
+    k: int
+    seed: int
+    temperature: float
+    top_k: int
+    previews: _containers.RepeatedScalarFieldContainer[int]
+    preview_format: PictureFormat
+    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[PictureFormat, str]] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("started", "tokens", "preview", "finished")
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    started: GenerationStarted
+    tokens: NewTokens
+    preview: Preview
+    finished: GenerationFinished
+    def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., tokens: _Optional[_Union[NewTokens, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
+
+class GenerationStarted(_message.Message):
+    __slots__ = ("generator", "tokenizer", "fingerprint", "seed", "k")
+    GENERATOR_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    generator: str
+    tokenizer: str
+    fingerprint: str
+    seed: int
+    k: int
+    def __init__(self, generator: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., seed: _Optional[int] = ..., k: _Optional[int] = ...) -> None: ...
+
+class NewTokens(_message.Message):
+    __slots__ = ("index", "ids")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Preview(_message.Message):
+    __slots__ = ("k", "picture")
+    K_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    k: int
+    picture: bytes
+    def __init__(self, k: _Optional[int] = ..., picture: _Optional[bytes] = ...) -> None: ...
+
+class GenerationFinished(_message.Message):
+    __slots__ = ("tokens", "stages", "engine")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    tokens: bytes
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    engine: str
+    def __init__(self, tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
+
+class ListGeneratorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListGeneratorsResponse(_message.Message):
+    __slots__ = ("generators",)
+    GENERATORS_FIELD_NUMBER: _ClassVar[int]
+    generators: _containers.RepeatedCompositeFieldContainer[GeneratorInfo]
+    def __init__(self, generators: _Optional[_Iterable[_Union[GeneratorInfo, _Mapping]]] = ...) -> None: ...
+
+class GeneratorInfo(_message.Message):
+    __slots__ = ("name", "family", "generator_fingerprint", "tokenizer", "fingerprint", "channels", "classes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    family: str
+    generator_fingerprint: str
+    tokenizer: str
+    fingerprint: str
+    channels: int
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., generator_fingerprint: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -59,6 +59,16 @@ class TokenizerStub:
                 request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.SerializeToString,
                 response_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/channeltok.v1.Tokenizer/Generate',
+                request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.ListGenerators = channel.unary_unary(
+                '/channeltok.v1.Tokenizer/ListGenerators',
+                request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsRequest.SerializeToString,
+                response_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsResponse.FromString,
+                _registered_method=True)
 
 
 class TokenizerServicer:
@@ -100,6 +110,21 @@ class TokenizerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """A new picture, token by token: `started`, then `tokens` as they are made and a `preview` at each k that was asked for, then `finished`.
+        Nothing comes before the first token is made, so what cannot be done is an error before any reply. Cancelling stops the work at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerators(self, request, context):
+        """What generates now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenizerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +152,16 @@ def add_TokenizerServicer_to_server(servicer, server):
                     servicer.ListTokenizers,
                     request_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.FromString,
                     response_serializer=channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.GenerateRequest.FromString,
+                    response_serializer=channeltok_dot_v1_dot_tokenizer__pb2.GenerateResponse.SerializeToString,
+            ),
+            'ListGenerators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerators,
+                    request_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsRequest.FromString,
+                    response_serializer=channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +299,60 @@ class Tokenizer:
             '/channeltok.v1.Tokenizer/ListTokenizers',
             channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersRequest.SerializeToString,
             channeltok_dot_v1_dot_tokenizer__pb2.ListTokenizersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/channeltok.v1.Tokenizer/Generate',
+            channeltok_dot_v1_dot_tokenizer__pb2.GenerateRequest.SerializeToString,
+            channeltok_dot_v1_dot_tokenizer__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/channeltok.v1.Tokenizer/ListGenerators',
+            channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsRequest.SerializeToString,
+            channeltok_dot_v1_dot_tokenizer__pb2.ListGeneratorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,61 @@
+"""Triton's python backend with the interface of a generator: decoupled, one response for each new token. tests/generators/repository.py
+writes it into a model repository.
+
+In the network's place stands a numpy generator seeded by (seed, class, tokens so far), because a trained network is not part of every
+checkout: same request, same tokens; another seed, class or prefix, other tokens; greedy (temperature 0) takes no notice of the seed.
+Everything around it is real: Triton, its streams, its cancellation.
+
+Parameters of config.pbtxt besides a generator's: pause, seconds before each token; active, a folder with a file PID-* for each sequence
+that is being made; fault, a file whose text, once it is there, spoils the next token: "hang", or "rubbish".
+"""
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        given = json.loads(args["model_config"])["parameters"]
+        parameters = {name: value["string_value"] for name, value in given.items()}
+        self.codes = int(parameters["codes"])
+        self.pause = float(parameters["pause"])
+        self.active = Path(parameters["active"])
+        self.fault = Path(parameters["fault"])
+
+    def execute(self, requests):
+        for request in requests:
+            marker = self.active / f"{os.getpid()}-{uuid.uuid4().hex}"
+            marker.touch()
+            try:
+                self._generate(request)
+            finally:
+                marker.unlink()
+
+    def _generate(self, request):
+        names = ("class", "length", "seed", "temperature", "top_k")
+        number, length, seed, temperature, top_k = (pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0] for name in names)
+        prefix = pb_utils.get_input_tensor_by_name(request, "prefix").as_numpy()
+        sequence = [int(one) for one in prefix if one >= 0]
+        sender = request.get_response_sender()
+        for index in range(len(sequence), length):
+            time.sleep(self.pause)
+            if sender.is_cancelled():
+                break
+            fault = ""
+            if self.fault.exists():
+                fault = self.fault.read_text()
+                self.fault.unlink()
+            if fault == "hang":
+                time.sleep(3600)
+            chance = np.random.default_rng([int(seed) if temperature > 0 else 0, int(number) + 1, *sequence])
+            token = int(chance.integers(int(top_k) or self.codes)) if fault != "rubbish" else self.codes + 7
+            sequence.append(token)
+            outputs = [pb_utils.Tensor("token", np.array([token], np.int32)), pb_utils.Tensor("index", np.array([index], np.int32))]
+            sender.send(pb_utils.InferenceResponse(outputs))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
