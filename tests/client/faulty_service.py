@@ -101,7 +101,9 @@ class FaultyService(TokenizerServicer):
             picture_size=64,
             budgets=[32, 64, 256],
         )
-        other = pb.TokenizerInfo(name="another-one", family="none", fingerprint="f" * 16, channels=8, bits_per_token=16, picture_size=256)
+        other = pb.TokenizerInfo(
+            name="another-one", family="none", fingerprint="f" * 16, channels=8, bits_per_token=16, codes=64_000, picture_size=256
+        )
         return pb.ListTokenizersResponse(tokenizers=[bytewise, other])
 
     def _stream(

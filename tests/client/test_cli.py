@@ -84,13 +84,13 @@ def test_info_of_the_service(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capfd, "info")
     assert code == 0
     assert out.splitlines() == [
-        "name         family  fingerprint       channels  bits  pixels   budgets",
-        "bytewise     none    0123456789abcdef  256       8     64x64    32 64 256",
-        "another-one  none    ffffffffffffffff  8         16    256x256",
+        "name         family  fingerprint       channels  bits  ids    pixels   budgets",
+        "bytewise     none    0123456789abcdef  256       8     256    64x64    32 64 256",
+        "another-one  none    ffffffffffffffff  8         16    64000  256x256",
     ]
     assert run(capfd, "info", "--tokenizer", "another-one")[1].splitlines() == [
-        "name         family  fingerprint       channels  bits  pixels   budgets",
-        "another-one  none    ffffffffffffffff  8         16    256x256",
+        "name         family  fingerprint       channels  bits  ids    pixels   budgets",
+        "another-one  none    ffffffffffffffff  8         16    64000  256x256",
     ]
 
 

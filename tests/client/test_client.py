@@ -90,8 +90,8 @@ def test_decode_refuses(client: Any) -> None:
 
 def test_tokenizers(client: Any) -> None:
     first, second = client.tokenizers()
-    assert first == TokenizerInfo("bytewise", "none", FINGERPRINT, 256, 8, 64, (32, 64, 256))
-    assert (second.name, second.budgets) == ("another-one", ())
+    assert first == TokenizerInfo("bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256))  # ids by bits: it does not say how many
+    assert (second.name, second.codes, second.budgets) == ("another-one", 64_000, ())
 
 
 @pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
