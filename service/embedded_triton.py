@@ -151,7 +151,7 @@ class EmbeddedTriton:
         for child in psutil.Process(self._process.pid).children() if self._process is not None and self.exit_code is None else ():
             with contextlib.suppress(psutil.NoSuchProcess):
                 command = child.cmdline()  # of a zombie: empty
-                if len(command) > 1 and Path(command[1]).parts[-3] == name:
+                if len(command) > 1 and Path(command[1]).parts[-3:-2] == (name,):  # one just forked has other arguments yet
                     found.append(child)
         return found
 
