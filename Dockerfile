@@ -41,6 +41,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --index-url "$TORCH_INDEX" torch==2.13.0 && pip install '.[export]'
 COPY pictures pictures
 COPY tokenizer tokenizer
+COPY generator generator
 COPY export export
 COPY docs/images/*.jpg photos/
 # Volumes are born with the owner of the folder they cover: Triton's image runs as 1000 and has neither folder.
@@ -57,6 +58,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 RUN pip install '.[export]' && pip uninstall --yes onnxruntime && pip install '.[acceptance]'
 COPY pictures pictures
 COPY tokenizer tokenizer
+COPY generator generator
 COPY export export
 ENV TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TRITON_CACHE_DIR=/tmp/triton
 USER 1000:1000

@@ -39,7 +39,7 @@ class FlexShape(BaseModel):
     width: int = Field(default=192, multiple_of=64)
     encoder_depth: int = 4
     decoder_depth: int = 4
-    steps: int = Field(default=8, ge=1)
+    steps: int = Field(default=2, ge=1)
     guidance: float = 1.0
 
     @property

@@ -86,7 +86,9 @@ def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None
     with running(request_timeout="0.002") as service:  # too little for anything
         reply = httpx.post(f"{service.rest}/v1/encode", content=jpeg(), headers={"x-request-id": "late"})
         assert reply.json()["code"] == "DEADLINE_EXCEEDED"
-        id_over_rest(service, "bad", b"")
+        # Refused before anything is waited for, so that no deadline can pass first.
+        reply = httpx.post(f"{service.rest}/v1/encode?k=9999", content=jpeg(), headers={"x-request-id": "bad"})
+        assert reply.json()["code"] == "BAD_K"
         eventually(lambda: bool(lines(service, "call_failed")), 10, "the line")
         (line,) = lines(service, "call_failed")
         assert (line["request_id"], line["code"], line["level"]) == ("late", "DEADLINE_EXCEEDED", "error")
