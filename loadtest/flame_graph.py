@@ -20,7 +20,7 @@ from loadtest.running import Service, running
 
 SAMPLES_PER_SECOND = 250
 PICTURE = Path("docs/images/gateway-flame.svg")
-SITE_PACKAGES = re.compile(r".*/site-packages/")
+SITE_PACKAGES = re.compile(r"/\S*/site-packages/")
 
 
 def main() -> None:
