@@ -1,7 +1,8 @@
 """`make flame-graph`: where the gateway's time goes while 16 callers keep it busy, and what Triton says of its own.
 
-py-spy samples the gateway's process without slowing it, native frames included. Its flame graph is docs/images/gateway-flame.svg: open it
-in a browser, it can be clicked into. The table beside it has the leaves of the same load by where they are, as shares of one core.
+py-spy samples the gateway's process without stopping it; with native frames it would have to, and let 7 pictures/s through. What C does
+counts for the Python that called it. The flame graph is docs/images/gateway-flame.svg: open it in a browser, it can be clicked into. The
+table beside it has the leaves of the same load by where they are, as shares of one core.
 """
 
 import argparse
@@ -45,8 +46,8 @@ def main() -> None:
 def record(service: Service, form: str, file: Path, seconds: float) -> None:
     """All threads of the gateway that work, into `file`. form: py-spy's."""
     command = ["py-spy", "record", "--pid", str(service.process.pid), "--format", form, "--output", str(file)]
-    settings = ["--duration", str(round(seconds)), "--rate", str(SAMPLES_PER_SECOND), "--native", "--nonblocking"]
-    subprocess.run([*command, *settings], check=True, capture_output=True)
+    settings = ["--duration", str(round(seconds)), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
+    subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
 
 
 def leaves(stacks: str) -> Counter[str]:
