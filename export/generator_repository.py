@@ -8,6 +8,7 @@ It has no `tokenizer` parameter, for it is no part of one: `fingerprint` says wh
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf import text_format
@@ -22,15 +23,13 @@ def model_name(generator: str, version: int = 1) -> str:
     return f"{generator}_generate" if version == 1 else f"{generator}_generate_v{version}"
 
 
-def config(graph: bytes, version: int = 1) -> str:
-    """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.step."""
-    facts = step.facts(onnx.load_model_from_string(graph))
-    message = model_config_pb2.ModelConfig(name=model_name(facts.generator, version), backend="python", max_batch_size=0)
+def interface(message: Any, channels: int) -> None:
+    """Declare in a ModelConfig what the gateway sends to a generator of `channels` tokens, and what it streams back."""
     message.model_transaction_policy.decoupled = True
     int32, int64, fp32 = model_config_pb2.TYPE_INT32, model_config_pb2.TYPE_INT64, model_config_pb2.TYPE_FP32
     for name, data_type, size in (
         ("class", int32, 1),
-        ("prefix", int32, facts.channels),
+        ("prefix", int32, channels),
         ("length", int32, 1),
         ("seed", int64, 1),
         ("temperature", fp32, 1),
@@ -39,6 +38,13 @@ def config(graph: bytes, version: int = 1) -> str:
         message.input.add(name=name, data_type=data_type, dims=[size])
     for name in ("token", "index"):
         message.output.add(name=name, data_type=int32, dims=[1])
+
+
+def config(graph: bytes, version: int = 1) -> str:
+    """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.step."""
+    facts = step.facts(onnx.load_model_from_string(graph))
+    message = model_config_pb2.ModelConfig(name=model_name(facts.generator, version), backend="python", max_batch_size=0)
+    interface(message, facts.channels)
     message.instance_group.add(count=engines.CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     parameters = {
         **facts.as_strings(),

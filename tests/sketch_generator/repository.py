@@ -9,6 +9,7 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from export import generator_repository
 from tests.system.running import ROOT
 
 CLASSES = ("cat", "dog", "house", *(f"thing {number}" for number in range(40)))
@@ -17,7 +18,7 @@ GENERATOR_FINGERPRINT = "feedfacecafebeef"
 
 @dataclass(frozen=True)
 class GeneratorRepository:
-    """models: what the service serves. active: holds a file for each sequence that is being made. fault: see tests/generators/model.py."""
+    """models: what the service serves. active: holds a file for each sequence that is being made. fault: see tests/sketch_generator/model.py."""
 
     models: Path
     active: Path
@@ -43,20 +44,8 @@ def write(folder: Path, pause: float, fingerprint: str | None = None) -> Generat
     demo = text_format.Parse((repository.models / "demo_encode/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     channels = int(demo.parameters["channels"].string_value)
     config = model_config_pb2.ModelConfig(name="sketch_generate", backend="python", max_batch_size=0)
-    config.model_transaction_policy.decoupled = True
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    integer, long, real = model_config_pb2.TYPE_INT32, model_config_pb2.TYPE_INT64, model_config_pb2.TYPE_FP32
-    for name, data_type, size in (
-        ("class", integer, 1),
-        ("prefix", integer, channels),
-        ("length", integer, 1),
-        ("seed", long, 1),
-        ("temperature", real, 1),
-        ("top_k", integer, 1),
-    ):
-        config.input.add(name=name, data_type=data_type, dims=[size])
-    for name in ("token", "index"):
-        config.output.add(name=name, data_type=integer, dims=[1])
+    generator_repository.interface(config, channels)
     facts = {
         "generator": "sketch",
         "role": "generate",
