@@ -1,4 +1,4 @@
-"""Triton's python backend with the interface of a generator: decoupled, one response for each new token. tests/sketch_generator/repository.py
+"""Triton's python backend with the interface of a generator: decoupled, one response for each new token. repository.py
 writes it into a model repository.
 
 In the network's place stands a numpy generator seeded by (seed, class, tokens so far), because a trained network is not part of every

@@ -18,7 +18,7 @@ GENERATOR_FINGERPRINT = "feedfacecafebeef"
 
 @dataclass(frozen=True)
 class GeneratorRepository:
-    """models: what the service serves. active: holds a file for each sequence that is being made. fault: see tests/sketch_generator/model.py."""
+    """models: what the service serves. active: holds a file for each sequence that is being made. fault: see model.py here."""
 
     models: Path
     active: Path
