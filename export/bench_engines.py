@@ -120,7 +120,7 @@ def _load(engine: str, folder: Path) -> Run:
                 return np.asarray(module(torch.from_numpy(array)).numpy())
 
         return run
-    inputs, _, run_graph = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)))
+    inputs, _, run_graph = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)), max(BATCHES))
     return lambda array: np.array(run_graph({inputs[0]: array})[0])
 
 

@@ -1,10 +1,11 @@
 """`make bench-families`: ChannelTok, CVQ and FlexTok side by side, on the same photos, in as many bytes, in the same engine.
 
-Three legs, each by itself or all in one run; build/bench-families.json keeps what an earlier run measured.
+Four legs, each by itself or all in one run; build/bench-families.json keeps what an earlier run measured.
 
 quality: the trained tokenizers at the same bytes, by PSNR, SSIM, a perceptual distance that losses may use, and the independent judge.
 cost: encode and decode of a picture by the graphs of the demo sizes in ONNX Runtime, and how FlexTok's decode grows with k.
 size: the full ChannelTok decoder against the decoder of FlexTok's d12-d12, both with random weights, in each engine.
+generate: the tokens of a picture by the demo's generator, with its cache and without, in ONNX Runtime.
 """
 
 import argparse
@@ -19,10 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import families_page, graph
+from export import families_page, graph, step
 from export.__main__ import FAMILY_BUDGETS
 from export.bench_engines import GRAPH, REFERENCE, EngineProcess, Role, Task
 from export.random_model import random_model, random_of
+from generator import bench as generator_bench
+from generator import checkpoint as generator_checkpoint
 from tokenizer import checkpoint, independent_judge, inference
 from tokenizer.data import evaluation_photos, to_unit
 from tokenizer.family import Tokenizer
@@ -32,9 +35,10 @@ from tokenizer.perceptual import Perceptual
 
 REPORT = Path("build/bench-families.json")
 WEIGHTS = Path(__file__).parents[1] / "tokenizer/weights"
+GENERATOR = Path(__file__).parents[1] / "generator/weights/demo.safetensors"
 NAMES = ("demo", "cvq", "flextok")  # of weights, and of tokenizer.families.SIZES
 BYTES = (16, 32, 64, 128, 256, 512)
-LEGS = ("quality", "cost", "size")
+LEGS = ("quality", "cost", "size", "generate")
 ENGINES = (REFERENCE, "openvino f32", "openvino bf16")
 GUIDANCE = 2.0  # any but 1 asks for a second pass of the network at each step
 Figures = dict[str, float]
@@ -137,6 +141,14 @@ def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
         yield key, _task(folder / key, "decode", graph.decode_graph(one_step, key, D12.channels).SerializeToString(), tokens)
 
 
+def generate(rounds: int) -> Figures:
+    """As generator.bench, of the demo's trained generator; nothing where there is none."""
+    if not GENERATOR.exists():
+        return {}
+    graph_of_it = step.step_graph(generator_checkpoint.load(GENERATOR), "demo").SerializeToString()
+    return {key.removeprefix("generate_"): value for key, value in generator_bench.measure(graph_of_it, rounds).items()}
+
+
 def _task(folder: Path, role: Role, model: bytes, given: NDArray[Any]) -> Task:
     folder.mkdir()
     (folder / GRAPH).write_bytes(model)
@@ -162,7 +174,7 @@ def main() -> None:
     """Measure the legs asked for, and write build/bench-families.json; with --write docs/families.md from all that it then holds."""
     parser = argparse.ArgumentParser(prog="python -m export.bench_families", description=main.__doc__)
     parser.add_argument("--legs", nargs="*", choices=LEGS, default=LEGS, help="none: only write the page")
-    parser.add_argument("--rounds", type=int, default=9, help="of cost; 9")
+    parser.add_argument("--rounds", type=int, default=9, help="of cost and of generate; 9")
     parser.add_argument("--size-rounds", type=int, default=3, help="of size, some seconds each; 3")
     parser.add_argument("--size-engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(
@@ -178,7 +190,7 @@ def main() -> None:
         "quality": lambda: quality(options.data, options.photos),
         "cost": lambda: cost(options.data, options.rounds),
         "size": lambda: size(options.size_rounds, tuple(options.size_engines)),
-        # GENERATION: what generator/ measures of each family (seconds of a picture's tokens) joins here as a leg of its own.
+        "generate": lambda: generate(options.rounds),
     }
     for leg in options.legs:
         # A leg replaces all that an earlier run found of it.

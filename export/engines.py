@@ -10,10 +10,11 @@ from export.plans import plan_name
 
 # One plan file for each of these may lie in a model's folder; Triton takes that of its GPU.
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
-CPU_MAX_BATCH = 32
-# Callers' pictures are joined up to here: a core is no quicker beyond it, and where one instance takes all that waits, the next finds
-# single pictures, which cost most (docs/decisions/0025).
-CPU_BEST_BATCH = 4
+# Hardly quicker beyond it, and where one instance takes all that waits, the next finds single pictures, which cost most
+# (docs/decisions/0025).
+CPU_MAX_BATCH = 4
+# Bytes of a graph from which a picture alone keeps a core as busy: larger batches only push it out of the caches, and take memory.
+CPU_ALONE = 64_000_000
 # What the service replaces by its machine's best: on two cores two instances of one thread outrun one of two by a third.
 CPU_INSTANCES = 2
 CPU_THREADS = 1
@@ -25,16 +26,16 @@ EXECUTION = model_config_pb2.ModelOutput(name="execution", data_type=model_confi
 
 @dataclass(frozen=True)
 class Engine:
-    """name: as `python -m export engines --engine` takes it. describe: adds to a ModelConfig, whose tensors are known, all that runs it."""
+    """name: as `python -m export engines --engine` takes it. describe: adds to a ModelConfig, whose tensors are known, all that runs it; its
+    second argument is the graph's size in bytes."""
 
     name: str
-    describe: Callable[[Any], None]
+    describe: Callable[[Any, int], None]
 
 
-def _python(message: Any) -> None:
+def _python(message: Any, size: int) -> None:
     message.backend = "python"
-    message.max_batch_size = CPU_MAX_BATCH
-    message.dynamic_batching.preferred_batch_size.append(CPU_BEST_BATCH)
+    message.max_batch_size = 1 if size >= CPU_ALONE else CPU_MAX_BATCH
     message.output.append(EXECUTION)
     message.instance_group.add(count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     for key, value in {"engine": "onnxruntime", "precision": "f32", "threads": CPU_THREADS}.items():
@@ -56,8 +57,8 @@ def _gpu(message: Any, backend: str, engine: str) -> None:
         )
 
 
-def _onnxruntime(provider: str, options: dict[str, str]) -> Callable[[Any], None]:
-    def describe(message: Any) -> None:
+def _onnxruntime(provider: str, options: dict[str, str]) -> Callable[[Any, int], None]:
+    def describe(message: Any, size: int) -> None:
         _gpu(message, "onnxruntime", f"onnxruntime-{provider}")
         accelerator = message.optimization.execution_accelerators.gpu_execution_accelerator.add(name=provider)
         accelerator.parameters.update(options)
@@ -65,7 +66,7 @@ def _onnxruntime(provider: str, options: dict[str, str]) -> Callable[[Any], None
     return describe
 
 
-def _tensorrt(message: Any) -> None:
+def _tensorrt(message: Any, size: int) -> None:
     _gpu(message, "tensorrt", "tensorrt")
     for capability in COMPUTE_CAPABILITIES:
         message.cc_model_filenames[capability] = plan_name(capability)

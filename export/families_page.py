@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from generator.bench import LENGTHS
 from tokenizer.flextok import D12
 
 PAGE = Path("docs/families.md")
@@ -23,7 +24,14 @@ def tables(found: Figures) -> str:
 
 
 def _parts(found: Figures) -> dict[str, str]:
-    return {"quality": _quality(found), "use": _use(found), "cost": _cost(found), "by_k": _by_k(found), "size": _size(found)}
+    return {
+        "quality": _quality(found),
+        "use": _use(found),
+        "cost": _cost(found),
+        "by_k": _by_k(found),
+        "size": _size(found),
+        "generate": _generate(found),
+    }
 
 
 def _quality(found: Figures) -> str:
@@ -118,6 +126,15 @@ def _size(found: Figures) -> str:
         "than with guidance by",
     )
     return _table(columns, rows)
+
+
+def _generate(found: Figures) -> str:
+    rows = []
+    for length in LENGTHS:
+        if f"generate_cached_{length}_seconds" in found:
+            seconds = [f"{1000 * found[f'generate_{way}_{length}_seconds']:.0f}" for way in ("cached", "uncached")]
+            rows.append([str(length), *seconds, f"{found[f'generate_cached_over_uncached_{length}']:.1f}"])
+    return _table(("tokens", "with the cache, ms", "without, ms", "faster by"), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -46,7 +46,7 @@ def config(model: bytes, engine: engines.Engine = engines.PYTHON, version: int =
     )
     for key, value in {**facts.as_strings(), "version": str(version), "graph_sha256": hashlib.sha256(model).hexdigest()}.items():
         message.parameters[key].string_value = value
-    engine.describe(message)
+    engine.describe(message, len(model))
     return f"{HEADER}{text_format.MessageToString(message)}"
 
 

@@ -5,7 +5,6 @@ Root mean square norms, rotary positions in one dimension, gated linear units, n
 tokens are ordered coarse to fine, and generation may stop after each.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from generator.foreteller import Foreteller
 from generator.prediction import PREDICTIONS
 
 ROTARY_BASE = 10_000.0
@@ -131,7 +131,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), new
 
 
-class Gpt(nn.Module):
+class Gpt(Foreteller):
     """The class and the first tokens of a picture to the next one. A token id of -1 stands at the first position, where the class is."""
 
     cosines: Tensor
@@ -180,23 +180,8 @@ class Gpt(nn.Module):
         return self.norm.weight.new_zeros(shape.layers, 2, batch, shape.heads, 0, shape.width // shape.heads)
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        """How unexpected each token is: float [B, C], -ln p of it given the class and those before it.
-
-        tokens: int [B, C], 1 <= C <= channels. classes: int [B], -1 = no class.
-        """
         hidden, _ = self.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), classes, self.empty_cache(len(tokens)))
         return self.prediction.nll(hidden, tokens)
 
     def inner_weights(self) -> list[Tensor]:
-        """The matrices of the layers: what Muon may take."""
         return [module.weight for layer in self.layers for module in layer.modules() if isinstance(module, nn.Linear)]
-
-
-def channel_weights(channels: int, slope: float) -> Tensor:
-    """float [C]: 1 + a (1 - c / (C - 1)), the paper's weight of channel c's cross-entropy; a = `slope`."""
-    return 1 + slope * (1 - torch.arange(channels) / max(1, channels - 1))
-
-
-def bits_per_token(nll: Tensor) -> float:
-    """Mean of -ln p in bits, the common currency of ways to tell a token. nll: float [N, C]."""
-    return float(nll.mean()) / math.log(2)

@@ -67,7 +67,8 @@ class Bare:
 
     def throughput(self, arrangement: Arrangement, seconds: float) -> tuple[float, float]:
         """(pictures/s, CPU seconds per picture)."""
-        loaded = [triton_model.load(self._graph, *self.engine, arrangement.threads) for _ in range(arrangement.sessions)]
+        engine = (*self.engine, arrangement.threads, arrangement.batch)
+        loaded = [triton_model.load(self._graph, *engine) for _ in range(arrangement.sessions)]
         feed = {loaded[0][0][0]: self._feed[: arrangement.batch]}
         sessions = [run for _, _, run in loaded]
         for run in sessions:

@@ -160,7 +160,7 @@ class LocalEngine:
             folder = self._repository / model.name / "1"
             load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
             engine, precision = cpu_engine(model.parameters["role"], self._settings, model.parameters["family"])
-            _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1)
+            _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1, batch=model.largest_request)
         return loaded[model.name]({model.input.name: array})[0]
 
 

@@ -14,6 +14,7 @@ from service.triton import Model, Triton
 
 TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
+SHARE = 0.05  # of one engine's time that questions may take: a picture of the full size takes seconds
 PROBE_TOKENS = 4
 # An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
 SAME_IDS = 0.9  # share of the tokens
@@ -21,7 +22,8 @@ SAME_PIXELS = 4.0  # mean difference, of 255
 
 
 class Probe:
-    """Asks, unless callers' answers show already that the model works: then only one look in `LOOKS` costs the engine time.
+    """Asks, unless callers' answers show already that the model works: then only one look in `LOOKS` costs the engine time. And an engine
+    that is slow is asked less often, for `SHARE` of its time at most.
 
     Remembers what each model answered first: an engine that answers something else later computes rubbish (NaN, say).
     """
@@ -32,6 +34,7 @@ class Probe:
         self._probe_seconds = probe_seconds
         self._first: dict[str, NDArray[Any]] = {}
         self._spared: dict[str, int] = defaultdict(int)
+        self._not_before: dict[str, float] = {}
         self._own: dict[str, int] = defaultdict(int)  # answers that the model had given at the last look
 
     async def look(self, model: Model) -> ServiceError | None:
@@ -42,6 +45,9 @@ class Probe:
             self._spared[model.name] += 1
             self._own[model.name] = self._triton.answers(model)
             return None
+        if time.perf_counter() < self._not_before.get(model.name, 0.0):
+            return None
+        self._not_before.pop(model.name, None)  # until it answered well again
         self._spared[model.name] = 0
         try:
             return await self._ask(model)
@@ -77,7 +83,7 @@ class Probe:
     async def _ask(self, model: Model) -> ServiceError | None:
         started = time.perf_counter()
         try:
-            output = (await self._triton.infer(model, _question(model)[None], TIMEOUT)).output
+            inference = await self._triton.infer(model, _question(model)[None], TIMEOUT)
         except Overloaded:
             return None  # load, not a fault: the engine is at work
         except DeadlineExceeded as error:
@@ -86,9 +92,11 @@ class Probe:
             return error
         except ServiceError as error:
             return error
+        output = inference.output
         if not _alike(output, self._first.setdefault(model.name, output)):
             self._triton.suspects[model.name] = started
             return EngineUnavailable("the engine answers a question otherwise than at first")
+        self._not_before[model.name] = time.perf_counter() + inference.compute_seconds / SHARE
         return None
 
 

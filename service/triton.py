@@ -173,7 +173,8 @@ class Triton:
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
-        What several callers ask in one turn of the event loop goes to Triton as one request, and Triton joins what waits there.
+        What several callers ask in one turn of the event loop goes to Triton as one request, and Triton joins what waits there. More
+        than a request may hold goes as several at once.
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
         DeadlineExceeded after `timeout` seconds.
         """
@@ -182,9 +183,13 @@ class Triton:
         try:
             async with asyncio.timeout(timeout):
                 with tracing.engine(model.name) as metadata:
-                    if metadata is not None:  # of a trace: alone, for a request has room for one context
-                        return await self._request(model, array, metadata)
-                    return await self._together(model, array)
+                    most = model.largest_request
+                    if len(array) <= most:
+                        return await self._send(model, array, metadata)
+                    parts = np.split(array, range(most, len(array), most))
+                    answers = await asyncio.gather(*(self._send(model, part, metadata) for part in parts))
+                    slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
+                    return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
         except TimeoutError as error:
             # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
             if answered.sent - started > OVERTAKEN_SECONDS:
@@ -250,6 +255,11 @@ class Triton:
         if isinstance(known, EngineUnavailable):
             self.suspects[model.name] = started
         return known
+
+    async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None) -> Inference:
+        if metadata is not None:  # of a trace: alone, for a request has room for one context
+            return await self._request(model, array, metadata)
+        return await self._together(model, array)
 
     async def _together(self, model: Model, array: NDArray[Any]) -> Inference:
         group = self._groups.get(model.name)

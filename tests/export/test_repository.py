@@ -40,7 +40,7 @@ def test_every_graph_becomes_a_model(tmp_path: Path, graphs: list[bytes]) -> Non
 
 def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -> None:
     config = repository.parse(repository.config(decodes[32]))
-    assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 32)
+    assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 4)
     assert [(list(tensor.dims), tensor.data_type) for tensor in (*config.input, *config.output)] == [
         ([32], 8),
         ([128, 128, 3], 2),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export import parity, repository
+from export import engines, parity, repository
 
 
 @dataclass
@@ -57,7 +57,8 @@ def loaded(triton: ModuleType, folder: Path, graph: bytes, threads: int = 1, eng
     (folder / "1/model.onnx").write_bytes(graph)
     model = triton.TritonPythonModel()
     parameters = {"threads": str(threads), "engine": engine, "precision": precision}
-    config = json.dumps({"parameters": {name: {"string_value": value} for name, value in parameters.items()}})
+    told = {name: {"string_value": value} for name, value in parameters.items()}
+    config = json.dumps({"parameters": told, "max_batch_size": engines.CPU_MAX_BATCH})
     model.initialize({"model_repository": str(folder), "model_version": "1", "model_config": config})
     return model
 

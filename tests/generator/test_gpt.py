@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from generator import checkpoint
-from generator.gpt import Gpt, channel_weights, paper_shape
+from generator.foreteller import channel_weights
+from generator.gpt import Gpt, paper_shape
 from tests.generator.random_generator import CLASSES, random_generator
 from tokenizer.blocks import parameter_count
 from tokenizer.checkpoint import save as save_any

@@ -14,7 +14,7 @@ import pictures
 from generator import checkpoint
 from generator.recipe import GeneratorRecipe
 from generator.tokens import NO_CLASS, encoded
-from generator.train import Trainer
+from generator.train import GptTrainer
 from tests.photographs import crops
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
@@ -75,7 +75,7 @@ def test_photos_are_encoded_once(recipe: GeneratorRecipe, tokenizer: ChannelTok,
 
 
 def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GeneratorRecipe) -> None:
-    Trainer(recipe).run()
+    GptTrainer(recipe).run()
     rows = [json.loads(line) for line in (recipe.run / "log.jsonl").read_text().splitlines()]
     assert [row["views"] for row in rows] == list(range(40, 401, 40))
     assert rows[-1]["bits_32"] < rows[0]["bits_32"] < 16.1  # four photos, by heart
@@ -88,9 +88,9 @@ def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GeneratorRecipe) -> N
 
 
 def test_the_same_command_goes_on(recipe: GeneratorRecipe) -> None:
-    first = Trainer(recipe.model_copy(update={"views": 8}))
+    first = GptTrainer(recipe.model_copy(update={"views": 8}))
     first.run()
-    second = Trainer(recipe.model_copy(update={"views": 12}))
+    second = GptTrainer(recipe.model_copy(update={"views": 12}))
     assert second.views == 8
     for name, value in first.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
@@ -100,7 +100,7 @@ def test_the_same_command_goes_on(recipe: GeneratorRecipe) -> None:
 
 
 def test_a_run_that_is_asked_to_stop_saves_first(recipe: GeneratorRecipe) -> None:
-    trainer = Trainer(recipe)
+    trainer = GptTrainer(recipe)
     trainer._ask_to_stop(signal.SIGTERM, None)
     trainer.run()
     assert trainer.views == 0

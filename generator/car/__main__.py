@@ -1,0 +1,58 @@
+"""`python -m generator.car align`, `finetune` and `sample`: train a language model to foretell channels, in two stages, and look at it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic_settings import CliApp
+
+from generator.car import model
+from generator.car.train import AlignCommand, FinetuneCommand
+from tokenizer import checkpoint, inference
+from tokenizer.sheet import Column, draw
+
+STAGES = {"align": AlignCommand, "finetune": FinetuneCommand}
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command. Exits with a sentence where what it is given does not fit together."""
+    parser = argparse.ArgumentParser(
+        prog="python -m generator.car", description=__doc__, add_help=arguments[:1] in ([], ["-h"], ["--help"])
+    )
+    parser.add_argument("command", choices=[*STAGES, "sample"], help="each has its own --help")
+    command = parser.parse_args(arguments[:1]).command
+    try:
+        if command == "sample":
+            sample(arguments[1:])
+        else:
+            CliApp.run(STAGES[command], cli_args=arguments[1:])
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+def sample(arguments: list[str]) -> None:
+    """Draw pictures of texts. Raises ValueError where the checkpoint is none, or is of another tokenizer."""
+    parser = argparse.ArgumentParser(prog="python -m generator.car sample", description="Draw what a CAR makes of texts, coarse to fine.")
+    parser.add_argument("checkpoint", type=Path, help="`car` folder of a run, or generator/weights/car")
+    parser.add_argument("texts", nargs="+", help='such as "a photo of cup"')
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/cvq.safetensors"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, help="of the likeliest codewords; 0 = all")
+    options = parser.parse_args(arguments)
+    car, tokenizer = model.load(options.checkpoint), checkpoint.load(options.tokenizer)
+    if checkpoint.fingerprint(tokenizer) != car.tokenizer:
+        raise ValueError(
+            f"{options.checkpoint} makes tokens of {car.tokenizer}, and {options.tokenizer} is {checkpoint.fingerprint(tokenizer)}"
+        )
+    tokens = car.generate(options.texts, car.channels, options.seed, options.temperature, options.top_k)
+    columns = [
+        Column([f"{text}\nk = {k}" for text in options.texts], inference.decode(tokenizer, tokens, k))
+        for k in (car.channels // 16, car.channels // 4, car.channels)
+    ]
+    draw(columns, options.output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

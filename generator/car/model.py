@@ -1,0 +1,186 @@
+"""A decoder-only language model that goes on from a text with the channels of a picture, coarse to fine (CAR, arXiv 2605.26089).
+
+A codeword, a channel map of 16 numbers, enters through a projector of two layers instead of the language model's own embedding, and a head of
+its own tells which codeword is next. The text is read by the language model's own tokenizer and embedding.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, safe_open, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from generator.foreteller import Foreteller
+from generator.prediction import choose
+
+LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
+NO_CLASS_TEXT = "a photo"
+
+
+def small_language(width: int = 256, layers: int = 4, heads: int = 4, inside: int = 704) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Qwen3 with random weights, half as many heads of keys and values as of queries, and a tokenizer for which every byte is a token."""
+    text = byte_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(text),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2),
+        head_dim=width // heads,
+        intermediate_size=inside,
+        max_position_embeddings=1024,
+        pad_token_id=text.pad_token_id,
+    )
+    return Qwen3Model(config), text
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """257 tokens: the bytes of UTF-8, and one that pads."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+def local_language(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The decoder-only language model of a folder as `transformers` writes it, in fp32, and its tokenizer. Nothing is fetched.
+
+    Raises ValueError, with what is wrong, for a folder that holds none.
+    """
+    try:
+        language = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        text = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds no language model that transformers can read: {str(error).splitlines()[0]}") from error
+    if text.pad_token is None:
+        text.pad_token = text.eos_token
+    text.padding_side = "right"
+    return language, text
+
+
+class Car(Foreteller):
+    """Text and the first codewords of a picture to the next codeword.
+
+    codewords: float [N, 16], of the CVQ tokenizer with the fingerprint `tokenizer`; they do not train. channels: C. classes: names, which
+    become texts.
+    """
+
+    codewords: Tensor
+
+    def __init__(
+        self,
+        language: PreTrainedModel,
+        text: PreTrainedTokenizerBase,
+        codewords: Tensor,
+        tokenizer: str,
+        channels: int,
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.language, self.text = language, text
+        self.tokenizer, self.channels, self.classes = tokenizer, channels, list(classes)
+        width = language.config.hidden_size
+        self.register_buffer("codewords", codewords.clone())
+        self.projector = nn.Sequential(nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width))
+        self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where a picture begins
+        self.head = nn.Linear(width, len(codewords), bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
+        texts, mask = self._texts([text_of(self.classes[label] if label >= 0 else None) for label in classes.tolist()])
+        x = torch.cat([texts, self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1)
+        mask = F.pad(mask, (0, tokens.shape[1]), value=1)
+        hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=_positions(mask), use_cache=False).last_hidden_state
+        logits = self.head(hidden[:, texts.shape[1] :])
+        return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Ids int [B, n] to what the language model reads: float [B, n, d]."""
+        return self.projector(F.embedding(tokens, self.codewords))
+
+    @torch.inference_mode()
+    def generate(self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0) -> Tensor:
+        """The first k tokens of a picture for each text, int32 [B, k]; equal arguments give equal tokens.
+
+        1 <= k <= channels. temperature: 0 = the likeliest. top_k: 0 = all. Raises ValueError when k is out of range.
+        """
+        if not 1 <= k <= self.channels:
+            raise ValueError(f"k is 1 to {self.channels}, not {k}")
+        embedded, mask = self._texts(texts)
+        x = torch.cat([embedded, self.begin.expand(len(texts), 1, -1)], dim=1)
+        mask = F.pad(mask, (0, 1), value=1)
+        positions, cache = _positions(mask), DynamicCache(config=self.language.config)
+        temperatures, limits = torch.full((len(texts),), temperature), torch.full((len(texts),), top_k)
+        source = torch.Generator().manual_seed(seed)
+        tokens: list[Tensor] = []
+        for _ in range(k):
+            hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache).last_hidden_state
+            noise = -torch.log(-torch.log(torch.rand(len(texts), len(self.codewords), generator=source).clamp(1e-20, 1 - 1e-7)))
+            tokens.append(choose(self.head(hidden[:, -1]), temperatures, limits, noise))
+            x = self.embed(tokens[-1][:, None])
+            mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
+        return torch.stack(tokens, dim=1)
+
+    def _texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embedded texts float [B, P, d], and int64 [B, P], 1 where there is one: they pad at their end, each has a first token."""
+        batch = self.text(list(texts), padding=True, return_tensors="pt")
+        return self.language.get_input_embeddings()(batch["input_ids"]), batch["attention_mask"]
+
+    def inner_weights(self) -> list[Tensor]:
+        return [module.weight for layer in self.language.layers for module in layer.modules() if isinstance(module, nn.Linear)]
+
+
+def text_of(name: str | None) -> str:
+    """What the language model reads for a class."""
+    return NO_CLASS_TEXT if name is None else f"a photo of {name.replace('_', ' ').lower()}"
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Places in each sequence, padding not counted: int64 [B, n]."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
+
+
+def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
+    """Write the folder in fp16: the language model as `transformers` does, the rest beside it, with any further `facts` as metadata."""
+    temporary = folder.with_name(folder.name + ".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    state = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
+    of_language = f"{LANGUAGE}."
+    model.language.save_pretrained(
+        temporary / LANGUAGE, state_dict={n.removeprefix(of_language): v for n, v in state.items() if n.startswith(of_language)}
+    )
+    model.text.save_pretrained(temporary / LANGUAGE)
+    metadata = {"tokenizer": model.tokenizer, "channels": str(model.channels), "classes": json.dumps(model.classes), **(facts or {})}
+    save_file({n: v for n, v in state.items() if not n.startswith(of_language)}, temporary / REST, metadata)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def load(folder: Path) -> Car:
+    """Read a folder that `save` wrote, in fp32, ready for inference. Raises ValueError, with what is wrong, for any other."""
+    language, text = local_language(folder / LANGUAGE)
+    try:
+        rest = load_file(folder / REST)
+        metadata = facts(folder)
+        tokenizer, channels, classes = metadata["tokenizer"], int(metadata["channels"]), json.loads(metadata["classes"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{folder / REST} was not written by generator.car: {error}") from error
+    model = Car(language, text, rest["codewords"].float(), tokenizer, channels, classes)
+    model.load_state_dict({name: value.float() for name, value in rest.items()}, strict=False)  # the language model has its weights
+    return model.eval()
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """The metadata of a checkpoint."""
+    with safe_open(folder / REST, framework="pt") as file:
+        return dict(file.metadata())

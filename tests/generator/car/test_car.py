@@ -1,0 +1,187 @@
+"""A language model foretells codewords: with its cache as without, beside others as alone; its two stages train what they should."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from generator.car import model
+from generator.car.model import Car, byte_tokenizer, small_language
+from generator.car.recipe import AlignRecipe, FinetuneRecipe
+from generator.car.train import Align, Finetune
+from tests.photographs import crops
+from tokenizer import checkpoint
+from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.cvq import Cvq, CvqShape
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # webdataset leaves its tar files open
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+BACKBONE = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
+CODES = 300
+TEXTS = ["a photo", "a photo of pied wagtail"]
+
+
+@pytest.fixture
+def car() -> Car:
+    torch.manual_seed(0)
+    car = Car(*small_language(64, 2, 2, 96), torch.randn(CODES, 16), "0123456789abcdef", 32, ["bee", "pied_wagtail"])
+    with torch.no_grad():
+        for weight in [*car.projector.parameters(), *car.head.parameters()]:
+            weight.normal_(std=0.2)
+    return car.half().float().eval()
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for i, (folder, data) in enumerate(zip(["cat", "bee", "cat", "ant"], crops(4), strict=True)):
+            member = tarfile.TarInfo(f"{folder}/{i}.jpg")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    torch.manual_seed(0)
+    checkpoint.save(Cvq(CvqShape(backbone=BACKBONE, codes=CODES)), tmp_path / "cvq.safetensors")
+    return tmp_path
+
+
+def settings(folder: Path, views: int) -> dict[str, object]:
+    return {
+        "tokenizer": folder / "cvq.safetensors",
+        "tokens": folder / "tokens",
+        "train": str(folder / "photos.tar"),
+        "validation": str(folder / "photos.tar"),
+        "passes": 1,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "inside": 32,
+        "views": views,
+        "batch": 4,
+        "warmup_steps": 5,
+        "evaluate_every": 40,
+    }
+
+
+def test_what_is_generated_is_the_likeliest_by_the_whole_sequence(car: Car) -> None:
+    tokens = car.generate(TEXTS, 32, seed=0, temperature=0)
+    labels = torch.tensor([-1, 1])
+    with torch.inference_mode():
+        likeliest = car(tokens, labels)
+        for other in torch.randint(CODES, (20, 2, 32), dtype=torch.int32):
+            for at in (0, 1, 13, 31):
+                changed = tokens.clone()
+                changed[:, at] = other[:, at]
+                assert (car(changed, labels)[:, at] >= likeliest[:, at] - 1e-4).all()
+
+
+def test_a_picture_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
+    together = car.generate(TEXTS, 32, seed=0, temperature=0)
+    assert torch.equal(car.generate(TEXTS[:1], 32, seed=0, temperature=0), together[:1])
+    tokens = torch.randint(CODES, (2, 32))
+    with torch.inference_mode():
+        both = car(tokens, torch.tensor([-1, 1]))
+        torch.testing.assert_close(car(tokens[:1], torch.tensor([-1])), both[:1], atol=1e-4, rtol=1e-4)
+
+
+def test_one_seed_one_picture(car: Car) -> None:
+    assert torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
+    assert not torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=2))
+    assert car.generate(TEXTS, 8, seed=1).dtype == torch.int32
+
+
+@pytest.mark.parametrize("k", [0, 33])
+def test_k_out_of_range_is_told(car: Car, k: int) -> None:
+    with pytest.raises(ValueError, match=f"k is 1 to 32, not {k}"):
+        car.generate(TEXTS, k, seed=0)
+
+
+def test_every_text_is_read_byte_for_byte() -> None:
+    text = byte_tokenizer()
+    assert text.decode(text("a photo of Müller's café 🐝")["input_ids"]) == "a photo of Müller's café 🐝"
+
+
+def test_saved_and_read_again_it_is_the_same(car: Car, tmp_path: Path) -> None:
+    model.save(car, tmp_path / "car", {"views": "7"})
+    again = model.load(tmp_path / "car")
+    assert model.facts(tmp_path / "car")["views"] == "7"
+    assert (again.tokenizer, again.channels, again.classes) == (car.tokenizer, car.channels, car.classes)
+    for name, value in car.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert torch.equal(again.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
+
+
+def test_a_folder_that_holds_none_is_told(car: Car, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no language model that transformers can read"):
+        model.load(tmp_path)
+    model.save(car, tmp_path / "car")
+    (tmp_path / "car" / model.REST).unlink()
+    with pytest.raises(ValueError, match="was not written by generator.car"):
+        model.load(tmp_path / "car")
+
+
+def test_first_what_faces_the_language_model_learns_then_all(photos: Path) -> None:
+    align = Align(AlignRecipe.model_validate({**settings(photos, 200), "run": photos / "align"}))
+    before = {name: value.clone() for name, value in align.model.state_dict().items()}
+    align.run()
+    changed = {name.split(".")[0] for name, value in align.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"projector", "begin", "head"}
+
+    recipe = {**settings(photos, 400), "run": photos / "finetune", "start_from": photos / "align/car"}
+    finetune = Finetune(FinetuneRecipe.model_validate(recipe))
+    before = {name: value.clone() for name, value in finetune.model.state_dict().items()}
+    finetune.run()
+    changed = {name.split(".")[0] for name, value in finetune.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"language", "projector", "begin", "head"}
+
+    rows = [json.loads(line) for run in ("align", "finetune") for line in (photos / run / "log.jsonl").read_text().splitlines()]
+    bits = [row["bits_32"] for row in rows]
+    assert 8.3 > bits[0] > bits[4] > bits[-1]  # 300 codewords are 8.23 bits; four photos, by heart
+    facts = model.facts(photos / "finetune/car")
+    assert facts["views"] == "400"
+    assert json.loads(facts["recipe"])["batch"] == 4
+
+
+def test_stage_one_takes_a_language_model_from_a_folder(photos: Path) -> None:
+    language, text = small_language(48, 1, 2, 32)
+    language.save_pretrained(photos / "qwen")
+    text.save_pretrained(photos / "qwen")
+    recipe = {**settings(photos, 4), "run": photos / "align", "language": photos / "qwen"}
+    align = Align(AlignRecipe.model_validate(recipe))
+    align.run()
+    kept = model.load(photos / "align/car").language.state_dict()
+    for name, value in language.half().float().state_dict().items():
+        assert torch.equal(kept[name], value), name
+
+
+def test_what_does_not_fit_together_is_told(photos: Path) -> None:
+    checkpoint.save(ChannelTok(BACKBONE), photos / "channeltok.safetensors")
+    with pytest.raises(ValueError, match="is of the family channeltok: it needs cvq"):
+        Align(AlignRecipe.model_validate({**settings(photos, 4), "run": photos / "a", "tokenizer": photos / "channeltok.safetensors"}))
+
+    Align(AlignRecipe.model_validate({**settings(photos, 4), "run": photos / "align"})).run()
+    recipe = {**settings(photos, 4), "run": photos / "b", "start_from": photos / "align/car"}
+    checkpoint.save(Cvq(CvqShape(backbone=BACKBONE, codes=CODES)), photos / "other.safetensors")
+    with pytest.raises(ValueError, match="makes those of"):
+        Finetune(FinetuneRecipe.model_validate({**recipe, "tokenizer": photos / "other.safetensors"}))
+
+
+def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cvq = Cvq(CvqShape(backbone=BACKBONE, codes=CODES))
+    checkpoint.save(cvq, tmp_path / "cvq.safetensors")
+    car.tokenizer = checkpoint.fingerprint(cvq)
+    model.save(car, tmp_path / "car")
+    command = [sys.executable, "-m", "generator.car", "sample", str(tmp_path / "car"), "a photo of bee", "a photo", "-o"]
+    subprocess.run([*command, str(tmp_path / "bee.png"), "--tokenizer", str(tmp_path / "cvq.safetensors")], check=True)
+    assert (tmp_path / "bee.png").read_bytes()[:4] == b"\x89PNG"
+    refused = subprocess.run([*command, str(tmp_path / "bee.png")], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "makes tokens of" in refused.stderr
