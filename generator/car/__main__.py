@@ -11,7 +11,7 @@ from generator.car.train import AlignCommand, FinetuneCommand
 from tokenizer import checkpoint, inference
 from tokenizer.sheet import Column, draw
 
-STAGES = {"align": AlignCommand, "finetune": FinetuneCommand}
+STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {"align": AlignCommand, "finetune": FinetuneCommand}
 
 
 def main(arguments: list[str]) -> None:

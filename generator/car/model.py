@@ -1,7 +1,7 @@
 """A decoder-only language model that goes on from a text with the channels of a picture, coarse to fine (CAR, arXiv 2605.26089).
 
-A codeword, a channel map of 16 numbers, enters through a projector of two layers instead of the language model's own embedding, and a head of
-its own tells which codeword is next. The text is read by the language model's own tokenizer and embedding.
+A codeword, a channel map of 16 numbers, enters through a projector of two layers instead of the language model's own embedding, and a
+head of its own tells which codeword is next. The text is read by the language model's own tokenizer and embedding.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model

@@ -10,10 +10,11 @@ from generator.recipe import GeneratorRecipe
 
 
 class CarRecipe(GeneratorRecipe):
-    """A setting is taken from the command line, else from CHANNELTOK_CAR_<NAME>, else from the TOML file that CHANNELTOK_CAR_RECIPE names.
+    """Train a language model to foretell channels; repeating the command resumes it.
 
-    A member `class/photo.jpg` of a shard is a photo of that class, and its text is 'a photo of class'. For a pretrained language model
-    take `--optimiser adamw --rate 1e-4`: the rate here is one for random weights.
+    A setting is taken from the command line, else from CHANNELTOK_CAR_<NAME>, else from the TOML file that CHANNELTOK_CAR_RECIPE names. A
+    member `class/photo.jpg` of a shard is a photo of that class, and its text is 'a photo of class'. For a pretrained language model take
+    `--optimiser adamw --rate 1e-4`: the rate here is one for random weights.
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_CAR_")
@@ -28,9 +29,7 @@ class CarRecipe(GeneratorRecipe):
 
 
 class AlignRecipe(CarRecipe):
-    __doc__ = f"""Stage one: the language model stays as it is; projector and head learn to speak with it.
-
-    {CarRecipe.__doc__}"""
+    """Stage one: the language model stays as it is; projector and head learn to speak with it."""
 
     run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/car-align")
     language: Annotated[
@@ -40,9 +39,7 @@ class AlignRecipe(CarRecipe):
 
 
 class FinetuneRecipe(CarRecipe):
-    __doc__ = f"""Stage two: all of it learns, from where stage one ended.
-
-    {CarRecipe.__doc__}"""
+    """Stage two: all of it learns, from where stage one ended."""
 
     run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/car")
     start_from: Annotated[Path, Field(description="`car` folder of a run of stage one")] = Path("runs/car-align/car")

@@ -13,6 +13,8 @@ CHECKPOINT = "car"  # in a run's folder
 
 
 class CarTrainer(Trainer[Car, Settings]):
+    """Leaves a folder as generator.car.model writes it."""
+
     def _ship(self, facts: dict[str, str]) -> None:
         model.save(self.averaged, self.recipe.run / CHECKPOINT, facts)
 
@@ -48,14 +50,14 @@ class Finetune(CarTrainer[FinetuneRecipe]):
 
 
 class AlignCommand(AlignRecipe):
-    __doc__ = AlignRecipe.__doc__
+    __doc__ = f"{AlignRecipe.__doc__} {CarRecipe.__doc__}"
 
     def cli_cmd(self) -> None:
         Align(self).run()
 
 
 class FinetuneCommand(FinetuneRecipe):
-    __doc__ = FinetuneRecipe.__doc__
+    __doc__ = f"{FinetuneRecipe.__doc__} {CarRecipe.__doc__}"
 
     def cli_cmd(self) -> None:
         Finetune(self).run()

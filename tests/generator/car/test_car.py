@@ -123,7 +123,7 @@ def test_a_folder_that_holds_none_is_told(car: Car, tmp_path: Path) -> None:
         model.load(tmp_path)
     model.save(car, tmp_path / "car")
     (tmp_path / "car" / model.REST).unlink()
-    with pytest.raises(ValueError, match="was not written by generator.car"):
+    with pytest.raises(ValueError, match=r"was not written by generator\.car"):
         model.load(tmp_path / "car")
 
 
