@@ -29,11 +29,14 @@ serve: $(VENV)/serve.stamp $(if $(MODEL),build/serve-$(MODEL))  ## start the ser
 		$(if $(filter all,$(MODEL)),CHANNELTOK_DEFAULT_TOKENIZER=$${CHANNELTOK_DEFAULT_TOKENIZER:-demo}) $(BIN)/python -m service
 
 # The demo's graphs are those that are committed; nobody else's are.
-build/serve-all: $(wildcard tokenizer/weights/*.safetensors model_repository/demo_*/config.pbtxt) | $(VENV)/dev.stamp
+GENERATORS = $(wildcard generator/weights/*.safetensors)
+
+build/serve-all: $(wildcard tokenizer/weights/*.safetensors model_repository/demo_*/config.pbtxt) $(GENERATORS) | $(VENV)/dev.stamp
 	rm -rf $@ $@.new
 	mkdir -p build && cp -r model_repository $@.new
-	for weights in $(filter-out $(DEMO),$(filter %.safetensors,$^)); do \
+	for weights in $(filter-out $(DEMO) $(GENERATORS),$(filter %.safetensors,$^)); do \
 		$(BIN)/python -m export $$weights --repository $@.new --data 'docs/images/*.jpg' --photos 3 || exit 1; done
+	for weights in $(GENERATORS); do $(BIN)/python -m export generator $$weights --repository $@.new || exit 1; done
 	mv $@.new $@
 
 build/serve-%: | $(VENV)/dev.stamp

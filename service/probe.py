@@ -14,7 +14,7 @@ from service.triton import Model, Triton
 
 TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
-SHARE = 0.05  # of one engine's time that questions may take: a picture of the full size takes seconds
+SHARE = 0.01  # of one engine's time that questions may take: a picture of the full size takes seconds
 PROBE_TOKENS = 4
 # An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
 SAME_IDS = 0.9  # share of the tokens

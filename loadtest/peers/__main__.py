@@ -114,20 +114,18 @@ class Cell:
 
 
 def main() -> None:
-    """Measure, print, and write build/bench-peers.json."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each stretch")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="which peers")
     options = parser.parse_args()
-    figures = compare(options.rounds, options.seconds, options.only)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"wrote {REPORT}")
+    compare(options.rounds, options.seconds, options.only)
 
 
 def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) -> dict[str, object]:
-    """Measure and print; the cells' medians over `rounds`, each stretch of load `seconds` long, the ratios, and the versions."""
+    """Measure, print, and write build/bench-peers.json: the cells' medians over `rounds`, each stretch of load `seconds` long, the ratios, and
+    the versions. Returns the same."""
     jpegs = photos()
     pythons = {name: environment(name) for name in names}
     cells: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
@@ -159,7 +157,11 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
                     bodies = tuple(PEERS[name].body(jpeg) for jpeg in jpegs)
                     measure(name, Rest(url, "POST", bodies, (("content-type", PEERS[name].content_type),)))
     medians = {name: {load: Cell.median(seen) for load, seen in loads.items()} for name, loads in cells.items()}
-    return report(medians, rounds)
+    figures = report(medians, rounds)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"wrote {REPORT}")
+    return figures
 
 
 def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object]:

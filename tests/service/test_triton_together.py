@@ -67,6 +67,15 @@ async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
     assert triton.answers(DOUBLING) == 9
 
 
+async def test_more_than_a_request_may_hold_goes_as_several(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    assert np.array_equal((await ask(triton, *range(10))).output, 2 * entries(*range(10)))
+    assert sorted(real.sizes) == [2, 4, 4]
+    real.fails = True
+    with pytest.raises(EngineUnavailable):
+        await ask(triton, *range(10))
+
+
 async def test_who_goes_away_takes_nobody_along(engine: tuple[Engine, Triton]) -> None:
     real, triton = engine
     real.may_answer.clear()
