@@ -25,6 +25,9 @@ from service.triton import Triton
 
 log = structlog.get_logger()
 INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked for it
+# What an execution holds, of whichever model: as many run at once as there are instances of one. More would share the processor, take
+# turns in its caches, and find fewer pictures waiting (docs/decisions/0032).
+CORES = "cores"
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 _NO_GPU_HERE = ("CudaDriverHelper", "NVML")  # Triton calls it an error that a CPU machine has no GPU
@@ -166,6 +169,8 @@ class EmbeddedTriton:
                 raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
                 config.parameters[key].string_value = str(value)
+            if role != "generate":  # which holds its instance for a whole picture, and is bounded by max_generations
+                config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
         self._processes[name] = self._engine_processes(name)
 
@@ -216,6 +221,8 @@ class EmbeddedTriton:
             "--pinned-memory-pool-byte-size=0",
             "--exit-timeout-secs=5",
             "--log-info=false",
+            "--rate-limit=execution_count",
+            f"--rate-limit-resource={CORES}:{self._settings.engine_instances}",
             *tracing.triton_arguments(),
         ]
 

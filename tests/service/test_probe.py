@@ -14,7 +14,13 @@ from service.errors import EngineUnavailable
 from service.probe import Probe
 from service.triton import EXECUTION, Model, Tensor, Triton
 
-DECODER = Model("decoder", Tensor("x", "INT32", np.int32, (2,)), Tensor("y", "INT32", np.int32, (2,)), {"codes": "9"}, largest_request=4)
+DECODER = Model(
+    "decoder",
+    Tensor("x", "INT32", np.int32, (2,)),
+    Tensor("y", "INT32", np.int32, (2,)),
+    {"codes": "9", "bits_per_token": "4"},
+    largest_request=4,
+)
 
 
 class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
