@@ -26,8 +26,10 @@ EXECUTION = model_config_pb2.ModelOutput(name="execution", data_type=model_confi
 
 @dataclass(frozen=True)
 class Engine:
-    """name: as `python -m export engines --engine` takes it. describe: adds to a ModelConfig, whose tensors are known, all that runs a graph
-    of so many bytes."""
+    """name: as `python -m export engines --engine` takes it.
+
+    describe: adds to a ModelConfig, whose tensors are known, all that runs a graph of so many bytes.
+    """
 
     name: str
     describe: Callable[[Any, int], None]

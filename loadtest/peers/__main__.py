@@ -124,8 +124,10 @@ def main() -> None:
 
 
 def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) -> dict[str, object]:
-    """Measure, print, and write build/bench-peers.json: the cells' medians over `rounds`, each stretch of load `seconds` long, the ratios, and
-    the versions. Returns the same."""
+    """Measure, print, and write build/bench-peers.json; returns what it holds.
+
+    That is the cells' medians over `rounds`, each stretch of load `seconds` long, the ratios, and the versions.
+    """
     jpegs = photos()
     pythons = {name: environment(name) for name in names}
     cells: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
