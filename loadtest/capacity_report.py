@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from loadtest.peers.__main__ import OUR_BEST
+
 BUILD = Path("build")
 IMAGES = Path("docs/images")
 OURS = "#0b5fa5"
@@ -72,7 +74,7 @@ def by_clients(measured: dict[str, Any]) -> Figure:
         callers = [load for load in row if load != "open"]
         rates = [row[load]["goodput"] for load in callers]
         ours, bare = name.startswith("ChannelTok"), name.startswith("Triton")
-        color = OURS if ours else GREY if bare else next(others)
+        color = ACCENT if name == OUR_BEST else OURS if ours else GREY if bare else next(others)
         line = "--" if bare or name.endswith("REST") else "-"
         axes.plot(range(len(callers)), rates, line, marker="o", markersize=4, color=color, linewidth=2 if ours else 1.3, label=name)
     axes.set(
@@ -97,6 +99,8 @@ def by_rate(measured: dict[str, Any]) -> Figure:
         latency.axhline(1000 * objective, color=ACCENT, linestyle="--", linewidth=1, label=f"objective of p99, {1000 * objective:.0f} ms")
         latency.set(yscale="log", title=f"{role.capitalize()}: {capacity:.0f} calls/s hold it")
         latency.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        latency.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        latency.set_ylim(10, None)
         goodput.plot(rates, rates, color=GREY, linestyle=":", label="as many as asked for")
         goodput.plot(rates, [leg["goodput"] for leg in legs], marker="o", markersize=3, color=OURS, label="answered well")
         goodput.set(xlabel="calls/s, open loop", ylim=(0, 1.5 * max(leg["goodput"] for leg in legs)), xlim=(0, None))
@@ -165,7 +169,11 @@ def soak(measured: dict[str, Any]) -> Figure:
         latency.plot([1000 * minute["leg"][percentile] for minute in minutes], marker="o", markersize=3, color=color, label=percentile)
     latency.set(ylabel="latency, ms", ylim=(0, None), title=f"Encode and Decode by turns at {measured['rate_per_second']:.0f} calls/s")
     memory.plot([minute["memory"] / 1e6 for minute in minutes], marker="o", markersize=3, color=OURS, label="memory")
-    memory.set(ylabel="memory, MB", ylim=(0, None), xlabel="minute; the first is to warm up" if measured["seconds"] == 60 else "stretch")
+    memory.set(
+        ylabel="memory, MB",
+        ylim=(0, 1.2 * max(minute["memory"] for minute in minutes) / 1e6),
+        xlabel="minute; the first is to warm up" if measured["seconds"] == 60 else "stretch",
+    )
     memory.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     latency.legend(loc="lower right")
     return figure
