@@ -47,7 +47,6 @@ class Probe:
             return None
         if time.perf_counter() < self._not_before.get(model.name, 0.0):
             return None
-        self._not_before.pop(model.name, None)  # until it answered well again
         self._spared[model.name] = 0
         try:
             return await self._ask(model)

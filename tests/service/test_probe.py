@@ -12,7 +12,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from service import probe
 from service.errors import EngineUnavailable
 from service.probe import Probe
-from service.triton import EXECUTION, Model, Tensor, Triton
+from service.triton import EXECUTION, Model, Tensor
+from tests.service.stand_in import asked
 
 DECODER = Model(
     "decoder",
@@ -41,14 +42,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @pytest.fixture
 async def engine() -> AsyncIterator[tuple[Engine, Probe]]:
-    server, engine = grpc.aio.server(), Engine()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(engine, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    triton = Triton(f"127.0.0.1:{port}")
-    yield engine, Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
-    await triton.close()
-    await server.stop(0)
+    engine = Engine()
+    async with asked(engine) as triton:
+        yield engine, Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
 
 
 async def test_a_slow_engine_is_asked_rarely(engine: tuple[Engine, Probe], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -14,6 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from service import triton as module
 from service.errors import EngineUnavailable, Overloaded, ServiceError
 from service.triton import Model, Tensor, Triton
+from tests.service.stand_in import asked
 
 COUNTING = Model("counting", Tensor("upto", "INT32", np.int32, (1,)), Tensor("n", "INT32", np.int32, (1,)), {})
 
@@ -49,14 +49,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @pytest.fixture
 async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
-    server, engine = grpc.aio.server(), Engine()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(engine, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    triton = Triton(f"127.0.0.1:{port}")
-    yield engine, triton
-    await triton.close()
-    await server.stop(0)
+    engine = Engine()
+    async with asked(engine) as triton:
+        yield engine, triton
 
 
 async def count(triton: Triton, upto: int) -> list[int]:

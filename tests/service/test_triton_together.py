@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.triton import Inference, Model, Tensor, Triton
+from tests.service.stand_in import asked
 
 DOUBLING = Model("doubling", Tensor("x", "INT32", np.int32, (2,)), Tensor("y", "INT32", np.int32, (2,)), {}, largest_request=4)
 
@@ -41,14 +42,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @pytest.fixture
 async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
-    server, engine = grpc.aio.server(), Engine()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(engine, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    triton = Triton(f"127.0.0.1:{port}")
-    yield engine, triton
-    await triton.close()
-    await server.stop(0)
+    engine = Engine()
+    async with asked(engine) as triton:
+        yield engine, triton
 
 
 def entries(*values: int) -> NDArray[np.int32]:
