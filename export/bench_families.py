@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import families_page, graph, step
+from export import bench_generator, families_page, graph, step
 from export.__main__ import FAMILY_BUDGETS
 from export.bench_engines import GRAPH, REFERENCE, EngineProcess, Role, Task
 from export.random_model import random_model, random_of
-from generator import bench as generator_bench
 from generator import checkpoint as generator_checkpoint
 from tokenizer import checkpoint, independent_judge, inference
 from tokenizer.data import evaluation_photos, to_unit
@@ -142,11 +141,11 @@ def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
 
 
 def generate(rounds: int) -> Figures:
-    """As generator.bench, of the demo's trained generator; nothing where there is none."""
+    """As export.bench_generator, of the demo's trained generator; nothing where there is none."""
     if not GENERATOR.exists():
         return {}
     graph_of_it = step.step_graph(generator_checkpoint.load(GENERATOR), "demo").SerializeToString()
-    return {key.removeprefix("generate_"): value for key, value in generator_bench.measure(graph_of_it, rounds).items()}
+    return {key.removeprefix("generate_"): value for key, value in bench_generator.measure(graph_of_it, rounds).items()}
 
 
 def _task(folder: Path, role: Role, model: bytes, given: NDArray[Any]) -> Task:

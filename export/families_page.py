@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from generator.bench import LENGTHS
+from export.bench_generator import LENGTHS
 from tokenizer.flextok import D12
 
 PAGE = Path("docs/families.md")

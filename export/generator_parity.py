@@ -64,7 +64,7 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
         tokens, logits = greedy(steps, label, length)
         sequence, classes = torch.from_numpy(tokens)[None], torch.tensor([label])
         with torch.inference_mode():
-            hidden, _ = model.hidden(F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1))
+            hidden, _ = model.hidden(F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0)
             zeros = torch.zeros(length, prediction.draws, prediction.values)
             ours, our_logits = prediction.sample(hidden[0], torch.zeros(length), torch.zeros(length, dtype=torch.int32), zeros)
         different += int((ours.numpy() != tokens).sum())
@@ -75,18 +75,10 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
 def greedy(steps: Steps, label: int, length: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The most likely tokens one after the other, with the cache: int32 [length], and their logits float32 [length, draws, values]."""
     tokens, logits = [], []
-    newest, cache = [-1], steps.empty_cache().numpy()
+    newest, generation = [-1], steps.begin(label, temperature=0.0, top_k=0)
     for index in range(length):
-        feed = {
-            "tokens": np.array([newest], np.int32),
-            "class": np.array([label], np.int32),
-            "cache": cache,
-            "temperature": np.zeros(1, np.float32),
-            "top_k": np.zeros(1, np.int32),
-            "noise": gumbel(0, index, steps.draws, steps.values),
-        }
-        token, cache, scores = steps.session.run(["next", "new_cache", "logits"], feed)
-        tokens.append(token[0])
-        logits.append(scores[0])
-        newest = [token[0]]
+        token, scores = generation.step(newest, gumbel(0, index, steps.draws, steps.values))
+        tokens.append(token)
+        logits.append(scores)
+        newest = [token]
     return np.array(tokens, np.int32), np.stack(logits)

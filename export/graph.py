@@ -61,6 +61,7 @@ def _facts_of(model: Tokenizer, name: str, role: Literal["encode", "decode"], bu
 
 
 _FACTS = TypeAdapter(Facts)
+FreeAxes = tuple[dict[int, Any] | list[dict[int, Any]], ...]  # for each input, or each of a list, torch.export.Dim by axis
 
 
 class Encode(nn.Module):
@@ -124,10 +125,10 @@ def to_onnx(module: nn.Module, example: Tensor, input_name: str, output_name: st
 
 def traced(
     module: nn.Module,
-    examples: tuple[Tensor, ...],
+    examples: tuple[Tensor | list[Tensor], ...],
     input_names: list[str],
     output_names: list[str],
-    dynamic_shapes: tuple[dict[int, Any], ...],
+    dynamic_shapes: FreeAxes,
 ) -> onnx.ModelProto:
     """`module` as a checked graph, fp32 arithmetic and weights stored as fp16 where exact.
 

@@ -30,8 +30,60 @@ def gumbel(seed: int, index: int, draws: int, values: int) -> Any:
     return np.random.Generator(bits).gumbel(size=(1, draws, values)).astype(np.float32)
 
 
+class Generation:
+    """One sequence in the making. What the graph reads and writes is bound to it once: binding it for each step took a tenth of the time.
+    Keys and values are input and output at once, so new ones are written behind those there are.
+
+    length: how many positions there are.
+    """
+
+    def __init__(self, session: Any, channels: int, label: int, temperature: float, top_k: int) -> None:
+        """See Steps.begin."""
+        self.length = 0
+        self._session = session
+        self._binding = session.io_binding()
+        self._bound: dict[str, Any] = {}  # the binding alone would not keep the arrays' memory
+        shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+        for name, shape in shapes.items():
+            if name.startswith(("keys_", "values_")):
+                batch, heads, _, head = shape
+                self._bind(name, np.zeros((batch, heads, channels, head), np.float32))
+                self._binding.bind_ortvalue_output(f"new_{name}", self._bound[name])
+        self._bind("class", np.array([label], np.int32))
+        self._bind("temperature", np.array([temperature], np.float32))
+        self._bind("top_k", np.array([top_k], np.int32))
+        self._tokens = np.zeros((1, 0), np.int32)
+        self._before = self._bind("before", np.zeros(1, np.int32))
+        self._noise = self._bind("noise", np.zeros(shapes["noise"], np.float32))
+        self._next = self._bind("next", np.zeros(1, np.int32), output=True)
+        self._logits = self._bind("logits", np.zeros(shapes["noise"], np.float32), output=True)
+
+    def _bind(self, name: str, array: Any, output: bool = False) -> Any:
+        """The array itself, which ONNX Runtime reads, or writes, where it lies."""
+        import onnxruntime
+
+        self._bound[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        bind = self._binding.bind_ortvalue_output if output else self._binding.bind_ortvalue_input
+        bind(name, self._bound[name])
+        return array
+
+    def step(self, tokens: Any, noise: Any) -> tuple[int, Any]:
+        """The token after the newest positions int32 [n], -1 at the class's, and the logits [draws, values] it was drawn from.
+
+        noise: float32 [1, draws, values]. With the newest, positions are `channels` at most.
+        """
+        if len(tokens) != self._tokens.shape[1]:
+            self._tokens = self._bind("tokens", np.zeros((1, len(tokens)), np.int32))
+        self._tokens[0] = tokens
+        self._before[0] = self.length
+        self._noise[:] = noise
+        self._session.run_with_iobinding(self._binding)
+        self.length += len(tokens)
+        return int(self._next[0]), self._logits[0].copy()
+
+
 class Steps:
-    """The graph in ONNX Runtime. draws, values: shape of the noise of a token."""
+    """The graph in ONNX Runtime. draws, values: shape of the noise of a token. channels: tokens of a sequence at most."""
 
     def __init__(self, graph: str | bytes, threads: int) -> None:
         """graph: a file's path, or its content."""
@@ -42,30 +94,12 @@ class Steps:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        shapes = {tensor.name: tensor.shape for tensor in self.session.get_inputs()}
-        self.layers, _, _, self.heads, _, self.head = shapes["cache"]
-        _, self.draws, self.values = shapes["noise"]
-        self._value = onnxruntime.OrtValue.ortvalue_from_numpy
+        _, self.draws, self.values = next(tensor.shape for tensor in self.session.get_inputs() if tensor.name == "noise")
+        self.channels = int(self.session.get_modelmeta().custom_metadata_map["channels"])
 
-    def empty_cache(self) -> Any:
-        """What is remembered before the first position."""
-        return self._value(np.zeros((self.layers, 2, 1, self.heads, 0, self.head), np.float32))
-
-    def step(self, tokens: Any, label: int, cache: Any, temperature: float, top_k: int, noise: Any) -> tuple[int, Any]:
-        """The token after the newest positions int32 [n], -1 at the class's, and the cache that the next call takes.
-
-        The cache stays inside ONNX Runtime: as a numpy array it would be copied out and in at each step.
-        """
-        feed = {
-            "tokens": self._value(np.asarray(tokens, np.int32)[None]),
-            "class": self._value(np.array([label], np.int32)),
-            "cache": cache,
-            "temperature": self._value(np.array([temperature], np.float32)),
-            "top_k": self._value(np.array([top_k], np.int32)),
-            "noise": self._value(noise),
-        }
-        token, cache = self.session.run_with_ort_values(["next", "new_cache"], feed)
-        return int(token.numpy()[0]), cache
+    def begin(self, label: int, temperature: float, top_k: int) -> Generation:
+        """A sequence without any position yet. label: of the class, -1 = none. temperature: 0 = the likeliest. top_k: 0 = all values."""
+        return Generation(self.session, self.channels, label, temperature, top_k)
 
 
 class Sequence:
@@ -78,27 +112,27 @@ class Sequence:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
         }
-        self.label, self.length, self.seed, self.top_k = (int(given[name][0]) for name in ("class", "length", "seed", "top_k"))
-        self.temperature = float(given["temperature"][0])
+        label, self.length, self.seed, top_k = (int(given[name][0]) for name in ("class", "length", "seed", "top_k"))
+        temperature = float(given["temperature"][0])
         prefix = given["prefix"]
         self.index = int((prefix >= 0).sum())
-        if not -1 <= self.label < classes:
-            raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {self.label}")
+        if not -1 <= label < classes:
+            raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {label}")
         if (prefix[: self.index] < 0).any() or (prefix >= codes).any():
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
         if not max(1, self.index) <= self.length <= len(prefix):
             raise ValueError(f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the prefix, not {self.length}")
-        if not 0 <= self.temperature < np.inf or self.top_k < 0:
-            raise ValueError(f"temperature and top_k are 0 or more, not {self.temperature} and {self.top_k}")
+        if not 0 <= temperature < np.inf or top_k < 0:
+            raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
         self.newest = [-1, *prefix[: self.index].tolist()]
         self.steps = steps
-        self.cache = steps.empty_cache()
+        self.generation = steps.begin(label, temperature, top_k)
 
     def advance(self) -> bool:
         """Send one more token; whether there are more to come. A request that was cancelled, or has all its tokens, sends none."""
         if self.index < self.length and not self.sender.is_cancelled():
             noise = gumbel(self.seed, self.index, self.steps.draws, self.steps.values)
-            token, self.cache = self.steps.step(self.newest, self.label, self.cache, self.temperature, self.top_k, noise)
+            token, _ = self.generation.step(self.newest, noise)
             self.newest = [token]
             outputs = {"token": token, "index": self.index}
             self.sender.send(

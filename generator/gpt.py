@@ -5,6 +5,7 @@ Root mean square norms, rotary positions in one dimension, gated linear units, n
 tokens are ordered coarse to fine, and generation may stop after each.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,6 +17,11 @@ from generator.foreteller import Foreteller
 from generator.prediction import PREDICTIONS
 
 ROTARY_BASE = 10_000.0
+Cache = list[Tensor]  # keys of layer 0, values of layer 0, keys of layer 1 and so on, each float [B, heads, t, head]
+# Queries, keys and values of the n newest positions, float [B, n, 3 d], and keys and values of earlier ones, float [B, heads, t, head]
+# -> what the newest attend to, float [B, n, d], and keys and values to remember.
+Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Cache]]
+AttendWithin = Callable[[Tensor], tuple[Tensor, Cache]]  # the same where those of earlier ones are given already
 
 
 class GptShape(BaseModel):
@@ -73,26 +79,37 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention whose keys and values of earlier positions are given, not computed again, and not copied either."""
+    """Self-attention: the two matrices, and between them whatever `attend` makes of the cache."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """x: float [B, n, d]. rotation: of the n positions. mask: float [n, t + n], 0 or -inf. keys, values: float [B, heads, t, head].
+    def forward(self, x: Tensor, attend: AttendWithin) -> tuple[Tensor, Cache]:
+        """x: float [B, n, d]. Returns float [B, n, d] and the cache that `attend` gives."""
+        attended, cache = attend(self.qkv(x))
+        return self.out(attended), cache
 
-        Returns float [B, n, d] and the n new keys and, after them, values, float [2 B, heads, n, head].
-        """
-        qk, v = self.qkv(x).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).split([2 * self.heads, self.heads], dim=1)
-        q, k = rotated(qk, rotation).chunk(2, dim=1)
-        scores = torch.cat([q @ keys.transpose(2, 3), q @ k.transpose(2, 3)], dim=3) * k.shape[3] ** -0.5 + mask
+
+class CausalAttention:
+    """In PyTorch's own operators. Keys and values of earlier positions are not computed again, and not copied either.
+
+    heads: how many. rotation: of the n newest positions, see `rotated`. mask: float [n, t + n], 0 or -inf.
+    """
+
+    def __init__(self, heads: int, rotation: tuple[Tensor, Tensor], mask: Tensor) -> None:
+        self.heads, self.rotation, self.mask = heads, rotation, mask
+
+    def __call__(self, qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Cache]:
+        """As Attend; the cache that is returned is that of the n newest positions."""
+        qk, v = qkv.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).split([2 * self.heads, self.heads], dim=1)
+        q, k = rotated(qk, self.rotation).chunk(2, dim=1)
+        scores = torch.cat([q @ keys.transpose(2, 3), q @ k.transpose(2, 3)], dim=3) + self.mask
         of_earlier, of_new = scores.softmax(dim=3).split([keys.shape[2], k.shape[2]], dim=3)
         attended = of_earlier @ values + of_new @ v
-        return self.out(attended.transpose(1, 2).flatten(2)), torch.cat([k, v])
+        return attended.transpose(1, 2).flatten(2), [k, v]
 
 
 def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -122,13 +139,13 @@ class Layer(nn.Module):
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
         self.attention_norm, self.mlp_norm = RMSNorm(shape.width), RMSNorm(shape.width)
-        self.attention, self.mlp = Attention(shape.width, shape.heads), SwiGLU(shape.width, shape.inside)
+        self.attention, self.mlp = Attention(shape.width), SwiGLU(shape.width, shape.inside)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, attend: AttendWithin) -> tuple[Tensor, Cache]:
         """As Attention."""
-        attended, new = self.attention(self.attention_norm(x), rotation, mask, keys, values)
+        attended, cache = self.attention(self.attention_norm(x), attend)
         x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), new
+        return x + self.mlp(self.mlp_norm(x)), cache
 
 
 class Gpt(Foreteller):
@@ -148,39 +165,53 @@ class Gpt(Foreteller):
             nn.init.normal_(self.positions.weight, std=0.02)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.width)
-        half = shape.width // shape.heads // 2
+        head = shape.width // shape.heads
+        half = head // 2
+        # Queries and keys are both turned by these tables: with the fourth root of 1 / head in them, scores are divided by its square root.
+        scale = head**-0.25
         angles = torch.arange(shape.channels)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
-        self.register_buffer("cosines", torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False)
-        self.register_buffer("sines", torch.cat([-angles.sin(), angles.sin()], dim=1), persistent=False)
+        self.register_buffer("cosines", scale * torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False)
+        self.register_buffer("sines", scale * torch.cat([-angles.sin(), angles.sin()], dim=1), persistent=False)
 
-    def hidden(self, tokens: Tensor, classes: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """The n newest positions after the t in the cache, each as what `prediction` tells the next token from.
+    def hidden(self, tokens: Tensor, classes: Tensor, cache: Cache, before: int | Tensor) -> tuple[Tensor, Cache]:
+        """The n newest positions after the `before` in the cache, each as what `prediction` tells the next token from.
 
-        tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. cache: float [layers, 2, B, heads, t, head].
-        Returns float [B, n, d] and the cache of t + n positions.
+        tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. cache: its first `before` positions count, those
+        behind them are room that whoever holds it may have left to write new ones into. before: 0 to the cache's t.
+        Returns float [B, n, d] and the cache of the n new positions alone.
         """
-        before, new = cache.shape[4], tokens.shape[1]
+        new, room = tokens.shape[1], cache[0].shape[2]
+        order = torch.arange(new, device=tokens.device)
+        at = order + before
+        written = torch.where(torch.arange(room, device=tokens.device) < before, 0.0, -torch.inf)
+        mask = torch.cat([written.expand(new, room), torch.where(order <= order[:, None], 0.0, -torch.inf)], dim=1)
+        attend = CausalAttention(self.shape.heads, (self.cosines[at], self.sines[at]), mask)
+        return self.through_layers(self.embedded(tokens, classes, at), cache, attend)
+
+    def embedded(self, tokens: Tensor, classes: Tensor, at: Tensor) -> Tensor:
+        """tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. at: int [n], the positions. Returns float
+        [B, n, d]."""
         # From the last row when negative: that is 'no class'.
         labels = torch.where(classes < 0, self.shape.classes, classes)
         x = torch.where(tokens[..., None] < 0, self.classes(labels)[:, None], self.prediction.embed(tokens.clamp_min(0)))
-        at = torch.arange(new, device=tokens.device) + before
-        if self.positions is not None:
-            x = x + self.positions(at)
-        rotation = self.cosines[at], self.sines[at]
-        mask = torch.where(torch.arange(before + new, device=tokens.device) <= at[:, None], 0.0, -torch.inf)
-        remembered, fresh = cache.flatten(0, 1).unbind(), []
-        for layer, keys, values in zip(self.layers, remembered[::2], remembered[1::2], strict=True):
-            x, keys_and_values = layer(x, rotation, mask, keys, values)
-            fresh.append(keys_and_values)
-        return self.norm(x), torch.cat([cache, torch.cat(fresh).reshape(*cache.shape[:4], new, -1).to(cache.dtype)], dim=4)
+        return x if self.positions is None else x + self.positions(at)
 
-    def empty_cache(self, batch: int) -> Tensor:
-        """The cache before the first position: float [layers, 2, B, heads, 0, head]."""
+    def through_layers(self, x: Tensor, cache: Cache, attend: Attend) -> tuple[Tensor, Cache]:
+        """x: float [B, n, d]. Returns float [B, n, d] and what `attend` would remember of each layer."""
+        remembered: Cache = []
+        for layer, keys, values in zip(self.layers, cache[::2], cache[1::2], strict=True):
+            x, of_layer = layer(x, lambda qkv, keys=keys, values=values: attend(qkv, keys, values))
+            remembered += of_layer
+        return self.norm(x), remembered
+
+    def empty_cache(self, batch: int, room: int = 0) -> Cache:
+        """The cache before the first position, with room for so many."""
         shape = self.shape
-        return self.norm.weight.new_zeros(shape.layers, 2, batch, shape.heads, 0, shape.width // shape.heads)
+        one = (batch, shape.heads, room, shape.width // shape.heads)
+        return [self.norm.weight.new_zeros(one) for _ in range(2 * shape.layers)]
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        hidden, _ = self.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), classes, self.empty_cache(len(tokens)))
+        hidden, _ = self.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), classes, self.empty_cache(len(tokens)), 0)
         return self.prediction.nll(hidden, tokens)
 
     def inner_weights(self) -> list[Tensor]:

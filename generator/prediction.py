@@ -6,6 +6,7 @@ largest. That draws from the softmax of logits / temperature (Gumbel-max: Maddis
 """
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ class Bits(Prediction):
             self.register_buffer(name, constant, persistent=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        high = tokens // BYTE
+        high = (tokens / BYTE).int()  # exact, and three operators in ONNX where a division of integers is eight
         return self.high_embedding(high) + self.low_embedding(tokens - high * BYTE)
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -119,7 +120,9 @@ class Bits(Prediction):
         seen = (self.before[..., None] * earlier).sum(1)  # [255, units], of the weights alone
         units = F.silu(inner.index_select(1, self.level) + seen)
         logits = linear.index_select(1, self.level) + (units * out).sum(-1)
-        return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1) @ self.paths
+        # Not logsigmoid: ONNX has it as the log of a sigmoid, which is minus infinity for a bit that is certain, and NaN times a path's 0.
+        minus_zero = F.softplus(logits)  # -ln p of a 0
+        return torch.cat([-minus_zero, logits - minus_zero], dim=1) @ self.paths
 
 
 def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -143,11 +146,19 @@ def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
     """One of V values for each row: int32 [B]. logits, noise: float [B, V]. temperature: float [B]. top_k: int32 [B], 0 = all."""
     count = logits.shape[1]
-    descending = logits.sort(dim=1, descending=True).values
-    rank = torch.where((top_k < 1) | (top_k > count), count, top_k) - 1
-    least = descending.gather(1, rank.long()[:, None])
-    scores = torch.where(logits >= least, logits + temperature[:, None] * noise, -torch.inf)
+    every = (top_k < 1) | (top_k >= count)
+    kept = torch.where(every, 1, top_k)
+    most = cast(int, kept.max().item())
+    torch._check(most >= 1)
+    torch._check(most <= count)
+    least = logits.topk(most, dim=1).values.gather(1, kept.long()[:, None] - 1)
+    scores = torch.where(every[:, None] | (logits >= least), logits + temperature[:, None] * noise, -torch.inf)
     return scores.argmax(dim=1).to(torch.int32)
+
+
+def gumbel(source: torch.Generator, *shape: int) -> Tensor:
+    """Gumbel noise, float [*shape]."""
+    return -torch.log(-torch.log(torch.rand(*shape, generator=source).clamp(1e-20, 1 - 1e-7)))
 
 
 PREDICTIONS: dict[str, type[Prediction]] = {"softmax": Softmax, "bits": Bits}

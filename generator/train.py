@@ -1,27 +1,38 @@
 """`python -m generator.train`: train a generator on the tokens of WebDataset shards; stop it at will, the same command goes on."""
 
+import sys
+
 from pydantic_settings import CliApp
 
 from generator import checkpoint
 from generator.checkpoint import Generator
 from generator.gpt import Gpt, GptShape
-from generator.recipe import GeneratorRecipe
+from generator.recipe import GptRecipe
 from generator.training import Trainer
+from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.family import Tokenizer
 
 
-class TrainCommand(GeneratorRecipe):
-    __doc__ = GeneratorRecipe.__doc__
+class TrainCommand(GptRecipe):
+    __doc__ = GptRecipe.__doc__
 
     def cli_cmd(self) -> None:
         GptTrainer(self).run()
 
 
-class GptTrainer(Trainer[Gpt, GeneratorRecipe]):
-    """Of a GPT whose size the recipe tells."""
+class GptTrainer(Trainer[Gpt, GptRecipe]):
+    """Of a GPT whose size the recipe tells, or of one that was trained before.
+
+    Raises ValueError when that one reads another tokenizer's tokens, or knows other classes.
+    """
 
     def _new(self, tokenizer: Tokenizer) -> Gpt:
         recipe = self.recipe
+        if recipe.start_from is not None:
+            start, facts = checkpoint.load(recipe.start_from), tokenizer_checkpoint.facts(recipe.start_from)
+            self._must_fit(recipe.start_from, start.tokenizer, start.classes)
+            self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
+            return start.model.train()
         return GptShape(
             channels=tokenizer.shape.channels,
             codes=tokenizer.codes,
@@ -38,4 +49,7 @@ class GptTrainer(Trainer[Gpt, GeneratorRecipe]):
 
 
 if __name__ == "__main__":
-    CliApp.run(TrainCommand)
+    try:
+        CliApp.run(TrainCommand)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,7 +25,18 @@ PREFIXES = (1, 8, 32, 64, 128, 256)  # the log has the mean over the first so ma
 VALIDATION_PHOTOS = 256
 EVALUATION_BATCH = 32
 # What of the recipe a checkpoint does not tell: where things lie, and how often they are looked at.
-_NOT_RECORDED = {"run", "train", "validation", "tokenizer", "tokens", "language", "start_from", "evaluate_every", "checkpoint_minutes"}
+_NOT_RECORDED = {
+    "run",
+    "train",
+    "validation",
+    "tokenizer",
+    "tokens",
+    "language",
+    "start_from",
+    "evaluate_every",
+    "checkpoint_minutes",
+    "compile",
+}
 
 Model = TypeVar("Model", bound=Foreteller)
 Settings = TypeVar("Settings", bound=GeneratorRecipe)
@@ -46,7 +58,9 @@ class Trainer(ABC, Generic[Model, Settings]):
         kept = slice(VALIDATION_PHOTOS)
         self.validation = torch.from_numpy(validation.tokens[kept]), torch.from_numpy(validation.labels(self.classes)[kept])
         torch.manual_seed(recipe.seed)
+        self.views, self.seconds = 0, 0.0
         self.model = self._new(tokenizer)
+        self.fused = torch.compile(self.model) if recipe.compile else self.model  # the same weights; only steps are worth it
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimisers = optimisers(
             [weight for weight in self.model.parameters() if weight.requires_grad],
@@ -54,7 +68,7 @@ class Trainer(ABC, Generic[Model, Settings]):
             recipe,
         )
         self.weights = channel_weights(tokenizer.shape.channels, recipe.channel_slope)
-        self.views, self.seconds = 0, 0.0
+        self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
         self.stop = False
         self.last = recipe.run / "last.pt"
         if self.last.exists():
@@ -62,11 +76,19 @@ class Trainer(ABC, Generic[Model, Settings]):
 
     @abstractmethod
     def _new(self, tokenizer: Tokenizer) -> Model:
-        """The model that training begins with; a weight that needs no gradient stays as it is."""
+        """The model that training begins with; a weight that needs no gradient stays as it is. It may count photos as seen already."""
 
     @abstractmethod
     def _ship(self, facts: dict[str, str]) -> None:
         """Leave the averaged model in the run folder, with the training record."""
+
+    def _must_fit(self, start: Path, tokenizer: str, classes: list[str]) -> None:
+        """Raises ValueError when `start` was trained on tokens or classes that are not this run's."""
+        recipe = self.recipe
+        if tokenizer != self.fingerprint:
+            raise ValueError(f"{start} reads tokens of {tokenizer}, and {recipe.tokenizer} makes those of {self.fingerprint}")
+        if classes != self.classes:
+            raise ValueError(f"{start} was trained on {len(classes)} classes, and {recipe.train} has other ones")
 
     def run(self) -> None:
         """Train until `views` photos were seen, or until SIGINT or SIGTERM; both end with a checkpoint."""
@@ -101,14 +123,14 @@ class Trainer(ABC, Generic[Model, Settings]):
     def _step(self, tokens: Tensor, labels: Tensor) -> float:
         recipe = self.recipe
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            nll = self.model(tokens, labels)
+            nll = self.fused(tokens, labels)
         loss = (nll * self.weights).mean()
         self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate_at(self.views, 0)
+                group["lr"] = recipe.rate_at(self.views, self.warm_from)
             optimiser.step()
         follow(self.averaged, self.model, recipe.ema, self.views / recipe.batch)
         return loss.item()
@@ -132,6 +154,7 @@ class Trainer(ABC, Generic[Model, Settings]):
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "views": self.views,
             "seconds": self.seconds,
+            "warm_from": self.warm_from,
         }
         temporary = self.last.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -145,7 +168,7 @@ class Trainer(ABC, Generic[Model, Settings]):
         self.averaged.load_state_dict(state["averaged"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.views, self.seconds = state["views"], state["seconds"]
+        self.views, self.seconds, self.warm_from = state["views"], state["seconds"], state["warm_from"]
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop = True

@@ -62,7 +62,7 @@ def leaves(stacks: str) -> Counter[str]:
 
 def statistics(service: Service) -> str:
     """What Triton counted since it started: time in its queue and in the model, and how many pictures a run of the model took."""
-    with grpc.insecure_channel(f"127.0.0.1:{service.triton_port()}") as channel:
+    with grpc.insecure_channel(service.triton_address()) as channel:
         asked = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(service_pb2.ModelStatisticsRequest())
     rows = [f"{'model':24}{'queue':>8}{'input':>8}{'model':>8}{'output':>8}{'pictures/run':>14}"]
     for model in asked.model_stats:

@@ -243,7 +243,7 @@ class Generation:
             else:
                 if due == task.k:
                     return
-        self._triton.suspects[model.name] = asked
+        self._triton.suspect(model, asked)
         raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
 
     async def _show(self, task: _Task, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:

@@ -64,6 +64,17 @@ def build() -> dashboard.Dashboard:
         .with_panel(stage_by_budget("Encode waiting for the engine, 95 %, by budget", "encode", "engine_queue"))
         .with_panel(stage_by_budget("Decode in the engine, 95 %, by budget", "decode", "engine"))
         .with_panel(stage_by_budget("Decode waiting for the engine, 95 %, by budget", "decode", "engine_queue"))
+        .with_row(dashboard.Row("Generate"))
+        .with_panel(
+            graph(
+                "Generations in flight",
+                COUNT,
+                ("sum(channeltok_in_flight_generations)", "in flight"),
+                ("sum(channeltok_max_in_flight_generations)", "limit"),
+            )
+        )
+        .with_panel(token_time("First token", "channeltok_first_token_seconds"))
+        .with_panel(token_time("Between two tokens", "channeltok_next_token_seconds"))
         .with_row(dashboard.Row("Engine"))
         .with_panel(graph("Engine ready", COUNT, ("min by (model) (channeltok_engine_ready)", "{{model}}")))
         .with_panel(graph("Restarts in 15 minutes", COUNT, ("sum by (what) (increase(channeltok_engine_restarts_total[15m]))", "{{what}}")))
@@ -148,6 +159,12 @@ def triton_time(title: str, microseconds: str) -> timeseries.Panel:
     """Triton has counters of microseconds and no histograms: means are all there is."""
     requests = "sum by (model) (rate(nv_inference_request_success[$__rate_interval]))"
     return graph(title, SECONDS, (f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6 / {requests}", "{{model}}"), width=12)
+
+
+def token_time(title: str, seconds: str) -> timeseries.Panel:
+    """Median and tail, by generator."""
+    buckets = f"sum by (generator, le) (rate({seconds}_bucket[$__rate_interval]))"
+    return graph(title, SECONDS, *((f"histogram_quantile({q}, {buckets})", f"{{{{generator}}}}, {q:.0%}") for q in (0.5, 0.95, 0.99)))
 
 
 def budget_mix(title: str, rpc: str) -> timeseries.Panel:

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from generator.foreteller import Foreteller
-from generator.prediction import choose
+from generator.prediction import choose, gumbel
 
 LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"
@@ -76,6 +76,8 @@ class Car(Foreteller):
     """
 
     codewords: Tensor
+    class_texts: Tensor
+    class_masks: Tensor
 
     def __init__(
         self,
@@ -91,13 +93,16 @@ class Car(Foreteller):
         self.tokenizer, self.channels, self.classes = tokenizer, channels, list(classes)
         width = language.config.hidden_size
         self.register_buffer("codewords", codewords.clone())
+        every_text = text([*map(text_of, self.classes), text_of(None)], padding=True, return_tensors="pt")  # 'no class' is the last row
+        self.register_buffer("class_texts", every_text["input_ids"], persistent=False)
+        self.register_buffer("class_masks", every_text["attention_mask"], persistent=False)
         self.projector = nn.Sequential(nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width))
         self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where a picture begins
         self.head = nn.Linear(width, len(codewords), bias=False)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        texts, mask = self._texts([text_of(self.classes[label] if label >= 0 else None) for label in classes.tolist()])
+        texts, mask = self._embedded(self.class_texts[classes]), self.class_masks[classes]
         x = torch.cat([texts, self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1)
         mask = F.pad(mask, (0, tokens.shape[1]), value=1)
         hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=_positions(mask), use_cache=False).last_hidden_state
@@ -125,7 +130,7 @@ class Car(Foreteller):
         tokens: list[Tensor] = []
         for _ in range(k):
             hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache).last_hidden_state
-            noise = -torch.log(-torch.log(torch.rand(len(texts), len(self.codewords), generator=source).clamp(1e-20, 1 - 1e-7)))
+            noise = gumbel(source, len(texts), len(self.codewords))
             tokens.append(choose(self.head(hidden[:, -1]), temperatures, limits, noise))
             x = self.embed(tokens[-1][:, None])
             mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
@@ -134,7 +139,11 @@ class Car(Foreteller):
     def _texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embedded texts float [B, P, d], and int64 [B, P], 1 where there is one: they pad at their end, each has a first token."""
         batch = self.text(list(texts), padding=True, return_tensors="pt")
-        return self.language.get_input_embeddings()(batch["input_ids"]), batch["attention_mask"]
+        return self._embedded(batch["input_ids"]), batch["attention_mask"]
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.language.get_input_embeddings()(ids)
+        return embedded
 
     def inner_weights(self) -> list[Tensor]:
         return [module.weight for layer in self.language.layers for module in layer.modules() if isinstance(module, nn.Linear)]

@@ -1,7 +1,5 @@
 """The two stages a CAR is trained in."""
 
-from pathlib import Path
-
 from generator.car import model
 from generator.car.model import Car
 from generator.car.recipe import AlignRecipe, CarRecipe, FinetuneRecipe
@@ -40,12 +38,9 @@ class Finetune(CarTrainer[FinetuneRecipe]):
     """Raises ValueError when stage one left nothing, or left it for another tokenizer or other classes."""
 
     def _new(self, tokenizer: Tokenizer) -> Car:
-        start: Path = self.recipe.start_from
+        start = self.recipe.start_from
         car = model.load(start)
-        if car.tokenizer != self.fingerprint:
-            raise ValueError(f"{start} reads tokens of {car.tokenizer}, and {self.recipe.tokenizer} makes those of {self.fingerprint}")
-        if car.classes != self.classes:
-            raise ValueError(f"{start} was trained on {len(car.classes)} classes, and {self.recipe.train} has other ones")
+        self._must_fit(start, car.tokenizer, car.classes)
         return car.train()
 
 

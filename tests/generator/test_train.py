@@ -12,7 +12,7 @@ import torch
 
 import pictures
 from generator import checkpoint
-from generator.recipe import GeneratorRecipe
+from generator.recipe import GptRecipe
 from generator.tokens import NO_CLASS, encoded
 from generator.train import GptTrainer
 from tests.photographs import crops
@@ -36,14 +36,14 @@ def tokenizer(tmp_path: Path) -> ChannelTok:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> GeneratorRecipe:
+def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> GptRecipe:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         for i, (folder, data) in enumerate(zip(FOLDERS, crops(4), strict=True)):
             member = tarfile.TarInfo(f"{folder}/{i}.jpg")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    return GeneratorRecipe(
+    return GptRecipe(
         run=tmp_path / "run",
         tokenizer=tmp_path / "tokenizer.safetensors",
         tokens=tmp_path / "tokens",
@@ -61,7 +61,7 @@ def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_photos_are_encoded_once(recipe: GeneratorRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_are_encoded_once(recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, mirrored, cropped = encoded(tokenizer, recipe.train, 3, recipe.tokens)
     photos = np.stack([pictures.prepare(data, 128) for data in crops(4)])
     assert np.array_equal(plain.tokens, inference.encode(tokenizer, photos).numpy())
@@ -74,7 +74,18 @@ def test_photos_are_encoded_once(recipe: GeneratorRecipe, tokenizer: ChannelTok,
     assert np.array_equal(again[2].tokens, cropped.tokens)
 
 
-def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GeneratorRecipe) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch.compile imports what torch itself calls old
+def test_a_compiled_run_learns_the_same(recipe: GptRecipe) -> None:
+    losses = []
+    for compiled in (False, True):
+        some = recipe.model_copy(update={"views": 40, "run": recipe.run / str(compiled), "compile": compiled})
+        GptTrainer(some).run()
+        losses.append(json.loads((some.run / "log.jsonl").read_text())["bits_32"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GptRecipe) -> None:
     GptTrainer(recipe).run()
     rows = [json.loads(line) for line in (recipe.run / "log.jsonl").read_text().splitlines()]
     assert [row["views"] for row in rows] == list(range(40, 401, 40))
@@ -87,7 +98,7 @@ def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GeneratorRecipe) -> N
     assert json.loads(facts["recipe"])["batch"] == 4
 
 
-def test_the_same_command_goes_on(recipe: GeneratorRecipe) -> None:
+def test_the_same_command_goes_on(recipe: GptRecipe) -> None:
     first = GptTrainer(recipe.model_copy(update={"views": 8}))
     first.run()
     second = GptTrainer(recipe.model_copy(update={"views": 12}))
@@ -99,7 +110,32 @@ def test_the_same_command_goes_on(recipe: GeneratorRecipe) -> None:
     assert tokenizer_checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "12"
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(recipe: GeneratorRecipe) -> None:
+def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -> None:
+    """The photos they saw count, their size is kept, and the optimiser, which is new, warms up again."""
+    first = GptTrainer(recipe.model_copy(update={"views": 40}))
+    first.run()
+    shipped = recipe.run / "weights.safetensors"
+    longer = {"run": tmp_path / "longer", "start_from": shipped, "views": 80, "width": 48}
+    second = GptTrainer(recipe.model_copy(update=longer))
+    assert (second.views, second.warm_from) == (40, 40)
+    for name, value in checkpoint.load(shipped).model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], value), name
+    second.run()
+    assert tokenizer_checkpoint.facts(tmp_path / "longer/weights.safetensors")["views"] == "80"
+    third = GptTrainer(recipe.model_copy(update={**longer, "views": 120}))
+    assert (third.views, third.warm_from) == (80, 40)  # the run's own checkpoint comes first
+
+
+def test_weights_of_other_tokens_are_no_start(recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path) -> None:
+    GptTrainer(recipe.model_copy(update={"views": 4})).run()
+    other = ChannelTok(tokenizer.shape)
+    tokenizer_checkpoint.save(other, tmp_path / "other.safetensors")
+    start = {"run": tmp_path / "b", "start_from": recipe.run / "weights.safetensors", "tokenizer": tmp_path / "other.safetensors"}
+    with pytest.raises(ValueError, match="makes those of"):
+        GptTrainer(recipe.model_copy(update=start))
+
+
+def test_a_run_that_is_asked_to_stop_saves_first(recipe: GptRecipe) -> None:
     trainer = GptTrainer(recipe)
     trainer._ask_to_stop(signal.SIGTERM, None)
     trainer.run()

@@ -35,6 +35,9 @@ class Scripted:
         self.asked: list[Mapping[str, NDArray[Any]]] = []
         self.suspects: dict[str, float] = {}
 
+    def suspect(self, model: Model, sent: float) -> None:
+        self.suspects[model.name] = sent
+
     async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[Response, None]:
         self.asked.append(inputs)
         self.open += 1

@@ -1,4 +1,4 @@
-"""`python -m generator.bench GRAPH`: tokens with a cache against tokens without one, the same graph and runtime, in one run.
+"""`python -m export.bench_generator GRAPH`: tokens with a cache against tokens without one, the same graph and runtime, in one run.
 
 Expected before it was measured, for the demo's shape: a step with a cache reads 21 MB of weights, about 1.5 ms; without one it computes 128
 positions on average, 1.4 GFLOP, about 23 ms at 60 GFLOP/s. So 15 times, and 10 is asked.
@@ -10,10 +10,10 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
+
+from export.triton_generator import Steps
 
 LENGTHS = (32, 64, 128, 256)
 REPORT = Path("build/bench-generator.json")
@@ -26,13 +26,13 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
     the better of one thread and of one for each core.
     Raises RuntimeError when the two ways disagree about a token.
     """
-    sessions = {threads: _session(graph, threads) for threads in sorted({1, os.cpu_count() or 1})}
+    engines = {threads: Steps(graph, threads) for threads in sorted({1, os.cpu_count() or 1})}
     times: dict[tuple[int, bool], list[list[float]]] = {}
     for turn in range(rounds + 1):
         made = []
-        for threads, session in sessions.items():
+        for threads, steps in engines.items():
             for cached in (True, False):
-                tokens, seconds = _sequence(session, cached, max(LENGTHS) if turn else 8)
+                tokens, seconds = _sequence(steps, cached, max(LENGTHS) if turn else 8)
                 made.append(tokens)
                 if turn:  # the first turn warms up
                     times.setdefault((threads, cached), []).append(seconds)
@@ -41,7 +41,7 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
     figures: dict[str, float] = {}
     for cached, way in ((True, "cached"), (False, "uncached")):
         for length in LENGTHS:
-            medians = {threads: statistics.median(seconds[length - 1] for seconds in times[threads, cached]) for threads in sessions}
+            medians = {threads: statistics.median(seconds[length - 1] for seconds in times[threads, cached]) for threads in engines}
             figures[f"generate_{way}_{length}_seconds"] = min(medians.values())
             figures[f"generate_{way}_{length}_threads"] = min(medians, key=lambda threads: medians[threads])
     for length in LENGTHS:
@@ -59,38 +59,20 @@ def table(figures: dict[str, float]) -> str:
     return "\n".join(rows)
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _sequence(session: onnxruntime.InferenceSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
+def _sequence(steps: Steps, cached: bool, length: int) -> tuple[list[int], list[float]]:
     """The most likely tokens of no class, and after each of them the seconds since the start."""
-    shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
-    layers, _, _, heads, _, head = shapes["cache"]
-    value = onnxruntime.OrtValue.ortvalue_from_numpy
-    constant: dict[str, Any] = {
-        "class": value(np.full(1, -1, np.int32)),
-        "temperature": value(np.zeros(1, np.float32)),
-        "top_k": value(np.zeros(1, np.int32)),
-        "noise": value(np.zeros((1, *shapes["noise"][1:]), np.float32)),
-    }
-    empty = cache = value(np.zeros((layers, 2, 1, heads, 0, head), np.float32))
-    tokens, seconds, started = [-1], [], time.perf_counter()
+    noise = np.zeros((1, steps.draws, steps.values), np.float32)
+    generation, tokens, seconds, started = steps.begin(-1, temperature=0.0, top_k=0), [-1], [], time.perf_counter()
     for _ in range(length):
-        given = value(np.array([tokens[-1:] if cached else tokens], np.int32))
-        token, cache = session.run_with_ort_values(
-            ["next", "new_cache"], {"tokens": given, "cache": cache if cached else empty, **constant}
-        )
-        tokens.append(int(token.numpy()[0]))
+        if not cached:
+            generation.length = 0
+        tokens.append(generation.step(tokens[generation.length :], noise)[0])
         seconds.append(time.perf_counter() - started)
     return tokens[1:], seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m generator.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m export.bench_generator", description=__doc__)
     parser.add_argument("graph", type=Path, help="model.onnx of a generator, in a model repository")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -1,0 +1,67 @@
+"""`python -m generator.sample WEIGHTS CLASS... -o PICTURE`: what a generator makes of classes, each at growing k."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from generator import checkpoint
+from generator.gpt import Gpt
+from generator.prediction import gumbel
+from tokenizer import checkpoint as tokenizer_checkpoint
+from tokenizer import inference
+from tokenizer.sheet import Column, draw
+
+# Those that the service takes where a caller names none, see docs/generate.md.
+TEMPERATURE, TOP_K = 0.85, 200
+
+
+@torch.inference_mode()
+def sample(model: Gpt, labels: Sequence[int], seed: int, temperature: float = TEMPERATURE, top_k: int = TOP_K) -> Tensor:
+    """A whole sequence for each class id (-1 = none): int32 [B, C]; equal arguments give equal tokens.
+
+    temperature: 0 = the likeliest. top_k: 0 = all. The noise is another than the service's: equal seeds give other pictures there.
+    """
+    batch, source = len(labels), torch.Generator().manual_seed(seed)
+    classes, cache = torch.tensor(labels), model.empty_cache(batch, room=model.shape.channels)
+    temperatures, limits = torch.full((batch,), temperature), torch.full((batch,), top_k)
+    tokens = [torch.full((batch,), -1)]  # the class's place
+    for index in range(model.shape.channels):
+        hidden, fresh = model.hidden(tokens[-1][:, None], classes, cache, index)
+        for all_of_it, new in zip(cache, fresh, strict=True):
+            all_of_it[:, :, index] = new[:, :, 0]
+        noise = gumbel(source, batch, model.prediction.draws, model.prediction.values)
+        tokens.append(model.prediction.sample(hidden[:, -1], temperatures, limits, noise)[0])
+    return torch.stack(tokens[1:], dim=1)
+
+
+def main() -> None:
+    """One row for each class. Exits with a sentence where what is given does not fit together."""
+    parser = argparse.ArgumentParser(prog="python -m generator.sample", description=__doc__)
+    parser.add_argument("weights", type=Path, help="safetensors of `python -m generator.train`")
+    parser.add_argument("classes", nargs="+", help="names of classes it was trained on")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--top-k", type=int, default=TOP_K, help="of the likeliest values of each byte; 0 = all")
+    options = parser.parse_args()
+    generator, tokenizer = checkpoint.load(options.weights), tokenizer_checkpoint.load(options.tokenizer)
+    if (made := tokenizer_checkpoint.fingerprint(tokenizer)) != generator.tokenizer:
+        sys.exit(f"{options.weights} makes tokens of {generator.tokenizer}, and {options.tokenizer} is {made}")
+    if unknown := [name for name in options.classes if name not in generator.classes]:
+        sys.exit(f"{options.weights} does not know {', '.join(unknown)}; its classes are {', '.join(generator.classes)}")
+    labels = [generator.classes.index(name) for name in options.classes]
+    tokens = sample(generator.model, labels, options.seed, options.temperature, options.top_k)
+    columns = [
+        Column([f"{name}, k = {k}" for name in options.classes], inference.decode(tokenizer, tokens, k))
+        for k in inference.budgets(generator.model.shape.channels)
+    ]
+    draw(columns, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`python -m generator.sample` draws what the model says, and says what does not fit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from generator import checkpoint
+from generator.checkpoint import Generator
+from generator.sample import sample
+from tests.generator.random_generator import CLASSES, random_generator
+from tokenizer import checkpoint as tokenizer_checkpoint
+from tokenizer.channeltok import ChannelTok, ShuffleShape
+
+
+def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:
+    model = random_generator().model
+    tokens = sample(model, [2, -1], seed=0, temperature=0.0)
+    with torch.inference_mode():
+        hidden, _ = model.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), torch.tensor([2, -1]), model.empty_cache(2), 0)
+        of_both = len(tokens) * tokens.shape[1]
+        zeros = torch.zeros(of_both, model.prediction.draws, model.prediction.values)
+        told, _ = model.prediction.sample(hidden.flatten(0, 1), torch.zeros(of_both), torch.zeros(of_both, dtype=torch.int32), zeros)
+    assert torch.equal(tokens.flatten(), told)
+
+
+def test_a_seed_decides() -> None:
+    model = random_generator().model
+    first, again, other = (sample(model, [0, 1], seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """The command's weights, and the option that names their tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32)))
+    tokenizer_checkpoint.save(tokenizer, tmp_path / "tokenizer.safetensors")
+    made = tokenizer_checkpoint.fingerprint(tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors"))
+    checkpoint.save(Generator(random_generator().model, made, CLASSES), tmp_path / "generator.safetensors")
+    return [
+        str(tmp_path / "generator.safetensors"),
+        "--tokenizer",
+        str(tmp_path / "tokenizer.safetensors"),
+        "-o",
+        str(tmp_path / "out.png"),
+    ]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "generator.sample", *words], capture_output=True, text=True, check=False)
+
+
+def test_the_command_draws_a_row_for_each_class(files: list[str]) -> None:
+    made = run(*files, "cat", "bee")
+    assert made.returncode == 0, made.stderr
+    with Image.open(files[-1]) as picture:
+        assert picture.height > 2 * 200
+
+
+def test_what_does_not_fit_is_said_in_a_sentence(files: list[str]) -> None:
+    unknown = run(*files, "cat", "dog")
+    assert unknown.returncode == 1
+    assert unknown.stderr.endswith("does not know dog; its classes are ant, bee, cat\n")
+    demo = run(files[0], "cat", "-o", files[-1])
+    assert demo.returncode == 1
+    assert "makes tokens of" in demo.stderr
