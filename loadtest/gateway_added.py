@@ -60,7 +60,7 @@ def triton_targets(service: Service) -> dict[str, Grpc]:
         tokens = [client.encode(jpeg).ids for jpeg in jpegs]
     name, k = tokenizer.name, tokenizer.channels
     pixels = [pictures.prepare(jpeg, tokenizer.picture_size) for jpeg in jpegs]
-    address = f"127.0.0.1:{service.triton_port()}"
+    address = service.triton_address()
     encode = tuple(_request(f"{name}_encode", "picture", "UINT8", one) for one in pixels)
     decode = tuple(_request(f"{name}_decode_k{k}", "tokens", "INT32", one.astype(np.int32)) for one in tokens)
     return {"encode": Grpc(address, INFER, encode), "decode": Grpc(address, INFER, decode)}

@@ -50,7 +50,7 @@ def main() -> None:
             for callers in CALLERS:
                 triton, gateway = list[float](), list[float]()
                 for _ in range(options.rounds):
-                    triton.append(perf_analyzer(model, service.triton_port(), data, callers, options.seconds))
+                    triton.append(perf_analyzer(model, service.triton_address(), data, callers, options.seconds))
                     gateway.append(generators.closed_loop(target, callers, options.seconds).result().goodput)
                 row = {"triton": statistics.median(triton), "gateway": statistics.median(gateway)}
                 row["ratio"] = statistics.median(ours / bare for ours, bare in zip(gateway, triton, strict=True))
@@ -69,7 +69,7 @@ def inputs(role: str, jpegs: list[bytes], tokens: list[Tokens], size: int) -> li
     return [{name: {"b64": base64.b64encode(array.tobytes()).decode()}} for array in arrays]
 
 
-def perf_analyzer(model: str, port: str, data: Path, callers: int, seconds: float) -> float:
+def perf_analyzer(model: str, address: str, data: Path, callers: int, seconds: float) -> float:
     """Inferences/s of a closed loop. SystemExit, with what it wrote, where it fails."""
     table = data.with_suffix(".csv")
     table.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def perf_analyzer(model: str, port: str, data: Path, callers: int, seconds: floa
         "-m",
         model,
         "-u",
-        f"127.0.0.1:{port}",
+        address,
         "-i",
         "grpc",
         "--input-data",

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,24 @@ class Service:
     log: list[str] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
 
-    def children(self) -> list[psutil.Process]:
-        """tritonserver and its stubs."""
-        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+    def children(self, name: str = "") -> list[psutil.Process]:
+        """tritonserver and its stubs, or those of them with `name` in their names."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                if name in child.name():
+                    found.append(child)
         return found
 
-    def triton_port(self) -> str:
-        """Loopback port of the embedded Triton's gRPC."""
-        (triton,) = [child for child in self.children() if child.name() == "tritonserver"]
+    def triton_port(self, of: str = "grpc") -> int:
+        """Loopback port of the embedded Triton's gRPC, or of its `metrics`."""
+        (triton,) = self.children("tritonserver")
         words: list[str] = triton.cmdline()
-        return next(word.split("=")[1] for word in words if word.startswith("--grpc-port="))
+        return next(int(word.split("=")[1]) for word in words if word.startswith(f"--{of}-port="))
+
+    def triton_address(self, of: str = "grpc") -> str:
+        """HOST:PORT of it."""
+        return f"127.0.0.1:{self.triton_port(of)}"
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of its log for one event, such as `stopped`."""

@@ -44,7 +44,7 @@ class EmbeddedTriton:
         """Raises CannotStart when the repository holds no models."""
         self._repository = settings.model_repository.resolve()
         self._settings = settings
-        if not self._on_disk():
+        if not self.on_disk():
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
         self._processes: dict[str, list[psutil.Process]] = {}  # models that are loaded -> their engine processes
@@ -76,7 +76,7 @@ class EmbeddedTriton:
                 raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
             await asyncio.sleep(0.05)
         try:
-            await asyncio.gather(*(self._load(triton, name) for name in self._on_disk()))
+            await asyncio.gather(*(self._load(triton, name) for name in self.on_disk()))
         except EngineUnavailable as error:
             raise CannotStart(str(error)) from error
 
@@ -99,7 +99,7 @@ class EmbeddedTriton:
         in_use: models that calls are sent to, unless they bring tokens of an older version.
         Raises EngineUnavailable or CannotStart for what cannot be loaded.
         """
-        on_disk, now = set(self._on_disk()), asyncio.get_running_loop().time()
+        on_disk, now = set(self.on_disk()), asyncio.get_running_loop().time()
         if not on_disk:  # it is being replaced this very moment, or somebody took it away: what is loaded goes on
             return
         self._gone = {name: self._gone.get(name, now) for name in self._processes.keys() - on_disk - in_use}
@@ -145,7 +145,8 @@ class EmbeddedTriton:
         await self._kill()
         self._backends.cleanup()
 
-    def _on_disk(self) -> list[str]:
+    def on_disk(self) -> list[str]:
+        """Names of the models in the repository, sorted."""
         return sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
 
     def _engine_processes(self, name: str) -> list[psutil.Process]:

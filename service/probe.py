@@ -1,6 +1,7 @@
 """A real, small inference through a Triton model: the only thing that shows that its engine works."""
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from contextlib import aclosing
@@ -23,7 +24,7 @@ SAME_PIXELS = 4.0  # mean difference, of 255
 
 class Probe:
     """Asks, unless callers' answers show already that the model works: then only one look in `LOOKS` costs the engine time. And an engine
-    that is slow is asked less often, for `SHARE` of its time at most.
+    that is slow is asked less often, for `SHARE` of its time at most, until it fails somebody.
 
     Remembers what each model answered first: an engine that answers something else later computes rubbish (NaN, say).
     """
@@ -34,7 +35,8 @@ class Probe:
         self._probe_seconds = probe_seconds
         self._first: dict[str, NDArray[Any]] = {}
         self._spared: dict[str, int] = defaultdict(int)
-        self._not_before: dict[str, float] = {}
+        self._fastest: dict[str, float] = {}  # seconds of its quickest answer: the first of all is slow, and so are those under load
+        self._asked: dict[str, float] = {}  # when it answered the question
         self._own: dict[str, int] = defaultdict(int)  # answers that the model had given at the last look
 
     async def look(self, model: Model) -> ServiceError | None:
@@ -45,7 +47,7 @@ class Probe:
             self._spared[model.name] += 1
             self._own[model.name] = self._triton.answers(model)
             return None
-        if time.perf_counter() < self._not_before.get(model.name, 0.0):
+        if self._asked_lately(model):
             return None
         self._spared[model.name] = 0
         try:
@@ -60,7 +62,7 @@ class Probe:
         if self._triton.streaming(model):
             if self._triton.silent_seconds(model) <= self._engine_timeout:
                 return None
-            self._triton.suspects[model.name] = started
+            self._triton.suspect(model, started)
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -70,12 +72,12 @@ class Probe:
             return None
         except TimeoutError:
             if self._triton.silent_seconds(model) > self._engine_timeout:
-                self._triton.suspects[model.name] = started
+                self._triton.suspect(model, started)
             return DeadlineExceeded("the engine makes no tokens")
         except ServiceError as error:
             return error
         if not np.array_equal(output, self._first.setdefault(model.name, output)):
-            self._triton.suspects[model.name] = started
+            self._triton.suspect(model, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         return None
 
@@ -87,16 +89,22 @@ class Probe:
             return None  # load, not a fault: the engine is at work
         except DeadlineExceeded as error:
             if self._triton.silent_seconds(model) > self._engine_timeout:
-                self._triton.suspects[model.name] = started
+                self._triton.suspect(model, started)
             return error
         except ServiceError as error:
             return error
         output = inference.output
         if not _alike(output, self._first.setdefault(model.name, output)):
-            self._triton.suspects[model.name] = started
+            self._triton.suspect(model, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
-        self._not_before[model.name] = time.perf_counter() + inference.compute_seconds / SHARE
+        self._asked[model.name] = time.perf_counter()
+        self._fastest[model.name] = min(inference.compute_seconds, self._fastest.get(model.name, math.inf))
         return None
+
+    def _asked_lately(self, model: Model) -> bool:
+        """As lately as `SHARE` forbids to ask again, and nobody was failed since."""
+        asked = self._asked.get(model.name, -math.inf)
+        return asked > self._triton.failed(model) and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
 
 
 def _question(model: Model) -> NDArray[Any]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -53,6 +54,7 @@ class Supervisor:
         self._looked = 0.0
         self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
         self._generating: set[str] = set()  # models of those that answered when they were asked last
+        self._known: dict[str, Model] = {}  # models that Triton had, by name, until they are retired
         self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
 
     async def watch(self) -> None:
@@ -89,22 +91,37 @@ class Supervisor:
         try:
             models = await self._triton.models()
         except ServiceError:
-            for model in (model for tokenizer in self._tokenization.catalogue.tokenizers for model in tokenizer.models):
-                metrics.ENGINE_READY.labels(model.name).set(0)
+            for name in self._known:
+                metrics.ENGINE_READY.labels(name).set(0)
             raise
-        candidates = self._catalogue(models).tokenizers
+        found = self._catalogue(models)
+        self._tell_gone(models, found)
         if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
-            self._publish(self._catalogue(models))
-        looks = list(zip(candidates, await asyncio.gather(*map(self._look_at, candidates)), strict=True))
+            self._publish(found)
+        looks = list(zip(found.tokenizers, await asyncio.gather(*map(self._look_at, found.tokenizers)), strict=True))
         # A version that fails is no reason to be not ready while another of the same name works: nobody is sent to it.
         working = {tokenizer.name for tokenizer, failures in looks if not failures}
         left_out = {tokenizer.fingerprint for tokenizer, failures in looks if failures and tokenizer.name in working}
-        self._generators = self._catalogue(models).generators
+        self._generators = found.generators
         unproven = self._unproven()
         served = [one for one in models if one.parameters.get("fingerprint") not in left_out and one.name not in unproven]
         self._publish(self._catalogue(served))
         why_not = [failure for tokenizer, failures in looks if tokenizer.fingerprint not in left_out for failure in failures]
         await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
+
+    def _tell_gone(self, models: list[Model], found: Catalogue) -> None:
+        """A model that Triton has no more is not ready (a reload came to a stop half-way, say); one that is retired is nothing any more."""
+        names = {one.name for one in found.tokenizers} | {one.name for one in found.generators}
+        fingerprints = {model.parameters.get("fingerprint") for model in models}
+        for name in self._known.keys() - {model.name for model in models}:
+            facts = self._known[name].parameters
+            replaced = _owner(facts) in names and facts["fingerprint"] not in fingerprints
+            if replaced or (self._embedded is not None and name not in self._embedded.on_disk()):
+                metrics.ENGINE_READY.labels(name).set(math.nan)  # no series of several processes can be removed
+                del self._known[name]
+            else:
+                metrics.ENGINE_READY.labels(name).set(0)
+        self._known |= {model.name: model for model in models if _owner(model.parameters) is not None}
 
     def _catalogue(self, models: list[Model]) -> Catalogue:
         return Catalogue(models, self._settings.default_tokenizer, self._settings.default_generator)
@@ -197,6 +214,11 @@ class Supervisor:
             self.ready = ready
             metrics.READY.set(ready)
             await self._announce(ready)
+
+
+def _owner(facts: Mapping[str, str]) -> str | None:
+    """The tokenizer or generator that a model belongs to, by name."""
+    return facts.get("tokenizer") or facts.get("generator")
 
 
 class _Repairs:

@@ -102,6 +102,7 @@ class Triton:
         self.url = url
         # Models whose inference failed for a cause of theirs -> when the last such one was sent; the supervisor looks after them.
         self.suspects: dict[str, float] = {}
+        self._failed_at: dict[str, float] = {}
         self._answered: dict[str, _Answered] = {}
         self._streams: dict[str, int] = defaultdict(int)  # open ones, by model
         self._groups: dict[str, _Group] = {}  # those that still take more, by model
@@ -170,6 +171,15 @@ class Triton:
         """Inferences that it answered so far."""
         return self._answered[model.name].count if model.name in self._answered else 0
 
+    def failed(self, model: Model) -> float:
+        """When somebody last got no answer from it, in seconds of time.perf_counter; -inf where all did."""
+        return self._failed_at.get(model.name, -math.inf)
+
+    def suspect(self, model: Model, sent: float) -> None:
+        """To be looked after: what was asked of it at `sent` failed, for a cause of its own."""
+        self.suspects[model.name] = sent
+        self._failed_at[model.name] = time.perf_counter()
+
     async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
@@ -193,7 +203,8 @@ class Triton:
         except TimeoutError as error:
             # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
             if answered.sent - started > OVERTAKEN_SECONDS:
-                self.suspects[model.name] = started
+                self.suspect(model, started)
+            self._failed_at[model.name] = time.perf_counter()
             raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
     async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
@@ -242,7 +253,7 @@ class Triton:
             self._streams[model.name] -= 1
             call.cancel()
             if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
-                self.suspects[model.name] = started
+                self.suspect(model, started)
 
     def streaming(self, model: Model) -> bool:
         """Whether answers of `stream` are waited for."""
@@ -253,7 +264,7 @@ class Triton:
         known = _known(details)
         known.add_note(f"Triton says: {details}")  # for the log; callers see `detail` only
         if isinstance(known, EngineUnavailable):
-            self.suspects[model.name] = started
+            self.suspect(model, started)
         return known
 
     async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None) -> Inference:
@@ -312,7 +323,7 @@ class Triton:
         content = raw.get(model.output.name, b"")
         due = len(array) * model.output.nbytes
         if len(content) != due:
-            self.suspects[model.name] = started
+            self.suspect(model, started)
             raise EngineUnavailable(f"the engine answered {len(content)} bytes where {due} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(len(array), *model.output.shape)
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)

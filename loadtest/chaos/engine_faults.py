@@ -64,9 +64,9 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
 def _victims(service: Service, name: str) -> list[psutil.Process]:
     """The stubs, or the tritonserver; by command line, so that those of one model are together."""
     found = []
-    for child in service.children():
+    for child in service.children(name):
         try:
-            if name in child.name() and child.status() != psutil.STATUS_ZOMBIE:
+            if child.status() != psutil.STATUS_ZOMBIE:
                 found.append((child.cmdline(), child))
         except psutil.NoSuchProcess:
             continue

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from service import probe
 from service.errors import EngineUnavailable
 from service.probe import Probe
-from service.triton import EXECUTION, Model, Tensor
+from service.triton import EXECUTION, Model, Tensor, Triton
 from tests.service.stand_in import asked
 
 DECODER = Model(
@@ -41,31 +41,61 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[tuple[Engine, Probe]]:
-    engine = Engine()
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def triton(engine: Engine) -> AsyncIterator[Triton]:
     async with asked(engine) as triton:
-        yield engine, Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
+        yield triton
 
 
-async def test_a_slow_engine_is_asked_rarely(engine: tuple[Engine, Probe], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, looks = engine
-    real.seconds = 0.02  # so it is left alone for 2 s
+@pytest.fixture
+def looks(triton: Triton) -> Probe:
+    return Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
+
+
+async def test_a_slow_engine_is_asked_rarely(engine: Engine, looks: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.seconds = 0.02  # so it is left alone for 2 s
     for _ in range(5):
         assert await looks.look(DECODER) is None
-    assert real.asked == 1
+    assert engine.asked == 1
     monkeypatch.setattr(probe, "SHARE", 1.0)
-    real.seconds = 0.0
+    engine.seconds = 0.0
     await asyncio.sleep(2.1)
     for _ in range(5):
         assert await looks.look(DECODER) is None
-    assert real.asked > 2
+    assert engine.asked > 2
 
 
-async def test_one_that_failed_is_asked_at_once(engine: tuple[Engine, Probe]) -> None:
-    real, looks = engine
-    real.fails = True
+async def test_one_that_failed_is_asked_at_once(engine: Engine, looks: Probe) -> None:
+    engine.fails = True
     for _ in range(3):
         assert isinstance(await looks.look(DECODER), EngineUnavailable)
-    assert real.asked == 3
-    real.fails = False
+    assert engine.asked == 3
+    engine.fails = False
     assert await looks.look(DECODER) is None
+
+
+async def test_how_slow_it_is_is_told_by_its_quickest_answer(engine: Engine, looks: Probe) -> None:
+    engine.seconds = 0.01  # cold, so it is left alone for a second
+    assert await looks.look(DECODER) is None
+    engine.seconds = 0.0
+    await asyncio.sleep(1.1)
+    assert await looks.look(DECODER) is None
+    engine.seconds = 0.2  # under load
+    for _ in range(3):
+        assert await looks.look(DECODER) is None
+    assert engine.asked == 5
+
+
+async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(engine: Engine, looks: Probe, triton: Triton) -> None:
+    engine.seconds = 0.05
+    for _ in range(2):
+        assert await looks.look(DECODER) is None
+    assert engine.asked == 1
+    engine.fails = True
+    with pytest.raises(EngineUnavailable):
+        await triton.infer(DECODER, np.zeros((1, 2), np.int32))
+    assert isinstance(await looks.look(DECODER), EngineUnavailable)

@@ -235,12 +235,12 @@ def test_who_leaves_stops_the_engine(caller: Client, generating: Service, made: 
     if way == "gRPC":
         stream = caller.generate(k=LONG)
         assert isinstance(next(stream), Started)
-        assert made.sequences() == 1
+        eventually(lambda: made.sequences() == 1, 3, "the sequence alone, without a probe")
         stream.close()
     else:
         with httpx.stream("POST", f"{generating.rest}/v1/generate", json={"k": LONG}) as reply:
             assert next(reply.iter_lines()) == "event: start"
-            assert made.sequences() == 1
+            eventually(lambda: made.sequences() == 1, 3, "the sequence alone, without a probe")
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence, which had 8 s to go")
     eventually(lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "a free place")
     assert sample(generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED") == cancelled + 1

@@ -55,7 +55,7 @@ def test_a_call_overtakes_a_stream() -> None:
 
 def executed(service: Service) -> int:
     """Pictures that Triton's encode model computed."""
-    with grpc.insecure_channel(f"127.0.0.1:{service.triton_port()}") as channel:
+    with grpc.insecure_channel(service.triton_address()) as channel:
         request = service_pb2.ModelStatisticsRequest(name="demo_encode")
         (model,) = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(request, timeout=10).model_stats
         return int(model.inference_count)

@@ -141,7 +141,7 @@ def test_whatever_comes_every_line_is_json() -> None:
             for rubbish in (b"rubbish\r\n\r\n", b"\0" * 100, hello, b"POST /v1/encode HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf"):
                 with socket.create_connection(("127.0.0.1", port)) as connection:
                     connection.sendall(rubbish)
-        (stub, *_) = [child for child in service.children() if "stub" in child.name()]
+        (stub, *_) = service.children("stub")
         stub.kill()
         id_over_rest(service, "dead-stub", jpeg())
         assert service.stop() == 0

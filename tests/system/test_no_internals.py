@@ -156,8 +156,8 @@ def a_broken_engine(heard: Heard) -> None:
     picture = pb.EncodeRequest(picture=jpeg()).SerializeToString()
     with Client(service.grpc) as client:
         tokens = client.encode(jpeg()).to_bytes()
-    triton = next(child for child in service.children() if child.name() == "tritonserver")
-    stubs = [child for child in service.children() if "stub" in child.name()]
+    triton = service.children("tritonserver")[0]
+    stubs = service.children("stub")
 
     def ask_for(seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -90,9 +90,8 @@ def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client
 
 def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
     with running() as owner, Client(owner.grpc) as direct:
-        port = owner.triton_port()
         expected = direct.encode(jpeg())
-        with running(triton_url=f"127.0.0.1:{port}", probe_seconds="0.3") as guest, Client(guest.grpc) as client:
+        with running(triton_url=owner.triton_address(), probe_seconds="0.3") as guest, Client(guest.grpc) as client:
             assert not guest.children()
             assert client.encode(jpeg()) == expected
             assert client.decode(expected) == direct.decode(expected)

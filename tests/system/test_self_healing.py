@@ -10,19 +10,20 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import tritonclient.grpc
 from channeltok import ChannelTokError, Client, Tokens, Unavailable
 
 from tests.photographs import jpeg
 from tests.system.metrics import sample
-from tests.system.running import ROOT, Service, eventually, running
+from tests.system.running import ROOT, Service, eventually, running, standing_still
 
 
 def stubs(service: Service, model: str = "") -> list[psutil.Process]:
-    return [child for child in service.children() if "stub" in child.name() and f"/{model}" in " ".join(child.cmdline())]
+    return [child for child in service.children("stub") if f"/{model}" in " ".join(child.cmdline())]
 
 
 def triton(service: Service) -> psutil.Process:
-    (found,) = [child for child in service.children() if child.name() == "tritonserver"]
+    (found,) = service.children("tritonserver")
     return found
 
 
@@ -119,6 +120,23 @@ def test_an_engine_that_answers_rubbish_is_replaced(fault: str, tmp_path: Path) 
                 return False
 
         eventually(works, 30, "the right answer")
+
+
+def test_a_model_that_triton_has_no_more_is_told() -> None:
+    """Of a Triton that is somebody else's; whose it is comes to a stop before it loads the model again."""
+    with running(probe_seconds="0.5") as owner:
+        address = owner.triton_address()
+        with (
+            running(triton_url=address, probe_seconds="0.5") as guest,
+            tritonclient.grpc.InferenceServerClient(address) as engine,
+            standing_still(owner),
+        ):
+            engine.unload_model("demo_encode")
+            eventually(lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 0, 20, "what is told of the encoder")
+            assert httpx.get(f"{guest.rest}/readyz").status_code == 503
+            engine.load_model("demo_encode")
+            eventually(lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 1, 20, "the encoder's return")
+            eventually(lambda: httpx.get(f"{guest.rest}/readyz").status_code == 200, 20, "readiness")
 
 
 def test_children_die_with_a_killed_parent() -> None:

@@ -110,8 +110,8 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     restored = np.concatenate([decode.run(None, {"tokens": one[None]})[0] for one in kept])
     decoded = [pictures.prepare(client.decode(sequence.prefix(50)), served.picture_size) for sequence in tokens]
     difference = np.abs(np.stack(decoded).astype(int) - restored)
-    # The default follows the processor; in bf16 a pixel moves by 2 of 255 (docs/decisions/0011).
-    assert difference.max() <= (2 if processor_has_bf16() else 0)
+    # The default follows the processor; in bf16 a pixel moves by 2 of 255 with avx512_bf16 (docs/decisions/0011), by 3 with AMX.
+    assert difference.max() <= (3 if processor_has_bf16() else 0)
 
 
 def test_a_reply_names_its_engine(rest: httpx.Client, service: Service) -> None:

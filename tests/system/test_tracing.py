@@ -181,7 +181,7 @@ def test_without_a_caller_the_trace_begins_here(traced: Service, collector: Coll
 def test_off_by_default(collector: Collector, tracer: Tracer, service: Service) -> None:
     with Client(service.grpc) as client, tracer.start_as_current_span("shop") as shop:
         client.encode(jpeg(), 20)
-    (triton,) = [child for child in service.children() if child.name() == "tritonserver"]
+    (triton,) = service.children("tritonserver")
     assert not [word for word in triton.cmdline() if "trace" in word]
     time.sleep(1)
     trace = format_trace_id(shop.get_span_context().trace_id)

@@ -1,5 +1,6 @@
 """A tokenizer is trained anew and takes the place of the old one in a running service."""
 
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         assert sample(service, "channeltok_tokenizer_info", **current) == 1
         assert sample(service, "channeltok_tokenizer_info") == 1
         eventually(lambda: client.tokenizers() == [new], 60, "the old one's retirement")
+        eventually(lambda: math.isnan(sample(service, "channeltok_engine_ready", model="demo_encode")), 10, "no more said of the old one")
         stopping.set()
         for worker in workers:
             worker.join()
@@ -52,7 +54,7 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         assert {tokens.fingerprint for tokens in seen} == {old.fingerprint, new.fingerprint}
         with pytest.raises(FingerprintMismatch):
             client.decode(old_tokens)
-        eventually(lambda: len([child for child in service.children() if "stub" in child.name()]) == 4, 30, "the end of the old engines")
+        eventually(lambda: len(service.children("stub")) == 4, 30, "the end of the old engines")
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_at_work(tmp_path: Path) -> None:

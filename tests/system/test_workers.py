@@ -30,7 +30,7 @@ def serves(worker: psutil.Process, service: Service) -> bool:
 def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None:
     with running(workers="2", probe_seconds="0.5", max_wait="30") as service, ThreadPoolExecutor(16) as pool:
         assert len(workers(service)) == 2
-        assert len([child for child in service.children() if child.name() == "tritonserver"]) == 1
+        assert len(service.children("tritonserver")) == 1
 
         def encode(_: int) -> bytes:
             # A connection each, which the system gives to one or the other: channels of one pool would share one.
