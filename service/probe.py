@@ -62,7 +62,8 @@ class Probe:
         if self._triton.streaming(model):
             if self._triton.silent_seconds(model) <= self._engine_timeout:
                 return None
-            self._triton.suspect(model, started)
+            # Since when, so that what hung before a repair is no reason for the next.
+            self._triton.suspect(model, started - self._engine_timeout)
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(TIMEOUT):

@@ -94,8 +94,8 @@ class Supervisor:
             for name in self._known:
                 metrics.ENGINE_READY.labels(name).set(0)
             raise
+        models += self._lost(models)
         found = self._catalogue(models)
-        self._tell_gone(models, found)
         if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
             self._publish(found)
         looks = list(zip(found.tokenizers, await asyncio.gather(*map(self._look_at, found.tokenizers)), strict=True))
@@ -109,10 +109,15 @@ class Supervisor:
         why_not = [failure for tokenizer, failures in looks if tokenizer.fingerprint not in left_out for failure in failures]
         await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
 
-    def _tell_gone(self, models: list[Model], found: Catalogue) -> None:
-        """A model that Triton has no more is not ready (a reload came to a stop half-way, say); one that is retired is nothing any more."""
+    def _lost(self, models: list[Model]) -> list[Model]:
+        """What Triton had and has no more is not ready (it is being reloaded, say); what is retired is nothing any more.
+
+        Returned is what our own Triton is to have again: callers are told that it is down, and not that nobody knows it.
+        """
+        found = self._catalogue(models)
         names = {one.name for one in found.tokenizers} | {one.name for one in found.generators}
         fingerprints = {model.parameters.get("fingerprint") for model in models}
+        lost = []
         for name in self._known.keys() - {model.name for model in models}:
             facts = self._known[name].parameters
             replaced = _owner(facts) in names and facts["fingerprint"] not in fingerprints
@@ -121,7 +126,9 @@ class Supervisor:
                 del self._known[name]
             else:
                 metrics.ENGINE_READY.labels(name).set(0)
+                lost += [self._known[name]] if self._embedded is not None else []
         self._known |= {model.name: model for model in models if _owner(model.parameters) is not None}
+        return lost
 
     def _catalogue(self, models: list[Model]) -> Catalogue:
         return Catalogue(models, self._settings.default_tokenizer, self._settings.default_generator)

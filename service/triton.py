@@ -137,13 +137,20 @@ class Triton:
         try:
             # Not RepositoryIndex: it leaves out what is loaded but no longer on disk, an older version say.
             loaded = await self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
-            configs = [
-                (await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=name), timeout=timeout)).config
-                for name in {statistics.name for statistics in loaded.model_stats}
-            ]
+            found = [await self._model(name, timeout) for name in {statistics.name for statistics in loaded.model_stats}]
         except grpc.aio.AioRpcError as error:
             raise _known(error.details() or "") from error
-        return sorted((model_of(config) for config in configs), key=lambda model: model.name)
+        return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+    async def _model(self, name: str, timeout: float) -> Model | None:
+        """None where it has been unloaded this very moment."""
+        try:
+            reply = await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=name), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if "unknown model" in (error.details() or ""):
+                return None
+            raise
+        return model_of(reply.config)
 
     async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
         """Load a model; `config_json` replaces its config.pbtxt (explicit model control)."""

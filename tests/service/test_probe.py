@@ -1,7 +1,9 @@
 """How often an engine is asked whether it works."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service import probe
-from service.errors import EngineUnavailable
+from service.errors import DeadlineExceeded, EngineUnavailable
 from service.probe import Probe
 from service.triton import EXECUTION, Model, Tensor, Triton
 from tests.service.stand_in import asked
@@ -29,6 +31,10 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self) -> None:
         self.seconds, self.asked, self.fails = 0.001, 0, False
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(3600)  # hangs
+        yield service_pb2.ModelStreamInferResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self.asked += 1
@@ -99,3 +105,21 @@ async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(engi
     with pytest.raises(EngineUnavailable):
         await triton.infer(DECODER, np.zeros((1, 2), np.int32))
     assert isinstance(await looks.look(DECODER), EngineUnavailable)
+
+
+async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(triton: Triton) -> None:
+    """So a repair that came in between is not followed by another for the same silence."""
+    generator = replace(DECODER, parameters={**DECODER.parameters, "channels": "2"})
+    looks = Probe(triton, engine_timeout=0.2, probe_seconds=0.0)
+    waiting = asyncio.create_task(anext(triton.stream(generator, {"x": np.zeros(2, np.int32)})))
+    await asyncio.sleep(0.1)
+    assert await looks.look_at_generator(generator) is None
+    await asyncio.sleep(0.2)
+    repaired = time.perf_counter() - 0.1
+    assert isinstance(await looks.look_at_generator(generator), DeadlineExceeded)
+    assert triton.suspects["decoder"] < repaired
+    await asyncio.sleep(0.15)
+    await looks.look_at_generator(generator)
+    assert triton.suspects["decoder"] > repaired
+    waiting.cancel()
+    await asyncio.wait([waiting])

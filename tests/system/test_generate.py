@@ -53,6 +53,7 @@ def generating(made: GeneratorRepository) -> Iterator[Service]:
         yield service
         assert service.process.poll() is None
         assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
+        assert not [line for line in service.log if '"not_ready"' in line]  # single pictures do without a generator
 
 
 @pytest.fixture(scope="module")
