@@ -66,7 +66,7 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
         with torch.inference_mode():
             hidden, _ = model.hidden(F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0)
             zeros = torch.zeros(length, prediction.draws, prediction.values)
-            ours, our_logits = prediction.sample(hidden[0], torch.zeros(length), torch.zeros(length, dtype=torch.int32), zeros)
+            ours, our_logits = prediction.sample(hidden[0], torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros)
         different += int((ours.numpy() != tokens).sum())
         largest = max(largest, float(np.abs(our_logits.numpy() - logits).max()))
     return Parity(len(labels), len(labels) * length, different, largest)

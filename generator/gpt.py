@@ -191,9 +191,8 @@ class Gpt(Foreteller):
     def embedded(self, tokens: Tensor, classes: Tensor, at: Tensor) -> Tensor:
         """tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. at: int [n], the positions. Returns float
         [B, n, d]."""
-        # From the last row when negative: that is 'no class'.
-        labels = torch.where(classes < 0, self.shape.classes, classes)
-        x = torch.where(tokens[..., None] < 0, self.classes(labels)[:, None], self.prediction.embed(tokens.clamp_min(0)))
+        labels = self.classes.weight[classes.long()]  # -1 is the last row: 'no class'
+        x = torch.where(tokens[..., None] < 0, labels[:, None], self.prediction.embed(tokens))
         return x if self.positions is None else x + self.positions(at)
 
     def through_layers(self, x: Tensor, cache: Cache, attend: Attend) -> tuple[Tensor, Cache]:

@@ -24,7 +24,7 @@ class Prediction(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids int [B, n], not negative, to float [B, n, d]."""
+        """Token ids int [B, n] to float [B, n, d]; where one is negative that means nothing."""
 
     @abstractmethod
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Prediction(nn.Module, ABC):
     def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int32 [B], and the logits float [B, draws, values] that they were drawn from.
 
-        hidden: float [B, d]. temperature: float [B], 0 = the most likely. top_k: int32 [B], 0 = all. noise: float [B, draws, values],
+        hidden: float [B, d]. temperature: float [1], 0 = the most likely. top_k: int32 [1], 0 = all. noise: float [B, draws, values],
         Gumbel, -ln(-ln u).
         """
 
@@ -53,14 +53,14 @@ class Softmax(Prediction):
         nn.init.zeros_(self.head.weight)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return self.embedding(tokens)
+        return self.embedding(tokens.clamp_min(0))
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         return F.cross_entropy(self.head(hidden).float().transpose(1, 2), tokens.long(), reduction="none")
 
     def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.head(hidden)[:, : self.codes]
-        return choose(logits, temperature, top_k, noise[:, 0]), logits[:, None]
+        return choose(logits, top_k, (temperature * noise)[:, 0]), logits[:, None]
 
 
 class Bits(Prediction):
@@ -95,7 +95,7 @@ class Bits(Prediction):
 
     def embed(self, tokens: Tensor) -> Tensor:
         high = (tokens / BYTE).int()  # exact, and three operators in ONNX where a division of integers is eight
-        return self.high_embedding(high) + self.low_embedding(tokens - high * BYTE)
+        return self.high_embedding(high) + self.low_embedding(tokens & (BYTE - 1))
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         high = tokens // BYTE
@@ -106,12 +106,14 @@ class Bits(Prediction):
         return F.softplus(-signs * logits).sum(-1)
 
     def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        linear, inner = self.linear(hidden), self.units(hidden).unflatten(1, (16, UNITS))
+        both = F.linear(hidden, torch.cat([self.linear.weight, self.units.weight]))
+        linear, inner = both[:, :16], both[:, 16:].unflatten(1, (16, UNITS))
+        noise = temperature * noise
         high_logits = self._byte(linear[:, :8], inner[:, :8], slice(0, 8))
-        high = choose(high_logits, temperature, top_k, noise[:, 0])
-        seen = F.embedding(high, self.signs) @ self.earlier[8:, :8].transpose(0, 1).flatten(1)
+        high = choose(high_logits, top_k, noise[:, 0])
+        seen = F.embedding(high, self.signs @ self.earlier[8:, :8].transpose(0, 1).flatten(1))  # of each byte, of the weights alone
         low_logits = self._byte(linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16))
-        low = choose(low_logits, temperature, top_k, noise[:, 1])
+        low = choose(low_logits, top_k, noise[:, 1])
         return high * BYTE + low, torch.stack([high_logits, low_logits], dim=1)
 
     def _byte(self, linear: Tensor, inner: Tensor, bits: slice) -> Tensor:
@@ -122,15 +124,15 @@ class Bits(Prediction):
         logits = linear.index_select(1, self.level) + (units * out).sum(-1)
         # Not logsigmoid: ONNX has it as the log of a sigmoid, which is minus infinity for a bit that is certain, and NaN times a path's 0.
         minus_zero = F.softplus(logits)  # -ln p of a 0
-        return torch.cat([-minus_zero, logits - minus_zero], dim=1) @ self.paths
+        return torch.cat([minus_zero, logits - minus_zero], dim=1) @ self.paths
 
 
 def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A byte as a binary tree whose 255 inner nodes, in order of level, each tell a bit.
 
     signs: float [256, 8], the bits of each value as +-1, most significant first. level: int [255], which bit a node tells. before: float
-    [255, 8], the bits on the way to a node as +-1, and 0. paths: float [510, 256], 1 where the way to a value takes a node's 0 (the first
-    255 rows) or its 1.
+    [255, 8], the bits on the way to a node as +-1, and 0. paths: float [510, 256], -1 where the way to a value takes a node's 0 (the first
+    255 rows), 1 where it takes its 1.
     """
     values, bits = torch.arange(BYTE), torch.arange(8)
     ones = values[:, None] >> (7 - bits) & 1
@@ -140,20 +142,18 @@ def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     before = torch.where(bits < level[:, None], 2.0 * (within[:, None] >> (level[:, None] - 1 - bits).clamp_min(0) & 1) - 1, 0.0)
     on_the_way = values >> (8 - level[:, None]) == within[:, None]
     takes_one = ones.T[level] == 1
-    return signs, level, before, torch.cat([on_the_way & ~takes_one, on_the_way & takes_one]).float()
+    return signs, level, before, torch.cat([-(on_the_way & ~takes_one).float(), (on_the_way & takes_one).float()])
 
 
-def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
-    """One of V values for each row: int32 [B]. logits, noise: float [B, V]. temperature: float [B]. top_k: int32 [B], 0 = all."""
+def choose(logits: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
+    """One of V values for each row: int32 [B]. logits, noise: float [B, V]. top_k: int32 [1], 0 = all."""
     count = logits.shape[1]
-    every = (top_k < 1) | (top_k >= count)
-    kept = torch.where(every, 1, top_k)
-    most = cast(int, kept.max().item())
+    every = top_k < 1
+    most = cast(int, torch.where(every, 1, top_k).clamp_max(count).item())
     torch._check(most >= 1)
     torch._check(most <= count)
-    least = logits.topk(most, dim=1).values.gather(1, kept.long()[:, None] - 1)
-    scores = torch.where(every[:, None] | (logits >= least), logits + temperature[:, None] * noise, -torch.inf)
-    return scores.argmax(dim=1).to(torch.int32)
+    least = logits.topk(most, dim=1).values[:, -1:]
+    return torch.where(every | (logits >= least), logits + noise, -torch.inf).argmax(dim=1).to(torch.int32)
 
 
 def gumbel(source: torch.Generator, *shape: int) -> Tensor:

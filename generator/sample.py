@@ -27,14 +27,14 @@ def sample(model: Gpt, labels: Sequence[int], seed: int, temperature: float = TE
     """
     batch, source = len(labels), torch.Generator().manual_seed(seed)
     classes, cache = torch.tensor(labels), model.empty_cache(batch, room=model.shape.channels)
-    temperatures, limits = torch.full((batch,), temperature), torch.full((batch,), top_k)
+    sampling = torch.tensor([temperature]), torch.tensor([top_k])
     tokens = [torch.full((batch,), -1)]  # the class's place
     for index in range(model.shape.channels):
         hidden, fresh = model.hidden(tokens[-1][:, None], classes, cache, index)
         for all_of_it, new in zip(cache, fresh, strict=True):
             all_of_it[:, :, index] = new[:, :, 0]
         noise = gumbel(source, batch, model.prediction.draws, model.prediction.values)
-        tokens.append(model.prediction.sample(hidden[:, -1], temperatures, limits, noise)[0])
+        tokens.append(model.prediction.sample(hidden[:, -1], *sampling, noise)[0])
     return torch.stack(tokens[1:], dim=1)
 
 

@@ -125,13 +125,13 @@ class Car(Foreteller):
         x = torch.cat([embedded, self.begin.expand(len(texts), 1, -1)], dim=1)
         mask = F.pad(mask, (0, 1), value=1)
         positions, cache = _positions(mask), DynamicCache(config=self.language.config)
-        temperatures, limits = torch.full((len(texts),), temperature), torch.full((len(texts),), top_k)
+        limit = torch.tensor([top_k])
         source = torch.Generator().manual_seed(seed)
         tokens: list[Tensor] = []
         for _ in range(k):
             hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache).last_hidden_state
             noise = gumbel(source, len(texts), len(self.codewords))
-            tokens.append(choose(self.head(hidden[:, -1]), temperatures, limits, noise))
+            tokens.append(choose(self.head(hidden[:, -1]), limit, temperature * noise))
             x = self.embed(tokens[-1][:, None])
             mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
         return torch.stack(tokens, dim=1)

@@ -186,7 +186,7 @@ async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Asy
     finally:
         await triton.close()
         await embedded.stop()
-    assert not engine.is_running()
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE  # until whoever it falls to as a child has seen its end
 
 
 module_loop = pytest.mark.asyncio(loop_scope="module")

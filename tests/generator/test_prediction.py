@@ -24,7 +24,7 @@ def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
     count = 200
     hidden, noise = torch.randn(count, 64), torch.randn(count, 2, 256)
     with torch.inference_mode():
-        tokens, logits = prediction.sample(hidden, torch.full((count,), 3.0), torch.zeros(count, dtype=torch.int32), noise)
+        tokens, logits = prediction.sample(hidden, torch.tensor([3.0]), torch.tensor([0]), noise)
         high, low = (tokens // 256).long(), (tokens % 256).long()
         told = logits[:, 0].gather(1, high[:, None]) + logits[:, 1].gather(1, low[:, None])
         torch.testing.assert_close(told[:, 0], -prediction.nll(hidden[:, None], tokens[:, None])[:, 0], atol=1e-3, rtol=1e-4)
@@ -36,7 +36,7 @@ def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> No
     torch.manual_seed(0)
     count, logits = 40_000, torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
     noise = -torch.empty(count, 5).exponential_().log()
-    drawn = choose(logits.expand(count, 5), torch.full((count,), 0.7), torch.full((count,), 3, dtype=torch.int32), noise)
+    drawn = choose(logits.expand(count, 5), torch.tensor([3]), 0.7 * noise)
     expected = torch.cat([torch.softmax(logits[:3] / 0.7, 0), torch.zeros(2)])
     torch.testing.assert_close(drawn.long().bincount(minlength=5) / count, expected, atol=0.01, rtol=0)
     assert drawn.dtype == torch.int32
@@ -45,11 +45,10 @@ def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> No
 def test_without_temperature_or_choice_the_most_likely_is_taken() -> None:
     torch.manual_seed(0)
     logits, noise = torch.randn(100, 50), 100 * torch.randn(100, 50)
-    zeros = torch.zeros(100, dtype=torch.int32)
     best = logits.argmax(dim=1).int()
-    assert torch.equal(choose(logits, torch.zeros(100), zeros, noise), best)
-    assert torch.equal(choose(logits, torch.ones(100), zeros + 1, noise), best)
-    assert not torch.equal(choose(logits, torch.ones(100), zeros + 1000, noise), best)
+    assert torch.equal(choose(logits, torch.tensor([0]), 0 * noise), best)
+    assert torch.equal(choose(logits, torch.tensor([1]), noise), best)
+    assert not torch.equal(choose(logits, torch.tensor([1000]), noise), best)
 
 
 def test_bits_are_16() -> None:

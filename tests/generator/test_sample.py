@@ -24,7 +24,7 @@ def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:
         hidden, _ = model.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), torch.tensor([2, -1]), model.empty_cache(2), 0)
         of_both = len(tokens) * tokens.shape[1]
         zeros = torch.zeros(of_both, model.prediction.draws, model.prediction.values)
-        told, _ = model.prediction.sample(hidden.flatten(0, 1), torch.zeros(of_both), torch.zeros(of_both, dtype=torch.int32), zeros)
+        told, _ = model.prediction.sample(hidden.flatten(0, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros)
     assert torch.equal(tokens.flatten(), told)
 
 
