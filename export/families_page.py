@@ -102,7 +102,7 @@ def _size(found: Figures) -> str:
     rows = []
     for engine in engines:
         channeltok = found[f"size_channeltok_{engine}_seconds"]
-        plain, guided = (D12.steps * found[f"size_flextok_step{suffix}_{engine}_seconds"] for suffix in ("", "_guided"))
+        plain, guided = (found[f"size_flextok{suffix}_{engine}_seconds"] for suffix in ("", "_guided"))
         rows.append(
             [
                 engine.replace("_", " "),

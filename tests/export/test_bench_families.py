@@ -1,6 +1,7 @@
 """The figures of `make bench-families`, on small models, and the page that is made of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,10 +25,7 @@ FOUND = {
         for key, value in {"k": 32, "psnr": 20.3, "ssim": 0.5, "perceptual": 0.4, "independent": 127}.items()
     },
     **{f"cost_flextok_decode{k}_ms": value for k, value in {"_k16": 5.0, "_k32": 8.0, "": 10.0}.items()},
-    **{
-        f"size_{key}_onnxruntime_f32_seconds": value
-        for key, value in {"channeltok": 2.0, "flextok_step": 0.1, "flextok_step_guided": 0.2}.items()
-    },
+    **{f"size_{key}_onnxruntime_f32_seconds": value for key, value in {"channeltok": 2.0, "flextok": 2.5, "flextok_guided": 5.0}.items()},
     **{f"channeltok_over_flextok_best_engine{suffix}": value for suffix, value in {"": 1.25, "_guided": 2.5}.items()},
 }
 
@@ -75,3 +73,14 @@ def test_cost_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
     assert {f"{key}_{unit}" for key in keys for unit in ("ms", "peak_bytes")} == found.keys()
     assert min(found.values()) > 0
+
+
+def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_families, "D12", SMALL["flextok"].model_copy(update={"steps": 3}))
+    monkeypatch.setattr(bench_families, "random_model", lambda _: random_of(BACKBONE))
+    seconds = {"channeltok": 2.0, "flextok_1": 3.0, "flextok_2": 5.0, "flextok_guided_1": 3.0, "flextok_guided_2": 7.0}
+    monkeypatch.setattr(bench_families, "EngineProcess", lambda engine, task: SimpleNamespace(peak_bytes=0))  # nothing is timed here
+    monkeypatch.setattr(bench_families, "_in_turns", lambda engines, rounds: {key: seconds[key] for key in engines})
+    found = bench_families.size(1, ("onnxruntime f32",))
+    assert (found["flextok_onnxruntime_f32_seconds"], found["flextok_guided_onnxruntime_f32_seconds"]) == (7.0, 11.0)
+    assert (found["channeltok_over_flextok_same_engine"], found["channeltok_over_flextok_best_engine_guided"]) == (3.5, 5.5)
