@@ -75,6 +75,7 @@ def test_cost_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert min(found.values()) > 0
 
 
+@pytest.mark.slow  # five exports
 def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_families, "D12", SMALL["flextok"].model_copy(update={"steps": 3}))
     monkeypatch.setattr(bench_families, "random_model", lambda _: random_of(BACKBONE))
