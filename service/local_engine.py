@@ -33,6 +33,9 @@ from service.settings import Settings
 from service.triton import Model, model_of
 
 BATCH = 16
+# One thread at a time loads and runs for the first time: OpenVINO's binding fills tables then, and two threads that both find them empty
+# wait for ever, one for the interpreter's lock and one for the tables (OpenVINO 2026.4).
+_FIRST = threading.Lock()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CODES: dict[type[pictures.BadPicture], str] = {
@@ -156,12 +159,14 @@ class LocalEngine:
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:
         """array: [n, *model.input.shape] to [n, *model.output.shape]. The engine belongs to the thread that calls."""
         loaded: dict[str, Callable[[dict[str, Any]], list[Any]]] = self._loaded.__dict__
-        if model.name not in loaded:
+        if model.name in loaded:
+            return loaded[model.name]({model.input.name: array})[0]
+        with _FIRST:
             folder = self._repository / model.name / "1"
             load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
             engine, precision = cpu_engine(model.parameters["role"], self._settings, model.parameters["family"])
             _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1, batch=model.largest_request)
-        return loaded[model.name]({model.input.name: array})[0]
+            return loaded[model.name]({model.input.name: array})[0]
 
 
 def _config(path: Path) -> model_config_pb2.ModelConfig:
