@@ -39,7 +39,7 @@ NAMES = ("demo", "cvq", "flextok")  # of weights, and of tokenizer.families.SIZE
 BYTES = (16, 32, 64, 128, 256, 512)
 LEGS = ("quality", "cost", "size", "generate")
 ENGINES = (REFERENCE, "openvino f32", "openvino bf16")
-FLEXTOKS = {"flextok": 1.0, "flextok_guided": 2.0}  # guidance of each: any but 1 asks for a second pass of the network at each step
+GUIDANCE = {"": 1.0, "_guided": 2.0}  # by suffix of a figure's name; any but 1 asks for a second pass of the network at each step
 Figures = dict[str, float]
 
 
@@ -121,15 +121,18 @@ def size(rounds: int, engines: tuple[str, ...]) -> Figures:
         for engine in engines:
             processes = {key: EngineProcess(engine, task) for key, task in tasks.items()}
             seconds = _in_turns(processes, rounds)
-            for flextok in FLEXTOKS:
-                one, two = (seconds.pop(f"{flextok}_{steps}") for steps in (1, 2))
-                seconds[flextok] = one + (D12.steps - 1) * (two - one)
+            for suffix in GUIDANCE:
+                one, two = (seconds.pop(f"flextok{suffix}_{steps}") for steps in (1, 2))
+                seconds[f"flextok{suffix}"] = one + (D12.steps - 1) * (two - one)
             found |= {f"{key}_{_key(engine)}_seconds": value for key, value in seconds.items()}
             found |= {f"{key}_{_key(engine)}_peak_bytes": process.peak_bytes for key, process in processes.items()}
-    for flextok in FLEXTOKS:
-        for which, among in {"same_engine": (REFERENCE,), "best_engine": engines}.items():
-            best = {key: min(found[f"{key}_{_key(engine)}_seconds"] for engine in among) for key in ("channeltok", flextok)}
-            found[f"channeltok_over_{flextok.replace('flextok', f'flextok_{which}')}"] = best[flextok] / best["channeltok"]
+    for which, among in {"same_engine": (REFERENCE,), "best_engine": engines}.items():
+        best = {
+            key: min(found[f"{key}_{_key(engine)}_seconds"] for engine in among)
+            for key in ("channeltok", *(f"flextok{suffix}" for suffix in GUIDANCE))
+        }
+        for suffix in GUIDANCE:
+            found[f"channeltok_over_flextok_{which}{suffix}"] = best[f"flextok{suffix}"] / best["channeltok"]
     return found
 
 
@@ -139,9 +142,9 @@ def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
     absent = np.full((1, model.shape.channels - D12.channels), -1, np.int32)
     decode = graph.decode_graph(model, "full", model.shape.channels).SerializeToString()
     yield "channeltok", _task(folder / "channeltok", "decode", decode, np.concatenate([tokens, absent], axis=1))
-    for flextok, guidance in FLEXTOKS.items():
+    for suffix, guidance in GUIDANCE.items():
         for steps in (1, 2):
-            key, shape = f"{flextok}_{steps}", D12.model_copy(update={"steps": steps, "guidance": guidance})
+            key, shape = f"flextok{suffix}_{steps}", D12.model_copy(update={"steps": steps, "guidance": guidance})
             yield key, _task(folder / key, "decode", graph.decode_graph(random_of(shape), key, D12.channels).SerializeToString(), tokens)
 
 
