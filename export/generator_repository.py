@@ -45,13 +45,14 @@ def config(graph: bytes, version: int = 1) -> str:
     facts = step.facts(onnx.load_model_from_string(graph))
     message = model_config_pb2.ModelConfig(name=model_name(facts.generator, version), backend="python", max_batch_size=0)
     interface(message, facts.channels)
-    message.instance_group.add(count=engines.CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)  # see triton_generator
     parameters = {
         **facts.as_strings(),
         "version": str(version),
         "graph_sha256": hashlib.sha256(graph).hexdigest(),
         "engine": "onnxruntime",
         "precision": "f32",
+        "at_once": str(engines.CPU_INSTANCES),
         "threads": str(engines.CPU_THREADS),
     }
     for key, value in parameters.items():

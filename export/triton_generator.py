@@ -1,14 +1,15 @@
 """Triton's python backend around a generator's step graph. `export.generator_repository` copies this file into the model as `1/model.py`.
 
-It stands alone beside `model.onnx`. One request is one sequence, answered token by token (Triton's decoupled mode). One thread runs all
-sequences of the instance, a token of each in turn, every one alone and with a cache of its own: a sequence neither waits for the end of
-another nor changes with it.
+It stands alone beside `model.onnx`. One request is one sequence, answered token by token (Triton's decoupled mode). A few threads take all
+sequences in turn, for a token each, every one alone and with a cache of its own: a sequence neither waits for the end of another nor
+changes with it. A request of length 0 stops the sequence whose request had the same id, for Triton may die of a call that is cancelled;
+so there is one instance, which knows them all.
 """
 
 import json
 import queue
 import threading
-from collections import deque
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,11 @@ class Steps:
 
 
 class Sequence:
-    """One request: what it asks for, how far it has come, and what its tokens are sent with."""
+    """One request: what it asks for, how far it has come, and what its tokens are sent with. stopped: nobody wants more of it."""
 
     def __init__(self, request: Any, sender: Any, steps: Steps, classes: int, codes: int) -> None:
         """Raises ValueError, with a sentence for the caller, when its inputs do not fit together."""
-        self.sender = sender
+        self.sender, self.stopped = sender, False
         given = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
@@ -129,8 +130,8 @@ class Sequence:
         self.generation = steps.begin(label, temperature, top_k)
 
     def advance(self) -> bool:
-        """Send one more token; whether there are more to come. A request that was cancelled, or has all its tokens, sends none."""
-        if self.index < self.length and not self.sender.is_cancelled():
+        """Send one more token; whether there are more to come. One that was stopped, cancelled or has all its tokens sends none."""
+        if self.index < self.length and not self.stopped and not self.sender.is_cancelled():
             noise = gumbel(self.seed, self.index, self.steps.draws, self.steps.values)
             token, _ = self.generation.step(self.newest, noise)
             self.newest = [token]
@@ -146,7 +147,8 @@ class Sequence:
 
 
 class TritonPythonModel:
-    """One instance. Parameters of config.pbtxt that it reads: classes, codes, threads."""
+    """The one instance. Parameters of config.pbtxt that it reads: classes; codes; at_once, tokens that are made at a time; threads, for
+    each of them."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what ONNX Runtime raises."""
@@ -159,38 +161,55 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in given.items()}
         self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
         self.steps = Steps(str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"), int(parameters["threads"]))
-        self.arrived: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()  # None: stop
-        self.thread = threading.Thread(target=self._take_turns, name="sequences", daemon=True)
-        self.thread.start()
+        self.turns: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()  # None: stop
+        self.by_id: weakref.WeakValueDictionary[str, Sequence] = weakref.WeakValueDictionary()  # those that are not complete
+        self.threads = [threading.Thread(target=self._take_turns, name="sequences", daemon=True) for _ in range(int(parameters["at_once"]))]
+        for thread in self.threads:
+            thread.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests in; their tokens follow through their response senders."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                self.arrived.put(Sequence(request, sender, self.steps, self.classes, self.codes))
+                if pb_utils.get_input_tensor_by_name(request, "length").as_numpy()[0] == 0:
+                    self._stop(request.request_id())
+                    sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                else:
+                    self._begin(Sequence(request, sender, self.steps, self.classes, self.codes), request.request_id())
             except Exception as error:
                 _fail(sender, f"the request cannot be taken: {error}")
 
     def finalize(self) -> None:
-        """Stop the thread; sequences that are not complete end with an error."""
-        self.arrived.put(None)
-        self.thread.join()
+        """Stop the threads; sequences that are not complete end with an error."""
+        self.turns.put(None)
+        for thread in self.threads:
+            thread.join()
+        while not self.turns.empty():
+            sequence = self.turns.get()
+            if sequence is not None:
+                _fail(sequence.sender, "the model is being unloaded")
+
+    def _begin(self, sequence: Sequence, identity: str) -> None:
+        self.by_id[identity] = sequence
+        self.turns.put(sequence)
+
+    def _stop(self, identity: str) -> None:
+        sequence = self.by_id.get(identity)
+        if sequence is not None:
+            sequence.stopped = True
 
     def _take_turns(self) -> None:
-        turns: deque[Sequence] = deque()
         while True:
-            while not turns or not self.arrived.empty():
-                arrival = self.arrived.get()
-                if arrival is None:
-                    for sequence in turns:
-                        _fail(sequence.sender, "the model is being unloaded")
-                    return
-                turns.append(arrival)
-            sequence = turns.popleft()
+            sequence = self.turns.get()
+            if sequence is None:
+                self.turns.put(None)  # for the next thread
+                return
             try:
-                if sequence.advance():
-                    turns.append(sequence)
+                while sequence.advance():
+                    if not self.turns.empty():  # else it stays, with its cache, on this thread's core
+                        self.turns.put(sequence)
+                        break
             except Exception as error:
                 _fail(sequence.sender, f"the sequence cannot go on: {error}")
             del sequence  # else the cache of one that is complete would live until the next one arrives

@@ -12,9 +12,10 @@ refused nor overtaken. The others wait here:
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from typing import Any
 
 from prometheus_client import Gauge
 
@@ -31,6 +32,23 @@ class Priority(StrEnum):
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
+
+
+class Place:
+    """A picture's. It is free when its holder has left it and all the work that it waits for is done."""
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._free, self._held = free, 1
+
+    def wait_for(self, work: asyncio.Future[Any]) -> None:
+        """Not to be free before `work` is done: what is in the engine takes its time, whether or not its caller has left."""
+        self._held += 1
+        work.add_done_callback(lambda _: self.leave())
+
+    def leave(self) -> None:
+        self._held -= 1
+        if not self._held:
+            self._free()
 
 
 class Admission:
@@ -55,15 +73,23 @@ class Admission:
         max_in_flight.set(limit)
 
     @asynccontextmanager
-    async def place(self, priority: Priority) -> AsyncIterator[None]:
-        """Hold a place. Raises Overloaded when an interactive picture would get none in time, Stopping once closed."""
-        await self._enter(priority)
+    async def place(self, priority: Priority, timeout: float | None = None) -> AsyncIterator[Place]:
+        """Hold a place. timeout: seconds until nobody wants the picture any more.
+
+        Raises Overloaded when an interactive picture would get none soon enough, Stopping once closed.
+        """
+        await self._enter(priority, timeout)
         entered = time.monotonic()
-        try:
-            yield
-        finally:
+
+        def free() -> None:
             self._seconds += LATEST * (time.monotonic() - entered - self._seconds)
             self._leave()
+
+        place = Place(free)
+        try:
+            yield place
+        finally:
+            place.leave()
 
     def close(self) -> None:
         """Refuse whatever comes from now on. What is in flight or waits goes on."""
@@ -83,7 +109,7 @@ class Admission:
             return self._in_flight + sum(map(len, self._queues.values()))
         return 0
 
-    async def _enter(self, priority: Priority) -> None:
+    async def _enter(self, priority: Priority, timeout: float | None) -> None:
         self.refuse_if_closed()
         if self._in_flight < self._limit:  # so nobody waits: places are handed on
             self._in_flight += 1
@@ -92,7 +118,8 @@ class Admission:
         queue = self._queues[priority]
         if priority is Priority.INTERACTIVE:
             wait = (len(queue) + 1) * self._seconds / self._limit
-            if len(queue) >= self._max_waiting or wait > self._max_wait:
+            too_late = timeout is not None and wait + self._seconds > timeout
+            if len(queue) >= self._max_waiting or wait > self._max_wait or too_late:
                 said = f"{self._limit} {self._what} are in work, the limit, and {len(queue)} wait: try again"
                 raise Overloaded(said, max(RETRY_AFTER_SECONDS, wait))
         turn = asyncio.get_running_loop().create_future()

@@ -162,14 +162,16 @@ class EmbeddedTriton:
         """With this machine's engine, instances and threads."""
         config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         if config.backend == "python":
-            config.instance_group[0].count = self._settings.engine_instances
             role, family = (config.parameters[name].string_value for name in ("role", "family"))
             engine, precision = cpu_engine(role, self._settings, family)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
             for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
                 config.parameters[key].string_value = str(value)
-            if role != "generate":  # which holds its instance for a whole picture, and is bounded by max_generations
+            if role == "generate":  # one process that makes several tokens at a time, and is bounded by max_generations
+                config.parameters["at_once"].string_value = str(self._settings.engine_instances)
+            else:
+                config.instance_group[0].count = self._settings.engine_instances
                 config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
         await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
         self._processes[name] = self._engine_processes(name)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service import metrics
 from service.account import Account, Stages
-from service.admission import Admission, Priority
+from service.admission import Admission, Place, Priority
 from service.catalogue import Generator
 from service.errors import BadK, BadRequest, BadSampling, BadTokens, DeadlineExceeded, EngineUnavailable, FingerprintMismatch
 from service.prefixes import prefixes
@@ -175,7 +175,7 @@ class Generation:
             await making
         finally:
             making.cancel()
-            await asyncio.gather(making, return_exceptions=True)  # its place is free, and the engine has been told
+            await asyncio.gather(making, return_exceptions=True)  # the engine has been told to stop
 
     async def _make(self, wanted: Wanted, timeout: float | None, outbox: _Outbox) -> None:
         with Account(_RPC, self._slow_call_seconds, patient=frozenset({"tokens", "previews"})) as call:
@@ -184,20 +184,20 @@ class Generation:
                     await self._tokenization.rate_limit.take(wait=False)
                     task = self._checked(wanted)
                     call.concerns(task.generator.tokenizer.name, task.k)
-                    async with self.admission.place(Priority.INTERACTIVE):
+                    async with self.admission.place(Priority.INTERACTIVE) as place:
                         call.done("admission")
                         with metrics.GENERATIONS.track_inprogress():
-                            await self._run(task, call, outbox)
+                            await self._run(task, call, place, outbox)
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed before the last token") from error
 
-    async def _run(self, task: _Task, call: Account, outbox: _Outbox) -> None:
+    async def _run(self, task: _Task, call: Account, place: Place, outbox: _Outbox) -> None:
         tokenizer = task.generator.tokenizer
         ids = task.prefix.tolist()
         to_show: asyncio.Queue[Tokens] = asyncio.Queue()
-        showing = asyncio.create_task(self._show(task, to_show, outbox))
+        showing = asyncio.create_task(self._show(task, place, to_show, outbox))
         try:
-            async with aclosing(self._new_ids(task, call)) as new_ids:
+            async with aclosing(self._new_ids(task, call, place)) as new_ids:
                 shown = 0
                 async for new in new_ids:
                     if len(ids) == len(task.prefix):
@@ -215,7 +215,7 @@ class Generation:
             showing.cancel()
         outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
 
-    async def _new_ids(self, task: _Task, call: Account) -> AsyncGenerator[int | None, None]:
+    async def _new_ids(self, task: _Task, call: Account, place: Place) -> AsyncGenerator[int | None, None]:
         """The ids after the prefix, one by one; a single None where there are none to make.
 
         Raises EngineUnavailable when the engine answers anything but these.
@@ -226,7 +226,7 @@ class Generation:
             return
         name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
         latest = call.started
-        async with aclosing(self._triton.stream(model, task.inputs())) as responses:
+        async with aclosing(self._triton.stream(model, task.inputs(), under_way=place.wait_for)) as responses:
             async for response in responses:
                 index, new = (int(response[output][0]) if output in response else -1 for output in ("index", "token"))
                 if index != due or due == task.k or not 0 <= new < task.generator.tokenizer.codes:
@@ -246,10 +246,10 @@ class Generation:
         self._triton.suspect(model, asked)
         raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
 
-    async def _show(self, task: _Task, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:
+    async def _show(self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:
         for _ in task.previews:
             tokens = await to_show.get()
-            picture = await self._tokenization.preview(tokens, task.generator.tokenizer, task.preview_format)
+            picture = await self._tokenization.preview(tokens, task.generator.tokenizer, task.preview_format, place)
             metrics.PICTURE_BYTES.labels(_RPC).inc(len(picture))
             outbox.put(Preview(tokens.k, picture))
 

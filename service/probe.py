@@ -64,6 +64,7 @@ class Probe:
                 return None
             # Since when, so that what hung before a repair is no reason for the next.
             self._triton.suspect(model, started - self._engine_timeout)
+            self._triton.end_streams(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(TIMEOUT):

@@ -200,7 +200,10 @@ class Supervisor:
             if self._repairs.due(name):
                 log.warning("reloading", model=name)
                 metrics.ENGINE_RESTARTS.labels(name).inc()
-                await embedded.reload(self._triton, name)
+                try:
+                    await embedded.reload(self._triton, name)
+                finally:
+                    self._triton.end_streams(name)
                 self._reloaded[name] = time.perf_counter()
 
     def _publish(self, catalogue: Catalogue) -> None:

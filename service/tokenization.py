@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import pictures
 from service import metrics
 from service.account import Account, Stages
-from service.admission import Admission, Priority
+from service.admission import Admission, Place, Priority
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import (
     BadK,
@@ -96,7 +96,7 @@ class Tokenization:
         timeout: seconds left to the caller's deadline.
         Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, priority) as call:
+        async with self._call(rpc, timeout, priority) as (call, place):
             served = self.catalogue.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.channels:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
@@ -108,12 +108,12 @@ class Tokenization:
             call.concerns(served.name, k)
             pixels = await self._prepared(picture, served.picture_size)
             call.done("unpack")
-            inference = await self._triton.infer(served.encoder, pixels[None], timeout)
+            inference = await self._triton.infer(served.encoder, pixels[None], timeout, under_way=place.wait_for)
             call.inferred(inference)
             ids = self._ids(inference.output[0], served)
             curve = []
             if quality is not None:
-                curve = await self._curve(call, served, pixels, ids, quality.budgets(served.channels), timeout)
+                curve = await self._curve(call, place, served, pixels, ids, quality.budgets(served.channels), timeout)
                 k = quality.choose(curve).k
                 call.concerns(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint)
@@ -124,6 +124,7 @@ class Tokenization:
     async def _curve(
         self,
         call: Account,
+        place: Place,
         served: Tokenizer,
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
@@ -133,7 +134,7 @@ class Tokenization:
         """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(decoder, prefixes(ids, some, width), timeout)
+            inference = await self._triton.infer(decoder, prefixes(ids, some, width), timeout, under_way=place.wait_for)
             call.inferred(inference)
             decoded.append(inference.output)
         curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
@@ -154,7 +155,7 @@ class Tokenization:
 
         timeout: as for encode. Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, priority) as call:
+        async with self._call(rpc, timeout, priority) as (call, place):
             if isinstance(tokens, bytes):
                 try:
                     tokens = Tokens.from_bytes(tokens)
@@ -166,7 +167,7 @@ class Tokenization:
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)
             call.done("unpack")
-            inference = await self._triton.infer(decoder, padded, timeout)
+            inference = await self._triton.infer(decoder, padded, timeout, under_way=place.wait_for)
             call.inferred(inference)
             picture = await self._rendered(inference.output[0], format)
             call.done("render")
@@ -174,14 +175,14 @@ class Tokenization:
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
 
-    async def preview(self, tokens: Tokens, served: Tokenizer, format: str) -> bytes:
-        """What `decode` gives, for a call that has been admitted elsewhere and keeps its own account: no place is taken for it.
+    async def preview(self, tokens: Tokens, served: Tokenizer, format: str, place: Place) -> bytes:
+        """What `decode` gives, for a call that has been admitted elsewhere, to `place`, and keeps its own account.
 
         tokens: ids below served.codes, at most served.channels of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
         """
         await self.rate_limit.take(wait=True)
         budget, decoder = served.decoder_for(tokens.k)
-        inference = await self._triton.infer(decoder, prefixes(tokens.ids, [tokens.k], budget))
+        inference = await self._triton.infer(decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=place.wait_for)
         return await self._rendered(inference.output[0], format)
 
     async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
@@ -199,16 +200,16 @@ class Tokenization:
         return output.astype(np.uint16)
 
     @asynccontextmanager
-    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[Account]:
+    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[tuple[Account, Place]]:
         """Admission, deadline, and what is told of it afterwards, around one picture."""
         with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority]) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self.rate_limit.take(wait=priority is Priority.BULK)
-                    async with self.admission.place(priority):
+                    async with self.admission.place(priority, timeout) as place:
                         call.done("admission")
                         with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
-                            yield call
+                            yield call, place
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed") from error
 

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -29,9 +30,19 @@ _DATATYPES = {np.dtype(dtype): datatype for datatype, dtype in _DTYPES.values()}
 # Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, pictures in the batch. Others do not have it.
 EXECUTION = "execution"
 OVERTAKEN_SECONDS = 5.0
+# What is asked of an engine is not cancelled when its caller leaves, because Triton may die of it (docs/decisions/0033-leaving.md); only
+# what is not answered for so long after is given up.
+LEFT_SECONDS = 60.0
 # Of the event loop, until what is asked of one model goes to Triton: microseconds where nothing else is to be done, and while other calls
 # are read and their pictures prepared, long enough for them to come along.
 TURNS = 8
+
+
+UnderWay = Callable[[asyncio.Task[Any]], None]  # is given work in the engine, which goes on when its caller has left
+
+
+def _nobody(work: asyncio.Task[Any]) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,8 @@ class Triton:
         self.suspects: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._answered: dict[str, _Answered] = {}
-        self._streams: dict[str, int] = defaultdict(int)  # open ones, by model
+        self._streams: dict[str, int] = defaultdict(int)  # those that are waited for, by model
+        self._readings: dict[str, set[asyncio.Task[None]]] = defaultdict(set)  # of all that are open, also where nobody waits
         self._groups: dict[str, _Group] = {}  # those that still take more, by model
         self._channel = grpc.aio.insecure_channel(
             url,
@@ -187,11 +199,12 @@ class Triton:
         self.suspects[model.name] = sent
         self._failed_at[model.name] = time.perf_counter()
 
-    async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None) -> Inference:
+    async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None, *, under_way: UnderWay = _nobody) -> Inference:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
         What several callers ask in one turn of the event loop goes to Triton as one request, and Triton joins what waits there. More
-        than a request may hold goes as several at once.
+        than a request may hold goes as several at once. Who leaves, or whose time is up, is let go at once, but what was sent is
+        answered all the same. under_way: is given each request, which is done when the engine is done with it.
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
         DeadlineExceeded after `timeout` seconds.
         """
@@ -202,9 +215,9 @@ class Triton:
                 with tracing.engine(model.name) as metadata:
                     most = model.largest_request
                     if len(array) <= most:
-                        return await self._send(model, array, metadata)
+                        return await self._send(model, array, metadata, under_way)
                     parts = np.split(array, range(most, len(array), most))
-                    answers = await asyncio.gather(*(self._send(model, part, metadata) for part in parts))
+                    answers = await asyncio.gather(*(self._send(model, part, metadata, under_way) for part in parts))
                     slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
                     return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
         except TimeoutError as error:
@@ -214,53 +227,80 @@ class Triton:
             self._failed_at[model.name] = time.perf_counter()
             raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
-    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
-        """What a decoupled model answers, output by name, one dictionary for each response as it comes.
+    async def stream(
+        self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay = _nobody
+    ) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
+        """What a generator answers, output by name, one dictionary for each response as it comes.
 
-        Each call is a stream of its own: closing the iterator cancels it, and Triton then tells the model. Iterate within
-        `contextlib.aclosing`. Raises EngineUnavailable, also in the middle; Overloaded.
+        Each call is a stream of its own. Closing the iterator tells the model to stop (a request of the same id and length 0). Iterate
+        within `contextlib.aclosing`. under_way: is given what is done when the model has stopped.
+        Raises EngineUnavailable, also in the middle; Overloaded.
         """
-        request = service_pb2.ModelInferRequest(
-            model_name=model.name,
-            inputs=[
-                service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
-                for name, array in inputs.items()
-            ],
-            raw_input_contents=[array.tobytes() for array in inputs.values()],
-        )
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-        started = time.perf_counter()
+        started = latest = time.perf_counter()
         answered = self._answered.setdefault(model.name, _Answered(sent=0.0, at=started))
         if not self._streams[model.name] and not answered.owing:
             answered.at = started  # it was asked nothing before, and so was not silent
         self._streams[model.name] += 1
         answered.owing = True
-        latest = started
+        complete = asyncio.get_running_loop().create_future()
+
+        async def requests() -> AsyncIterator[Any]:
+            sequence = uuid.uuid4().hex
+            yield _request(model, inputs, sequence)
+            if not await complete:
+                yield _request(model, {**inputs, "length": np.zeros(1, np.int32)}, sequence)
+
+        replies: asyncio.Queue[Any] = asyncio.Queue()
         with tracing.engine(model.name) as metadata:
-            call = self._stub.ModelStreamInfer(iter([request]), metadata=metadata)
+            reading = asyncio.create_task(self._read(self._stub.ModelStreamInfer(requests(), metadata=metadata), answered, replies))
+        self._readings[model.name].add(reading)
+        reading.add_done_callback(self._readings[model.name].discard)
+        under_way(reading)
         try:
-            async for reply in call:
+            while (reply := await replies.get()) is not None:
+                if isinstance(reply, grpc.aio.AioRpcError):
+                    raise self._failed(model, started, reply.details() or "") from reply
                 if reply.error_message:
                     raise self._failed(model, started, reply.error_message)
-                latest = answered.at = time.perf_counter()
-                answered.sent = max(started, answered.sent)
-                answered.count += 1
-                response = reply.infer_response
-                if response.outputs:
+                latest = time.perf_counter()
+                if reply.infer_response.outputs:
                     yield {
                         output.name: np.frombuffer(content, _DTYPE_OF[output.datatype]).reshape(output.shape)
-                        for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+                        for output, content in zip(reply.infer_response.outputs, reply.infer_response.raw_output_contents, strict=True)
                     }
-                if response.parameters["triton_final_response"].bool_param:
-                    answered.owing = False
+                if _is_final(reply):
+                    complete.set_result(True)
                     return
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(model, started, error.details() or "") from error
+            raise self._failed(model, started, "its stream ended early")
         finally:
             self._streams[model.name] -= 1
-            call.cancel()
+            if not complete.done():
+                complete.set_result(False)
+            _leave(reading)
             if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
                 self.suspect(model, started)
+
+    async def _read(self, call: Any, answered: "_Answered", replies: asyncio.Queue[Any]) -> None:
+        """What comes, to the end: a reply each, an error in place of the rest, None. In a task of its own, because gRPC cancels a call
+        whose reader is cancelled."""
+        started = time.perf_counter()
+        try:
+            async for reply in call:
+                answered.at = time.perf_counter()
+                answered.sent = max(started, answered.sent)
+                answered.count += 1
+                if _is_final(reply):
+                    answered.owing = False
+                replies.put_nowait(reply)
+        except grpc.aio.AioRpcError as error:
+            replies.put_nowait(error)
+        finally:
+            replies.put_nowait(None)
+
+    def end_streams(self, name: str) -> None:
+        """Of a model whose process is gone: Triton would never end them. Who waits gets EngineUnavailable."""
+        for reading in list(self._readings[name]):
+            reading.cancel()
 
     def streaming(self, model: Model) -> bool:
         """Whether answers of `stream` are waited for."""
@@ -274,16 +314,23 @@ class Triton:
             self.suspect(model, started)
         return known
 
-    async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None) -> Inference:
-        if metadata is not None:  # of a trace: alone, for a request has room for one context
-            return await self._request(model, array, metadata)
-        return await self._together(model, array)
+    async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None, under_way: UnderWay) -> Inference:
+        if metadata is None:
+            return await self._together(model, array, under_way)
+        # Of a trace: alone, for a request has room for one context.
+        answer = asyncio.create_task(self._infer(model, array, metadata))
+        under_way(answer)
+        try:
+            return await asyncio.shield(answer)
+        finally:
+            _leave(answer)
 
-    async def _together(self, model: Model, array: NDArray[Any]) -> Inference:
+    async def _together(self, model: Model, array: NDArray[Any], under_way: UnderWay) -> Inference:
         group = self._groups.get(model.name)
         if group is None or group.size + len(array) > model.largest_request:
             group = self._groups[model.name] = _Group()
             group.answer = asyncio.create_task(self._ask(model, group))  # begins in the next turn of the loop
+        under_way(group.answer)
         first = group.size
         group.arrays.append(array)
         group.size += len(array)
@@ -292,30 +339,27 @@ class Triton:
             inference = await asyncio.shield(group.answer)
         finally:
             group.waiting -= 1
-            if not group.waiting and not group.answer.done():  # all have gone away
-                self._close(model, group)
-                group.answer.cancel()
+            if not group.waiting:  # all have their answer, or have gone away
+                if group.sent:
+                    _leave(group.answer)
+                else:
+                    self._close(model, group)
+                    group.answer.cancel()
         return replace(inference, output=inference.output[first : first + len(array)])
 
     async def _ask(self, model: Model, group: "_Group") -> Inference:
         for _ in range(TURNS):
             await asyncio.sleep(0)
         self._close(model, group)
-        return await self._request(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
+        group.sent = True
+        return await self._infer(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
 
     def _close(self, model: Model, group: "_Group") -> None:
         if self._groups.get(model.name) is group:
             del self._groups[model.name]
 
-    async def _request(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None) -> Inference:
-        request = service_pb2.ModelInferRequest(
-            model_name=model.name,
-            inputs=[
-                service_pb2.ModelInferRequest.InferInputTensor(name=model.input.name, datatype=model.input.datatype, shape=array.shape)
-            ],
-            # Raw bytes: typed contents cost 500 times the time of a memory copy.
-            raw_input_contents=[array.tobytes()],
-        )
+    async def _infer(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None) -> Inference:
+        request = _request(model, {model.input.name: array})
         started = time.perf_counter()
         try:
             reply = await self._stub.ModelInfer(request, metadata=metadata)
@@ -345,12 +389,41 @@ class Triton:
 
 @dataclass
 class _Group:
-    """Arrays that go to one model as one request. size: pictures in them. waiting: callers who still do."""
+    """Arrays that go to one model as one request. size: pictures in them. waiting: callers who still do. sent: no others can join them."""
 
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
     waiting: int = 0
+    sent: bool = False
     answer: asyncio.Task[Inference] = field(init=False)
+
+
+def _request(model: Model, inputs: Mapping[str, NDArray[Any]], sequence: str = "") -> Any:
+    """A ModelInferRequest. sequence: its id, by which a second one can stop it."""
+    request = service_pb2.ModelInferRequest(
+        model_name=model.name,
+        id=sequence,
+        inputs=[
+            service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+            for name, array in inputs.items()
+        ],
+        # Raw bytes: typed contents cost 500 times the time of a memory copy.
+        raw_input_contents=[array.tobytes() for array in inputs.values()],
+    )
+    if sequence:
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+    return request
+
+
+def _is_final(reply: Any) -> bool:
+    return bool(reply.infer_response.parameters["triton_final_response"].bool_param)
+
+
+def _leave(work: asyncio.Task[Any]) -> None:
+    """To be done with nobody waiting for it."""
+    if not work.done():
+        timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, work.cancel)
+        work.add_done_callback(lambda _: timer.cancel())
 
 
 def model_of(config: Any) -> Model:

@@ -6,12 +6,13 @@
 import argparse
 import sys
 
-from loadtest.chaos import bombs, engine_faults, fuzz, intruders, mixed_calls, overload, report, shutdown, version_switch
+from loadtest.chaos import bombs, engine_faults, fuzz, impatient, intruders, mixed_calls, overload, report, shutdown, version_switch
 from loadtest.chaos.attack import Attack, Row
 from loadtest.running import ROOT
 
 ATTACKS = [
     Attack("overload", "Open-loop load above capacity (a heavier model on one core, docs/decisions/0019)", overload.open_loop),
+    Attack("impatient", "Callers whose deadlines are too short", impatient.impatient),
     Attack("kill_stub", "kill -9 and SIGSTOP of engine processes in the middle of a batch", engine_faults.stubs),
     Attack("kill_triton", "kill -9 and SIGSTOP of tritonserver", engine_faults.triton),
     Attack("sigterm", "SIGTERM under load", shutdown.sigterm),

@@ -228,6 +228,7 @@ def mixed(short: bool) -> Rows:
         known = known_answers(service)
         sound = _measured(service, known, warm_up, count, seconds)
         alive = service.process.poll() is None
+        replaced = service.events("restarting") + service.events("reloading")
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
         seen = _measured(leaky, known, 100, 1500, seconds).memory_growth
@@ -236,6 +237,8 @@ def mixed(short: bool) -> Rows:
     yield Row("mixed_refused", "times that one of them was refused for want of a place, and tried again", mix.refused)
     yield Row("mixed_dead", "services that died", int(not alive), 0)
     yield Row("mixed_crashes", "exceptions in its log", len(crashes), 0)
+    what = counted([event.get("what") or event["model"] for event in replaced])
+    yield Row("mixed_replaced", "tritonservers and engines that had to be replaced", len(replaced), 0, note=what)
     yield Row("mixed_wrong", "calls that did not end as they must", len(mix.complaints), 0, note=counted(mix.complaints))
     yield Row("mixed_memory_growth", "memory after a warm-up round, growth", 100 * sound.memory_growth, 100 * GROWTH, unit=" %")
     yield Row("mixed_handles_growth", "open handles, growth", handles, 0)

@@ -1,19 +1,19 @@
 """A generator's graph does what its checkpoint does, and real Triton streams its tokens."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import onnx
 import psutil
 import pytest
 import pytest_asyncio
 import torch
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from numpy.typing import NDArray
 
 from export import generator_parity, generator_repository, repository, step
 from export.__main__ import main
@@ -21,8 +21,9 @@ from export.triton_generator import Steps, gumbel
 from generator import checkpoint
 from service.catalogue import Catalogue
 from service.embedded_triton import EmbeddedTriton
+from service.errors import EngineUnavailable
 from service.settings import Settings
-from service.triton import Triton
+from service.triton import Model, Triton
 from tests.generator.random_generator import CLASSES, random_generator
 
 CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
@@ -109,57 +110,37 @@ def test_a_checkpoint_becomes_a_model_beside_the_others(tmp_path: Path, monkeypa
         main(["generator", "none.safetensors"])
 
 
+def _inputs(
+    length: int, *, prefix: tuple[int, ...] = (), seed: int = 7, label: int = 1, temperature: float = 1.0
+) -> dict[str, NDArray[Any]]:
+    padded = np.full(CHANNELS, -1, np.int32)
+    padded[: len(prefix)] = prefix
+    return {
+        "class": np.array([label], np.int32),
+        "prefix": padded,
+        "length": np.array([length], np.int32),
+        "seed": np.array([seed], np.int64),
+        "temperature": np.array([temperature], np.float32),
+        "top_k": np.array([0], np.int32),
+    }
+
+
 class Streams:
-    """Asks the real Triton."""
+    """Asks the real Triton, as the gateway does."""
 
-    def __init__(self, url: str, engine: psutil.Process) -> None:
-        self.channel = grpc.aio.insecure_channel(url)
-        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        self.engine = engine
+    def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
+        self.triton, self.model, self.engine = triton, model, engine
+        self.under_way: list[asyncio.Task[None]] = []
 
-    def call(self, length: int, *, prefix: tuple[int, ...] = (), seed: int = 7, label: int = 1, temperature: float = 1.0) -> Any:
-        padded = np.full(CHANNELS, -1, np.int32)
-        padded[: len(prefix)] = prefix
-        inputs = {
-            "class": np.array([label], np.int32),
-            "prefix": padded,
-            "length": np.array([length], np.int32),
-            "seed": np.array([seed], np.int64),
-            "temperature": np.array([temperature], np.float32),
-            "top_k": np.array([0], np.int32),
-        }
-        types = {"int32": "INT32", "int64": "INT64", "float32": "FP32"}
-        request = service_pb2.ModelInferRequest(
-            model_name="tiny_generate",
-            inputs=[{"name": name, "datatype": types[str(array.dtype)], "shape": array.shape} for name, array in inputs.items()],
-            raw_input_contents=[array.tobytes() for array in inputs.values()],
-        )
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
-
-        async def requests() -> AsyncIterator[Any]:
-            yield request
-
-        return self.stub.ModelStreamInfer(requests())
+    def call(self, length: int, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
+        return self.triton.stream(self.model, _inputs(length, **options), under_way=self.under_way.append)
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
-        """All of a sequence; that their places are told in order and that the final response is empty is asserted."""
-        tokens, places, final = [], [], False
-        async for reply in self.call(*arguments, **options):
-            assert not reply.error_message, reply.error_message
-            answer = reply.infer_response
-            final = answer.parameters["triton_final_response"].bool_param
-            values = {
-                output.name: int(np.frombuffer(content, np.int32)[0])
-                for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
-            }
-            assert bool(values) != final
-            if values:
-                tokens.append(values["token"])
-                places.append(values["index"])
-        assert final
+        """All of a sequence; that their places are told in order is asserted."""
+        answers = [{name: int(value[0]) for name, value in one.items()} async for one in self.call(*arguments, **options)]
         first = len(options.get("prefix", ()))
-        assert places == list(range(first, first + len(tokens)))
-        return tokens
+        assert [answer["index"] for answer in answers] == list(range(first, first + len(answers)))
+        return [answer["token"] for answer in answers]
 
     async def idle(self) -> bool:
         """Whether the engine process does nothing for a while."""
@@ -180,9 +161,7 @@ async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Asy
         assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
         assert Catalogue([model]).tokenizers == []
         (engine,) = embedded._processes["tiny_generate"]
-        streams = Streams(embedded.url, engine)
-        yield streams
-        await streams.channel.close()
+        yield Streams(triton, model, engine)
     finally:
         await triton.close()
         await embedded.stop()
@@ -215,25 +194,27 @@ async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
 
 @module_loop
 async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: Streams) -> None:
-    long = streams.call(CHANNELS)
-    await long.read()
-    assert len(await streams.tokens(5)) == 5
-    assert not long.done()
-    long.cancel()
+    async with contextlib.aclosing(streams.call(CHANNELS)) as long:
+        await anext(long)
+        assert len(await streams.tokens(5)) == 5
+        assert not streams.under_way[-2].done()
 
 
 @module_loop
-async def test_a_cancelled_sequence_leaves_nothing_running(streams: Streams) -> None:
-    calls = [streams.call(CHANNELS, seed=seed) for seed in range(3)]
+async def test_sequences_that_are_left_stop(streams: Streams) -> None:
+    del streams.under_way[:]
+    calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
-        await call.read()
-    assert not await streams.idle()
+        await anext(call)
+    left = list(streams.under_way)
+    kept = asyncio.create_task(streams.tokens(CHANNELS))
+    await asyncio.sleep(0.02)
     for call in calls:
-        call.cancel()
-    async with asyncio.timeout(3):
-        while not await streams.idle():
-            pass
-    assert len(await streams.tokens(3)) == 3
+        await call.aclose()
+    await asyncio.wait_for(asyncio.gather(*left), 3)
+    assert not kept.done()
+    assert len(await kept) == CHANNELS
+    assert await streams.idle()
 
 
 @module_loop
@@ -246,6 +227,20 @@ async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
         ({"prefix": tuple(range(20))}, "not below the 20 tokens of the prefix, not 10"),
         ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
     ):
-        replies = [reply async for reply in streams.call(10, **mistake)]
-        assert sentence in replies[0].error_message
+        with pytest.raises(EngineUnavailable) as caught:
+            await streams.tokens(10, **mistake)
+        assert sentence in caught.value.__notes__[0]
     assert len(await good) == 30
+
+
+@module_loop
+async def test_sequences_of_a_gateway_that_died_stop(streams: Streams) -> None:
+    """The last of the module: Triton may die of it, too, and then they stop as well."""
+    gateway = Triton(streams.triton.url)
+    call = gateway.stream(streams.model, _inputs(CHANNELS))
+    await anext(call)
+    await gateway.close()
+    async with asyncio.timeout(3):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while not await streams.idle():
+                pass

@@ -48,6 +48,21 @@ async def test_a_call_that_would_wait_too_long_is_refused_at_once_with_a_hint() 
     await held(admission, 0)
 
 
+async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
+    admission, loop = Admission(1, 100, 60), asyncio.get_running_loop()
+    for _ in range(64):
+        await held(admission, 0.01)
+    async with asyncio.timeout(5), admission.place(CALL, timeout=0.001):  # free: nobody knows how long it will take today
+        started = loop.time()
+        with pytest.raises(Overloaded):
+            await admission.place(CALL, timeout=0.015).__aenter__()
+        assert loop.time() - started < 0.01
+        waiter = asyncio.create_task(admission.place(CALL, timeout=1).__aenter__())
+        await asyncio.sleep(SOON)
+        assert waiting(CALL) == 1
+    await waiter
+
+
 async def _refused(admission: Admission) -> bool:
     try:
         await held(admission, 0.1)
@@ -140,3 +155,20 @@ async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
     assert await admission.idle(5) == 0
     await waiter
     assert done == ["queued"]
+
+
+async def test_a_place_is_not_free_before_the_work_that_its_holder_left_behind_is_done() -> None:
+    admission = Admission(1, 10, 60)
+    work = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    async with admission.place(CALL) as place:
+        for one in work:
+            place.wait_for(one)
+        work[0].set_result(None)
+    waiter = asyncio.create_task(held(admission, 0))
+    work[1].cancel()
+    await asyncio.sleep(SOON)
+    assert await admission.idle(SOON) == 2
+    assert not waiter.done()
+    work[2].set_exception(ZeroDivisionError())
+    await asyncio.wait_for(waiter, 5)
+    assert await admission.idle(SOON) == 0

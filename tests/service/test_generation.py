@@ -14,7 +14,7 @@ from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
 from service.generation import Event, Finished, Generation, NewTokens, Started, Wanted
 from service.settings import Settings
 from service.tokenization import Tokenization
-from service.triton import Model
+from service.triton import Model, UnderWay
 from tests.service.test_catalogue import A, generator, models
 
 Response = dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ class Scripted:
     def suspect(self, model: Model, sent: float) -> None:
         self.suspects[model.name] = sent
 
-    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> AsyncGenerator[Response, None]:
+    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay) -> AsyncGenerator[Response, None]:
         self.asked.append(inputs)
         self.open += 1
         try:

@@ -1,6 +1,7 @@
 """What several callers ask of Triton at once goes there as one request, and each gets his own part of the answer."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from service import triton as module
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.triton import Inference, Model, Tensor, Triton
 from tests.service.stand_in import asked
@@ -98,13 +100,34 @@ async def test_who_comes_after_one_who_went_away_is_answered(engine: tuple[Engin
     assert np.array_equal((await ask(triton, 2)).output, 2 * entries(2))
 
 
-async def test_the_engine_is_left_alone_when_all_have_gone(engine: tuple[Engine, Triton]) -> None:
+@pytest.mark.parametrize("traced", [False, True])
+async def test_what_was_sent_is_answered_though_all_have_gone(
+    engine: tuple[Engine, Triton], traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton may die of a cancelled call."""
+    if traced:
+        monkeypatch.setattr(module.tracing, "engine", lambda _: contextlib.nullcontext([("traceparent", "00-1-2-01")]))
     real, triton = engine
     real.may_answer.clear()
-    calls = [ask(triton, 1, timeout=0.2), ask(triton, 2, timeout=0.3)]
+    under_way: list[asyncio.Task[Inference]] = []
+    calls = [triton.infer(DOUBLING, entries(value), 0.2 + value / 10, under_way=under_way.append) for value in range(2)]
     assert [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == [DeadlineExceeded] * 2
-    await asyncio.sleep(0.2)
-    assert (real.sizes, real.cancelled) == ([2], 1)
+    real.may_answer.set()
+    await asyncio.wait_for(asyncio.gather(*under_way), 2)
+    assert (real.sizes, real.cancelled) == ([1, 1] if traced else [2], 0)
+    assert triton.answers(DOUBLING) == 2
+
+
+async def test_what_is_never_answered_is_given_up_in_the_end(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEFT_SECONDS", 0.3)
+    real, triton = engine
+    real.may_answer.clear()
+    with pytest.raises(DeadlineExceeded):
+        await ask(triton, 1, timeout=0.2)
+    await asyncio.sleep(0.1)
+    assert (real.sizes, real.cancelled) == ([1], 0)
+    await asyncio.sleep(0.4)
+    assert real.cancelled == 1
 
 
 async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:

@@ -281,7 +281,7 @@ def test_too_many_are_refused_at_once_and_single_pictures_are_not(caller: Client
     assert tokens_of(caller, k=1)
 
 
-@pytest.mark.parametrize("fault", ["rubbish", "hang"])
+@pytest.mark.parametrize("fault", ["rubbish", "hang", "die"])
 def test_a_generator_that_fails_in_the_middle_is_replaced(
     caller: Client, generating: Service, made: GeneratorRepository, fault: str
 ) -> None:
