@@ -175,7 +175,7 @@ def soak(measured: dict[str, Any]) -> Figure:
         xlabel="minute; the first is to warm up" if measured["seconds"] == 60 else "stretch",
     )
     memory.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    latency.legend(loc="lower right")
+    latency.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
