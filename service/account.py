@@ -10,7 +10,7 @@ import structlog
 
 from service import metrics, tracing
 from service.errors import ServiceError, is_ours
-from service.triton import Inference
+from service.models import Inference
 
 log = structlog.get_logger()
 Stages = dict[str, float]  # stage -> seconds, in the order they happened

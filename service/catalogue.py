@@ -9,7 +9,7 @@ from itertools import groupby
 from channeltok.tokens import Tokens
 
 from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownClass, UnknownGenerator, UnknownTokenizer
-from service.triton import Model
+from service.models import Model
 
 _SHOWN = 10  # names in a sentence
 

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from service import metrics
 from service.account import Account, Stages
 from service.admission import Admission, Place, Priority
+from service.answers import RETRY_AFTER_SECONDS
 from service.catalogue import Generator
 from service.errors import BadK, BadRequest, BadSampling, BadTokens, DeadlineExceeded, EngineUnavailable, FingerprintMismatch
 from service.prefixes import prefixes
 from service.settings import Settings
 from service.tokenization import Tokenization
-from service.triton import RETRY_AFTER_SECONDS, Triton
+from service.triton import Triton
 
 TEMPERATURE = 0.85
 TOP_K = 200
@@ -226,7 +227,7 @@ class Generation:
             return
         name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
         latest = call.started
-        async with aclosing(self._triton.stream(model, task.inputs(), under_way=place.wait_for)) as responses:
+        async with aclosing(self._triton.streams.ask(model, task.inputs(), under_way=place.wait_for)) as responses:
             async for response in responses:
                 index, new = (int(response[output][0]) if output in response else -1 for output in ("index", "token"))
                 if index != due or due == task.k or not 0 <= new < task.generator.tokenizer.codes:
@@ -243,7 +244,7 @@ class Generation:
             else:
                 if due == task.k:
                     return
-        self._triton.suspect(model, asked)
+        self._triton.answers.suspect(model, asked)
         raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
 
     async def _show(self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:

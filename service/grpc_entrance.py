@@ -43,13 +43,13 @@ class GrpcEntrance:
         """As the aio server's, which knows only generic ones and takes no notice."""
 
     def guard(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        """Every method as one from stream to stream, which on the wire is the same: a single message gRPC would read before it asks us,
-        for as long as it takes."""
+        """Every method as one that takes a stream, which on the wire is the same: a single message gRPC would read before it asks us, for
+        as long as it takes."""
         open_to_all, surrounded = path.startswith(_HEALTH), path.startswith(self._surrounded)
         rpc = path.rpartition("/")[2]
         method = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        async def answer(context: grpc.aio.ServicerContext) -> None:
+        async def answer(context: grpc.aio.ServicerContext) -> Any:
             if not open_to_all:
                 authorization = [_text(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
                 caller.set(self._access.client(authorization, path) or self._access.by_address(context.peer()))
@@ -62,21 +62,20 @@ class GrpcEntrance:
                 async with aclosing(result):  # a call that is cancelled must not wait for the garbage collector to stop its work
                     async for reply in result:
                         await context.write(reply)
-            else:
-                reply = await result
-                if not handler.response_streaming:  # else it has written its replies itself
-                    await context.write(reply)
+                return None
+            return await result  # None of a method that writes its replies itself
 
-        async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
             with calls.GrpcCall(context, rpc) if surrounded else nullcontext():
                 try:
-                    await answer(context)
+                    return await answer(context)
                 except grpc.aio.AbortError:
                     raise
                 except Exception as error:
                     await abort(context, error)
 
-        return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
+        kind = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+        return kind(guarded, response_serializer=handler.response_serializer)
 
     async def _message(self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler) -> Any:
         try:

@@ -28,9 +28,9 @@ import pictures
 from service.catalogue import Catalogue, Tokenizer
 from service.cpu_engine import cpu_engine
 from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
+from service.models import Model, model_of
 from service.prefixes import measured, prefixes
 from service.settings import Settings
-from service.triton import Model, model_of
 
 BATCH = 16
 # One thread at a time loads and runs for the first time: OpenVINO's binding fills tables then, and two threads that both find them empty

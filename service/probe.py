@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServiceError
-from service.triton import Model, Triton
+from service.models import Model
+from service.triton import Triton
 
 TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
@@ -41,11 +42,11 @@ class Probe:
 
     async def look(self, model: Model) -> ServiceError | None:
         """What is wrong with the model, None where nothing is. One that hangs or answers rubbish becomes a suspect of Triton's client."""
-        recent = self._triton.silent_seconds(model) < self._probe_seconds
-        callers_got_answers = recent and self._triton.answers(model) > self._own[model.name]
+        recent = self._triton.answers.silent_seconds(model) < self._probe_seconds
+        callers_got_answers = recent and self._triton.answers.count(model) > self._own[model.name]
         if callers_got_answers and self._spared[model.name] < LOOKS - 1:
             self._spared[model.name] += 1
-            self._own[model.name] = self._triton.answers(model)
+            self._own[model.name] = self._triton.answers.count(model)
             return None
         if self._asked_lately(model):
             return None
@@ -53,33 +54,33 @@ class Probe:
         try:
             return await self._ask(model)
         finally:
-            self._own[model.name] = self._triton.answers(model)
+            self._own[model.name] = self._triton.answers.count(model)
 
     async def look_at_generator(self, model: Model) -> ServiceError | None:
         """As `look`. While callers wait for tokens it is asked nothing: whether they come says it all, and the question would wait behind
         whole pictures."""
         started = time.perf_counter()
-        if self._triton.streaming(model):
-            if self._triton.silent_seconds(model) <= self._engine_timeout:
+        if self._triton.streams.waited_for(model):
+            if self._triton.answers.silent_seconds(model) <= self._engine_timeout:
                 return None
             # Since when, so that what hung before a repair is no reason for the next.
-            self._triton.suspect(model, started - self._engine_timeout)
-            self._triton.end_streams(model.name)
+            self._triton.answers.suspect(model, started - self._engine_timeout)
+            self._triton.streams.end(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(TIMEOUT):
-                async with aclosing(self._triton.stream(model, _first_tokens(model))) as responses:
+                async with aclosing(self._triton.streams.ask(model, _first_tokens(model))) as responses:
                     output = np.concatenate([response["token"] async for response in responses])
         except Overloaded:
             return None
         except TimeoutError:
-            if self._triton.silent_seconds(model) > self._engine_timeout:
-                self._triton.suspect(model, started)
+            if self._triton.answers.silent_seconds(model) > self._engine_timeout:
+                self._triton.answers.suspect(model, started)
             return DeadlineExceeded("the engine makes no tokens")
         except ServiceError as error:
             return error
         if not np.array_equal(output, self._first.setdefault(model.name, output)):
-            self._triton.suspect(model, started)
+            self._triton.answers.suspect(model, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         return None
 
@@ -90,14 +91,14 @@ class Probe:
         except Overloaded:
             return None  # load, not a fault: the engine is at work
         except DeadlineExceeded as error:
-            if self._triton.silent_seconds(model) > self._engine_timeout:
-                self._triton.suspect(model, started)
+            if self._triton.answers.silent_seconds(model) > self._engine_timeout:
+                self._triton.answers.suspect(model, started)
             return error
         except ServiceError as error:
             return error
         output = inference.output
         if not _alike(output, self._first.setdefault(model.name, output)):
-            self._triton.suspect(model, started)
+            self._triton.answers.suspect(model, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         self._asked[model.name] = time.perf_counter()
         self._fastest[model.name] = min(inference.compute_seconds, self._fastest.get(model.name, math.inf))
@@ -106,7 +107,7 @@ class Probe:
     def _asked_lately(self, model: Model) -> bool:
         """As lately as `SHARE` forbids to ask again, and nobody was failed since."""
         asked = self._asked.get(model.name, -math.inf)
-        return asked > self._triton.failed(model) and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
+        return asked > self._triton.answers.failed_at(model) and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
 
 
 def _question(model: Model) -> NDArray[Any]:

@@ -13,9 +13,10 @@ from service import metrics
 from service.catalogue import Catalogue, Generator, Tokenizer
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.errors import ServiceError
+from service.models import Model
 from service.probe import Probe
 from service.settings import Settings
-from service.triton import Model, Triton
+from service.triton import Triton
 
 log = structlog.get_logger()
 REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
@@ -194,7 +195,7 @@ class Supervisor:
     async def _repair_models(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
         # What was sent before the last repair failed for the old cause.
-        suspects, self._triton.suspects = self._triton.suspects, {}
+        suspects, self._triton.answers.suspects = self._triton.answers.suspects, {}
         failing = {name for name, sent in suspects.items() if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
         for name in {*failing, *embedded.broken()} & embedded.loaded:
             if self._repairs.due(name):
@@ -203,7 +204,7 @@ class Supervisor:
                 try:
                     await embedded.reload(self._triton, name)
                 finally:
-                    self._triton.end_streams(name)
+                    self._triton.streams.end(name)
                 self._reloaded[name] = time.perf_counter()
 
     def _publish(self, catalogue: Catalogue) -> None:

@@ -17,6 +17,7 @@ import pictures
 from service import metrics
 from service.account import Account, Stages
 from service.admission import Admission, Place, Priority
+from service.answers import RETRY_AFTER_SECONDS
 from service.catalogue import Catalogue, Tokenizer
 from service.errors import (
     BadK,
@@ -33,7 +34,7 @@ from service.errors import (
 from service.prefixes import measured, prefixes
 from service.rate_limit import RateLimit
 from service.settings import Settings
-from service.triton import RETRY_AFTER_SECONDS, Triton
+from service.triton import Triton
 
 T = TypeVar("T")
 _PATIENT = {Priority.INTERACTIVE: frozenset[str](), Priority.BULK: frozenset({"admission"})}  # streams wait for their places
@@ -195,7 +196,7 @@ class Tokenization:
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
         if output.min() < 0 or output.max() >= served.codes:
-            self._triton.suspect(served.encoder, time.perf_counter())
+            self._triton.answers.suspect(served.encoder, time.perf_counter())
             raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
         return output.astype(np.uint16)
 

@@ -22,8 +22,9 @@ from generator import checkpoint
 from service.catalogue import Catalogue
 from service.embedded_triton import EmbeddedTriton
 from service.errors import EngineUnavailable
+from service.models import Model
 from service.settings import Settings
-from service.triton import Model, Triton
+from service.triton import Triton
 from tests.generator.random_generator import CLASSES, random_generator
 
 CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
@@ -133,7 +134,7 @@ class Streams:
         self.under_way: list[asyncio.Task[None]] = []
 
     def call(self, length: int, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
-        return self.triton.stream(self.model, _inputs(length, **options), under_way=self.under_way.append)
+        return self.triton.streams.ask(self.model, _inputs(length, **options), under_way=self.under_way.append)
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
         """All of a sequence; that their places are told in order is asserted."""
@@ -237,7 +238,7 @@ async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
 async def test_sequences_of_a_gateway_that_died_stop(streams: Streams) -> None:
     """The last of the module: Triton may die of it, too, and then they stop as well."""
     gateway = Triton(streams.triton.url)
-    call = gateway.stream(streams.model, _inputs(CHANNELS))
+    call = gateway.streams.ask(streams.model, _inputs(CHANNELS))
     await anext(call)
     await gateway.close()
     async with asyncio.timeout(3):

@@ -6,7 +6,7 @@ from channeltok import Tokens
 
 from service.catalogue import Catalogue
 from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownClass, UnknownGenerator, UnknownTokenizer
-from service.triton import Model, Tensor
+from service.models import Model, Tensor
 
 PICTURE, TOKENS = Tensor("picture", "UINT8", np.uint8, (128, 128, 3)), Tensor("tokens", "INT32", np.int32, (256,))
 FACTS = {"family": "channeltok", "picture_size": "128", "channels": "256", "bits_per_token": "16", "fingerprint": "00" * 8}

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.answers import Answers
 from service.catalogue import Catalogue
 from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
 from service.generation import Event, Finished, Generation, NewTokens, Started, Wanted
+from service.leaving import UnderWay
+from service.models import Model
 from service.settings import Settings
 from service.tokenization import Tokenization
-from service.triton import Model, UnderWay
 from tests.service.test_catalogue import A, generator, models
 
 Response = dict[str, NDArray[Any]]
@@ -33,12 +35,10 @@ class Scripted:
         self.let.set()
         self.open = 0
         self.asked: list[Mapping[str, NDArray[Any]]] = []
-        self.suspects: dict[str, float] = {}
+        self.answers = Answers()
+        self.streams = self
 
-    def suspect(self, model: Model, sent: float) -> None:
-        self.suspects[model.name] = sent
-
-    async def stream(self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay) -> AsyncGenerator[Response, None]:
+    async def ask(self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay) -> AsyncGenerator[Response, None]:
         self.asked.append(inputs)
         self.open += 1
         try:
@@ -123,7 +123,7 @@ async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) 
     generation, triton = generating(responses)
     with pytest.raises(EngineUnavailable):
         await events(generation, k=3)
-    assert set(triton.suspects) == {"one_generate"}
+    assert set(triton.answers.suspects) == {"one_generate"}
     assert triton.open == 0
     generation.admission.close()
     assert await generation.admission.idle(0.1) == 0

@@ -13,8 +13,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service import probe
 from service.errors import DeadlineExceeded, EngineUnavailable
+from service.models import EXECUTION, Model, Tensor
 from service.probe import Probe
-from service.triton import EXECUTION, Model, Tensor, Triton
+from service.triton import Triton
 from tests.service.stand_in import asked
 
 DECODER = Model(
@@ -111,15 +112,15 @@ async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(tri
     """So a repair that came in between is not followed by another for the same silence."""
     generator = replace(DECODER, parameters={**DECODER.parameters, "channels": "2"})
     looks = Probe(triton, engine_timeout=0.2, probe_seconds=0.0)
-    waiting = asyncio.create_task(anext(triton.stream(generator, {"x": np.zeros(2, np.int32)})))
+    waiting = asyncio.create_task(anext(triton.streams.ask(generator, {"x": np.zeros(2, np.int32)})))
     await asyncio.sleep(0.1)
     assert await looks.look_at_generator(generator) is None
     await asyncio.sleep(0.2)
     repaired = time.perf_counter() - 0.1
     assert isinstance(await looks.look_at_generator(generator), DeadlineExceeded)
-    assert triton.suspects["decoder"] < repaired
+    assert triton.answers.suspects["decoder"] < repaired
     await asyncio.sleep(0.15)
     await looks.look_at_generator(generator)
-    assert triton.suspects["decoder"] > repaired
+    assert triton.answers.suspects["decoder"] > repaired
     waiting.cancel()
     await asyncio.wait([waiting])

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from service import joining, leaving
 from service import triton as module
 from service.errors import DeadlineExceeded, EngineUnavailable
-from service.triton import Inference, Model, Tensor, Triton
+from service.models import EXECUTION, Inference, Model, Tensor
+from service.triton import Triton
 from tests.service.stand_in import asked
 
 DOUBLING = Model("doubling", Tensor("x", "INT32", np.int32, (2,)), Tensor("y", "INT32", np.int32, (2,)), {}, largest_request=4)
@@ -24,13 +26,22 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.came = asyncio.Condition()
         self.cancelled = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.fails = False
+        self.reports = False  # how long it took, as our python-backend models do
+
+    async def has(self, sizes: list[int]) -> None:
+        """Wait until requests of these sizes have come."""
+        async with self.came:
+            await asyncio.wait_for(self.came.wait_for(lambda: self.sizes == sizes), 5)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        self.sizes.append(request.inputs[0].shape[0])
+        async with self.came:
+            self.sizes.append(request.inputs[0].shape[0])
+            self.came.notify_all()
         try:
             await self.may_answer.wait()
         except asyncio.CancelledError:
@@ -39,7 +50,11 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.fails:
             await context.abort(grpc.StatusCode.INTERNAL, "the stub died")
         x = np.frombuffer(request.raw_input_contents[0], np.int32)
-        return service_pb2.ModelInferResponse(outputs=[{"name": "y"}], raw_output_contents=[(2 * x).tobytes()])
+        answer = service_pb2.ModelInferResponse(outputs=[{"name": "y"}], raw_output_contents=[(2 * x).tobytes()])
+        if self.reports:
+            answer.outputs.add(name=EXECUTION)
+            answer.raw_output_contents.append(np.array([[1000, 1]] * (len(x) // 2), np.int64).tobytes())
+        return answer
 
 
 @pytest.fixture
@@ -62,7 +77,64 @@ async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
     answers = await asyncio.gather(*(ask(triton, value) for value in range(6)), ask(triton, 6, 7, 8))
     assert np.array_equal(np.concatenate([answer.output for answer in answers]), 2 * entries(*range(9)))
     assert sorted(real.sizes) == [2, 3, 4]  # four at most, and nobody's are torn apart
-    assert triton.answers(DOUBLING) == 9
+    assert triton.answers.count(DOUBLING) == 9
+
+
+async def test_what_would_wait_in_triton_waits_for_company(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "HELD_SECONDS", 5)
+    real, triton = engine
+    real.may_answer.clear()
+    calls = [asyncio.create_task(ask(triton, *range(4)))]  # all that the one instance takes in a run
+    for value in range(4, 8):
+        await asyncio.sleep(0.05)
+        assert real.sizes == [4]
+        calls.append(asyncio.create_task(ask(triton, value)))
+    await real.has([4, 4])  # full, and gone without waiting for an answer
+    calls += [asyncio.create_task(ask(triton, value)) for value in (8, 9)]
+    await asyncio.sleep(0.05)
+    assert real.sizes == [4, 4]
+    real.may_answer.set()
+    answers = await asyncio.wait_for(asyncio.gather(*calls), 2)  # 8 and 9 go when there is room
+    assert real.sizes == [4, 4, 2]
+    assert np.array_equal(np.concatenate([answer.output for answer in answers]), 2 * entries(*range(10)))
+
+
+async def test_the_wait_for_company_ends(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of several Tritons hangs, no answer ever makes room."""
+    monkeypatch.setattr(joining, "HELD_SECONDS", 0.2)
+    real, triton = engine
+    real.may_answer.clear()
+    calls = [asyncio.create_task(ask(triton, *range(4))), asyncio.create_task(ask(triton, 4))]
+    await asyncio.sleep(0.1)
+    assert real.sizes == [4]
+    await real.has([4, 1])
+    real.may_answer.set()
+    await asyncio.gather(*calls)
+
+
+async def test_the_wait_for_company_is_time_in_the_queue(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    real.reports, real.may_answer = True, asyncio.Event()
+    calls = [asyncio.create_task(ask(triton, *range(4))), asyncio.create_task(ask(triton, 4))]
+    await asyncio.sleep(joining.HELD_SECONDS + 0.05)
+    real.may_answer.set()
+    first, held = await asyncio.gather(*calls)
+    assert first.queue_seconds is not None
+    assert held.queue_seconds is not None
+    assert min(first.queue_seconds, held.queue_seconds) >= 0.9 * joining.HELD_SECONDS
+
+
+async def test_who_waits_for_company_may_leave(engine: tuple[Engine, Triton]) -> None:
+    real, triton = engine
+    real.may_answer.clear()
+    first = asyncio.create_task(ask(triton, *range(4)))
+    await asyncio.sleep(0.05)
+    with pytest.raises(DeadlineExceeded):
+        await ask(triton, 4, timeout=joining.HELD_SECONDS / 2)
+    real.may_answer.set()
+    await first
+    assert np.array_equal((await ask(triton, 5)).output, 2 * entries(5))
+    assert real.sizes == [4, 1]
 
 
 async def test_more_than_a_request_may_hold_goes_as_several(engine: tuple[Engine, Triton]) -> None:
@@ -115,11 +187,11 @@ async def test_what_was_sent_is_answered_though_all_have_gone(
     real.may_answer.set()
     await asyncio.wait_for(asyncio.gather(*under_way), 2)
     assert (real.sizes, real.cancelled) == ([1, 1] if traced else [2], 0)
-    assert triton.answers(DOUBLING) == 2
+    assert triton.answers.count(DOUBLING) == 2
 
 
 async def test_what_is_never_answered_is_given_up_in_the_end(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(leaving, "LEFT_SECONDS", 0.3)
     real, triton = engine
     real.may_answer.clear()
     with pytest.raises(DeadlineExceeded):
@@ -135,4 +207,4 @@ async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:
     real.fails = True
     failures = await asyncio.gather(*(ask(triton, value) for value in range(3)), return_exceptions=True)
     assert [type(error) for error in failures] == [EngineUnavailable] * 3
-    assert list(triton.suspects) == ["doubling"]
+    assert list(triton.answers.suspects) == ["doubling"]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service import triton as module
+from service import leaving, streams
 from service.errors import EngineUnavailable, Overloaded, ServiceError
-from service.triton import Model, Tensor, Triton
+from service.models import Model, Tensor
+from service.triton import Triton
 from tests.service.stand_in import asked
 
 COUNTING = Model("counting", Tensor("length", "INT32", np.int32, (1,)), Tensor("n", "INT32", np.int32, (1,)), {})
@@ -66,16 +67,16 @@ async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
 
 
 async def count(triton: Triton, upto: int) -> list[int]:
-    async with aclosing(triton.stream(COUNTING, {"length": np.array([upto], np.int32)})) as responses:
+    async with aclosing(triton.streams.ask(COUNTING, {"length": np.array([upto], np.int32)})) as responses:
         return [int(response["n"][0]) async for response in responses]
 
 
 async def test_each_response_comes_by_name(engine: tuple[Engine, Triton]) -> None:
     _, triton = engine
     assert await count(triton, 3) == [0, 1, 2]
-    assert not triton.streaming(COUNTING)
-    assert triton.answers(COUNTING) == 4  # and the end
-    assert not triton.suspects
+    assert not triton.streams.waited_for(COUNTING)
+    assert triton.answers.count(COUNTING) == 4  # and the end
+    assert not triton.answers.suspects
 
 
 async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine, Triton]) -> None:
@@ -83,10 +84,10 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
     real, triton = engine
     real.silent_at = 1
     under_way: list[asyncio.Task[None]] = []
-    call = triton.stream(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
+    call = triton.streams.ask(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
     assert await anext(call)
     await call.aclose()
-    assert not triton.streaming(COUNTING)
+    assert not triton.streams.waited_for(COUNTING)
     await asyncio.wait_for(under_way[0], 2)
     assert (real.lengths, len(set(real.ids)), real.cancelled) == ([3, 0], 1, 0)
     assert await count(triton, 1) == [0]
@@ -94,7 +95,7 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
 
 
 async def test_what_does_not_stop_is_given_up_in_the_end(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(leaving, "LEFT_SECONDS", 0.3)
     real, triton = engine
     real.silent_at, real.hangs = 1, True
     with pytest.raises(TimeoutError):
@@ -110,12 +111,12 @@ async def test_streams_of_a_process_that_is_gone_end(engine: tuple[Engine, Trito
     real, triton = engine
     real.silent_at, real.hangs = 1, True
     under_way: list[asyncio.Task[None]] = []
-    left = triton.stream(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
+    left = triton.streams.ask(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
     await anext(left)
     await left.aclose()
     waiting = asyncio.create_task(count(triton, 3))
     await asyncio.sleep(0.2)
-    triton.end_streams("counting")
+    triton.streams.end("counting")
     with pytest.raises(EngineUnavailable):
         await asyncio.wait_for(waiting, 2)
     await asyncio.wait(under_way, timeout=2)
@@ -131,7 +132,7 @@ async def test_errors(engine: tuple[Engine, Triton], said: str, kind: type[Servi
     with pytest.raises(kind) as caught:
         await count(triton, 3)
     assert said not in caught.value.detail
-    assert bool(triton.suspects) is suspect
+    assert bool(triton.answers.suspects) is suspect
 
 
 async def test_an_engine_that_is_down() -> None:
@@ -149,17 +150,17 @@ async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(count(triton, 3), 0.2)
-    assert 0.4 <= triton.silent_seconds(COUNTING) < 0.65
+    assert 0.4 <= triton.answers.silent_seconds(COUNTING) < 0.65
 
 
 async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OVERTAKEN_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "OVERTAKEN_SECONDS", 0.1)
     real, triton = engine
     real.silent_at, real.hangs = 2, True
     stuck = asyncio.create_task(count(triton, 3))
     await asyncio.sleep(0.3)
     assert await count(triton, 2) == [0, 1]
-    assert not triton.suspects
+    assert not triton.answers.suspects
     stuck.cancel()
     await asyncio.wait([stuck])
-    assert triton.suspects["counting"] <= time.perf_counter() - 0.3
+    assert triton.answers.suspects["counting"] <= time.perf_counter() - 0.3
