@@ -93,7 +93,7 @@ class Joining:
             self._open = None
 
     async def _send(self, model: Model, group: _Group) -> Inference:
-        for _ in range(TURNS):
+        for _ in range(TURNS if self._under_way else 0):
             await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(HELD_SECONDS):
