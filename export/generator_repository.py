@@ -36,8 +36,8 @@ def interface(message: Any, channels: int) -> None:
         ("top_k", int32, 1),
     ):
         message.input.add(name=name, data_type=data_type, dims=[size])
-    for name in ("token", "index"):
-        message.output.add(name=name, data_type=int32, dims=[1])
+    for name, size in (("token", -1), ("index", 1)):  # some that follow each other, and the place of the first
+        message.output.add(name=name, data_type=int32, dims=[size])
 
 
 def config(graph: bytes, version: int = 1) -> str:

@@ -1,6 +1,7 @@
 """Triton's python backend around a generator's step graph. `export.generator_repository` copies this file into the model as `1/model.py`.
 
-It stands alone beside `model.onnx`. One request is one sequence, answered token by token (Triton's decoupled mode). A few threads take all
+It stands alone beside `model.onnx`. One request is one sequence, answered as its tokens are made (Triton's decoupled mode): each by itself,
+or those of TOGETHER_SECONDS in one response, for a response costs more than a small model's token. A few threads take all
 sequences in turn, for a token each, every one alone and with a cache of its own: a sequence neither waits for the end of another nor
 changes with it. A request of length 0 stops the sequence whose request had the same id, for Triton may die of a call that is cancelled;
 so there is one instance, which knows them all.
@@ -9,6 +10,7 @@ so there is one instance, which knows them all.
 import json
 import queue
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ try:
     import triton_python_backend_utils as pb_utils
 except ModuleNotFoundError:
     pb_utils = None  # outside Triton, where exports are compared with PyTorch
+
+TOGETHER_SECONDS = 0.01  # a screen shows a picture every 16 ms
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:
@@ -109,6 +113,8 @@ class Sequence:
     def __init__(self, request: Any, sender: Any, steps: Steps, classes: int, codes: int) -> None:
         """Raises ValueError, with a sentence for the caller, when its inputs do not fit together."""
         self.sender, self.stopped = sender, False
+        self.unsent: list[int] = []
+        self.sent_at = 0.0
         given = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
@@ -130,20 +136,24 @@ class Sequence:
         self.generation = steps.begin(label, temperature, top_k)
 
     def advance(self) -> bool:
-        """Send one more token; whether there are more to come. One that was stopped, cancelled or has all its tokens sends none."""
+        """Make one more token; whether there are more to come. One that was stopped, cancelled or has all its tokens makes none."""
         if self.index < self.length and not self.stopped and not self.sender.is_cancelled():
             noise = gumbel(self.seed, self.index, self.steps.draws, self.steps.values)
             token, _ = self.generation.step(self.newest, noise)
             self.newest = [token]
-            outputs = {"token": token, "index": self.index}
-            self.sender.send(
-                pb_utils.InferenceResponse([pb_utils.Tensor(name, np.array([value], np.int32)) for name, value in outputs.items()])
-            )
+            self.unsent.append(token)
             self.index += 1
+            if self.index == self.length or time.monotonic() - self.sent_at >= TOGETHER_SECONDS:
+                self._send()
             if self.index < self.length:
                 return True
         self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         return False
+
+    def _send(self) -> None:
+        outputs = {"token": self.unsent, "index": [self.index - len(self.unsent)]}
+        self.sender.send(pb_utils.InferenceResponse([pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in outputs.items()]))
+        self.unsent, self.sent_at = [], time.monotonic()
 
 
 class TritonPythonModel:

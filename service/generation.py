@@ -203,9 +203,9 @@ class Generation:
                 async for new in new_ids:
                     if len(ids) == len(task.prefix):
                         outbox.put(Started(task.generator, task.seed, task.k))
-                    if new is not None:
-                        outbox.put(NewTokens(len(ids), [new]))
-                        ids.append(new)
+                    if new:
+                        outbox.put(NewTokens(len(ids), new))
+                        ids += new
                     while shown < len(task.previews) and task.previews[shown] <= len(ids):
                         to_show.put_nowait(Tokens(ids[: task.previews[shown]], tokenizer.fingerprint))
                         shown += 1
@@ -216,30 +216,33 @@ class Generation:
             showing.cancel()
         outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
 
-    async def _new_ids(self, task: _Task, call: Account, place: Place) -> AsyncGenerator[int | None, None]:
-        """The ids after the prefix, one by one; a single None where there are none to make.
+    async def _new_ids(self, task: _Task, call: Account, place: Place) -> AsyncGenerator[list[int], None]:
+        """The ids after the prefix, as they come; a single empty list where there are none to make.
 
         Raises EngineUnavailable when the engine answers anything but these.
         """
         due = len(task.prefix)
         if due == task.k:
-            yield None
+            yield []
             return
         name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
         latest = call.started
         async with aclosing(self._triton.streams.ask(model, task.inputs(), under_way=place.wait_for)) as responses:
             async for response in responses:
-                index, new = (int(response[output][0]) if output in response else -1 for output in ("index", "token"))
-                if index != due or due == task.k or not 0 <= new < task.generator.tokenizer.codes:
+                index, new = (response[output].tolist() if output in response else [] for output in ("index", "token"))
+                valid = all(0 <= one < task.generator.tokenizer.codes for one in new)
+                if index != [due] or not new or len(new) > task.k - due or not valid:
                     break
-                first = due == len(task.prefix)
                 now = time.perf_counter()
-                (metrics.FIRST_TOKEN_SECONDS if first else metrics.NEXT_TOKEN_SECONDS).labels(name).observe(now - latest)
-                latest = now
-                if first:
+                if due == len(task.prefix):
+                    metrics.FIRST_TOKEN_SECONDS.labels(name).observe(now - latest)
                     call.done("first_token")
-                metrics.TOKENS.labels(_RPC).inc()
-                due += 1
+                else:
+                    for _ in new:
+                        metrics.NEXT_TOKEN_SECONDS.labels(name).observe((now - latest) / len(new))
+                latest = now
+                metrics.TOKENS.labels(_RPC).inc(len(new))
+                due += len(new)
                 yield new
             else:
                 if due == task.k:

@@ -138,10 +138,11 @@ class Streams:
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
         """All of a sequence; that their places are told in order is asserted."""
-        answers = [{name: int(value[0]) for name, value in one.items()} async for one in self.call(*arguments, **options)]
-        first = len(options.get("prefix", ()))
-        assert [answer["index"] for answer in answers] == list(range(first, first + len(answers)))
-        return [answer["token"] for answer in answers]
+        made: list[int] = []
+        async for answer in self.call(*arguments, **options):
+            assert answer["index"].tolist() == [len(options.get("prefix", ())) + len(made)]
+            made += answer["token"].tolist()
+        return made
 
     async def idle(self) -> bool:
         """Whether the engine process does nothing for a while."""
@@ -184,6 +185,14 @@ async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: byte
     assert await streams.tokens(15, prefix=tuple(expected[:15])) == []
     assert len(set(await streams.tokens(40, seed=-8)) & set(expected)) < 20
     assert await streams.tokens(20, temperature=0) == await streams.tokens(20, temperature=0, seed=8)
+
+
+@module_loop
+async def test_tokens_that_are_made_together_come_together_and_the_first_alone(streams: Streams) -> None:
+    sizes = [len(answer["token"]) async for answer in streams.call(400)]
+    assert sizes[0] == 1
+    assert sum(sizes) == 400
+    assert 1 < len(sizes) < 300
 
 
 @module_loop

@@ -22,8 +22,8 @@ from tests.service.test_catalogue import A, generator, models
 Response = dict[str, NDArray[Any]]
 
 
-def token(index: int, new: int) -> Response:
-    return {"token": np.array([new], np.int32), "index": np.array([index], np.int32)}
+def token(index: int, *new: int) -> Response:
+    return {"token": np.array(new, np.int32), "index": np.array([index], np.int32)}
 
 
 class Scripted:
@@ -105,6 +105,14 @@ async def test_no_token_waits_for_the_next() -> None:
         assert isinstance(await asyncio.wait_for(anext(stream), 1), NewTokens)
 
 
+async def test_tokens_that_come_together_go_together() -> None:
+    generation, _ = generating([token(0, 7), token(1, 8, 9), token(3, 4)])
+    _, *new, last = await events(generation, k=4)
+    assert [one for event in new if isinstance(event, NewTokens) for one in event.ids] == [7, 8, 9, 4]
+    assert isinstance(last, Finished)
+    assert last.tokens.ids.tolist() == [7, 8, 9, 4]
+
+
 @pytest.mark.parametrize(
     "responses",
     [
@@ -114,10 +122,27 @@ async def test_no_token_waits_for_the_next() -> None:
         [token(0, 5), token(0, 5)],
         [token(0, 5)],
         [token(0, 5), token(1, 5), token(2, 5), token(3, 5)],
+        [token(0, 5), token(1, 5, 5, 5)],
+        [token(0, 5, 65536, 5)],
+        [token(0)],
         [{"token": np.array([5], np.int32)}],
+        [{"index": np.array([0], np.int32)}],
         [],
     ],
-    ids=["too large", "negative", "not the first", "twice", "too few", "too many", "no index", "nothing"],
+    ids=[
+        "too large",
+        "negative",
+        "not the first",
+        "twice",
+        "too few",
+        "too many",
+        "too many at once",
+        "too large among others",
+        "none",
+        "no index",
+        "no token",
+        "nothing",
+    ],
 )
 async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) -> None:
     generation, triton = generating(responses)
