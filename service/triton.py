@@ -94,8 +94,8 @@ class Triton:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
         What several callers ask at the same time goes to Triton as one request, and Triton joins what waits there. More than a request
-        may hold goes as several at once. Who leaves, or whose time is up, is let go at once, but what was sent is
-        answered all the same. under_way: is given each request, which is done when the engine is done with it.
+        may hold goes as several at once. Who leaves, or whose time is up, is let go at once, but what was sent is answered all the same.
+        under_way: is given each request, which is done when the engine is done with it.
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
         DeadlineExceeded after `timeout` seconds.
         """
