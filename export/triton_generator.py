@@ -1,7 +1,7 @@
 """Triton's python backend around a generator's step graph. `export.generator_repository` copies this file into the model as `1/model.py`.
 
 It stands alone beside `model.onnx`. One request is one sequence, answered as its tokens are made (Triton's decoupled mode): each by itself,
-or those of TOGETHER_SECONDS in one response, for a response costs more than a small model's token. A few threads take all
+or those of TOGETHER_SECONDS in one response, for a response costs up to half of a small model's token. A few threads take all
 sequences in turn, for a token each, every one alone and with a cache of its own: a sequence neither waits for the end of another nor
 changes with it. A request of length 0 stops the sequence whose request had the same id, for Triton may die of a call that is cancelled;
 so there is one instance, which knows them all.

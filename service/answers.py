@@ -40,8 +40,9 @@ class Answers:
 
     def of(self, model: Model) -> Answered:
         """Its record, begun now where it was never asked."""
-        now = time.perf_counter()
-        return self._answered.setdefault(model.name, Answered(sent=0.0, at=now))
+        if model.name not in self._answered:
+            self._answered[model.name] = Answered(sent=0.0, at=time.perf_counter())
+        return self._answered[model.name]
 
     def silent_seconds(self, model: Model) -> float:
         """Seconds since the model answered last, or was first asked; 0 where it never was."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ class Triton:
     def __init__(self, url: str) -> None:
         self.url = url
         self.answers = Answers()
-        self._joining: dict[str, Joining] = {}  # by model
+        self._joining: dict[str, Joining] = defaultdict(lambda: Joining(self._infer))  # by model
         self._channel = grpc.aio.insecure_channel(
             url,
             options=[
@@ -120,8 +121,7 @@ class Triton:
 
     async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None, under_way: UnderWay) -> Inference:
         if metadata is None:
-            joining = self._joining.setdefault(model.name, Joining(self._infer))
-            return await joining.ask(model, array, under_way)
+            return await self._joining[model.name].ask(model, array, under_way)
         # Of a trace: alone, for a request has room for one context.
         answer = asyncio.create_task(self._infer(model, array, metadata))
         under_way(answer)
