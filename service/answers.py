@@ -63,7 +63,7 @@ class Answers:
 
     def suspect(self, model: Model, sent: float) -> None:
         """To be looked after: what was asked of it at `sent` failed, for a cause of its own."""
-        self.suspects[model.name] = sent
+        self.suspects[model.name] = max(sent, self.suspects.get(model.name, sent))
         self.failed(model)
 
     def failure(self, model: Model, sent: float, details: str) -> ServiceError:

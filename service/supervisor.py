@@ -195,8 +195,8 @@ class Supervisor:
     async def _repair_models(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
         # What was sent before the last repair failed for the old cause.
-        suspects, self._triton.answers.suspects = self._triton.answers.suspects, {}
-        failing = {name for name, sent in suspects.items() if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
+        suspects = self._triton.answers.suspects.items()
+        failing = {name for name, sent in suspects if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
         for name in {*failing, *embedded.broken()} & embedded.loaded:
             if self._repairs.due(name):
                 log.warning("reloading", model=name)
