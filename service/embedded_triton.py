@@ -85,11 +85,16 @@ class EmbeddedTriton:
         await self._kill()
         await self.start(triton)
 
+    def kill(self, name: str) -> None:
+        """The engine processes of one model."""
+        for process in self._processes.get(name, []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     async def reload(self, triton: Triton, name: str) -> None:
         """Give one model new engine processes. Raises EngineUnavailable or CannotStart; `refresh` tries again then."""
-        for process in self._processes.pop(name, []):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()  # Triton would wait for one that hangs
+        self.kill(name)  # Triton would wait for one that hangs
+        self._processes.pop(name, None)
         await triton.unload(name)
         await self._load(triton, name)
 

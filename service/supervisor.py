@@ -20,6 +20,7 @@ from service.triton import Triton
 
 log = structlog.get_logger()
 REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
+KILL_SECONDS = 0.1  # between looks at what is suspected, a dictionary
 LOOK_AGAIN_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
 
@@ -59,11 +60,16 @@ class Supervisor:
         self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
 
     async def watch(self) -> None:
-        """For ever: a look every `probe_seconds`, and with an embedded Triton one at its processes every half second."""
+        """For ever: a look every `probe_seconds`, and with an embedded Triton one at its processes every half second.
+
+        What is suspected is killed, and what is dead is replaced, by two that do not wait for each other: Triton loads nothing while an
+        engine that hangs has the cores (decision 32).
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self._settings.probe_seconds, self._look))
             group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
             if self._embedded is not None:
+                group.create_task(self._every(KILL_SECONDS, self._kill_suspects, self._embedded))
                 group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
 
     async def _every(self, seconds: float, work: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -167,6 +173,7 @@ class Supervisor:
     async def _refresh(self, embedded: EmbeddedTriton) -> None:
         async with self._engine:
             if embedded.failure() is None and self._repairs.due("repository"):
+                self._repairs.tried("repository")
                 try:
                     catalogue = self._tokenization.catalogue
                     current = filter(catalogue.is_current, catalogue.tokenizers)
@@ -186,19 +193,27 @@ class Supervisor:
         if (failure := embedded.failure()) is not None:
             await self._turn(False, failure)
             if self._repairs.due("triton"):
+                self._repairs.tried("triton")
                 log.warning("restarting", what="triton", why=failure)
                 metrics.ENGINE_RESTARTS.labels("triton").inc()
                 await embedded.restart(self._triton)
                 self._restarted = time.perf_counter()
                 self._repairs.worked("triton")
 
-    async def _repair_models(self, embedded: EmbeddedTriton) -> None:
+    async def _kill_suspects(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
         # What was sent before the last repair failed for the old cause.
         suspects = self._triton.answers.suspects.items()
         failing = {name for name, sent in suspects if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
-        for name in {*failing, *embedded.broken()} & embedded.loaded:
+        for name in failing & embedded.loaded - set(embedded.broken()):
             if self._repairs.due(name):
+                log.warning("killing", model=name)
+                embedded.kill(name)
+
+    async def _repair_models(self, embedded: EmbeddedTriton) -> None:
+        for name in embedded.broken():
+            if self._repairs.due(name):
+                self._repairs.tried(name)
                 log.warning("reloading", model=name)
                 metrics.ENGINE_RESTARTS.labels(name).inc()
                 try:
@@ -240,13 +255,11 @@ class _Repairs:
         self._not_before: dict[str, float] = {}
 
     def due(self, what: str) -> bool:
-        """True when `what` may be tried now; that counts as a try."""
-        now = time.monotonic()
-        if now < self._not_before.get(what, 0.0):
-            return False
+        return time.monotonic() >= self._not_before.get(what, 0.0)
+
+    def tried(self, what: str) -> None:
         self._tries[what] = self._tries.get(what, 0) + 1
-        self._not_before[what] = now + min(0.5 * 2 ** self._tries[what], LONGEST_PAUSE)
-        return True
+        self._not_before[what] = time.monotonic() + min(0.5 * 2 ** self._tries[what], LONGEST_PAUSE)
 
     def worked(self, what: str) -> None:
         """It works again: the next try is due at once."""

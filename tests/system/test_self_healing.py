@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def stubs(service: Service, model: str = "") -> list[psutil.Process]:
 def triton(service: Service) -> psutil.Process:
     (found,) = service.children("tritonserver")
     return found
+
+
+def restarts(service: Service, what: str) -> float:
+    return sample(service, "channeltok_engine_restarts_total", what=what)
+
+
+def tokens(client: Client) -> Tokens | None:
+    """None where the service says that it has none."""
+    try:
+        return client.encode(jpeg())
+    except ChannelTokError:
+        return None
 
 
 def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]:
@@ -52,14 +65,14 @@ def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> N
 
         for fault in faults(service):
             processes, number, what = faults(service)[fault]
-            before = sample(service, "channeltok_engine_restarts_total", what=what)
+            before = restarts(service, what)
             pending = pool.map(attempt, range(64))
             for process in processes:
                 process.send_signal(number)
             answers = list(pending)
             assert {answer for answer in answers if isinstance(answer, str)} <= {"ENGINE_UNAVAILABLE", "OVERLOADED"}, fault
             assert all(answer == expected for answer in answers if isinstance(answer, Tokens)), fault
-            eventually(lambda what=what, before=before: sample(service, "channeltok_engine_restarts_total", what=what) > before, 30, fault)
+            eventually(lambda what=what, before=before: restarts(service, what) > before, 30, fault)
             eventually(lambda: all(answer == expected for answer in pool.map(attempt, range(8))), 30, fault)
             eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, fault)
             assert len(stubs(service)) == 2 * len(stubs(service, "demo_encode")) == 4
@@ -96,30 +109,54 @@ class TritonPythonModel(TritonPythonModel):
 """
 
 
-@pytest.mark.parametrize("fault", ["shape", "ids", "zeros", "hangs"])
-def test_an_engine_that_answers_rubbish_is_replaced(fault: str, tmp_path: Path) -> None:
-    """zeros is what a graph makes of NaN: well-formed, and found by the probe alone."""
-    repository, flag = tmp_path / "models", tmp_path / "fault"
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    """Once it is there the encoder of `sick` is ill, of what it says."""
+    return tmp_path / "fault"
+
+
+@pytest.fixture
+def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
+    """With one engine process for each model."""
+    repository = tmp_path / "models"
     shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
     with (repository / "demo_encode/1/model.py").open("a") as file:
         file.write(SICK.replace("FLAG", str(flag)))
-    settings = {"model_repository": str(repository), "probe_seconds": "0.3", "engine_instances": "1", "engine_timeout": "1"}
-    with running(**settings) as service, Client(service.grpc, timeout=2) as client:
+    with running(model_repository=str(repository), probe_seconds="0.3", engine_instances="1", engine_timeout="1") as service:
+        yield service
+
+
+@pytest.mark.parametrize("fault", ["shape", "ids", "zeros"])
+def test_an_engine_that_answers_rubbish_is_replaced(sick: Service, flag: Path, fault: str) -> None:
+    """zeros is what a graph makes of NaN: well-formed, and found by the probe alone."""
+    with Client(sick.grpc, timeout=2) as client:
         expected = client.encode(jpeg())
         time.sleep(1)  # for a probe to have learnt the right answer
         flag.write_text(fault)
         if fault in ("shape", "ids"):
             with pytest.raises(Unavailable):
                 client.encode(jpeg())
-        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="demo_encode") >= 1, 30, "the restart")
+        eventually(lambda: restarts(sick, "demo_encode") >= 1, 30, "the restart")
+        eventually(lambda: tokens(client) == expected, 30, "the right answer")
 
-        def works() -> bool:
-            try:
-                return client.encode(jpeg()) == expected
-            except ChannelTokError:
-                return False
 
-        eventually(works, 30, "the right answer")
+def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, flag: Path) -> None:
+    """Triton does not load the decoder anew before the decoder's calls are done, which wait for the core that the encoder has."""
+    with Client(sick.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
+        expected = client.encode(jpeg())
+        picture = client.decode(expected)
+        flag.write_text("hangs")
+        calls = [pool.submit(client.encode, jpeg())]
+        time.sleep(0.2)
+        calls += [pool.submit(client.decode, expected)]
+        time.sleep(0.2)
+        (decoder,) = stubs(sick, "demo_decode")
+        decoder.kill()
+        eventually(lambda: restarts(sick, "demo_encode") >= 1 <= restarts(sick, "demo_decode_k256"), 20, "both restarts")
+        eventually(lambda: tokens(client) == expected, 10, "the right answer")
+        eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 10, "readiness")
+        assert client.decode(expected) == picture
+        assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
 
 
 def test_a_model_that_triton_has_no_more_is_told() -> None:
