@@ -9,6 +9,8 @@ import socket
 import sys
 import sysconfig
 import tempfile
+import time
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -37,6 +39,15 @@ class CannotStart(RuntimeError):
     """The service cannot run here; the message says what is missing or in the way."""
 
 
+@dataclass
+class _Engine:
+    """Of one model. since: when it was loaded, in seconds of time.perf_counter. killed: by us, to be replaced."""
+
+    processes: list[psutil.Process]
+    since: float
+    killed: bool = False
+
+
 class EmbeddedTriton:
     """Starts, stops and restarts one tritonserver on free loopback ports, serving every model of the repository."""
 
@@ -47,7 +58,7 @@ class EmbeddedTriton:
         if not self.on_disk():
             raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
-        self._processes: dict[str, list[psutil.Process]] = {}  # models that are loaded -> their engine processes
+        self._engines: dict[str, _Engine] = {}  # models that are loaded, by name
         self._gone: dict[str, float] = {}  # models that are loaded but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
@@ -86,36 +97,44 @@ class EmbeddedTriton:
         await self.start(triton)
 
     def kill(self, name: str) -> None:
-        """The engine processes of one model."""
-        for process in self._processes.get(name, []):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        """A model's engine processes. It is broken then."""
+        self._engines[name].killed = True
+        _kill(self._engines[name].processes)
 
     async def reload(self, triton: Triton, name: str) -> None:
-        """Give one model new engine processes. Raises EngineUnavailable or CannotStart; `refresh` tries again then."""
+        """Give one model new engine processes. Raises EngineUnavailable or CannotStart; it is broken still then."""
         self.kill(name)  # Triton would wait for one that hangs
-        self._processes.pop(name, None)
         await triton.unload(name)
         await self._load(triton, name)
 
-    async def refresh(self, triton: Triton, in_use: set[str]) -> None:
-        """Load what is new in the repository, and unload what has been gone from it and from `in_use` for `retire_seconds`.
+    async def load_new(self, triton: Triton) -> bool:
+        """Load what is new in the repository, each model whatever becomes of the others. Whether all are; why not is in the log."""
+        new = [name for name in self.on_disk() if name not in self._engines]
+        return all(await asyncio.gather(*(self._could_load(triton, name) for name in new)))
+
+    async def _could_load(self, triton: Triton, name: str) -> bool:
+        log.info("loading", model=name)
+        try:
+            await self._load(triton, name)
+        except (EngineUnavailable, CannotStart) as error:
+            log.error("cannot_load", model=name, why=str(error))
+            return False
+        return True
+
+    async def retire(self, triton: Triton, in_use: set[str]) -> None:
+        """Unload what has been gone from the repository and from `in_use` for `retire_seconds`.
 
         in_use: models that calls are sent to, unless they bring tokens of an older version.
-        Raises EngineUnavailable or CannotStart for what cannot be loaded.
+        Raises EngineUnavailable.
         """
         on_disk, now = set(self.on_disk()), asyncio.get_running_loop().time()
         if not on_disk:  # it is being replaced this very moment, or somebody took it away: what is loaded goes on
             return
-        self._gone = {name: self._gone.get(name, now) for name in self._processes.keys() - on_disk - in_use}
+        self._gone = {name: self._gone.get(name, now) for name in self._engines.keys() - on_disk - in_use}
         for name, since in self._gone.items():
-            if now - since >= self._settings.retire_seconds:
+            if now - since >= self._settings.retire_seconds and self._engines.pop(name, None) is not None:
                 log.info("retiring", model=name)
-                del self._processes[name]
                 await triton.unload(name)
-        for name in sorted(on_disk - self._processes.keys()):
-            log.info("loading", model=name)
-            await self._load(triton, name)
 
     @property
     def exit_code(self) -> int | None:
@@ -123,9 +142,9 @@ class EmbeddedTriton:
         return None if self._process is None else self._process.returncode
 
     @property
-    def loaded(self) -> set[str]:
-        """Names of the models that Triton has."""
-        return set(self._processes)
+    def loaded(self) -> dict[str, float]:
+        """Names of the models that Triton has -> since when, in seconds of time.perf_counter."""
+        return {name: engine.since for name, engine in self._engines.items()}
 
     def failure(self) -> str | None:
         """What is wrong with the server process itself: it ended, or was stopped."""
@@ -136,8 +155,10 @@ class EmbeddedTriton:
         return None
 
     def broken(self) -> list[str]:
-        """Loaded models that lack a running engine process: Triton goes on calling them ready."""
-        return [name for name, processes in self._processes.items() if not all(map(_runs, processes))]
+        """Loaded models that lack a running engine process: Triton goes on calling them ready. Not those that are no longer in the
+        repository, which nobody could load again."""
+        lacking = {name for name, engine in self._engines.items() if engine.killed or not all(map(_runs, engine.processes))}
+        return sorted(lacking & set(self.on_disk())) if lacking else []
 
     async def stop(self) -> None:
         """It and its stubs are killed, after the drain: Triton has nothing to save, and its own way takes four seconds. With tracing it
@@ -164,8 +185,11 @@ class EmbeddedTriton:
         return found
 
     async def _load(self, triton: Triton, name: str) -> None:
-        """With this machine's engine, instances and threads."""
-        config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        """With this machine's engine, instances and threads. Raises EngineUnavailable, CannotStart."""
+        try:
+            config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        except (OSError, UnicodeError, text_format.ParseError) as error:  # half a copy, say
+            raise CannotStart(f"{name}/config.pbtxt cannot be read: {error}") from error
         if config.backend == "python":
             role, family = (config.parameters[name].string_value for name in ("role", "family"))
             engine, precision = cpu_engine(role, self._settings, family)
@@ -178,11 +202,15 @@ class EmbeddedTriton:
             else:
                 config.instance_group[0].count = self._settings.engine_instances
                 config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
-        await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
-        self._processes[name] = self._engine_processes(name)
+        try:
+            await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
+        except EngineUnavailable:
+            _kill(self._engine_processes(name))  # one that hangs while it begins would stay, and so would one more of each further try
+            raise
+        self._engines[name] = _Engine(self._engine_processes(name), time.perf_counter())
 
     async def _kill(self) -> None:
-        self._processes.clear()
+        self._engines.clear()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -232,6 +260,12 @@ class EmbeddedTriton:
             f"--rate-limit-resource={CORES}:{self._settings.engine_instances}",
             *tracing.triton_arguments(),
         ]
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -50,25 +50,26 @@ class Supervisor:
         self._announce = announce
         self._probe = Probe(triton, settings.engine_timeout, settings.probe_seconds)
         self._repairs = _Repairs()
-        self._restarted = 0.0
-        self._reloaded: dict[str, float] = {}
         self._looking = asyncio.Lock()
         self._looked = 0.0
+        self._deaf_since: float | None = None  # when Triton was asked first what it serves and did not say
         self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
         self._generating: set[str] = set()  # models of those that answered when they were asked last
         self._known: dict[str, Model] = {}  # models that Triton had, by name, until they are retired
-        self._engine = asyncio.Lock()  # one hand at a time on what Triton has loaded
+        self._loading = asyncio.Lock()  # what is new is not loaded while Triton is started again, which loads all
 
     async def watch(self) -> None:
-        """For ever: a look every `probe_seconds`, and with an embedded Triton one at its processes every half second.
+        """For ever: a look every `probe_seconds`; with an embedded Triton also one at its repository, and every half second one at its
+        processes.
 
-        What is suspected is killed, and what is dead is replaced, by two that do not wait for each other: Triton loads nothing while an
-        engine that hangs has the cores (decision 32).
+        Each in a loop of its own. What loads models may wait long: for one that hangs while it begins; and, as Triton loads nothing while
+        an engine that hangs has the cores (decision 32), for what is suspected to be killed.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self._settings.probe_seconds, self._look))
             group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
             if self._embedded is not None:
+                group.create_task(self._every(self._settings.probe_seconds, self._load_new, self._embedded))
                 group.create_task(self._every(KILL_SECONDS, self._kill_suspects, self._embedded))
                 group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
 
@@ -89,15 +90,20 @@ class Supervisor:
         async with self._looking:
             if time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
                 with contextlib.suppress(ServiceError):
+                    if self._embedded is not None:
+                        await self._load_new(self._embedded)
                     await self._look()
 
     async def _look(self) -> None:
         self._looked = time.monotonic()
         if self._embedded is not None:
-            await self._refresh(self._embedded)
+            await self._retire(self._embedded)
+        began = time.perf_counter()
         try:
             models = await self._triton.models()
+            self._deaf_since = None
         except ServiceError:
+            self._deaf_since = self._deaf_since or began
             for name in self._known:
                 metrics.ENGINE_READY.labels(name).set(0)
             raise
@@ -170,42 +176,45 @@ class Supervisor:
                 failures.append(f"{model.name}: {error}")
         return failures
 
-    async def _refresh(self, embedded: EmbeddedTriton) -> None:
-        async with self._engine:
+    async def _load_new(self, embedded: EmbeddedTriton) -> None:
+        async with self._loading:
             if embedded.failure() is None and self._repairs.due("repository"):
                 self._repairs.tried("repository")
-                try:
-                    catalogue = self._tokenization.catalogue
-                    current = filter(catalogue.is_current, catalogue.tokenizers)
-                    in_use = {model.name for tokenizer in current for model in tokenizer.models}
-                    in_use |= {generator.model.name for generator in catalogue.current_generators}
-                    await embedded.refresh(self._triton, in_use)
+                if await embedded.load_new(self._triton):
                     self._repairs.worked("repository")
-                except (ServiceError, CannotStart, OSError, ValueError) as error:  # half a copy, say: what is loaded goes on
-                    log.error("cannot_load", why=str(error))
+
+    async def _retire(self, embedded: EmbeddedTriton) -> None:
+        catalogue = self._tokenization.catalogue
+        current = filter(catalogue.is_current, catalogue.tokenizers)
+        in_use = {model.name for tokenizer in current for model in tokenizer.models}
+        in_use |= {generator.model.name for generator in catalogue.current_generators}
+        await embedded.retire(self._triton, in_use)
 
     async def _repair(self, embedded: EmbeddedTriton) -> None:
-        async with self._engine:
-            await self._repair_server(embedded)
-            await self._repair_models(embedded)
+        await self._repair_server(embedded)
+        await self._repair_models(embedded)
 
     async def _repair_server(self, embedded: EmbeddedTriton) -> None:
-        if (failure := embedded.failure()) is not None:
+        failure = embedded.failure()
+        if failure is None and self._deaf_since is not None and time.perf_counter() - self._deaf_since > self._settings.engine_timeout:
+            failure = "tritonserver does not answer"
+        if failure is not None:
             await self._turn(False, failure)
             if self._repairs.due("triton"):
                 self._repairs.tried("triton")
                 log.warning("restarting", what="triton", why=failure)
                 metrics.ENGINE_RESTARTS.labels("triton").inc()
-                await embedded.restart(self._triton)
-                self._restarted = time.perf_counter()
+                async with self._loading:
+                    await embedded.restart(self._triton)
+                self._deaf_since = None
                 self._repairs.worked("triton")
 
     async def _kill_suspects(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
-        # What was sent before the last repair failed for the old cause.
-        suspects = self._triton.answers.suspects.items()
-        failing = {name for name, sent in suspects if sent > max(self._restarted, self._reloaded.get(name, 0.0))}
-        for name in failing & embedded.loaded - set(embedded.broken()):
+        # What was sent before an engine was loaded failed for the cause of the one before.
+        suspects, loaded = self._triton.answers.suspects, embedded.loaded
+        failing = {name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]}
+        for name in failing - set(embedded.broken()):
             if self._repairs.due(name):
                 log.warning("killing", model=name)
                 embedded.kill(name)
@@ -220,7 +229,6 @@ class Supervisor:
                     await embedded.reload(self._triton, name)
                 finally:
                     self._triton.streams.end(name)
-                self._reloaded[name] = time.perf_counter()
 
     def _publish(self, catalogue: Catalogue) -> None:
         before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue

@@ -162,7 +162,7 @@ async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Asy
         (model,) = await triton.models()
         assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
         assert Catalogue([model]).tokenizers == []
-        (engine,) = embedded._processes["tiny_generate"]
+        (engine,) = embedded._engines["tiny_generate"].processes
         yield Streams(triton, model, engine)
     finally:
         await triton.close()

@@ -1,11 +1,15 @@
 """Engine processes that die, hang or answer rubbish, and what the service does about it."""
 
+import ctypes
+import itertools
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +21,8 @@ from channeltok import ChannelTokError, Client, Tokens, Unavailable
 from tests.photographs import jpeg
 from tests.system.metrics import sample
 from tests.system.running import ROOT, Service, eventually, running, standing_still
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000  # of Linux' ptrace.h and wait.h
 
 
 def stubs(service: Service, model: str = "") -> list[psutil.Process]:
@@ -157,6 +163,36 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, f
         eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 10, "readiness")
         assert client.decode(expected) == picture
         assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
+
+
+@contextmanager
+def deaf(process: psutil.Process) -> Iterator[None]:
+    """All of its threads but the first stand still, until it is killed: to everybody else it is asleep, with nothing to do."""
+    threads = [int(task) for task in os.listdir(f"/proc/{process.pid}/task") if int(task) != process.pid]
+    for request, thread in itertools.product((PTRACE_SEIZE, PTRACE_INTERRUPT), threads):
+        assert ctypes.CDLL(None).ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None) == 0
+
+    def see_them_end() -> None:
+        for thread in threads:  # who traces them must, or they are never gone
+            while not os.WIFSIGNALED(os.waitpid(thread, WALL)[1]):
+                pass
+
+    threading.Thread(target=see_them_end, daemon=True).start()
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_a_triton_that_answers_nobody_is_replaced() -> None:
+    with running(engine_instances="1", probe_seconds="0.5", engine_timeout="3") as service, Client(service.grpc, timeout=5) as client:
+        expected = client.encode(jpeg())
+        with deaf(triton(service)):
+            eventually(lambda: restarts(service, "triton") >= 1, 20, "the restart")
+        eventually(lambda: tokens(client) == expected, 20, "the right answer")
+        eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 10, "readiness")
+        assert restarts(service, "triton") == 1
 
 
 def test_a_model_that_triton_has_no_more_is_told() -> None:

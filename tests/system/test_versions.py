@@ -12,6 +12,7 @@ from loadtest.chaos import models
 from tests.photographs import jpeg
 from tests.system.metrics import sample
 from tests.system.running import eventually, running
+from tests.system.test_self_healing import restarts, stubs, tokens
 
 
 def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(tmp_path: Path) -> None:
@@ -57,16 +58,42 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         eventually(lambda: len(service.children("stub")) == 4, 30, "the end of the old engines")
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_at_work(tmp_path: Path) -> None:
+HANGS = """
+import time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(3600)
+"""
+
+
+def test_models_that_cannot_be_loaded_keep_nobody_from_anything(tmp_path: Path) -> None:
+    """Not the old version from its work, not a new one from being loaded, and no engine from being replaced."""
+    exported, staged = models.nudged_repository(), tmp_path / "staged"
     repository = models.demo_repository(tmp_path)
-    with running(model_repository=str(repository), probe_seconds="0.3") as service, Client(service.grpc) as client:
-        before = client.tokenizers()
-        half = repository / "demo_encode_v2"
-        shutil.copytree(repository / "demo_encode", half)
-        (half / "1/model.onnx").write_bytes(b"half a copy")
-        (half / "config.pbtxt").write_text((half / "config.pbtxt").read_text().replace('name: "demo_encode"', 'name: "demo_encode_v2"'))
-        eventually(lambda: any("cannot_load" in line for line in service.log), 30, "the complaint")
-        assert client.tokenizers() == before
-        assert client.encode(jpeg()).fingerprint == before[0].fingerprint
-        shutil.rmtree(half)
-        assert service.stop() == 0
+    bad = ["a_half_config", "a_half_graph", "a_hangs"]
+    for name in bad:
+        shutil.copytree(repository / "demo_encode", staged / name)
+        config = staged / name / "config.pbtxt"
+        config.write_text(config.read_text().replace('name: "demo_encode"', f'name: "{name}"'))
+    (staged / "a_half_config/config.pbtxt").write_text('name: "a_half')
+    (staged / "a_half_graph/1/model.onnx").write_bytes(b"half a copy")
+    (staged / "a_hangs/1/model.py").write_text(HANGS)
+    with running(model_repository=str(repository), probe_seconds="0.3", engine_instances="1") as service, Client(service.grpc) as client:
+        (old,) = client.tokenizers()
+        for new in exported.glob("*_v2"):
+            shutil.copytree(new, staged / new.name)
+            (staged / new.name).rename(repository / new.name)
+        for name in bad:
+            (staged / name).rename(repository / name)
+        eventually(
+            lambda: {event["model"] for event in service.events("cannot_load")} == {"a_half_config", "a_half_graph"}, 20, "the words"
+        )
+        eventually(lambda: len(client.tokenizers()) == 2, 20, "the new version")
+        expected = client.encode(jpeg())
+        assert expected.fingerprint != old.fingerprint
+        (encoder,) = stubs(service, "demo_encode_v2/")
+        encoder.kill()
+        eventually(lambda: restarts(service, "demo_encode_v2") == 1, 10, "the restart")
+        eventually(lambda: tokens(client) == expected, 10, "the same tokens again")
+        assert "a_hangs" not in {event["model"] for event in service.events("cannot_load")}  # Triton still waits for it
