@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import EngineUnavailable, Overloaded, ServiceError
 from service.models import Model
 
 RETRY_AFTER_SECONDS = 2.0
-OVERTAKEN_SECONDS = 5.0  # what waits though others that came so much later are answered is in a process that hangs
+OVERTAKEN_SECONDS = 5.0  # what waits though others that were sent so much later are answered is in a process that hangs
 
 
 @dataclass
@@ -31,10 +32,11 @@ class Answered:
 
 
 class Answers:
-    """suspects: models whose inference failed for a cause of theirs -> when the last such one was sent."""
+    """suspects: models whose inference failed for a cause of theirs -> when the last such one was sent. tell: is told of each."""
 
     def __init__(self) -> None:
         self.suspects: dict[str, float] = {}
+        self.tell: Callable[[str, float], None] = lambda name, sent: None
         self._failed_at: dict[str, float] = {}
         self._answered: dict[str, Answered] = {}
 
@@ -63,8 +65,19 @@ class Answers:
 
     def suspect(self, model: Model, sent: float) -> None:
         """To be looked after: what was asked of it at `sent` failed, for a cause of its own."""
-        self.suspects[model.name] = max(sent, self.suspects.get(model.name, sent))
         self.failed(model)
+        self.suspect_name(model.name, sent)
+
+    def suspect_name(self, name: str, sent: float) -> None:
+        """As another process says, whose callers failed. Seconds of time.perf_counter are the same in all."""
+        self.suspects[name] = max(sent, self.suspects.get(name, sent))
+        self.tell(name, sent)
+
+    def given_up(self, model: Model, sent: float) -> None:
+        """Somebody no longer waits for what was asked then. Triton takes what waits in turn: where younger ones have long been answered,
+        an engine process hangs, though others of the same model work."""
+        if self.of(model).sent - sent > OVERTAKEN_SECONDS:
+            self.suspect(model, sent)
 
     def failure(self, model: Model, sent: float, details: str) -> ServiceError:
         """What callers are told of an inference that Triton says this of; the model is looked after where the fault is its own."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service import metrics, tracing
-from service.answers import OVERTAKEN_SECONDS, RETRY_AFTER_SECONDS, Answers, meaning
+from service.answers import RETRY_AFTER_SECONDS, Answers, meaning
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.joining import Joining
 from service.leaving import UnderWay, leave, nobody
@@ -101,7 +101,7 @@ class Triton:
         DeadlineExceeded after `timeout` seconds.
         """
         started = time.perf_counter()
-        answered = self.answers.of(model)
+        self.answers.of(model)  # asked from now on
         try:
             async with asyncio.timeout(timeout):
                 with tracing.engine(model.name) as metadata:
@@ -112,10 +112,11 @@ class Triton:
                     answers = await asyncio.gather(*(self._send(model, part, metadata, under_way) for part in parts))
                     slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
                     return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
+        except asyncio.CancelledError:  # who asked has left; or his deadline passed, and gRPC saw it first
+            self.answers.given_up(model, started)
+            raise
         except TimeoutError as error:
-            # Triton takes what waits in turn. Where a call times out that younger ones have long overtaken, an engine process hangs.
-            if answered.sent - started > OVERTAKEN_SECONDS:
-                self.answers.suspect(model, started)
+            self.answers.given_up(model, started)
             self.answers.failed(model)
             raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
@@ -135,6 +136,9 @@ class Triton:
         started = time.perf_counter()
         try:
             reply = await self._stub.ModelInfer(request, metadata=metadata)
+        except asyncio.CancelledError:  # LEFT_SECONDS after its last caller left
+            self.answers.given_up(model, started)
+            raise
         except grpc.aio.AioRpcError as error:
             raise self.answers.failure(model, started, error.details() or "") from error
         answered = self.answers.of(model)

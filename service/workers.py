@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
 from prometheus_client import multiprocess
 
 from service import child_process, metrics
+from service.answers import Answers
 from service.catalogue import Catalogue
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.gateway import bind, say_ready
@@ -39,16 +41,18 @@ async def serve(settings: Settings) -> None:
         rest_socket = stack.enter_context(bind(settings.host, settings.rest_port, "REST", reuse=True))
         grpc_socket = stack.enter_context(bind(settings.host, settings.grpc_port, "gRPC", reuse=True))
         shared: dict[str, str | int] = {"rest_port": rest_socket.getsockname()[1], "grpc_port": grpc_socket.getsockname()[1]}
+        answers = Answers()
         if settings.triton_url is None:
             embedded = EmbeddedTriton(settings)
             triton = Triton(embedded.url)
             stack.push_async_callback(triton.close)
             stack.push_async_callback(embedded.stop)
+            answers = triton.answers
             await embedded.start(triton)
             watch = asyncio.create_task(Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch())
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
-        workers = [_Worker(_environment(settings, shared)) for _ in range(settings.workers)]
+        workers = [_Worker(_environment(settings, shared), answers.suspect_name) for _ in range(settings.workers)]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
         stopping = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_all_ready(workers))
@@ -100,11 +104,12 @@ async def _all_ready(workers: "list[_Worker]") -> None:
 
 
 class _Worker:
-    """One gateway process. ready: set once it served."""
+    """One gateway process. ready: set once it served. suspect: is told of a model that failed its callers, and of when that was."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], suspect: Callable[[str, float], None]) -> None:
         self.ready = asyncio.Event()
         self._environment = environment
+        self._suspect = suspect
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -120,8 +125,11 @@ class _Worker:
             began = time.monotonic()
             assert self._process.stdout is not None
             async for line in self._process.stdout:
-                if b"ready in" in line:
-                    self.ready.set()
+                match line.decode().split():
+                    case ["ready", *_]:
+                        self.ready.set()
+                    case ["suspect", model, sent]:
+                        self._suspect(model, float(sent))
             code = await self._process.wait()
             multiprocess.mark_process_dead(self._process.pid)
             if not self.ready.is_set():

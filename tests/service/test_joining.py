@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service import joining, leaving
+from service import answers, joining, leaving
 from service import triton as module
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.models import EXECUTION, Inference, Model, Tensor
@@ -74,8 +74,8 @@ async def ask(triton: Triton, *values: int, timeout: float | None = 5) -> Infere
 
 async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
     real, triton = engine
-    answers = await asyncio.gather(*(ask(triton, value) for value in range(6)), ask(triton, 6, 7, 8))
-    assert np.array_equal(np.concatenate([answer.output for answer in answers]), 2 * entries(*range(9)))
+    parts = await asyncio.gather(*(ask(triton, value) for value in range(6)), ask(triton, 6, 7, 8))
+    assert np.array_equal(np.concatenate([part.output for part in parts]), 2 * entries(*range(9)))
     assert sorted(real.sizes) == [2, 3, 4]  # four at most, and nobody's are torn apart
     assert triton.answers.count(DOUBLING) == 9
 
@@ -200,6 +200,25 @@ async def test_what_is_never_answered_is_given_up_in_the_end(engine: tuple[Engin
     assert (real.sizes, real.cancelled) == ([1], 0)
     await asyncio.sleep(0.4)
     assert real.cancelled == 1
+
+
+async def test_what_is_given_up_though_younger_ones_were_answered_is_in_an_engine_that_hangs(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the deadline of whoever asked was too near to show it."""
+    monkeypatch.setattr(leaving, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(answers, "OVERTAKEN_SECONDS", 0.1)
+    real, triton = engine
+    real.may_answer.clear()
+    with pytest.raises(DeadlineExceeded):
+        await ask(triton, 1, timeout=0.05)
+    real.may_answer = asyncio.Event()
+    real.may_answer.set()
+    await asyncio.sleep(0.15)
+    await ask(triton, 2)
+    assert not triton.answers.suspects
+    await asyncio.sleep(0.3)
+    assert list(triton.answers.suspects) == ["doubling"]
 
 
 async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:

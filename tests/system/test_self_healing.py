@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 import tritonclient.grpc
-from channeltok import ChannelTokError, Client, Tokens, Unavailable
+from channeltok import ChannelTokError, Client, DeadlineExceeded, Tokens, Unavailable
 
 from tests.photographs import jpeg
 from tests.system.metrics import sample
@@ -96,7 +96,9 @@ class TritonPythonModel(TritonPythonModel):
 
     def _run(self, requests):
         self.fault = self.fault or (Path("FLAG").read_text() if Path("FLAG").exists() else "")
-        if self.fault == "hangs":
+        if self.fault == "one hangs":
+            Path("FLAG").unlink(missing_ok=True)
+        if self.fault in ("hangs", "one hangs"):
             time.sleep(3600)
         responses = super()._run(requests)
         if not self.fault:
@@ -121,14 +123,20 @@ def flag(tmp_path: Path) -> Path:
     return tmp_path / "fault"
 
 
-@pytest.fixture
-def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
-    """With one engine process for each model."""
+@contextmanager
+def running_sick(tmp_path: Path, flag: Path, **settings: str) -> Iterator[Service]:
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
     with (repository / "demo_encode/1/model.py").open("a") as file:
         file.write(SICK.replace("FLAG", str(flag)))
-    with running(model_repository=str(repository), probe_seconds="0.3", engine_instances="1", engine_timeout="1") as service:
+    with running(model_repository=str(repository), **settings) as service:
+        yield service
+
+
+@pytest.fixture
+def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
+    """With one engine process for each model."""
+    with running_sick(tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout="1") as service:
         yield service
 
 
@@ -163,6 +171,24 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, f
         eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 10, "readiness")
         assert client.decode(expected) == picture
         assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path, flag: Path, workers: str) -> None:
+    """The other one answers all who come, and every probe. One caller alone sees it: younger ones were answered, and he was not."""
+    settings = {"engine_instances": "2", "probe_seconds": "60", "workers": workers}
+    with running_sick(tmp_path, flag, **settings) as service, Client(service.grpc, timeout=8) as client, ThreadPoolExecutor(1) as pool:
+        expected = client.encode(jpeg())
+        flag.write_text("one hangs")
+        overtaken = pool.submit(client.encode, jpeg())
+        eventually(lambda: not flag.exists(), 5, "the fault")
+        while not overtaken.done():
+            assert client.encode(jpeg()) == expected
+            time.sleep(0.1)
+        assert isinstance(overtaken.exception(), DeadlineExceeded)
+        eventually(lambda: restarts(service, "demo_encode") == 1, 5, "the restart")
+        eventually(lambda: tokens(client) == expected, 10, "the right answer")
+        eventually(lambda: len(stubs(service, "demo_encode")) == 2, 10, "two new processes")
 
 
 @contextmanager
