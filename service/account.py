@@ -9,23 +9,34 @@ from typing import Any, Self
 import structlog
 
 from service import metrics, tracing
-from service.errors import ServiceError, is_ours
+from service.errors import DeadlineExceeded, ServiceError, is_ours
 from service.models import Inference
 
 log = structlog.get_logger()
 Stages = dict[str, float]  # stage -> seconds, in the order they happened
 
 
+def ran_out(seconds: float, timeout: float | None) -> bool:
+    """Whether a call that was cancelled after so many seconds was so because its deadline passed.
+
+    gRPC cancels it, ours or the caller's, before we could; and deadlines are told with three figures, rounded up, so the caller's passes
+    up to 1 % earlier than what we are told.
+    """
+    return timeout is not None and seconds >= 0.99 * timeout - 0.01
+
+
 @dataclass
 class Account:
     """One call's way through the service: its stages, its clock, and, when it is left as a context, what is said of it.
 
-    slow_seconds: a call that takes longer has a line in the log. patient: stages whose time is no slowness.
+    slow_seconds: a call that takes longer has a line in the log. patient: stages whose time is no slowness. timeout: seconds to the
+    caller's deadline.
     """
 
     rpc: str
     slow_seconds: float
     patient: frozenset[str] = frozenset()
+    timeout: float | None = None
     stages: Stages = field(default_factory=dict)
     tokenizer: str = ""
     k: int = 0
@@ -64,7 +75,7 @@ class Account:
             case ServiceError():
                 self._close(error.code, "; ".join([error.detail, *getattr(error, "__notes__", [])]))
             case asyncio.CancelledError():
-                self._close("CANCELLED")
+                self._close(DeadlineExceeded.code if ran_out(time.perf_counter() - self.started, self.timeout) else "CANCELLED")
             case _:
                 self._close(ServiceError.code)
 

@@ -74,8 +74,9 @@ class Answers:
         self.tell(name, sent)
 
     def given_up(self, model: Model, sent: float) -> None:
-        """Somebody no longer waits for what was asked then. Triton takes what waits in turn: where younger ones have long been answered,
-        an engine process hangs, though others of the same model work."""
+        """Somebody no longer waits for what was asked then: his deadline passed, or he left. Triton takes what waits in turn: where
+        younger ones have long been answered, an engine process hangs, though others of the same model work."""
+        self.failed(model)
         if self.of(model).sent - sent > OVERTAKEN_SECONDS:
             self.suspect(model, sent)
 

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import tracing
+from service.account import ran_out
 
 log = structlog.get_logger()
 REQUEST_ID = "x-request-id"
@@ -49,8 +50,11 @@ class GrpcCall:
         self._context.set_trailing_metadata(((REQUEST_ID, _begin(headers)),))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
-        code = grpc.StatusCode.CANCELLED if cancelled else self._context.code() or grpc.StatusCode.OK
+        code = self._context.code() or grpc.StatusCode.OK
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            seconds, left = time.perf_counter() - self._started, self._context.time_remaining()
+            late = left is not None and ran_out(seconds, seconds + left)
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
         _access("grpc", self._rpc, code.name, self._started)
 
 

@@ -179,7 +179,7 @@ class Generation:
             await asyncio.gather(making, return_exceptions=True)  # the engine has been told to stop
 
     async def _make(self, wanted: Wanted, timeout: float | None, outbox: _Outbox) -> None:
-        with Account(_RPC, self._slow_call_seconds, patient=frozenset({"tokens", "previews"})) as call:
+        with Account(_RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._tokenization.rate_limit.take(wait=False)

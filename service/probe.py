@@ -87,13 +87,14 @@ class Probe:
     async def _ask(self, model: Model) -> ServiceError | None:
         started = time.perf_counter()
         try:
-            inference = await self._triton.infer(model, _question(model)[None], TIMEOUT)
+            async with asyncio.timeout(TIMEOUT):
+                inference = await self._triton.infer(model, _question(model)[None])
         except Overloaded:
             return None  # load, not a fault: the engine is at work
-        except DeadlineExceeded as error:
+        except TimeoutError:
             if self._triton.answers.silent_seconds(model) > self._engine_timeout:
                 self._triton.answers.suspect(model, started)
-            return error
+            return DeadlineExceeded("the engine does not answer")
         except ServiceError as error:
             return error
         output = inference.output

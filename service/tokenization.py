@@ -109,12 +109,12 @@ class Tokenization:
             call.concerns(served.name, k)
             pixels = await self._prepared(picture, served.picture_size)
             call.done("unpack")
-            inference = await self._triton.infer(served.encoder, pixels[None], timeout, under_way=place.wait_for)
+            inference = await self._triton.infer(served.encoder, pixels[None], under_way=place.wait_for)
             call.inferred(inference)
             ids = self._ids(inference.output[0], served)
             curve = []
             if quality is not None:
-                curve = await self._curve(call, place, served, pixels, ids, quality.budgets(served.channels), timeout)
+                curve = await self._curve(call, place, served, pixels, ids, quality.budgets(served.channels))
                 k = quality.choose(curve).k
                 call.concerns(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint)
@@ -130,12 +130,11 @@ class Tokenization:
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
         budgets: list[int],
-        timeout: float | None,
     ) -> list[Measured]:
         """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(decoder, prefixes(ids, some, width), timeout, under_way=place.wait_for)
+            inference = await self._triton.infer(decoder, prefixes(ids, some, width), under_way=place.wait_for)
             call.inferred(inference)
             decoded.append(inference.output)
         curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
@@ -168,7 +167,7 @@ class Tokenization:
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)
             call.done("unpack")
-            inference = await self._triton.infer(decoder, padded, timeout, under_way=place.wait_for)
+            inference = await self._triton.infer(decoder, padded, under_way=place.wait_for)
             call.inferred(inference)
             picture = await self._rendered(inference.output[0], format)
             call.done("render")
@@ -203,7 +202,7 @@ class Tokenization:
     @asynccontextmanager
     async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[tuple[Account, Place]]:
         """Admission, deadline, and what is told of it afterwards, around one picture."""
-        with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority]) as call:
+        with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self.rate_limit.take(wait=priority is Priority.BULK)

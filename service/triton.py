@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service import metrics, tracing
 from service.answers import RETRY_AFTER_SECONDS, Answers, meaning
-from service.errors import DeadlineExceeded, EngineUnavailable
+from service.errors import EngineUnavailable
 from service.joining import Joining
 from service.leaving import UnderWay, leave, nobody
 from service.models import EXECUTION, Inference, Model, model_of, request_of
@@ -91,34 +91,28 @@ class Triton:
         except grpc.aio.AioRpcError as error:
             raise EngineUnavailable(f"Triton cannot unload {name}: {error.details()}") from error
 
-    async def infer(self, model: Model, array: NDArray[Any], timeout: float | None = None, *, under_way: UnderWay = nobody) -> Inference:
+    async def infer(self, model: Model, array: NDArray[Any], *, under_way: UnderWay = nobody) -> Inference:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
         What several callers ask at the same time goes to Triton as one request, and Triton joins what waits there. More than a request
-        may hold goes as several at once. Who leaves, or whose time is up, is let go at once, but what was sent is answered all the same.
+        may hold goes as several at once. Who is cancelled leaves at once, but what was sent is answered all the same.
         under_way: is given each request, which is done when the engine is done with it.
-        Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full);
-        DeadlineExceeded after `timeout` seconds.
+        Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full).
         """
         started = time.perf_counter()
         self.answers.of(model)  # asked from now on
         try:
-            async with asyncio.timeout(timeout):
-                with tracing.engine(model.name) as metadata:
-                    most = model.largest_request
-                    if len(array) <= most:
-                        return await self._send(model, array, metadata, under_way)
-                    parts = np.split(array, range(most, len(array), most))
-                    answers = await asyncio.gather(*(self._send(model, part, metadata, under_way) for part in parts))
-                    slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
-                    return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
-        except asyncio.CancelledError:  # who asked has left; or his deadline passed, and gRPC saw it first
+            with tracing.engine(model.name) as metadata:
+                most = model.largest_request
+                if len(array) <= most:
+                    return await self._send(model, array, metadata, under_way)
+                parts = np.split(array, range(most, len(array), most))
+                answers = await asyncio.gather(*(self._send(model, part, metadata, under_way) for part in parts))
+                slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
+                return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
+        except asyncio.CancelledError:
             self.answers.given_up(model, started)
             raise
-        except TimeoutError as error:
-            self.answers.given_up(model, started)
-            self.answers.failed(model)
-            raise DeadlineExceeded("the deadline passed while the engine worked") from error
 
     async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None, under_way: UnderWay) -> Inference:
         if metadata is None:

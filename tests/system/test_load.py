@@ -10,12 +10,13 @@ import grpc
 import httpx
 import psutil
 import pytest
-from channeltok import AsyncClient, ChannelTokError, Client, Overloaded, Tokens, Unavailable
+from channeltok import AsyncClient, ChannelTokError, Client, DeadlineExceeded, Overloaded, Tokens, Unavailable
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.photographs import crops, jpeg
 from tests.system.metrics import sample
 from tests.system.running import Service, eventually, running
+from tests.system.test_self_healing import running_sick
 
 
 def test_overload_is_refused_with_a_hint() -> None:
@@ -85,6 +86,28 @@ async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) 
         assert sample(service, "channeltok_waiting_pictures") == 0
         assert 1 <= executed(service) - before < CALLERS / 4
         assert sample(service, "channeltok_request_seconds_count", code="CANCELLED") > 0
+
+
+def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: Path) -> None:
+    """The caller's gRPC, ours, or the service: to the first two it is a cancelled call."""
+    flag = tmp_path / "fault"
+    with (
+        running_sick(tmp_path, flag, probe_seconds="60", log_level="debug", max_in_flight="64", drain_seconds="0.1") as service,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        flag.write_text("hangs")
+
+        def call(number: int) -> type[Exception] | None:
+            with Client(service.grpc, timeout=0.5 + number / 100) as client:
+                try:
+                    client.encode(jpeg())
+                except ChannelTokError as error:
+                    return type(error)
+            return None
+
+        assert set(pool.map(call, range(24))) == {DeadlineExceeded}
+        eventually(lambda: sample(service, "channeltok_request_seconds_count", code="DEADLINE_EXCEEDED") == 24, 5, "their count")
+        assert [event["code"] for event in service.events("access") if event["call"] == "Encode"] == ["DEADLINE_EXCEEDED"] * 24
 
 
 def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
