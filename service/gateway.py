@@ -29,6 +29,7 @@ from service.triton import Triton
 log = structlog.get_logger()
 # gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
 REFUSAL_SECONDS = 0.3
+ALIVE_SECONDS = 1.0  # between a worker's signs of life
 LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
 
 
@@ -70,6 +71,8 @@ async def serve(settings: Settings) -> None:
             await _unless(stop, embedded.start(triton))
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
+        if settings.reuse_port:
+            stack.callback(asyncio.create_task(_say_alive()).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
         await _unless(stop, _until_ready(supervisor))
@@ -163,6 +166,13 @@ def say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float
         f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",
         flush=True,
     )
+
+
+async def _say_alive() -> None:
+    """To whoever started this worker, for as long as its event loop turns."""
+    while True:
+        print("alive", flush=True)
+        await asyncio.sleep(ALIVE_SECONDS)
 
 
 def _say_suspect(model: str, sent: float) -> None:

@@ -27,6 +27,7 @@ from service.supervisor import Supervisor
 from service.triton import Triton
 
 log = structlog.get_logger()
+PATIENCE_SECONDS = 5.0  # with a worker that gives no sign of life, twice
 LAST_SECONDS = 10.0  # beyond the drain, until a worker is killed
 
 
@@ -123,13 +124,7 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
             began = time.monotonic()
-            assert self._process.stdout is not None
-            async for line in self._process.stdout:
-                match line.decode().split():
-                    case ["ready", *_]:
-                        self.ready.set()
-                    case ["suspect", model, sent]:
-                        self._suspect(model, float(sent))
+            await self._listen(self._process)
             code = await self._process.wait()
             multiprocess.mark_process_dead(self._process.pid)
             if not self.ready.is_set():
@@ -137,6 +132,30 @@ class _Worker:
             metrics.ENGINE_RESTARTS.labels("worker").inc()
             log.error("worker_ended", pid=self._process.pid, exit_code=code)
             await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - began)))  # no storm of those that end at once
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        """To the end of its output. It is killed when its signs of life stop."""
+        assert process.stdout is not None
+        patience: float | None = None  # until the first: to import and connect takes its time
+        misses = 0
+        while misses < 2:  # the first may be due to our own standing still
+            try:
+                line = await asyncio.wait_for(process.stdout.readline(), patience)
+            except TimeoutError:
+                misses += 1
+                continue
+            misses = 0
+            match line.decode().split():
+                case ["ready", *_]:
+                    self.ready.set()
+                case ["alive"]:
+                    patience = PATIENCE_SECONDS
+                case ["suspect", model, sent]:
+                    self._suspect(model, float(sent))
+            if not line:
+                return
+        log.error("worker_stands_still", pid=process.pid)
+        process.kill()
 
     async def stop(self, seconds: float) -> None:
         """SIGTERM; after `seconds` SIGKILL."""

@@ -51,14 +51,16 @@ def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None
             assert sample(service, "nv_inference_count", model_suffix="encode") >= 64
 
 
-def test_a_worker_that_dies_is_replaced_and_a_stop_loses_nothing() -> None:
+def test_a_worker_that_dies_or_stands_still_is_replaced_and_a_stop_loses_nothing() -> None:
     with running(workers="2", probe_seconds="0.5") as service:
         children = service.children()
-        victim = workers(service)[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        eventually(lambda: len(workers(service)) == 2 and victim.pid not in [one.pid for one in workers(service)], 30, "a new worker")
-        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 1, 30, "its count")
-        eventually(lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness")
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            victim = workers(service)[0]
+            os.kill(victim.pid, number)
+            eventually(lambda gone=victim: len(workers(service)) == 2 and gone not in workers(service), 30, "a new worker")
+            eventually(lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness")
+        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 2, 30, "their count")
+        assert len(service.events("worker_stands_still")) == 1
         children = [*children, *service.children()]
         lost: list[Exception] = []
 
