@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import EngineUnavailable, Overloaded, ServiceError
@@ -32,11 +31,10 @@ class Answered:
 
 
 class Answers:
-    """suspects: models whose inference failed for a cause of theirs -> when the last such one was sent. tell: is told of each."""
+    """suspects: models whose inference failed for a cause of theirs -> when the last such one was sent."""
 
     def __init__(self) -> None:
         self.suspects: dict[str, float] = {}
-        self.tell: Callable[[str, float], None] = lambda name, sent: None
         self._failed_at: dict[str, float] = {}
         self._answered: dict[str, Answered] = {}
 
@@ -71,7 +69,6 @@ class Answers:
     def suspect_name(self, name: str, sent: float) -> None:
         """As another process says, whose callers failed. Seconds of time.perf_counter are the same in all."""
         self.suspects[name] = max(sent, self.suspects.get(name, sent))
-        self.tell(name, sent)
 
     def given_up(self, model: Model, sent: float) -> None:
         """Somebody no longer waits for what was asked then: his deadline passed, or he left. Triton takes what waits in turn: where

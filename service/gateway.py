@@ -6,6 +6,7 @@ import gc
 import resource
 import signal
 import socket
+import sys
 import time
 import urllib.request
 from collections.abc import Coroutine
@@ -14,6 +15,7 @@ import structlog
 
 from service import metrics, rest_generate, tracing
 from service.access import Access, RestAccess
+from service.answers import Answers
 from service.calls import RestCalls
 from service.embedded_triton import CannotStart, EmbeddedTriton
 from service.generation import Generation
@@ -29,7 +31,7 @@ from service.triton import Triton
 log = structlog.get_logger()
 # gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
 REFUSAL_SECONDS = 0.3
-ALIVE_SECONDS = 1.0  # between a worker's signs of life
+REPORT_SECONDS = 0.5  # between a worker's signs of life
 LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
 
 
@@ -46,8 +48,6 @@ async def serve(settings: Settings) -> None:
     rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=settings.reuse_port)
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
-    if settings.reuse_port:
-        triton.answers.tell = _say_suspect
     tokenization = Tokenization(triton, settings)
     generation = Generation(tokenization, triton, settings)
     grpc_server = _grpc_server(tokenization, generation, settings, tls, access)
@@ -72,7 +72,7 @@ async def serve(settings: Settings) -> None:
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
         if settings.reuse_port:
-            stack.callback(asyncio.create_task(_say_alive()).cancel)
+            stack.callback(asyncio.create_task(_report(triton.answers)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
         await _unless(stop, _until_ready(supervisor))
@@ -168,13 +168,14 @@ def say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float
     )
 
 
-async def _say_alive() -> None:
-    """To whoever started this worker, for as long as its event loop turns."""
+async def _report(answers: Answers) -> None:
+    """To whoever started this worker, in lines: that its event loop turns; and which engines failed its callers, and when, for that is
+    where they are healed."""
+    said: dict[str, float] = {}
     while True:
-        print("alive", flush=True)
-        await asyncio.sleep(ALIVE_SECONDS)
-
-
-def _say_suspect(model: str, sent: float) -> None:
-    """The line that whoever started this worker waits for: it heals the engine, and sees no caller's failures."""
-    print(f"suspect {model} {sent}", flush=True)
+        print("alive")
+        for model, sent in answers.suspects.items() - said.items():
+            print("suspect", model, sent)
+        sys.stdout.flush()
+        said = dict(answers.suspects)
+        await asyncio.sleep(REPORT_SECONDS)
