@@ -9,18 +9,20 @@ from service.models import Model
 
 RETRY_AFTER_SECONDS = 2.0
 OVERTAKEN_SECONDS = 5.0  # what waits though others that were sent so much later are answered is in a process that hangs
+EXECUTIONS = 4  # or as long as so many of the longest runs: a full batch takes longer than the single picture that overtakes it
 
 
 @dataclass
 class Answered:
     """Of one model: when the latest inference that was answered was sent, when the last answer came, and how many there were.
 
-    owing: a stream was left before its end; then `at` counts on, whoever asks next.
+    execution: seconds of the longest run of the engine. owing: a stream was left before its end; then `at` counts on, whoever asks next.
     """
 
     sent: float
     at: float
     count: int = 0
+    execution: float = 0.0
     owing: bool = False
 
     def answer(self, sent: float, pictures: int = 1) -> None:
@@ -74,7 +76,8 @@ class Answers:
         """Somebody no longer waits for what was asked then: his deadline passed, or he left. Triton takes what waits in turn: where
         younger ones have long been answered, an engine process hangs, though others of the same model work."""
         self.failed(model)
-        if self.of(model).sent - sent > OVERTAKEN_SECONDS:
+        answered = self.of(model)
+        if answered.sent - sent > max(OVERTAKEN_SECONDS, EXECUTIONS * answered.execution):
             self.suspect(model, sent)
 
     def failure(self, model: Model, sent: float, details: str) -> ServiceError:

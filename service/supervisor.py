@@ -214,8 +214,8 @@ class Supervisor:
         # What was sent before an engine was loaded failed for the cause of the one before.
         suspects, loaded = self._triton.answers.suspects, embedded.loaded
         failing = {name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]}
-        for name in failing - set(embedded.broken()):
-            if self._repairs.due(name):
+        for name in failing:
+            if self._repairs.due(name) and name not in embedded.broken():
                 log.warning("killing", model=name)
                 embedded.kill(name)
 
