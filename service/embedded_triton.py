@@ -98,8 +98,9 @@ class EmbeddedTriton:
 
     def kill(self, name: str) -> None:
         """A model's engine processes. It is broken then."""
-        self._engines[name].killed = True
-        _kill(self._engines[name].processes)
+        if (engine := self._engines.get(name)) is not None:  # it may have been retired meanwhile
+            engine.killed = True
+            _kill(engine.processes)
 
     async def reload(self, triton: Triton, name: str) -> None:
         """Give one model new engine processes. Raises EngineUnavailable or CannotStart; it is broken still then."""

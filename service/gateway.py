@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
             await _unless(stop, embedded.start(triton))
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
-        if settings.reuse_port:
+        if settings.report:
             stack.callback(asyncio.create_task(_report(triton.answers)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))

@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         bool,
         Field(description="Let other processes have the same ports, and the system spread connections. `workers` sets it by itself."),
     ] = False
+    report: Annotated[
+        bool,
+        Field(
+            description="Say twice a second on standard output that it lives, and which engines failed its callers. `workers` sets it by "
+            "itself, and listens."
+        ),
+    ] = False
     model_repository: Annotated[
         Path,
         Field(description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."),

@@ -89,6 +89,7 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
     own = {
         "workers": 1,
         "reuse_port": True,
+        "report": True,
         "max_in_flight": share(settings.places),
         "max_generations": share(settings.generation_places),
         "max_waiting": share(settings.max_waiting),
