@@ -14,7 +14,7 @@ from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, Serv
 from service.models import Model
 from service.triton import Triton
 
-TIMEOUT = 10.0  # seconds; under load a probe waits in the engine's queue like everybody
+TIMEOUT = 10.0  # seconds, or `engine_timeout` where that is less; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
 SHARE = 0.01  # of one engine's time that questions may take: a picture of the full size takes seconds
 PROBE_TOKENS = 4
@@ -33,6 +33,7 @@ class Probe:
     def __init__(self, triton: Triton, engine_timeout: float, probe_seconds: float) -> None:
         self._triton = triton
         self._engine_timeout = engine_timeout
+        self._timeout = min(TIMEOUT, engine_timeout)
         self._probe_seconds = probe_seconds
         self._first: dict[str, NDArray[Any]] = {}
         self._spared: dict[str, int] = defaultdict(int)
@@ -68,14 +69,13 @@ class Probe:
             self._triton.streams.end(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 async with aclosing(self._triton.streams.ask(model, _first_tokens(model))) as responses:
                     output = np.concatenate([response["token"] async for response in responses])
         except Overloaded:
             return None
         except TimeoutError:
-            if self._triton.answers.silent_seconds(model) > self._engine_timeout:
-                self._triton.answers.suspect(model, started)
+            self._suspect_if_silent(model, started)
             return DeadlineExceeded("the engine makes no tokens")
         except ServiceError as error:
             return error
@@ -87,13 +87,12 @@ class Probe:
     async def _ask(self, model: Model) -> ServiceError | None:
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 inference = await self._triton.infer(model, _question(model)[None])
         except Overloaded:
             return None  # load, not a fault: the engine is at work
         except TimeoutError:
-            if self._triton.answers.silent_seconds(model) > self._engine_timeout:
-                self._triton.answers.suspect(model, started)
+            self._suspect_if_silent(model, started)
             return DeadlineExceeded("the engine does not answer")
         except ServiceError as error:
             return error
@@ -104,6 +103,10 @@ class Probe:
         self._asked[model.name] = time.perf_counter()
         self._fastest[model.name] = min(inference.compute_seconds, self._fastest.get(model.name, math.inf))
         return None
+
+    def _suspect_if_silent(self, model: Model, asked: float) -> None:
+        if self._triton.answers.silent_seconds(model) >= self._engine_timeout:
+            self._triton.answers.suspect(model, asked)
 
     def _asked_lately(self, model: Model) -> bool:
         """As lately as `SHARE` forbids to ask again, and nobody was failed since."""

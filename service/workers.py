@@ -27,7 +27,7 @@ from service.supervisor import Supervisor
 from service.triton import Triton
 
 log = structlog.get_logger()
-PATIENCE_SECONDS = 5.0  # with a worker that gives no sign of life, twice
+PATIENCE_SECONDS = 4.0  # with a worker that gives no sign of life, twice
 LAST_SECONDS = 10.0  # beyond the drain, until a worker is killed
 
 

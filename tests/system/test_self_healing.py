@@ -177,7 +177,7 @@ def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path, flag
     """The other one answers all who come, and every probe. One caller alone sees it: younger ones were answered, and he was not; and of two
     workers only his."""
     settings = {"engine_instances": "2", "probe_seconds": "60", "workers": "2"}
-    with running_sick(tmp_path, flag, **settings) as service, Client(service.grpc, timeout=8) as client, ThreadPoolExecutor(1) as pool:
+    with running_sick(tmp_path, flag, **settings) as service, Client(service.grpc, timeout=6.5) as client, ThreadPoolExecutor(1) as pool:
         expected = client.encode(jpeg())
         flag.write_text("one hangs")
         overtaken = pool.submit(client.encode, jpeg())
