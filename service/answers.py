@@ -59,33 +59,26 @@ class Answers:
         """When somebody last got no answer from it, in seconds of time.perf_counter; -inf where all did."""
         return self._failed_at.get(model.name, -math.inf)
 
-    def failed(self, model: Model) -> None:
-        """Somebody got no answer, for whatever cause."""
-        self._failed_at[model.name] = time.perf_counter()
-
-    def suspect(self, model: Model, sent: float) -> None:
-        """To be looked after: what was asked of it at `sent` failed, for a cause of its own."""
-        self.failed(model)
-        self.suspect_name(model.name, sent)
-
-    def suspect_name(self, name: str, sent: float) -> None:
-        """As another process says, whose callers failed. Seconds of time.perf_counter are the same in all."""
+    def suspect(self, name: str, sent: float) -> None:
+        """The model is to be looked after: what was asked of it at `sent`, here or by a worker, failed for a cause of its own. Seconds of
+        time.perf_counter are the same in all processes."""
+        self._failed_at[name] = time.perf_counter()
         self.suspects[name] = max(sent, self.suspects.get(name, sent))
 
     def given_up(self, model: Model, sent: float) -> None:
         """Somebody no longer waits for what was asked then: his deadline passed, or he left. Triton takes what waits in turn: where
         younger ones have long been answered, an engine process hangs, though others of the same model work."""
-        self.failed(model)
+        self._failed_at[model.name] = time.perf_counter()
         answered = self.of(model)
         if answered.sent - sent > max(OVERTAKEN_SECONDS, EXECUTIONS * answered.execution):
-            self.suspect(model, sent)
+            self.suspect(model.name, sent)
 
     def failure(self, model: Model, sent: float, details: str) -> ServiceError:
         """What callers are told of an inference that Triton says this of; the model is looked after where the fault is its own."""
         known = meaning(details)
         known.add_note(f"Triton says: {details}")  # for the log; callers see `detail` only
         if isinstance(known, EngineUnavailable):
-            self.suspect(model, sent)
+            self.suspect(model.name, sent)
         return known
 
 

@@ -247,7 +247,7 @@ class Generation:
             else:
                 if due == task.k:
                     return
-        self._triton.answers.suspect(model, asked)
+        self._triton.answers.suspect(model.name, asked)
         raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
 
     async def _show(self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:

@@ -65,7 +65,7 @@ class Probe:
             if self._triton.answers.silent_seconds(model) <= self._engine_timeout:
                 return None
             # Since when, so that what hung before a repair is no reason for the next.
-            self._triton.answers.suspect(model, started - self._engine_timeout)
+            self._triton.answers.suspect(model.name, started - self._engine_timeout)
             self._triton.streams.end(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
@@ -80,7 +80,7 @@ class Probe:
         except ServiceError as error:
             return error
         if not np.array_equal(output, self._first.setdefault(model.name, output)):
-            self._triton.answers.suspect(model, started)
+            self._triton.answers.suspect(model.name, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         return None
 
@@ -98,7 +98,7 @@ class Probe:
             return error
         output = inference.output
         if not _alike(output, self._first.setdefault(model.name, output)):
-            self._triton.answers.suspect(model, started)
+            self._triton.answers.suspect(model.name, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         self._asked[model.name] = time.perf_counter()
         self._fastest[model.name] = min(inference.compute_seconds, self._fastest.get(model.name, math.inf))
@@ -106,7 +106,7 @@ class Probe:
 
     def _suspect_if_silent(self, model: Model, asked: float) -> None:
         if self._triton.answers.silent_seconds(model) >= self._engine_timeout:
-            self._triton.answers.suspect(model, asked)
+            self._triton.answers.suspect(model.name, asked)
 
     def _asked_lately(self, model: Model) -> bool:
         """As lately as `SHARE` forbids to ask again, and nobody was failed since."""

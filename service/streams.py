@@ -77,7 +77,7 @@ class Streams:
                 complete.set_result(False)
             leave(reading)
             if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
-                self._answers.suspect(model, started)
+                self._answers.suspect(model.name, started)
 
     def waited_for(self, model: Model) -> bool:
         """Whether somebody waits for answers of it."""

@@ -195,7 +195,7 @@ class Tokenization:
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
         if output.min() < 0 or output.max() >= served.codes:
-            self._triton.answers.suspect(served.encoder, time.perf_counter())
+            self._triton.answers.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
         return output.astype(np.uint16)
 

@@ -142,7 +142,7 @@ class Triton:
         content = raw.get(model.output.name, b"")
         due = len(array) * model.output.nbytes
         if len(content) != due:
-            self.answers.suspect(model, started)
+            self.answers.suspect(model.name, started)
             raise EngineUnavailable(f"the engine answered {len(content)} bytes where {due} were due", RETRY_AFTER_SECONDS)
         output = np.frombuffer(content, model.output.dtype).reshape(len(array), *model.output.shape)
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)

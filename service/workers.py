@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> None:
             watch = asyncio.create_task(Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch())
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
-        workers = [_Worker(_environment(settings, shared), answers.suspect_name) for _ in range(settings.workers)]
+        workers = [_Worker(_environment(settings, shared), answers.suspect) for _ in range(settings.workers)]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
         stopping = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_all_ready(workers))
