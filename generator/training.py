@@ -19,6 +19,7 @@ from generator.recipe import GeneratorRecipe
 from generator.tokens import NO_CLASS, encoded
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.family import Tokenizer
+from tokenizer.processes import uses_bf16
 from tokenizer.train import follow, optimisers
 
 PREFIXES = (1, 8, 32, 64, 128, 256)  # the log has the mean over the first so many tokens
@@ -122,7 +123,7 @@ class Trainer(ABC, Generic[Model, Settings]):
 
     def _step(self, tokens: Tensor, labels: Tensor) -> float:
         recipe = self.recipe
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=uses_bf16(recipe.precision, tokens.device)):
             nll = self.fused(tokens, labels)
         loss = (nll * self.weights).mean()
         self.model.zero_grad()

@@ -54,6 +54,9 @@ class ShuffleShape(BaseModel):
     Convolutions at full size with few channels are bound by memory on a CPU; the same work at a quarter of the side runs at matrix speed.
     widths: one per side S/4, S/8, S/16, S/32; the last two levels attend. docs/decisions/0003 has the measured alternatives.
     more_blocks: Res at S/4 and at S/8 beyond the least, in encoder and decoder alike.
+    full_size_channels: feature maps at full size, which one 3x3 convolution turns into the pixels, so that neighbouring patches overlap.
+    0: the last convolution writes each patch by itself, and any loss that rewards texture draws a grid of patches.
+    budget_hint: whether the decoder is told by a learned vector which channels are there, beside their codes of 0 where they are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,8 @@ class ShuffleShape(BaseModel):
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
     # Left out at 0, as in every shape written before there was this: the fingerprint is taken over what is written.
     more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
+    full_size_channels: int = Field(default=0, ge=0, exclude_if=lambda channels: channels == 0)
+    budget_hint: bool = Field(default=False, exclude_if=lambda hint: not hint)
 
     @property
     def decoder_stride(self) -> int:
@@ -95,6 +100,7 @@ SIZES: dict[str, PaperShape | ShuffleShape] = {
         decoder_widths=(512, 256, 256, 128, 128),
     ),
     "demo": ShuffleShape(),
+    "demo2": ShuffleShape(widths=(64, 128, 192, 256), full_size_channels=8, budget_hint=True),
 }
 
 
@@ -161,6 +167,7 @@ class ShuffleDecoder(nn.Sequential):
 
     def __init__(self, shape: ShuffleShape) -> None:
         a, b, c, d = shape.widths
+        full = shape.full_size_channels
         super().__init__(
             nn.Conv2d(shape.channels, d, 3, padding=1),
             *middle(d, zero_init=True),
@@ -172,12 +179,22 @@ class ShuffleDecoder(nn.Sequential):
             *level(a, a, 1 + shape.more_blocks, zero_init=True),
             Norm(a),
             nn.SiLU(),
-            nn.Conv2d(a, 3 * shape.patch**2, 3, padding=1),
+            nn.Conv2d(a, (full or 3) * shape.patch**2, 3, padding=1),
             nn.PixelShuffle(shape.patch),
+            *([nn.Conv2d(full, 3, 3, padding=1)] if full else []),
         )
+        # One row per channel, summed over the channels that are there.
+        self.hint = nn.Parameter(torch.zeros(shape.channels, d)) if shape.budget_hint else None
 
     def forward(self, codes: Tensor) -> Tensor:
-        return super().forward(codes * self.CODE_SCALE)
+        first, *others = self
+        x = first(codes * self.CODE_SCALE)
+        if self.hint is not None:
+            present = (codes[:, :, 0, 0] != 0).to(x.dtype)  # a code is never 0
+            x = x + (present @ self.hint)[:, :, None, None]
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 class ChannelTok(Tokenizer):

@@ -30,11 +30,12 @@ def shards(pattern: str) -> list[str]:
     return found
 
 
-def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0) -> Iterator[Tensor]:
+def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = 0.4) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, size, size] in [-1, 1]: random resized crops, half of them mirrored.
 
     seed: a resumed run passes another one, so that it does not see its first photos again in the same order, and so does every process of a
     run, each of which reads its own part of the shards. workers: processes that decode; 0 decodes in this one.
+    least_area: the smallest share of a photo's area that a crop covers.
     Raises ValueError when the shards, or this process's part of them, hold fewer photos than one batch.
     """
     # detshuffle mixes every epoch anew; plain shuffle starts each from the same seed. WebDataset(repeat=True) is ignored by webdataset 1.0.
@@ -42,7 +43,7 @@ def training_batches(pattern: str, size: int, batch: int, seed: int, workers: in
         wds.WebDataset(shards(pattern), shardshuffle=1000, detshuffle=True, seed=seed, nodesplitter=wds.split_by_node)
         .compose(wds.detshuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER // 2, seed))
         .to_tuple(SUFFIXES)
-        .map_tuple(RandomCrop(size, seed))
+        .map_tuple(RandomCrop(size, seed, least_area))
         .batched(batch, partial=False)
         .repeat()
     )
@@ -78,10 +79,10 @@ def to_unit(photos: Tensor) -> Tensor:
 
 
 class RandomCrop:
-    """A photo as bytes to uint8 [size, size, 3]: 0.4 to 1 of its area, at most 4:3 out of proportion, mirrored half of the time."""
+    """A photo as bytes to uint8 [size, size, 3]: least_area to 1 of its area, at most 4:3 out of proportion, mirrored half of the time."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
+    def __init__(self, size: int, seed: int, least_area: float = 0.4) -> None:
+        self.size, self.least_area = size, least_area
         self.seed = seed
         self.random: random.Random | None = None
 
@@ -91,7 +92,7 @@ class RandomCrop:
             self.random = random.Random(self.seed + (0 if worker is None else 1 + worker.id))
         image = pictures.decode(data)
         width, height = image.size
-        area = width * height * self.random.uniform(0.4, 1.0)
+        area = width * height * self.random.uniform(self.least_area, 1.0)
         ratio = math.exp(self.random.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = self.random.uniform(0, width - w), self.random.uniform(0, height - h)

@@ -9,6 +9,7 @@ from tokenizer.perceptual import Perceptual
 from tokenizer.quantize import CODE, factorised_entropy
 from tokenizer.recipe import Recipe
 
+SSIM_WINDOW = 7  # pixels
 GRID = 4  # pixels: the stride of AlexNet's first convolution, and of our decoder's last layer
 
 
@@ -38,6 +39,8 @@ class Objective(nn.Module):
         recipe = self.recipe
         reconstruction = reconstruction.float()
         loss = recipe.l1_weight * F.l1_loss(reconstruction, pixels)
+        if recipe.ssim_weight:
+            loss = loss + recipe.ssim_weight * (1 - ssim(reconstruction, pixels))
         if self.perceptual is not None and (weight := recipe.perceptual_weight_at(views)):
             loss = loss + weight * self._perceptual_distance(self.perceptual, reconstruction, pixels)
         if self.discriminator is not None and views >= recipe.gan_from:
@@ -56,3 +59,30 @@ class Objective(nn.Module):
         """Scalar to minimise over the discriminator."""
         assert self.discriminator is not None
         return discriminator_loss(self.discriminator(pixels), self.discriminator(reconstruction.detach().float()))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity of two batches float [B, C, H, W] in [-1, 1]: a scalar, at most 1.
+
+    Wang, Bovik, Sheikh, Simoncelli 2004 with uniform windows of 7 x 7 pixels inside the image and variances over n, as
+    skimage.metrics.structural_similarity(gaussian_weights=False, use_sample_covariance=False, data_range=2).
+    """
+    # A window's mean as two matrix products: on a CPU a quarter of the time of avg_pool2d, forward and backward.
+    rows, columns = (_window_means(side).to(a) for side in a.shape[2:])
+
+    def mean(x: Tensor) -> Tensor:
+        return rows @ x @ columns.T
+
+    a, b = a.contiguous(), b.contiguous()
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    mean_a, mean_b = mean(a), mean(b)
+    variances = mean(a * a + b * b) - mean_a**2 - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+def _window_means(side: int) -> Tensor:
+    """The matrix float [side - 6, side] that takes a line to the means of its windows."""
+    ones = torch.ones(side - SSIM_WINDOW + 1, side)
+    return (ones.triu() - ones.triu(SSIM_WINDOW)) / SSIM_WINDOW

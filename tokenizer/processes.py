@@ -59,3 +59,12 @@ def join() -> Processes:
     if count > 1:
         torch.distributed.init_process_group("nccl" if gpu else "gloo")
     return Processes(rank, count, device)
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a recipe's `precision` (auto, fp32 or bf16) is bfloat16 on `device`: auto is where the hardware multiplies it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -31,9 +31,9 @@ class Schedule(BaseSettings):
     ema: Annotated[float, Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones shipped")] = 0.997
 
     precision: Annotated[
-        Literal["fp32", "bf16"],
-        Field(description="bf16 pays where the hardware has it (GPU, AMX, avx512_bf16): elsewhere 25x slower"),
-    ] = "fp32"
+        Literal["auto", "fp32", "bf16"],
+        Field(description="auto: bf16 where the hardware has it (GPU, AMX, avx512_bf16); elsewhere it is 25 times slower than fp32"),
+    ] = "auto"
     seed: Annotated[int, Field(description="of all that is drawn at random: weights, crops, order")] = 0
     evaluate_every: Annotated[int, Field(ge=1, description="views between evaluations on validation photos")] = 8_000
     checkpoint_minutes: Annotated[float, Field(gt=0, description="time between checkpoints")] = 3.0
@@ -80,8 +80,17 @@ class Recipe(Schedule):
     ] = None
     workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 
+    photos_in_memory: Annotated[
+        bool, Field(description="decode all photos once and keep them on the device that trains, 0.14 MB each; needs no workers")
+    ] = False
+    crop_area: Annotated[float, Field(gt=0, le=1, description="smallest share of a photo's area that a crop covers")] = 0.4
+    colour: Annotated[
+        float, Field(ge=0, lt=1, description="contrast and saturation of a photo change by up to this share; needs photos_in_memory")
+    ] = 0.0
+
     keep_all: Annotated[float, Field(ge=0, le=1, description="tail-drop: the chance that a photo keeps all channels")] = 0.5
     l1_weight: Annotated[float, Field(ge=0, description="weight of the mean absolute error, pixels in [-1, 1]")] = 1.0
+    ssim_weight: Annotated[float, Field(ge=0, description="weight of 1 - SSIM, over windows of 7 x 7 pixels")] = 0.0
     entropy_weight: Annotated[float, Field(ge=0, description="weight of per-sample minus batch entropy (nats)")] = 0.0
     commitment_weight: Annotated[float, Field(ge=0, description="weight of the distance between latents and their codes")] = 0.0
     perceptual_weight: Annotated[float, Field(ge=0, description="weight of the perceptual distance once it has risen")] = 0.0

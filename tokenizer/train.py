@@ -23,11 +23,21 @@ from tokenizer.families import SIZES
 from tokenizer.family import Tokenizer
 from tokenizer.muon import Muon
 from tokenizer.objective import Objective
+from tokenizer.photos_in_memory import PhotosInMemory
 from tokenizer.recipe import Recipe, Schedule
 
 VALIDATION_PHOTOS = 96
 # What of the recipe a checkpoint tells; the rest is where things lie and how often they are looked at.
-_RECORDED = set(Recipe.model_fields) - {"run", "train", "validation", "start_from", "workers", "evaluate_every", "checkpoint_minutes"}
+_RECORDED = set(Recipe.model_fields) - {
+    "run",
+    "train",
+    "validation",
+    "start_from",
+    "workers",
+    "photos_in_memory",
+    "evaluate_every",
+    "checkpoint_minutes",
+}
 
 
 class TrainCommand(Recipe):
@@ -92,6 +102,7 @@ class Trainer:
         if self.last.exists():
             self._resume()
         self.shared = self.group.share(self.model)
+        self.bf16 = processes.uses_bf16(recipe.precision, self.group.device)
 
     def run(self) -> None:
         """Train until `views` photos were seen, or until SIGINT or SIGTERM; both end with a checkpoint."""
@@ -101,9 +112,9 @@ class Trainer:
             signal.signal(number, self._ask_to_stop)
         size = self.model.shape.picture_size
         # A resumed run must not see its first photos again, nor draw its first budgets.
-        seed = recipe.seed + self.views + 1_000_003 * self.group.rank
-        torch.manual_seed(seed)
-        batches = training_batches(recipe.train, size, recipe.batch // self.group.count, seed, recipe.workers)
+        seed = recipe.seed + self.views
+        torch.manual_seed(seed + 1_000_003 * self.group.rank)
+        batches = self._batches(size, seed)
         photos = evaluation_photos(recipe.validation, size, VALIDATION_PHOTOS) if self.group.first else None
         saved, evaluated = time.monotonic(), self.views
         with tqdm(total=recipe.views, initial=self.views, unit="photo", smoothing=0.05, disable=not self.group.first) as bar:
@@ -120,6 +131,16 @@ class Trainer:
         if self.group.first:
             self._save()
 
+    def _batches(self, size: int, seed: int) -> Iterator[Tensor]:
+        recipe, group = self.recipe, self.group
+        batch = recipe.batch // group.count
+        if recipe.photos_in_memory:
+            photos = PhotosInMemory.from_shards(recipe.train, group.device)
+            return photos.batches(
+                size, batch, seed, least_area=recipe.crop_area, colour=recipe.colour, rank=group.rank, processes=group.count
+            )
+        return training_batches(recipe.train, size, batch, seed + 1_000_003 * group.rank, recipe.workers, recipe.crop_area)
+
     def _steps(self, batches: Iterator[Tensor]) -> Iterator[float]:
         mean_loss = 0.0
         while self.views < self.recipe.views and not self.group.any(self.stop):
@@ -133,7 +154,7 @@ class Trainer:
     def _step(self, pixels: Tensor) -> float:
         recipe = self.recipe
         budgets = draw_budgets(len(pixels), self.model.shape.channels, recipe.keep_all).to(pixels.device)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             passed = self.shared(pixels, budgets)
         loss = self.model.loss(self.objective, pixels, passed, self.views)
         self.model.zero_grad()

@@ -112,3 +112,41 @@ def test_budgets_are_drawn_as_in_algorithm_1() -> None:
     assert (draw_budgets(1000, 256, 1.0, generator) == 256).all()
     assert (draw_budgets(1000, 256, 0.0, generator) < 256).all()
     assert (draw_budgets(1000, 1, 0.0, generator) == 1).all()
+
+
+def test_new_shape_fields_are_left_out_at_their_defaults() -> None:
+    """Fingerprints are taken over what is written: the shipped ones must not change."""
+    written = ShuffleShape().model_dump(mode="json")
+    assert {"full_size_channels", "budget_hint", "more_blocks"}.isdisjoint(written)
+
+
+def test_a_full_size_convolution_lets_patches_overlap() -> None:
+    def reach(full_size_channels: int) -> int:
+        """How many pixels to the right the patch of one position of the last feature map reaches."""
+        torch.manual_seed(0)
+        decoder = ChannelTok(TINY.model_copy(update={"full_size_channels": full_size_channels})).decoder
+        layers = list(decoder)[-2 if not full_size_channels else -3 :]
+        features = torch.zeros(1, 32, 32, 32, requires_grad=True)
+        out = features
+        for layer in layers:
+            out = layer(out)
+        out[0, :, 64, 64].sum().backward()
+        assert features.grad is not None
+        return int((features.grad.abs().sum((0, 1, 2)) > 0).sum())
+
+    # Pixel 64 is the first of its patch: alone it depends on 3 columns of features, with a 3x3 convolution at full size on 4.
+    assert (reach(0), reach(8)) == (3, 4)
+
+
+def test_the_budget_hint_begins_as_nothing_and_tells_which_channels_are_there() -> None:
+    torch.manual_seed(0)
+    plain = ChannelTok(TINY).eval()
+    hinted = ChannelTok(TINY.model_copy(update={"budget_hint": True})).eval()
+    hinted.load_state_dict(plain.state_dict() | {"decoder.hint": torch.zeros(32, 32)})
+    tokens = torch.randint(2**16, (2, 8), dtype=torch.int32)
+    with torch.inference_mode():
+        assert torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))
+        hinted.decoder.hint[8:] = 1.0  # type: ignore[union-attr, index]
+        assert torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))  # none of those is there
+        hinted.decoder.hint[7] = 1.0  # type: ignore[union-attr, index]
+        assert not torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))

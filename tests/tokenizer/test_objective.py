@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from pictures import prepare
@@ -13,7 +14,7 @@ from tests.photographs import crops
 from tokenizer.adversary import PatchDiscriminator, discriminator_loss, generator_loss
 from tokenizer.blocks import parameter_count
 from tokenizer.data import to_unit
-from tokenizer.objective import Objective
+from tokenizer.objective import Objective, ssim
 from tokenizer.perceptual import Perceptual, Trunk
 from tokenizer.recipe import Recipe
 
@@ -90,3 +91,18 @@ def test_losses_begin_when_the_recipe_says(photos: Tensor) -> None:
     assert all(weight.grad is None for weight in objective.discriminator.parameters())  # it learns in its own step only
     objective.discriminator_loss(photos, worse).backward()
     assert all(weight.grad is not None for weight in objective.discriminator.parameters())
+
+
+def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
+    noisy = photos + 0.2 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
+    settings = {"channel_axis": 0, "data_range": 2, "use_sample_covariance": False, "full": True}
+    maps = [structural_similarity(a, b, **settings)[1] for a, b in zip(photos.numpy(), noisy.numpy(), strict=True)]
+    whole_windows = np.mean([each[:, 3:-3, 3:-3] for each in maps])
+    assert ssim(photos, noisy).item() == pytest.approx(whole_windows, abs=1e-4)
+    assert ssim(photos, photos).item() == pytest.approx(1)
+
+
+def test_an_ssim_weight_counts_what_is_missing_to_one(photos: Tensor) -> None:
+    blurred = F.avg_pool2d(photos, 3, 1, 1)
+    loss = Objective(Recipe(l1_weight=0, ssim_weight=0.3)).picture_loss(photos, blurred, 0)
+    assert loss.item() == pytest.approx(0.3 * (1 - ssim(photos, blurred).item()))
