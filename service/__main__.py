@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from service import gateway, logs, metrics, tracing, workers
-from service.embedded_triton import CannotStart
+from service.errors import CannotStart
 from service.settings import Settings
 
 OURS = "channeltok-metrics-"  # folders of shared counts that are made here, and not an operator's own

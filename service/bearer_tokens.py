@@ -8,8 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from service.embedded_triton import CannotStart
-from service.errors import Unauthenticated
+from service.errors import CannotStart, Unauthenticated
 
 log = structlog.get_logger()
 MIN_LENGTH = 16

@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2
 
 from service import child_process, tracing
 from service.cpu_engine import cpu_engine
-from service.errors import EngineUnavailable
+from service.errors import CannotStart, EngineUnavailable
 from service.settings import Settings
 from service.triton import Triton
 
@@ -33,10 +33,6 @@ CORES = "cores"
 START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0
 _NO_GPU_HERE = ("CudaDriverHelper", "NVML")  # Triton calls it an error that a CPU machine has no GPU
-
-
-class CannotStart(RuntimeError):
-    """The service cannot run here; the message says what is missing or in the way."""
 
 
 @dataclass
@@ -229,7 +225,10 @@ class EmbeddedTriton:
             leftover.unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
-        triton = Path(str(resources.files("pytriton"))) / "tritonserver"
+        try:
+            triton = Path(str(resources.files("pytriton"))) / "tritonserver"
+        except ModuleNotFoundError:
+            raise CannotStart("there is no Triton here: install the extra `serve`, or set CHANNELTOK_TRITON_URL") from None
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.exists():

@@ -123,7 +123,11 @@ class EngineUnavailable(
 class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping"): ...
 
 
+class CannotStart(RuntimeError):
+    """The service cannot run here; the message says what is missing or in the way. No caller sees it."""
+
+
 def is_ours(code: str) -> bool:
-    """Whether an error code tells of a fault of ours, not the caller's: 5xx."""
+    """Whether an error code is a fault of the service: 5xx, except refusals while it stops, which are expected."""
     kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
-    return any(kind.code == code and kind.http >= 500 for kind in kinds)
+    return any(kind.code == code and kind.http >= 500 and kind is not Stopping for kind in kinds)

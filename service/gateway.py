@@ -17,7 +17,8 @@ from service import metrics, rest_generate, tracing
 from service.access import Access, RestAccess
 from service.answers import Answers
 from service.calls import RestCalls
-from service.embedded_triton import CannotStart, EmbeddedTriton
+from service.embedded_triton import EmbeddedTriton
+from service.errors import CannotStart
 from service.generation import Generation
 from service.grpc_api import GrpcServer
 from service.http_server import HttpServer

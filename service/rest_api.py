@@ -21,7 +21,18 @@ from starlette.requests import ClientDisconnect
 from pictures import FORMATS
 from service.account import Stages
 from service.calls import current_request_id
-from service.errors import BadK, BadRequest, BadTokens, NotAcceptable, ServiceError, TooLarge, TooSlow, Unauthenticated, UnsupportedFormat
+from service.errors import (
+    BadK,
+    BadRequest,
+    BadTokens,
+    NotAcceptable,
+    ServiceError,
+    Stopping,
+    TooLarge,
+    TooSlow,
+    Unauthenticated,
+    UnsupportedFormat,
+)
 from service.settings import Settings
 from service.tokenization import Tokenization
 
@@ -328,6 +339,8 @@ def problem(error: ServiceError) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Stopping):  # a request on a connection that closes at that moment would be lost
+        headers["Connection"] = "close"
     return _reply(document_of(error), headers)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -20,7 +20,8 @@ from service.models import DTYPE_OF, Model, request_of
 class Streams:
     """Of one Triton."""
 
-    def __init__(self, stub: Any, answers: Answers) -> None:
+    def __init__(self, stub: Callable[[], Any], answers: Answers) -> None:
+        """stub: returns Triton's stub on the current connection."""
         self._stub = stub
         self._answers = answers
         self._waited_for: dict[str, int] = defaultdict(int)  # by model
@@ -51,7 +52,7 @@ class Streams:
 
         replies: asyncio.Queue[Any] = asyncio.Queue()
         with tracing.engine(model.name) as metadata:
-            reading = asyncio.create_task(_read(self._stub.ModelStreamInfer(requests(), metadata=metadata), answered, replies))
+            reading = asyncio.create_task(_read(self._stub().ModelStreamInfer(requests(), metadata=metadata), answered, replies))
         self._readings[model.name].add(reading)
         reading.add_done_callback(self._readings[model.name].discard)
         under_way(reading)

@@ -11,8 +11,8 @@ import structlog
 
 from service import metrics
 from service.catalogue import Catalogue, Generator, Tokenizer
-from service.embedded_triton import CannotStart, EmbeddedTriton
-from service.errors import ServiceError
+from service.embedded_triton import EmbeddedTriton
+from service.errors import CannotStart, ServiceError
 from service.models import Model
 from service.probe import Probe
 from service.settings import Settings
@@ -23,6 +23,7 @@ REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next
 KILL_SECONDS = 0.1  # between looks at what is suspected, a dictionary
 LOOK_AGAIN_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
+REASON_SECONDS = 60.0  # between two log lines that give the same reason for not being ready
 
 
 class Serving(Protocol):
@@ -55,6 +56,7 @@ class Supervisor:
         self._deaf_since: float | None = None  # when Triton was asked first what it serves and did not say
         self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
         self._generating: set[str] = set()  # models of those that answered when they were asked last
+        self._logged_at: dict[str, float] = {}  # reasons for not being ready -> when each was logged
         self._known: dict[str, Model] = {}  # models that Triton had, by name, until they are retired
         self._loading = asyncio.Lock()  # what is new is not loaded while Triton is started again, which loads all
 
@@ -104,6 +106,8 @@ class Supervisor:
             self._deaf_since = None
         except ServiceError:
             self._deaf_since = self._deaf_since or began
+            if self._embedded is None:
+                self._triton.reconnect()
             for name in self._known:
                 metrics.ENGINE_READY.labels(name).set(0)
             raise
@@ -243,11 +247,22 @@ class Supervisor:
                 log.info("serving", generator=generator.name, version=generator.version, fingerprint=generator.fingerprint)
 
     async def _turn(self, ready: bool, why_not: str) -> None:
+        if not ready:
+            self._log_reason(why_not)
         if ready != self.ready:
-            log.info("ready") if ready else log.warning("not_ready", why=why_not)
+            if ready:
+                log.info("ready")
+                self._logged_at.clear()
             self.ready = ready
             metrics.READY.set(ready)
             await self._announce(ready)
+
+    def _log_reason(self, why_not: str) -> None:
+        """Log why the service is not ready: a new reason at once, the same one again after a minute."""
+        now = time.monotonic()
+        if now - self._logged_at.get(why_not, -math.inf) >= REASON_SECONDS:
+            self._logged_at[why_not] = now
+            log.warning("not_ready", why=why_not)
 
 
 def _owner(facts: Mapping[str, str]) -> str | None:

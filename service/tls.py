@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import structlog
 
-from service.embedded_triton import CannotStart
+from service.errors import CannotStart
 from service.settings import Settings
 
 log = structlog.get_logger()

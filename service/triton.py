@@ -12,12 +12,28 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service import metrics, tracing
-from service.answers import RETRY_AFTER_SECONDS, Answers, meaning
+from service.answers import RETRY_AFTER_SECONDS, Answers
 from service.errors import EngineUnavailable
 from service.joining import Joining
-from service.leaving import UnderWay, leave, nobody
+from service.leaving import LEFT_SECONDS, UnderWay, leave, nobody
 from service.models import EXECUTION, Inference, Model, model_of, request_of
 from service.streams import Streams
+
+
+def _channel(url: str) -> Any:
+    return grpc.aio.insecure_channel(
+        url,
+        options=[
+            ("grpc.max_receive_message_length", 64 * 2**20),
+            # Triton comes up within a second, also after a restart: the default waits 1 s before the second try.
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
+            # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
+            ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+        ],
+    )
 
 
 class Triton:
@@ -27,24 +43,28 @@ class Triton:
         self.url = url
         self.answers = Answers()
         self._joining: dict[str, Joining] = defaultdict(lambda: Joining(self._infer))  # by model
-        self._channel = grpc.aio.insecure_channel(
-            url,
-            options=[
-                ("grpc.max_receive_message_length", 64 * 2**20),
-                # Triton comes up within a second, also after a restart: the default waits 1 s before the second try.
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 500),
-                ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
-                # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
-                ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-            ],
-        )
+        self._replaced: dict[asyncio.Task[None], Any] = {}  # what closes a replaced channel -> the channel, until its calls end
+        self._channel = _channel(url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self.streams = Streams(self._stub, self.answers)
+        self.streams = Streams(lambda: self._stub, self.answers)
+
+    def reconnect(self) -> None:
+        """Use a new channel from now on; calls under way finish on the old one.
+
+        gRPC waits up to two minutes before it looks up a name again that it could not resolve, or whose server moved. A new channel
+        looks it up at once.
+        """
+        closing = asyncio.create_task(self._channel.close(LEFT_SECONDS))
+        self._replaced[closing] = self._channel
+        closing.add_done_callback(self._replaced.pop)
+        self._channel = _channel(self.url)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
-        await self._channel.close()
+        """Cancel all calls and close the connections."""
+        for closing in self._replaced:
+            closing.cancel()
+        await asyncio.gather(*(channel.close() for channel in (self._channel, *self._replaced.values())))
 
     async def alive(self, timeout: float = 1.0) -> bool:
         """Whether the server answers at all."""
@@ -55,13 +75,13 @@ class Triton:
         return bool(reply.live)
 
     async def models(self, timeout: float = 5.0) -> list[Model]:
-        """All models that are loaded, sorted by name."""
+        """All models that are loaded, sorted by name. The error's sentence is for the log: it says what gRPC says."""
         try:
             # Not RepositoryIndex: it leaves out what is loaded but no longer on disk, an older version say.
             loaded = await self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
             found = [await self._model(name, timeout) for name in {statistics.name for statistics in loaded.model_stats}]
         except grpc.aio.AioRpcError as error:
-            raise meaning(error.details() or "") from error
+            raise EngineUnavailable(f"Triton at {self.url} does not answer: {error.details()}") from error
         return sorted((model for model in found if model is not None), key=lambda model: model.name)
 
     async def _model(self, name: str, timeout: float) -> Model | None:

@@ -20,7 +20,8 @@ from prometheus_client import multiprocess
 from service import child_process, metrics
 from service.answers import Answers
 from service.catalogue import Catalogue
-from service.embedded_triton import CannotStart, EmbeddedTriton
+from service.embedded_triton import EmbeddedTriton
+from service.errors import CannotStart
 from service.gateway import bind, say_ready
 from service.settings import Settings
 from service.supervisor import Supervisor

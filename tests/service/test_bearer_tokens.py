@@ -5,8 +5,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.bearer_tokens import BearerTokens
-from service.embedded_triton import CannotStart
-from service.errors import Unauthenticated
+from service.errors import CannotStart, Unauthenticated
 
 ALICE, BOB = "alice-0123456789abcdef", "bob/0123456789+ABCDEF=="
 

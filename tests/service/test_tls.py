@@ -7,7 +7,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from service.embedded_triton import CannotStart
+from service.errors import CannotStart
 from service.settings import Settings
 from service.tls import Tls
 from tests.certificates import issue, write_ca
