@@ -25,7 +25,6 @@ from tokenizer.families import SIZES
 from tokenizer.family import Tokenizer
 from tokenizer.fidelity import psnr
 
-REPORT = Path("build/parity.json")
 # Of families whose decoder does less work for fewer tokens: a graph for each. The others do the same at every k, and one graph for all
 # lets requests of different k share a batch.
 FAMILY_BUDGETS = {"flextok": [16, 32, 64]}
@@ -57,8 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
     encode, decodes = _graphs(model, name, budgets, engine)
     print(f"comparing with PyTorch on {len(photos)} photos", flush=True)
     result = parity.measure(model, encode, decodes, photos)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(result.figures(), indent=2) + "\n")
+    if options.report is not None:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(result.figures(), indent=2) + "\n")
     print(result.table())
     # Random weights crowd the latents around 0, where rounding flips more bits: their figures are shown, not judged.
     if result.out_of_bounds and options.random is None:
@@ -150,6 +150,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--data", default="../shared/data/val", help="photos for the comparison: a folder of .tar shards, one .tar, or a glob"
     )
     parser.add_argument("--photos", type=int, default=200, help="how many of them to compare, in shard order; 200")
+    parser.add_argument("--report", type=Path, help="JSON file for the figures of the comparison; without it they are only printed")
     if not gpu:
         parser.add_argument("--int8", action="store_true", help="decode also in int8, for `python -m service --decode-precision int8`")
     if gpu:

@@ -12,8 +12,6 @@ from export import generator_parity, generator_repository, step
 from generator import checkpoint
 from generator.checkpoint import Generator
 
-REPORT = Path("build/generator-parity.json")
-
 
 def main(arguments: list[str]) -> None:
     """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graph disagrees with it."""
@@ -28,8 +26,9 @@ def main(arguments: list[str]) -> None:
     labels = [label - 1 for label in range(min(options.sequences, shape.classes + 1))]
     print(f"comparing with PyTorch on {len(labels)} sequences of {shape.channels} tokens", flush=True)
     result = generator_parity.measure(generator.model, graph, labels, shape.channels)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(result.figures(), indent=2) + "\n")
+    if options.report is not None:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(result.figures(), indent=2) + "\n")
     print(result.table())
     if result.out_of_bounds:
         sys.exit(f"{options.repository} was left as it was: " + "; ".join(result.out_of_bounds))
@@ -52,4 +51,5 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", help="the generator's name, under which it is served; the checkpoint's file name")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="folder to write; model_repository")
     parser.add_argument("--sequences", type=int, default=4, help="how many to compare, one of no class and one of each of the first; 4")
+    parser.add_argument("--report", type=Path, help="JSON file for the figures of the comparison; without it they are only printed")
     return parser.parse_args(arguments)

@@ -32,7 +32,7 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
 
 def test_a_checkpoint_becomes_a_repository(model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
-    main(["weights.safetensors", "--name", "mine", "--budgets", "64", "--data", shard])
+    main(["weights.safetensors", "--name", "mine", "--budgets", "64", "--data", shard, "--report", "build/parity.json"])
     assert sorted(path.name for path in Path("model_repository").iterdir()) == ["mine_decode_k64", "mine_encode"]
     assert json.loads(Path("build/parity.json").read_text())["photos"] == 3
     out, err = capsys.readouterr()

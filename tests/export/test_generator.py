@@ -102,10 +102,10 @@ def test_a_checkpoint_becomes_a_model_beside_the_others(tmp_path: Path, monkeypa
     Path("model_repository/other").mkdir(parents=True)
     for seed, name in ((0, "tiny_generate"), (0, "tiny_generate"), (1, "tiny_generate_v2")):
         checkpoint.save(random_generator(seed=seed), Path("tiny.safetensors"))
-        main(["generator", "tiny.safetensors"])
+        main(["generator", "tiny.safetensors", "--report", "build/parity.json"])
         assert sorted(path.name for path in Path("model_repository").iterdir()) == ["other", name]
     assert sorted(path.name for path in Path(f"model_repository/{name}/1").iterdir()) == ["model.onnx", "model.py"]
-    assert json.loads(Path("build/generator-parity.json").read_text())["different_tokens"] == 0
+    assert json.loads(Path("build/parity.json").read_text())["different_tokens"] == 0
     Path("none.safetensors").write_bytes(b"none")
     with pytest.raises(SystemExit, match="is not a generator's checkpoint"):
         main(["generator", "none.safetensors"])
