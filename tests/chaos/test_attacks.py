@@ -10,6 +10,8 @@ import pytest
 from loadtest.chaos.__main__ import ATTACKS
 from loadtest.chaos.attack import Attack, Row
 
+pytestmark = pytest.mark.bench
+
 
 def depends_on_the_machine(row: Row) -> bool:
     return row.unit == " s" or row.name.endswith("_goodput")

@@ -9,6 +9,8 @@ from loadtest.capacity import Leg
 from loadtest.open_loop import Generators
 from tests.system.running import running
 
+pytestmark = pytest.mark.bench
+
 
 def service_of(most: float) -> Callable[[float], Leg]:
     """Answers within 50 ms up to `most` per second, and beyond it later and later."""

@@ -9,6 +9,7 @@ import pytest
 from loadtest import capacity_report, cost
 from loadtest.cost import CORES, Model, _buckets
 
+pytestmark = pytest.mark.bench
 EXPOSITION = """\
 # TYPE channeltok_batch_pictures histogram
 channeltok_batch_pictures_bucket{le="1.0",model="demo_encode"} 3.0

@@ -15,6 +15,7 @@ import yaml
 
 from tests.system.running import ROOT, Service, eventually, running
 
+pytestmark = pytest.mark.bench
 SHAPES = "loadtest/locustfile.py,loadtest/shapes"
 BRISK = ["--headless", "--only-summary", "--stop-timeout", "10"]
 

@@ -16,6 +16,7 @@ from loadtest.capacity import Leg
 from loadtest.open_loop import Mixed
 from loadtest.soak import Minute, wrong
 
+pytestmark = pytest.mark.bench
 RIGHT = Minute(Leg(100, 100, 0.01, 0.03, 0.05, 1.0, 0.0), 500_000_000, 0.0)
 
 
