@@ -1,44 +1,62 @@
-# The images of docker-compose.yml that are ours: `gateway` serves, `export` writes graphs, `loadtest` and `acceptance` ask. TensorRT and
-# Triton are NVIDIA's image.
+# The images of docker-compose.yml that are ours. `cpu` serves without a GPU. With one, `export` writes the graphs and `gateway` serves
+# beside NVIDIA's Triton; `loadtest` and `acceptance` measure.
 FROM python:3.11.14-slim-bookworm AS python
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# HOME: the users below have no home, and the root file system is read-only.
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HOME=/tmp
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE ./
-COPY client client
+# Dependencies come before code in every stage, so that a changed line does not install them again. pyproject.toml pins them.
+COPY pyproject.toml deploy/requirements.py ./
 
-# No PyTorch and no engine: pictures, gRPC and REST.
-FROM python AS gateway
-# pyproject.toml pins everything.
-# hadolint ignore=DL3013
-RUN pip install '.[gateway]'
+FROM python AS client
+COPY README.md LICENSE ./
+COPY client client
+RUN pip wheel --no-deps --wheel-dir /wheels .
+
+# What both images that serve are made of. No PyTorch.
+FROM python AS service
+RUN python requirements.py gateway > gateway.txt && pip install -r gateway.txt
+ENV CHANNELTOK_HOST=0.0.0.0
+EXPOSE 8080 50051
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s CMD ["python", "-m", "service.health_check"]
+ENTRYPOINT ["python", "-m", "service"]
+
+# The service without an engine: image decoding, gRPC and REST, in front of a Triton elsewhere.
+FROM service AS gateway
+COPY --from=client /wheels /wheels
+RUN pip install --no-deps /wheels/*
 COPY pictures pictures
 COPY service service
 USER 10001:10001
-ENV CHANNELTOK_HOST=0.0.0.0
-EXPOSE 8080 50051
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=2)"]
-ENTRYPOINT ["python", "-m", "service"]
 
-# What it runs is mounted: the files that `make loadtest` runs.
-FROM python AS loadtest
-# pyproject.toml pins everything.
-# hadolint ignore=DL3013
-RUN pip install '.[loadtest]'
-COPY docs/images/*.jpg docs/images/
+# The service with its own Triton, on the CPU, and the demo tokenizer.
+FROM service AS cpu
+RUN python requirements.py serve > serve.txt && pip install -r serve.txt
+COPY --from=client /wheels /wheels
+RUN pip install --no-deps /wheels/*
+COPY pictures pictures
+COPY service service
+COPY model_repository model_repository
 USER 10001:10001
+
+FROM python AS loadtest
+RUN python requirements.py loadtest > loadtest.txt && pip install -r loadtest.txt
+COPY --from=client /wheels /wheels
+RUN pip install --no-deps /wheels/*
+COPY docs/images/*.jpg docs/images/
+COPY loadtest loadtest
+USER 10001:10001
+ENV LOCUST_LOCUSTFILE=loadtest/locustfile.py
 EXPOSE 8089
 # The web UI; --headless has none.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8089/', timeout=2)"]
-ENTRYPOINT ["python", "-m", "locust", "-f", "loadtest/locustfile.py,loadtest/shapes", "--class-picker", "--stop-timeout", "30"]
+ENTRYPOINT ["python", "-m", "locust", "--stop-timeout", "30"]
 
 # Runs once, and on the CPU: the graphs are the same wherever they are written.
 FROM python AS export
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# pyproject.toml pins everything.
-# hadolint ignore=DL3013
-RUN pip install --index-url "$TORCH_INDEX" torch==2.13.0 && pip install '.[export]'
+RUN python requirements.py export > export.txt \
+    && pip install --index-url "$TORCH_INDEX" "$(grep ^torch== export.txt)" && pip install -r export.txt
 COPY pictures pictures
 COPY tokenizer tokenizer
 COPY generator generator
@@ -53,9 +71,8 @@ ENTRYPOINT ["python", "-m", "export", "engines", "--data", "photos", "--reposito
 FROM python AS acceptance
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-# pyproject.toml pins everything.
-# hadolint ignore=DL3013
-RUN pip install '.[export]' && pip uninstall --yes onnxruntime && pip install '.[acceptance]'
+RUN python requirements.py export > export.txt && python requirements.py acceptance > acceptance.txt \
+    && pip install -r export.txt && pip uninstall --yes onnxruntime && pip install -r acceptance.txt
 COPY pictures pictures
 COPY tokenizer tokenizer
 COPY generator generator

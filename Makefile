@@ -7,7 +7,7 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib
 # A shell that forbids bytecode would make each start of the service compile all it imports: 6 s instead of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check gpu-acceptance train ship card demo-graphs clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images-check gpu-acceptance train ship card demo-graphs clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -50,8 +50,12 @@ test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 	-@$(MAKE) --no-print-directory build/prometheus
 	$(BIN)/python -m pytest
 
-test-full: $(VENV)/dev.stamp  ## all tests, the 159 M model included
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout=1200
+test-full: $(VENV)/dev.stamp  ## all tests, those of benchmarks and the 159 M model included; not those of images
+	$(BIN)/python -m pytest -m "not containers" --timeout=1200
+
+# Installs podman and runc from Debian where they are missing, which takes root. Layers that were built before are kept.
+images-check: $(VENV)/dev.stamp build/prometheus  ## build our images and run them in real containers, as compose does
+	$(BIN)/python -m pytest tests/containers -m containers --timeout=1200
 
 check: $(VENV)/dev.stamp  ## lint, format, types, schemas, dependency audit, drift of generated files
 	$(BIN)/ruff check .
@@ -59,7 +63,7 @@ check: $(VENV)/dev.stamp  ## lint, format, types, schemas, dependency audit, dri
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
-	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
 	rm -rf build/proto && mkdir -p build/proto
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto
 	@for file in build/proto/channeltok/v1/*; do \
@@ -155,7 +159,7 @@ engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a 
 # All in containers, so it needs no $(VENV). The report is written by whoever runs make.
 gpu-acceptance:  ## on a GPU host: build all, start Triton, compare every engine with fp32 on the CPU, time it; a report in build/gpu-acceptance
 	mkdir -p build/gpu-acceptance
-	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard ../shared/data/val),./docs/images) docker compose --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
+	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard ../shared/data/val),./docs/images) docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
 
 train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
 	$(BIN)/python -m tokenizer.train
@@ -190,7 +194,7 @@ codecs = $(if $(filter demo,$(NAME)),--codecs,--codecs-from docs/quality/$(1))
 
 demo-graphs: $(VENV)/dev.stamp
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
-	$(BIN)/python -m export $(DEMO)
+	$(BIN)/python -m export $(DEMO) --report build/parity.json
 	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
 	$(BIN)/python -m tokenizer.bit_use $(DEMO) -o docs/images/bit-use.png
 	$(BIN)/python -m tokenizer.by_quality $(DEMO) -o docs/images/by-quality.png

@@ -6,17 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from export import __main__ as export_command
 from export import plans
+from tests.deploy.compose import COMPOSE, GPU
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/gpu.md"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROFILES = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])}
 COMPOSE_OPTIONS = {"up": {"-d", "--detach", "--build", "--wait"}, "run": {"--rm"}, "down": {"-v", "--volumes"}, "logs": {"-f", "--follow"}}
 PLANS_FOLDERS = {"build": ["GRAPHS", "MODELS"], "check": ["MODELS"]}
@@ -80,8 +78,14 @@ def check_compose(arguments: list[str]) -> None:
     assert subcommand in COMPOSE_OPTIONS, f"nobody checks docker compose {subcommand}"
     options = {word for word in words if word.startswith("-")}
     assert options <= COMPOSE_OPTIONS[subcommand]
-    assert set(words) - options <= set(COMPOSE["services"])
+    assert set(words) - options <= set(GPU)
     assert subcommand != "run" or set(words) - options, "no service to run"
+
+
+def check_export(arguments: list[str]) -> None:
+    name, files = arguments[0].split("=")
+    assert name == "COMPOSE_FILE"
+    assert all((ROOT / file).exists() for file in files.split(":"))
 
 
 def check_kubectl(arguments: list[str]) -> None:
@@ -96,6 +100,7 @@ def _refuse() -> plans.Server:
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "docker": check_compose,
+    "export": check_export,
     "kubectl": check_kubectl,
     "make": check_make,
     "python": check_python,
@@ -144,6 +149,8 @@ trtexec --help
         "docker compose --profile nobody up",
         "docker compose run --rm",
         "docker compose prune",
+        "export COMPOSE_FILE=docker-compose.yml:no-such-file.yml",
+        "export OTHER=docker-compose.yml",
         "kubectl apply -k deploy/nowhere",
         "kubectl delete -k deploy/kubernetes/base",
         "python -m export",

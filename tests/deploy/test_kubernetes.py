@@ -17,7 +17,7 @@ from export import __main__ as export_command
 from export import plans
 from service.rest_api import create_app
 from service.settings import Settings
-from tests.deploy.test_compose import SERVICES as COMPOSE
+from tests.deploy.compose import GPU as COMPOSE
 from tests.system.metrics import families
 from tests.system.running import running
 

@@ -3,17 +3,15 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from service.settings import Settings
+from tests.deploy.compose import GPU
 from tests.deploy.prometheus import ALERTS, RECORDINGS
 from tests.system.running import ROOT
 
 RUNBOOK = ROOT / "docs/runbook"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMTOOL_QUERY = ["docker", "compose", "exec", "prometheus", "promtool", "query", "instant"]
 # Subcommand -> options with a value; every other word is a service, but for `exec`, whose first is one and the rest its command.
 SUBCOMMANDS: dict[str, set[str]] = {"exec": set(), "logs": {"--since", "--tail"}, "ps": set(), "restart": set(), "run": set(), "up": set()}
@@ -60,4 +58,4 @@ def test_a_command_is_for_services_that_exist(command: str) -> None:
     services = [word for before, word in zip([subcommand, *words], words, strict=False) if before not in SUBCOMMANDS[subcommand]]
     services = [word for word in services if not word.startswith("-")]
     assert services
-    assert set(services[:1] if subcommand == "exec" else services) <= set(COMPOSE["services"])
+    assert set(services[:1] if subcommand == "exec" else services) <= set(GPU)

@@ -1,0 +1,24 @@
+"""What an image installs: `python requirements.py EXTRA` prints the pinned dependencies of the project with that extra.
+
+So the layer of dependencies is built from pyproject.toml alone, and a changed line of code does not install them again.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def requirements(project: dict[str, Any], extra: str) -> list[str]:
+    """Dependencies of the project and of one extra, with those of the extras that it names. Raises KeyError for no extra."""
+    own = re.compile(rf"{project['name']}\[([\w,]+)\]")
+    found = list(project["dependencies"])
+    for requirement in project["optional-dependencies"][extra]:
+        named = own.fullmatch(requirement)
+        found += [requirement] if named is None else [r for other in named[1].split(",") for r in requirements(project, other)]
+    return list(dict.fromkeys(found))
+
+
+if __name__ == "__main__":
+    print(*requirements(tomllib.loads(Path("pyproject.toml").read_text())["project"], sys.argv[1]), sep="\n")

@@ -1,0 +1,24 @@
+"""The two stacks that the compose files describe, as compose merges them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BASE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+OVERRIDE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+
+
+def merged(base: Any, override: Any) -> Any:
+    """Mappings are merged, lists of volumes and the like are joined, everything else is replaced."""
+    if isinstance(base, dict) and isinstance(override, dict):
+        return base | {key: merged(base[key], value) if key in base else value for key, value in override.items()}
+    if isinstance(base, list) and isinstance(override, list):
+        return [*base, *(one for one in override if one not in base)]
+    return override
+
+
+COMPOSE: dict[str, Any] = merged(BASE, OVERRIDE)
+CPU: dict[str, Any] = BASE["services"]
+GPU: dict[str, Any] = COMPOSE["services"]
