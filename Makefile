@@ -7,7 +7,7 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib
 # A shell that forbids bytecode would make each start of the service compile all it imports: 6 s instead of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images-check gpu-acceptance train ship card demo-graphs clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images images-check gpu-acceptance train ship card demo-graphs clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -53,7 +53,10 @@ test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 test-full: $(VENV)/dev.stamp  ## all tests, those of benchmarks and the 159 M model included; not those of images
 	$(BIN)/python -m pytest -m "not containers" --timeout=1200
 
-# Installs podman and runc from Debian where they are missing, which takes root. Layers that were built before are kept.
+# Both install podman and runc from Debian where they are missing, which takes root. Layers that were built before are kept.
+images: $(VENV)/dev.stamp build/prometheus  ## build our images, and stand-ins for those of others
+	$(BIN)/python -m tests.containers.images
+
 images-check: $(VENV)/dev.stamp build/prometheus  ## build our images and run them in real containers, as compose does
 	$(BIN)/python -m pytest tests/containers -m containers --timeout=1200
 

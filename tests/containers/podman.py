@@ -75,7 +75,7 @@ def build(target: str, name: str, *options: str) -> float:
     return time.monotonic() - started
 
 
-def build_whole(context: Path, name: str) -> None:
+def build_folder(context: Path, name: str) -> None:
     """Build the Dockerfile of a folder."""
     run(*_BUILD, "-t", name, str(context))
 

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tests.containers import podman
-from tests.containers.conftest import eventually, note
+from tests.containers.conftest import eventually
+from tests.containers.images import note
 from tests.containers.podman import BUILD, ROOT
 
 pytestmark = pytest.mark.containers
@@ -34,7 +35,8 @@ def compose(files: tuple[str, ...], *arguments: str) -> str:
 
 
 def up(files: tuple[str, ...], *services: str) -> None:
-    compose(files, "up", "-d", "--no-build", "--no-deps", *services)
+    """Start services, those of a profile too, without what they depend on."""
+    compose(files, "--profile", "loadtest", "up", "-d", "--no-build", "--no-deps", *services)
 
 
 def is_ready() -> bool:
@@ -67,7 +69,7 @@ def run_the_readme(folder: Path) -> None:
 def nothing_left() -> Iterator[None]:
     """Containers, networks and volumes of a test are gone after it."""
     yield
-    compose(GPU, "down", "-v", "-t", "1")
+    compose(GPU, "--profile", "loadtest", "down", "-v", "-t", "1")
 
 
 @pytest.mark.usefixtures("cpu_image", "prometheus_image")
@@ -90,6 +92,31 @@ def test_compose_up_serves_without_a_gpu(tmp_path: Path) -> None:
     assert time.monotonic() - started < DOWN_SECONDS
 
 
+@pytest.mark.usefixtures("cpu_image", "loadtest_image")
+def test_the_load_generator_of_compose_loads_the_gateway_from_its_web_ui() -> None:
+    up(CPU, "gateway")
+    eventually(is_ready, 60, "readiness")
+    up(CPU, "loadtest", "loadtest-worker")
+    with httpx.Client(base_url="http://127.0.0.1:8089", trust_env=False) as ui:
+
+        def workers() -> int:
+            try:
+                return len(ui.get("/stats/requests").json()["workers"])
+            except (httpx.TransportError, ValueError):
+                return 0
+
+        eventually(lambda: workers() >= 1, 60, "a worker")
+        ui.post("/swarm", data={"user_count": 4, "spawn_rate": 4}).raise_for_status()
+
+        def total() -> dict[str, float]:
+            (last,) = [row for row in ui.get("/stats/requests").json()["stats"] if row["name"] == "Aggregated"]
+            return dict(last)
+
+        eventually(lambda: total()["num_requests"] > 20, 60, "20 requests")
+        assert total()["num_failures"] == 0
+        ui.get("/stop").raise_for_status()
+
+
 @pytest.mark.usefixtures("export_image", "gateway_image", "triton_image", "prometheus_image")
 def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None:
     """Graphs by the real export image; plans are neither built nor checked; Triton and gateway as they are wired there."""
@@ -99,7 +126,12 @@ def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None
     lines = [f"  {name}:\n    deploy:\n      resources:\n        reservations: !reset null\n" for name in reserving]
     without_gpu.write_text("services:\n" + "".join(lines))
     files = (*GPU, str(without_gpu))
-    compose(files, "run", "--rm", "--no-deps", "graphs", "--photos", "2", "--budgets", "256")
+    started = time.monotonic()
+    compose(files, "run", "--rm", "--no-deps", "graphs")
+    note("export", graphs_seconds=round(time.monotonic() - started))
+    volume = podman.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "channeltok_graphs").stdout.strip()
+    graphs = {path.parents[1].name for path in Path(volume).glob("models/*/1/model.onnx")}
+    assert graphs == {"demo_encode", *(f"demo_decode_k{k}" for k in (32, 64, 128, 256))}
     compose(files, "run", "--rm", "--no-deps", "engines")
     up(files, "triton", "gateway", "prometheus")
     eventually(is_ready, 60, "readiness")

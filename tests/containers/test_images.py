@@ -15,7 +15,8 @@ from channeltok import ChannelTokError, Client, Tokens
 
 from tests.certificates import issue, write_ca
 from tests.containers import podman
-from tests.containers.conftest import eventually, note
+from tests.containers.conftest import eventually
+from tests.containers.images import note
 from tests.containers.podman import Container, running
 from tests.photographs import jpeg
 
@@ -212,23 +213,6 @@ def test_the_health_check_knows_tls_and_the_port(gateway_image: str, network: st
         assert said.returncode == (0 if mutual else 1)
         assert mutual or "not ready: " in said.stderr
         assert "TLS failed" not in said.stderr
-
-
-def test_the_export_image_writes_all_graphs_to_a_volume(export_image: str) -> None:
-    for volume in ("check-graphs", "check-plans"):
-        podman.podman("volume", "rm", "-f", volume, check=False)
-    mounts = ["-v", "check-graphs:/graphs", "-v", "check-plans:/plans", "--network", "none"]
-    started = time.monotonic()
-    with running(export_image, *mounts) as export:
-        code = export.wait(timeout=240)
-        log = export.logs()
-    assert code == 0, log
-    assert "Error" not in log
-    folder = Path(podman.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "check-graphs").stdout.strip())
-    graphs = {path.parents[1].name for path in (folder / "models").glob("*/1/model.onnx")}
-    assert graphs == {"demo_encode", *(f"demo_decode_k{k}" for k in (32, 64, 128, 256))}
-    note("export", graphs_seconds=round(time.monotonic() - started))
-    podman.podman("volume", "rm", "-f", "check-graphs", "check-plans")
 
 
 def test_the_loadtest_image_runs_headless_as_long_as_it_is_told(
