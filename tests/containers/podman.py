@@ -153,10 +153,14 @@ class Container:
 
 @contextmanager
 def running(image: str, *options: str, command: Sequence[str] = (), name: str = "channeltok-check") -> Iterator[Container]:
-    """A container, hardened as docker-compose.yml hardens it; removed when left."""
+    """A container, hardened as docker-compose.yml hardens it; removed when left. What it wrote is printed when a check fails."""
     podman("rm", "-f", "-t", "0", name, check=False)
     podman("run", "-d", "--name", name, *HARDENED, *options, image, *command)
+    container = Container(name)
     try:
-        yield Container(name)
+        yield container
+    except AssertionError:
+        print(container.logs()[-4000:])
+        raise
     finally:
         podman("rm", "-f", "-t", "0", name, check=False)
