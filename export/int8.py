@@ -6,7 +6,6 @@ rest in bf16. docs/decisions/0012 has what it costs and gains.
 
 import io
 import logging
-import os
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -28,7 +27,6 @@ def quantise(decode_graph: bytes, tokens: NDArray[np.int32]) -> bytes:
     decode_graph: as export.graph.decode_graph makes it, serialised. tokens: int32 [N, budget], of real photos and none absent
     (tokenizer.inference.encode); half of them are cut here to smaller k, as serving will see them.
     """
-    os.environ["NNCF_CI"] = "1"  # without it NNCF reports each call to Google Analytics
     import nncf  # takes seconds and torch: only who quantises waits for it
 
     nncf.set_log_level(logging.ERROR)

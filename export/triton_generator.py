@@ -8,6 +8,7 @@ so there is one instance, which knows them all.
 """
 
 import json
+import os
 import queue
 import threading
 import time
@@ -21,6 +22,9 @@ try:
     import triton_python_backend_utils as pb_utils
 except ModuleNotFoundError:
     pb_utils = None  # outside Triton, where exports are compared with PyTorch
+
+# ONNX Runtime reports its use from its import on (docs/decisions/0035).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 TOGETHER_SECONDS = 0.01  # a screen shows a picture every 16 ms
 

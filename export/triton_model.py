@@ -8,6 +8,8 @@ Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds
 """
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,10 @@ try:
     import triton_python_backend_utils as pb_utils
 except ModuleNotFoundError:
     pb_utils = None  # outside Triton, where benchmarks load the same engines
+
+# Both engines report their use from their import on (docs/decisions/0035).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
 INT8_GRAPH = "model_int8.onnx"
 Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]  # names of inputs and of outputs; arrays by name to arrays
