@@ -45,9 +45,10 @@ build/serve-all: $(wildcard tokenizer/weights/*.safetensors model_repository/dem
 build/serve-%: | $(VENV)/dev.stamp
 	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
 
-# Without Debian's packages the tests that need Prometheus are skipped, and say so; .ci/run insists on it.
+# Without Debian's packages the tests that need Prometheus or strace are skipped, and say so; .ci/run insists on both.
 test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
 	-@$(MAKE) --no-print-directory build/prometheus
+	-@$(MAKE) --no-print-directory build/strace
 	$(BIN)/python -m pytest
 
 test-full: $(VENV)/dev.stamp  ## all tests, those of benchmarks and the 159 M model included; not those of images
@@ -137,6 +138,20 @@ build/prometheus:  ## Debian's prometheus and promtool, for the tests of deploy/
 	cd build/apt && $(APT) download prometheus
 	dpkg-deb --extract build/apt/prometheus_*.deb build/apt/prometheus
 	mv build/apt/prometheus/usr/bin $@
+	rm -rf build/apt
+
+# It keeps its library to itself: what it starts must find its own.
+build/strace:  ## Debian's strace, for the tests of what the processes connect to
+	mkdir -p build/apt/lists/partial build/apt/archives/partial
+	$(APT) update
+	cd build/apt && $(APT) download strace libunwind8
+	for package in build/apt/*.deb; do dpkg-deb --extract $$package build/apt/strace || exit 1; done
+	rm -rf $@.tmp && mkdir $@.tmp
+	cp build/apt/strace/usr/bin/strace $@.tmp/strace.bin
+	cp build/apt/strace/usr/lib/*/libunwind*.so.* $@.tmp
+	printf '#!/bin/sh\nLD_LIBRARY_PATH="$${0%%/*}" exec "$${0%%/*}/strace.bin" -E LD_LIBRARY_PATH "$$@"\n' > $@.tmp/strace
+	chmod +x $@.tmp/strace
+	mv $@.tmp $@
 	rm -rf build/apt
 
 # The last of tritonclient's wheels that holds perf_analyzer and runs on Debian 12, and the libraries that its binary is linked to.

@@ -62,15 +62,15 @@ class Service:
 
 
 @contextmanager
-def running(program: Sequence[str] = ("-m", "service"), **settings: str) -> Iterator[Service]:
+def running(program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (), **settings: str) -> Iterator[Service]:
     """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
 
-    program: arguments of Python, for one that breaks something in the service before it starts it. AssertionError, with what the service
-    wrote, when it does not become ready.
+    program: arguments of Python, for one that breaks something in the service before it starts it. under: a command that becomes it, such
+    as `strace -D`. AssertionError, with what the service wrote, when it does not become ready.
     """
     environment = {f"CHANNELTOK_{name.upper()}": value for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()}
     process = subprocess.Popen(
-        [sys.executable, *program],
+        [*under, sys.executable, *program],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

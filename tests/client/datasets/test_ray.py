@@ -11,8 +11,10 @@ import pytest
 from tests.client.datasets import making
 from tests.client.datasets.test_kill import COMMAND, ROOT, content
 from tests.photographs import crops
+from tests.system.network_trace import assert_stays_here, files, home
 from tests.system.running import running
 
+__all__ = ["home"]
 SHARDS = 6
 
 
@@ -75,3 +77,14 @@ def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
             command = [*COMMAND, str(tmp_path / "source"), str(tmp_path / destination), "-k", "32", "--server", service.grpc, *more]
             subprocess.run(command, cwd=ROOT, check=True, timeout=180)
     assert content(tmp_path / "spread") == content(tmp_path / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_reaches_nothing_but_the_cluster(address: str, home: Path, tmp_path: Path) -> None:
+    """`home` comes after `address`: the cluster keeps the environment that tells it not to report."""
+    making.tar(tmp_path / "source/train-0.tar", [(f"photo-{number}", picture) for number, picture in enumerate(crops(20))])
+    own = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
+    command = [*COMMAND, str(tmp_path / "source"), str(tmp_path / "tokens"), "-k", "8", "--embedded", str(ROOT / "model_repository")]
+    assert_stays_here(tmp_path, *command, "--ray", address, own=own)
+    assert files(home) == []
