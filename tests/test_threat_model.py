@@ -16,7 +16,7 @@ def test_every_test_it_names_exists() -> None:
 
 
 def test_every_file_it_names_exists() -> None:
-    named = re.findall(r"`((?:service|pictures|tokenizer|\.ci)/[\w.]+|docker-compose\.yml)`", PAGE)
+    named = re.findall(r"`((?:service|pictures|tokenizer|export|\.ci)/[\w.]+|docker-compose\.yml)`", PAGE)
     assert len(named) > 30
     assert not [file for file in named if not (ROOT / file).is_file()]
 
