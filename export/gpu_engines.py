@@ -11,9 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import tritonclient.grpc as triton_client
 from numpy.typing import NDArray
-from tritonclient.utils import np_to_triton_dtype
 
 from export import graph, half, parity
 from tokenizer import checkpoint
@@ -55,26 +53,12 @@ def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
     return found
 
 
-def on_triton(client: Any, of: list[Case]) -> Run:
-    configs = {case.name: client.get_model_config(case.name).config for case in of}  # asked once: calls are timed
-
-    def run(name: str, array: Array) -> Array:
-        return np.asarray(client.infer(name, [tensor(configs[name], array)]).as_numpy(configs[name].output[0].name))
-
-    return run
-
-
-def tensor(config: Any, array: Array) -> Any:
-    """What Triton's client sends as the one input of a model."""
-    given = triton_client.InferInput(config.input[0].name, array.shape, np_to_triton_dtype(array.dtype))
-    given.set_data_from_numpy(array)
-    return given
-
-
-def on_onnxruntime(of: list[Case]) -> Run:
-    onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, where the loader does not look
-    # use_tf32: what the graph keeps in fp32 is meant to be.
-    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+def on_onnxruntime(of: list[Case], provider: str = "CUDAExecutionProvider") -> Run:
+    options: dict[str, str] = {}
+    if provider == "CUDAExecutionProvider":
+        onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, where the loader does not look
+        options = {"use_tf32": "0"}  # what the graph keeps in fp32 is meant to be
+    providers = [(provider, options)]
     sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
     return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from export import __main__ as export_command
-from export import gpu_acceptance, plans
+from export import plans, served_acceptance
 from service.settings import Settings
 from tests.deploy.compose import BASE, COMPOSE, CPU, GPU, OVERRIDE, ROOT
 
@@ -126,7 +126,7 @@ def test_the_graphs_go_where_the_engines_look() -> None:
 
 def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    command = gpu_acceptance._options(SERVICES["acceptance"]["command"])
+    command = served_acceptance._options(SERVICES["acceptance"]["command"])
     graphs = export_command._options(_entrypoint("export")[3:])
     assert command.checkpoint.resolve() == graphs.checkpoint
     assert command.repository == graphs.repository

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from export import gpu_acceptance, graph, repository
+from export import gpu_acceptance, graph, repository, served_acceptance
 from service.embedded_triton import EmbeddedTriton
 from service.settings import Settings
 from service.triton import Triton
@@ -42,8 +42,8 @@ def command(
 ) -> list[str]:
     """The arguments, but for Triton's address; what they name lies in the current folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gpu_acceptance, "REPEATS", 2)
-    monkeypatch.setattr(gpu_acceptance, "REQUESTS", 128)
+    monkeypatch.setattr(served_acceptance, "REPEATS", 2)
+    monkeypatch.setattr(served_acceptance, "REQUESTS", 128)
     checkpoint.save(model, Path("demo.safetensors"))
     repository.write(Path("models"), "demo", [encode, *decodes.values()])
     Path("photos").mkdir()
