@@ -95,5 +95,5 @@ def fingerprint(model: Model) -> str:
     digest = hashlib.sha256(json.dumps(model.shape.model_dump(mode="json"), sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.to(torch.float16).contiguous().numpy().tobytes())
+        digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ A GPU that trains thousands of photos a second would wait for any loader; here a
 """
 
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,10 +47,10 @@ class PhotosInMemory:
         return len(self.pixels)
 
     @classmethod
-    def from_shards(cls, pattern: str, device: torch.device, threads: int = 4) -> "PhotosInMemory":
+    def from_shards(cls, pattern: str, device: torch.device, threads: int | None = None) -> "PhotosInMemory":
         """All photos of the shards that `pattern` names (see tokenizer.data.shards). Raises FileNotFoundError when there are none."""
         files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(SUFFIXES)
-        with ThreadPoolExecutor(threads) as pool:  # decoders release the interpreter
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # decoders release the interpreter
             return cls(list(pool.map(lambda data: np.asarray(pictures.decode(data[0]).convert("RGB")), files)), device)
 
     def batches(

@@ -2,10 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed
 from torch import nn
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,15 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process. All must ask, and all get the same answer."""
+        return self.largest(float(flag)) > 0
+
+    def largest(self, value: float) -> float:
+        """The largest `value` of all processes. All must ask, and all get the same answer."""
         if self.count == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        return bool(flags.item())
+            return value
+        values = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        return float(values.item())
 
     def close(self) -> None:
         """Leave the group."""
@@ -49,16 +56,23 @@ class Processes:
             torch.distributed.destroy_process_group()
 
 
-def join() -> Processes:
-    """Join the group that torchrun's environment describes, over NCCL on GPUs and gloo on CPUs; without it, this process alone."""
+def join(device: DeviceChoice = "auto") -> Processes:
+    """Join the group that torchrun's environment describes, over NCCL on GPUs and gloo on CPUs.
+
+    Without torchrun it is this process alone. device: auto = a GPU where there is one. Raises
+    ValueError when a GPU is asked for and there is none.
+    """
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not gpu:
+        raise ValueError("there is no GPU to train on: choose the device cpu, or auto")
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    place = torch.device("cpu")
     if gpu:
-        torch.cuda.set_device(device)
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
     if count > 1:
         torch.distributed.init_process_group("nccl" if gpu else "gloo")
-    return Processes(rank, count, device)
+    return Processes(rank, count, place)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

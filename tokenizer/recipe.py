@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tokenizer.families import SIZES
 from tokenizer.perceptual import Trunk
+from tokenizer.processes import DeviceChoice
 
 
 class Schedule(BaseSettings):
@@ -55,14 +56,15 @@ class Schedule(BaseSettings):
             raise FileNotFoundError(f"{variable} names {file!r}, which is no file")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
 
-    def rate_at(self, views: int, warm_from: int) -> float:
+    def rate_at(self, views: int, warm_from: int, time_share: float = 0.0) -> float:
         """The learning rate after `views` photos: up over the warm-up, flat, down a half cosine over the last `decay_share`.
 
         Flat as long as it may be, so that a run can be lengthened. warm_from: views at which the optimiser was new.
+        time_share: how much of a run's time is over, 0 to 1. What is nearer to its end decides, views or time.
         """
         up = min(1.0, ((views - warm_from) / self.batch + 1) / max(1, self.warmup_steps))
-        falling = self.decay_share * self.views
-        left = min(1.0, max(0.0, (self.views - views) / falling)) if falling else 1.0
+        done = max(views / self.views, time_share)
+        left = min(1.0, max(0.0, (1 - done) / self.decay_share)) if self.decay_share else 1.0
         return self.rate * up * (self.final_rate + (1 - self.final_rate) * (1 - math.cos(math.pi * left)) / 2)
 
 
@@ -77,6 +79,17 @@ class Recipe(Schedule):
     size: Annotated[str, Field(description=f"which model: {', '.join(SIZES)}")] = "demo"
     start_from: Annotated[
         Path | None, Field(description="weights to go on from when the run folder has no checkpoint; their photos count as seen")
+    ] = None
+    minutes: Annotated[
+        float | None,
+        Field(gt=0, description="end after so many, loading included, or at `views`, whichever is first; each command counts anew"),
+    ] = None
+    device: Annotated[DeviceChoice, Field(description="what trains; auto: a GPU where there is one")] = "auto"
+    compile: Annotated[
+        bool, Field(description="fuse the step with torch.compile: the first takes a minute or more; needs a C++ compiler")
+    ] = False
+    part_mib: Annotated[
+        float | None, Field(gt=0, description="write the weights also in parts of at most so many MiB, see tokenizer.parts")
     ] = None
     workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 

@@ -16,7 +16,7 @@ from pydantic_settings import CliApp
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tokenizer import checkpoint, fidelity, inference, learning_curve, processes
+from tokenizer import checkpoint, fidelity, inference, learning_curve, parts, processes
 from tokenizer.channeltok import draw_budgets
 from tokenizer.data import evaluation_photos, training_batches
 from tokenizer.families import SIZES
@@ -37,6 +37,9 @@ _RECORDED = set(Recipe.model_fields) - {
     "photos_in_memory",
     "evaluate_every",
     "checkpoint_minutes",
+    "device",
+    "compile",
+    "part_mib",
 }
 
 
@@ -44,8 +47,11 @@ class TrainCommand(Recipe):
     __doc__ = Recipe.__doc__
 
     def cli_cmd(self) -> None:
-        group = processes.join()
-        if group.device.type == "cpu":
+        group = processes.join(self.device)
+        if group.device.type == "cuda":
+            # What bf16 leaves in fp32, such as the crops and the losses, may round to tf32.
+            torch.set_float32_matmul_precision("high")
+        else:
             # The flag is the CPU's too: there the backward pass of its flash attention takes 16 times as long in bfloat16 as in float32.
             torch.backends.cuda.enable_flash_sdp(False)
         try:
@@ -86,6 +92,7 @@ class Trainer:
         self.group = group or processes.Processes(0, 1, torch.device("cpu"))
         if recipe.batch % self.group.count:
             raise ValueError(f"a batch of {recipe.batch} photos cannot be divided over {self.group.count} processes")
+        self.started = time.monotonic()
         torch.manual_seed(recipe.seed)
         self.model: Tokenizer = SIZES[recipe.size].build() if recipe.start_from is None else checkpoint.load(recipe.start_from).train()
         self.model.to(self.group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -98,14 +105,16 @@ class Trainer:
         self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
         self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
         self.stop = False
+        self.time_share = 0.0  # of `minutes`
         self.last = recipe.run / "last.pt"
         if self.last.exists():
             self._resume()
-        self.shared = self.group.share(self.model)
+        shared = self.group.share(self.model)
+        self.shared = torch.compile(shared) if recipe.compile else shared  # the same weights
         self.bf16 = processes.uses_bf16(recipe.precision, self.group.device)
 
     def run(self) -> None:
-        """Train until `views` photos were seen, or until SIGINT or SIGTERM; both end with a checkpoint."""
+        """Train until `views` photos were seen, the minutes are over, or SIGINT or SIGTERM comes; all end with a checkpoint."""
         recipe = self.recipe
         recipe.run.mkdir(parents=True, exist_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -122,9 +131,9 @@ class Trainer:
                 bar.update(recipe.batch)
                 if photos is None:
                     continue
-                if self.views // recipe.evaluate_every > evaluated // recipe.evaluate_every or self.views >= recipe.views:
+                if self.views // recipe.evaluate_every > evaluated // recipe.evaluate_every or self.ended:
                     evaluated = self.views
-                    bar.write(self._evaluate(photos, loss))
+                    bar.write(self._evaluate(photos, loss.item()))
                 if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
                     self._save()
                     saved = time.monotonic()
@@ -141,17 +150,26 @@ class Trainer:
             )
         return training_batches(recipe.train, size, batch, seed + 1_000_003 * group.rank, recipe.workers, recipe.crop_area)
 
-    def _steps(self, batches: Iterator[Tensor]) -> Iterator[float]:
-        mean_loss = 0.0
-        while self.views < self.recipe.views and not self.group.any(self.stop):
+    @property
+    def ended(self) -> bool:
+        """Whether all photos were seen, or the time is over."""
+        return self.views >= self.recipe.views or self.time_share >= 1
+
+    def _steps(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The mean loss after each step, a scalar on the device: to read it is to wait for a GPU."""
+        mean_loss: Tensor | None = None
+        while not self.ended and not self.group.any(self.stop):
             started = time.monotonic()
             loss = self._step(next(batches).to(self.group.device))
-            mean_loss = loss if mean_loss == 0 else 0.98 * mean_loss + 0.02 * loss
+            mean_loss = loss if mean_loss is None else mean_loss.lerp(loss, 0.02)
             self.views += self.recipe.batch
             self.seconds += time.monotonic() - started
+            if self.recipe.minutes is not None:  # one clock, or rates and ends of processes would differ
+                passed = self.group.largest(time.monotonic() - self.started)
+                self.time_share = passed / (60 * self.recipe.minutes)
             yield mean_loss
 
-    def _step(self, pixels: Tensor) -> float:
+    def _step(self, pixels: Tensor) -> Tensor:
         recipe = self.recipe
         budgets = draw_budgets(len(pixels), self.model.shape.channels, recipe.keep_all).to(pixels.device)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
@@ -162,7 +180,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate_at(self.views, self.warm_from)
+                group["lr"] = recipe.rate_at(self.views, self.warm_from, self.time_share)
             optimiser.step()
         if self.adversary is not None and self.views >= recipe.gan_from:
             self.adversary.zero_grad()
@@ -170,7 +188,7 @@ class Trainer:
             self.group.average_gradients(self.objective)
             self.adversary.step()
         follow(self.averaged, self.model, recipe.ema, self.views / recipe.batch)
-        return loss.item()
+        return loss.detach()
 
     def _evaluate(self, photos: Any, loss: float) -> str:
         averaged = self.averaged
@@ -199,11 +217,10 @@ class Trainer:
         torch.save(state, temporary)
         os.replace(temporary, self.last)
         record = self.recipe.model_dump_json(include=_RECORDED)
-        checkpoint.save(
-            self.averaged,
-            self.recipe.run / "weights.safetensors",
-            {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record},
-        )
+        weights = self.recipe.run / "weights.safetensors"
+        checkpoint.save(self.averaged, weights, {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record})
+        if self.recipe.part_mib is not None:
+            parts.split(weights, self.recipe.part_mib)
 
     def _resume(self) -> None:
         state = torch.load(self.last, map_location=self.group.device, weights_only=True)

@@ -25,6 +25,13 @@ def test_a_rate_that_never_falls() -> None:
     assert Recipe(views=10, batch=1, rate=2, warmup_steps=0, decay_share=0).rate_at(10, 0) == 2
 
 
+def test_the_rate_falls_as_the_time_runs_out_where_that_is_first() -> None:
+    recipe = Recipe(views=1000, batch=1, rate=2, warmup_steps=0, decay_share=0.25, final_rate=0.1)
+    rates = [recipe.rate_at(100, 0, share) for share in (0, 0.5, 0.75, 0.875, 1, 1.2)]
+    assert rates == pytest.approx([2, 2, 2, 1.1, 0.2, 0.2])
+    assert recipe.rate_at(1000, 0, 0.5) == pytest.approx(0.2)  # the photos are over first
+
+
 def test_the_perceptual_loss_waits_and_rises() -> None:
     recipe = Recipe(perceptual_weight=0.5, perceptual_from=100, perceptual_rise=200)
     assert [recipe.perceptual_weight_at(views) for views in (0, 99, 100, 200, 300, 900)] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.5])

@@ -3,11 +3,12 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tokenizer import checkpoint
+from tokenizer import checkpoint, parts, processes
 from tokenizer.channeltok import ChannelTok, ShuffleShape
 from tokenizer.processes import Processes
 from tokenizer.recipe import Recipe
@@ -65,6 +66,44 @@ def test_the_same_command_goes_on(recipe: Recipe) -> None:
     second.run()
     assert second.views == 8
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "8"
+
+
+def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Recipe) -> None:
+    trainer = Trainer(recipe.model_copy(update={"views": 10**9, "minutes": 1.0, "warmup_steps": 0}))
+    trainer.started -= 59.999  # nearly over: the first step is the last
+    trainer.run()
+    assert trainer.views == recipe.batch
+    assert trainer.time_share >= 1
+    assert trainer.recipe.rate_at(trainer.views, 0, trainer.time_share) == pytest.approx(recipe.rate * recipe.final_rate)
+    (row,) = map(json.loads, (recipe.run / "log.jsonl").read_text().splitlines())
+    assert row["views"] == recipe.batch
+    assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == str(recipe.batch)
+
+
+def test_weights_come_in_parts_too(recipe: Recipe) -> None:
+    trainer = Trainer(recipe.model_copy(update={"part_mib": 0.25}))
+    trainer.run()
+    found = sorted(recipe.run.glob("weights-*-of-*.safetensors"))
+    assert len(found) > 1
+    parts.join(found, recipe.run / "joined.safetensors")
+    assert checkpoint.fingerprint(checkpoint.load(recipe.run / "joined.safetensors")) == checkpoint.fingerprint(trainer.averaged)
+
+
+def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    trainer = Trainer(recipe.model_copy(update={"photos_in_memory": True, "compile": True}))
+    trainer.run()
+    assert compiled == [trainer.model]
+    assert trainer.views == 4
+
+
+def test_the_device_is_chosen_or_refused() -> None:
+    assert processes.join("cpu").device == torch.device("cpu")
+    assert processes.join("auto").device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="there is no GPU to train on"):
+            processes.join("cuda")
 
 
 def test_a_run_that_is_asked_to_stop_saves_first(recipe: Recipe) -> None:
