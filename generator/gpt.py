@@ -185,6 +185,7 @@ class Gpt(Foreteller):
         at = order + before
         written = torch.where(torch.arange(room, device=tokens.device) < before, 0.0, -torch.inf)
         mask = torch.cat([written.expand(new, room), torch.where(order <= order[:, None], 0.0, -torch.inf)], dim=1)
+        mask = mask.to(cache[0].dtype)  # or scores of lower precision would become fp32, and no longer match the values
         attend = CausalAttention(self.shape.heads, (self.cosines[at], self.sines[at]), mask)
         return self.through_layers(self.embedded(tokens, classes, at), cache, attend)
 
