@@ -19,6 +19,22 @@ RARE = 0.05  # a bit that is 1 in fewer pictures than this, or 0 in fewer, is as
 _WEIGHTS = [2 ** (BITS - 1 - p) for p in range(BITS)]  # most significant bit first, p = 4 * row + column
 
 
+class _Constant:
+    """A tensor that is copied to each device once: a copy waits for the device, and CUDA graphs cannot hold one."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.copies = {value.device: value}
+
+    def on(self, device: torch.device) -> Tensor:
+        if device not in self.copies:
+            (value, *_) = self.copies.values()
+            self.copies[device] = value.to(device)
+        return self.copies[device]
+
+
+_BIT_WEIGHTS = _Constant(torch.tensor(_WEIGHTS, dtype=torch.int32))
+
+
 @dataclass(frozen=True)
 class Quantized:
     """What quantisation yields, both float [B, C, 4, 4].
@@ -44,8 +60,7 @@ def tokens_from_latents(latents: Tensor) -> Tensor:
     The sign does not change with the channel's length, so this needs no normalisation.
     """
     bits = latents.flatten(2) > 0
-    weights = torch.tensor(_WEIGHTS, dtype=torch.int32, device=latents.device)
-    return (bits.to(torch.int32) * weights).sum(dim=2, dtype=torch.int32)
+    return (bits.to(torch.int32) * _BIT_WEIGHTS.on(latents.device)).sum(dim=2, dtype=torch.int32)
 
 
 def _code_table() -> Tensor:
@@ -54,7 +69,7 @@ def _code_table() -> Tensor:
     return torch.cat([codes, torch.zeros(1, BITS)])
 
 
-_CODES = _code_table()  # float32 [65537, 16], a row for each id; the last one is for what is absent
+_CODES = _Constant(_code_table())  # float32 [65537, 16], a row for each id; the last one is for what is absent
 
 
 def codes_from_tokens(tokens: Tensor) -> Tensor:
@@ -63,7 +78,7 @@ def codes_from_tokens(tokens: Tensor) -> Tensor:
     A table, because taking ids apart by arithmetic needs 16 exact bits: an engine that computes in bfloat16 has 8.
     """
     rows = torch.where(tokens < 0, 2**BITS, tokens)
-    return F.embedding(rows, _CODES.to(tokens.device)).unflatten(2, (4, 4))
+    return F.embedding(rows, _CODES.on(tokens.device)).unflatten(2, (4, 4))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenizer import quantize as quantize_module
 from tokenizer.quantize import ABSENT, codes_from_tokens, factorised_entropy, quantize, tokens_from_latents
 
 tokens_of_a_picture = st.lists(st.integers(ABSENT, 2**16 - 1), min_size=1, max_size=40)
@@ -103,3 +104,12 @@ def test_entropies_at_their_extremes() -> None:
     assert torch.allclose(opposite.batch, torch.tensor(16 * math.log(2)))
     undecided = factorised_entropy(torch.zeros(1, 2, 16), everything)
     assert torch.allclose(undecided.per_sample, torch.tensor(16 * math.log(2)))
+
+
+def test_constants_are_copied_to_a_device_once() -> None:
+    constant = quantize_module._Constant(torch.arange(3))
+    meta = torch.device("meta")
+    copy = constant.on(meta)
+    assert copy.device == meta
+    assert constant.on(meta) is copy
+    assert torch.equal(constant.on(torch.device("cpu")), torch.arange(3))
