@@ -15,12 +15,13 @@ from torch import Tensor
 from tokenizer import checkpoint
 
 MIB = 2**20
+PART_MIB = 15.0
 HEADER = 256  # bytes that the name and the place of a tensor take in a file, at most
 PART, PARTS, DIGEST = "part", "parts", "whole_digest"  # what a part's metadata has beside the whole's
 
 
-def split(whole: Path, most_mib: float) -> list[Path]:
-    """Write the tensors of a safetensors file to files NAME-1-of-N.safetensors beside it.
+def split(whole: Path, folder: Path, most_mib: float = PART_MIB) -> list[Path]:
+    """Write the tensors of a safetensors file to files NAME-1-of-N.safetensors in a folder.
 
     most_mib: the largest size of a part. Parts of the same name are replaced, all of them after the
     last one is written. Raises ValueError when a single tensor is larger than a part may be.
@@ -28,9 +29,10 @@ def split(whole: Path, most_mib: float) -> list[Path]:
     tensors, metadata = checkpoint.read(whole)
     shares = _shares(tensors, int(most_mib * MIB) - sum(map(len, metadata.values())) - 4096)
     facts = {**metadata, PARTS: str(len(shares)), DIGEST: _digest(tensors)}
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, share in enumerate(shares, start=1):
-        path = whole.with_name(f"{whole.stem}-{number}-of-{len(shares)}.safetensors")
+        path = folder / f"{whole.stem}-{number}-of-{len(shares)}.safetensors"
         temporary = path.with_suffix(".tmp")
         save_file(share, temporary, {**facts, PART: str(number)})
         temporary.chmod(0o644)
@@ -97,16 +99,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Split a checkpoint, or join its parts. Exits with a sentence where that is not possible."""
     parser = argparse.ArgumentParser(prog="python -m tokenizer.parts", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("split", help="write NAME-1-of-N.safetensors and so on beside a file")
+    one = commands.add_parser("split", help="write NAME-1-of-N.safetensors and so on to a folder")
     one.add_argument("whole", type=Path)
-    one.add_argument("--mib", type=float, default=15.0, help="the largest size of a part; 15")
+    one.add_argument("-o", "--output", type=Path, required=True)
+    one.add_argument("--mib", type=float, default=PART_MIB, help="the largest size of a part; 15")
     other = commands.add_parser("join", help="write the file that was split")
     other.add_argument("parts", type=Path, nargs="+")
     other.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     try:
         if options.command == "split":
-            print(*split(options.whole, options.mib), sep="\n")
+            print(*split(options.whole, options.output, options.mib), sep="\n")
         else:
             join(options.parts, options.output)
             print(options.output)

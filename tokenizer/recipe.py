@@ -88,8 +88,9 @@ class Recipe(Schedule):
     compile: Annotated[
         bool, Field(description="fuse the step with torch.compile: the first takes a minute or more; needs a C++ compiler")
     ] = False
-    part_mib: Annotated[
-        float | None, Field(gt=0, description="write the weights also in parts of at most so many MiB, see tokenizer.parts")
+    deliver: Annotated[
+        Path | None,
+        Field(description="folder where each checkpoint leaves log, curve and the weights in parts of 15 MiB, see tokenizer.parts"),
     ] = None
     workers: Annotated[int, Field(ge=0, description="processes that decode photos, for each process that trains")] = 0
 

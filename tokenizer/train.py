@@ -6,6 +6,7 @@ On many GPUs: `torchrun --nproc-per-node 8 -m tokenizer.train`, see tokenizer/re
 import copy
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,7 @@ _RECORDED = set(Recipe.model_fields) - {
     "checkpoint_minutes",
     "device",
     "compile",
-    "part_mib",
+    "deliver",
 }
 
 
@@ -219,8 +220,11 @@ class Trainer:
         record = self.recipe.model_dump_json(include=_RECORDED)
         weights = self.recipe.run / "weights.safetensors"
         checkpoint.save(self.averaged, weights, {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record})
-        if self.recipe.part_mib is not None:
-            parts.split(weights, self.recipe.part_mib)
+        if self.recipe.deliver is not None:
+            parts.split(weights, self.recipe.deliver)
+            for name in ("log.jsonl", "curve.png"):
+                if (self.recipe.run / name).exists():  # there is none before the first evaluation
+                    shutil.copyfile(self.recipe.run / name, self.recipe.deliver / name)
 
     def _resume(self) -> None:
         state = torch.load(self.last, map_location=self.group.device, weights_only=True)

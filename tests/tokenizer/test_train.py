@@ -80,12 +80,12 @@ def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Recipe) -
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == str(recipe.batch)
 
 
-def test_weights_come_in_parts_too(recipe: Recipe) -> None:
-    trainer = Trainer(recipe.model_copy(update={"part_mib": 0.25}))
+def test_what_is_to_be_kept_is_delivered_in_parts(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(recipe.model_copy(update={"deliver": tmp_path / "kept"}))
     trainer.run()
-    found = sorted(recipe.run.glob("weights-*-of-*.safetensors"))
-    assert len(found) > 1
-    parts.join(found, recipe.run / "joined.safetensors")
+    found = sorted((tmp_path / "kept").iterdir())
+    assert [path.name for path in found] == ["curve.png", "log.jsonl", "weights-1-of-1.safetensors"]
+    parts.join(found[2:], recipe.run / "joined.safetensors")
     assert checkpoint.fingerprint(checkpoint.load(recipe.run / "joined.safetensors")) == checkpoint.fingerprint(trainer.averaged)
 
 
