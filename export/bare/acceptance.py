@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 
 from export.bare import gateway, graphs, headlines, numerics, rates, speed
-from export.bare.scale import GPU, REHEARSAL
+from export.bare.scale import GPU, REHEARSAL, ROLES, Role
 from export.bare.sections import Sections
 from export.gpu_report import Report, machine
 from export.random_model import random_of
@@ -90,10 +90,15 @@ def main(arguments: list[str]) -> None:
             numerics.compare(sections, name, model, photos[name], device, scale)
 
     def measure_speed(
-        variants: tuple[speed.Variant, ...], batches: tuple[int, ...], names: Sequence[str]
+        variants: tuple[speed.Variant, ...],
+        batches: tuple[int, ...],
+        names: Sequence[str] = tuple(models),
+        roles: tuple[Role, ...] = ROLES,
     ) -> None:
         chosen = {name: models[name] for name in names}
-        speed.measure(sections, chosen, variants, batches, device, scale, matrix_rates, speeds)
+        speed.measure(
+            sections, chosen, roles, variants, batches, device, scale, matrix_rates, speeds
+        )
 
     def measure_graphs() -> None:
         here = onnxruntime.get_available_providers()
@@ -103,10 +108,9 @@ def main(arguments: list[str]) -> None:
         else:
             graphs.measure(sections, options.repository, trained, photos["demo"], provider, scale)
 
-    every = tuple(models)
     sections.section("What the device does at best", measure_rates)
     sections.section("Numbers", measure_numerics)
-    sections.section("Speed", lambda: measure_speed(speed.MAIN, scale.batches, every))
+    sections.section("Speed", lambda: measure_speed(speed.MAIN, scale.batches))
     sections.section(
         "ChannelTok beside FlexTok",
         lambda: headlines.decoders(sections, models["full"], device, scale),
@@ -114,11 +118,13 @@ def main(arguments: list[str]) -> None:
     sections.section("Generation", lambda: headlines.generation(sections, device, scale))
     sections.section(
         "Speed, other precisions and layouts",
-        lambda: measure_speed(speed.OTHERS, scale.some_batches, every),
+        lambda: measure_speed(speed.OTHERS, scale.some_batches),
     )
     sections.section(
         "Speed, compiled",
-        lambda: measure_speed(speed.COMPILED, scale.compiled_batches, scale.compiled),
+        lambda: measure_speed(
+            speed.COMPILED, scale.compiled_batches, scale.compiled, scale.compiled_roles
+        ),
     )
     sections.section("What it means for serving", lambda: gateway.say(report, list(models), speeds))
     sections.section("The exported graphs", measure_graphs)

@@ -1,6 +1,7 @@
 """What the speed of a device means for serving: how many gateway cores keep it busy."""
 
-from export.bare.speed import ROLES, Role, Speeds
+from export.bare.scale import ROLES, Role
+from export.bare.speed import Speeds
 from export.gpu_report import Report
 
 # Milliseconds of a core for each picture, of the gateway and of tritonserver: docs/performance.md,
@@ -10,7 +11,7 @@ TRITON_MS: dict[Role, float] = {"encode": 0.20, "decode": 0.18}
 
 
 def say(report: Report, models: list[str], speeds: Speeds) -> None:
-    """Cores of the gateway and of tritonserver beside one device at the best rate that was measured."""
+    """Cores of gateway and tritonserver beside one device at the best rate that was measured."""
     report.say(
         "A picture costs the gateway "
         + " and ".join(f"{GATEWAY_MS[role]} ms of a core ({role})" for role in ROLES)

@@ -1,10 +1,14 @@
 """How large the acceptance is: for a GPU, and for its rehearsal on a CPU."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from generator.gpt import GptShape, paper_shape
 from tokenizer.channeltok import SIZES, PaperShape, ShuffleShape
 from tokenizer.flextok import D12, FlexShape
+
+Role = Literal["encode", "decode"]
+ROLES: tuple[Role, ...] = ("encode", "decode")
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,8 @@ class Scale:
 
     small: with random weights, in the place of the trained tokenizer; None: the trained one.
     batches: of the speed tables. some_batches: of the slower engines. compiled_batches: of the
-    models in `compiled`, for each batch anew. lengths: tokens that the GPT makes.
+    models in `compiled`, in the roles of compiled_roles, for each batch anew.
+    lengths: tokens that the GPT makes.
     matrix: side of the products whose rate is measured. copied: bytes of the copy, likewise.
     repeats: of a call that is timed, at most. enough: seconds of one cell of a table.
     reference: seconds that a model may take for fp32 on the CPU.
@@ -28,6 +33,7 @@ class Scale:
     batches: tuple[int, ...]
     some_batches: tuple[int, ...]
     compiled: tuple[str, ...]
+    compiled_roles: tuple[Role, ...]
     compiled_batches: tuple[int, ...]
     lengths: tuple[int, ...]
     matrix: int
@@ -47,6 +53,7 @@ GPU = Scale(
     batches=(1, 2, 4, 8, 16, 32, 64, 128),
     some_batches=(1, 32, 128),
     compiled=("demo", "full"),
+    compiled_roles=ROLES,
     compiled_batches=(1, 32),
     lengths=(32, 256),
     matrix=8192,
@@ -83,6 +90,7 @@ REHEARSAL = Scale(
     batches=(2,),
     some_batches=(2,),
     compiled=("full",),
+    compiled_roles=("encode",),
     compiled_batches=(2,),
     lengths=(4, 8),
     matrix=128,

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +16,12 @@ from export.bare.precision import (
     computing,
     prepared,
 )
-from export.bare.scale import Scale
+from export.bare.scale import Role, Scale
 from export.bare.sections import Sections
 from export.bare.timing import median_seconds, operations
 from export.graph import Decode, Encode
 from tokenizer.family import Tokenizer
 
-Role = Literal["encode", "decode"]
-ROLES: tuple[Role, ...] = ("encode", "decode")
 EAGER_AT_MOST, COMPILED_AT_MOST = 15.0, 60.0  # seconds for one cell of a table
 
 
@@ -74,6 +71,7 @@ class Speeds:
 def measure(
     sections: Sections,
     models: dict[str, Tokenizer],
+    roles: tuple[Role, ...],
     variants: tuple[Variant, ...],
     batches: tuple[int, ...],
     device: torch.device,
@@ -88,7 +86,7 @@ def measure(
     """
     report = sections.report
     for name, model in models.items():
-        for role in ROLES:
+        for role in roles:
             work = _operations(model, role)
             report.say(
                 "",
@@ -141,11 +139,12 @@ def _seconds(
 ) -> float:
     ready = prepared(model, variant.precision, device, channels_last=variant.channels_last)
     run = _module(ready, role)
-    if variant.mode is not None:
-        torch._dynamo.reset()
-        run = torch.compile(run, mode=variant.mode, dynamic=False)  # type: ignore[assignment]
     given = _given(model, role, batch, device)
     with computing(variant.precision, device):
+        if variant.mode is not None:
+            run(given)  # constants reach the device: a CUDA graph cannot hold their copy
+            torch._dynamo.reset()
+            run = torch.compile(run, mode=variant.mode, dynamic=False)  # type: ignore[assignment]
         return median_seconds(lambda: run(given), device, scale)
 
 

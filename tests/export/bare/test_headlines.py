@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from export.bare.headlines import with_cache, without_cache
-from export.bare.scale import REHEARSAL
-from export.bare.speed import Role, Speeds
+from export.bare.scale import REHEARSAL, Role
+from export.bare.speed import Speeds
 from export.random_model import random_of
 from generator.prediction import gumbel
 
