@@ -7,7 +7,7 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib
 # A shell that forbids bytecode would make each start of the service compile all it imports: 6 s instead of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images images-check gpu-acceptance train ship card demo-graphs clean
+.PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images images-check gpu-acceptance gpu-pack gpu-rehearsal train ship card demo-graphs clean
 
 define install
 	@$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 13), f'Python 3.11 or 3.12 is needed, not {sys.version}'"
@@ -178,6 +178,14 @@ engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a 
 gpu-acceptance:  ## on a GPU host: build all, start Triton, compare every engine with fp32 on the CPU, time it; a report in build/gpu-acceptance
 	mkdir -p build/gpu-acceptance
 	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard ../shared/data/val),./docs/images) docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
+
+gpu-pack:  ## for a GPU host without Docker and network: what it lacks, in parts below 64 MiB; docs/gpu.md
+	$(PYTHON) -m deploy.gpu.pack
+
+# REHEARSAL_PYTHON=python3.12 REHEARSAL_TORCH=torch==2.11.0: exactly what that host has, and 5 GB to download.
+REHEARSAL_PYTHON ?= $(PYTHON)
+gpu-rehearsal:  ## run what such a host would run, on the CPU, with tiny sizes and numpy 2
+	REHEARSAL_TORCH=$(REHEARSAL_TORCH) deploy/gpu/rehearse.sh $(REHEARSAL_PYTHON)
 
 train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
 	$(BIN)/python -m tokenizer.train

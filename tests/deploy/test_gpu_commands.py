@@ -1,5 +1,6 @@
 """Every command that a user of a GPU host is told to run exists, with the options it is given. A command that no check knows fails."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -54,7 +55,8 @@ def check_python(arguments: list[str]) -> None:
     if module == "export":
         export_command._options(options)
         return
-    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    help_of = [options[0], "--help"] if module == "tokenizer.parts" else ["--help"]  # it has commands of its own
+    shown = subprocess.run([sys.executable, "-m", module, *help_of], cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert {option for option in options if option.startswith("-")} <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.stdout))
 
@@ -94,14 +96,31 @@ def check_kubectl(arguments: list[str]) -> None:
     assert (ROOT / folder / "kustomization.yaml").exists()  # tests/deploy/test_kubernetes.py looks into it
 
 
+def check_host_script(arguments: list[str]) -> None:
+    what, folder = arguments
+    assert folder.isupper(), "a folder of the reader's"
+    script = ROOT / "deploy/gpu/host.sh"
+    environment = {**os.environ, "PYTHON": sys.executable, "GPU_PACK": "no-such-pack"}
+    shown = subprocess.run([script, what, folder, "--help"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    (branch,) = re.findall(rf"^{what}\)\n(.*?);;", script.read_text(), re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"--[a-z-]+", branch)) - {"--bare"} <= set(re.findall(r"--[a-z-]+", shown.stdout))
+
+
+def check_list(arguments: list[str]) -> None:
+    assert all(not argument.startswith("-") for argument in arguments)
+
+
 def _refuse() -> plans.Server:
     raise plans.Refused("far enough")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "docker": check_compose,
+    "deploy/gpu/host.sh": check_host_script,
     "export": check_export,
     "kubectl": check_kubectl,
+    "ls": check_list,
     "make": check_make,
     "python": check_python,
     "plans.py": check_plans,
