@@ -9,11 +9,11 @@ here=build/gpu-rehearsal
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 pinned() { sed -n "s/^ *\"\($1==[^\"]*\)\".*/\1/p" pyproject.toml | head -1; }
 
-if ! test -e "$here/venv-$version/ready"; then
+if ! test "$here/venv-$version/ready" -nt pyproject.toml; then
     "$python" -m venv --clear "$here/venv-$version"
     # numpy 2, as the host has it: what the project pins for Triton is numpy 1.
     "$here/venv-$version/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-        "${REHEARSAL_TORCH:-$(pinned torch)}" "numpy>=2" "$(pinned onnx)" onnxruntime "$(pinned safetensors)" \
+        "${REHEARSAL_TORCH:-$(pinned torch)}" "numpy>=2" "$(pinned onnx)" "$(pinned onnxruntime)" "$(pinned safetensors)" \
         pillow scikit-image matplotlib tqdm
     touch "$here/venv-$version/ready"
 fi

@@ -5,15 +5,16 @@ Needs PyTorch, ONNX Runtime, numpy and what deploy.gpu.pack carries; no Triton, 
 
 import argparse
 import platform
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 
 from export.bare import gateway, graphs, headlines, numerics, rates, speed
-from export.bare.scale import GPU, REHEARSAL, ROLES, Role
+from export.bare.scale import GPU, REHEARSAL, ROLES, Role, Scale
 from export.bare.sections import Sections
 from export.gpu_report import Report, machine
 from export.random_model import random_of
@@ -73,61 +74,108 @@ def main(arguments: list[str]) -> None:
         "full": random_of(scale.full),
     }
     report.say(f"demo: {checkpoint.fingerprint(models['demo'])}. full: random weights.")
+    counts = {"demo": scale.photos, "full": scale.large_photos}
     photos = {
         name: torch.from_numpy(
-            evaluation_photos(options.data, model.shape.picture_size, scale.photos)
+            evaluation_photos(options.data, model.shape.picture_size, counts[name])
         )
         for name, model in models.items()
     }
-    matrix_rates: dict[torch.dtype, float] = {}
-    speeds = speed.Speeds()
-
-    def measure_rates() -> None:
-        matrix_rates.update(rates.measure(sections, device, scale))
-
-    def measure_numerics() -> None:
-        for name, model in models.items():
-            numerics.compare(sections, name, model, photos[name], device, scale)
-
-    def measure_speed(
-        variants: tuple[speed.Variant, ...],
-        batches: tuple[int, ...],
-        names: Sequence[str] = tuple(models),
-        roles: tuple[Role, ...] = ROLES,
-    ) -> None:
-        chosen = {name: models[name] for name in names}
-        speed.measure(
-            sections, chosen, roles, variants, batches, device, scale, matrix_rates, speeds
-        )
-
-    def measure_graphs() -> None:
-        here = onnxruntime.get_available_providers()
-        provider = "CPUExecutionProvider" if options.rehearse else CUDA_PROVIDER
-        if provider not in here:
-            report.say("Not run: this onnxruntime has no CUDA.")
-        else:
-            graphs.measure(sections, options.repository, trained, photos["demo"], provider, scale)
-
-    sections.section("What the device does at best", measure_rates)
-    sections.section("Numbers", measure_numerics)
-    sections.section("Speed", lambda: measure_speed(speed.MAIN, scale.batches))
+    measured = Measured(sections, models, photos, device, scale)
+    measured.all_but_graphs_and_compiled()
     sections.section(
-        "ChannelTok beside FlexTok",
-        lambda: headlines.decoders(sections, models["full"], device, scale),
+        "The exported graphs",
+        lambda: _graphs(sections, options, trained, photos["demo"], scale),
     )
-    sections.section("Generation", lambda: headlines.generation(sections, device, scale))
-    sections.section(
-        "Speed, other precisions and layouts",
-        lambda: measure_speed(speed.OTHERS, scale.some_batches),
-    )
-    sections.section(
-        "Speed, compiled",
-        lambda: measure_speed(
-            speed.COMPILED, scale.compiled_batches, scale.compiled, scale.compiled_roles
-        ),
-    )
-    sections.section("What it means for serving", lambda: gateway.say(report, list(models), speeds))
-    sections.section("The exported graphs", measure_graphs)
+    measured.compiled_and_what_it_means()
     sections.close()
     if sections.failed or (options.rehearse and sections.left_out):
         raise SystemExit(1)
+
+
+@dataclass
+class Measured:
+    """Two models on a device, and what is known of their speed so far.
+
+    photos: uint8 [N, S, S, 3] by model. rates: of matrix products, see export.bare.rates.
+    """
+
+    sections: Sections
+    models: dict[str, Tokenizer]
+    photos: dict[str, Tensor]
+    device: torch.device
+    scale: Scale
+    rates: dict[torch.dtype, float] = field(default_factory=dict)
+    speeds: speed.Speeds = field(default_factory=speed.Speeds)
+
+    def all_but_graphs_and_compiled(self) -> None:
+        """The sections that come first: what no compiler can hold up."""
+        section, device, scale = self.sections.section, self.device, self.scale
+        section("What the device does at best", self._rates)
+        section("Numbers", self._numbers)
+        torch.backends.cudnn.benchmark = True  # from here on time counts, not bits
+        section("Speed", lambda: self._speed(speed.MAIN, scale.batches))
+        section(
+            "ChannelTok beside FlexTok",
+            lambda: headlines.decoders(self.sections, self.models["full"], device, scale),
+        )
+        section("Generation", lambda: headlines.generation(self.sections, device, scale))
+        section(
+            "Speed, other precisions and layouts",
+            lambda: self._speed(speed.OTHERS, scale.some_batches),
+        )
+
+    def compiled_and_what_it_means(self) -> None:
+        """The sections that come last: the compiler takes all the time that is left."""
+        scale = self.scale
+        self.sections.section(
+            "Speed, compiled",
+            lambda: self._speed(
+                speed.COMPILED, scale.compiled_batches, scale.compiled, scale.compiled_roles
+            ),
+        )
+        self.sections.section(
+            "What it means for serving",
+            lambda: gateway.say(self.sections.report, list(self.models), self.speeds),
+            instant=True,
+        )
+
+    def _rates(self) -> None:
+        self.rates.update(rates.measure(self.sections, self.device, self.scale))
+
+    def _numbers(self) -> None:
+        for name, model in self.models.items():
+            numerics.compare(self.sections, name, model, self.photos[name], self.device, self.scale)
+
+    def _speed(
+        self,
+        variants: tuple[speed.Variant, ...],
+        batches: tuple[int, ...],
+        names: tuple[str, ...] = ("demo", "full"),
+        roles: tuple[Role, ...] = ROLES,
+    ) -> None:
+        speed.measure(
+            self.sections,
+            {name: self.models[name] for name in names},
+            roles,
+            variants,
+            batches,
+            self.device,
+            self.scale,
+            self.rates,
+            self.speeds,
+        )
+
+
+def _graphs(
+    sections: Sections,
+    options: argparse.Namespace,
+    model: Tokenizer,
+    photos: Tensor,
+    scale: Scale,
+) -> None:
+    provider = "CPUExecutionProvider" if options.rehearse else CUDA_PROVIDER
+    if provider in onnxruntime.get_available_providers():
+        graphs.measure(sections, options.repository, model, photos, provider, scale)
+    else:
+        sections.left_out.append("the exported graphs: this onnxruntime has no CUDA")

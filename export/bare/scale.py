@@ -13,7 +13,8 @@ ROLES: tuple[Role, ...] = ("encode", "decode")
 
 @dataclass(frozen=True)
 class Scale:
-    """photos: compared at most, of each model. full, flextok, gpt: with random weights.
+    """photos, large_photos: compared at most, of the small and of the full tokenizer.
+    full, flextok, gpt: with random weights.
 
     small: with random weights, in the place of the trained tokenizer; None: the trained one.
     batches: of the speed tables. some_batches: of the slower engines. compiled_batches: of the
@@ -26,6 +27,7 @@ class Scale:
     """
 
     photos: int
+    large_photos: int
     small: ShuffleShape | None
     full: PaperShape | ShuffleShape
     flextok: FlexShape
@@ -46,26 +48,28 @@ class Scale:
 
 GPU = Scale(
     photos=200,
+    large_photos=64,
     small=None,
     full=SIZES["full"],
     flextok=D12,
     gpt=paper_shape(),
     batches=(1, 2, 4, 8, 16, 32, 64, 128),
     some_batches=(1, 32, 128),
-    compiled=("demo", "full"),
-    compiled_roles=ROLES,
+    compiled=("full", "demo"),
+    compiled_roles=("decode", "encode"),
     compiled_batches=(1, 32),
     lengths=(32, 256),
     matrix=8192,
     copied=2**30,
     repeats=20,
-    enough=0.3,
-    reference=20.0,
+    enough=0.2,
+    reference=15.0,
     patience=1.0,
 )
 
 REHEARSAL = Scale(
     photos=2,
+    large_photos=2,
     small=ShuffleShape(channels=32, widths=(32, 32, 32, 32), full_size_channels=8),
     full=PaperShape(
         picture_size=8,

@@ -68,6 +68,14 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
     assert "- not run: Speed: no time was left" in read(tmp_path)
 
 
+def test_what_takes_no_time_is_done_when_the_time_is_over(tmp_path: Path) -> None:
+    report = Report()
+    sections = Sections(report, tmp_path, 0)
+    sections.section("Summary", lambda: report.say("one"), instant=True)
+    assert "\none\n" in read(tmp_path)
+    assert sections.left_out == []
+
+
 def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
     tmp_path: Path,
 ) -> None:
