@@ -4,7 +4,7 @@ from export.bare.scale import ROLES, Role
 from export.bare.speed import Speeds
 from export.gpu_report import Report
 
-# Milliseconds of a core for each picture, of the gateway and of tritonserver: docs/performance.md,
+# Milliseconds of a core for each image, of the gateway and of tritonserver: docs/performance.md,
 # "Where the core time of a served picture goes", latest run, an AMD EPYC with avx512_bf16.
 GATEWAY_MS: dict[Role, float] = {"encode": 1.47, "decode": 1.02}
 TRITON_MS: dict[Role, float] = {"encode": 0.20, "decode": 0.18}
@@ -13,14 +13,14 @@ TRITON_MS: dict[Role, float] = {"encode": 0.20, "decode": 0.18}
 def say(report: Report, models: list[str], speeds: Speeds) -> None:
     """Cores of gateway and tritonserver beside one device at the best rate that was measured."""
     report.say(
-        "A picture costs the gateway "
+        "An image costs the gateway "
         + " and ".join(f"{GATEWAY_MS[role]} ms of a core ({role})" for role in ROLES)
         + ", and tritonserver "
         + " and ".join(f"{TRITON_MS[role]} ms" for role in ROLES)
         + " (docs/performance.md, measured on another processor; how it came down: "
         "docs/decisions/0026-gateway-cost.md).",
         "",
-        "| | pictures/s of the device at best | with | gateway cores | tritonserver cores |",
+        "| | images/s of the device at best | with | gateway cores | tritonserver cores |",
         "|---|---|---|---|---|",
     )
     for model in models:
@@ -31,7 +31,7 @@ def say(report: Report, models: list[str], speeds: Speeds) -> None:
                 continue
             rate, variant, batch = best
             gateway, triton = (ms[role] * rate / 1000 for ms in (GATEWAY_MS, TRITON_MS))
-            report.figures[f"{model}_{role}_best_pictures_per_second"] = rate
+            report.figures[f"{model}_{role}_best_images_per_second"] = rate
             report.figures[f"{model}_{role}_gateway_cores"] = gateway
             report.say(
                 f"| {model}, {role} | {rate:,.0f} | {variant}, batch {batch} "

@@ -1,4 +1,4 @@
-"""The ONNX graphs of a repository in ONNX Runtime on the device, against the checkpoint on the CPU."""
+"""The exported graphs in ONNX Runtime on the device, against the checkpoint on the CPU."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def measure(
 
 
 def cases(repository: Path, model: Tokenizer, photos: Tensor, reference: Reference) -> list[Case]:
-    """The graphs of `model` in a model repository, with what the checkpoint makes in their place."""
+    """The graphs of `model` in a model repository, with what they should make of photos."""
     count = len(reference.tokens)
     found = []
     for path in sorted(repository.glob("*/1/model.onnx")):

@@ -1,4 +1,4 @@
-"""What the papers say of speed, on this device: ChannelTok beside FlexTok, and short beside long generation."""
+"""The papers' figures on this device: ChannelTok beside FlexTok, short beside long generation."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,12 @@ from generator.prediction import gumbel
 from tokenizer.family import Tokenizer
 
 AT_MOST = 30.0  # seconds for one cell
-PICTURES = "pictures per second by batch"
+IMAGES = "images per second by batch"
 TEMPERATURE, TOP_K = 0.85, 200  # the paper's
 
 
 def decoders(sections: Sections, channeltok: Tokenizer, device: torch.device, scale: Scale) -> None:
-    """Pictures per second of both decoders in fp16 by batch, and how many times faster ChannelTok is.
+    """Images per second of both decoders in fp16 by batch, and how many times faster ChannelTok is.
 
     FlexTok without its VAE's decoder, which leaves it faster than it is. With guidance its network
     runs twice in each step: once with the tokens, once with none.
@@ -42,7 +42,7 @@ def decoders(sections: Sections, channeltok: Tokenizer, device: torch.device, sc
     }
     report.say(
         f"Decoders, PyTorch eager, fp16 (norms in fp32), {scale.flextok.steps} Euler steps of "
-        "FlexTok, without the decoder of its VAE: " + PICTURES,
+        "FlexTok, without the decoder of its VAE: " + IMAGES,
         "",
         "| | " + " | ".join(map(str, scale.some_batches)) + " |",
         "|---" * (len(scale.some_batches) + 1) + "|",
@@ -67,7 +67,7 @@ def decoders(sections: Sections, channeltok: Tokenizer, device: torch.device, sc
             sections.attempt(f"decoders, {name}, batch {batch}", cell, AT_MOST)
         best[name] = max(cells.values(), default=0.0)
         for batch, rate in cells.items():
-            report.figures[_key(f"decoders_{name}_batch_{batch}_pictures_per_second")] = rate
+            report.figures[_key(f"decoders_{name}_batch_{batch}_images_per_second")] = rate
         said = (f"{cells[b]:,.1f}" if b in cells else "not run" for b in scale.some_batches)
         report.say(f"| {name} | " + " | ".join(said) + " |")
         report.write(sections.folder)
@@ -83,7 +83,7 @@ def decoders(sections: Sections, channeltok: Tokenizer, device: torch.device, sc
 
 
 def generation(sections: Sections, device: torch.device, scale: Scale) -> None:
-    """Seconds of GPT-L over channel tokens for one picture, by length, with and without a cache."""
+    """Seconds of GPT-L over channel tokens for one image, by length, with and without a cache."""
     report = sections.report
     model = scale.gpt.build().eval().requires_grad_(False)
     ways: dict[str, Callable[[Gpt, int, Tensor], Tensor]] = {
@@ -92,7 +92,7 @@ def generation(sections: Sections, device: torch.device, scale: Scale) -> None:
     }
     report.say(
         "",
-        f"GPT, {sum(p.numel() for p in model.parameters()):,} parameters, one picture, PyTorch "
+        f"GPT, {sum(p.numel() for p in model.parameters()):,} parameters, one image, PyTorch "
         "eager: seconds by tokens",
         "",
         "| | " + " | ".join(map(str, scale.lengths)) + " | last / first |",

@@ -1,4 +1,4 @@
-"""Do tokens and pixels of the device agree with fp32 on the CPU, and does a picture depend on its batch?"""
+"""Do tokens and pixels agree with fp32 on the CPU, and does an image depend on its batch?"""
 
 import time
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ LEAST_REFERENCE = 2  # photos
 
 @dataclass(frozen=True)
 class Reference:
-    """What fp32 makes of photos. tokens: int32 [N, C]. pixels: uint8 [N, S, S, 3]. where: it ran."""
+    """What fp32 makes of photos. tokens: int32 [N, C]. pixels: uint8 [N, S, S, 3].
+
+    where: the device, as a report names it.
+    """
 
     tokens: Tensor
     pixels: Tensor

@@ -17,8 +17,8 @@ from tokenizer.family import Tokenizer
 class Precision:
     """dtype: of convolutions and matrix products. tf32: whether those in fp32 may round to tf32.
 
-    throughout: norms and what flows between layers are of `dtype` too; otherwise they stay fp32, as in
-    what the project exports (docs/decisions/0010).
+    throughout: norms and what flows between layers are of `dtype` too; otherwise they stay fp32, as
+    in what the project exports (docs/decisions/0010).
     """
 
     name: str

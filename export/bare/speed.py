@@ -55,15 +55,15 @@ COMPILED = (
 
 @dataclass
 class Speeds:
-    """What was measured: pictures per second by (model, role, variant, batch)."""
+    """What was measured: images per second by (model, role, variant, batch)."""
 
-    pictures_per_second: dict[tuple[str, Role, str, int], float] = field(default_factory=dict)
+    images_per_second: dict[tuple[str, Role, str, int], float] = field(default_factory=dict)
 
     def best(self, model: str, role: Role) -> tuple[float, str, int] | None:
         """The highest rate with its variant and batch; None where nothing was measured."""
         found = [
             (rate, variant, batch)
-            for (a_model, a_role, variant, batch), rate in self.pictures_per_second.items()
+            for (a_model, a_role, variant, batch), rate in self.images_per_second.items()
             if (a_model, a_role) == (model, role)
         ]
         return max(found, default=None)
@@ -91,8 +91,8 @@ def measure(
             work = _operations(model, role)
             report.say(
                 "",
-                f"{name}, {role}: ms (pictures/s, share of the matrix-product rate) by batch; "
-                f"{work / 1e9:,.2f} GFLOP a picture",
+                f"{name}, {role}: ms (images/s, share of the matrix-product rate) by batch; "
+                f"{work / 1e9:,.2f} GFLOP an image",
                 "",
                 "| | " + " | ".join(map(str, batches)) + " |",
                 "|---" * (len(batches) + 1) + "|",
@@ -122,7 +122,7 @@ def measure(
                         EAGER_AT_MOST if variant.mode is None else COMPILED_AT_MOST,
                     )
                 for batch, seconds in cells.items():
-                    speeds.pictures_per_second[name, role, variant.name, batch] = batch / seconds
+                    speeds.images_per_second[name, role, variant.name, batch] = batch / seconds
                     key = f"{name}_{role}_{variant.name}_batch_{batch}_ms"
                     report.figures[key.replace(",", "").replace(" ", "_")] = 1000 * seconds
                 rate = rates.get(variant.precision.dtype)

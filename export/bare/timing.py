@@ -38,9 +38,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def operations(module: nn.Module, *given: Any) -> int:
-    """Multiplications and additions of convolutions and matrix products in a call. Computes nothing.
+    """Multiplications and additions of convolutions and matrix products in a call.
 
-    module, given: on the meta device.
+    module, given: on the meta device, so that nothing is computed.
     """
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

@@ -32,7 +32,7 @@ def test_the_best_speed_is_the_highest_of_one_model_and_role() -> None:
     role: Role = "encode"
     speeds = Speeds()
     assert speeds.best("demo", role) is None
-    speeds.pictures_per_second = {
+    speeds.images_per_second = {
         ("demo", "encode", "slow", 1): 10.0,
         ("demo", "encode", "quick", 32): 90.0,
         ("demo", "decode", "quick", 32): 200.0,

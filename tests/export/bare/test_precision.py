@@ -20,7 +20,7 @@ def model() -> Tokenizer:
 
 
 @pytest.mark.parametrize("kind", precision.ALL, ids=lambda kind: kind.name)
-def test_every_precision_makes_nearly_the_same_picture(model: Tokenizer, kind: Precision) -> None:
+def test_every_precision_makes_nearly_the_same_image(model: Tokenizer, kind: Precision) -> None:
     torch.manual_seed(0)
     size = model.shape.picture_size
     photos = torch.randint(256, (2, size, size, 3), dtype=torch.uint8)
