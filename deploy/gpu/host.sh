@@ -10,14 +10,17 @@ shift 2
 pack=${GPU_PACK:-build/gpu-pack}
 python=${PYTHON:-python3}
 export PYTHONPATH=$pack/base/site:.
-if compgen -G "$pack/onnxruntime-*/piece-*" > /dev/null; then
-    # The wheel came in pieces; unpacked, it stands in the place of the host's own.
-    test -d "$pack/cuda" || {
-        cat "$pack"/onnxruntime-*/piece-* > "$pack/wheel.zip"
-        "$python" -m zipfile -e "$pack/wheel.zip" "$pack/cuda"
-    }
-    PYTHONPATH=$pack/cuda:$PYTHONPATH
+if compgen -G "$pack/onnxruntime-*/piece-*" > /dev/null && ! test -d "$pack/cuda"; then
+    # The wheel came in pieces. Unpacked, it stands in the place of the host's own; without all pieces that stays.
+    cat "$pack"/onnxruntime-*/piece-* > "$pack/wheel.zip"
+    if "$python" -m zipfile -e "$pack/wheel.zip" "$pack/unpacked"; then
+        mv "$pack/unpacked" "$pack/cuda"
+    else
+        echo "ONNX Runtime for CUDA is not whole: going on without it" >&2
+    fi
+    rm -rf "$pack/wheel.zip" "$pack/unpacked"
 fi
+test ! -d "$pack/cuda" || PYTHONPATH=$pack/cuda:$PYTHONPATH
 case $what in
 acceptance)
     exec "$python" -m export.gpu_acceptance --bare --checkpoint "$pack/base/demo.safetensors" \
