@@ -141,6 +141,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run everything, write the report, and exit with 1 when a bound is broken."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
+    options.output.mkdir(parents=True, exist_ok=True)  # before the work: where it cannot be written, it would be lost
     model = checkpoint.load(options.checkpoint) if options.random is None else random_model(options.random)
     of = cases(options.repository, model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
     report = Report()

@@ -27,7 +27,6 @@ from service.errors import (
     BadTokens,
     NotAcceptable,
     ServiceError,
-    Stopping,
     TooLarge,
     TooSlow,
     Unauthenticated,
@@ -339,8 +338,6 @@ def problem(error: ServiceError) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Stopping):  # a request on a connection that closes at that moment would be lost
-        headers["Connection"] = "close"
     return _reply(document_of(error), headers)
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.containers import images, podman
 
 NETWORK = "channeltok-check"
+SUBNET = "10.213.47"  # its first three numbers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,9 +49,9 @@ def prometheus_image(prepared: None) -> str:
 
 @pytest.fixture(scope="session")
 def network(prepared: None) -> Iterator[str]:
-    """A bridge network on which containers find each other by name, and this machine finds them by address."""
+    """A bridge network on which containers find each other by name."""
     podman.podman("network", "rm", "-f", NETWORK, check=False)
-    podman.podman("network", "create", NETWORK)
+    podman.podman("network", "create", f"--subnet={SUBNET}.0/24", NETWORK)
     yield NETWORK
     podman.podman("network", "rm", "-f", NETWORK, check=False)
 

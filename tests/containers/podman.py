@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +107,18 @@ def _build_volumes() -> list[str]:
 
 @dataclass(frozen=True)
 class Container:
-    """A container that runs, or ran."""
+    """A container that runs, or ran. published: 127.0.0.1:PORT by the port inside.
+
+    Checks never use a container's own address: once its network is gone, that address is somebody else's.
+    """
 
     name: str
+    published: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def inspect(self) -> dict[str, Any]:
         """What podman knows of it."""
         found: dict[str, Any] = json.loads(podman("inspect", self.name).stdout)[0]
         return found
-
-    @property
-    def address(self) -> str:
-        """Its IP address on its first network."""
-        networks = self.inspect()["NetworkSettings"]["Networks"]
-        return str(next(iter(networks.values()))["IPAddress"])
 
     def logs(self) -> str:
         """What it wrote to both streams."""
@@ -156,7 +154,8 @@ def running(image: str, *options: str, command: Sequence[str] = (), name: str = 
     """A container, hardened as docker-compose.yml hardens it; removed when left. What it wrote is printed when a check fails."""
     podman("rm", "-f", "-t", "0", name, check=False)
     podman("run", "-d", "--name", name, *HARDENED, *options, image, *command)
-    container = Container(name)
+    published = re.findall(r"^(\d+)/tcp -> (127\.0\.0\.1:\d+)$", podman("port", name).stdout, re.MULTILINE)
+    container = Container(name, {int(inside): outside for inside, outside in published})
     try:
         yield container
     except AssertionError:

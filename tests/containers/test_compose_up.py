@@ -114,7 +114,7 @@ def test_the_load_generator_of_compose_loads_the_gateway_from_its_web_ui() -> No
 
         eventually(lambda: total()["num_requests"] > 20, 60, "20 requests")
         assert total()["num_failures"] == 0
-        ui.get("/stop").raise_for_status()
+        ui.post("/stop").raise_for_status()
 
 
 @pytest.mark.usefixtures("export_image", "gateway_image", "triton_image", "prometheus_image")

@@ -15,12 +15,13 @@ from channeltok import ChannelTokError, Client, Tokens
 
 from tests.certificates import issue, write_ca
 from tests.containers import podman
-from tests.containers.conftest import eventually
+from tests.containers.conftest import SUBNET, eventually
 from tests.containers.images import note
 from tests.containers.podman import Container, running
 from tests.photographs import jpeg
 
 pytestmark = pytest.mark.containers
+PORTS = ("-p", "127.0.0.1::8080", "-p", "127.0.0.1::50051")
 READY_SECONDS = 60
 CALLERS = 8
 TRITON_SECONDS = 20  # during which Triton's name is unknown; gRPC by itself would then wait 10 s and more before it asks again
@@ -29,17 +30,17 @@ TRITON_SECONDS = 20  # during which Triton's name is unknown; gRPC by itself wou
 def is_ready(container: Container) -> bool:
     """What /readyz says."""
     try:
-        return httpx.get(f"http://{container.address}:8080/readyz", timeout=2, trust_env=False).status_code == 200
+        return httpx.get(f"http://{container.published[8080]}/readyz", timeout=2, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
 def encode_and_decode(container: Container) -> None:
     """Over both protocols."""
-    with Client(f"{container.address}:50051") as client:
+    with Client(container.published[50051]) as client:
         tokens = client.encode(jpeg(), 64)
         assert client.decode(tokens, "png").startswith(b"\x89PNG")
-    rest = f"http://{container.address}:8080/v1"
+    rest = f"http://{container.published[8080]}/v1"
     with httpx.Client(trust_env=False, timeout=30) as http:
         encoded = http.post(f"{rest}/encode?k=64", content=jpeg())
         assert Tokens.from_bytes(_token_bytes(http, rest)) == tokens
@@ -57,7 +58,7 @@ class Load:
 
     def __init__(self, container: Container, callers: int = CALLERS) -> None:
         self.outcomes: Counter[str] = Counter()
-        self._address = container.address
+        self._rest_address, self._grpc_address = container.published[8080], container.published[50051]
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(callers)]
 
@@ -72,7 +73,7 @@ class Load:
             thread.join()
 
     def _grpc(self) -> None:
-        with Client(f"{self._address}:50051") as client:
+        with Client(self._grpc_address) as client:
             while not self._stop.is_set():
                 try:
                     client.encode(jpeg(), 64)
@@ -85,13 +86,20 @@ class Load:
         with httpx.Client(trust_env=False, timeout=httpx.Timeout(30, connect=1)) as http:
             while not self._stop.is_set():
                 try:
-                    reply = http.post(f"http://{self._address}:8080/v1/encode?k=64", content=jpeg())
-                    self.outcomes["OK" if reply.is_success else reply.json()["code"]] += 1
+                    reply = http.post(f"http://{self._rest_address}/v1/encode?k=64", content=jpeg())
+                    self.outcomes["OK" if reply.is_success else _code_of(reply)] += 1
                 except (httpx.ConnectError, httpx.ConnectTimeout):
                     self.outcomes["not connected"] += 1
                     time.sleep(0.05)
                 except httpx.TransportError as error:
                     self.outcomes[type(error).__name__] += 1
+
+
+def _code_of(reply: httpx.Response) -> str:
+    try:
+        return str(reply.json()["code"])
+    except ValueError:
+        return f"{reply.status_code} {reply.headers} {reply.text[:80]!r}"
 
 
 def stop_under_load(container: Container) -> float:
@@ -123,7 +131,7 @@ def assert_hardened(container: Container, user: str) -> None:
 
 def test_the_cpu_image_serves_by_itself(cpu_image: str, network: str) -> None:
     started = time.monotonic()
-    with running(cpu_image, "--network", network) as service:
+    with running(cpu_image, "--network", network, *PORTS) as service:
         eventually(lambda: is_ready(service), READY_SECONDS, "readiness")
         ready = time.monotonic() - started
         assert service.healthy()
@@ -138,19 +146,19 @@ def test_the_cpu_image_serves_by_itself(cpu_image: str, network: str) -> None:
 def gateway(gateway_image: str, network: str) -> Iterator[Container]:
     """In front of a Triton that is not there yet."""
     settings = ("-e", "CHANNELTOK_TRITON_URL=triton:8001")
-    with running(gateway_image, "--network", network, *settings, name="gateway") as started:
+    with running(gateway_image, "--network", network, *PORTS, *settings, name="gateway") as started:
         yield started
 
 
 def triton(image: str, network: str, *options: str) -> AbstractContextManager[Container]:
     """A Triton on the CPU, under the name that docker-compose.yml gives it."""
-    return running(image, "--network", network, "--user", "1000:1000", *options, name="triton")
+    return running(image, "--network", network, "-p", "127.0.0.1::8000", "--user", "1000:1000", *options, name="triton")
 
 
 def triton_answers(container: Container) -> bool:
     """Whether it is ready, by its HTTP port."""
     try:
-        return httpx.get(f"http://{container.address}:8000/v2/health/ready", trust_env=False).status_code == 200
+        return httpx.get(f"http://{container.published[8000]}/v2/health/ready", trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -164,12 +172,11 @@ def test_a_gateway_finds_a_triton_that_comes_late_or_moves(gateway: Container, t
     lines = gateway.logs().count('"event": "not_ready"')
     assert lines <= 3  # not one for each look
     waits = []
-    for address in (10, 11):  # the last part of its address: it moves
-        subnet = gateway.address.rpartition(".")[0]
-        with triton(triton_image, network, f"--ip={subnet}.{100 + address}") as server:
+    for address in (110, 111):  # the last part of its address: it moves
+        with triton(triton_image, network, f"--ip={SUBNET}.{address}") as server:
             eventually(lambda server=server: triton_answers(server), 30, "Triton")
             waits.append(eventually(lambda: is_ready(gateway), 30, "readiness"))
-            if address == 10:
+            if address == 110:
                 encode_and_decode(gateway)
         eventually(lambda: not is_ready(gateway), 30, "the end of readiness")
     assert max(waits) < 5, waits
@@ -186,7 +193,7 @@ def test_the_gateway_image_serves_beside_a_triton(gateway: Container, gateway_im
         # Errors of the time without Triton are in its log: only what the stop adds counts, so another one is stopped.
         settings = ("-e", "CHANNELTOK_TRITON_URL=triton:8001")
         started = time.monotonic()
-        with running(gateway_image, "--network", network, *settings, name="gateway-2") as second:
+        with running(gateway_image, "--network", network, *PORTS, *settings, name="gateway-2") as second:
             eventually(lambda: is_ready(second), READY_SECONDS, "readiness")
             ready = time.monotonic() - started
             drained = stop_under_load(second)
@@ -220,7 +227,7 @@ def test_the_loadtest_image_runs_headless_as_long_as_it_is_told(
 ) -> None:
     with triton(triton_image, network):
         eventually(lambda: is_ready(gateway), READY_SECONDS, "readiness")
-        to = ["--host", f"http://{gateway.address}:8080", "--grpc", f"{gateway.address}:50051"]
+        to = ["--host", "http://gateway:8080", "--grpc", "gateway:50051"]
         load = ["--headless", "--users", "4", "--spawn-rate", "4", *to]
         with running(loadtest_image, "--network", network, command=[*load, "--run-time", "4s"]) as locust:
             assert locust.wait(timeout=60) == 0, locust.logs()

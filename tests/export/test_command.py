@@ -59,6 +59,7 @@ def test_graphs_that_disagree_are_not_written(model: ChannelTok, shard: str, mon
         (["--random", "demo", "--budgets", "300"], r"between 1 and the 256 channels of this tokenizer, not \[300\]"),
         (["--random", "demo", "--name", "../up"], "cannot name a tokenizer"),
         (["--random", "flextok", "--int8"], "--int8 is for convolutions, and the decoder of FlexTok has none"),
+        (["--random", "demo", "--repository", "photos.tar/models"], "cannot write photos.tar/models"),
         (["--random", "demo", "--data", "nowhere"], "no tar files at 'nowhere'"),
     ],
 )
