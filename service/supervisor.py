@@ -56,7 +56,7 @@ class Supervisor:
         self._deaf_since: float | None = None  # when Triton was asked first what it serves and did not say
         self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
         self._generating: set[str] = set()  # models of those that answered when they were asked last
-        self._logged_at: dict[str, float] = {}  # reasons for not being ready -> when each was logged
+        self._logged_at: dict[str, float] = {}  # reasons logged within the last minute -> when
         self._known: dict[str, Model] = {}  # models that Triton had, by name, until they are retired
         self._loading = asyncio.Lock()  # what is new is not loaded while Triton is started again, which loads all
 
@@ -260,7 +260,8 @@ class Supervisor:
     def _log_reason(self, why_not: str) -> None:
         """Log why the service is not ready: a new reason at once, the same one again after a minute."""
         now = time.monotonic()
-        if now - self._logged_at.get(why_not, -math.inf) >= REASON_SECONDS:
+        self._logged_at = {why: at for why, at in self._logged_at.items() if now - at < REASON_SECONDS}
+        if why_not not in self._logged_at:
             self._logged_at[why_not] = now
             log.warning("not_ready", why=why_not)
 
