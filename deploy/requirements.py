@@ -1,6 +1,7 @@
-"""What an image installs: `python requirements.py EXTRA` prints the pinned dependencies of the project with that extra.
+"""`python requirements.py EXTRA` prints the pinned dependencies of the project with that extra.
 
-So the layer of dependencies is built from pyproject.toml alone, and a changed line of code does not install them again.
+So the layer of an image that holds dependencies is built from pyproject.toml alone, and a changed line
+of code does not install them again.
 """
 
 import re
@@ -11,7 +12,10 @@ from typing import Any
 
 
 def requirements(project: dict[str, Any], extra: str) -> list[str]:
-    """Dependencies of the project and of one extra, with those of the extras that it names. Raises KeyError for no extra."""
+    """Dependencies of the project and of one extra, with those of the extras that it names.
+
+    Raises KeyError for an extra that the project does not have.
+    """
     own = re.compile(rf"{project['name']}\[([\w,]+)\]")
     found = list(project["dependencies"])
     for requirement in project["optional-dependencies"][extra]:

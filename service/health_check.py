@@ -1,7 +1,8 @@
-"""`python -m service.health_check`: exits with 0 when the service of this container is ready, else with 1 and a sentence.
+"""`python -m service.health_check`: the health check of the images.
 
-It asks /readyz on the address, port and protocol that the service was given, by environment or by flags. It imports the standard
-library only, because it runs every few seconds.
+Exits with 0 when the service of this container is ready, else with 1 and a sentence. It asks /readyz on
+the address, port and protocol that the service was given, by environment or by flags. It imports the
+standard library only, because it runs every few seconds.
 """
 
 import argparse
@@ -17,7 +18,7 @@ SETTINGS = {"host": "127.0.0.1", "rest_port": "8080", "tls_certificate": None, "
 
 
 def settings(arguments: list[str]) -> argparse.Namespace:
-    """What the service was told: its flags, else its environment, else its defaults. Other flags are ignored."""
+    """The service's flags, else its environment, else its defaults. Other flags are ignored."""
     parser = argparse.ArgumentParser(prog="python -m service.health_check", description=__doc__, allow_abbrev=False)
     for name, default in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=os.environ.get(f"CHANNELTOK_{name.upper()}", default))
@@ -27,7 +28,8 @@ def settings(arguments: list[str]) -> argparse.Namespace:
 def check(given: argparse.Namespace) -> str | None:
     """None when the service is ready, else why not.
 
-    With mutual TLS the service's own certificate is shown. Where it is refused, the port answers over TLS, and no more can be told.
+    With mutual TLS it shows the service's own certificate. Where that is refused, the port answers over
+    TLS, and nothing more can be known.
     """
     try:
         with contextlib.closing(_connection(given)) as connection:
