@@ -8,7 +8,6 @@ python -m export generator CHECKPOINT   a generator of tokens, into model_reposi
 import argparse
 import copy
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     options = _options(arguments)
     engine = engines.ENGINES[options.engine]
-    _check_writable(options.repository)
+    repository.check_writable(options.repository)
     model = _model(options.checkpoint, options.random)
     name = _name(options)
     budgets = _budgets(options.budgets or FAMILY_BUDGETS.get(model.family), model.shape.channels, engine)
@@ -69,13 +68,6 @@ def main(arguments: list[str] | None = None) -> None:
     for written in repository.write(options.repository, name, [encode, *decodes.values()], engine, in_int8):
         folder = options.repository / written
         print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
-
-
-def _check_writable(folder: Path) -> None:
-    """Exit before the work, and not after it, when the folder cannot be written or made."""
-    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        sys.exit(f"cannot write {folder}: give another --repository")
 
 
 def _graphs(model: Tokenizer, name: str, budgets: list[int], engine: engines.Engine) -> tuple[bytes, dict[int, bytes]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from export import generator_parity, generator_repository, step
+from export import generator_parity, generator_repository, repository, step
 from generator import checkpoint
 from generator.checkpoint import Generator
 
@@ -16,6 +16,7 @@ from generator.checkpoint import Generator
 def main(arguments: list[str]) -> None:
     """Runs the command. Exits with 1 and a sentence when the checkpoint is none, or when the graph disagrees with it."""
     options = _options(arguments)
+    repository.check_writable(options.repository)
     generator = _generator(options.checkpoint)
     name = options.name or options.checkpoint.stem.lower()
     if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):

@@ -12,7 +12,9 @@ What an engine adds to it is in export.engines.
 """
 
 import hashlib
+import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,13 @@ def config(model: bytes, engine: engines.Engine = engines.PYTHON, version: int =
         message.parameters[key].string_value = value
     engine.describe(message, len(model))
     return f"{HEADER}{text_format.MessageToString(message)}"
+
+
+def check_writable(folder: Path) -> None:
+    """Exit before the work, and not after it, when a repository cannot be written there."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        sys.exit(f"cannot write {folder}: give another --repository")
 
 
 def write(

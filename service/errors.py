@@ -36,9 +36,12 @@ class ServiceError(Exception):
     grpc: ClassVar[StatusCode] = StatusCode.INTERNAL
     http: ClassVar[int] = 500
     title: ClassVar[str] = "Our fault"
+    ours: ClassVar[bool] = True
 
-    def __init_subclass__(cls, *, code: str, grpc: StatusCode, http: int, title: str) -> None:
+    def __init_subclass__(cls, *, code: str, grpc: StatusCode, http: int, title: str, ours: bool | None = None) -> None:
+        """ours: whether the service is at fault; by default it is for 5xx."""
         cls.code, cls.grpc, cls.http, cls.title = code, grpc, http, title
+        cls.ours = http >= 500 if ours is None else ours
 
     def __init__(self, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -120,7 +123,8 @@ class EngineUnavailable(
 ): ...
 
 
-class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping"): ...
+# Expected: whoever stops the service causes it, and another one may answer.
+class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping", ours=False): ...
 
 
 class CannotStart(RuntimeError):
@@ -128,6 +132,6 @@ class CannotStart(RuntimeError):
 
 
 def is_ours(code: str) -> bool:
-    """Whether an error code is a fault of the service: 5xx, except refusals while it stops, which are expected."""
+    """Whether an error code is a fault of the service, and not the caller's or an expected refusal."""
     kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
-    return any(kind.code == code and kind.http >= 500 and kind is not Stopping for kind in kinds)
+    return any(kind.code == code and kind.ours for kind in kinds)

@@ -19,6 +19,8 @@ import pictures
 from pictures.read import square
 
 SHUFFLE_BUFFER = 10_000  # photos, as bytes; a shard of one source is mixed with the others only if the buffer spans several shards
+LEAST_AREA = 0.4  # of a photo, that a crop covers
+MAX_STRETCH = 4 / 3  # of a crop: width to height, and height to width
 SUFFIXES = "jpg;jpeg;png;webp"
 
 
@@ -30,7 +32,7 @@ def shards(pattern: str) -> list[str]:
     return found
 
 
-def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = 0.4) -> Iterator[Tensor]:
+def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = LEAST_AREA) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, size, size] in [-1, 1]: random resized crops, half of them mirrored.
 
     seed: a resumed run passes another one, so that it does not see its first photos again in the same order, and so does every process of a
@@ -81,7 +83,7 @@ def to_unit(photos: Tensor) -> Tensor:
 class RandomCrop:
     """A photo as bytes to uint8 [size, size, 3]: least_area to 1 of its area, at most 4:3 out of proportion, mirrored half of the time."""
 
-    def __init__(self, size: int, seed: int, least_area: float = 0.4) -> None:
+    def __init__(self, size: int, seed: int, least_area: float = LEAST_AREA) -> None:
         self.size, self.least_area = size, least_area
         self.seed = seed
         self.random: random.Random | None = None
@@ -93,7 +95,7 @@ class RandomCrop:
         image = pictures.decode(data)
         width, height = image.size
         area = width * height * self.random.uniform(self.least_area, 1.0)
-        ratio = math.exp(self.random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        ratio = MAX_STRETCH ** self.random.uniform(-1, 1)
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = self.random.uniform(0, width - w), self.random.uniform(0, height - h)
         pixels = square(image, self.size, (left, top, left + w, top + h))

@@ -1,9 +1,9 @@
-"""All training photos decoded once and kept on the device that trains; crops, flips and colours are drawn there, for a whole batch at once.
+"""All training photos, decoded once and kept on the training device, which crops, flips and recolours
+a whole batch at once.
 
 A GPU that trains thousands of photos a second would wait for any loader; here a batch is two matrix products.
 """
 
-import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 import pictures
-from tokenizer.data import SUFFIXES, shards
+from tokenizer.data import MAX_STRETCH, SUFFIXES, shards
 
 SHORT_SIDE, LONG_SIDE = 176, 264  # pixels of a kept photo at most; what is longer than 3:2 keeps its middle
-MAX_STRETCH = 4 / 3  # a crop's width to height, and height to width
 
 
 class PhotosInMemory:
@@ -75,7 +74,7 @@ class PhotosInMemory:
         heights, widths, is_portrait = self.heights[chosen], self.widths[chosen], self.is_portrait[chosen]
         u = torch.rand(6, len(chosen), generator=draw, device=chosen.device)
         area = heights * widths * (least_area + (1 - least_area) * u[0])
-        ratio = torch.exp((2 * u[1] - 1) * math.log(MAX_STRETCH))
+        ratio = MAX_STRETCH ** (2 * u[1] - 1)
         w, h = torch.minimum(widths, (area * ratio).sqrt()), torch.minimum(heights, (area / ratio).sqrt())
         rows = resampling((heights - h) * u[2], h, heights, SHORT_SIDE, size)
         columns = resampling((widths - w) * u[3], w, widths, LONG_SIDE, size)

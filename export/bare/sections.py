@@ -33,8 +33,8 @@ class Sections:
     def section(self, title: str, work: Callable[[], None], *, instant: bool = False) -> None:
         """Do `work` under a heading and write the report, whatever comes of it.
 
-        What `work` raises is told in the report. It is left out where the time is over, unless it
-        is `instant`.
+        An exception of `work` is written to the report. Where the time is over, work that is not
+        `instant` is left out.
         """
         self.report.say("", f"## {title}", "")
         started = time.monotonic()

@@ -58,7 +58,10 @@ class Load:
 
     def __init__(self, container: Container, callers: int = CALLERS) -> None:
         self.outcomes: Counter[str] = Counter()
-        self._rest_address, self._grpc_address = container.published[8080], container.published[50051]
+        self._rest_address, self._grpc_address = (
+            container.published[8080],
+            container.published[50051],
+        )
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(callers)]
 
@@ -139,7 +142,12 @@ def test_the_cpu_image_serves_by_itself(cpu_image: str, network: str) -> None:
         encode_and_decode(service)
         resident = service.resident_bytes()
         drained = stop_under_load(service)
-    note("cpu", ready_seconds=round(ready, 1), resident_mb=round(resident / 1e6), stopped_seconds=round(drained, 1))
+    note(
+        "cpu",
+        ready_seconds=round(ready, 1),
+        resident_mb=round(resident / 1e6),
+        stopped_seconds=round(drained, 1),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +160,17 @@ def gateway(gateway_image: str, network: str) -> Iterator[Container]:
 
 def triton(image: str, network: str, *options: str) -> AbstractContextManager[Container]:
     """A Triton on the CPU, under the name that docker-compose.yml gives it."""
-    return running(image, "--network", network, "-p", "127.0.0.1::8000", "--user", "1000:1000", *options, name="triton")
+    return running(
+        image,
+        "--network",
+        network,
+        "-p",
+        "127.0.0.1::8000",
+        "--user",
+        "1000:1000",
+        *options,
+        name="triton",
+    )
 
 
 def triton_answers(container: Container) -> bool:
@@ -197,7 +215,12 @@ def test_the_gateway_image_serves_beside_a_triton(gateway: Container, gateway_im
             eventually(lambda: is_ready(second), READY_SECONDS, "readiness")
             ready = time.monotonic() - started
             drained = stop_under_load(second)
-    note("gateway", ready_seconds=round(ready, 1), resident_mb=round(resident / 1e6), stopped_seconds=round(drained, 1))
+    note(
+        "gateway",
+        ready_seconds=round(ready, 1),
+        resident_mb=round(resident / 1e6),
+        stopped_seconds=round(drained, 1),
+    )
 
 
 @pytest.mark.parametrize("mutual", [False, True])
@@ -222,7 +245,7 @@ def test_the_health_check_knows_tls_and_the_port(gateway_image: str, network: st
         assert "TLS failed" not in said.stderr
 
 
-def test_the_loadtest_image_runs_headless_as_long_as_it_is_told(
+def test_the_loadtest_image_runs_headless_for_the_given_time(
     loadtest_image: str, gateway: Container, triton_image: str, network: str
 ) -> None:
     with triton(triton_image, network):
@@ -245,6 +268,19 @@ def test_the_loadtest_image_runs_headless_as_long_as_it_is_told(
 
 def test_every_extra_of_an_image_is_enough(gateway_image: str, cpu_image: str, export_image: str) -> None:
     """The same as tests/deploy/test_image_imports.py, in the image itself."""
-    modules = {gateway_image: "service.__main__", cpu_image: "service.__main__", export_image: "export.__main__"}
+    modules = {
+        gateway_image: "service.__main__",
+        cpu_image: "service.__main__",
+        export_image: "export.__main__",
+    }
     for image, module in modules.items():
-        podman.podman("run", "--rm", "--read-only", "--network=none", "--entrypoint=python", image, "-c", f"import {module}")
+        podman.podman(
+            "run",
+            "--rm",
+            "--read-only",
+            "--network=none",
+            "--entrypoint=python",
+            image,
+            "-c",
+            f"import {module}",
+        )

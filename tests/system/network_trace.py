@@ -74,7 +74,7 @@ class NetworkTrace:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, for processes that are told nothing else by their environment."""
+    """An empty home folder, for processes whose environment names no other place."""
     for name in set(os.environ) - _KEPT:
         monkeypatch.delenv(name)
     folder = tmp_path / "home"
