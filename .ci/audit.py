@@ -21,7 +21,9 @@ ACCEPTED: dict[str, str] = {}  # advisory -> why it does not concern us
 
 def pinned(pyproject: dict[str, Any]) -> dict[str, str]:
     """The direct dependencies that are pinned, name -> version, of all extras."""
-    requirements = [one for extra in pyproject["project"]["optional-dependencies"].values() for one in extra]
+    requirements = [
+        one for extra in pyproject["project"]["optional-dependencies"].values() for one in extra
+    ]
     found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", one) for one in requirements)
     return {match[1]: match[2] for match in found if match is not None}
 
@@ -74,14 +76,20 @@ def read(report: dict[str, Any]) -> tuple[list[str], int, list[str]] | None:
 
 def main() -> int:
     problems = differing(pinned(tomllib.loads(PYPROJECT.read_text())))
-    whole = subprocess.run([sys.executable, "-m", "pip", "check", "--disable-pip-version-check"], capture_output=True, text=True)
+    whole = subprocess.run(
+        [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+    )
     if whole.returncode:
         problems += whole.stdout.splitlines()
     for source in SOURCES:
         if (outcome := advisories(source)) is not None:
             found, audited, skipped = outcome
             problems += found
-            print(f"audit: {audited} packages looked up at {source}; not known there: {', '.join(skipped) or 'none'}")
+            print(
+                f"audit: {audited} packages looked up at {source}; not known there: {', '.join(skipped) or 'none'}"
+            )
             break
     else:
         print(

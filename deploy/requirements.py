@@ -20,9 +20,16 @@ def requirements(project: dict[str, Any], extra: str) -> list[str]:
     found = list(project["dependencies"])
     for requirement in project["optional-dependencies"][extra]:
         named = own.fullmatch(requirement)
-        found += [requirement] if named is None else [r for other in named[1].split(",") for r in requirements(project, other)]
+        found += (
+            [requirement]
+            if named is None
+            else [r for other in named[1].split(",") for r in requirements(project, other)]
+        )
     return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":
-    print(*requirements(tomllib.loads(Path("pyproject.toml").read_text())["project"], sys.argv[1]), sep="\n")
+    print(
+        *requirements(tomllib.loads(Path("pyproject.toml").read_text())["project"], sys.argv[1]),
+        sep="\n",
+    )

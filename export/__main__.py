@@ -42,16 +42,26 @@ def main(arguments: list[str] | None = None) -> None:
     repository.check_writable(options.repository)
     model = _model(options.checkpoint, options.random)
     name = _name(options)
-    budgets = _budgets(options.budgets or FAMILY_BUDGETS.get(model.family), model.shape.channels, engine)
+    budgets = _budgets(
+        options.budgets or FAMILY_BUDGETS.get(model.family), model.shape.channels, engine
+    )
     try:
-        found = evaluation_photos(options.data, model.shape.picture_size, options.photos + options.int8 * int8.CALIBRATION_PHOTOS)
+        found = evaluation_photos(
+            options.data,
+            model.shape.picture_size,
+            options.photos + options.int8 * int8.CALIBRATION_PHOTOS,
+        )
     except FileNotFoundError as error:
         sys.exit(f"no photos to compare with: {error}")
     photos, calibration = found[: options.photos], found[options.photos :]
-    if options.int8 and not any(isinstance(layer, torch.nn.Conv2d) for layer in model.decoder.modules()):
+    if options.int8 and not any(
+        isinstance(layer, torch.nn.Conv2d) for layer in model.decoder.modules()
+    ):
         sys.exit(f"--int8 is for convolutions, and the decoder of {model.title} has none")
     if options.int8 and not len(calibration):
-        sys.exit(f"--int8 needs other photos to calibrate on than the {len(photos)} to compare with: give more, or a smaller --photos")
+        sys.exit(
+            f"--int8 needs other photos to calibrate on than the {len(photos)} to compare with: give more, or a smaller --photos"
+        )
 
     print(f"{name}, fingerprint {checkpoint.fingerprint(model)}", flush=True)
     encode, decodes = _graphs(model, name, budgets, engine)
@@ -65,12 +75,16 @@ def main(arguments: list[str] | None = None) -> None:
     if result.out_of_bounds and options.random is None:
         sys.exit(f"{options.repository} was left as it was: " + "; ".join(result.out_of_bounds))
     in_int8 = _int8(model, decodes, photos, calibration) if options.int8 else []
-    for written in repository.write(options.repository, name, [encode, *decodes.values()], engine, in_int8):
+    for written in repository.write(
+        options.repository, name, [encode, *decodes.values()], engine, in_int8
+    ):
         folder = options.repository / written
         print(f"wrote {folder} ({(folder / '1/model.onnx').stat().st_size / 1e6:.1f} MB)")
 
 
-def _graphs(model: Tokenizer, name: str, budgets: list[int], engine: engines.Engine) -> tuple[bytes, dict[int, bytes]]:
+def _graphs(
+    model: Tokenizer, name: str, budgets: list[int], engine: engines.Engine
+) -> tuple[bytes, dict[int, bytes]]:
     """Encode, and decode by budget, serialised. Decode is fp16 for a GPU."""
     print("exporting encode", flush=True)
     encode = graph.encode_graph(model, name).SerializeToString()
@@ -84,31 +98,46 @@ def _graphs(model: Tokenizer, name: str, budgets: list[int], engine: engines.Eng
     return encode, decodes
 
 
-def _int8(model: Tokenizer, decodes: dict[int, bytes], photos: NDArray[np.uint8], calibration: NDArray[np.uint8]) -> list[bytes]:
+def _int8(
+    model: Tokenizer,
+    decodes: dict[int, bytes],
+    photos: NDArray[np.uint8],
+    calibration: NDArray[np.uint8],
+) -> list[bytes]:
     """Decode in int8, calibrated on some photos and compared with fp32 on others."""
     to_calibrate, tokens = (inference.encode(model, some).numpy() for some in (calibration, photos))
     found = []
     for budget, decode in decodes.items():
         found.append(int8.quantise(decode, to_calibrate[:, :budget]))
         kept = np.ascontiguousarray(tokens[:, :budget])
-        reached = float(psnr(*(parity.run(one, kept).astype(np.uint8) for one in (decode, found[-1]))).mean())
+        reached = float(
+            psnr(*(parity.run(one, kept).astype(np.uint8) for one in (decode, found[-1]))).mean()
+        )
         print(f"int8 against fp32, k = {budget}: {reached:.1f} dB", flush=True)
         if reached < int8.MIN_PSNR:
-            sys.exit(f"at k = {budget} int8 reaches {reached:.1f} dB against fp32; {int8.MIN_PSNR} are asked")
+            sys.exit(
+                f"at k = {budget} int8 reaches {reached:.1f} dB against fp32; {int8.MIN_PSNR} are asked"
+            )
     return found
 
 
 def _budgets(asked: list[int] | None, channels: int, engine: engines.Engine) -> list[int]:
     budgets = sorted(set(asked or [channels]))
-    if engine is not engines.PYTHON:  # one list serves tokenizers of 256 and of 512 channels, and whatever was encoded can be decoded
+    if (
+        engine is not engines.PYTHON
+    ):  # one list serves tokenizers of 256 and of 512 channels, and whatever was encoded can be decoded
         budgets = sorted({budget for budget in budgets if budget < channels} | {channels})
     if not 1 <= budgets[0] <= budgets[-1] <= channels:
-        sys.exit(f"a budget is between 1 and the {channels} channels of this tokenizer, not {budgets}")
+        sys.exit(
+            f"a budget is between 1 and the {channels} channels of this tokenizer, not {budgets}"
+        )
     return budgets
 
 
 def _name(options: argparse.Namespace) -> str:
-    name: str = options.name or (f"random_{options.random}" if options.random else options.checkpoint.stem.lower())
+    name: str = options.name or (
+        f"random_{options.random}" if options.random else options.checkpoint.stem.lower()
+    )
     if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
         sys.exit(f"{name!r} cannot name a tokenizer: use a-z, 0-9, '_', '.' and '-'")
     return name
@@ -135,12 +164,24 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     source = parser.add_mutually_exclusive_group(required=not gpu)
     source.add_argument(
-        "checkpoint", nargs="?", type=Path, help="safetensors of a training run, or a .ckpt or .safetensors with the paper's module names"
+        "checkpoint",
+        nargs="?",
+        type=Path,
+        help="safetensors of a training run, or a .ckpt or .safetensors with the paper's module names",
     )
-    source.add_argument("--random", choices=SIZES, help="no checkpoint: this size with random weights, to try an engine's speed")
-    parser.add_argument("--name", help="the tokenizer's name, under which it is served; the checkpoint's file name, or random_SIZE")
+    source.add_argument(
+        "--random",
+        choices=SIZES,
+        help="no checkpoint: this size with random weights, to try an engine's speed",
+    )
     parser.add_argument(
-        "--repository", type=Path, help="folder to write; model_repository, or a folder in build/ for random weights or a GPU"
+        "--name",
+        help="the tokenizer's name, under which it is served; the checkpoint's file name, or random_SIZE",
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        help="folder to write; model_repository, or a folder in build/ for random weights or a GPU",
     )
     parser.add_argument(
         "--budgets",
@@ -148,14 +189,30 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help="a decode model for each of these numbers of tokens, 32,64,128; by default one that takes them all (FlexTok: 16,32,64)",
     )
     parser.add_argument(
-        "--data", default="../shared/data/val", help="photos for the comparison: a folder of .tar shards, one .tar, or a glob"
+        "--data",
+        default="../shared/data/val",
+        help="photos for the comparison: a folder of .tar shards, one .tar, or a glob",
     )
-    parser.add_argument("--photos", type=int, default=200, help="how many of them to compare, in shard order; 200")
-    parser.add_argument("--report", type=Path, help="JSON file for the figures of the comparison; without it they are only printed")
+    parser.add_argument(
+        "--photos", type=int, default=200, help="how many of them to compare, in shard order; 200"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="JSON file for the figures of the comparison; without it they are only printed",
+    )
     if not gpu:
-        parser.add_argument("--int8", action="store_true", help="decode also in int8, for `python -m service --decode-precision int8`")
+        parser.add_argument(
+            "--int8",
+            action="store_true",
+            help="decode also in int8, for `python -m service --decode-precision int8`",
+        )
     if gpu:
-        parser.add_argument("--engine", choices=sorted(set(engines.ENGINES) - {engines.PYTHON.name}), default="tensorrt")
+        parser.add_argument(
+            "--engine",
+            choices=sorted(set(engines.ENGINES) - {engines.PYTHON.name}),
+            default="tensorrt",
+        )
         parser.set_defaults(budgets=[32, 64, 128, 256, 512], int8=False)
     else:
         parser.set_defaults(engine=engines.PYTHON.name)
@@ -163,7 +220,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     if gpu and options.random is None:
         options.checkpoint = options.checkpoint or DEMO
     options.repository = options.repository or Path(
-        "build/gpu_repository" if gpu else "build/model_repository" if options.random else "model_repository"
+        "build/gpu_repository"
+        if gpu
+        else "build/model_repository"
+        if options.random
+        else "model_repository"
     )
     return options
 

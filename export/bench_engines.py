@@ -85,17 +85,25 @@ def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
     compared, calibrated = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
     photos = evaluation_photos(data, side, compared + calibrated)
     if len(photos) <= compared:
-        sys.exit(f"{data} has {len(photos)} photos: {compared} are needed to compare, and more to calibrate int8")
+        sys.exit(
+            f"{data} has {len(photos)} photos: {compared} are needed to compare, and more to calibrate int8"
+        )
     if role == "encode":
         given, made = photos[:compared], graph.encode_graph(model, size).SerializeToString()
     else:
-        tokens, made = inference.encode(model, photos).numpy(), graph.decode_graph(model, size, channels).SerializeToString()
+        tokens, made = (
+            inference.encode(model, photos).numpy(),
+            graph.decode_graph(model, size, channels).SerializeToString(),
+        )
         given = tokens[:compared]
         (folder / triton_model.INT8_GRAPH).write_bytes(int8.quantise(made, tokens[compared:]))
     (folder / GRAPH).write_bytes(made)
     module = _module(model, role)
     torch.save(module, folder / MODULE)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:  # two for each multiply-add of convolutions and attention
+    with (
+        torch.inference_mode(),
+        FlopCounterMode(display=False) as counter,
+    ):  # two for each multiply-add of convolutions and attention
         module(torch.from_numpy(given[:1]))
     return Task(role, folder, given, counter.get_total_flops())
 
@@ -116,11 +124,16 @@ def _load(engine: str, folder: Path) -> Run:
             module = module.to(memory_format=torch.channels_last)
 
         def run(array: Array) -> Array:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with (
+                torch.inference_mode(),
+                torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            ):
                 return np.asarray(module(torch.from_numpy(array)).numpy())
 
         return run
-    inputs, _, run_graph = triton_model.load(folder / GRAPH, name, precision, len(os.sched_getaffinity(0)), max(BATCHES))
+    inputs, _, run_graph = triton_model.load(
+        folder / GRAPH, name, precision, len(os.sched_getaffinity(0)), max(BATCHES)
+    )
     return lambda array: np.array(run_graph({inputs[0]: array})[0])
 
 
@@ -188,7 +201,9 @@ def measure(task: Task, rounds: int) -> list[Result]:
     """All engines on one graph: medians of `rounds`."""
     engines = {engine: EngineProcess(engine, task) for engine in ENGINES[task.role]}
     gemms = {engine: process.gemm() for engine, process in engines.items()}
-    times: dict[tuple[str, int], list[float]] = {(engine, batch): [] for engine in engines for batch in BATCHES}
+    times: dict[tuple[str, int], list[float]] = {
+        (engine, batch): [] for engine in engines for batch in BATCHES
+    }
     for _ in range(rounds):
         for engine, batch in times:
             times[engine, batch].append(engines[engine].seconds(batch) / batch)
@@ -197,8 +212,21 @@ def measure(task: Task, rounds: int) -> list[Result]:
     results = []
     for engine, process in engines.items():
         rates = {batch: 1 / statistics.median(times[engine, batch]) for batch in BATCHES}
-        error = None if engine == REFERENCE else _error(task.role, process.made, engines[REFERENCE].made)
-        results.append(Result(engine, rates, max(rates.values()) * task.flops / 1e9, gemms[engine], process.peak_bytes, error))
+        error = (
+            None
+            if engine == REFERENCE
+            else _error(task.role, process.made, engines[REFERENCE].made)
+        )
+        results.append(
+            Result(
+                engine,
+                rates,
+                max(rates.values()) * task.flops / 1e9,
+                gemms[engine],
+                process.peak_bytes,
+                error,
+            )
+        )
     return results
 
 
@@ -220,8 +248,16 @@ def table(size: str, role: Role, results: list[Result]) -> str:
     for result in results:
         rates = " | ".join(f"{rate:.2f}" for rate in result.rates.values())
         share = f"{result.gflops / result.gemm:.2f} of {result.gemm:.0f}" if result.gemm else ""
-        error = "" if result.error is None else f"{100 * result.error:.2f} % of bits" if role == "encode" else f"{result.error:.1f} dB"
-        lines.append(f"| {result.engine} | {rates} | {result.gflops:.0f} | {share} | {result.peak_bytes / 1e6:.0f} | {error} |")
+        error = (
+            ""
+            if result.error is None
+            else f"{100 * result.error:.2f} % of bits"
+            if role == "encode"
+            else f"{result.error:.1f} dB"
+        )
+        lines.append(
+            f"| {result.engine} | {rates} | {result.gflops:.0f} | {share} | {result.peak_bytes / 1e6:.0f} | {error} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -232,13 +268,20 @@ def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
     bf16 = by_name["openvino bf16"]
     assert bf16.gemm is not None
     found = {"openvino_bf16_over_gemm": bf16.gflops / bf16.gemm}
-    for name, engine in {"torch": "torch f32", "torch_channels_last": "torch f32 channels-last"}.items():
+    for name, engine in {
+        "torch": "torch f32",
+        "torch_channels_last": "torch f32 channels-last",
+    }.items():
         found[f"openvino_bf16_over_{name}"] = best["openvino bf16"] / best[engine]
     if "openvino int8" in best:
         found["openvino_int8_over_bf16"] = best["openvino int8"] / best["openvino bf16"]
     for engine, result in by_name.items():
         key = re.sub("[ -]", "_", engine)
-        for name, value in {"peak_bytes": result.peak_bytes, "gemm_gflops": result.gemm, "error": result.error}.items():
+        for name, value in {
+            "peak_bytes": result.peak_bytes,
+            "gemm_gflops": result.gemm,
+            "error": result.error,
+        }.items():
             if value is not None:
                 found[f"{key}_{name}"] = value
         for batch, rate in result.rates.items():
@@ -248,11 +291,17 @@ def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
 
 def main() -> None:
     """Measure the sizes asked for and write build/bench-engines.json."""
-    parser = argparse.ArgumentParser(prog="python -m export.bench_engines", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m export.bench_engines", description=main.__doc__
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["demo", "full"])
     parser.add_argument("--roles", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--data", default="../shared/data/val", help="photos: a folder of pictures or of .tar shards, one .tar, or a glob")
+    parser.add_argument(
+        "--data",
+        default="../shared/data/val",
+        help="photos: a folder of pictures or of .tar shards, one .tar, or a glob",
+    )
     options = parser.parse_args()
     found: dict[str, float] = {}
     for size in options.sizes:

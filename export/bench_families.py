@@ -39,7 +39,10 @@ NAMES = ("demo", "cvq", "flextok")  # of weights, and of tokenizer.families.SIZE
 BYTES = (16, 32, 64, 128, 256, 512)
 LEGS = ("quality", "cost", "size", "generate")
 ENGINES = (REFERENCE, "openvino f32", "openvino bf16")
-GUIDANCE = {"": 1.0, "_guided": 2.0}  # by suffix of a figure's name; any but 1 asks for a second pass of the network at each step
+GUIDANCE = {
+    "": 1.0,
+    "_guided": 2.0,
+}  # by suffix of a figure's name; any but 1 asks for a second pass of the network at each step
 Figures = dict[str, float]
 
 
@@ -64,7 +67,11 @@ def quality(data: str, count: int | None) -> Figures:
             f"{name}_ids_seen": len(ids) / model.codes,
             f"{name}_id_entropy_bits": float(-(ids * np.log2(ids)).sum()),
         }
-        budgets = {size: k for size in BYTES if (k := 8 * size // model.bits_per_token) <= model.shape.channels}
+        budgets = {
+            size: k
+            for size in BYTES
+            if (k := 8 * size // model.bits_per_token) <= model.shape.channels
+        }
         decoded = [inference.decode(model, tokens, k) for k in budgets.values()]
         distances, _ = independent_judge.judge(photos, decoded)
         for (size, k), pictures, distance in zip(budgets.items(), decoded, distances, strict=True):
@@ -75,13 +82,20 @@ def quality(data: str, count: int | None) -> Figures:
                 "perceptual": _perceptual(perceptual, photos, pictures),
                 "independent": distance.mean(),
             }
-            found |= {f"{name}_{size}_bytes_{measure}": float(value) for measure, value in measures.items()}
+            found |= {
+                f"{name}_{size}_bytes_{measure}": float(value)
+                for measure, value in measures.items()
+            }
     return found
 
 
 @torch.inference_mode()
-def _perceptual(network: Perceptual, photos: NDArray[np.uint8], pictures: NDArray[np.uint8]) -> float:
-    pairs = zip(*(torch.from_numpy(some).split(inference.BATCH) for some in (pictures, photos)), strict=True)
+def _perceptual(
+    network: Perceptual, photos: NDArray[np.uint8], pictures: NDArray[np.uint8]
+) -> float:
+    pairs = zip(
+        *(torch.from_numpy(some).split(inference.BATCH) for some in (pictures, photos)), strict=True
+    )
     return float(torch.cat([network(to_unit(one), to_unit(other)) for one, other in pairs]).mean())
 
 
@@ -101,11 +115,21 @@ def _demo_tasks(data: str, folder: Path) -> Iterator[tuple[str, Task]]:
         model = trained(name) or random_model(name)
         photos = evaluation_photos(data, model.shape.picture_size, 4)
         tokens, channels = inference.encode(model, photos).numpy(), model.shape.channels
-        yield f"{name}_encode", _task(folder / name, "encode", graph.encode_graph(model, name).SerializeToString(), photos)
+        yield (
+            f"{name}_encode",
+            _task(
+                folder / name, "encode", graph.encode_graph(model, name).SerializeToString(), photos
+            ),
+        )
         for k in sorted({*FAMILY_BUDGETS.get(model.family, ()), channels}):
             key = f"{name}_decode" if k == channels else f"{name}_decode_k{k}"
             decode = graph.decode_graph(model, name, k).SerializeToString()
-            yield key, _task(folder / f"{name}_{k}", "decode", decode, np.ascontiguousarray(tokens[:, :k]))
+            yield (
+                key,
+                _task(
+                    folder / f"{name}_{k}", "decode", decode, np.ascontiguousarray(tokens[:, :k])
+                ),
+            )
 
 
 def size(rounds: int, engines: tuple[str, ...]) -> Figures:
@@ -125,14 +149,19 @@ def size(rounds: int, engines: tuple[str, ...]) -> Figures:
                 one, two = (seconds.pop(f"flextok{suffix}_{steps}") for steps in (1, 2))
                 seconds[f"flextok{suffix}"] = one + (D12.steps - 1) * (two - one)
             found |= {f"{key}_{_key(engine)}_seconds": value for key, value in seconds.items()}
-            found |= {f"{key}_{_key(engine)}_peak_bytes": process.peak_bytes for key, process in processes.items()}
+            found |= {
+                f"{key}_{_key(engine)}_peak_bytes": process.peak_bytes
+                for key, process in processes.items()
+            }
     for which, among in {"same_engine": (REFERENCE,), "best_engine": engines}.items():
         best = {
             key: min(found[f"{key}_{_key(engine)}_seconds"] for engine in among)
             for key in ("channeltok", *(f"flextok{suffix}" for suffix in GUIDANCE))
         }
         for suffix in GUIDANCE:
-            found[f"channeltok_over_flextok_{which}{suffix}"] = best[f"flextok{suffix}"] / best["channeltok"]
+            found[f"channeltok_over_flextok_{which}{suffix}"] = (
+                best[f"flextok{suffix}"] / best["channeltok"]
+            )
     return found
 
 
@@ -141,11 +170,25 @@ def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
     model = random_model("full")
     absent = np.full((1, model.shape.channels - D12.channels), -1, np.int32)
     decode = graph.decode_graph(model, "full", model.shape.channels).SerializeToString()
-    yield "channeltok", _task(folder / "channeltok", "decode", decode, np.concatenate([tokens, absent], axis=1))
+    yield (
+        "channeltok",
+        _task(folder / "channeltok", "decode", decode, np.concatenate([tokens, absent], axis=1)),
+    )
     for suffix, guidance in GUIDANCE.items():
         for steps in (1, 2):
-            key, shape = f"flextok{suffix}_{steps}", D12.model_copy(update={"steps": steps, "guidance": guidance})
-            yield key, _task(folder / key, "decode", graph.decode_graph(random_of(shape), key, D12.channels).SerializeToString(), tokens)
+            key, shape = (
+                f"flextok{suffix}_{steps}",
+                D12.model_copy(update={"steps": steps, "guidance": guidance}),
+            )
+            yield (
+                key,
+                _task(
+                    folder / key,
+                    "decode",
+                    graph.decode_graph(random_of(shape), key, D12.channels).SerializeToString(),
+                    tokens,
+                ),
+            )
 
 
 def generate(rounds: int) -> Figures:
@@ -153,7 +196,10 @@ def generate(rounds: int) -> Figures:
     if not GENERATOR.exists():
         return {}
     graph_of_it = step.step_graph(generator_checkpoint.load(GENERATOR), "demo").SerializeToString()
-    return {key.removeprefix("generate_"): value for key, value in bench_generator.measure(graph_of_it, rounds).items()}
+    return {
+        key.removeprefix("generate_"): value
+        for key, value in bench_generator.measure(graph_of_it, rounds).items()
+    }
 
 
 def _task(folder: Path, role: Role, model: bytes, given: NDArray[Any]) -> Task:
@@ -179,13 +225,19 @@ def _key(engine: str) -> str:
 
 def main() -> None:
     """Measure the legs asked for, and write build/bench-families.json; with --write docs/families.md from all that it then holds."""
-    parser = argparse.ArgumentParser(prog="python -m export.bench_families", description=main.__doc__)
-    parser.add_argument("--legs", nargs="*", choices=LEGS, default=LEGS, help="none: only write the page")
+    parser = argparse.ArgumentParser(
+        prog="python -m export.bench_families", description=main.__doc__
+    )
+    parser.add_argument(
+        "--legs", nargs="*", choices=LEGS, default=LEGS, help="none: only write the page"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="of cost and of generate; 9")
     parser.add_argument("--size-rounds", type=int, default=3, help="of size, some seconds each; 3")
     parser.add_argument("--size-engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(
-        "--data", default="../shared/data/kodak", help="photos: a folder of pictures or of .tar shards, one .tar, or a glob"
+        "--data",
+        default="../shared/data/kodak",
+        help="photos: a folder of pictures or of .tar shards, one .tar, or a glob",
     )
     parser.add_argument("--photos", type=int, help="how many of them (all)")
     parser.add_argument("--write", action="store_true", help="write docs/families.md")
@@ -202,7 +254,10 @@ def main() -> None:
     for leg in options.legs:
         # A leg replaces all that an earlier run found of it.
         found = {key: value for key, value in found.items() if not key.startswith(f"{leg}_")}
-        found |= {key if key.startswith("channeltok_over") else f"{leg}_{key}": value for key, value in legs[leg]().items()}
+        found |= {
+            key if key.startswith("channeltok_over") else f"{leg}_{key}": value
+            for key, value in legs[leg]().items()
+        }
         REPORT.parent.mkdir(exist_ok=True)
         REPORT.write_text(json.dumps(found, indent=2) + "\n")
     print(families_page.tables(found))

@@ -41,11 +41,21 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
     figures: dict[str, float] = {}
     for cached, way in ((True, "cached"), (False, "uncached")):
         for length in LENGTHS:
-            medians = {threads: statistics.median(seconds[length - 1] for seconds in times[threads, cached]) for threads in engines}
+            medians = {
+                threads: statistics.median(
+                    seconds[length - 1] for seconds in times[threads, cached]
+                )
+                for threads in engines
+            }
             figures[f"generate_{way}_{length}_seconds"] = min(medians.values())
-            figures[f"generate_{way}_{length}_threads"] = min(medians, key=lambda threads: medians[threads])
+            figures[f"generate_{way}_{length}_threads"] = min(
+                medians, key=lambda threads: medians[threads]
+            )
     for length in LENGTHS:
-        ratio = figures[f"generate_uncached_{length}_seconds"] / figures[f"generate_cached_{length}_seconds"]
+        ratio = (
+            figures[f"generate_uncached_{length}_seconds"]
+            / figures[f"generate_cached_{length}_seconds"]
+        )
         figures[f"generate_cached_over_uncached_{length}"] = ratio
     return figures
 
@@ -54,15 +64,25 @@ def table(figures: dict[str, float]) -> str:
     """What `measure` found, for people."""
     rows = [f"{'tokens':>6}{'cached':>12}{'uncached':>12}{'times':>8}"]
     for length in LENGTHS:
-        cached, uncached = (f"{1000 * figures[f'generate_{way}_{length}_seconds']:.0f} ms" for way in ("cached", "uncached"))
-        rows.append(f"{length:>6}{cached:>12}{uncached:>12}{figures[f'generate_cached_over_uncached_{length}']:>8.1f}")
+        cached, uncached = (
+            f"{1000 * figures[f'generate_{way}_{length}_seconds']:.0f} ms"
+            for way in ("cached", "uncached")
+        )
+        rows.append(
+            f"{length:>6}{cached:>12}{uncached:>12}{figures[f'generate_cached_over_uncached_{length}']:>8.1f}"
+        )
     return "\n".join(rows)
 
 
 def _sequence(steps: Steps, cached: bool, length: int) -> tuple[list[int], list[float]]:
     """The most likely tokens of no class, and after each of them the seconds since the start."""
     noise = np.zeros((1, steps.draws, steps.values), np.float32)
-    generation, tokens, seconds, started = steps.begin(-1, temperature=0.0, top_k=0), [-1], [], time.perf_counter()
+    generation, tokens, seconds, started = (
+        steps.begin(-1, temperature=0.0, top_k=0),
+        [-1],
+        [],
+        time.perf_counter(),
+    )
     for _ in range(length):
         if not cached:
             generation.length = 0

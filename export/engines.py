@@ -21,7 +21,9 @@ CPU_THREADS = 1
 GPU_MAX_BATCH = 128
 GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this one
 # What model.py adds to the graph's outputs: the nanoseconds the graph ran, and the pictures of its batch. Triton gives both only as sums.
-EXECUTION = model_config_pb2.ModelOutput(name="execution", data_type=model_config_pb2.TYPE_INT64, dims=[2])
+EXECUTION = model_config_pb2.ModelOutput(
+    name="execution", data_type=model_config_pb2.TYPE_INT64, dims=[2]
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ def _python(message: Any, size: int) -> None:
     message.backend = "python"
     message.max_batch_size = 1 if size >= CPU_ALONE else CPU_MAX_BATCH
     message.output.append(EXECUTION)
-    message.instance_group.add(count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    message.instance_group.add(
+        count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )
     for key, value in {"engine": "onnxruntime", "precision": "f32", "threads": CPU_THREADS}.items():
         message.parameters[key].string_value = str(value)
 
@@ -47,7 +51,9 @@ def _python(message: Any, size: int) -> None:
 def _gpu(message: Any, backend: str, engine: str) -> None:
     message.backend = backend
     message.parameters["engine"].string_value = engine
-    message.parameters["precision"].string_value = "f32" if message.parameters["role"].string_value == "encode" else "f16"  # export.half
+    message.parameters["precision"].string_value = (
+        "f32" if message.parameters["role"].string_value == "encode" else "f16"
+    )  # export.half
     message.max_batch_size = GPU_MAX_BATCH
     message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_GPU)
     message.dynamic_batching.preferred_batch_size.extend([GPU_BEST_BATCH, GPU_MAX_BATCH])
@@ -55,14 +61,18 @@ def _gpu(message: Any, backend: str, engine: str) -> None:
         warmup = message.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
         tensor = message.input[0]
         warmup.inputs[tensor.name].CopyFrom(
-            model_config_pb2.ModelWarmup.Input(data_type=tensor.data_type, dims=tensor.dims, zero_data=True)
+            model_config_pb2.ModelWarmup.Input(
+                data_type=tensor.data_type, dims=tensor.dims, zero_data=True
+            )
         )
 
 
 def _onnxruntime(provider: str, options: dict[str, str]) -> Callable[[Any, int], None]:
     def describe(message: Any, size: int) -> None:
         _gpu(message, "onnxruntime", f"onnxruntime-{provider}")
-        accelerator = message.optimization.execution_accelerators.gpu_execution_accelerator.add(name=provider)
+        accelerator = message.optimization.execution_accelerators.gpu_execution_accelerator.add(
+            name=provider
+        )
         accelerator.parameters.update(options)
 
     return describe
@@ -96,7 +106,11 @@ ENGINES = {
         PYTHON,
         Engine("onnxruntime-cuda", _onnxruntime("cuda", {"use_tf32": "0"})),
         Engine(
-            "onnxruntime-tensorrt", _onnxruntime("tensorrt", {"trt_engine_cache_enable": "1", "trt_engine_cache_path": "/tmp/tensorrt"})
+            "onnxruntime-tensorrt",
+            _onnxruntime(
+                "tensorrt",
+                {"trt_engine_cache_enable": "1", "trt_engine_cache_path": "/tmp/tensorrt"},
+            ),
         ),
         Engine("tensorrt", _tensorrt),
     )

@@ -46,11 +46,18 @@ def compile_graph(graph: bytes, shapes: tuple[tuple[int, ...], ...]) -> int:
     parser = trt.OnnxParser(network, log)
     if not parser.parse(graph):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise Refused("; ".join(f"{error.code().name} {error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors))
+        raise Refused(
+            "; ".join(
+                f"{error.code().name} {error.node_operator()} {error.node_name()}: {error.desc()}"
+                for error in errors
+            )
+        )
     config = builder.create_builder_config()
     config.num_compute_capabilities = len(CAPABILITIES)
     for i, capability in enumerate(CAPABILITIES):
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), i)
+        config.set_compute_capability(
+            getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), i
+        )
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, *shapes)
     config.add_optimization_profile(profile)
@@ -68,37 +75,56 @@ def unservable() -> bytes:
         helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, ["found"]),
     ]
     graph = helper.make_graph([unique], "unservable", ends[:1], ends[1:])
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString())
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString()
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Check every model of a repository, then the control. Exits with 1 when a graph is refused, or the control is not."""
-    parser = argparse.ArgumentParser(prog="python -m export.engines_check", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m export.engines_check", description=main.__doc__
+    )
     parser.add_argument("repository", type=Path, nargs="?", default=Path("build/gpu_repository"))
     options = parser.parse_args(arguments)
     configs = sorted(options.repository.glob("*/config.pbtxt"))
     if not configs:
-        sys.exit(f"{options.repository} holds no models: write them with `python -m export engines`")
+        sys.exit(
+            f"{options.repository} holds no models: write them with `python -m export engines`"
+        )
     started = time.monotonic()
     figures: dict[str, float] = {}
     failed = []
-    print(f"TensorRT-RTX {trt.__version__}, compute capabilities {', '.join(CAPABILITIES)}\n{'model':<28}{'seconds':>9}{'MB':>9}")
+    print(
+        f"TensorRT-RTX {trt.__version__}, compute capabilities {', '.join(CAPABILITIES)}\n{'model':<28}{'seconds':>9}{'MB':>9}"
+    )
     for path in configs:
         message = repository.parse(path.read_text())
         axes = tuple(message.input[0].dims)
-        batches = [int(message.parameters[f"{which}_batch"].string_value) for which in ("min", "opt", "max")]
+        batches = [
+            int(message.parameters[f"{which}_batch"].string_value)
+            for which in ("min", "opt", "max")
+        ]
         begun = time.monotonic()
         try:
-            size = compile_graph((path.parent / "1/model.onnx").read_bytes(), tuple((batch, *axes) for batch in batches))
+            size = compile_graph(
+                (path.parent / "1/model.onnx").read_bytes(),
+                tuple((batch, *axes) for batch in batches),
+            )
         except Refused as error:
             failed.append(f"{message.name} is refused: {error}")
             continue
         figures[f"{message.name}_seconds"] = time.monotonic() - begun
         figures[f"{message.name}_bytes"] = size
-        print(f"{message.name:<28}{figures[f'{message.name}_seconds']:>9.1f}{size / 1e6:>9.1f}", flush=True)
+        print(
+            f"{message.name:<28}{figures[f'{message.name}_seconds']:>9.1f}{size / 1e6:>9.1f}",
+            flush=True,
+        )
     try:
         compile_graph(unservable(), ((1,), (1,), (1,)))
-        failed.append("the control, a graph with Unique, was not refused: this check cannot be trusted")
+        failed.append(
+            "the control, a graph with Unique, was not refused: this check cannot be trusted"
+        )
     except Refused as error:
         print(f"the control was refused, as it must be: {error}")
     figures |= {
@@ -111,7 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     if failed:
         sys.exit("\n".join(failed))
-    print(f"{len(configs)} graphs compile, in {figures['seconds']:.0f} s and {figures['peak_bytes'] / 2**30:.1f} GiB")
+    print(
+        f"{len(configs)} graphs compile, in {figures['seconds']:.0f} s and {figures['peak_bytes'] / 2**30:.1f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -36,13 +36,22 @@ def _parts(found: Figures) -> dict[str, str]:
 
 def _quality(found: Figures) -> str:
     names = [name for name in TITLES if f"quality_{name}_photos" in found]
-    sizes = sorted({int(key.split("_")[2]) for key in found if key.startswith("quality_") and key.endswith("_bytes_k")})
+    sizes = sorted(
+        {
+            int(key.split("_")[2])
+            for key in found
+            if key.startswith("quality_") and key.endswith("_bytes_k")
+        }
+    )
     rows = []
     for size in sizes:
         for name in names:
             prefix = f"quality_{name}_{size}_bytes"
             if f"{prefix}_k" in found:
-                figures = [f"{found[f'{prefix}_{measure}']:.{digits}f}" for measure, digits in MEASURES.items()]
+                figures = [
+                    f"{found[f'{prefix}_{measure}']:.{digits}f}"
+                    for measure, digits in MEASURES.items()
+                ]
                 rows.append([str(size), TITLES[name], f"{found[f'{prefix}_k']:.0f}", *figures])
     return _table(("bytes", "family", "k", "PSNR, dB", "SSIM", "perceptual", "independent"), rows)
 
@@ -56,7 +65,15 @@ def _use(found: Figures) -> str:
         prefix = f"quality_{name}"
         if f"{prefix}_photos" in found:
             use, seen = (f"{100 * found[f'{prefix}_{key}']:.1f} %" for key in ("use", "ids_seen"))
-            rows.append([title, f"{found[f'{prefix}_photos']:.0f}", use, seen, f"{found[f'{prefix}_id_entropy_bits']:.2f}"])
+            rows.append(
+                [
+                    title,
+                    f"{found[f'{prefix}_photos']:.0f}",
+                    use,
+                    seen,
+                    f"{found[f'{prefix}_id_entropy_bits']:.2f}",
+                ]
+            )
     return _table(("family", "photos", "use", "ids that occur", "entropy of ids, bits"), rows)
 
 
@@ -90,7 +107,9 @@ def _by_k(found: Figures) -> str:
     if whole is None:
         return NOT_YET
     rows = [[str(k), f"{by_k[k]:.1f}", f"{by_k[k] / whole:.2f}"] for k in sorted(by_k)]
-    return _table(("k", "decode, ms", "of the decode of all 64"), [*rows, ["64", f"{whole:.1f}", "1.00"]])
+    return _table(
+        ("k", "decode, ms", "of the decode of all 64"), [*rows, ["64", f"{whole:.1f}", "1.00"]]
+    )
 
 
 def _size(found: Figures) -> str:
@@ -102,7 +121,9 @@ def _size(found: Figures) -> str:
     rows = []
     for engine in engines:
         channeltok = found[f"size_channeltok_{engine}_seconds"]
-        plain, guided = (found[f"size_flextok{suffix}_{engine}_seconds"] for suffix in ("", "_guided"))
+        plain, guided = (
+            found[f"size_flextok{suffix}_{engine}_seconds"] for suffix in ("", "_guided")
+        )
         rows.append(
             [
                 engine.replace("_", " "),
@@ -115,7 +136,9 @@ def _size(found: Figures) -> str:
         )
     if not rows:
         return NOT_YET
-    best, guided_best = (found[f"channeltok_over_flextok_best_engine{suffix}"] for suffix in ("", "_guided"))
+    best, guided_best = (
+        found[f"channeltok_over_flextok_best_engine{suffix}"] for suffix in ("", "_guided")
+    )
     rows.append(["each in its best", "", "", "", f"{best:.2f}", f"{guided_best:.2f}"])
     columns = (
         "engine",
@@ -132,13 +155,22 @@ def _generate(found: Figures) -> str:
     rows = []
     for length in LENGTHS:
         if f"generate_cached_{length}_seconds" in found:
-            seconds = [f"{1000 * found[f'generate_{way}_{length}_seconds']:.0f}" for way in ("cached", "uncached")]
-            rows.append([str(length), *seconds, f"{found[f'generate_cached_over_uncached_{length}']:.1f}"])
+            seconds = [
+                f"{1000 * found[f'generate_{way}_{length}_seconds']:.0f}"
+                for way in ("cached", "uncached")
+            ]
+            rows.append(
+                [str(length), *seconds, f"{found[f'generate_cached_over_uncached_{length}']:.1f}"]
+            )
     return _table(("tokens", "with the cache, ms", "without, ms", "faster by"), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return NOT_YET
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
     return "\n".join(lines)

@@ -22,10 +22,15 @@ def main(arguments: list[str]) -> None:
     if not re.fullmatch("[a-z0-9][a-z0-9_.-]*", name):
         sys.exit(f"{name!r} cannot name a generator: use a-z, 0-9, '_', '.' and '-'")
     shape = generator.model.shape
-    print(f"{name}, fingerprint {checkpoint.fingerprint(generator.model)}, tokens of {generator.tokenizer}", flush=True)
+    print(
+        f"{name}, fingerprint {checkpoint.fingerprint(generator.model)}, tokens of {generator.tokenizer}",
+        flush=True,
+    )
     graph = step.step_graph(generator, name).SerializeToString()
     labels = [label - 1 for label in range(min(options.sequences, shape.classes + 1))]
-    print(f"comparing with PyTorch on {len(labels)} sequences of {shape.channels} tokens", flush=True)
+    print(
+        f"comparing with PyTorch on {len(labels)} sequences of {shape.channels} tokens", flush=True
+    )
     result = generator_parity.measure(generator.model, graph, labels, shape.channels)
     if options.report is not None:
         options.report.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +54,24 @@ def _generator(path: Path) -> Generator:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m export generator", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="safetensors of `python -m generator.train`")
-    parser.add_argument("--name", help="the generator's name, under which it is served; the checkpoint's file name")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="folder to write; model_repository")
-    parser.add_argument("--sequences", type=int, default=4, help="how many to compare, one of no class and one of each of the first; 4")
-    parser.add_argument("--report", type=Path, help="JSON file for the figures of the comparison; without it they are only printed")
+    parser.add_argument(
+        "--name", help="the generator's name, under which it is served; the checkpoint's file name"
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        help="folder to write; model_repository",
+    )
+    parser.add_argument(
+        "--sequences",
+        type=int,
+        default=4,
+        help="how many to compare, one of no class and one of each of the first; 4",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="JSON file for the figures of the comparison; without it they are only printed",
+    )
     return parser.parse_args(arguments)

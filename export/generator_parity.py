@@ -33,7 +33,9 @@ class Parity:
         if self.different:
             broken.append(f"{self.different} of {self.tokens:,} greedy tokens differ; none may")
         if not self.largest_logit_difference <= MAX_LOGIT_DIFFERENCE:  # NaN breaks it too
-            broken.append(f"a logit differs by {self.largest_logit_difference:.1e}; at most {MAX_LOGIT_DIFFERENCE:.0e} is rounding")
+            broken.append(
+                f"a logit differs by {self.largest_logit_difference:.1e}; at most {MAX_LOGIT_DIFFERENCE:.0e} is rounding"
+            )
         return broken
 
     def figures(self) -> dict[str, float]:
@@ -50,7 +52,11 @@ class Parity:
             ("PyTorch against ONNX Runtime", "", "allowed"),
             ("greedy tokens compared", f"{self.tokens:,}", ""),
             ("greedy tokens that differ", f"{self.different}", "0"),
-            ("largest difference of a logit", f"{self.largest_logit_difference:.1e}", f"{MAX_LOGIT_DIFFERENCE:.0e}"),
+            (
+                "largest difference of a logit",
+                f"{self.largest_logit_difference:.1e}",
+                f"{MAX_LOGIT_DIFFERENCE:.0e}",
+            ),
         ]
         return "\n".join(f"{name:<36}{value:>12}{allowed:>10}" for name, value, allowed in rows)
 
@@ -64,9 +70,13 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
         tokens, logits = greedy(steps, label, length)
         sequence, classes = torch.from_numpy(tokens)[None], torch.tensor([label])
         with torch.inference_mode():
-            hidden, _ = model.hidden(F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0)
+            hidden, _ = model.hidden(
+                F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0
+            )
             zeros = torch.zeros(length, prediction.draws, prediction.values)
-            ours, our_logits = prediction.sample(hidden[0], torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros)
+            ours, our_logits = prediction.sample(
+                hidden[0], torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
+            )
         different += int((ours.numpy() != tokens).sum())
         largest = max(largest, float(np.abs(our_logits.numpy() - logits).max()))
     return Parity(len(labels), len(labels) * length, different, largest)

@@ -26,7 +26,11 @@ def model_name(generator: str, version: int = 1) -> str:
 def interface(message: Any, channels: int) -> None:
     """Declare in a ModelConfig what the gateway sends to a generator of `channels` tokens, and what it streams back."""
     message.model_transaction_policy.decoupled = True
-    int32, int64, fp32 = model_config_pb2.TYPE_INT32, model_config_pb2.TYPE_INT64, model_config_pb2.TYPE_FP32
+    int32, int64, fp32 = (
+        model_config_pb2.TYPE_INT32,
+        model_config_pb2.TYPE_INT64,
+        model_config_pb2.TYPE_FP32,
+    )
     for name, data_type, size in (
         ("class", int32, 1),
         ("prefix", int32, channels),
@@ -36,16 +40,23 @@ def interface(message: Any, channels: int) -> None:
         ("top_k", int32, 1),
     ):
         message.input.add(name=name, data_type=data_type, dims=[size])
-    for name, size in (("token", -1), ("index", 1)):  # some that follow each other, and the place of the first
+    for name, size in (
+        ("token", -1),
+        ("index", 1),
+    ):  # some that follow each other, and the place of the first
         message.output.add(name=name, data_type=int32, dims=[size])
 
 
 def config(graph: bytes, version: int = 1) -> str:
     """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.step."""
     facts = step.facts(onnx.load_model_from_string(graph))
-    message = model_config_pb2.ModelConfig(name=model_name(facts.generator, version), backend="python", max_batch_size=0)
+    message = model_config_pb2.ModelConfig(
+        name=model_name(facts.generator, version), backend="python", max_batch_size=0
+    )
     interface(message, facts.channels)
-    message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)  # see triton_generator
+    message.instance_group.add(
+        count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )  # see triton_generator
     parameters = {
         **facts.as_strings(),
         "version": str(version),
@@ -67,7 +78,10 @@ def write(folder: Path, graph: bytes) -> str:
     """
     facts = step.facts(onnx.load_model_from_string(graph))
     whose = {"generator": facts.generator}
-    weights = {"generator_fingerprint": facts.generator_fingerprint, "fingerprint": facts.fingerprint}
+    weights = {
+        "generator_fingerprint": facts.generator_fingerprint,
+        "fingerprint": facts.fingerprint,
+    }
     version = repository.next_version(folder, whose, weights)
     name = model_name(facts.generator, version)
     with repository.replaced(folder, whose) as fresh:

@@ -15,15 +15,25 @@ MAX_FLIPPED_SHARE = 1e-4  # fp32 encode on a GPU adds up in another order than t
 
 
 def in_batches(run: Run, case: Case, batch: int) -> Array:
-    return np.concatenate([run(case.name, case.given[i : i + batch]) for i in range(0, len(case.given), batch)])
+    return np.concatenate(
+        [run(case.name, case.given[i : i + batch]) for i in range(0, len(case.given), batch)]
+    )
 
 
 def compare(report: Report, engine: str, run: Run, of: list[Case], batch: int) -> None:
     """Bits and pixels against fp32, and whether a picture's result depends on its neighbours in a batch."""
-    report.say("", f"### {engine}", "", f"| model | against fp32 on the CPU | alone and in a batch of {batch} |", "|---|---|---|")
+    report.say(
+        "",
+        f"### {engine}",
+        "",
+        f"| model | against fp32 on the CPU | alone and in a batch of {batch} |",
+        "|---|---|---|",
+    )
     for case in of:
         together = in_batches(run, case, batch)
-        alone = in_batches(run, Case(case.name, case.facts, case.model, case.given[:32], case.due), 1)
+        alone = in_batches(
+            run, Case(case.name, case.facts, case.model, case.given[:32], case.due), 1
+        )
         differing = int((alone != together[:32]).sum())
         if case.facts.role == "encode":
             flipped = int(np.unpackbits((together ^ case.due).view(np.uint8)).sum())
@@ -32,13 +42,17 @@ def compare(report: Report, engine: str, run: Run, of: list[Case], batch: int) -
             if share > MAX_FLIPPED_SHARE:
                 report.broken.append(f"{engine}, {case.name}: {said}")
             if differing:
-                report.broken.append(f"{engine}, {case.name}: {differing} tokens depend on what shares the batch")
+                report.broken.append(
+                    f"{engine}, {case.name}: {differing} tokens depend on what shares the batch"
+                )
         else:
             difference = np.abs(together.astype(np.int16) - case.due)
             said = f"largest pixel difference {difference.max()}, mean {difference.mean():.4f}"
             if difference.max() > MAX_PIXEL_DIFFERENCE:
                 report.broken.append(f"{engine}, {case.name}: {said}")
-        report.say(f"| {case.name} | {said} | {'the same' if not differing else f'{differing:,} values differ'} |")
+        report.say(
+            f"| {case.name} | {said} | {'the same' if not differing else f'{differing:,} values differ'} |"
+        )
 
 
 def time_it(
@@ -50,7 +64,9 @@ def time_it(
     repeats: int = REPEATS,
 ) -> None:
     """Latency and throughput of one caller by batch: encode, and decode at the largest budget."""
-    largest = max((case for case in of if case.facts.role == "decode"), key=lambda case: case.facts.budget)
+    largest = max(
+        (case for case in of if case.facts.role == "decode"), key=lambda case: case.facts.budget
+    )
     report.say(
         "",
         f"{engine}: ms (pictures/s) by batch",
@@ -69,6 +85,8 @@ def time_it(
                 run(case.name, given)
                 times.append(time.perf_counter() - started)
             median = statistics.median(times)
-            report.figures[f"{engine.replace(' ', '_')}_{case.facts.role}_batch_{batch}_ms"] = 1000 * median
+            report.figures[f"{engine.replace(' ', '_')}_{case.facts.role}_batch_{batch}_ms"] = (
+                1000 * median
+            )
             cells.append(f"{1000 * median:.1f} ({batch / median:.0f})")
         report.say(f"| {case.name} | " + " | ".join(cells) + " |")

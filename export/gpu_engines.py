@@ -46,10 +46,17 @@ def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
             found.append(Case(name, facts, path.read_bytes(), photos, tokens))
         else:
             kept = np.ascontiguousarray(tokens[:, : facts.budget])
-            due = parity.run(decode, np.where(np.arange(model.shape.channels) < facts.budget, tokens, ABSENT).astype(np.int32))
+            due = parity.run(
+                decode,
+                np.where(np.arange(model.shape.channels) < facts.budget, tokens, ABSENT).astype(
+                    np.int32
+                ),
+            )
             found.append(Case(name, facts, path.read_bytes(), kept, due))
     if not found:
-        sys.exit(f"{folder} has no graph of this checkpoint: write them with `python -m export engines`")
+        sys.exit(
+            f"{folder} has no graph of this checkpoint: write them with `python -m export engines`"
+        )
     return found
 
 
@@ -59,8 +66,12 @@ def on_onnxruntime(of: list[Case], provider: str = "CUDAExecutionProvider") -> R
         onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, where the loader does not look
         options = {"use_tf32": "0"}  # what the graph keeps in fp32 is meant to be
     providers = [(provider, options)]
-    sessions = {case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of}
-    return lambda name, array: np.asarray(sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0])
+    sessions = {
+        case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of
+    }
+    return lambda name, array: np.asarray(
+        sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0]
+    )
 
 
 def on_torch(of: list[Case], model: Tokenizer, compiled: bool) -> Run:

@@ -39,4 +39,6 @@ def machine() -> str:
         ).stdout.strip()
     except FileNotFoundError:
         gpu = ""
-    return f"GPU: {gpu or 'none'}. torch {torch.__version__}, onnxruntime {onnxruntime.__version__}."
+    return (
+        f"GPU: {gpu or 'none'}. torch {torch.__version__}, onnxruntime {onnxruntime.__version__}."
+    )

@@ -61,7 +61,9 @@ def _facts_of(model: Tokenizer, name: str, role: Literal["encode", "decode"], bu
 
 
 _FACTS = TypeAdapter(Facts)
-FreeAxes = tuple[dict[int, Any] | list[dict[int, Any]], ...]  # for each input, or each of a list, torch.export.Dim by axis
+FreeAxes = tuple[
+    dict[int, Any] | list[dict[int, Any]], ...
+]  # for each input, or each of a list, torch.export.Dim by axis
 
 
 class Encode(nn.Module):
@@ -85,7 +87,9 @@ class Decode(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         pixels = self.model.decode_prefix(tokens).permute(0, 2, 3, 1)
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # tokenizer.inference.to_uint8, in TensorRT's order
+        return (
+            ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        )  # tokenizer.inference.to_uint8, in TensorRT's order
 
 
 def encode_graph(model: Tokenizer, name: str) -> onnx.ModelProto:
@@ -103,7 +107,9 @@ def decode_graph(model: Tokenizer, name: str, budget: int) -> onnx.ModelProto:
     """
     shape = model.shape
     if not 1 <= budget <= shape.channels:
-        raise ValueError(f"a budget is between 1 and the {shape.channels} channels of the tokenizer, not {budget}")
+        raise ValueError(
+            f"a budget is between 1 and the {shape.channels} channels of the tokenizer, not {budget}"
+        )
     tokens = torch.zeros(2, budget, dtype=torch.int32)
     graph = to_onnx(Decode(model), tokens, "tokens", "picture")
     return _with_facts(graph, _facts_of(model, name, "decode", budget))
@@ -115,12 +121,18 @@ def facts(graph: onnx.ModelProto) -> Facts:
     try:
         return _FACTS.validate_python(found)
     except ValidationError as error:
-        raise ValueError("the graph's metadata does not name its tokenizer: not written by export.graph") from error
+        raise ValueError(
+            "the graph's metadata does not name its tokenizer: not written by export.graph"
+        ) from error
 
 
-def to_onnx(module: nn.Module, example: Tensor, input_name: str, output_name: str) -> onnx.ModelProto:
+def to_onnx(
+    module: nn.Module, example: Tensor, input_name: str, output_name: str
+) -> onnx.ModelProto:
     """`module` of one input and one output as a checked graph with a free batch, fp32 arithmetic and weights stored as fp16 where exact."""
-    return traced(module, (example,), [input_name], [output_name], ({0: torch.export.Dim("batch")},))
+    return traced(
+        module, (example,), [input_name], [output_name], ({0: torch.export.Dim("batch")},)
+    )
 
 
 def traced(
@@ -169,7 +181,11 @@ def store_as_fp16(graph: onnx.ModelProto) -> None:
             continue
         name = weight.name
         weight.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
-        casts.append(helper.make_node("Cast", [weight.name], [name], name=f"{name}_fp32", to=onnx.TensorProto.FLOAT))
+        casts.append(
+            helper.make_node(
+                "Cast", [weight.name], [name], name=f"{name}_fp32", to=onnx.TensorProto.FLOAT
+            )
+        )
     nodes = [*casts, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
@@ -184,8 +200,14 @@ def _quiet() -> Iterator[None]:
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "# The axis name: .* will not be used, since it shares the same shape", UserWarning)
+            warnings.filterwarnings(
+                "ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning
+            )
+            warnings.filterwarnings(
+                "ignore",
+                "# The axis name: .* will not be used, since it shares the same shape",
+                UserWarning,
+            )
             yield
     finally:
         log.setLevel(level)
@@ -196,7 +218,13 @@ def _strip(graph: onnx.ModelProto) -> None:
     del graph.metadata_props[:]
     del graph.graph.metadata_props[:]
     graph.graph.doc_string = graph.doc_string = ""
-    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+    for part in (
+        *graph.graph.node,
+        *graph.graph.value_info,
+        *graph.graph.input,
+        *graph.graph.output,
+        *graph.graph.initializer,
+    ):
         part.doc_string = ""
         del part.metadata_props[:]
     del graph.graph.value_info[:]

@@ -46,14 +46,26 @@ def main() -> None:
     photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
     tokens = inference.encode(model, photos)
     pictures = inference.decode(model, tokens, model.shape.channels).astype(np.int16)
-    print(f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} | decode: largest pixel difference | mean |\n|---|---|---|---|")
-    for name, keep in {"none": (), "the first": (0,), "the last": (LAST,), "both": (0, LAST)}.items():
+    print(
+        f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} | decode: largest pixel difference | mean |\n|---|---|---|---|"
+    )
+    for name, keep in {
+        "none": (),
+        "the first": (0,),
+        "the last": (LAST,),
+        "both": (0, LAST),
+    }.items():
         half = copy.deepcopy(model)
         halve(half.encoder, keep)
         halve(half.decoder, keep)
-        flips = np.unpackbits((inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)).sum()
+        flips = np.unpackbits(
+            (inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)
+        ).sum()
         difference = np.abs(inference.decode(half, tokens, model.shape.channels) - pictures)
-        print(f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) | {difference.max()} | {difference.mean():.4f} |", flush=True)
+        print(
+            f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) | {difference.max()} | {difference.mean():.4f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

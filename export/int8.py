@@ -49,21 +49,33 @@ def quantise(decode_graph: bytes, tokens: NDArray[np.int32]) -> bytes:
     del made.metadata_props[:]
     helper.set_model_props(made, facts.as_strings())
     graph.store_as_fp16(made)
-    onnx.checker.check_model(made, full_check=False)  # full: its shapes stop at GroupNormalization, see _prepare
+    onnx.checker.check_model(
+        made, full_check=False
+    )  # full: its shapes stop at GroupNormalization, see _prepare
     return bytes(made.SerializeToString())
 
 
 def _prepare(model: onnx.ModelProto) -> None:
     # What NNCF cannot read: weights behind a cast, and GroupNormalization, of which ONNX infers no type.
-    halves = {weight.name: weight for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
+    halves = {
+        weight.name: weight
+        for weight in model.graph.initializer
+        if weight.data_type == onnx.TensorProto.FLOAT16
+    }
     nodes = []
     for node in model.graph.node:
         if node.op_type == "Cast" and (half := halves.get(node.input[0])) is not None:
-            half.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(half).astype(np.float32), node.output[0]))
+            half.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(half).astype(np.float32), node.output[0]
+                )
+            )
             continue
         nodes.append(node)
         if node.op_type == "GroupNormalization":
-            model.graph.value_info.append(helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, [None] * 4))
+            model.graph.value_info.append(
+                helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, [None] * 4)
+            )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
@@ -75,7 +87,11 @@ def _not_quantised(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
     the time. Left to itself NNCF puts the SiLU's sigmoid and the residual stream into int8 as well, which is 4 dB worse and slower.
     """
     weights = {weight.name: weight.dims for weight in model.graph.initializer}
-    one_by_one = [node.name for node in model.graph.node if node.op_type == "Conv" and list(weights[node.input[1]][2:]) == [1, 1]]
+    one_by_one = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and list(weights[node.input[1]][2:]) == [1, 1]
+    ]
     return one_by_one, sorted({node.op_type for node in model.graph.node} - {"Conv"})
 
 

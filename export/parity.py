@@ -52,12 +52,18 @@ class Parity:
             if decode.largest > MAX_PIXEL_DIFFERENCE
         ]
         if self.flipped > self.may_flip:
-            broken.append(f"{self.flipped} of {self.bits:,} token bits differ; at most {self.may_flip} may")
+            broken.append(
+                f"{self.flipped} of {self.bits:,} token bits differ; at most {self.may_flip} may"
+            )
         return broken
 
     def figures(self) -> dict[str, float]:
         """A flat object of name -> number, as every report in build/ is."""
-        figures: dict[str, float] = {"photos": self.photos, "bits": self.bits, "flipped_bits": self.flipped}
+        figures: dict[str, float] = {
+            "photos": self.photos,
+            "bits": self.bits,
+            "flipped_bits": self.flipped,
+        }
         for decode in self.decodes:
             figures[f"k{decode.budget}_largest_pixel_difference"] = decode.largest
             figures[f"k{decode.budget}_mean_pixel_difference"] = decode.mean
@@ -71,12 +77,20 @@ class Parity:
             ("token bits that differ", f"{self.flipped:,}", f"{self.may_flip}"),
         ]
         for decode in self.decodes:
-            rows.append((f"largest pixel difference, k = {decode.budget}", f"{decode.largest}", f"{MAX_PIXEL_DIFFERENCE}"))
+            rows.append(
+                (
+                    f"largest pixel difference, k = {decode.budget}",
+                    f"{decode.largest}",
+                    f"{MAX_PIXEL_DIFFERENCE}",
+                )
+            )
             rows.append((f"mean pixel difference, k = {decode.budget}", f"{decode.mean:.1e}", ""))
         return "\n".join(f"{name:<36}{value:>12}{allowed:>10}" for name, value, allowed in rows)
 
 
-def measure(model: Tokenizer, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]) -> Parity:
+def measure(
+    model: Tokenizer, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]
+) -> Parity:
     """Compare `model` with its graphs (serialised ONNX; decodes by budget) on photos uint8 [N, S, S, 3].
 
     Both sides decode the same tokens, PyTorch's, so that a flipped bit is counted once and not again in every pixel.
@@ -86,13 +100,23 @@ def measure(model: Tokenizer, encode: bytes, decodes: dict[int, bytes], photos: 
     pixels = []
     for budget, graph in sorted(decodes.items()):
         ours = inference.decode(model, tokens, budget)
-        difference = np.abs(ours.astype(np.int16) - run(graph, tokens[:, :budget].contiguous().numpy()))
+        difference = np.abs(
+            ours.astype(np.int16) - run(graph, tokens[:, :budget].contiguous().numpy())
+        )
         pixels.append(Pixels(budget, int(difference.max()), float(difference.mean())))
-    return Parity(len(photos), tokens.numel() * model.bits_per_token, flipped, tuple(pixels), model.bits_of_a_flip)
+    return Parity(
+        len(photos),
+        tokens.numel() * model.bits_per_token,
+        flipped,
+        tuple(pixels),
+        model.bits_of_a_flip,
+    )
 
 
 def run(graph: bytes, array: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
     """A serialised graph of one input and one output over all of `array`, in batches, on the CPU."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: array[i : i + BATCH]})[0] for i in range(0, len(array), BATCH)])
+    return np.concatenate(
+        [session.run(None, {name: array[i : i + BATCH]})[0] for i in range(0, len(array), BATCH)]
+    )

@@ -57,12 +57,16 @@ def this_server() -> Server:
     version = re.search(r"\[TensorRT v(\d+)\]", _output([TRTEXEC, "--help"]))
     if version is None:
         raise Refused(f"{TRTEXEC} does not say which TensorRT it is")
-    capabilities = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
+    capabilities = _output(
+        ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    ).split()
     if len(set(capabilities)) != 1:
         raise Refused(
             f"one kind of GPU is served at a time, and this host has compute capabilities {capabilities}: see CUDA_VISIBLE_DEVICES"
         )
-    return Server(version[1], capabilities[0], os.environ.get("NVIDIA_TRITON_SERVER_VERSION", "unknown"))
+    return Server(
+        version[1], capabilities[0], os.environ.get("NVIDIA_TRITON_SERVER_VERSION", "unknown")
+    )
 
 
 def build(graphs: Path, models: Path, server: Server) -> None:
@@ -95,7 +99,9 @@ def check(models: Path, server: Server) -> None:
     for folder in folders:
         reason = _mismatch(folder, server, folder)
         if reason is not None:
-            raise Refused(f"{folder.name} is not served: {reason}. Rebuild it: docker compose run --rm engines")
+            raise Refused(
+                f"{folder.name} is not served: {reason}. Rebuild it: docker compose run --rm engines"
+            )
 
 
 def _mismatch(model: Path, server: Server, source: Path) -> str | None:
@@ -104,10 +110,14 @@ def _mismatch(model: Path, server: Server, source: Path) -> str | None:
     plan = version / plan_name(server.compute_capability)
     if not plan.exists():
         others = sorted(path.name for path in version.glob("*.plan"))
-        return f"no plan for compute capability {server.compute_capability}" + (f", only {', '.join(others)}" if others else "")
+        return f"no plan for compute capability {server.compute_capability}" + (
+            f", only {', '.join(others)}" if others else ""
+        )
     try:
         raw = json.loads(plan.with_suffix(".json").read_text())
-        record = Record(**{**raw, "profile": tuple(raw["profile"]), "server": Server(**raw["server"])})
+        record = Record(
+            **{**raw, "profile": tuple(raw["profile"]), "server": Server(**raw["server"])}
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return "the record beside its plan is missing or unreadable"
     differences = [
@@ -127,7 +137,10 @@ def profile(model: Path) -> tuple[str, ...]:
     """trtexec's shape arguments, from the parameters of config.pbtxt: input shape without the batch, and the three batches."""
     axes, name = _parameter(model, "input_shape"), _parameter(model, "input_name")
     batches = [_parameter(model, f"{which}_batch") for which in ("min", "opt", "max")]
-    return tuple(f"--{which}Shapes={name}:{batch}x{axes}" for which, batch in zip(("min", "opt", "max"), batches, strict=True))
+    return tuple(
+        f"--{which}Shapes={name}:{batch}x{axes}"
+        for which, batch in zip(("min", "opt", "max"), batches, strict=True)
+    )
 
 
 def _build(source: Path, model: Path, server: Server) -> None:
@@ -136,12 +149,23 @@ def _build(source: Path, model: Path, server: Server) -> None:
     (fresh / "1").mkdir(parents=True)
     graph = source / "1/model.onnx"
     if _sha256(graph) != _parameter(source, "graph_sha256"):
-        raise Refused(f"{graph} is not the graph that its config.pbtxt describes: write both again with `python -m export engines`")
+        raise Refused(
+            f"{graph} is not the graph that its config.pbtxt describes: write both again with `python -m export engines`"
+        )
     plan = fresh / "1" / plan_name(server.compute_capability)
     arguments = profile(source)
     # fp32 means fp32: TF32 would round what is kept in fp32 on purpose to 10 bits.
-    command = [TRTEXEC, f"--onnx={graph}", f"--saveEngine={plan}", *arguments, "--noTF32", "--skipInference"]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    command = [
+        TRTEXEC,
+        f"--onnx={graph}",
+        f"--saveEngine={plan}",
+        *arguments,
+        "--noTF32",
+        "--skipInference",
+    ]
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if result.returncode != 0 or not plan.exists():
         raise Refused(f"TensorRT did not build {source.name}:\n{result.stdout[-4000:]}")
     record = Record(_sha256(graph), _sha256(plan), arguments, server)
@@ -156,7 +180,9 @@ def _parameter(model: Path, key: str) -> str:
     text = (model / "config.pbtxt").read_text()
     found = re.search(rf'parameters {{\s*key: "{key}"\s*value {{\s*string_value: "([^"]*)"', text)
     if found is None:
-        raise Refused(f"{model / 'config.pbtxt'} has no parameter {key!r}: write it again with `python -m export engines`")
+        raise Refused(
+            f"{model / 'config.pbtxt'} has no parameter {key!r}: write it again with `python -m export engines`"
+        )
     return found[1]
 
 
@@ -167,14 +193,20 @@ def _sha256(path: Path) -> str:
 
 def _output(command: Sequence[str]) -> str:
     try:
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        ).stdout
     except FileNotFoundError as error:
-        raise Refused(f"{command[0]} is not here: run this inside NVIDIA's Triton image, on a host with a GPU") from error
+        raise Refused(
+            f"{command[0]} is not here: run this inside NVIDIA's Triton image, on a host with a GPU"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exits with 1 and a sentence where it refuses."""
-    parser = argparse.ArgumentParser(prog="plans.py", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="plans.py", description=(__doc__ or "").partition("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     builder = commands.add_parser("build", help="build what is missing or no longer matches")
     builder.add_argument("graphs", type=Path, help="written by `python -m export engines`")

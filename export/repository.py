@@ -32,7 +32,11 @@ MODEL_FILE = Path(triton_model.__file__)
 
 def model_name(facts: graph.Facts, version: int = 1) -> str:
     """`<tokenizer>_encode` or `<tokenizer>_decode_k<budget>`, from version 2 on with `_v<version>`."""
-    name = f"{facts.tokenizer}_encode" if facts.role == "encode" else f"{facts.tokenizer}_decode_k{facts.budget}"
+    name = (
+        f"{facts.tokenizer}_encode"
+        if facts.role == "encode"
+        else f"{facts.tokenizer}_decode_k{facts.budget}"
+    )
     return name if version == 1 else f"{name}_v{version}"
 
 
@@ -46,7 +50,11 @@ def config(model: bytes, engine: engines.Engine = engines.PYTHON, version: int =
         output=[_tensor(model_config_pb2.ModelOutput, tensor) for tensor in parsed.graph.output],
         dynamic_batching=model_config_pb2.ModelDynamicBatching(),  # no delay: a lone request would wait it out in full
     )
-    for key, value in {**facts.as_strings(), "version": str(version), "graph_sha256": hashlib.sha256(model).hexdigest()}.items():
+    for key, value in {
+        **facts.as_strings(),
+        "version": str(version),
+        "graph_sha256": hashlib.sha256(model).hexdigest(),
+    }.items():
         message.parameters[key].string_value = value
     engine.describe(message, len(model))
     return f"{HEADER}{text_format.MessageToString(message)}"
@@ -54,7 +62,9 @@ def config(model: bytes, engine: engines.Engine = engines.PYTHON, version: int =
 
 def check_writable(folder: Path) -> None:
     """Exit before the work, and not after it, when a repository cannot be written there."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    nearest = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         sys.exit(f"cannot write {folder}: give another --repository")
 
@@ -73,7 +83,9 @@ def write(
     Returns the names of the models written.
     """
     version = next_version(
-        repository, {"tokenizer": tokenizer}, {"fingerprint": graph.facts(onnx.load_model_from_string(models[0])).fingerprint}
+        repository,
+        {"tokenizer": tokenizer},
+        {"fingerprint": graph.facts(onnx.load_model_from_string(models[0])).fingerprint},
     )
     with replaced(repository, {"tokenizer": tokenizer}) as fresh:
         names = [_write_model(fresh, model, engine, version) for model in models]
@@ -90,14 +102,20 @@ def replaced(repository: Path, parameters: dict[str, str]) -> Iterator[Path]:
     So an interruption leaves the old repository or the new one, never a mixture.
     """
     repository = repository.absolute()
-    fresh, previous = (repository.with_name(f".{repository.name}.{state}") for state in ("new", "old"))
+    fresh, previous = (
+        repository.with_name(f".{repository.name}.{state}") for state in ("new", "old")
+    )
     if previous.exists() and not repository.exists():
         previous.rename(repository)  # an earlier run was cut off between the two renames below
     for leftover in (fresh, previous):
         shutil.rmtree(leftover, ignore_errors=True)
     if repository.exists():
         shutil.copytree(
-            repository, fresh, ignore=lambda folder, names: [name for name in names if _is_stale(Path(folder, name), parameters)]
+            repository,
+            fresh,
+            ignore=lambda folder, names: [
+                name for name in names if _is_stale(Path(folder, name), parameters)
+            ],
         )
     yield fresh
     if repository.exists():
@@ -145,5 +163,12 @@ def _is_stale(path: Path, parameters: dict[str, str]) -> bool:
 def _tensor(kind: Any, tensor: onnx.ValueInfoProto) -> Any:
     """The graph's tensor as Triton declares it: without the batch, which max_batch_size stands for."""
     shape = tensor.type.tensor_type
-    data_type = {onnx.TensorProto.UINT8: model_config_pb2.TYPE_UINT8, onnx.TensorProto.INT32: model_config_pb2.TYPE_INT32}
-    return kind(name=tensor.name, data_type=data_type[shape.elem_type], dims=[axis.dim_value for axis in shape.shape.dim[1:]])
+    data_type = {
+        onnx.TensorProto.UINT8: model_config_pb2.TYPE_UINT8,
+        onnx.TensorProto.INT32: model_config_pb2.TYPE_INT32,
+    }
+    return kind(
+        name=tensor.name,
+        data_type=data_type[shape.elem_type],
+        dims=[axis.dim_value for axis in shape.shape.dim[1:]],
+    )

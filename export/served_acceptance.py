@@ -30,22 +30,34 @@ from tokenizer.data import evaluation_photos
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
 REQUESTS, AT_ONCE = 512, 64
 COUNTING_SECONDS = 5.0
-EPILOG = "Without Triton, on a host with PyTorch alone: python -m export.gpu_acceptance --bare --help"
-COMPARED_BATCH = 32  # in which a picture's result must be what it is alone; less where no such batch is timed
+EPILOG = (
+    "Without Triton, on a host with PyTorch alone: python -m export.gpu_acceptance --bare --help"
+)
+COMPARED_BATCH = (
+    32  # in which a picture's result must be what it is alone; less where no such batch is timed
+)
 
 
 def on_triton(client: Any, of: list[Case]) -> Run:
-    configs = {case.name: client.get_model_config(case.name).config for case in of}  # asked once: calls are timed
+    configs = {
+        case.name: client.get_model_config(case.name).config for case in of
+    }  # asked once: calls are timed
 
     def run(name: str, array: Array) -> Array:
-        return np.asarray(client.infer(name, [tensor(configs[name], array)]).as_numpy(configs[name].output[0].name))
+        return np.asarray(
+            client.infer(name, [tensor(configs[name], array)]).as_numpy(
+                configs[name].output[0].name
+            )
+        )
 
     return run
 
 
 def tensor(config: Any, array: Array) -> Any:
     """What Triton's client sends as the one input of a model."""
-    given = triton_client.InferInput(config.input[0].name, array.shape, np_to_triton_dtype(array.dtype))
+    given = triton_client.InferInput(
+        config.input[0].name, array.shape, np_to_triton_dtype(array.dtype)
+    )
     given.set_data_from_numpy(array)
     return given
 
@@ -64,7 +76,9 @@ def count_batches(report: Report, client: Any, of: list[Case]) -> None:
         _send_singly(client, case)
         until = time.monotonic() + COUNTING_SECONDS
         served = 0
-        while served < REQUESTS and time.monotonic() < until:  # Triton counts a request after it was answered
+        while (
+            served < REQUESTS and time.monotonic() < until
+        ):  # Triton counts a request after it was answered
             after = client.get_inference_statistics(case.name).model_stats[0]
             executions = after.execution_count - before.execution_count
             served = after.inference_count - before.inference_count
@@ -95,7 +109,13 @@ def _raise(error: Exception | None) -> None:
 
 def compare_cuda_graphs(report: Report, client: Any, of: list[Case]) -> None:
     """Triton's own compute time for one picture with CUDA graphs and, the same model loaded again, without: they have to help."""
-    report.say("", "CUDA graphs, by Triton's counters: ms of compute for one picture", "", "| model | with | without |", "|---|---|---|")
+    report.say(
+        "",
+        "CUDA graphs, by Triton's counters: ms of compute for one picture",
+        "",
+        "| model | with | without |",
+        "|---|---|---|",
+    )
     for case in of:
         config = client.get_model_config(case.name, as_json=True)["config"]
         if not config.get("optimization", {}).get("cuda", {}).get("graphs"):
@@ -109,9 +129,13 @@ def compare_cuda_graphs(report: Report, client: Any, of: list[Case]) -> None:
                 milliseconds.append(_compute_ms(client, case))
         finally:
             client.load_model(case.name)  # as it lies in the repository
-        report.say(f"| {case.name} | " + " | ".join(f"{value:.3f}" for value in milliseconds) + " |")
+        report.say(
+            f"| {case.name} | " + " | ".join(f"{value:.3f}" for value in milliseconds) + " |"
+        )
         if milliseconds[0] >= milliseconds[1]:
-            report.broken.append(f"{case.name}: {milliseconds[0]:.3f} ms with CUDA graphs, {milliseconds[1]:.3f} without: they do not run")
+            report.broken.append(
+                f"{case.name}: {milliseconds[0]:.3f} ms with CUDA graphs, {milliseconds[1]:.3f} without: they do not run"
+            )
 
 
 def _compute_ms(client: Any, case: Case) -> float:
@@ -125,27 +149,61 @@ def _compute_ms(client: Any, case: Case) -> float:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m export.gpu_acceptance", description=main.__doc__, epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        prog="python -m export.gpu_acceptance", description=main.__doc__, epilog=EPILOG
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("checkpoint", nargs="?", type=Path)
-    source.add_argument("--random", choices=SIZES, help="the graphs of `python -m export engines --random SIZE`")
-    parser.add_argument("--data", required=True, help="photos: a folder of pictures or of .tar shards")
+    source.add_argument(
+        "--random", choices=SIZES, help="the graphs of `python -m export engines --random SIZE`"
+    )
+    parser.add_argument(
+        "--data", required=True, help="photos: a folder of pictures or of .tar shards"
+    )
     parser.add_argument("--photos", type=int, default=200)
-    parser.add_argument("--repository", type=Path, default=Path("build/gpu_repository"), help="graphs, from `python -m export engines`")
-    parser.add_argument("--triton", help="gRPC HOST:PORT of a Triton that serves them in explicit mode; without it Triton is not run")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("build/gpu_repository"),
+        help="graphs, from `python -m export engines`",
+    )
+    parser.add_argument(
+        "--triton",
+        help="gRPC HOST:PORT of a Triton that serves them in explicit mode; without it Triton is not run",
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-acceptance"), help="report.md and report.json")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("build/gpu-acceptance"),
+        help="report.md and report.json",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run everything, write the report, and exit with 1 when a bound is broken."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
-    options.output.mkdir(parents=True, exist_ok=True)  # before the work: where it cannot be written, it would be lost
-    model = checkpoint.load(options.checkpoint) if options.random is None else random_model(options.random)
-    of = cases(options.repository, model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
+    options.output.mkdir(
+        parents=True, exist_ok=True
+    )  # before the work: where it cannot be written, it would be lost
+    model = (
+        checkpoint.load(options.checkpoint)
+        if options.random is None
+        else random_model(options.random)
+    )
+    of = cases(
+        options.repository,
+        model,
+        evaluation_photos(options.data, model.shape.picture_size, options.photos),
+    )
     report = Report()
-    report.say(f"# GPU acceptance of {checkpoint.fingerprint(model)}", "", f"{len(of[0].given)} photos. {machine()}")
+    report.say(
+        f"# GPU acceptance of {checkpoint.fingerprint(model)}",
+        "",
+        f"{len(of[0].given)} photos. {machine()}",
+    )
 
     cuda = torch.cuda.is_available()
     client = triton_client.InferenceServerClient(options.triton) if options.triton else None

@@ -60,7 +60,12 @@ class Kernel:
         total = before + new
         self._positions = [total - 1, total[0], model.cosines[:, :half], model.sines[:, half:]]
         # The tables have the scale of scores in them.
-        self._attributes: dict[str, Any] = {"num_heads": model.shape.heads, "kv_num_heads": model.shape.heads, "do_rotary": 1, "scale": 1.0}
+        self._attributes: dict[str, Any] = {
+            "num_heads": model.shape.heads,
+            "kv_num_heads": model.shape.heads,
+            "do_rotary": 1,
+            "scale": 1.0,
+        }
 
     def __call__(self, qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Cache]:
         """As generator.gpt.Attend; what is returned is the whole cache."""
@@ -90,7 +95,14 @@ class Step(nn.Module):
         self.model = model
 
     def forward(
-        self, tokens: Tensor, classes: Tensor, before: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, cache: Cache
+        self,
+        tokens: Tensor,
+        classes: Tensor,
+        before: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        noise: Tensor,
+        cache: Cache,
     ) -> tuple[Tensor, Tensor, Cache]:
         new = tokens.shape[1]
         x = self.model.embedded(tokens, classes, torch.arange(new) + before)
@@ -116,7 +128,9 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
     newest, past = torch.export.Dim("new"), torch.export.Dim("past", min=0)
     free: graph.FreeAxes = ({1: newest}, {}, {}, {}, {}, {}, [{2: past}] * (2 * shape.layers))
     cache = [f"{what}_{layer}" for layer in range(shape.layers) for what in ("keys", "values")]
-    made = graph.traced(Step(model), examples, [*INPUTS, *cache], [*OUTPUTS, *(f"new_{one}" for one in cache)], free)
+    made = graph.traced(
+        Step(model), examples, [*INPUTS, *cache], [*OUTPUTS, *(f"new_{one}" for one in cache)], free
+    )
     facts = Facts(
         generator=name,
         fingerprint=generator.tokenizer,
@@ -135,4 +149,6 @@ def facts(made: onnx.ModelProto) -> Facts:
     try:
         return _FACTS.validate_python({entry.key: entry.value for entry in made.metadata_props})
     except ValidationError as error:
-        raise ValueError("the graph's metadata does not name its generator: not written by export.step") from error
+        raise ValueError(
+            "the graph's metadata does not name its generator: not written by export.step"
+        ) from error

@@ -46,7 +46,9 @@ class Generation:
     length: how many positions there are.
     """
 
-    def __init__(self, session: Any, channels: int, label: int, temperature: float, top_k: int) -> None:
+    def __init__(
+        self, session: Any, channels: int, label: int, temperature: float, top_k: int
+    ) -> None:
         """See Steps.begin."""
         self.length = 0
         self._session = session
@@ -102,8 +104,12 @@ class Steps:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        _, self.draws, self.values = next(tensor.shape for tensor in self.session.get_inputs() if tensor.name == "noise")
+        self.session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        _, self.draws, self.values = next(
+            tensor.shape for tensor in self.session.get_inputs() if tensor.name == "noise"
+        )
         self.channels = int(self.session.get_modelmeta().custom_metadata_map["channels"])
 
     def begin(self, label: int, temperature: float, top_k: int) -> Generation:
@@ -123,7 +129,9 @@ class Sequence:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
         }
-        label, self.length, self.seed, top_k = (int(given[name][0]) for name in ("class", "length", "seed", "top_k"))
+        label, self.length, self.seed, top_k = (
+            int(given[name][0]) for name in ("class", "length", "seed", "top_k")
+        )
         temperature = float(given["temperature"][0])
         prefix = given["prefix"]
         self.index = int((prefix >= 0).sum())
@@ -132,7 +140,9 @@ class Sequence:
         if (prefix[: self.index] < 0).any() or (prefix >= codes).any():
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
         if not max(1, self.index) <= self.length <= len(prefix):
-            raise ValueError(f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the prefix, not {self.length}")
+            raise ValueError(
+                f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the prefix, not {self.length}"
+            )
         if not 0 <= temperature < np.inf or top_k < 0:
             raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
         self.newest = [-1, *prefix[: self.index].tolist()]
@@ -156,7 +166,14 @@ class Sequence:
 
     def _send(self) -> None:
         outputs = {"token": self.unsent, "index": [self.index - len(self.unsent)]}
-        self.sender.send(pb_utils.InferenceResponse([pb_utils.Tensor(name, np.array(value, np.int32)) for name, value in outputs.items()]))
+        self.sender.send(
+            pb_utils.InferenceResponse(
+                [
+                    pb_utils.Tensor(name, np.array(value, np.int32))
+                    for name, value in outputs.items()
+                ]
+            )
+        )
         self.unsent, self.sent_at = [], time.monotonic()
 
 
@@ -174,10 +191,18 @@ class TritonPythonModel:
         given = json.loads(args["model_config"])["parameters"]
         parameters = {name: value["string_value"] for name, value in given.items()}
         self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
-        self.steps = Steps(str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"), int(parameters["threads"]))
+        self.steps = Steps(
+            str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"),
+            int(parameters["threads"]),
+        )
         self.turns: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()  # None: stop
-        self.by_id: weakref.WeakValueDictionary[str, Sequence] = weakref.WeakValueDictionary()  # those that are not complete
-        self.threads = [threading.Thread(target=self._take_turns, name="sequences", daemon=True) for _ in range(int(parameters["at_once"]))]
+        self.by_id: weakref.WeakValueDictionary[str, Sequence] = (
+            weakref.WeakValueDictionary()
+        )  # those that are not complete
+        self.threads = [
+            threading.Thread(target=self._take_turns, name="sequences", daemon=True)
+            for _ in range(int(parameters["at_once"]))
+        ]
         for thread in self.threads:
             thread.start()
 
@@ -190,7 +215,10 @@ class TritonPythonModel:
                     self._stop(request.request_id())
                     sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 else:
-                    self._begin(Sequence(request, sender, self.steps, self.classes, self.codes), request.request_id())
+                    self._begin(
+                        Sequence(request, sender, self.steps, self.classes, self.codes),
+                        request.request_id(),
+                    )
             except Exception as error:
                 _fail(sender, f"the request cannot be taken: {error}")
 
@@ -221,17 +249,24 @@ class TritonPythonModel:
                 return
             try:
                 while sequence.advance():
-                    if not self.turns.empty():  # else it stays, with its cache, on this thread's core
+                    if (
+                        not self.turns.empty()
+                    ):  # else it stays, with its cache, on this thread's core
                         self.turns.put(sequence)
                         break
             except Exception as error:
                 _fail(sequence.sender, f"the sequence cannot go on: {error}")
-            del sequence  # else the cache of one that is complete would live until the next one arrives
+            del (
+                sequence
+            )  # else the cache of one that is complete would live until the next one arrives
 
 
 def _fail(sender: Any, why: str) -> None:
     pb_utils.Logger.log_error(why)
     try:
-        sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(why)), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        sender.send(
+            pb_utils.InferenceResponse(error=pb_utils.TritonError(why)),
+            flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+        )
     except Exception as error:  # of a request that went away: nobody is left to be told, and the other sequences go on
         pb_utils.Logger.log_error(f"an error could not be sent: {error}")

@@ -27,7 +27,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
 INT8_GRAPH = "model_int8.onnx"
-Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]  # names of inputs and of outputs; arrays by name to arrays
+Loaded = tuple[
+    list[str], list[str], Callable[[dict[str, Any]], list[Any]]
+]  # names of inputs and of outputs; arrays by name to arrays
 
 
 class TritonPythonModel:
@@ -43,7 +45,9 @@ class TritonPythonModel:
         given = json.loads(args["model_config"]).get("parameters", {})
         parameters = {name: value["string_value"] for name, value in given.items()}
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        engine, precision, threads = (parameters[name] for name in ("engine", "precision", "threads"))
+        engine, precision, threads = (
+            parameters[name] for name in ("engine", "precision", "threads")
+        )
         largest = int(json.loads(args["model_config"])["max_batch_size"])
         self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), largest)
 
@@ -55,12 +59,18 @@ class TritonPythonModel:
             if len(requests) > 1:  # find out whose fault it is: the others are answered
                 return [self.execute([request])[0] for request in requests]
             pb_utils.Logger.log_error(f"a request failed: {error!r}")
-            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the graph cannot run on this input: {error}"))]
+            return [
+                pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError(f"the graph cannot run on this input: {error}")
+                )
+            ]
 
     def _run(self, requests: list[Any]) -> list[Any]:
         feed: dict[str, Any] = {}
         for name in self.inputs:
-            parts = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            parts = [
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests
+            ]
             feed[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
             ends = np.cumsum([len(part) for part in parts])[:-1]
         started = time.perf_counter_ns()
@@ -71,7 +81,10 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse(
                 [
-                    *(pb_utils.Tensor(name, part) for name, part in zip(self.outputs, parts, strict=True)),
+                    *(
+                        pb_utils.Tensor(name, part)
+                        for name, part in zip(self.outputs, parts, strict=True)
+                    ),
                     pb_utils.Tensor("execution", execution.repeat(len(parts[0]), axis=0)),
                 ]
             )
@@ -102,7 +115,11 @@ def _onnxruntime(graph: str, precision: str, threads: int, batch: int) -> Loaded
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     outputs = [tensor.name for tensor in session.get_outputs()]
-    return [tensor.name for tensor in session.get_inputs()], outputs, lambda feed: session.run(outputs, feed)
+    return (
+        [tensor.name for tensor in session.get_inputs()],
+        outputs,
+        lambda feed: session.run(outputs, feed),
+    )
 
 
 def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
@@ -125,15 +142,21 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
         model.reshape({port: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
         compiled = core.compile_model(model, "CPU", settings)
         requests[size] = compiled.create_infer_request()
-    inputs, outputs = ([port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs))
+    inputs, outputs = (
+        [port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs)
+    )
 
     def run(feed: dict[str, Any]) -> list[Any]:
         count, done, parts = len(feed[inputs[0]]), 0, []
         while done < count:
             size = next(size for size in requests if size <= count - done)
-            answer = requests[size].infer({name: array[done : done + size] for name, array in feed.items()}, share_inputs=True)
+            answer = requests[size].infer(
+                {name: array[done : done + size] for name, array in feed.items()}, share_inputs=True
+            )
             done += size
             parts.append(list(answer.values()))
-        return [np.concatenate(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True)]
+        return [
+            np.concatenate(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True)
+        ]
 
     return inputs, outputs, run

@@ -24,7 +24,11 @@ class Generator:
 
 def save(generator: Generator, path: Path, facts: dict[str, str] | None = None) -> None:
     """Write the weights as fp16, and as metadata the shape, the tokenizer, the classes and any further `facts` (training record)."""
-    metadata = {"tokenizer": generator.tokenizer, "classes": json.dumps(generator.classes), **(facts or {})}
+    metadata = {
+        "tokenizer": generator.tokenizer,
+        "classes": json.dumps(generator.classes),
+        **(facts or {}),
+    }
     checkpoint.save(generator.model, path, metadata)
 
 
@@ -38,6 +42,8 @@ def load(path: Path) -> Generator:
         model = GptShape.model_validate_json(metadata["shape"]).build()
         tokenizer, classes = metadata["tokenizer"], json.loads(metadata["classes"])
     except (KeyError, ValidationError) as error:
-        raise ValueError("its metadata does not describe a generator: not written by generator.train") from error
+        raise ValueError(
+            "its metadata does not describe a generator: not written by generator.train"
+        ) from error
     model.load_state_dict({name: value.float() for name, value in tensors.items()})
     return Generator(model.eval(), tokenizer, classes)

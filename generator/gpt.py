@@ -17,11 +17,15 @@ from generator.foreteller import Foreteller
 from generator.prediction import PREDICTIONS
 
 ROTARY_BASE = 10_000.0
-Cache = list[Tensor]  # keys of layer 0, values of layer 0, keys of layer 1 and so on, each float [B, heads, t, head]
+Cache = list[
+    Tensor
+]  # keys of layer 0, values of layer 0, keys of layer 1 and so on, each float [B, heads, t, head]
 # Queries, keys and values of the n newest positions, float [B, n, 3 d], and keys and values of earlier ones, float [B, heads, t, head]
 # -> what the newest attend to, float [B, n, d], and keys and values to remember.
 Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Cache]]
-AttendWithin = Callable[[Tensor], tuple[Tensor, Cache]]  # the same where those of earlier ones are given already
+AttendWithin = Callable[
+    [Tensor], tuple[Tensor, Cache]
+]  # the same where those of earlier ones are given already
 
 
 class GptShape(BaseModel):
@@ -104,7 +108,11 @@ class CausalAttention:
 
     def __call__(self, qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Cache]:
         """As Attend; the cache that is returned is that of the n newest positions."""
-        qk, v = qkv.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).split([2 * self.heads, self.heads], dim=1)
+        qk, v = (
+            qkv.unflatten(2, (3 * self.heads, -1))
+            .transpose(1, 2)
+            .split([2 * self.heads, self.heads], dim=1)
+        )
         q, k = rotated(qk, self.rotation).chunk(2, dim=1)
         scores = torch.cat([q @ keys.transpose(2, 3), q @ k.transpose(2, 3)], dim=3) + self.mask
         of_earlier, of_new = scores.softmax(dim=3).split([keys.shape[2], k.shape[2]], dim=3)
@@ -160,7 +168,9 @@ class Gpt(Foreteller):
         self.prediction = PREDICTIONS[shape.prediction](shape.codes, shape.specials, shape.width)
         self.classes = nn.Embedding(shape.classes + 1, shape.width)  # the last row is 'no class'
         nn.init.normal_(self.classes.weight, std=0.02)
-        self.positions = nn.Embedding(shape.channels, shape.width) if shape.position_embedding else None
+        self.positions = (
+            nn.Embedding(shape.channels, shape.width) if shape.position_embedding else None
+        )
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.02)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
@@ -170,10 +180,16 @@ class Gpt(Foreteller):
         # Queries and keys are both turned by these tables: with the fourth root of 1 / head in them, scores are divided by its square root.
         scale = head**-0.25
         angles = torch.arange(shape.channels)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
-        self.register_buffer("cosines", scale * torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False)
-        self.register_buffer("sines", scale * torch.cat([-angles.sin(), angles.sin()], dim=1), persistent=False)
+        self.register_buffer(
+            "cosines", scale * torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False
+        )
+        self.register_buffer(
+            "sines", scale * torch.cat([-angles.sin(), angles.sin()], dim=1), persistent=False
+        )
 
-    def hidden(self, tokens: Tensor, classes: Tensor, cache: Cache, before: int | Tensor) -> tuple[Tensor, Cache]:
+    def hidden(
+        self, tokens: Tensor, classes: Tensor, cache: Cache, before: int | Tensor
+    ) -> tuple[Tensor, Cache]:
         """The n newest positions after the `before` in the cache, each as what `prediction` tells the next token from.
 
         tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. cache: its first `before` positions count, those
@@ -184,8 +200,13 @@ class Gpt(Foreteller):
         order = torch.arange(new, device=tokens.device)
         at = order + before
         written = torch.where(torch.arange(room, device=tokens.device) < before, 0.0, -torch.inf)
-        mask = torch.cat([written.expand(new, room), torch.where(order <= order[:, None], 0.0, -torch.inf)], dim=1)
-        mask = mask.to(cache[0].dtype)  # or scores of lower precision would become fp32, and no longer match the values
+        mask = torch.cat(
+            [written.expand(new, room), torch.where(order <= order[:, None], 0.0, -torch.inf)],
+            dim=1,
+        )
+        mask = mask.to(
+            cache[0].dtype
+        )  # or scores of lower precision would become fp32, and no longer match the values
         attend = CausalAttention(self.shape.heads, (self.cosines[at], self.sines[at]), mask)
         return self.through_layers(self.embedded(tokens, classes, at), cache, attend)
 
@@ -211,8 +232,15 @@ class Gpt(Foreteller):
         return [self.norm.weight.new_zeros(one) for _ in range(2 * shape.layers)]
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        hidden, _ = self.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), classes, self.empty_cache(len(tokens)), 0)
+        hidden, _ = self.hidden(
+            F.pad(tokens[:, :-1], (1, 0), value=-1), classes, self.empty_cache(len(tokens)), 0
+        )
         return self.prediction.nll(hidden, tokens)
 
     def inner_weights(self) -> list[Tensor]:
-        return [module.weight for layer in self.layers for module in layer.modules() if isinstance(module, nn.Linear)]
+        return [
+            module.weight
+            for layer in self.layers
+            for module in layer.modules()
+            if isinstance(module, nn.Linear)
+        ]

@@ -31,7 +31,9 @@ class Prediction(nn.Module, ABC):
         """-ln p of each token given its position's vector: float [B, n]. hidden: float [B, n, d]. tokens: int [B, n]."""
 
     @abstractmethod
-    def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Token ids int32 [B], and the logits float [B, draws, values] that they were drawn from.
 
         hidden: float [B, d]. temperature: float [1], 0 = the most likely. top_k: int32 [1], 0 = all. noise: float [B, draws, values],
@@ -56,9 +58,13 @@ class Softmax(Prediction):
         return self.embedding(tokens.clamp_min(0))
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return F.cross_entropy(self.head(hidden).float().transpose(1, 2), tokens.long(), reduction="none")
+        return F.cross_entropy(
+            self.head(hidden).float().transpose(1, 2), tokens.long(), reduction="none"
+        )
 
-    def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logits = self.head(hidden)[:, : self.codes]
         return choose(logits, top_k, (temperature * noise)[:, 0]), logits[:, None]
 
@@ -80,45 +86,67 @@ class Bits(Prediction):
     def __init__(self, codes: int, specials: int, width: int) -> None:
         super().__init__()
         if codes != BYTE**2 or specials:
-            raise ValueError(f"16 bits tell {BYTE**2:,} codes and no special ids, not {codes:,} and {specials}")
-        self.high_embedding, self.low_embedding = nn.Embedding(BYTE, width), nn.Embedding(BYTE, width)
+            raise ValueError(
+                f"16 bits tell {BYTE**2:,} codes and no special ids, not {codes:,} and {specials}"
+            )
+        self.high_embedding, self.low_embedding = (
+            nn.Embedding(BYTE, width),
+            nn.Embedding(BYTE, width),
+        )
         for embedding in (self.high_embedding, self.low_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
         self.linear = nn.Linear(width, 16, bias=False)
         nn.init.zeros_(self.linear.weight)
         self.units = nn.Linear(width, 16 * UNITS, bias=False)
         nn.init.normal_(self.units.weight, std=0.05)
-        self.earlier = nn.Parameter(0.1 * torch.randn(16, 16, UNITS))  # [bit, earlier bit, unit]; those that are not earlier have no effect
+        self.earlier = nn.Parameter(
+            0.1 * torch.randn(16, 16, UNITS)
+        )  # [bit, earlier bit, unit]; those that are not earlier have no effect
         self.out = nn.Parameter(torch.zeros(16, UNITS))
         for name, constant in zip(("signs", "level", "before", "paths"), _tree(), strict=True):
             self.register_buffer(name, constant, persistent=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        high = (tokens / BYTE).int()  # exact, and three operators in ONNX where a division of integers is eight
+        high = (
+            tokens / BYTE
+        ).int()  # exact, and three operators in ONNX where a division of integers is eight
         return self.high_embedding(high) + self.low_embedding(tokens & (BYTE - 1))
 
     def nll(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         high = tokens // BYTE
-        signs = torch.cat([F.embedding(byte, self.signs) for byte in (high, tokens - high * BYTE)], dim=-1)  # [B, n, 16]
+        signs = torch.cat(
+            [F.embedding(byte, self.signs) for byte in (high, tokens - high * BYTE)], dim=-1
+        )  # [B, n, 16]
         earlier = self.earlier * torch.ones(16, 16, device=signs.device).tril(-1)[..., None]
-        inner = self.units(hidden).float().unflatten(-1, (16, UNITS)) + torch.einsum("bnj,iju->bniu", signs, earlier)
+        inner = self.units(hidden).float().unflatten(-1, (16, UNITS)) + torch.einsum(
+            "bnj,iju->bniu", signs, earlier
+        )
         logits = self.linear(hidden).float() + (F.silu(inner) * self.out).sum(-1)
         return F.softplus(-signs * logits).sum(-1)
 
-    def sample(self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         both = F.linear(hidden, torch.cat([self.linear.weight, self.units.weight]))
         linear, inner = both[:, :16], both[:, 16:].unflatten(1, (16, UNITS))
         noise = temperature * noise
         high_logits = self._byte(linear[:, :8], inner[:, :8], slice(0, 8))
         high = choose(high_logits, top_k, noise[:, 0])
-        seen = F.embedding(high, self.signs @ self.earlier[8:, :8].transpose(0, 1).flatten(1))  # of each byte, of the weights alone
-        low_logits = self._byte(linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16))
+        seen = F.embedding(
+            high, self.signs @ self.earlier[8:, :8].transpose(0, 1).flatten(1)
+        )  # of each byte, of the weights alone
+        low_logits = self._byte(
+            linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16)
+        )
         low = choose(low_logits, top_k, noise[:, 1])
         return high * BYTE + low, torch.stack([high_logits, low_logits], dim=1)
 
     def _byte(self, linear: Tensor, inner: Tensor, bits: slice) -> Tensor:
         """ln p of all values of a byte: float [B, 256]. linear: float [B, 8]. inner: float [B, 8, units], earlier bytes counted in."""
-        earlier, out = (weight.index_select(0, self.level) for weight in (self.earlier[bits, bits], self.out[bits]))
+        earlier, out = (
+            weight.index_select(0, self.level)
+            for weight in (self.earlier[bits, bits], self.out[bits])
+        )
         seen = (self.before[..., None] * earlier).sum(1)  # [255, units], of the weights alone
         units = F.silu(inner.index_select(1, self.level) + seen)
         logits = linear.index_select(1, self.level) + (units * out).sum(-1)
@@ -138,11 +166,22 @@ def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ones = values[:, None] >> (7 - bits) & 1
     signs = 2.0 * ones - 1
     level = torch.cat([torch.full((2**bit,), bit) for bit in range(8)])
-    within = torch.cat([torch.arange(2**bit) for bit in range(8)])  # a node of level i stands for the first i bits of a value
-    before = torch.where(bits < level[:, None], 2.0 * (within[:, None] >> (level[:, None] - 1 - bits).clamp_min(0) & 1) - 1, 0.0)
+    within = torch.cat(
+        [torch.arange(2**bit) for bit in range(8)]
+    )  # a node of level i stands for the first i bits of a value
+    before = torch.where(
+        bits < level[:, None],
+        2.0 * (within[:, None] >> (level[:, None] - 1 - bits).clamp_min(0) & 1) - 1,
+        0.0,
+    )
     on_the_way = values >> (8 - level[:, None]) == within[:, None]
     takes_one = ones.T[level] == 1
-    return signs, level, before, torch.cat([-(on_the_way & ~takes_one).float(), (on_the_way & takes_one).float()])
+    return (
+        signs,
+        level,
+        before,
+        torch.cat([-(on_the_way & ~takes_one).float(), (on_the_way & takes_one).float()]),
+    )
 
 
 def choose(logits: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
@@ -153,7 +192,11 @@ def choose(logits: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
     torch._check(most >= 1)
     torch._check(most <= count)
     least = logits.topk(most, dim=1).values[:, -1:]
-    return torch.where(every | (logits >= least), logits + noise, -torch.inf).argmax(dim=1).to(torch.int32)
+    return (
+        torch.where(every | (logits >= least), logits + noise, -torch.inf)
+        .argmax(dim=1)
+        .to(torch.int32)
+    )
 
 
 def gumbel(source: torch.Generator, *shape: int) -> Tensor:

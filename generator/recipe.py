@@ -13,12 +13,22 @@ class GeneratorRecipe(Schedule):
     """What decides how anything is trained that foretells a tokenizer's tokens."""
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_GENERATOR_")
-    run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/generator")
-    tokenizer: Annotated[Path, Field(description="checkpoint of the tokenizer whose tokens it learns")] = Path(
-        "tokenizer/weights/demo.safetensors"
+    run: Annotated[
+        Path, Field(description="folder of this run; resumed when it holds a checkpoint")
+    ] = Path("runs/generator")
+    tokenizer: Annotated[
+        Path, Field(description="checkpoint of the tokenizer whose tokens it learns")
+    ] = Path("tokenizer/weights/demo.safetensors")
+    tokens: Annotated[Path, Field(description="folder in which encoded photos are kept")] = Path(
+        "runs/tokens"
     )
-    tokens: Annotated[Path, Field(description="folder in which encoded photos are kept")] = Path("runs/tokens")
-    passes: Annotated[int, Field(ge=1, description="times each training photo is encoded: as it is, mirrored, then random crops of it")] = 6
+    passes: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="times each training photo is encoded: as it is, mirrored, then random crops of it",
+        ),
+    ] = 6
 
     width: Annotated[int, Field(ge=1, description="numbers of a position")] = 320
     layers: Annotated[int, Field(ge=1, description="how many of attention and gated units")] = 4
@@ -28,10 +38,20 @@ class GeneratorRecipe(Schedule):
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 150_000
     batch: Annotated[int, Field(ge=1, description="photos per step")] = 32
     compile: Annotated[
-        bool, Field(description="fuse the step with torch.compile: the first takes a minute, each later one a third; needs a C++ compiler")
+        bool,
+        Field(
+            description="fuse the step with torch.compile: the first takes a minute, each later one a third; needs a C++ compiler"
+        ),
     ] = False
-    class_dropout: Annotated[float, Field(ge=0, le=1, description="chance that a photo's class is hidden")] = 0.1
-    channel_slope: Annotated[float, Field(ge=0, description="how much more the first token counts than the last: 1 + this to 1")] = 1.0
+    class_dropout: Annotated[
+        float, Field(ge=0, le=1, description="chance that a photo's class is hidden")
+    ] = 0.1
+    channel_slope: Annotated[
+        float,
+        Field(
+            ge=0, description="how much more the first token counts than the last: 1 + this to 1"
+        ),
+    ] = 1.0
 
 
 class GptRecipe(GeneratorRecipe):
@@ -43,5 +63,7 @@ class GptRecipe(GeneratorRecipe):
 
     start_from: Annotated[
         Path | None,
-        Field(description="weights to go on from when the run folder has no checkpoint: their photos count as seen, their size is kept"),
+        Field(
+            description="weights to go on from when the run folder has no checkpoint: their photos count as seen, their size is kept"
+        ),
     ] = None

@@ -20,7 +20,13 @@ TEMPERATURE, TOP_K = 0.85, 200
 
 
 @torch.inference_mode()
-def sample(model: Gpt, labels: Sequence[int], seed: int, temperature: float = TEMPERATURE, top_k: int = TOP_K) -> Tensor:
+def sample(
+    model: Gpt,
+    labels: Sequence[int],
+    seed: int,
+    temperature: float = TEMPERATURE,
+    top_k: int = TOP_K,
+) -> Tensor:
     """A whole sequence for each class id (-1 = none): int32 [B, C]; equal arguments give equal tokens.
 
     temperature: 0 = the likeliest. top_k: 0 = all. The noise is another than the service's: equal seeds give other pictures there.
@@ -44,20 +50,33 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="safetensors of `python -m generator.train`")
     parser.add_argument("classes", nargs="+", help="names of classes it was trained on")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors"))
+    parser.add_argument(
+        "--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors")
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
-    parser.add_argument("--top-k", type=int, default=TOP_K, help="of the likeliest values of each byte; 0 = all")
+    parser.add_argument(
+        "--top-k", type=int, default=TOP_K, help="of the likeliest values of each byte; 0 = all"
+    )
     options = parser.parse_args()
-    generator, tokenizer = checkpoint.load(options.weights), tokenizer_checkpoint.load(options.tokenizer)
+    generator, tokenizer = (
+        checkpoint.load(options.weights),
+        tokenizer_checkpoint.load(options.tokenizer),
+    )
     if (made := tokenizer_checkpoint.fingerprint(tokenizer)) != generator.tokenizer:
-        sys.exit(f"{options.weights} makes tokens of {generator.tokenizer}, and {options.tokenizer} is {made}")
+        sys.exit(
+            f"{options.weights} makes tokens of {generator.tokenizer}, and {options.tokenizer} is {made}"
+        )
     if unknown := [name for name in options.classes if name not in generator.classes]:
-        sys.exit(f"{options.weights} does not know {', '.join(unknown)}; its classes are {', '.join(generator.classes)}")
+        sys.exit(
+            f"{options.weights} does not know {', '.join(unknown)}; its classes are {', '.join(generator.classes)}"
+        )
     labels = [generator.classes.index(name) for name in options.classes]
     tokens = sample(generator.model, labels, options.seed, options.temperature, options.top_k)
     columns = [
-        Column([f"{name}, k = {k}" for name in options.classes], inference.decode(tokenizer, tokens, k))
+        Column(
+            [f"{name}, k = {k}" for name in options.classes], inference.decode(tokenizer, tokens, k)
+        )
         for k in inference.budgets(generator.model.shape.channels)
     ]
     draw(columns, options.output)

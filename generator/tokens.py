@@ -41,7 +41,10 @@ def encoded(model: Tokenizer, pattern: str, passes: int, folder: Path) -> list[P
 
     Raises FileNotFoundError when there are no shards.
     """
-    return [_pass(model, pattern, number, folder / checkpoint.fingerprint(model)) for number in range(passes)]
+    return [
+        _pass(model, pattern, number, folder / checkpoint.fingerprint(model))
+        for number in range(passes)
+    ]
 
 
 def _pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> Photos:
@@ -51,19 +54,29 @@ def _pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> Photos:
         batches = list(_encode(model, pattern, number))
         temporary = path.with_suffix(".tmp.npz")
         np.savez(
-            temporary, tokens=np.concatenate([tokens for tokens, _ in batches]), classes=[name for _, names in batches for name in names]
+            temporary,
+            tokens=np.concatenate([tokens for tokens, _ in batches]),
+            classes=[name for _, names in batches for name in names],
         )
         os.replace(temporary, path)
     with np.load(path) as file:
         return Photos(file["tokens"], file["classes"].tolist())
 
 
-def _encode(model: Tokenizer, pattern: str, number: int) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
+def _encode(
+    model: Tokenizer, pattern: str, number: int
+) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
     size = model.shape.picture_size
     crop = RandomCrop(size, seed=number)
-    dataset = wds.WebDataset(shards(pattern), shardshuffle=False).to_tuple("__key__", SUFFIXES).batched(BATCH)
+    dataset = (
+        wds.WebDataset(shards(pattern), shardshuffle=False)
+        .to_tuple("__key__", SUFFIXES)
+        .batched(BATCH)
+    )
     for keys, photos in tqdm(dataset, desc=f"encoding pass {number}", unit="batch", leave=False):
-        pixels = np.stack([crop(data) if number > 1 else pictures.prepare(data, size) for data in photos])
+        pixels = np.stack(
+            [crop(data) if number > 1 else pictures.prepare(data, size) for data in photos]
+        )
         if number == 1:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         yield inference.encode(model, pixels).numpy(), [Path(key).parent.name for key in keys]

@@ -29,7 +29,10 @@ class GptTrainer(Trainer[Gpt, GptRecipe]):
     def _new(self, tokenizer: Tokenizer) -> Gpt:
         recipe = self.recipe
         if recipe.start_from is not None:
-            start, facts = checkpoint.load(recipe.start_from), tokenizer_checkpoint.facts(recipe.start_from)
+            start, facts = (
+                checkpoint.load(recipe.start_from),
+                tokenizer_checkpoint.facts(recipe.start_from),
+            )
             self._must_fit(recipe.start_from, start.tokenizer, start.classes)
             self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
             return start.model.train()
@@ -45,7 +48,11 @@ class GptTrainer(Trainer[Gpt, GptRecipe]):
         ).build()
 
     def _ship(self, facts: dict[str, str]) -> None:
-        checkpoint.save(Generator(self.averaged, self.fingerprint, self.classes), self.recipe.run / "weights.safetensors", facts)
+        checkpoint.save(
+            Generator(self.averaged, self.fingerprint, self.classes),
+            self.recipe.run / "weights.safetensors",
+            facts,
+        )
 
 
 if __name__ == "__main__":

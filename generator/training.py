@@ -57,11 +57,16 @@ class Trainer(ABC, Generic[Model, Settings]):
         self.tokens = np.stack([photos.tokens for photos in passes]).astype(np.uint16)
         self.labels = torch.from_numpy(passes[0].labels(self.classes))
         kept = slice(VALIDATION_PHOTOS)
-        self.validation = torch.from_numpy(validation.tokens[kept]), torch.from_numpy(validation.labels(self.classes)[kept])
+        self.validation = (
+            torch.from_numpy(validation.tokens[kept]),
+            torch.from_numpy(validation.labels(self.classes)[kept]),
+        )
         torch.manual_seed(recipe.seed)
         self.views, self.seconds = 0, 0.0
         self.model = self._new(tokenizer)
-        self.fused = torch.compile(self.model) if recipe.compile else self.model  # the same weights; only steps are worth it
+        self.fused = (
+            torch.compile(self.model) if recipe.compile else self.model
+        )  # the same weights; only steps are worth it
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimisers = optimisers(
             [weight for weight in self.model.parameters() if weight.requires_grad],
@@ -69,7 +74,9 @@ class Trainer(ABC, Generic[Model, Settings]):
             recipe,
         )
         self.weights = channel_weights(tokenizer.shape.channels, recipe.channel_slope)
-        self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
+        self.warm_from = (
+            self.views
+        )  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
         self.stop = False
         self.last = recipe.run / "last.pt"
         if self.last.exists():
@@ -87,9 +94,13 @@ class Trainer(ABC, Generic[Model, Settings]):
         """Raises ValueError when `start` was trained on tokens or classes that are not this run's."""
         recipe = self.recipe
         if tokenizer != self.fingerprint:
-            raise ValueError(f"{start} reads tokens of {tokenizer}, and {recipe.tokenizer} makes those of {self.fingerprint}")
+            raise ValueError(
+                f"{start} reads tokens of {tokenizer}, and {recipe.tokenizer} makes those of {self.fingerprint}"
+            )
         if classes != self.classes:
-            raise ValueError(f"{start} was trained on {len(classes)} classes, and {recipe.train} has other ones")
+            raise ValueError(
+                f"{start} was trained on {len(classes)} classes, and {recipe.train} has other ones"
+            )
 
     def run(self) -> None:
         """Train until `views` photos were seen, or until SIGINT or SIGTERM; both end with a checkpoint."""
@@ -97,7 +108,9 @@ class Trainer(ABC, Generic[Model, Settings]):
         recipe.run.mkdir(parents=True, exist_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask_to_stop)
-        torch.manual_seed(recipe.seed + self.views)  # a resumed run must not draw its first photos again
+        torch.manual_seed(
+            recipe.seed + self.views
+        )  # a resumed run must not draw its first photos again
         saved, mean_loss = time.monotonic(), 0.0
         with tqdm(total=recipe.views, initial=self.views, unit="photo", smoothing=0.05) as bar:
             while self.views < recipe.views and not self.stop:
@@ -107,7 +120,10 @@ class Trainer(ABC, Generic[Model, Settings]):
                 self.views += recipe.batch
                 self.seconds += time.monotonic() - started
                 bar.update(recipe.batch)
-                if self.views // recipe.evaluate_every > before // recipe.evaluate_every or self.views >= recipe.views:
+                if (
+                    self.views // recipe.evaluate_every > before // recipe.evaluate_every
+                    or self.views >= recipe.views
+                ):
                     bar.write(self._evaluate(mean_loss))
                 if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
                     self._save()
@@ -119,11 +135,15 @@ class Trainer(ABC, Generic[Model, Settings]):
         photos = torch.randint(len(self.labels), (recipe.batch,))
         passes = torch.randint(len(self.tokens), (recipe.batch,))
         hidden = torch.rand(recipe.batch) < recipe.class_dropout
-        return torch.from_numpy(self.tokens[passes, photos].astype(np.int32)), torch.where(hidden, NO_CLASS, self.labels[photos])
+        return torch.from_numpy(self.tokens[passes, photos].astype(np.int32)), torch.where(
+            hidden, NO_CLASS, self.labels[photos]
+        )
 
     def _step(self, tokens: Tensor, labels: Tensor) -> float:
         recipe = self.recipe
-        with torch.autocast("cpu", torch.bfloat16, enabled=uses_bf16(recipe.precision, tokens.device)):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=uses_bf16(recipe.precision, tokens.device)
+        ):
             nll = self.fused(tokens, labels)
         loss = (nll * self.weights).mean()
         self.model.zero_grad()
@@ -146,7 +166,10 @@ class Trainer(ABC, Generic[Model, Settings]):
                 row[f"bits_{k}"] = bits_per_token(nll[:, :k])
         with (self.recipe.run / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        return "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+        return "  ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in row.items()
+        )
 
     def _save(self) -> None:
         state = {
@@ -169,7 +192,11 @@ class Trainer(ABC, Generic[Model, Settings]):
         self.averaged.load_state_dict(state["averaged"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.views, self.seconds, self.warm_from = state["views"], state["seconds"], state["warm_from"]
+        self.views, self.seconds, self.warm_from = (
+            state["views"],
+            state["seconds"],
+            state["warm_from"],
+        )
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop = True

@@ -51,14 +51,18 @@ class Leg:
         return self.good_share >= GOOD_SHARE and self.p99 <= objective
 
     def __str__(self) -> str:
-        milliseconds = "  ".join(f"{1000 * value:7.1f}" for value in (self.p50, self.p95, self.p99, self.late_p99))
+        milliseconds = "  ".join(
+            f"{1000 * value:7.1f}" for value in (self.p50, self.p95, self.p99, self.late_p99)
+        )
         return f"  {self.rate:8.1f}  {self.goodput:8.1f}  {milliseconds}  {self.good_share:7.1%}"
 
 
 HEAD = f"  {'rate /s':>8}  {'good /s':>8}  {'p50 ms':>7}  {'p95 ms':>7}  {'p99 ms':>7}  {'late':>7}  {'good':>7}"
 
 
-def search(leg: Callable[[float], Leg], start: float, objective: float) -> tuple[Leg | None, list[Leg]]:
+def search(
+    leg: Callable[[float], Leg], start: float, objective: float
+) -> tuple[Leg | None, list[Leg]]:
     """The leg of the largest rate that holds the objective, None where none does, and all legs in the order they ran.
 
     Up or down from `start` by STEP until the objective is held at one rate and missed at another, then halving between them.
@@ -84,8 +88,12 @@ def search(leg: Callable[[float], Leg], start: float, objective: float) -> tuple
 def main() -> None:
     """Search, print each leg, and write build/capacity.json. Exits with 1 where no rate holds the objective."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
-    parser.add_argument("--grpc", metavar="HOST:PORT", help="a service elsewhere; without, one is started here")
-    parser.add_argument("--objective", type=float, default=0.25, help="p99 of latency in seconds; %(default)s")
+    parser.add_argument(
+        "--grpc", metavar="HOST:PORT", help="a service elsewhere; without, one is started here"
+    )
+    parser.add_argument(
+        "--objective", type=float, default=0.25, help="p99 of latency in seconds; %(default)s"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of a leg; %(default)s")
     options = parser.parse_args()
     figures: dict[str, object] = {"objective_seconds": options.objective}
@@ -99,13 +107,18 @@ def main() -> None:
                 return done
 
             closed = generators.closed_loop(target, CALLERS, options.seconds / 2).result().goodput
-            print(f"\n{role}: {CALLERS} callers in a closed loop carry {closed:.1f} /s; legs of {options.seconds:g} s\n{HEAD}", flush=True)
+            print(
+                f"\n{role}: {CALLERS} callers in a closed loop carry {closed:.1f} /s; legs of {options.seconds:g} s\n{HEAD}",
+                flush=True,
+            )
             held, legs = search(leg, 0.8 * closed, options.objective)
             if held is None:
                 found = False
                 print(f"no rate holds a p99 of {1000 * options.objective:.0f} ms")
                 continue
-            print(f"capacity at a p99 of {1000 * options.objective:.0f} ms: {held.rate:.1f} /s; beyond it")
+            print(
+                f"capacity at a p99 of {1000 * options.objective:.0f} ms: {held.rate:.1f} /s; beyond it"
+            )
             beyond = [leg(times * held.rate) for times in BEYOND]
             figures[role] = {
                 "closed_per_second": closed,
@@ -135,7 +148,10 @@ def targets(address: str) -> dict[str, Grpc]:
     with Client(address, timeout=60) as client:
         tokens = [client.encode(jpeg, K).to_bytes() for jpeg in jpegs]
     encode = tuple(pb.EncodeRequest(picture=jpeg, k=K).SerializeToString() for jpeg in jpegs)
-    decode = tuple(pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG).SerializeToString() for one in tokens)
+    decode = tuple(
+        pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG).SerializeToString()
+        for one in tokens
+    )
     return {"encode": Grpc(address, ENCODE, encode), "decode": Grpc(address, DECODE, decode)}
 
 

@@ -18,7 +18,13 @@ SHADES = ("#9ecae1", "#4292c6", OURS)  # p50, p95, p99
 ACCENT = "#d1495b"
 GREY = "#6c757d"
 OTHERS = ("#e07b39", "#5a9367", "#8d6a9f", "#b08900", "#c05780")
-STAGES = {"graph": OURS, "engine processes beyond it": "#6baed6", "tritonserver": "#c6dbef", "gateway": "#e07b39", "clients": "#adb5bd"}
+STAGES = {
+    "graph": OURS,
+    "engine processes beyond it": "#6baed6",
+    "tritonserver": "#c6dbef",
+    "gateway": "#e07b39",
+    "clients": "#adb5bd",
+}
 BATCHES = {"1": "#c6dbef", "2": "#6baed6", "4": OURS, "8": "#e07b39", "more": ACCENT}
 
 STYLE: dict[Any, Any] = {
@@ -76,9 +82,21 @@ def by_clients(measured: dict[str, Any]) -> Figure:
         ours, bare = name.startswith("ChannelTok"), name.startswith("Triton")
         color = ACCENT if name == OUR_BEST else OURS if ours else GREY if bare else next(others)
         line = "--" if bare or name.endswith("REST") else "-"
-        axes.plot(range(len(callers)), rates, line, marker="o", markersize=4, color=color, linewidth=2 if ours else 1.3, label=name)
+        axes.plot(
+            range(len(callers)),
+            rates,
+            line,
+            marker="o",
+            markersize=4,
+            color=color,
+            linewidth=2 if ours else 1.3,
+            label=name,
+        )
     axes.set(
-        xlabel="clients in a closed loop", ylabel="pictures/s", title="Encode, JPEG in, tokens out, on two shared cores", ylim=(0, None)
+        xlabel="clients in a closed loop",
+        ylabel="pictures/s",
+        title="Encode, JPEG in, tokens out, on two shared cores",
+        ylim=(0, None),
     )
     axes.set_xticks(range(len(callers)), callers)
     figure.legend(loc="outside right center")
@@ -89,21 +107,49 @@ def by_rate(measured: dict[str, Any]) -> Figure:
     """Latency and goodput against arrival rate."""
     objective = measured["objective_seconds"]
     roles = [role for role in ("encode", "decode") if role in measured]
-    figure, rows = plt.subplots(2, len(roles), figsize=(4 * len(roles) + 0.5, 6), sharex="col", squeeze=False)
+    figure, rows = plt.subplots(
+        2, len(roles), figsize=(4 * len(roles) + 0.5, 6), sharex="col", squeeze=False
+    )
     for role, (latency, goodput) in zip(roles, rows.T, strict=True):
-        legs = sorted(measured[role]["legs"] + measured[role]["beyond"], key=lambda leg: leg["rate"])
+        legs = sorted(
+            measured[role]["legs"] + measured[role]["beyond"], key=lambda leg: leg["rate"]
+        )
         rates = [leg["rate"] for leg in legs]
         capacity = measured[role]["capacity_per_second"]
         for percentile, color in zip(("p50", "p95", "p99"), SHADES, strict=True):
-            latency.plot(rates, [1000 * leg[percentile] for leg in legs], marker="o", markersize=3, color=color, label=percentile)
-        latency.axhline(1000 * objective, color=ACCENT, linestyle="--", linewidth=1, label=f"objective of p99, {1000 * objective:.0f} ms")
+            latency.plot(
+                rates,
+                [1000 * leg[percentile] for leg in legs],
+                marker="o",
+                markersize=3,
+                color=color,
+                label=percentile,
+            )
+        latency.axhline(
+            1000 * objective,
+            color=ACCENT,
+            linestyle="--",
+            linewidth=1,
+            label=f"objective of p99, {1000 * objective:.0f} ms",
+        )
         latency.set(yscale="log", title=f"{role.capitalize()}: {capacity:.0f} calls/s hold it")
         latency.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         latency.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         latency.set_ylim(10, None)
         goodput.plot(rates, rates, color=GREY, linestyle=":", label="as many as asked for")
-        goodput.plot(rates, [leg["goodput"] for leg in legs], marker="o", markersize=3, color=OURS, label="answered well")
-        goodput.set(xlabel="calls/s, open loop", ylim=(0, 1.5 * max(leg["goodput"] for leg in legs)), xlim=(0, None))
+        goodput.plot(
+            rates,
+            [leg["goodput"] for leg in legs],
+            marker="o",
+            markersize=3,
+            color=OURS,
+            label="answered well",
+        )
+        goodput.set(
+            xlabel="calls/s, open loop",
+            ylim=(0, 1.5 * max(leg["goodput"] for leg in legs)),
+            xlim=(0, None),
+        )
         for axes in (latency, goodput):
             axes.axvline(capacity, color="#333333", linewidth=0.8)
     rows[0, 0].set_ylabel("latency of good answers, ms")
@@ -123,7 +169,11 @@ def batches(measured: dict[str, Any]) -> Figure:
         for name, color in BATCHES.items():
             shares = []
             for counts in loads.values():
-                seen = counts.get(name, 0) if name != "more" else sum(count for le, count in counts.items() if le not in BATCHES)
+                seen = (
+                    counts.get(name, 0)
+                    if name != "more"
+                    else sum(count for le, count in counts.items() if le not in BATCHES)
+                )
                 shares.append(100 * seen / max(1, sum(counts.values())))
             label = {"4": "3 to 4", "8": "5 to 8", "more": "more"}.get(name, name)
             axes.bar(range(len(loads)), shares, bottom=bottom, color=color, label=label, width=0.65)
@@ -133,7 +183,9 @@ def batches(measured: dict[str, Any]) -> Figure:
         axes.grid(visible=False)
     row[0, 0].set_ylabel("share of pictures, %")
     handles, labels = row[0, 0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], title="pictures in\ntheir batch", loc="outside right center")
+    figure.legend(
+        handles[::-1], labels[::-1], title="pictures in\ntheir batch", loc="outside right center"
+    )
     return figure
 
 
@@ -144,18 +196,37 @@ def cpu(measured: dict[str, Any]) -> Figure:
     for height, role in enumerate(roles[::-1]):
         cell = next(cell for cell in measured["cells"][role]["clients"] if cell["clients"] == 16)
         graph = measured["fits"][role]["graph"]
-        spent = {**cell["cpu"], "graph": graph, "engine processes beyond it": cell["cpu"]["engine processes"] - graph}
+        spent = {
+            **cell["cpu"],
+            "graph": graph,
+            "engine processes beyond it": cell["cpu"]["engine processes"] - graph,
+        }
         left = 0.0
         for stage, color in STAGES.items():
-            axes.barh(height, spent[stage], left=left, color=color, height=0.6, label=stage if height == 0 else None)
+            axes.barh(
+                height,
+                spent[stage],
+                left=left,
+                color=color,
+                height=0.6,
+                label=stage if height == 0 else None,
+            )
             if spent[stage] > 0.04 * sum(cell["cpu"].values()):
                 white = stage in ("graph", "gateway")
                 axes.text(
-                    left + spent[stage] / 2, height, f"{spent[stage]:.1f}", ha="center", va="center", color="white" if white else "black"
+                    left + spent[stage] / 2,
+                    height,
+                    f"{spent[stage]:.1f}",
+                    ha="center",
+                    va="center",
+                    color="white" if white else "black",
                 )
             left += spent[stage]
     axes.set_yticks(range(len(roles)), [role.capitalize() for role in roles[::-1]])
-    axes.set(xlabel="core ms of a picture, 16 clients on the same cores", title="Where the processor time goes")
+    axes.set(
+        xlabel="core ms of a picture, 16 clients on the same cores",
+        title="Where the processor time goes",
+    )
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right center")
     return figure
@@ -166,9 +237,25 @@ def soak(measured: dict[str, Any]) -> Figure:
     minutes = measured["minutes"]
     figure, (latency, memory) = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True)
     for percentile, color in zip(("p50", "p99"), SHADES[1:], strict=True):
-        latency.plot([1000 * minute["leg"][percentile] for minute in minutes], marker="o", markersize=3, color=color, label=percentile)
-    latency.set(ylabel="latency, ms", ylim=(0, None), title=f"Encode and Decode by turns at {measured['rate_per_second']:.0f} calls/s")
-    memory.plot([minute["memory"] / 1e6 for minute in minutes], marker="o", markersize=3, color=OURS, label="memory")
+        latency.plot(
+            [1000 * minute["leg"][percentile] for minute in minutes],
+            marker="o",
+            markersize=3,
+            color=color,
+            label=percentile,
+        )
+    latency.set(
+        ylabel="latency, ms",
+        ylim=(0, None),
+        title=f"Encode and Decode by turns at {measured['rate_per_second']:.0f} calls/s",
+    )
+    memory.plot(
+        [minute["memory"] / 1e6 for minute in minutes],
+        marker="o",
+        markersize=3,
+        color=OURS,
+        label="memory",
+    )
     memory.set(
         ylabel="memory, MB",
         ylim=(0, 1.2 * max(minute["memory"] for minute in minutes) / 1e6),

@@ -93,7 +93,10 @@ class Stream:
             stream = channel.stream_stream(self.method)
 
             async def call(number: int) -> str:
-                bodies = (self.bodies[(number * self.batch + i) % len(self.bodies)] for i in range(self.batch))
+                bodies = (
+                    self.bodies[(number * self.batch + i) % len(self.bodies)]
+                    for i in range(self.batch)
+                )
                 try:
                     answers = [answer async for answer in stream(bodies)]
                 except grpc.aio.AioRpcError as error:
@@ -119,7 +122,9 @@ class Table:
         if set(report.counts()) != {report.good}:
             raise SystemExit(f"calls failed: {report.counts()}")
         done = len(report.codes) * pictures_a_call
-        cpu = {kind: 1000 * (after[kind] - before[kind]) / done for kind in after} | {"clients": 1000 * clients / done}
+        cpu = {kind: 1000 * (after[kind] - before[kind]) / done for kind in after} | {
+            "clients": 1000 * clients / done
+        }
         elapsed = float(report.finished.max())
         return Cell(done / elapsed, report.latency(50), report.latency(99), cpu)
 
@@ -127,7 +132,9 @@ class Table:
         """Print a row and keep it."""
         self.cells.setdefault(role, {}).setdefault(axis, [])
         error = cell.throughput / predicted - 1
-        self.cells[role][axis].append({axis: value, **asdict(cell), "predicted": predicted, "error": error})
+        self.cells[role][axis].append(
+            {axis: value, **asdict(cell), "predicted": predicted, "error": error}
+        )
         size = f"{cell.bytes_in / 1e3:9.1f}{cell.bytes_out / 1e3:9.2f}" if cell.bytes_in else ""
         print(
             f"  {role:6} {axis:8} {value:5}  {cell.throughput:7.1f}  {1000 * cell.p50:7.1f}  {1000 * cell.p99:7.1f}  {cell.cost:7.2f}"
@@ -142,7 +149,9 @@ HEAD = f"{'pics/s':>31}  {'p50 ms':>7}  {'p99 ms':>7}  {'core ms':>7}  {'model':
 def main() -> None:
     """Measure, print, and write build/cost.json."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m loadtest.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="of a cell; %(default)s")
     seconds = parser.parse_args().seconds
@@ -162,10 +171,19 @@ def main() -> None:
         jpeg_back = pb.PICTURE_FORMAT_JPEG
         requests: dict[str, dict[int, list[Any]]] = {
             "encode": {k: [pb.EncodeRequest(picture=jpeg, k=k) for jpeg in jpegs] for k in BUDGETS},
-            "decode": {k: [pb.DecodeRequest(tokens=one.prefix(k).to_bytes(), format=jpeg_back) for one in tokens] for k in BUDGETS},
+            "decode": {
+                k: [
+                    pb.DecodeRequest(tokens=one.prefix(k).to_bytes(), format=jpeg_back)
+                    for one in tokens
+                ]
+                for k in BUDGETS
+            },
         }
         for role, method in (("encode", ENCODE), ("decode", DECODE)):
-            bodies = {k: tuple(one.SerializeToString() for one in made) for k, made in requests[role].items()}
+            bodies = {
+                k: tuple(one.SerializeToString() for one in made)
+                for k, made in requests[role].items()
+            }
             target = Grpc(service.grpc, method, bodies[BUDGETS[-1]])
             table.cell(target, FULL)  # to warm up
             measured = {}
@@ -174,44 +192,83 @@ def main() -> None:
                 measured[clients] = table.cell(target, clients)
                 if clients in HISTOGRAM_CLIENTS:
                     after = _batches(service, role)
-                    batches.setdefault(role, {})[f"{clients}"] = {le: after[le] - before.get(le, 0) for le in after}
-            large = {side: table.cell(_uploads(service, side), FULL) for side in SIDES} if role == "encode" else {}
-            slope = (large[SIDES[-1]].cost - large[256].cost) / ((SIDES[-1] ** 2 - 256**2) / 1e6) if large else 0.0
+                    batches.setdefault(role, {})[f"{clients}"] = {
+                        le: after[le] - before.get(le, 0) for le in after
+                    }
+            large = (
+                {side: table.cell(_uploads(service, side), FULL) for side in SIDES}
+                if role == "encode"
+                else {}
+            )
+            slope = (
+                (large[SIDES[-1]].cost - large[256].cost) / ((SIDES[-1] ** 2 - 256**2) / 1e6)
+                if large
+                else 0.0
+            )
             model = Model(measured[1].p50, measured[FULL].cost, slope)
             fits[role] = asdict(model)
-            print(f"\n{role}: one client waits {1000 * model.latency:.2f} ms, a picture costs {model.cost:.2f} core ms", end="")
+            print(
+                f"\n{role}: one client waits {1000 * model.latency:.2f} ms, a picture costs {model.cost:.2f} core ms",
+                end="",
+            )
             print(f" and {slope:.2f} more for each megapixel\n{HEAD}" if large else f"\n{HEAD}")
             for clients, cell in measured.items():
                 table.add(role, "clients", clients, cell, model.throughput(clients))
             for k in BUDGETS:
                 cell = table.cell(Grpc(service.grpc, method, bodies[k]), FULL)
-                sizes = {"bytes_in": float(np.mean([len(body) for body in bodies[k]])), "bytes_out": float(answers[role][k])}
+                sizes = {
+                    "bytes_in": float(np.mean([len(body) for body in bodies[k]])),
+                    "bytes_out": float(answers[role][k]),
+                }
                 table.add(role, "k", k, Cell(**{**asdict(cell), **sizes}), model.throughput(FULL))
             for side, cell in large.items():
                 table.add(role, "side", side, cell, model.throughput(FULL, side**2 / 1e6))
             for batch in STREAMED:
                 stream = _stream(service, role, requests[role][BUDGETS[-1]], batch)
-                table.add(role, "streamed", batch, table.cell(stream, 1, batch), model.throughput(batch))
+                table.add(
+                    role, "streamed", batch, table.cell(stream, 1, batch), model.throughput(batch)
+                )
     pixels = np.stack([pictures.prepare(jpeg, size) for jpeg in jpegs[: BATCHES[-1]]])
     ids = np.stack([one.ids for one in tokens[: BATCHES[-1]]]).astype(np.int32)
-    feeds: dict[str, tuple[str, NDArray[Any]]] = {"encode": ("*_encode", pixels), "decode": ("*_decode_k*", ids)}
+    feeds: dict[str, tuple[str, NDArray[Any]]] = {
+        "encode": ("*_encode", pixels),
+        "decode": ("*_decode_k*", ids),
+    }
     for role, (pattern, feed) in feeds.items():
         (graph,) = REPOSITORY.glob(f"{pattern}/1/model.onnx")
         bare = Bare(role, graph, feed)
-        print(f"\n{role}, the bare graph: {' '.join(bare.engine)}, one thread on each of {CORES} cores\n{HEAD}")
-        rates = {batch: bare.throughput(Arrangement(CORES, 1, batch), seconds / 2) for batch in BATCHES}
-        milliseconds = {batch: 1000 * CORES * batch / rate for batch, (rate, _) in rates.items()}  # of one core, for a batch
+        print(
+            f"\n{role}, the bare graph: {' '.join(bare.engine)}, one thread on each of {CORES} cores\n{HEAD}"
+        )
+        rates = {
+            batch: bare.throughput(Arrangement(CORES, 1, batch), seconds / 2) for batch in BATCHES
+        }
+        milliseconds = {
+            batch: 1000 * CORES * batch / rate for batch, (rate, _) in rates.items()
+        }  # of one core, for a batch
         each = (milliseconds[BATCHES[-1]] - milliseconds[1]) / (BATCHES[-1] - 1)
         fixed = milliseconds[1] - each
         fits[role] |= {"graph_fixed_ms": fixed, "graph_each_ms": each, "graph": 1000 * rates[4][1]}
         for batch, (rate, cpu) in rates.items():
             latency = milliseconds[batch] / 1000
             table.add(
-                role, "bare", batch, Cell(rate, latency, latency, {"graph": 1000 * cpu}), 1000 * CORES * batch / (fixed + each * batch)
+                role,
+                "bare",
+                batch,
+                Cell(rate, latency, latency, {"graph": 1000 * cpu}),
+                1000 * CORES * batch / (fixed + each * batch),
             )
         whole, graph_alone = fits[role]["cost"], fits[role]["graph"]
-        print(f"  a picture's {whole:.2f} core ms: graph {graph_alone:.2f}, all else {whole - graph_alone:.2f}")
-    figures = {"cores": CORES, "fits": fits, "cells": table.cells, "batches": batches, "at": time.strftime("%F", time.gmtime())}
+        print(
+            f"  a picture's {whole:.2f} core ms: graph {graph_alone:.2f}, all else {whole - graph_alone:.2f}"
+        )
+    figures = {
+        "cores": CORES,
+        "fits": fits,
+        "cells": table.cells,
+        "batches": batches,
+        "at": time.strftime("%F", time.gmtime()),
+    }
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\nwrote {REPORT}")
@@ -231,14 +288,21 @@ def _uploads(service: Service, side: int) -> Grpc:
         buffer = io.BytesIO()
         square = photo.crop((corner, corner, corner + edge, corner + edge))
         square.resize((side, side), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=90)
-        bodies.append(pb.EncodeRequest(picture=buffer.getvalue(), k=BUDGETS[-1]).SerializeToString())
+        bodies.append(
+            pb.EncodeRequest(picture=buffer.getvalue(), k=BUDGETS[-1]).SerializeToString()
+        )
     return Grpc(service.grpc, ENCODE, tuple(bodies))
 
 
 def _stream(service: Service, role: str, requests: list[Any], batch: int) -> Stream:
     message = pb.EncodeStreamRequest if role == "encode" else pb.DecodeStreamRequest
     method = (ENCODE if role == "encode" else DECODE) + "Stream"
-    return Stream(service.grpc, method, tuple(message(id=i, request=one).SerializeToString() for i, one in enumerate(requests)), batch)
+    return Stream(
+        service.grpc,
+        method,
+        tuple(message(id=i, request=one).SerializeToString() for i, one in enumerate(requests)),
+        batch,
+    )
 
 
 def _batches(service: Service, role: str) -> dict[str, int]:

@@ -55,13 +55,17 @@ class Memory(Watcher):
 
 def main() -> None:
     """Measure, print, and write build/bench-datasets.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="../shared/data/train", help="a folder of tars of JPEGs")
     data = parser.parse_args().data
     (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     engine = LocalEngine(REPOSITORY)
     size = engine.tokenizers()[0].picture_size
-    bare = Bare("encode", graph, np.stack([pictures.prepare(photo, size) for photo in _photos(data, 16)]))
+    bare = Bare(
+        "encode", graph, np.stack([pictures.prepare(photo, size) for photo in _photos(data, 16)])
+    )
     memory = Memory()
     arrangements = {"bare graph": PLAIN_LOOP, "bare at its best": bare.best()}
     bare_rates = {name: [bare.throughput(how, SECONDS)[0]] for name, how in arrangements.items()}
@@ -78,19 +82,41 @@ def main() -> None:
             for copy in range(COPIES):
                 (Path(folder) / f"{copy}-{tar.name}").symlink_to(tar)
         for number in range(RAY_ROUNDS):
-            plain = tokenize(f"{folder}/*.tar", f"{folder}/copies-{number}", [engine], watcher=memory if number == 0 else None)
+            plain = tokenize(
+                f"{folder}/*.tar",
+                f"{folder}/copies-{number}",
+                [engine],
+                watcher=memory if number == 0 else None,
+            )
             with ray_cluster() as address:
-                cluster = Cluster(address, partial(LocalEngine, REPOSITORY.resolve(), threads=1), CORES, import_path=ROOT)
-                spread = tokenize(f"{folder}/*.tar", f"{folder}/ray-{number}", [engine], cluster=cluster)
+                cluster = Cluster(
+                    address,
+                    partial(LocalEngine, REPOSITORY.resolve(), threads=1),
+                    CORES,
+                    import_path=ROOT,
+                )
+                spread = tokenize(
+                    f"{folder}/*.tar", f"{folder}/ray-{number}", [engine], cluster=cluster
+                )
             ray_ratios.append(plain.seconds / spread.seconds)
     engine.close()
-    print(f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds")
-    print(f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})")
+    print(
+        f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds"
+    )
+    print(
+        f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})"
+    )
     for name, how in arrangements.items():
-        print(f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} pictures/s   ({' '.join(bare.engine)}, {how})")
-        print(f"  tokenized over it {statistics.median(ratios[name]):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios[name])})")
+        print(
+            f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} pictures/s   ({' '.join(bare.engine)}, {how})"
+        )
+        print(
+            f"  tokenized over it {statistics.median(ratios[name]):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios[name])})"
+        )
     print(f"{plain.pictures:,} photos, {CORES} Ray workers")
-    print(f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})")
+    print(
+        f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})"
+    )
     print("  pictures   resident MB")
     for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
         print(f"  {done:8,}   {resident / 1e6:8.0f}")
@@ -115,7 +141,9 @@ def main() -> None:
 @contextmanager
 def ray_cluster() -> Iterator[str]:
     """A Ray cluster of its own processes, with all cores of this machine; its address."""
-    started = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False})
+    started = ray.cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False}
+    )
     try:
         yield started.address
     finally:

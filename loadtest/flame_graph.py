@@ -27,26 +27,51 @@ SITE_PACKAGES = re.compile(r"/\S*/site-packages/")
 def main() -> None:
     """Record, draw and print."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.flame_graph", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two recordings; %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of each of the two recordings; %(default)s"
+    )
     options = parser.parse_args()
-    with running(max_wait="30") as service, Generators(1) as generators, tempfile.TemporaryDirectory() as folder:
+    with (
+        running(max_wait="30") as service,
+        Generators(1) as generators,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         load = Mixed(tuple(targets(service.grpc).values()))
         stacks = Path(folder) / "stacks"
         for form, file in (("flamegraph", PICTURE), ("raw", stacks)):
             answers = generators.closed_loop(load, CALLERS, options.seconds + 4)
             record(service, form, file, options.seconds)
-            print(f"{CALLERS} callers, Encode and Decode by turns: {answers.result().goodput:.1f} pictures/s while py-spy watched")
+            print(
+                f"{CALLERS} callers, Encode and Decode by turns: {answers.result().goodput:.1f} pictures/s while py-spy watched"
+            )
         samples = options.seconds * SAMPLES_PER_SECOND
         print(f"wrote {PICTURE}\n\nof one core, by leaf\n")
         for place, count in leaves(stacks.read_text()).most_common(25):
             print(f"{count / samples:7.1%}  {place}")
-        print(f"\nTriton's statistics, ms of a request but in the last column\n{statistics(service)}")
+        print(
+            f"\nTriton's statistics, ms of a request but in the last column\n{statistics(service)}"
+        )
 
 
 def record(service: Service, form: str, file: Path, seconds: float) -> None:
     """All threads of the gateway that work, into `file`. form: py-spy's."""
-    command = ["py-spy", "record", "--pid", str(service.process.pid), "--format", form, "--output", str(file)]
-    settings = ["--duration", str(round(seconds)), "--rate", str(SAMPLES_PER_SECOND), "--nonblocking"]
+    command = [
+        "py-spy",
+        "record",
+        "--pid",
+        str(service.process.pid),
+        "--format",
+        form,
+        "--output",
+        str(file),
+    ]
+    settings = [
+        "--duration",
+        str(round(seconds)),
+        "--rate",
+        str(SAMPLES_PER_SECOND),
+        "--nonblocking",
+    ]
     subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -63,16 +88,25 @@ def leaves(stacks: str) -> Counter[str]:
 def statistics(service: Service) -> str:
     """What Triton counted since it started: time in its queue and in the model, and how many pictures a run of the model took."""
     with grpc.insecure_channel(service.triton_address()) as channel:
-        asked = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(service_pb2.ModelStatisticsRequest())
+        asked = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(
+            service_pb2.ModelStatisticsRequest()
+        )
     rows = [f"{'model':24}{'queue':>8}{'input':>8}{'model':>8}{'output':>8}{'pictures/run':>14}"]
     for model in asked.model_stats:
         stages = model.inference_stats
         times = [
             1e-6 * stage.ns / max(1, stage.count)
-            for stage in (stages.queue, stages.compute_input, stages.compute_infer, stages.compute_output)
+            for stage in (
+                stages.queue,
+                stages.compute_input,
+                stages.compute_infer,
+                stages.compute_output,
+            )
         ]
         each = "".join(f"{time:8.2f}" for time in times)
-        rows.append(f"{model.name:24}{each}{model.inference_count / max(1, model.execution_count):14.2f}")
+        rows.append(
+            f"{model.name:24}{each}{model.inference_count / max(1, model.execution_count):14.2f}"
+        )
     return "\n".join(rows)
 
 

@@ -62,7 +62,9 @@ def triton_targets(service: Service) -> dict[str, Grpc]:
     pixels = [pictures.prepare(jpeg, tokenizer.picture_size) for jpeg in jpegs]
     address = service.triton_address()
     encode = tuple(_request(f"{name}_encode", "picture", "UINT8", one) for one in pixels)
-    decode = tuple(_request(f"{name}_decode_k{k}", "tokens", "INT32", one.astype(np.int32)) for one in tokens)
+    decode = tuple(
+        _request(f"{name}_decode_k{k}", "tokens", "INT32", one.astype(np.int32)) for one in tokens
+    )
     return {"encode": Grpc(address, INFER, encode), "decode": Grpc(address, INFER, decode)}
 
 
@@ -73,10 +75,20 @@ def latency(generators: Generators, rounds: int, seconds: float) -> dict[str, Ad
         added = {}
         for role in ROLES:
             turns = [
-                [generators.closed_loop(target, 1, seconds).result() for target in (alone[role], before_it[role])] for _ in range(rounds)
+                [
+                    generators.closed_loop(target, 1, seconds).result()
+                    for target in (alone[role], before_it[role])
+                ]
+                for _ in range(rounds)
             ]
             triton, gateway = (together(reports) for reports in zip(*turns, strict=True))
-            added[role] = Added(*(report.latency(percentile) for report in (triton, gateway) for percentile in (50, 99)))
+            added[role] = Added(
+                *(
+                    report.latency(percentile)
+                    for report in (triton, gateway)
+                    for percentile in (50, 99)
+                )
+            )
     return added
 
 
@@ -84,18 +96,28 @@ def identity(generators: Generators, rounds: int, seconds: float) -> dict[str, C
     """With a model that computes nothing, by role: medians of `rounds` stretches of `seconds`, in turns, with 16 callers."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
-        repository.write(models, "identity", [graph.SerializeToString() for graph in (_encode(), _decode())])
+        repository.write(
+            models, "identity", [graph.SerializeToString() for graph in (_encode(), _decode())]
+        )
         with running(model_repository=str(models)) as service:
             alone, before_it = triton_targets(service), targets(service.grpc)
             carried = {}
             for role in ROLES:
-                turns = [[_carried(service, generators, target[role], seconds) for target in (alone, before_it)] for _ in range(rounds)]
+                turns = [
+                    [
+                        _carried(service, generators, target[role], seconds)
+                        for target in (alone, before_it)
+                    ]
+                    for _ in range(rounds)
+                ]
                 columns = zip(*((*triton, *gateway) for triton, gateway in turns), strict=True)
                 carried[role] = Carried(*(statistics.median(column) for column in columns))
     return carried
 
 
-def _carried(service: Service, generators: Generators, target: Grpc, seconds: float) -> tuple[float, float]:
+def _carried(
+    service: Service, generators: Generators, target: Grpc, seconds: float
+) -> tuple[float, float]:
     before = _core_seconds(service)
     report = generators.closed_loop(target, CALLERS, seconds).result()
     assert set(report.counts()) == {target.good}, report.counts()
@@ -103,13 +125,20 @@ def _carried(service: Service, generators: Generators, target: Grpc, seconds: fl
 
 
 def _core_seconds(service: Service) -> float:
-    times = [process.cpu_times() for process in (psutil.Process(service.process.pid), *service.children())]
+    times = [
+        process.cpu_times()
+        for process in (psutil.Process(service.process.pid), *service.children())
+    ]
     return float(sum(one.user + one.system for one in times))
 
 
 def _request(model: str, name: str, datatype: str, array: NDArray[np.generic]) -> bytes:
-    tensor = service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=(1, *array.shape))
-    request = service_pb2.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()])
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(
+        name=name, datatype=datatype, shape=(1, *array.shape)
+    )
+    request = service_pb2.ModelInferRequest(
+        model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()]
+    )
     return bytes(request.SerializeToString())
 
 
@@ -121,7 +150,12 @@ def _encode() -> onnx.ModelProto:
         helper.make_node("Cast", ["first"], ["tokens"], to=TensorProto.INT32),
     ]
     constants = {"zero": [0], "one": [1], "channels": [CHANNELS]}
-    return _graph(nodes, constants, ("picture", TensorProto.UINT8, (SIZE, SIZE, 3)), ("tokens", TensorProto.INT32, (CHANNELS,)))
+    return _graph(
+        nodes,
+        constants,
+        ("picture", TensorProto.UINT8, (SIZE, SIZE, 3)),
+        ("tokens", TensorProto.INT32, (CHANNELS,)),
+    )
 
 
 def _decode() -> onnx.ModelProto:
@@ -132,7 +166,12 @@ def _decode() -> onnx.ModelProto:
         helper.make_node("Reshape", ["many", "shape"], ["picture"]),
     ]
     constants = {"times": [1, SIZE * SIZE * 3 // CHANNELS], "shape": [-1, SIZE, SIZE, 3]}
-    return _graph(nodes, constants, ("tokens", TensorProto.INT32, (CHANNELS,)), ("picture", TensorProto.UINT8, (SIZE, SIZE, 3)))
+    return _graph(
+        nodes,
+        constants,
+        ("tokens", TensorProto.INT32, (CHANNELS,)),
+        ("picture", TensorProto.UINT8, (SIZE, SIZE, 3)),
+    )
 
 
 def _graph(
@@ -141,11 +180,19 @@ def _graph(
     taken: tuple[str, int, tuple[int, ...]],
     given: tuple[str, int, tuple[int, ...]],
 ) -> onnx.ModelProto:
-    tensors = [helper.make_tensor_value_info(name, kind, ("batch", *shape)) for name, kind, shape in (taken, given)]
-    weights = [helper.make_tensor(name, TensorProto.INT64, [len(values)], values) for name, values in constants.items()]
+    tensors = [
+        helper.make_tensor_value_info(name, kind, ("batch", *shape))
+        for name, kind, shape in (taken, given)
+    ]
+    weights = [
+        helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        for name, values in constants.items()
+    ]
     graph = helper.make_graph(nodes, "identity", tensors[:1], tensors[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     role: Literal["encode", "decode"] = "encode" if taken[0] == "picture" else "decode"
-    helper.set_model_props(model, Facts("identity", role, CHANNELS, SIZE, CHANNELS, "1d" * 8).as_strings())
+    helper.set_model_props(
+        model, Facts("identity", role, CHANNELS, SIZE, CHANNELS, "1d" * 8).as_strings()
+    )
     onnx.checker.check_model(model, full_check=True)
     return model

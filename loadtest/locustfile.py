@@ -36,7 +36,13 @@ gevent.get_hub().loop.update_now()
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
-    parser.add_argument("--grpc", metavar="HOST:PORT", env_var="LOCUST_GRPC", default=DEFAULT_TARGET, help="where gRPC users call")
+    parser.add_argument(
+        "--grpc",
+        metavar="HOST:PORT",
+        env_var="LOCUST_GRPC",
+        default=DEFAULT_TARGET,
+        help="where gRPC users call",
+    )
 
 
 class TokenizerUser(User):
@@ -87,18 +93,31 @@ class GrpcUser(TokenizerUser):
 
     def send_encode(self, photo: bytes, k: int) -> Tokens | None:
         """Encode."""
-        return self._send(f"Encode k={k}", lambda: self._client.encode(photo, k), partial(WORKLOAD.check_tokens, photo, k))
+        return self._send(
+            f"Encode k={k}",
+            lambda: self._client.encode(photo, k),
+            partial(WORKLOAD.check_tokens, photo, k),
+        )
 
     def send_decode(self, tokens: Tokens) -> bytes | None:
         """Decode."""
-        return self._send(f"Decode k={tokens.k}", lambda: self._client.decode(tokens, "jpeg"), WORKLOAD.check_picture)
+        return self._send(
+            f"Decode k={tokens.k}",
+            lambda: self._client.decode(tokens, "jpeg"),
+            WORKLOAD.check_picture,
+        )
 
     def send_tokenizers(self) -> int | None:
         """ListTokenizers."""
         served = self._send("ListTokenizers", self._client.tokenizers)
         return served[0].picture_size if served is not None else None
 
-    def _send(self, name: str, call: Callable[[], Answer], check: Callable[[Answer], None] = lambda _: None) -> Answer | None:
+    def _send(
+        self,
+        name: str,
+        call: Callable[[], Answer],
+        check: Callable[[Answer], None] = lambda _: None,
+    ) -> Answer | None:
         answer: Answer | None = None
         failure: Failure | None = None
         started, clock = time.time(), time.perf_counter()
@@ -139,7 +158,14 @@ class RestUser(TokenizerUser, FastHttpUser):
             WORKLOAD.check_tokens(photo, k, tokens)
             return tokens
 
-        return self._send("POST", f"/v1/encode?k={k}", f"/v1/encode k={k}", read, photo, {"Content-Type": "image/jpeg"})
+        return self._send(
+            "POST",
+            f"/v1/encode?k={k}",
+            f"/v1/encode k={k}",
+            read,
+            photo,
+            {"Content-Type": "image/jpeg"},
+        )
 
     def send_decode(self, tokens: Tokens) -> bytes | None:
         """POST /v1/decode."""
@@ -148,13 +174,20 @@ class RestUser(TokenizerUser, FastHttpUser):
             WORKLOAD.check_picture(body)
             return body
 
-        document = json.dumps({"fingerprint": tokens.fingerprint, "tokens": tokens.ids.tolist()}).encode()
+        document = json.dumps(
+            {"fingerprint": tokens.fingerprint, "tokens": tokens.ids.tolist()}
+        ).encode()
         headers = {"Content-Type": "application/json", "Accept": "image/jpeg"}
         return self._send("POST", "/v1/decode", f"/v1/decode k={tokens.k}", read, document, headers)
 
     def send_tokenizers(self) -> int | None:
         """GET /v1/tokenizers."""
-        return self._send("GET", "/v1/tokenizers", "/v1/tokenizers", lambda body: int(json.loads(body)["tokenizers"][0]["picture_size"]))
+        return self._send(
+            "GET",
+            "/v1/tokenizers",
+            "/v1/tokenizers",
+            lambda body: int(json.loads(body)["tokenizers"][0]["picture_size"]),
+        )
 
     def _send(
         self,
@@ -165,7 +198,9 @@ class RestUser(TokenizerUser, FastHttpUser):
         body: Any = None,  # bytes: locust's annotation knows only str, and sends both
         headers: dict[str, str] | None = None,
     ) -> Answer | None:
-        with self.client.request(method, path, name, body, headers=headers, catch_response=True) as response:
+        with self.client.request(
+            method, path, name, body, headers=headers, catch_response=True
+        ) as response:
             if response.status_code == 0:  # no answer came, and locust reports why
                 return None
             try:

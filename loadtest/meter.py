@@ -33,19 +33,36 @@ class Reading:
 
     def grown_over(self, other: "Reading") -> dict[str, float]:
         """Growth of each figure since `other`, as a share of it: 0.05 is 5 % more."""
-        return {one.name: getattr(self, one.name) / max(1, getattr(other, one.name)) - 1 for one in fields(self)}
+        return {
+            one.name: getattr(self, one.name) / max(1, getattr(other, one.name)) - 1
+            for one in fields(self)
+        }
 
 
 def read(pid: int) -> Reading:
     """A process and all below it. Those that end meanwhile count as nothing; psutil.NoSuchProcess when `pid` itself has ended."""
-    readings = _each(pid, lambda process: (process.memory_info().rss, process.num_fds(), sum(_threads(process).values()), 1))
+    readings = _each(
+        pid,
+        lambda process: (
+            process.memory_info().rss,
+            process.num_fds(),
+            sum(_threads(process).values()),
+            1,
+        ),
+    )
     return Reading(*(sum(column) for column in zip(*readings, strict=True)))
 
 
 def cpu(pid: int) -> dict[str, float]:
     """CPU seconds that a service has used so far, by kind of process."""
     seconds = {"gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
-    for name, used in _each(pid, lambda process: (_kind(process, pid), process.cpu_times().user + process.cpu_times().system)):
+    for name, used in _each(
+        pid,
+        lambda process: (
+            _kind(process, pid),
+            process.cpu_times().user + process.cpu_times().system,
+        ),
+    ):
         seconds[name] += used
     return seconds
 
@@ -72,8 +89,20 @@ class Noise:
     @staticmethod
     def _read() -> float:
         machine = psutil.cpu_times()
-        ours = sum(_each(os.getpid(), lambda process: process.cpu_times().user + process.cpu_times().system))
-        return float(machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal - ours)
+        ours = sum(
+            _each(
+                os.getpid(), lambda process: process.cpu_times().user + process.cpu_times().system
+            )
+        )
+        return float(
+            machine.user
+            + machine.nice
+            + machine.system
+            + machine.irq
+            + machine.softirq
+            + machine.steal
+            - ours
+        )
 
 
 def thread_names(pid: int) -> Counter[str]:
@@ -88,7 +117,13 @@ def _each(pid: int, what: Callable[[psutil.Process], T]) -> list[T]:
         try:
             with process.oneshot():
                 found.append(what(process))
-        except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
+        except (
+            psutil.NoSuchProcess,
+            psutil.ZombieProcess,
+            psutil.AccessDenied,
+            FileNotFoundError,
+            ProcessLookupError,
+        ):
             if process == root:
                 raise
     return found
@@ -113,7 +148,9 @@ def watched(pid: int, every: float = 0.1) -> Iterator[Peak]:
     def watch() -> None:
         while not stop.is_set():
             try:
-                peak.memory = max(peak.memory, sum(_each(pid, lambda process: process.memory_info().rss)))
+                peak.memory = max(
+                    peak.memory, sum(_each(pid, lambda process: process.memory_info().rss))
+                )
             except psutil.Error:
                 return
             stop.wait(every)
@@ -135,10 +172,14 @@ def settled(pid: int, seconds: float = 10.0, back_to: Reading | None = None) -> 
     deadline = time.monotonic() + seconds
     patience = deadline + IDLE_THREAD_SECONDS
     least = read(pid)
-    while (now := time.monotonic()) < deadline or (back_to is not None and _above(least, back_to) and now < patience):
+    while (now := time.monotonic()) < deadline or (
+        back_to is not None and _above(least, back_to) and now < patience
+    ):
         time.sleep(0.5)
         latest = read(pid)
-        least = Reading(*(min(getattr(least, one.name), getattr(latest, one.name)) for one in fields(Reading)))
+        least = Reading(
+            *(min(getattr(least, one.name), getattr(latest, one.name)) for one in fields(Reading))
+        )
     return least
 
 

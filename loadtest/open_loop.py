@@ -50,7 +50,9 @@ class Grpc:
 
         async def call(number: int) -> str:
             try:
-                await methods[number % len(methods)](self.bodies[number % len(self.bodies)], timeout=self.timeout)
+                await methods[number % len(methods)](
+                    self.bodies[number % len(self.bodies)], timeout=self.timeout
+                )
             except grpc.aio.AioRpcError as error:
                 return str(error.code().name)
             return self.good
@@ -77,11 +79,15 @@ class Rest:
     async def connected(self) -> Any:
         """A `Call`."""
         timeout = aiohttp.ClientTimeout(self.timeout)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=self.headers) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=self.headers
+        ) as session:
 
             async def call(number: int) -> str:
                 try:
-                    async with session.request(self.verb, self.url, data=self.bodies[number % len(self.bodies)]) as reply:
+                    async with session.request(
+                        self.verb, self.url, data=self.bodies[number % len(self.bodies)]
+                    ) as reply:
                         await reply.read()
                         return str(reply.status)
                 except (aiohttp.ClientError, TimeoutError) as error:
@@ -132,16 +138,23 @@ class Report:
     @property
     def goodput(self) -> float:
         """Good answers per second that came while the leg lasted."""
-        return float(np.sum((self.codes == self.good) & (self.finished <= self.seconds)) / self.seconds)
+        return float(
+            np.sum((self.codes == self.good) & (self.finished <= self.seconds)) / self.seconds
+        )
 
     def latency(self, percentile: float, code: str | None = None) -> float:
         """Percentile (0 to 100) of the seconds from intended to finished, of the calls that ended in `code` (of all). 0 without any."""
-        latency = (self.finished - self.intended)[slice(None) if code is None else self.codes == code]
+        latency = (self.finished - self.intended)[
+            slice(None) if code is None else self.codes == code
+        ]
         return float(np.percentile(latency, percentile)) if latency.size else 0.0
 
     def counts(self) -> dict[str, int]:
         """Calls by code."""
-        return {str(code): int(count) for code, count in zip(*np.unique(self.codes, return_counts=True), strict=True)}
+        return {
+            str(code): int(count)
+            for code, count in zip(*np.unique(self.codes, return_counts=True), strict=True)
+        }
 
     @property
     def late_p99(self) -> float:
@@ -156,14 +169,19 @@ class Report:
 
 def together(reports: Sequence[Report]) -> Report:
     """Several legs of the same load as one. Goodput then counts the answers that came after a leg's end too."""
-    rows = {name: np.concatenate([getattr(report, name) for report in reports]) for name in ("intended", "late", "finished", "codes")}
+    rows = {
+        name: np.concatenate([getattr(report, name) for report in reports])
+        for name in ("intended", "late", "finished", "codes")
+    }
     return Report(sum(report.seconds for report in reports), reports[0].good, **rows)
 
 
 def schedule(rate: float, seconds: float) -> Iterator[float]:
     """When each call is due, seconds from the start: evenly spaced. Raises ValueError unless both are above 0."""
     if not (rate > 0 and seconds > 0):
-        raise ValueError(f"an open loop needs a rate and seconds above 0, not {rate} per second for {seconds} s")
+        raise ValueError(
+            f"an open loop needs a rate and seconds above 0, not {rate} per second for {seconds} s"
+        )
     return (number / rate for number in range(round(rate * seconds)))
 
 
@@ -204,7 +222,9 @@ async def closed_loop(target: Target, callers: int, seconds: float) -> Report:
 
 def _report(seconds: float, good: str, rows: list[tuple[float, float, float, str]]) -> Report:
     intended, late, finished, codes = zip(*rows, strict=True)
-    return Report(seconds, good, np.array(intended), np.array(late), np.array(finished), np.array(codes))
+    return Report(
+        seconds, good, np.array(intended), np.array(late), np.array(finished), np.array(codes)
+    )
 
 
 class Generators:

@@ -52,7 +52,9 @@ class Service:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of its log for one event, such as `stopped`."""
-        lines: list[dict[str, Any]] = [json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line]
+        lines: list[dict[str, Any]] = [
+            json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line
+        ]
         return lines
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
@@ -62,13 +64,18 @@ class Service:
 
 
 @contextmanager
-def running(program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (), **settings: str) -> Iterator[Service]:
+def running(
+    program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (), **settings: str
+) -> Iterator[Service]:
     """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
 
     program: arguments of Python, for one that breaks something in the service before it starts it. under: a command that becomes it, such
     as `strace -D`. AssertionError, with what the service wrote, when it does not become ready.
     """
-    environment = {f"CHANNELTOK_{name.upper()}": value for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()}
+    environment = {
+        f"CHANNELTOK_{name.upper()}": value
+        for name, value in {"rest_port": "0", "grpc_port": "0", **settings}.items()
+    }
     process = subprocess.Popen(
         [*under, sys.executable, *program],
         cwd=ROOT,
@@ -101,7 +108,9 @@ def running(program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (
         ready.wait(120)
         if not service.rest:
             process.kill()
-            raise AssertionError(f"the service did not become ready: {''.join(service.output + service.log)}")
+            raise AssertionError(
+                f"the service did not become ready: {''.join(service.output + service.log)}"
+            )
         yield service
     finally:
         if process.poll() is None:
@@ -113,7 +122,9 @@ def running(program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (
             pipe.close()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30.0, what: str = "condition") -> None:
+def eventually(
+    condition: Callable[[], bool], seconds: float = 30.0, what: str = "condition"
+) -> None:
     """Wait until condition() is true. AssertionError after `seconds`, of which those do not count in which the machine stood still."""
     for _ in range(round(seconds / PAUSE)):
         if condition():

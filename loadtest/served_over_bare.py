@@ -54,7 +54,11 @@ class Arrangement:
 
 
 PLAIN_LOOP = Arrangement(1, CORES, 1)
-ARRANGEMENTS = [Arrangement(sessions, CORES // sessions, batch) for sessions in (1, CORES) for batch in (1, 4, 8, 16)]
+ARRANGEMENTS = [
+    Arrangement(sessions, CORES // sessions, batch)
+    for sessions in (1, CORES)
+    for batch in (1, 4, 8, 16)
+]
 
 
 class Bare:
@@ -115,7 +119,9 @@ class Served:
 
     def __init__(self) -> None:
         environment = {**os.environ, "CHANNELTOK_REST_PORT": "0", "CHANNELTOK_GRPC_PORT": "0"}
-        self.process = subprocess.Popen([sys.executable, "-m", "service"], stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service"], stdout=subprocess.PIPE, text=True, env=environment
+        )
         assert self.process.stdout is not None
         line = next((line for line in self.process.stdout if "gRPC" in line), None)
         if line is None:
@@ -129,7 +135,9 @@ class Served:
         after = self._cpu()
         return Load(done / elapsed, {kind: (after[kind] - before[kind]) / done for kind in after})
 
-    async def _clients(self, call: Callable[[AsyncClient, int], Awaitable[object]], seconds: float) -> tuple[int, float]:
+    async def _clients(
+        self, call: Callable[[AsyncClient, int], Awaitable[object]], seconds: float
+    ) -> tuple[int, float]:
         async with AsyncClient(self.target) as client:
             await call(client, 0)
             started = time.perf_counter()
@@ -145,12 +153,23 @@ class Served:
             return sum(counts), time.perf_counter() - started
 
     def _cpu(self) -> dict[str, float]:
-        seconds = {"clients": time.process_time(), "gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
+        seconds = {
+            "clients": time.process_time(),
+            "gateway": 0.0,
+            "tritonserver": 0.0,
+            "engine processes": 0.0,
+        }
         service = psutil.Process(self.process.pid)
         for process in (service, *service.children(recursive=True)):
             times = process.cpu_times()
             name = process.name()
-            kind = "gateway" if process.pid == service.pid else "tritonserver" if name == "tritonserver" else "engine processes"
+            kind = (
+                "gateway"
+                if process.pid == service.pid
+                else "tritonserver"
+                if name == "tritonserver"
+                else "engine processes"
+            )
             seconds[kind] += times.user + times.system
         return seconds
 
@@ -191,14 +210,24 @@ def measure() -> dict[str, float]:
         pixels = np.stack([pictures.prepare(photo, size) for photo in jpegs])
         ids = np.stack([sequence.ids for sequence in tokens]).astype(np.int32)
         legs: dict[str, tuple[Bare, Callable[[AsyncClient, int], Awaitable[object]]]] = {
-            "encode": (Bare("encode", encode_graph, pixels), lambda client, i: client.encode(jpegs[i % len(jpegs)])),
-            "decode": (Bare("decode", decode_graph, ids), lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg")),
+            "encode": (
+                Bare("encode", encode_graph, pixels),
+                lambda client, i: client.encode(jpegs[i % len(jpegs)]),
+            ),
+            "decode": (
+                Bare("decode", decode_graph, ids),
+                lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg"),
+            ),
         }
         figures: dict[str, float] = {}
         for name, (bare, call) in legs.items():
             arrangement = bare.best()
             rounds = [
-                Round(bare.throughput(PLAIN_LOOP, SECONDS)[0], *bare.throughput(arrangement, SECONDS), served.load(call, SECONDS))
+                Round(
+                    bare.throughput(PLAIN_LOOP, SECONDS)[0],
+                    *bare.throughput(arrangement, SECONDS),
+                    served.load(call, SECONDS),
+                )
                 for _ in range(ROUNDS)
             ]
             figures |= report(name, " ".join(bare.engine), arrangement, rounds)
@@ -213,22 +242,38 @@ async def _prepare(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], int]:
         return [await client.encode(photo) for photo in jpegs], size
 
 
-def report(name: str, engine: str, arrangement: Arrangement, rounds: list[Round]) -> dict[str, float]:
+def report(
+    name: str, engine: str, arrangement: Arrangement, rounds: list[Round]
+) -> dict[str, float]:
     """Print one leg's table; return its figures."""
     median = statistics.median
-    plain, best, bare_cpu = (median(getattr(one, field) for one in rounds) for field in ("plain", "best", "best_cpu"))
+    plain, best, bare_cpu = (
+        median(getattr(one, field) for one in rounds) for field in ("plain", "best", "best_cpu")
+    )
     served = median(one.served.throughput for one in rounds)
-    over_plain, over_best = (median(one.served.throughput / getattr(one, field) for one in rounds) for field in ("plain", "best"))
+    over_plain, over_best = (
+        median(one.served.throughput / getattr(one, field) for one in rounds)
+        for field in ("plain", "best")
+    )
     cpu = {kind: median(one.served.cpu[kind] for one in rounds) for kind in rounds[0].served.cpu}
     wall = CORES / served
-    print(f"\n{name}: {engine}, median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the picture's end")
+    print(
+        f"\n{name}: {engine}, median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the picture's end"
+    )
     print(f"  served           {served:8.1f} pictures/s")
-    print(f"  bare graph       {plain:8.1f} pictures/s   served / bare {over_plain:.3f}   (a plain loop: {PLAIN_LOOP})")
-    print(f"  bare at its best {best:8.1f} pictures/s   served / best {over_best:.3f}   ({arrangement})")
-    print(f"  {1000 * wall:.2f} ms of core time for each served picture, {1000 * bare_cpu:.2f} for a bare one at its best; it goes to")
+    print(
+        f"  bare graph       {plain:8.1f} pictures/s   served / bare {over_plain:.3f}   (a plain loop: {PLAIN_LOOP})"
+    )
+    print(
+        f"  bare at its best {best:8.1f} pictures/s   served / best {over_best:.3f}   ({arrangement})"
+    )
+    print(
+        f"  {1000 * wall:.2f} ms of core time for each served picture, {1000 * bare_cpu:.2f} for a bare one at its best; it goes to"
+    )
     spent = {
         "the graph, as bare at its best": bare_cpu,
-        "engine processes beyond it (hand-over, cache, contention)": cpu["engine processes"] - bare_cpu,
+        "engine processes beyond it (hand-over, cache, contention)": cpu["engine processes"]
+        - bare_cpu,
         "tritonserver": cpu["tritonserver"],
         "gateway (gRPC, JPEG, resize)": cpu["gateway"],
         "the clients themselves": cpu["clients"],
@@ -242,7 +287,10 @@ def report(name: str, engine: str, arrangement: Arrangement, rounds: list[Round]
         f"{name}_served_per_second": served,
         f"{name}_bare_per_second": plain,
         f"{name}_best_bare_per_second": best,
-        **{f"{name}_cpu_ms_{kind.replace(' ', '_')}": 1000 * seconds for kind, seconds in cpu.items()},
+        **{
+            f"{name}_cpu_ms_{kind.replace(' ', '_')}": 1000 * seconds
+            for kind, seconds in cpu.items()
+        },
     }
 
 

@@ -29,8 +29,12 @@ REPORT = Path("build/bench-serving.json")
 def main() -> None:
     """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.serving", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of peers and of what the gateway adds; %(default)s")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each of their stretches; %(default)s")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of peers and of what the gateway adds; %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of each of their stretches; %(default)s"
+    )
     options = parser.parse_args()
     figures: dict[str, object] = dict(served_over_bare.measure())
     figures |= _full_decode()
@@ -61,21 +65,38 @@ def _full_decode() -> dict[str, object]:
     plain = (before + after) / 2
     ratio = served / plain
     engine = " ".join(bare.engine)
-    print(f"\nfull decode, {engine}: served {served:.3f} pictures/s, bare {before:.3f} before and {after:.3f} after: {ratio:.3f}")
-    return {"full_decode_served_over_bare": ratio, "full_decode_served_per_second": served, "full_decode_bare_per_second": plain}
+    print(
+        f"\nfull decode, {engine}: served {served:.3f} pictures/s, bare {before:.3f} before and {after:.3f} after: {ratio:.3f}"
+    )
+    return {
+        "full_decode_served_over_bare": ratio,
+        "full_decode_served_per_second": served,
+        "full_decode_bare_per_second": plain,
+    }
 
 
 def _gateway(generators: Generators, rounds: int, seconds: float) -> dict[str, object]:
     figures: dict[str, object] = {}
     print("\none caller, ms: Triton alone, with the gateway, added")
     for role, seen in gateway_added.latency(generators, rounds, seconds).items():
-        for name, alone, through in (("p50", seen.triton_p50, seen.p50), ("p99", seen.triton_p99, seen.p99)):
+        for name, alone, through in (
+            ("p50", seen.triton_p50, seen.p50),
+            ("p99", seen.triton_p99, seen.p99),
+        ):
             figures[f"{role}_gateway_added_{name}_ms"] = 1000 * (through - alone)
-            print(f"  {role} {name} {1000 * alone:7.2f} {1000 * through:7.2f} {1000 * (through - alone):7.2f}")
-    figures["gateway_added_p50_ms"] = max(float(str(figures[f"{role}_gateway_added_p50_ms"])) for role in gateway_added.ROLES)
-    print("\na model that computes nothing, pictures per second of core time: Triton alone, with the gateway, ratio")
+            print(
+                f"  {role} {name} {1000 * alone:7.2f} {1000 * through:7.2f} {1000 * (through - alone):7.2f}"
+            )
+    figures["gateway_added_p50_ms"] = max(
+        float(str(figures[f"{role}_gateway_added_p50_ms"])) for role in gateway_added.ROLES
+    )
+    print(
+        "\na model that computes nothing, pictures per second of core time: Triton alone, with the gateway, ratio"
+    )
     for role, carried in gateway_added.identity(generators, rounds, seconds).items():
-        figures[f"{role}_identity_over_triton_per_core"] = ratio = carried.per_core / carried.triton_per_core
+        figures[f"{role}_identity_over_triton_per_core"] = ratio = (
+            carried.per_core / carried.triton_per_core
+        )
         print(f"  {role} {carried.triton_per_core:9.0f} {carried.per_core:9.0f} {ratio:7.2f}")
     return figures
 

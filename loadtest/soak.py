@@ -62,8 +62,14 @@ def wrong(minutes: list[Minute]) -> list[str]:
 def main() -> None:
     """Run, print each minute, and write build/soak.json. Exits with 1 where something did not hold."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.soak", description=__doc__)
-    parser.add_argument("--rate", type=float, help=f"calls/s; without, {SHARE} of the capacity, which is sought first")
-    parser.add_argument("--minutes", type=int, default=15, help="after the one to warm up; %(default)s")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help=f"calls/s; without, {SHARE} of the capacity, which is sought first",
+    )
+    parser.add_argument(
+        "--minutes", type=int, default=15, help="after the one to warm up; %(default)s"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of a minute; %(default)s")
     options = parser.parse_args()
     with running() as service, Generators(1) as generators:
@@ -77,7 +83,12 @@ def main() -> None:
             minutes.append(Minute(leg, meter.read(service.process.pid).memory, noise.since()))
             print(f"{number or 'warm':>6}  {minutes[-1]}", flush=True)
     found = wrong(minutes[1:])
-    figures = {"rate_per_second": rate, "seconds": options.seconds, "minutes": [asdict(minute) for minute in minutes], "wrong": found}
+    figures = {
+        "rate_per_second": rate,
+        "seconds": options.seconds,
+        "minutes": [asdict(minute) for minute in minutes],
+        "wrong": found,
+    }
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"wrote {REPORT}")
@@ -89,7 +100,11 @@ def main() -> None:
 def _capacity(generators: Generators, target: Mixed) -> float:
     """Calls/s that hold the objective. SystemExit where none does."""
     closed = generators.closed_loop(target, CALLERS, SEARCH_SECONDS / 2).result().goodput
-    held, _ = search(lambda rate: Leg.of(rate, generators.open_loop(target, rate, SEARCH_SECONDS).result()), SHARE * closed, OBJECTIVE)
+    held, _ = search(
+        lambda rate: Leg.of(rate, generators.open_loop(target, rate, SEARCH_SECONDS).result()),
+        SHARE * closed,
+        OBJECTIVE,
+    )
     if held is None:
         raise SystemExit(f"no rate holds a p99 of {1000 * OBJECTIVE:.0f} ms")
     print(f"capacity at a p99 of {1000 * OBJECTIVE:.0f} ms: {held.rate:.1f} calls/s")

@@ -36,7 +36,9 @@ class Workload:
 
     def __init__(self) -> None:
         images = [Image.open(path) for path in sorted(IMAGES.glob("*.jpg"))]
-        self._photos = {width: [_jpeg(image, width) for image in images] for width in SHARE_OF_WIDTH}
+        self._photos = {
+            width: [_jpeg(image, width) for image in images] for width in SHARE_OF_WIDTH
+        }
         self._tokens: dict[bytes, Tokens] = {}
         self.picture_size: int | None = None
 
@@ -60,7 +62,9 @@ class Workload:
         if tokens.k != k:
             raise Failure(f"wrong answer: {tokens.k} ids, not {k}")
         known = self._tokens.get(photo)
-        if known is None or known.fingerprint != tokens.fingerprint:  # a service that was updated meanwhile makes other tokens
+        if (
+            known is None or known.fingerprint != tokens.fingerprint
+        ):  # a service that was updated meanwhile makes other tokens
             self._tokens[photo] = tokens
             return
         shared = min(k, known.k)
@@ -77,7 +81,9 @@ class Workload:
         except (OSError, ValueError) as error:
             raise Failure("wrong answer: not a JPEG") from error
         if image.size != (self.picture_size, self.picture_size):
-            raise Failure(f"wrong answer: {image.width} x {image.height} pixels, not {self.picture_size} square")
+            raise Failure(
+                f"wrong answer: {image.width} x {image.height} pixels, not {self.picture_size} square"
+            )
 
 
 def _jpeg(image: Image.Image, width: int) -> bytes:

@@ -10,7 +10,17 @@ Training, evaluation and serving all go through here, so that a model meets at s
 6. uint8 [S, S, 3]
 """
 
-from pictures.read import QUICK_PIXELS, BadPicture, Header, TooManyPixels, UnsupportedFormat, decode, is_quick, prepare, read_header
+from pictures.read import (
+    QUICK_PIXELS,
+    BadPicture,
+    Header,
+    TooManyPixels,
+    UnsupportedFormat,
+    decode,
+    is_quick,
+    prepare,
+    read_header,
+)
 from pictures.write import FORMATS, render
 
 __all__ = [

@@ -19,5 +19,13 @@ def ssim(photos: Pictures, pictures: Pictures) -> NDArray[np.float64]:
 
     Wang, Bovik, Sheikh, Simoncelli 2004 with their settings: Gaussian window of 1.5 pixels, mean over the colours.
     """
-    settings = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-    return np.array([structural_similarity(a, b, **settings) for a, b in zip(photos, pictures, strict=True)])
+    settings = {
+        "channel_axis": 2,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 255,
+    }
+    return np.array(
+        [structural_similarity(a, b, **settings) for a, b in zip(photos, pictures, strict=True)]
+    )

@@ -15,7 +15,9 @@ ALLOWED = ("JPEG", "PNG", "WEBP")
 DEFAULT_MAX_PIXELS = 36_000_000
 QUICK_PIXELS, QUICK_BYTES = 256 * 256, 64 * 2**10
 
-Image.MAX_IMAGE_PIXELS = None  # ours is checked on every header before any decode; Pillow's would warn at another number
+Image.MAX_IMAGE_PIXELS = (
+    None  # ours is checked on every header before any decode; Pillow's would warn at another number
+)
 # What Pillow's decoders raise on broken bytes; anything else is our own mistake and must not be taken for the caller's.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _OURS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
@@ -90,13 +92,19 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         raise TooManyPixels(
             f"the picture claims {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {max_pixels:,} are allowed"
         )
-    frames = 1 if format == "JPEG" else getattr(image, "n_frames", 1)  # further frames of a JPEG are a camera's previews and gain maps
+    frames = (
+        1 if format == "JPEG" else getattr(image, "n_frames", 1)
+    )  # further frames of a JPEG are a camera's previews and gain maps
     if frames > 1:
         raise BadPicture(f"the picture has {frames} frames; send a picture with one")
     profile = image.info.get("icc_profile")
     try:
         orientation = image.getexif().get(0x0112)
-        upright = _decode_jpeg(data, image.size) if format == "JPEG" and image.mode in ("RGB", "L") else _as_rgb(image)
+        upright = (
+            _decode_jpeg(data, image.size)
+            if format == "JPEG" and image.mode in ("RGB", "L")
+            else _as_rgb(image)
+        )
     except _BROKEN as error:
         raise _damaged(format) from error
     if orientation in _TURNS:
@@ -117,7 +125,9 @@ def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDA
     return square(image, size, (left, top, left + side, top + side))
 
 
-def square(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+def square(
+    image: Image.Image, size: int, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
     """Steps 4 to 6 for any box (left, top, right, bottom), in pixels: training crops at random, everything else takes the centre."""
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=1.0)
     profile = image.info.get("icc_profile")
@@ -133,7 +143,9 @@ def _open(data: bytes) -> tuple[str, Image.Image]:
         image = Image.open(io.BytesIO(data), formats=ALLOWED)
     except _BROKEN as error:
         raise _refusal(data) from error
-    return ("JPEG" if image.format in ("JPEG", "MPO") else str(image.format)), image  # MPO: what Pillow calls a JPEG with previews
+    return (
+        "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
+    ), image  # MPO: what Pillow calls a JPEG with previews
 
 
 def _refusal(data: bytes) -> BadPicture:
@@ -157,7 +169,16 @@ def _other_format(data: bytes) -> str | None:
         return "BMP"
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
         return "AVIF"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+    if data[4:8] == b"ftyp" and data[8:12] in (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"hevx",
+        b"mif1",
+        b"msf1",
+    ):
         return "HEIC"
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
     return "SVG" if head.startswith(b"<") and b"<svg" in head else None
@@ -171,14 +192,20 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
     # Three times the speed of Pillow, the same libjpeg-turbo arithmetic; strict: a truncated file is refused, not filled with grey.
     height, width = simplejpeg.decode_jpeg_header(data, strict=True)[:2]
     if (width, height) != size:
-        raise ValueError("two readers of the header see two sizes, and only one was checked against the limit")
+        raise ValueError(
+            "two readers of the header see two sizes, and only one was checked against the limit"
+        )
     return Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey PNG: Pillow's own conversion would clip, not scale
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if (
+        image.mode.startswith("I") or image.mode == "F"
+    ):  # 16-bit grey PNG: Pillow's own conversion would clip, not scale
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -195,4 +222,6 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @lru_cache(maxsize=8)  # a profile may be megabytes
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB")
+    return ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+    )

@@ -8,15 +8,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-JPEG_QUALITY = 95  # a tokenizer's picture has its own artefacts; JPEG should add none that can be seen
+JPEG_QUALITY = (
+    95  # a tokenizer's picture has its own artefacts; JPEG should add none that can be seen
+)
 
 
 def render(pixels: NDArray[np.uint8], format: str) -> bytes:
     """uint8 [H, W, 3] to the bytes of a "JPEG" (quality 95, 4:4:4), "PNG" or "WEBP" (both lossless)."""
     if format == "JPEG":
-        jpeg: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444")
+        jpeg: bytes = simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444"
+        )
         return jpeg
     buffer = io.BytesIO()
-    options = {"PNG": {"compress_level": 1}, "WEBP": {"lossless": True, "method": 0, "quality": 0}}[format]
+    options = {"PNG": {"compress_level": 1}, "WEBP": {"lossless": True, "method": 0, "quality": 0}}[
+        format
+    ]
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()

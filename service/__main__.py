@@ -13,7 +13,9 @@ from service import gateway, logs, metrics, tracing, workers
 from service.errors import CannotStart
 from service.settings import Settings
 
-OURS = "channeltok-metrics-"  # folders of shared counts that are made here, and not an operator's own
+OURS = (
+    "channeltok-metrics-"  # folders of shared counts that are made here, and not an operator's own
+)
 
 
 def main() -> None:

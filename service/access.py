@@ -42,7 +42,9 @@ class Access:
     @classmethod
     def of(cls, settings: Settings) -> "Access":
         """Raises CannotStart when the file of tokens is set and no good."""
-        return cls(None if settings.bearer_token_file is None else BearerTokens(settings.bearer_token_file))
+        return cls(
+            None if settings.bearer_token_file is None else BearerTokens(settings.bearer_token_file)
+        )
 
     def client(self, authorization: Sequence[str], path: str) -> str | None:
         """The name of the token's owner, None where no token is asked for. authorization: the header's values. Raises Unauthenticated."""
@@ -51,7 +53,9 @@ class Access:
         try:
             return self._tokens.client(authorization)
         except Unauthenticated:
-            metrics.REJECTED.labels(_RPC.get(path.rpartition("/")[2], "other"), Unauthenticated.code).inc()
+            metrics.REJECTED.labels(
+                _RPC.get(path.rpartition("/")[2], "other"), Unauthenticated.code
+            ).inc()
             raise
 
     @staticmethod
@@ -82,11 +86,17 @@ class RestAccess:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
-            authorization = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            authorization = [
+                value.decode("latin-1")
+                for name, value in scope["headers"]
+                if name == b"authorization"
+            ]
             try:
                 client = self._access.client(authorization, scope["path"])
             except Unauthenticated as error:
                 await problem(error)(scope, receive, send)
                 return
-            caller.set(client or self._access.by_address(scope["client"][0] if scope["client"] else ""))
+            caller.set(
+                client or self._access.by_address(scope["client"][0] if scope["client"] else "")
+            )
         await self._app(scope, receive, send)

@@ -58,14 +58,21 @@ class Account:
 
     def inferred(self, inference: Inference) -> None:
         if inference.queue_seconds is not None:
-            self.stages["engine_queue"] = self.stages.get("engine_queue", 0.0) + inference.queue_seconds
+            self.stages["engine_queue"] = (
+                self.stages.get("engine_queue", 0.0) + inference.queue_seconds
+            )
         self.stages["engine"] = self.stages.get("engine", 0.0) + inference.compute_seconds
         self.lap = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         match error:
             case None:
                 metrics.PICTURES.labels(self.rpc).inc()
@@ -75,7 +82,11 @@ class Account:
             case ServiceError():
                 self._close(error.code, "; ".join([error.detail, *getattr(error, "__notes__", [])]))
             case asyncio.CancelledError():
-                self._close(DeadlineExceeded.code if ran_out(time.perf_counter() - self.started, self.timeout) else "CANCELLED")
+                self._close(
+                    DeadlineExceeded.code
+                    if ran_out(time.perf_counter() - self.started, self.timeout)
+                    else "CANCELLED"
+                )
             case _:
                 self._close(ServiceError.code)
 
@@ -87,11 +98,22 @@ class Account:
             metrics.REJECTED.labels(self.rpc, code).inc()
         ours = is_ours(code)
         self.span.end(code, ours, {"tokenizer": self.tokenizer, "k": self.k})
-        if ours and code != ServiceError.code:  # that one is logged with its traceback where it becomes a reply
+        if (
+            ours and code != ServiceError.code
+        ):  # that one is logged with its traceback where it becomes a reply
             log.error("call_failed", why=why, **self._facts(code, seconds))
-        elif seconds - sum(self.stages.get(stage, 0.0) for stage in self.patient) > self.slow_seconds:
+        elif (
+            seconds - sum(self.stages.get(stage, 0.0) for stage in self.patient) > self.slow_seconds
+        ):
             log.warning("slow_call", **self._facts(code, seconds))
 
     def _facts(self, code: str, seconds: float) -> dict[str, Any]:
         stages = {stage: round(taken, 6) for stage, taken in self.stages.items()}
-        return {"rpc": self.rpc, "code": code, "tokenizer": self.tokenizer, "k": self.k, "seconds": round(seconds, 6), "stages": stages}
+        return {
+            "rpc": self.rpc,
+            "code": code,
+            "tokenizer": self.tokenizer,
+            "k": self.k,
+            "seconds": round(seconds, 6),
+            "stages": stages,
+        }

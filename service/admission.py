@@ -59,14 +59,21 @@ class Admission:
     """
 
     def __init__(
-        self, limit: int, max_waiting: int, max_wait: float, what: str = "pictures", max_in_flight: Gauge = metrics.MAX_IN_FLIGHT
+        self,
+        limit: int,
+        max_waiting: int,
+        max_wait: float,
+        what: str = "pictures",
+        max_in_flight: Gauge = metrics.MAX_IN_FLIGHT,
     ) -> None:
         self._what = what
         self.closed = asyncio.Event()
         self._limit, self._max_waiting, self._max_wait = limit, max_waiting, max_wait
         self._in_flight = 0
         self._seconds = 0.0  # mean time in a place
-        self._queues: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
+        self._queues: dict[Priority, deque[asyncio.Future[None]]] = {
+            priority: deque() for priority in Priority
+        }
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,7 +105,9 @@ class Admission:
     def refuse_if_closed(self) -> None:
         """Raises Stopping once closed."""
         if self.closed.is_set():
-            raise Stopping("the service is stopping: try again, another one may answer", RETRY_AFTER_SECONDS)
+            raise Stopping(
+                "the service is stopping: try again, another one may answer", RETRY_AFTER_SECONDS
+            )
 
     async def idle(self, timeout: float) -> int:
         """Wait until nothing is in flight, `timeout` seconds at most. Returns how many pictures still are."""
@@ -139,7 +148,9 @@ class Admission:
         interactive, bulk = self._queues[Priority.INTERACTIVE], self._queues[Priority.BULK]
         while interactive or bulk:
             self._turns += 1
-            queue = bulk if bulk and (not interactive or self._turns % BULK_SHARE == 0) else interactive
+            queue = (
+                bulk if bulk and (not interactive or self._turns % BULK_SHARE == 0) else interactive
+            )
             turn = queue.popleft()
             if not turn.done():  # else its caller is gone, and about to notice
                 turn.set_result(None)

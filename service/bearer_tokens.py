@@ -30,16 +30,24 @@ class BearerTokens:
         try:
             wrong_lines = self._read()
         except OSError as error:
-            raise CannotStart(f"cannot read {file} ({error.strerror}): see CHANNELTOK_BEARER_TOKEN_FILE") from error
+            raise CannotStart(
+                f"cannot read {file} ({error.strerror}): see CHANNELTOK_BEARER_TOKEN_FILE"
+            ) from error
         if wrong_lines:
-            raise CannotStart(f"{file}, line {wrong_lines[0]}: a bearer token has {MIN_LENGTH} or more of A-Z a-z 0-9 . _ ~ + / -")
+            raise CannotStart(
+                f"{file}, line {wrong_lines[0]}: a bearer token has {MIN_LENGTH} or more of A-Z a-z 0-9 . _ ~ + / -"
+            )
         if not self._digests:
-            raise CannotStart(f"{file} holds no bearer token: write one a line, or unset CHANNELTOK_BEARER_TOKEN_FILE")
+            raise CannotStart(
+                f"{file} holds no bearer token: write one a line, or unset CHANNELTOK_BEARER_TOKEN_FILE"
+            )
 
     def client(self, authorization: Sequence[str]) -> str:
         """Who calls: a name made from the token's digest. authorization: the values of the header. Raises Unauthenticated."""
         self._refresh()
-        scheme, _, token = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+        scheme, _, token = (
+            authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+        )
         if scheme.lower() != "bearer":
             raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
         given = _digest(token.strip())
@@ -57,7 +65,9 @@ class BearerTokens:
             wrong_lines = self._read()
             log.info("bearer_tokens_read", tokens=len(self._digests))
             if wrong_lines:
-                log.error("bearer_tokens_skipped", lines=wrong_lines, why="not of the form of a token")
+                log.error(
+                    "bearer_tokens_skipped", lines=wrong_lines, why="not of the form of a token"
+                )
         except OSError as error:
             if self._stamp is not None:
                 log.error("bearer_tokens_lost", why=error.strerror, consequence="nobody is let in")
@@ -65,9 +75,15 @@ class BearerTokens:
 
     def _read(self) -> list[int]:
         """Take what the file holds; the numbers of the lines that are no tokens."""
-        stamp = _stamp(self._file)  # before the content: a change in between is then seen the next time
+        stamp = _stamp(
+            self._file
+        )  # before the content: a change in between is then seen the next time
         lines = [line.strip() for line in self._file.read_text(errors="replace").splitlines()]
-        numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+        numbered = [
+            (number, line)
+            for number, line in enumerate(lines, 1)
+            if line and not line.startswith("#")
+        ]
         self._digests = [_digest(line) for _, line in numbered if _TOKEN.fullmatch(line)]
         self._stamp = stamp
         return [number for number, line in numbered if not _TOKEN.fullmatch(line)]

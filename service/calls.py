@@ -19,7 +19,9 @@ from service.account import ran_out
 
 log = structlog.get_logger()
 REQUEST_ID = "x-request-id"
-_SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # what a log or a shell never misreads: UUIDs, ULIDs, trace ids and the like
+_SANE = re.compile(
+    r"[A-Za-z0-9._:-]{1,64}"
+)  # what a log or a shell never misreads: UUIDs, ULIDs, trace ids and the like
 _WATCHED = {"/livez", "/readyz", "/metrics"}  # asked every few seconds: no access line
 
 
@@ -31,7 +33,9 @@ def current_request_id() -> str:
 def _begin(headers: Mapping[str, str]) -> str:
     """For this task, which is the call's own. headers: lower case."""
     given = headers.get(REQUEST_ID, "")
-    request_id = given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"  # no secret, and so not the system's, which costs
+    request_id = (
+        given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    )  # no secret, and so not the system's, which costs
     structlog.contextvars.bind_contextvars(request_id=request_id)
     tracing.incoming(headers)
     return request_id
@@ -46,7 +50,11 @@ class GrpcCall:
         self._started = time.perf_counter()
 
     def __enter__(self) -> None:
-        headers = {key: value for key, value in self._context.invocation_metadata() or () if isinstance(value, str)}
+        headers = {
+            key: value
+            for key, value in self._context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
         self._context.set_trailing_metadata(((REQUEST_ID, _begin(headers)),))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -90,4 +98,10 @@ class RestCalls:
 
 
 def _access(protocol: str, call: str, code: str | int, started: float) -> None:
-    log.debug("access", protocol=protocol, call=call, code=code, seconds=round(time.perf_counter() - started, 6))
+    log.debug(
+        "access",
+        protocol=protocol,
+        call=call,
+        code=code,
+        seconds=round(time.perf_counter() - started, 6),
+    )

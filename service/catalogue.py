@@ -8,7 +8,14 @@ from itertools import groupby
 
 from channeltok.tokens import Tokens
 
-from service.errors import BadTokens, EngineUnavailable, FingerprintMismatch, UnknownClass, UnknownGenerator, UnknownTokenizer
+from service.errors import (
+    BadTokens,
+    EngineUnavailable,
+    FingerprintMismatch,
+    UnknownClass,
+    UnknownGenerator,
+    UnknownTokenizer,
+)
 from service.models import Model
 
 _SHOWN = 10  # names in a sentence
@@ -57,7 +64,9 @@ class Tokenizer:
         if tokens.k > self.channels:
             raise BadTokens(f"{tokens.k} ids; tokenizer {self.name!r} takes 1 to {self.channels}")
         if tokens.ids.max() >= self.codes:
-            raise BadTokens(f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.codes - 1}")
+            raise BadTokens(
+                f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.codes - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,9 @@ class Generator:
         if not name:
             return -1
         if name not in self.classes:
-            known = f"it knows {_shortened(self.classes)}" if self.classes else "it knows no classes"
+            known = (
+                f"it knows {_shortened(self.classes)}" if self.classes else "it knows no classes"
+            )
             raise UnknownClass(f"generator {self.name!r} has no class {name[:100]!r}; {known}")
         return self.classes.index(name)
 
@@ -93,7 +104,9 @@ class Catalogue:
     Of one name several versions can be there while one replaces the other: encode goes to the newest, decode to whichever made the tokens.
     """
 
-    def __init__(self, models: list[Model], default: str | None = None, default_generator: str | None = None) -> None:
+    def __init__(
+        self, models: list[Model], default: str | None = None, default_generator: str | None = None
+    ) -> None:
         """Models without a `tokenizer` or `generator` parameter are not ours and are left alone; a tokenizer that lacks a part is left
         out, and so is a generator whose tokens no tokenizer here decodes.
 
@@ -103,15 +116,28 @@ class Catalogue:
         for model in models:
             if "tokenizer" in model.parameters:
                 parts[model.parameters["tokenizer"], model.parameters["fingerprint"]].append(model)
-        found = [tokenizer for (name, _), group in parts.items() if (tokenizer := _assemble(name, group)) is not None]
-        self.tokenizers = sorted(found, key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version))
+        found = [
+            tokenizer
+            for (name, _), group in parts.items()
+            if (tokenizer := _assemble(name, group)) is not None
+        ]
+        self.tokenizers = sorted(
+            found,
+            key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
+        )
         self._default = default
         self._by_name: dict[str, Tokenizer] = {}
         for tokenizer in self.tokenizers:
             self._by_name.setdefault(tokenizer.name, tokenizer)
         self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in self.tokenizers}
-        generators = [made for model in models if (made := _generator(model, self._by_fingerprint)) is not None]
-        self.generators = sorted(generators, key=lambda one: (one.name != default_generator, one.name, -one.version))
+        generators = [
+            made
+            for model in models
+            if (made := _generator(model, self._by_fingerprint)) is not None
+        ]
+        self.generators = sorted(
+            generators, key=lambda one: (one.name != default_generator, one.name, -one.version)
+        )
         self._default_generator = default_generator
         self._generators: dict[str, Generator] = {}
         for generator in self.generators:
@@ -128,7 +154,9 @@ class Catalogue:
             raise UnknownGenerator("no generator is served here: only encode and decode are")
         name = name or self._default_generator or next(iter(self._generators))
         if name not in self._generators:
-            raise UnknownGenerator(f"no generator is called {name[:100]!r}; served are: {_shortened(list(self._generators))}")
+            raise UnknownGenerator(
+                f"no generator is called {name[:100]!r}; served are: {_shortened(list(self._generators))}"
+            )
         return self._generators[name]
 
     def is_current(self, tokenizer: Tokenizer) -> bool:
@@ -143,7 +171,9 @@ class Catalogue:
         if not name:
             return next(iter(self._by_name.values()))
         if name not in self._by_name:
-            raise UnknownTokenizer(f"no tokenizer is called {name[:100]!r}; served are: {', '.join(self._by_name)}")
+            raise UnknownTokenizer(
+                f"no tokenizer is called {name[:100]!r}; served are: {', '.join(self._by_name)}"
+            )
         return self._by_name[name]
 
     def by_fingerprint(self, fingerprint: str, name: str | None) -> Tokenizer:
@@ -151,8 +181,12 @@ class Catalogue:
         named = self.by_name(name) if name or not self._by_name else None
         found = self._by_fingerprint.get(fingerprint)
         if found is None and named is None:
-            served = ", ".join(f"{tokenizer.fingerprint} ({tokenizer.name})" for tokenizer in self.tokenizers)
-            raise FingerprintMismatch(f"the tokens were made by {fingerprint}, which is not served; served are: {served}")
+            served = ", ".join(
+                f"{tokenizer.fingerprint} ({tokenizer.name})" for tokenizer in self.tokenizers
+            )
+            raise FingerprintMismatch(
+                f"the tokens were made by {fingerprint}, which is not served; served are: {served}"
+            )
         if found is None or (named is not None and named.name != found.name):
             assert named is not None
             raise FingerprintMismatch(
@@ -163,7 +197,11 @@ class Catalogue:
 
 def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
     encoders = [model for model in models if model.parameters["role"] == "encode"]
-    decoders = {int(model.parameters["budget"]): model for model in models if model.parameters["role"] == "decode"}
+    decoders = {
+        int(model.parameters["budget"]): model
+        for model in models
+        if model.parameters["role"] == "decode"
+    }
     if not encoders:
         return None
     facts = encoders[0].parameters

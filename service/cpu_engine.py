@@ -15,7 +15,9 @@ _DECODE_IN_F32 = {"flextok"}
 
 def cpu_engine(role: str, settings: Settings, family: str = "channeltok") -> tuple[str, str]:
     """Engine and precision for a graph that does `role` (encode, decode or generate) of a tokenizer of `family`: ("openvino", "bf16")."""
-    if role == "generate":  # a seed must give the same tokens on every processor, and one rounding changes all that follow
+    if (
+        role == "generate"
+    ):  # a seed must give the same tokens on every processor, and one rounding changes all that follow
         return "onnxruntime", "f32"
     precision = settings.encode_precision if role == "encode" else settings.decode_precision
     if role == "decode" and family in _DECODE_IN_F32 and precision != "bf16":

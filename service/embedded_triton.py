@@ -32,7 +32,10 @@ INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked
 CORES = "cores"
 START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0
-_NO_GPU_HERE = ("CudaDriverHelper", "NVML")  # Triton calls it an error that a CPU machine has no GPU
+_NO_GPU_HERE = (
+    "CudaDriverHelper",
+    "NVML",
+)  # Triton calls it an error that a CPU machine has no GPU
 
 
 @dataclass
@@ -52,10 +55,14 @@ class EmbeddedTriton:
         self._repository = settings.model_repository.resolve()
         self._settings = settings
         if not self.on_disk():
-            raise CannotStart(f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`")
+            raise CannotStart(
+                f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`"
+            )
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
         self._engines: dict[str, _Engine] = {}  # models that are loaded, by name
-        self._gone: dict[str, float] = {}  # models that are loaded but no longer in the repository -> since when
+        self._gone: dict[
+            str, float
+        ] = {}  # models that are loaded but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
         self._grpc_port, self._metrics_port = _free_ports(2)
@@ -70,7 +77,8 @@ class EmbeddedTriton:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            limit=2**20,  # a longer line would end the reading of its log, and a full pipe would then stop Triton
+            limit=2
+            ** 20,  # a longer line would end the reading of its log, and a full pipe would then stop Triton
             start_new_session=True,  # Ctrl-C is ours to handle: Triton stops after the drain, not with it
         )
         assert self._process.stdout is not None
@@ -78,7 +86,9 @@ class EmbeddedTriton:
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not await triton.alive():
             if self.exit_code is not None:
-                raise CannotStart(f"tritonserver ended with exit code {self.exit_code} while starting; its log is above")
+                raise CannotStart(
+                    f"tritonserver ended with exit code {self.exit_code} while starting; its log is above"
+                )
             if asyncio.get_running_loop().time() > deadline:
                 raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
             await asyncio.sleep(0.05)
@@ -127,9 +137,14 @@ class EmbeddedTriton:
         on_disk, now = set(self.on_disk()), asyncio.get_running_loop().time()
         if not on_disk:  # it is being replaced this very moment, or somebody took it away: what is loaded goes on
             return
-        self._gone = {name: self._gone.get(name, now) for name in self._engines.keys() - on_disk - in_use}
+        self._gone = {
+            name: self._gone.get(name, now) for name in self._engines.keys() - on_disk - in_use
+        }
         for name, since in self._gone.items():
-            if now - since >= self._settings.retire_seconds and self._engines.pop(name, None) is not None:
+            if (
+                now - since >= self._settings.retire_seconds
+                and self._engines.pop(name, None) is not None
+            ):
                 log.info("retiring", model=name)
                 await triton.unload(name)
 
@@ -154,7 +169,11 @@ class EmbeddedTriton:
     def broken(self) -> list[str]:
         """Loaded models that lack a running engine process: Triton goes on calling them ready. Not those that are no longer in the
         repository, which nobody could load again."""
-        lacking = {name for name, engine in self._engines.items() if engine.killed or not all(map(_runs, engine.processes))}
+        lacking = {
+            name
+            for name, engine in self._engines.items()
+            if engine.killed or not all(map(_runs, engine.processes))
+        }
         return sorted(lacking & set(self.on_disk())) if lacking else []
 
     async def stop(self) -> None:
@@ -174,35 +193,58 @@ class EmbeddedTriton:
     def _engine_processes(self, name: str) -> list[psutil.Process]:
         """Of one model, looked up among all processes. A python-backend stub's first argument is REPOSITORY/MODEL/VERSION/model.py."""
         found = []
-        for child in psutil.Process(self._process.pid).children() if self._process is not None and self.exit_code is None else ():
+        for child in (
+            psutil.Process(self._process.pid).children()
+            if self._process is not None and self.exit_code is None
+            else ()
+        ):
             with contextlib.suppress(psutil.NoSuchProcess):
                 command = child.cmdline()  # of a zombie: empty
-                if len(command) > 1 and Path(command[1]).parts[-3:-2] == (name,):  # one just forked has other arguments yet
+                if len(command) > 1 and Path(command[1]).parts[-3:-2] == (
+                    name,
+                ):  # one just forked has other arguments yet
                     found.append(child)
         return found
 
     async def _load(self, triton: Triton, name: str) -> None:
         """With this machine's engine, instances and threads. Raises EngineUnavailable, CannotStart."""
         try:
-            config = text_format.Parse((self._repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+            config = text_format.Parse(
+                (self._repository / name / "config.pbtxt").read_text(),
+                model_config_pb2.ModelConfig(),
+            )
         except (OSError, UnicodeError, text_format.ParseError) as error:  # half a copy, say
             raise CannotStart(f"{name}/config.pbtxt cannot be read: {error}") from error
         if config.backend == "python":
             role, family = (config.parameters[name].string_value for name in ("role", "family"))
             engine, precision = cpu_engine(role, self._settings, family)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
-                raise CannotStart(f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`")
-            for key, value in {"engine": engine, "precision": precision, "threads": self._settings.engine_threads}.items():
+                raise CannotStart(
+                    f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`"
+                )
+            for key, value in {
+                "engine": engine,
+                "precision": precision,
+                "threads": self._settings.engine_threads,
+            }.items():
                 config.parameters[key].string_value = str(value)
-            if role == "generate":  # one process that makes several tokens at a time, and is bounded by max_generations
+            if (
+                role == "generate"
+            ):  # one process that makes several tokens at a time, and is bounded by max_generations
                 config.parameters["at_once"].string_value = str(self._settings.engine_instances)
             else:
                 config.instance_group[0].count = self._settings.engine_instances
-                config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
+                config.instance_group[0].rate_limiter.resources.add(
+                    name=CORES, count=1, **{"global": True}
+                )
         try:
-            await triton.load(name, json_format.MessageToJson(config, preserving_proto_field_name=True))
+            await triton.load(
+                name, json_format.MessageToJson(config, preserving_proto_field_name=True)
+            )
         except EngineUnavailable:
-            _kill(self._engine_processes(name))  # one that hangs while it begins would stay, and so would one more of each further try
+            _kill(
+                self._engine_processes(name)
+            )  # one that hangs while it begins would stay, and so would one more of each further try
             raise
         self._engines[name] = _Engine(self._engine_processes(name), time.perf_counter())
 
@@ -228,11 +270,15 @@ class EmbeddedTriton:
         try:
             triton = Path(str(resources.files("pytriton"))) / "tritonserver"
         except ModuleNotFoundError:
-            raise CannotStart("there is no Triton here: install the extra `serve`, or set CHANNELTOK_TRITON_URL") from None
+            raise CannotStart(
+                "there is no Triton here: install the extra `serve`, or set CHANNELTOK_TRITON_URL"
+            ) from None
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.exists():
-            raise CannotStart(f"the nvidia-pytriton wheel has no python backend for Python {version}: use 3.11 or 3.12")
+            raise CannotStart(
+                f"the nvidia-pytriton wheel has no python backend for Python {version}: use 3.11 or 3.12"
+            )
         # The backend looks for the stub of the running Python beside itself; site-packages stays untouched.
         python_backend = Path(self._backends.name) / "python"
         shutil.rmtree(python_backend, ignore_errors=True)
@@ -270,7 +316,12 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process.status() not in (
+            psutil.STATUS_STOPPED,
+            psutil.STATUS_TRACING_STOP,
+            psutil.STATUS_ZOMBIE,
+            psutil.STATUS_DEAD,
+        )
     except psutil.NoSuchProcess:
         return False
 
@@ -292,7 +343,9 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         # The stub links libpython and must find that of this interpreter before any other; it finds packages through PATH's first python.
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")])),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")])
+        ),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
 

@@ -38,7 +38,9 @@ class ServiceError(Exception):
     title: ClassVar[str] = "Our fault"
     ours: ClassVar[bool] = True
 
-    def __init_subclass__(cls, *, code: str, grpc: StatusCode, http: int, title: str, ours: bool | None = None) -> None:
+    def __init_subclass__(
+        cls, *, code: str, grpc: StatusCode, http: int, title: str, ours: bool | None = None
+    ) -> None:
         """ours: whether the service is at fault; by default it is for 5xx."""
         cls.code, cls.grpc, cls.http, cls.title = code, grpc, http, title
         cls.ours = http >= 500 if ours is None else ours
@@ -50,81 +52,186 @@ class ServiceError(Exception):
 
 
 # The one table. A plain ServiceError is INTERNAL, 500.
-class BadRequest(ServiceError, code="BAD_REQUEST", grpc=StatusCode.INVALID_ARGUMENT, http=400, title="The request is malformed"): ...
+class BadRequest(
+    ServiceError,
+    code="BAD_REQUEST",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=400,
+    title="The request is malformed",
+): ...
 
 
-class Unauthenticated(ServiceError, code="UNAUTHENTICATED", grpc=StatusCode.UNAUTHENTICATED, http=401, title="The caller is not known"): ...
+class Unauthenticated(
+    ServiceError,
+    code="UNAUTHENTICATED",
+    grpc=StatusCode.UNAUTHENTICATED,
+    http=401,
+    title="The caller is not known",
+): ...
 
 
-class TooSlow(ServiceError, code="TOO_SLOW", grpc=StatusCode.DEADLINE_EXCEEDED, http=408, title="The request came too slowly"): ...
+class TooSlow(
+    ServiceError,
+    code="TOO_SLOW",
+    grpc=StatusCode.DEADLINE_EXCEEDED,
+    http=408,
+    title="The request came too slowly",
+): ...
 
 
-class BadPicture(ServiceError, code="BAD_PICTURE", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The picture cannot be read"): ...
+class BadPicture(
+    ServiceError,
+    code="BAD_PICTURE",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="The picture cannot be read",
+): ...
 
 
-class BadK(ServiceError, code="BAD_K", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="k is out of range"): ...
+class BadK(
+    ServiceError,
+    code="BAD_K",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="k is out of range",
+): ...
 
 
-class BadTokens(ServiceError, code="BAD_TOKENS", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The tokens cannot be read"): ...
+class BadTokens(
+    ServiceError,
+    code="BAD_TOKENS",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="The tokens cannot be read",
+): ...
 
 
-class BadSampling(ServiceError, code="BAD_SAMPLING", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The sampling is out of range"): ...
+class BadSampling(
+    ServiceError,
+    code="BAD_SAMPLING",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="The sampling is out of range",
+): ...
 
 
 class UnknownClass(
-    ServiceError, code="UNKNOWN_CLASS", grpc=StatusCode.INVALID_ARGUMENT, http=422, title="The generator does not know the class"
+    ServiceError,
+    code="UNKNOWN_CLASS",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="The generator does not know the class",
 ): ...
 
 
 class UnsupportedFormat(
-    ServiceError, code="UNSUPPORTED_FORMAT", grpc=StatusCode.INVALID_ARGUMENT, http=415, title="The media type is not supported"
+    ServiceError,
+    code="UNSUPPORTED_FORMAT",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=415,
+    title="The media type is not supported",
 ): ...
 
 
-class NotAcceptable(ServiceError, code="NOT_ACCEPTABLE", grpc=StatusCode.INVALID_ARGUMENT, http=406, title="No acceptable media type"): ...
+class NotAcceptable(
+    ServiceError,
+    code="NOT_ACCEPTABLE",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=406,
+    title="No acceptable media type",
+): ...
 
 
 class TooManyPixels(
-    ServiceError, code="TOO_MANY_PIXELS", grpc=StatusCode.INVALID_ARGUMENT, http=413, title="The picture has too many pixels"
+    ServiceError,
+    code="TOO_MANY_PIXELS",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=413,
+    title="The picture has too many pixels",
 ): ...
 
 
-class TooLarge(ServiceError, code="TOO_LARGE", grpc=StatusCode.RESOURCE_EXHAUSTED, http=413, title="The message is too large"): ...
+class TooLarge(
+    ServiceError,
+    code="TOO_LARGE",
+    grpc=StatusCode.RESOURCE_EXHAUSTED,
+    http=413,
+    title="The message is too large",
+): ...
 
 
 class UnknownTokenizer(
-    ServiceError, code="UNKNOWN_TOKENIZER", grpc=StatusCode.NOT_FOUND, http=404, title="The tokenizer is not served"
+    ServiceError,
+    code="UNKNOWN_TOKENIZER",
+    grpc=StatusCode.NOT_FOUND,
+    http=404,
+    title="The tokenizer is not served",
 ): ...
 
 
 class UnknownGenerator(
-    ServiceError, code="UNKNOWN_GENERATOR", grpc=StatusCode.NOT_FOUND, http=404, title="The generator is not served"
+    ServiceError,
+    code="UNKNOWN_GENERATOR",
+    grpc=StatusCode.NOT_FOUND,
+    http=404,
+    title="The generator is not served",
 ): ...
 
 
 class FingerprintMismatch(
-    ServiceError, code="FINGERPRINT_MISMATCH", grpc=StatusCode.FAILED_PRECONDITION, http=409, title="The tokens belong to another tokenizer"
+    ServiceError,
+    code="FINGERPRINT_MISMATCH",
+    grpc=StatusCode.FAILED_PRECONDITION,
+    http=409,
+    title="The tokens belong to another tokenizer",
 ): ...
 
 
-class Overloaded(ServiceError, code="OVERLOADED", grpc=StatusCode.RESOURCE_EXHAUSTED, http=429, title="The service is at its limit"): ...
+class Overloaded(
+    ServiceError,
+    code="OVERLOADED",
+    grpc=StatusCode.RESOURCE_EXHAUSTED,
+    http=429,
+    title="The service is at its limit",
+): ...
 
 
-class RateLimited(ServiceError, code="RATE_LIMITED", grpc=StatusCode.RESOURCE_EXHAUSTED, http=429, title="The caller is at its limit"): ...
+class RateLimited(
+    ServiceError,
+    code="RATE_LIMITED",
+    grpc=StatusCode.RESOURCE_EXHAUSTED,
+    http=429,
+    title="The caller is at its limit",
+): ...
 
 
 class DeadlineExceeded(
-    ServiceError, code="DEADLINE_EXCEEDED", grpc=StatusCode.DEADLINE_EXCEEDED, http=504, title="The deadline passed"
+    ServiceError,
+    code="DEADLINE_EXCEEDED",
+    grpc=StatusCode.DEADLINE_EXCEEDED,
+    http=504,
+    title="The deadline passed",
 ): ...
 
 
 class EngineUnavailable(
-    ServiceError, code="ENGINE_UNAVAILABLE", grpc=StatusCode.UNAVAILABLE, http=503, title="The engine is down or restarting"
+    ServiceError,
+    code="ENGINE_UNAVAILABLE",
+    grpc=StatusCode.UNAVAILABLE,
+    http=503,
+    title="The engine is down or restarting",
 ): ...
 
 
 # Expected: whoever stops the service causes it, and another one may answer.
-class Stopping(ServiceError, code="STOPPING", grpc=StatusCode.UNAVAILABLE, http=503, title="The service is stopping", ours=False): ...
+class Stopping(
+    ServiceError,
+    code="STOPPING",
+    grpc=StatusCode.UNAVAILABLE,
+    http=503,
+    title="The service is stopping",
+    ours=False,
+): ...
 
 
 class CannotStart(RuntimeError):

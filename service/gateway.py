@@ -33,7 +33,9 @@ log = structlog.get_logger()
 # gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
 REFUSAL_SECONDS = 0.3
 REPORT_SECONDS = 0.5  # between a worker's signs of life
-LAST_REPLIES_SECONDS = 2  # for what is on its way to callers when the work is done and the ports close
+LAST_REPLIES_SECONDS = (
+    2  # for what is on its way to callers when the work is done and the ports close
+)
 
 
 async def serve(settings: Settings) -> None:
@@ -57,12 +59,19 @@ async def serve(settings: Settings) -> None:
 
     async def exposition() -> bytes:
         url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
-        return metrics.exposition() + (b"" if url is None else await asyncio.to_thread(_triton_metrics, url))
+        return metrics.exposition() + (
+            b"" if url is None else await asyncio.to_thread(_triton_metrics, url)
+        )
 
-    app = create_app(tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition)
+    app = create_app(
+        tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition
+    )
     rest_generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
-        RestCalls(RestAccess(app, access)), settings, None if tls is None else tls.rest_context(), LAST_REPLIES_SECONDS
+        RestCalls(RestAccess(app, access)),
+        settings,
+        None if tls is None else tls.rest_context(),
+        LAST_REPLIES_SECONDS,
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracing.stop)
@@ -81,7 +90,9 @@ async def serve(settings: Settings) -> None:
             # What lives now lives for ever: keep the collector from walking it again and again.
             gc.collect()
             gc.freeze()
-            say_ready(settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started)
+            say_ready(
+                settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started
+            )
         await stop.wait()
         # The order matters: fail readiness, refuse new work, finish what was accepted, close the ports, and only then take the engine away.
         log.info("draining", delay=settings.drain_delay, seconds=settings.drain_seconds)
@@ -91,7 +102,11 @@ async def serve(settings: Settings) -> None:
         admissions = (tokenization.admission, generation.admission)
         for admission in admissions:
             admission.close()
-        unfinished = sum(await asyncio.gather(*(admission.idle(settings.drain_seconds) for admission in admissions)))
+        unfinished = sum(
+            await asyncio.gather(
+                *(admission.idle(settings.drain_seconds) for admission in admissions)
+            )
+        )
         await asyncio.sleep(REFUSAL_SECONDS)
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
@@ -99,7 +114,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _until_ready(supervisor: Supervisor) -> None:
-    while not supervisor.ready:  # noqa: ASYNC110 (once, at start)
+    while not supervisor.ready:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -113,11 +128,25 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         task.result()
 
 
-def _grpc_server(tokenization: Tokenization, generation: Generation, settings: Settings, tls: Tls | None, access: Access) -> GrpcServer:
+def _grpc_server(
+    tokenization: Tokenization,
+    generation: Generation,
+    settings: Settings,
+    tls: Tls | None,
+    access: Access,
+) -> GrpcServer:
     try:
-        return GrpcServer(tokenization, generation, settings, access, None if tls is None else tls.grpc_credentials())
+        return GrpcServer(
+            tokenization,
+            generation,
+            settings,
+            access,
+            None if tls is None else tls.grpc_credentials(),
+        )
     except RuntimeError as error:
-        raise CannotStart(f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT") from error
+        raise CannotStart(
+            f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT"
+        ) from error
 
 
 def bind(host: str, port: int, face: str, *, reuse: bool) -> socket.socket:
@@ -127,7 +156,9 @@ def bind(host: str, port: int, face: str, *, reuse: bool) -> socket.socket:
     try:
         bound.bind((host, port))
     except OSError as error:
-        raise CannotStart(f"cannot bind {face} to {host}:{port} ({error.strerror}): set CHANNELTOK_{face.upper()}_PORT") from error
+        raise CannotStart(
+            f"cannot bind {face} to {host}:{port} ({error.strerror}): set CHANNELTOK_{face.upper()}_PORT"
+        ) from error
     return bound
 
 
@@ -147,7 +178,10 @@ def _warn_of_plain_text(settings: Settings) -> None:
         and settings.tls_certificate is None
         and settings.host not in ("127.0.0.1", "::1", "localhost")
     ):
-        log.warning("bearer_tokens_in_plain_text", why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them")
+        log.warning(
+            "bearer_tokens_in_plain_text",
+            why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them",
+        )
 
 
 def _triton_metrics(url: str) -> bytes:

@@ -23,7 +23,15 @@ from service.account import Account, Stages
 from service.admission import Admission, Place, Priority
 from service.answers import RETRY_AFTER_SECONDS
 from service.catalogue import Generator
-from service.errors import BadK, BadRequest, BadSampling, BadTokens, DeadlineExceeded, EngineUnavailable, FingerprintMismatch
+from service.errors import (
+    BadK,
+    BadRequest,
+    BadSampling,
+    BadTokens,
+    DeadlineExceeded,
+    EngineUnavailable,
+    FingerprintMismatch,
+)
 from service.prefixes import prefixes
 from service.settings import Settings
 from service.tokenization import Tokenization
@@ -154,14 +162,18 @@ class Generation:
         self._tokenization = tokenization
         self._triton = triton
         self._slow_call_seconds = settings.slow_call_seconds
-        self.admission = Admission(settings.generation_places, 0, 0.0, "generations", metrics.MAX_GENERATIONS)
+        self.admission = Admission(
+            settings.generation_places, 0, 0.0, "generations", metrics.MAX_GENERATIONS
+        )
 
     @property
     def generators(self) -> list[Generator]:
         """Those that calls go to, the default one first."""
         return self._tokenization.catalogue.current_generators
 
-    async def generate(self, wanted: Wanted, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, wanted: Wanted, timeout: float | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Started, then NewTokens and Previews as they are made, and Finished. Nothing comes before the first token is made.
 
         timeout: seconds left to the caller's deadline. Iterate within `contextlib.aclosing`: closing stops the engine at once.
@@ -179,7 +191,9 @@ class Generation:
             await asyncio.gather(making, return_exceptions=True)  # the engine has been told to stop
 
     async def _make(self, wanted: Wanted, timeout: float | None, outbox: _Outbox) -> None:
-        with Account(_RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout) as call:
+        with Account(
+            _RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout
+        ) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._tokenization.rate_limit.take(wait=False)
@@ -207,7 +221,9 @@ class Generation:
                         outbox.put(NewTokens(len(ids), new))
                         ids += new
                     while shown < len(task.previews) and task.previews[shown] <= len(ids):
-                        to_show.put_nowait(Tokens(ids[: task.previews[shown]], tokenizer.fingerprint))
+                        to_show.put_nowait(
+                            Tokens(ids[: task.previews[shown]], tokenizer.fingerprint)
+                        )
                         shown += 1
             call.done("tokens")
             await showing
@@ -216,7 +232,9 @@ class Generation:
             showing.cancel()
         outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
 
-    async def _new_ids(self, task: _Task, call: Account, place: Place) -> AsyncGenerator[list[int], None]:
+    async def _new_ids(
+        self, task: _Task, call: Account, place: Place
+    ) -> AsyncGenerator[list[int], None]:
         """The ids after the prefix, as they come; a single empty list where there are none to make.
 
         Raises EngineUnavailable when the engine answers anything but these.
@@ -227,9 +245,14 @@ class Generation:
             return
         name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
         latest = call.started
-        async with aclosing(self._triton.streams.ask(model, task.inputs(), under_way=place.wait_for)) as responses:
+        async with aclosing(
+            self._triton.streams.ask(model, task.inputs(), under_way=place.wait_for)
+        ) as responses:
             async for response in responses:
-                index, new = (response[output].tolist() if output in response else [] for output in ("index", "token"))
+                index, new = (
+                    response[output].tolist() if output in response else []
+                    for output in ("index", "token")
+                )
                 valid = all(0 <= one < task.generator.tokenizer.codes for one in new)
                 if index != [due] or not new or len(new) > task.k - due or not valid:
                     break
@@ -248,12 +271,18 @@ class Generation:
                 if due == task.k:
                     return
         self._triton.answers.suspect(model.name, asked)
-        raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
+        raise EngineUnavailable(
+            "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
+        )
 
-    async def _show(self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox) -> None:
+    async def _show(
+        self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox
+    ) -> None:
         for _ in task.previews:
             tokens = await to_show.get()
-            picture = await self._tokenization.preview(tokens, task.generator.tokenizer, task.preview_format, place)
+            picture = await self._tokenization.preview(
+                tokens, task.generator.tokenizer, task.preview_format, place
+            )
             metrics.PICTURE_BYTES.labels(_RPC).inc(len(picture))
             outbox.put(Preview(tokens.k, picture))
 
@@ -268,13 +297,17 @@ class Generation:
         codes = generator.tokenizer.codes
         top_k = min(TOP_K, codes) if wanted.top_k is None else wanted.top_k
         if not 0 <= top_k <= codes:
-            raise BadSampling(f"top_k is {top_k}; generator {generator.name!r} takes 0 (all) to {codes}")
+            raise BadSampling(
+                f"top_k is {top_k}; generator {generator.name!r} takes 0 (all) to {codes}"
+            )
         k = generator.channels if wanted.k is None else wanted.k
         if not 1 <= k <= generator.channels:
             raise BadK(f"k is {k}; generator {generator.name!r} takes 1 to {generator.channels}")
         previews = sorted(set(wanted.previews))
         if len(previews) > MAX_PREVIEWS:
-            raise BadRequest(f"{len(previews)} previews are asked for; at most {MAX_PREVIEWS} are made")
+            raise BadRequest(
+                f"{len(previews)} previews are asked for; at most {MAX_PREVIEWS} are made"
+            )
         if wrong := [one for one in previews if not 1 <= one <= k]:
             raise BadK(f"a preview is asked for at {wrong[0]}; with k = {k} they are at 1 to {k}")
         return _Task(
@@ -302,9 +335,15 @@ def _prefix(tokens: Tokens | bytes, generator: Generator, k: int) -> NDArray[np.
     tokenizer = generator.tokenizer
     if tokens.fingerprint != tokenizer.fingerprint:
         made = f"{tokenizer.fingerprint} ({tokenizer.name})"
-        raise FingerprintMismatch(f"the prefix was made by {tokens.fingerprint}, but generator {generator.name!r} makes tokens of {made}")
+        raise FingerprintMismatch(
+            f"the prefix was made by {tokens.fingerprint}, but generator {generator.name!r} makes tokens of {made}"
+        )
     if tokens.k > k:
-        raise BadTokens(f"the prefix has {tokens.k} tokens, and k is {k}: it is to be as long at most")
+        raise BadTokens(
+            f"the prefix has {tokens.k} tokens, and k is {k}: it is to be as long at most"
+        )
     if tokens.ids.max() >= tokenizer.codes:
-        raise BadTokens(f"an id of the prefix is {tokens.ids.max()}; those of tokenizer {tokenizer.name!r} are 0 to {tokenizer.codes - 1}")
+        raise BadTokens(
+            f"an id of the prefix is {tokens.ids.max()}; those of tokenizer {tokenizer.name!r} are 0 to {tokenizer.codes - 1}"
+        )
     return tokens.ids

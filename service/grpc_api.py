@@ -39,7 +39,9 @@ _Reply = TypeVar("_Reply", bound=Message)
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     """The methods; what they raise the entrance tells the caller."""
 
-    def __init__(self, tokenization: Tokenization, generation: Generation, settings: Settings) -> None:
+    def __init__(
+        self, tokenization: Tokenization, generation: Generation, settings: Settings
+    ) -> None:
         self._tokenization = tokenization
         self._generation = generation
         self._settings = settings
@@ -53,16 +55,22 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:
-        async for reply in self._stream(requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse):
+        async for reply in self._stream(
+            requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse
+        ):
             yield reply
 
     async def DecodeStream(
         self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.DecodeStreamResponse]:
-        async for reply in self._stream(requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse):
+        async for reply in self._stream(
+            requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse
+        ):
             yield reply
 
-    async def ListTokenizers(self, request: pb.ListTokenizersRequest, context: Context) -> pb.ListTokenizersResponse:
+    async def ListTokenizers(
+        self, request: pb.ListTokenizersRequest, context: Context
+    ) -> pb.ListTokenizersResponse:
         return pb.ListTokenizersResponse(
             tokenizers=[
                 pb.TokenizerInfo(
@@ -79,20 +87,36 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             ]
         )
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        wanted = grpc_generate.wanted(request, _pillow_name(request.preview_format or pb.PICTURE_FORMAT_PNG))
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        wanted = grpc_generate.wanted(
+            request, _pillow_name(request.preview_format or pb.PICTURE_FORMAT_PNG)
+        )
         async with aclosing(self._generation.generate(wanted, self._time_left(context))) as events:
             async for event in events:
                 yield grpc_generate.reply(event)
 
-    async def ListGenerators(self, request: pb.ListGeneratorsRequest, context: Context) -> pb.ListGeneratorsResponse:
-        return pb.ListGeneratorsResponse(generators=map(grpc_generate.info, self._generation.generators))
+    async def ListGenerators(
+        self, request: pb.ListGeneratorsRequest, context: Context
+    ) -> pb.ListGeneratorsResponse:
+        return pb.ListGeneratorsResponse(
+            generators=map(grpc_generate.info, self._generation.generators)
+        )
 
-    async def _encode(self, request: pb.EncodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.EncodeResponse:
+    async def _encode(
+        self, request: pb.EncodeRequest, rpc: str, timeout: float, priority: Priority
+    ) -> pb.EncodeResponse:
         k = request.k if request.HasField("k") else None
         quality = _quality(request.quality) if request.HasField("quality") else None
         encoded = await self._tokenization.encode(
-            request.picture, k, request.tokenizer, quality=quality, rpc=rpc, timeout=timeout, priority=priority
+            request.picture,
+            k,
+            request.tokenizer,
+            quality=quality,
+            rpc=rpc,
+            timeout=timeout,
+            priority=priority,
         )
         return pb.EncodeResponse(
             tokenizer=encoded.tokenizer.name,
@@ -104,10 +128,14 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             curve=[pb.Measured(k=one.k, ssim=one.ssim, psnr=one.psnr) for one in encoded.curve],
         )
 
-    async def _decode(self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority) -> pb.DecodeResponse:
+    async def _decode(
+        self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority
+    ) -> pb.DecodeResponse:
         format = request.format or pb.PICTURE_FORMAT_PNG
         name = _pillow_name(format)
-        decoded = await self._tokenization.decode(request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority)
+        decoded = await self._tokenization.decode(
+            request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority
+        )
         return pb.DecodeResponse(
             picture=decoded.picture,
             format=format,
@@ -118,17 +146,29 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         )
 
     def _stream(
-        self, requests: AsyncIterator[Any], context: Context, handle: Callable[..., Awaitable[Any]], rpc: str, reply: type[_Reply]
+        self,
+        requests: AsyncIterator[Any],
+        context: Context,
+        handle: Callable[..., Awaitable[Any]],
+        rpc: str,
+        reply: type[_Reply],
     ) -> AsyncIterator[_Reply]:
         """Each item's reply has its id and either a response or the error of this item alone."""
 
         async def answer(item: Any) -> _Reply:
             try:
-                return reply(id=item.id, response=await handle(item.request, rpc, self._time_left(context), Priority.BULK))
+                return reply(
+                    id=item.id,
+                    response=await handle(
+                        item.request, rpc, self._time_left(context), Priority.BULK
+                    ),
+                )
             except Exception as error:
                 return reply(id=item.id, error=status_of(error))
 
-        return _answer_all(requests, answer, self._settings.stream_window, self._tokenization.admission)
+        return _answer_all(
+            requests, answer, self._settings.stream_window, self._tokenization.admission
+        )
 
     def _time_left(self, context: Context) -> float:
         remaining = context.time_remaining()
@@ -151,7 +191,9 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         """credentials: of TLS; plain text without."""
-        limit = settings.max_message_bytes + MESSAGE_OVERHEAD  # of a compressed message it counts what comes out
+        limit = (
+            settings.max_message_bytes + MESSAGE_OVERHEAD
+        )  # of a compressed message it counts what comes out
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -162,8 +204,14 @@ class GrpcServer:
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
                 ("grpc.server_handshake_timeout_ms", int(settings.receive_seconds * 1000)),
                 ("grpc.max_connection_idle_ms", int(settings.idle_seconds * 1000)),
-                ("grpc.keepalive_time_ms", 60_000),  # our ping, so that connections to hosts that are gone are found and freed
-                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),  # callers' pings; after two too early ones it hangs up
+                (
+                    "grpc.keepalive_time_ms",
+                    60_000,
+                ),  # our ping, so that connections to hosts that are gone are found and freed
+                (
+                    "grpc.http2.min_ping_interval_without_data_ms",
+                    30_000,
+                ),  # callers' pings; after two too early ones it hangs up
                 (
                     "grpc.so_reuseport",
                     int(settings.reuse_port),
@@ -177,12 +225,20 @@ class GrpcServer:
         )
         self._health = health.aio.HealthServicer()
         entrance = GrpcEntrance(self._server, access, settings.receive_seconds, surrounded=SERVICE)
-        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerServicer(tokenization, generation, settings), entrance)
+        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(
+            TokenizerServicer(tokenization, generation, settings), entrance
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, entrance)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), entrance)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names), entrance
+        )
         address = f"{settings.host}:{settings.grpc_port}"
-        self.port = self._server.add_insecure_port(address) if credentials is None else self._server.add_secure_port(address, credentials)
+        self.port = (
+            self._server.add_insecure_port(address)
+            if credentials is None
+            else self._server.add_secure_port(address, credentials)
+        )
 
     async def start(self) -> None:
         await self.set_ready(False)
@@ -190,7 +246,11 @@ class GrpcServer:
 
     async def set_ready(self, ready: bool) -> None:
         """What grpc.health.v1 answers, for the server as a whole and for the service."""
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if ready
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
@@ -200,7 +260,10 @@ class GrpcServer:
 
 
 async def _answer_all(
-    requests: AsyncIterator[_Item], answer: Callable[[_Item], Awaitable[_Reply]], window: int, admission: Admission
+    requests: AsyncIterator[_Item],
+    answer: Callable[[_Item], Awaitable[_Reply]],
+    window: int,
+    admission: Admission,
 ) -> AsyncIterator[_Reply]:
     """Replies as they are ready, at most `window` items in flight: a place is free again when its reply was sent, not when it is ready,
     so that a caller who does not read stops being read.

@@ -29,7 +29,9 @@ class GrpcEntrance:
     surrounded: the service whose calls have a request id and an access line.
     """
 
-    def __init__(self, server: grpc.aio.Server, access: Access, receive_seconds: float, surrounded: str) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, access: Access, receive_seconds: float, surrounded: str
+    ) -> None:
         self._server = server
         self._access = access
         self._receive_seconds = receive_seconds
@@ -47,19 +49,33 @@ class GrpcEntrance:
         as long as it takes."""
         open_to_all, surrounded = path.startswith(_HEALTH), path.startswith(self._surrounded)
         rpc = path.rpartition("/")[2]
-        method = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        method = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
 
         async def answer(context: grpc.aio.ServicerContext) -> Any:
             if not open_to_all:
-                authorization = [_text(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
-                caller.set(self._access.client(authorization, path) or self._access.by_address(context.peer()))
+                authorization = [
+                    _text(value)
+                    for key, value in context.invocation_metadata() or ()
+                    if key == "authorization"
+                ]
+                caller.set(
+                    self._access.client(authorization, path)
+                    or self._access.by_address(context.peer())
+                )
             if handler.request_streaming:
                 request = _messages(context, handler)
             else:
                 request = await self._message(context, handler)
             result = method(request, context)
             if inspect.isasyncgen(result):
-                async with aclosing(result):  # a call that is cancelled must not wait for the garbage collector to stop its work
+                async with aclosing(
+                    result
+                ):  # a call that is cancelled must not wait for the garbage collector to stop its work
                     async for reply in result:
                         await context.write(reply)
                 return None
@@ -74,15 +90,23 @@ class GrpcEntrance:
                 except Exception as error:
                     await abort(context, error)
 
-        kind = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+        kind = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
         return kind(guarded, response_serializer=handler.response_serializer)
 
-    async def _message(self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler) -> Any:
+    async def _message(
+        self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
+    ) -> Any:
         try:
             async with asyncio.timeout(self._receive_seconds):
                 message = await context.read()
         except TimeoutError:
-            raise TooSlow(f"the message did not arrive within {self._receive_seconds:g} s") from None
+            raise TooSlow(
+                f"the message did not arrive within {self._receive_seconds:g} s"
+            ) from None
         if message is grpc.aio.EOF:
             raise BadRequest("the call ended before its message")
         return _parsed(message, handler)
@@ -101,7 +125,9 @@ class _Behind(grpc.GenericRpcHandler):  # type: ignore[misc]
         return guarded
 
 
-async def _messages(context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler) -> AsyncIterator[Any]:
+async def _messages(
+    context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
+) -> AsyncIterator[Any]:
     while (message := await context.read()) is not grpc.aio.EOF:
         yield _parsed(message, handler)
 

@@ -18,7 +18,9 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     """End a call with this error, the Status in its trailing metadata."""
     status = rpc_status.to_status(status_of(error))
     # abort_with_status would drop what is there already: the request id.
-    await context.abort(status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata))
+    await context.abort(
+        status.code, status.details, (*context.trailing_metadata(), *status.trailing_metadata)
+    )
     raise AssertionError("abort always raises")
 
 
@@ -26,7 +28,9 @@ def status_of(error: Exception) -> Any:
     """google.rpc.Status of an error. What we did not foresee is logged here and becomes INTERNAL without a word of it."""
     if not isinstance(error, ServiceError):
         log.exception("internal_error", exc_info=error)
-        error = ServiceError(f"an error of ours; it was logged under request id {current_request_id()}")
+        error = ServiceError(
+            f"an error of ours; it was logged under request id {current_request_id()}"
+        )
     status = status_pb2.Status(code=error.grpc.value[0], message=error.detail)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.code, domain="channeltok"))
     if error.retry_after is not None:

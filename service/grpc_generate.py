@@ -27,7 +27,11 @@ def reply(event: Event) -> pb.GenerateResponse:
         case Started(generator, seed, k):
             tokenizer = generator.tokenizer
             started = pb.GenerationStarted(
-                generator=generator.name, tokenizer=tokenizer.name, fingerprint=tokenizer.fingerprint, seed=seed, k=k
+                generator=generator.name,
+                tokenizer=tokenizer.name,
+                fingerprint=tokenizer.fingerprint,
+                seed=seed,
+                k=k,
             )
             return pb.GenerateResponse(started=started)
         case NewTokens(index, ids):
@@ -35,7 +39,9 @@ def reply(event: Event) -> pb.GenerateResponse:
         case Preview(k, picture):
             return pb.GenerateResponse(preview=pb.Preview(k=k, picture=picture))
         case Finished(generator, tokens, stages):
-            finished = pb.GenerationFinished(tokens=tokens.to_bytes(), stages=stage_times(stages), engine=generator.model.engine)
+            finished = pb.GenerationFinished(
+                tokens=tokens.to_bytes(), stages=stage_times(stages), engine=generator.model.engine
+            )
             return pb.GenerateResponse(finished=finished)
 
 

@@ -14,14 +14,25 @@ import sys
 from pathlib import Path
 
 TIMEOUT_SECONDS = 2.0
-SETTINGS = {"host": "127.0.0.1", "rest_port": "8080", "tls_certificate": None, "tls_key": None, "tls_client_ca": None}
+SETTINGS = {
+    "host": "127.0.0.1",
+    "rest_port": "8080",
+    "tls_certificate": None,
+    "tls_key": None,
+    "tls_client_ca": None,
+}
 
 
 def settings(arguments: list[str]) -> argparse.Namespace:
     """The service's flags, else its environment, else its defaults. Other flags are ignored."""
-    parser = argparse.ArgumentParser(prog="python -m service.health_check", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m service.health_check", description=__doc__, allow_abbrev=False
+    )
     for name, default in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", default=os.environ.get(f"CHANNELTOK_{name.upper()}", default))
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=os.environ.get(f"CHANNELTOK_{name.upper()}", default),
+        )
     return parser.parse_known_args(arguments)[0]
 
 
@@ -37,11 +48,16 @@ def check(given: argparse.Namespace) -> str | None:
             try:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
-            except (ssl.SSLError, ConnectionError):  # TLS 1.3 refuses a certificate after the handshake
+            except (
+                ssl.SSLError,
+                ConnectionError,
+            ):  # TLS 1.3 refuses a certificate after the handshake
                 if given.tls_client_ca:
                     return None
                 raise
-            return None if response.status == 200 else response.read().decode(errors="replace").strip()
+            return (
+                None if response.status == 200 else response.read().decode(errors="replace").strip()
+            )
     except ssl.SSLError as error:
         return f"TLS failed: {error}"
     except (OSError, http.client.HTTPException, ValueError) as error:

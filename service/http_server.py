@@ -27,7 +27,9 @@ _SHED_SECONDS = 0.1  # from one connection too many to the closing: a request th
 class HttpServer(uvicorn.Server):
     """uvicorn without signal handlers of its own: the drain in __main__ decides what stops when."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None, grace: int) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None, grace: int
+    ) -> None:
         """grace: seconds that replies on their way get when it stops."""
         super().__init__(
             uvicorn.Config(
@@ -59,7 +61,14 @@ class HttpServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
-                lambda: HttpConnection(self._settings, self._waiting, self._shed_soon, self.config, self.server_state, {}),
+                lambda: HttpConnection(
+                    self._settings,
+                    self._waiting,
+                    self._shed_soon,
+                    self.config,
+                    self.server_state,
+                    {},
+                ),
                 sock=one,
                 ssl=self._tls,
                 ssl_handshake_timeout=handshake,
@@ -71,7 +80,10 @@ class HttpServer(uvicorn.Server):
 
     def _shed_soon(self) -> None:
         """Called when a connection was made."""
-        if len(self.server_state.connections) > self._settings.max_connections and self._shedding is None:
+        if (
+            len(self.server_state.connections) > self._settings.max_connections
+            and self._shedding is None
+        ):
             self._shedding = asyncio.get_running_loop().call_later(_SHED_SECONDS, self._shed)
 
     def _shed(self) -> None:
@@ -84,7 +96,13 @@ class HttpServer(uvicorn.Server):
 class HttpConnection(H11Protocol):
     """One connection. It is in `waiting` from its beginning, or from a reply's end, until the headers of the next request are there."""
 
-    def __init__(self, settings: Settings, waiting: "dict[HttpConnection, None]", made: Callable[[], None], *uvicorn_parts: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        waiting: "dict[HttpConnection, None]",
+        made: Callable[[], None],
+        *uvicorn_parts: Any,
+    ) -> None:
         super().__init__(*uvicorn_parts)
         self._settings = settings
         self._waiting = waiting
@@ -108,7 +126,9 @@ class HttpConnection(H11Protocol):
         if self._answering():  # the next request was in the buffer already
             return
         self._waiting[self] = None
-        if self.conn.their_state is h11.SEND_BODY:  # refused before its body was read; what still comes is thrown away, for a while
+        if (
+            self.conn.their_state is h11.SEND_BODY
+        ):  # refused before its body was read; what still comes is thrown away, for a while
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -120,8 +140,14 @@ class HttpConnection(H11Protocol):
             self.transport.abort()
             return
         limit = self._settings.max_header_bytes
-        error = problem(BadRequest(f"this is not HTTP/1.1, or its headers have more than {limit:,} bytes, the limit"))
-        response = h11.Response(status_code=error.status_code, headers=[*error.raw_headers, (b"connection", b"close")])
+        error = problem(
+            BadRequest(
+                f"this is not HTTP/1.1, or its headers have more than {limit:,} bytes, the limit"
+            )
+        )
+        response = h11.Response(
+            status_code=error.status_code, headers=[*error.raw_headers, (b"connection", b"close")]
+        )
         for event in (response, h11.Data(data=bytes(error.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
@@ -146,9 +172,15 @@ def _with_small_headers(app: ASGIApp, limit: int) -> ASGIApp:
     """The limit to the byte: h11 looks at headers that are not complete yet only, and most come in one piece."""
 
     async def check(scope: Scope, receive: Receive, send: Send) -> None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"]) + len(scope["query_string"])
+        size = (
+            sum(len(name) + len(value) for name, value in scope["headers"])
+            + len(scope["raw_path"])
+            + len(scope["query_string"])
+        )
         if size > limit:
-            await problem(TooLarge(f"path and headers have {size:,} bytes; at most {limit:,} are allowed"))(scope, receive, send)
+            await problem(
+                TooLarge(f"path and headers have {size:,} bytes; at most {limit:,} are allowed")
+            )(scope, receive, send)
         else:
             await app(scope, receive, send)
 

@@ -29,7 +29,9 @@ class _Group:
     waiting: int = 0
     closed: bool = False
     sent_at: float | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # it was closed, or something that was under way is answered
+    changed: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # it was closed, or something that was under way is answered
     answer: asyncio.Task[Inference] = field(init=False)
 
 
@@ -73,7 +75,9 @@ class Joining:
         queued = inference.queue_seconds
         if queued is not None and group.sent_at is not None:
             queued += group.sent_at - asked
-        return replace(inference, output=inference.output[first : first + len(array)], queue_seconds=queued)
+        return replace(
+            inference, output=inference.output[first : first + len(array)], queue_seconds=queued
+        )
 
     def _group(self, model: Model, pictures: int) -> _Group:
         """One that has room for them."""
@@ -83,7 +87,9 @@ class Joining:
             group = None
         if group is None:
             group = self._open = _Group()
-            group.answer = asyncio.create_task(self._send(model, group))  # begins in the next turn of the loop
+            group.answer = asyncio.create_task(
+                self._send(model, group)
+            )  # begins in the next turn of the loop
         return group
 
     def _close(self, group: _Group) -> None:
@@ -97,14 +103,18 @@ class Joining:
             await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(HELD_SECONDS):
-                while not group.closed and self._under_way >= model.instances * model.largest_request:
+                while (
+                    not group.closed and self._under_way >= model.instances * model.largest_request
+                ):
                     group.changed.clear()
                     await group.changed.wait()
         self._close(group)
         group.sent_at = time.perf_counter()
         self._under_way += group.size
         try:
-            return await self._infer(model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays))
+            return await self._infer(
+                model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays)
+            )
         finally:
             self._under_way -= group.size
             if self._open is not None:

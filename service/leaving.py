@@ -6,7 +6,9 @@ from typing import Any
 
 LEFT_SECONDS = 60.0  # only what is not answered for so long after is given up
 
-UnderWay = Callable[[asyncio.Task[Any]], None]  # is given work in the engine, which goes on when its caller has left
+UnderWay = Callable[
+    [asyncio.Task[Any]], None
+]  # is given work in the engine, which goes on when its caller has left
 
 
 def nobody(work: asyncio.Task[Any]) -> None:

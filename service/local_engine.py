@@ -55,7 +55,9 @@ class LocalEngine:
         self._repository = repository
         self._settings = Settings()
         configs = [_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
-        self._catalogue = Catalogue([model_of(config) for config in configs], self._settings.default_tokenizer)
+        self._catalogue = Catalogue(
+            [model_of(config) for config in configs], self._settings.default_tokenizer
+        )
         if not self._catalogue.tokenizers:
             raise ValueError(f"{repository} holds no tokenizer: write one with `python -m export`")
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -70,25 +72,45 @@ class LocalEngine:
         """The default one first."""
         return [
             TokenizerInfo(
-                one.name, one.family, one.fingerprint, one.channels, one.bits_per_token, one.codes, one.picture_size, tuple(one.decoders)
+                one.name,
+                one.family,
+                one.fingerprint,
+                one.channels,
+                one.bits_per_token,
+                one.codes,
+                one.picture_size,
+                tuple(one.decoders),
             )
             for one in filter(self._catalogue.is_current, self._catalogue.tokenizers)
         ]
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
+        self,
+        pictures: Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's channels."""
         served = self._catalogue.by_name(tokenizer)
-        return self._stream(pictures, lambda batch: self._encode(served, batch, served.channels if k is None else k, quality))
+        return self._stream(
+            pictures,
+            lambda batch: self._encode(served, batch, served.channels if k is None else k, quality),
+        )
 
     def decode_stream(
-        self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None
+        self,
+        tokens: Iterable[Tokens | bytes],
+        format: PictureFormat = "png",
+        tokenizer: str | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """As `channeltok.Client.decode_stream`; tokens of several trainings may be mixed."""
         return self._stream(tokens, lambda batch: self._decode(batch, format, tokenizer))
 
-    def _stream(self, source: Iterable[Item], work: Callable[[list[Item]], list[Result]]) -> Generator[Result, None, None]:
+    def _stream(
+        self, source: Iterable[Item], work: Callable[[list[Item]], list[Result]]
+    ) -> Generator[Result, None, None]:
         items = iter(source)
         under_way: deque[Future[list[Result]]] = deque()
         while True:
@@ -99,12 +121,16 @@ class LocalEngine:
                 return
             yield from under_way.popleft().result()
 
-    def _encode(self, served: Tokenizer, batch: list[bytes], k: int, quality: Quality | None) -> list[Tokens | ChannelTokError]:
+    def _encode(
+        self, served: Tokenizer, batch: list[bytes], k: int, quality: Quality | None
+    ) -> list[Tokens | ChannelTokError]:
         results: list[Tokens | ChannelTokError | None] = []
         pixels = []
         for picture in batch:
             try:
-                pixels.append(pictures.prepare(picture, served.picture_size, self._settings.max_pixels))
+                pixels.append(
+                    pictures.prepare(picture, served.picture_size, self._settings.max_pixels)
+                )
                 results.append(None)
             except pictures.BadPicture as error:
                 results.append(InvalidInput(_CODES[type(error)], str(error)))
@@ -112,16 +138,29 @@ class LocalEngine:
         if quality is None:
             made = iter([Tokens(one[:k], served.fingerprint) for one in ids])
         else:
-            made = iter([self._chosen(served, quality, *one) for one in zip(pixels, ids, strict=True)])
+            made = iter(
+                [self._chosen(served, quality, *one) for one in zip(pixels, ids, strict=True)]
+            )
         return [next(made) if one is None else one for one in results]
 
-    def _chosen(self, served: Tokenizer, quality: Quality, pixels: NDArray[np.uint8], ids: NDArray[np.uint16]) -> Tokens:
+    def _chosen(
+        self,
+        served: Tokenizer,
+        quality: Quality,
+        pixels: NDArray[np.uint8],
+        ids: NDArray[np.uint16],
+    ) -> Tokens:
         budgets = quality.budgets(served.channels)
-        decoded = [self._run(decoder, prefixes(ids, some, width)) for width, decoder, some in served.decoders_for(budgets)]
+        decoded = [
+            self._run(decoder, prefixes(ids, some, width))
+            for width, decoder, some in served.decoders_for(budgets)
+        ]
         curve = measured(pixels, np.concatenate(decoded), budgets)
         return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
 
-    def _decode(self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None) -> list[bytes | ChannelTokError]:
+    def _decode(
+        self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None
+    ) -> list[bytes | ChannelTokError]:
         given: dict[int, Tokens] = {}
         results: list[bytes | ChannelTokError] = [b""] * len(batch)
         for row, one in enumerate(batch):
@@ -134,16 +173,22 @@ class LocalEngine:
             try:
                 served = self._catalogue.by_fingerprint(fingerprint, tokenizer)
             except (FingerprintMismatch, UnknownTokenizer) as error:
-                made: list[bytes | ChannelTokError] = [errors.FingerprintMismatch(error.code, error.detail)] * len(rows)
+                made: list[bytes | ChannelTokError] = [
+                    errors.FingerprintMismatch(error.code, error.detail)
+                ] * len(rows)
             else:
                 made = self._pictures([given[row] for row in rows], served, format)
             for row, result in zip(rows, made, strict=True):
                 results[row] = result
         return results
 
-    def _pictures(self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat) -> list[bytes | ChannelTokError]:
+    def _pictures(
+        self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat
+    ) -> list[bytes | ChannelTokError]:
         made: list[bytes | ChannelTokError] = [b""] * len(tokens)
-        by_budget: dict[int, list[int]] = defaultdict(list)  # -> rows: each goes to its own decoder, whatever shares its batch
+        by_budget: dict[int, list[int]] = defaultdict(
+            list
+        )  # -> rows: each goes to its own decoder, whatever shares its batch
         for row, one in enumerate(tokens):
             try:
                 served.check(one)
@@ -151,7 +196,9 @@ class LocalEngine:
             except BadTokens as error:
                 made[row] = InvalidInput(error.code, error.detail)
         for budget, rows in by_budget.items():
-            padded = np.concatenate([prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows])
+            padded = np.concatenate(
+                [prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows]
+            )
             for row, pixels in zip(rows, self._run(served.decoders[budget], padded), strict=True):
                 made[row] = pictures.render(pixels, format.upper())
         return made
@@ -163,9 +210,15 @@ class LocalEngine:
             return loaded[model.name]({model.input.name: array})[0]
         with _FIRST:
             folder = self._repository / model.name / "1"
-            load = runpy.run_path(str(folder / "model.py"))["load"]  # what Triton's python backend would run
-            engine, precision = cpu_engine(model.parameters["role"], self._settings, model.parameters["family"])
-            _, _, loaded[model.name] = load(folder / "model.onnx", engine, precision, threads=1, batch=model.largest_request)
+            load = runpy.run_path(str(folder / "model.py"))[
+                "load"
+            ]  # what Triton's python backend would run
+            engine, precision = cpu_engine(
+                model.parameters["role"], self._settings, model.parameters["family"]
+            )
+            _, _, loaded[model.name] = load(
+                folder / "model.onnx", engine, precision, threads=1, batch=model.largest_request
+            )
             return loaded[model.name]({model.input.name: array})[0]
 
 

@@ -19,7 +19,9 @@ _FOR_EVERY_LINE: list[Processor] = [
 ]
 _AS_JSON: list[Processor] = [
     # Without the local variables that are structlog's default: they are pictures, tokens and authorization headers.
-    structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+    structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    ),
     structlog.processors.JSONRenderer(),
 ]
 
@@ -47,9 +49,13 @@ def configure(level: str) -> None:
     threading.excepthook = _on_thread_crash
 
 
-def _on_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _on_crash(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     structlog.get_logger().critical("crashed", exc_info=error)
 
 
 def _on_thread_crash(crash: threading.ExceptHookArgs) -> None:
-    structlog.get_logger().error("thread_crashed", thread=crash.thread and crash.thread.name, exc_info=crash.exc_value)
+    structlog.get_logger().error(
+        "thread_crashed", thread=crash.thread and crash.thread.name, exc_info=crash.exc_value
+    )

@@ -3,7 +3,14 @@
 import os
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 disable_created_metrics()  # a second series for each, of no use here
@@ -25,8 +32,17 @@ STAGE_SECONDS = Histogram(
     ["rpc", "stage", "budget"],
     buckets=SECONDS,
 )
-IN_FLIGHT = Gauge("channeltok_in_flight_pictures", "Pictures admitted and not yet answered", ["rpc"], multiprocess_mode="livesum")
-MAX_IN_FLIGHT = Gauge("channeltok_max_in_flight_pictures", "The limit that pictures in flight run against", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge(
+    "channeltok_in_flight_pictures",
+    "Pictures admitted and not yet answered",
+    ["rpc"],
+    multiprocess_mode="livesum",
+)
+MAX_IN_FLIGHT = Gauge(
+    "channeltok_max_in_flight_pictures",
+    "The limit that pictures in flight run against",
+    multiprocess_mode="livesum",
+)
 WAITING = Gauge(
     "channeltok_waiting_pictures",
     "Pictures that wait for a place, by priority (interactive or bulk)",
@@ -35,9 +51,15 @@ WAITING = Gauge(
 )
 for _priority in ("interactive", "bulk"):
     WAITING.labels(_priority)  # from 0 on
-GENERATIONS = Gauge("channeltok_in_flight_generations", "Pictures that are being generated", multiprocess_mode="livesum")
+GENERATIONS = Gauge(
+    "channeltok_in_flight_generations",
+    "Pictures that are being generated",
+    multiprocess_mode="livesum",
+)
 MAX_GENERATIONS = Gauge(
-    "channeltok_max_in_flight_generations", "The limit that generations in flight run against", multiprocess_mode="livesum"
+    "channeltok_max_in_flight_generations",
+    "The limit that generations in flight run against",
+    multiprocess_mode="livesum",
 )
 FIRST_TOKEN_SECONDS = Histogram(
     "channeltok_first_token_seconds",
@@ -51,7 +73,11 @@ NEXT_TOKEN_SECONDS = Histogram(
     ["generator"],
     buckets=SECONDS,
 )
-REJECTED = Counter("channeltok_rejected_total", "Calls and stream items refused, by rpc and error code", ["rpc", "reason"])
+REJECTED = Counter(
+    "channeltok_rejected_total",
+    "Calls and stream items refused, by rpc and error code",
+    ["rpc", "reason"],
+)
 BATCH_PICTURES = Histogram(
     "channeltok_batch_pictures",
     "Pictures in the batch that a picture was computed in, by Triton model; one observation per picture",
@@ -59,11 +85,22 @@ BATCH_PICTURES = Histogram(
     buckets=[2**exponent for exponent in range(8)],
 )
 PICTURES = Counter("channeltok_pictures_total", "Pictures encoded, decoded or generated", ["rpc"])
-TOKENS = Counter("channeltok_tokens_total", "Tokens returned by encode, taken by decode or made by generate", ["rpc"])
-PICTURE_BYTES = Counter("channeltok_picture_bytes_total", "Bytes of pictures taken by encode, returned by decode or as previews", ["rpc"])
+TOKENS = Counter(
+    "channeltok_tokens_total",
+    "Tokens returned by encode, taken by decode or made by generate",
+    ["rpc"],
+)
+PICTURE_BYTES = Counter(
+    "channeltok_picture_bytes_total",
+    "Bytes of pictures taken by encode, returned by decode or as previews",
+    ["rpc"],
+)
 READY = Gauge("channeltok_ready", "1 while the service is ready", multiprocess_mode="livemin")
 ENGINE_READY = Gauge(
-    "channeltok_engine_ready", "1 when the last real inference through the model succeeded", ["model"], multiprocess_mode="livemin"
+    "channeltok_engine_ready",
+    "1 when the last real inference through the model succeeded",
+    ["model"],
+    multiprocess_mode="livemin",
 )
 TOKENIZER_INFO = Gauge(
     "channeltok_tokenizer_info",
@@ -71,9 +108,15 @@ TOKENIZER_INFO = Gauge(
     ["tokenizer", "fingerprint"],
     multiprocess_mode="livemax",
 )
-ENGINE_RESTARTS = Counter("channeltok_engine_restarts_total", "Restarts of the embedded Triton, of a model in it or of a worker", ["what"])
+ENGINE_RESTARTS = Counter(
+    "channeltok_engine_restarts_total",
+    "Restarts of the embedded Triton, of a model in it or of a worker",
+    ["what"],
+)
 for _what in ("triton", "worker"):
-    ENGINE_RESTARTS.labels(_what)  # from 0 on: Prometheus sees no increase in a counter that appears at 1
+    ENGINE_RESTARTS.labels(
+        _what
+    )  # from 0 on: Prometheus sees no increase in a counter that appears at 1
 
 
 def exposition() -> bytes:

@@ -60,7 +60,9 @@ class Model:
     @property
     def engine(self) -> str:
         """What computes it, and in which arithmetic: "openvino bf16", say."""
-        return " ".join(filter(None, (self.parameters.get("engine"), self.parameters.get("precision"))))
+        return " ".join(
+            filter(None, (self.parameters.get("engine"), self.parameters.get("precision")))
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,12 @@ def model_of(config: Any) -> Model:
         input=_tensor(config.input[0]),
         output=next(tensor for tensor in outputs if tensor.name != EXECUTION),
         parameters={name: value.string_value for name, value in config.parameters.items()},
-        largest_request=next(iter(config.dynamic_batching.preferred_batch_size), max(1, config.max_batch_size)),
-        instances=max(1, sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)),
+        largest_request=next(
+            iter(config.dynamic_batching.preferred_batch_size), max(1, config.max_batch_size)
+        ),
+        instances=max(
+            1, sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+        ),
     )
 
 
@@ -96,7 +102,9 @@ def request_of(model: Model, inputs: Mapping[str, NDArray[Any]], sequence: str =
         model_name=model.name,
         id=sequence,
         inputs=[
-            service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+            service_pb2.ModelInferRequest.InferInputTensor(
+                name=name, datatype=_DATATYPES[array.dtype], shape=array.shape
+            )
             for name, array in inputs.items()
         ],
         # Raw bytes: typed contents cost 500 times the time of a memory copy.

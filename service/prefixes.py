@@ -19,7 +19,9 @@ def prefixes(ids: NDArray[np.uint16], budgets: Sequence[int], width: int) -> NDA
     return padded
 
 
-def measured(original: NDArray[np.uint8], decoded: NDArray[np.uint8], budgets: Sequence[int]) -> list[Measured]:
+def measured(
+    original: NDArray[np.uint8], decoded: NDArray[np.uint8], budgets: Sequence[int]
+) -> list[Measured]:
     """How like the original each picture is. original: uint8 [S, S, 3]. decoded: uint8 [len(budgets), S, S, 3]."""
     originals = np.broadcast_to(original, decoded.shape)
     both = zip(budgets, ssim(originals, decoded), psnr(originals, decoded), strict=True)

@@ -16,7 +16,9 @@ from service.triton import Triton
 
 TIMEOUT = 10.0  # seconds, or `engine_timeout` where that is less; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
-SHARE = 0.01  # of one engine's time that questions may take: a picture of the full size takes seconds
+SHARE = (
+    0.01  # of one engine's time that questions may take: a picture of the full size takes seconds
+)
 PROBE_TOKENS = 4
 # An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
 SAME_IDS = 0.9  # share of the tokens
@@ -37,9 +39,13 @@ class Probe:
         self._probe_seconds = probe_seconds
         self._first: dict[str, NDArray[Any]] = {}
         self._spared: dict[str, int] = defaultdict(int)
-        self._fastest: dict[str, float] = {}  # seconds of its quickest answer: the first of all is slow, and so are those under load
+        self._fastest: dict[
+            str, float
+        ] = {}  # seconds of its quickest answer: the first of all is slow, and so are those under load
         self._asked: dict[str, float] = {}  # when it answered the question
-        self._own: dict[str, int] = defaultdict(int)  # answers that the model had given at the last look
+        self._own: dict[str, int] = defaultdict(
+            int
+        )  # answers that the model had given at the last look
 
     async def look(self, model: Model) -> ServiceError | None:
         """What is wrong with the model, None where nothing is. One that hangs or answers rubbish becomes a suspect of Triton's client."""
@@ -70,7 +76,9 @@ class Probe:
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(self._timeout):
-                async with aclosing(self._triton.streams.ask(model, _first_tokens(model))) as responses:
+                async with aclosing(
+                    self._triton.streams.ask(model, _first_tokens(model))
+                ) as responses:
                     output = np.concatenate([response["token"] async for response in responses])
         except Overloaded:
             return None
@@ -101,7 +109,9 @@ class Probe:
             self._triton.answers.suspect(model.name, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         self._asked[model.name] = time.perf_counter()
-        self._fastest[model.name] = min(inference.compute_seconds, self._fastest.get(model.name, math.inf))
+        self._fastest[model.name] = min(
+            inference.compute_seconds, self._fastest.get(model.name, math.inf)
+        )
         return None
 
     def _suspect_if_silent(self, model: Model, asked: float) -> None:
@@ -111,7 +121,10 @@ class Probe:
     def _asked_lately(self, model: Model) -> bool:
         """As lately as `SHARE` forbids to ask again, and nobody was failed since."""
         asked = self._asked.get(model.name, -math.inf)
-        return asked > self._triton.answers.failed_at(model) and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
+        return (
+            asked > self._triton.answers.failed_at(model)
+            and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
+        )
 
 
 def _question(model: Model) -> NDArray[Any]:

@@ -46,10 +46,12 @@ class RateLimit:
         bucket = self._bucket(caller.get(), self._rate)
         seconds = bucket.take()
         if seconds and not wait:
-            raise RateLimited(f"more than {self._rate:g} pictures a second: try again in {seconds:.2g} s", seconds)
+            raise RateLimited(
+                f"more than {self._rate:g} pictures a second: try again in {seconds:.2g} s", seconds
+            )
         if seconds:
             async with bucket.queue:
-                while seconds := bucket.take():  # noqa: ASYNC110 (until a picture is due, which is known to the moment)
+                while seconds := bucket.take():  # noqa: ASYNC110
                     await asyncio.sleep(seconds)
 
     def _bucket(self, client: str, rate: float) -> _Bucket:
@@ -57,7 +59,9 @@ class RateLimit:
         if bucket is None:
             bucket = self._buckets[client] = _Bucket(rate, self._burst)
             if len(self._buckets) > MAX_CLIENTS:
-                self._buckets.popitem(last=False)  # the one that was silent for longest: its bucket is the likeliest to be full again
+                self._buckets.popitem(
+                    last=False
+                )  # the one that was silent for longest: its bucket is the likeliest to be full again
         else:
             self._buckets.move_to_end(client)
         return bucket

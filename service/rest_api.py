@@ -49,19 +49,35 @@ class MeasuredDocument(BaseModel):
     """What the picture is like that the first k tokens make."""
 
     k: int
-    ssim: Annotated[float, Field(description="structural similarity to the picture as the tokenizer sees it, at most 1")]
+    ssim: Annotated[
+        float,
+        Field(
+            description="structural similarity to the picture as the tokenizer sees it, at most 1"
+        ),
+    ]
     psnr: Annotated[float, Field(description="peak signal-to-noise ratio, dB")]
 
 
 class TokensDocument(BaseModel):
     """Tokens as JSON: what encode answers and decode takes."""
 
-    tokenizer: Annotated[str, Field(description="name of the tokenizer that made them; decode takes it as optional")]
-    fingerprint: Annotated[str, Field(description="16 hex digits that bind the tokens to the training that made them")]
-    k: Annotated[int, Field(ge=1, description="number of ids; decode takes it as optional, but it must fit")]
-    tokens: Annotated[list[int], Field(description="ids, 0 to 65535, coarse to fine; any prefix decodes")]
+    tokenizer: Annotated[
+        str, Field(description="name of the tokenizer that made them; decode takes it as optional")
+    ]
+    fingerprint: Annotated[
+        str, Field(description="16 hex digits that bind the tokens to the training that made them")
+    ]
+    k: Annotated[
+        int, Field(ge=1, description="number of ids; decode takes it as optional, but it must fit")
+    ]
+    tokens: Annotated[
+        list[int], Field(description="ids, 0 to 65535, coarse to fine; any prefix decodes")
+    ]
     curve: Annotated[
-        list[MeasuredDocument] | None, Field(description="where a quality was asked for: all k that were tried; decode does not read it")
+        list[MeasuredDocument] | None,
+        Field(
+            description="where a quality was asked for: all k that were tried; decode does not read it"
+        ),
     ] = None
 
 
@@ -84,7 +100,9 @@ class TokenizerDocument(BaseModel):
     channels: Annotated[int, Field(description="tokens of a whole picture: the largest k")]
     bits_per_token: int
     codes: Annotated[int, Field(description="how many ids a token may have: 0 to codes - 1")]
-    picture_size: Annotated[int, Field(description="side of the square picture it sees and makes, in pixels")]
+    picture_size: Annotated[
+        int, Field(description="side of the square picture it sees and makes, in pixels")
+    ]
     budgets: Annotated[list[int], Field(description="budgets with a decode engine, ascending")]
 
 
@@ -95,14 +113,20 @@ class TokenizersDocument(BaseModel):
 
 
 def create_app(
-    tokenization: Tokenization, settings: Settings, is_ready: Callable[[], bool], exposition: Callable[[], Awaitable[bytes]]
+    tokenization: Tokenization,
+    settings: Settings,
+    is_ready: Callable[[], bool],
+    exposition: Callable[[], Awaitable[bytes]],
 ) -> FastAPI:
     """The application. is_ready: what /readyz answers. exposition: the text of /metrics."""
     app = FastAPIOffline(  # its /docs needs no network; FastAPI's own loads scripts from a CDN
         title="ChannelTok Serving",
         version="1",
         description="Pictures to short, ordered token sequences and back.",
-        responses={"4XX": {"model": Problem, "content": {PROBLEM: {}}}, "5XX": {"model": Problem, "content": {PROBLEM: {}}}},
+        responses={
+            "4XX": {"model": Problem, "content": {PROBLEM: {}}},
+            "5XX": {"model": Problem, "content": {PROBLEM: {}}},
+        },
     )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -113,26 +137,42 @@ def create_app(
     @app.post(
         "/v1/encode",
         summary="A picture to its first k tokens",
-        openapi_extra={"requestBody": {"required": True, "content": dict.fromkeys(FORMATS, _BINARY)}},
+        openapi_extra={
+            "requestBody": {"required": True, "content": dict.fromkeys(FORMATS, _BINARY)}
+        },
         responses={200: {"model": TokensDocument, "content": {OCTETS: _BINARY}}},
         response_class=Response,
     )
     async def encode(
         request: Request,
         k: Annotated[
-            str | None, Query(description="how many tokens to keep; all when absent", json_schema_extra={"type": "integer", "minimum": 1})
+            str | None,
+            Query(
+                description="how many tokens to keep; all when absent",
+                json_schema_extra={"type": "integer", "minimum": 1},
+            ),
         ] = None,
         quality: Annotated[
             str | None,
-            Query(description="instead of k: ssim=0.6, psnr=24 or ssim_per_token=0.001, max_bytes=128, or one of the three and max_bytes"),
+            Query(
+                description="instead of k: ssim=0.6, psnr=24 or ssim_per_token=0.001, max_bytes=128, or one of the three and max_bytes"
+            ),
         ] = None,
-        tokenizer: Annotated[str | None, Query(description="name of the tokenizer; the default one when absent")] = None,
+        tokenizer: Annotated[
+            str | None, Query(description="name of the tokenizer; the default one when absent")
+        ] = None,
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         require_content_type(request, (*FORMATS, OCTETS))
         picture = await read_body(request, settings)
-        work = tokenization.encode(picture, _parse_k(k), tokenizer, quality=_parse_quality(quality), timeout=settings.request_timeout)
+        work = tokenization.encode(
+            picture,
+            _parse_k(k),
+            tokenizer,
+            quality=_parse_quality(quality),
+            timeout=settings.request_timeout,
+        )
         encoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
         if media_type != JSON:
@@ -152,7 +192,11 @@ def create_app(
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {JSON: {"schema": TokensDocument.model_json_schema()}, OCTETS: _BINARY, TOKEN_BYTES: _BINARY},
+                "content": {
+                    JSON: {"schema": TokensDocument.model_json_schema()},
+                    OCTETS: _BINARY,
+                    TOKEN_BYTES: _BINARY,
+                },
             }
         },
         responses={200: {"content": dict.fromkeys(FORMATS, _BINARY)}},
@@ -160,7 +204,9 @@ def create_app(
     )
     async def decode(
         request: Request,
-        tokenizer: Annotated[str | None, Query(description="name of the tokenizer; by fingerprint when absent")] = None,
+        tokenizer: Annotated[
+            str | None, Query(description="name of the tokenizer; by fingerprint when absent")
+        ] = None,
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = _negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
@@ -170,7 +216,9 @@ def create_app(
         if content_type == JSON:
             tokens, named = _parse_tokens(body)
             tokenizer = tokenizer or named
-        work = tokenization.decode(tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout)
+        work = tokenization.decode(
+            tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout
+        )
         decoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(decoded.stages), ENGINE: decoded.engine}
         return Response(decoded.picture, media_type=media_type, headers=headers)
@@ -197,10 +245,16 @@ def create_app(
     async def livez() -> Response:
         return Response("alive\n", media_type="text/plain")
 
-    @app.get("/readyz", summary="A real inference through every engine succeeded lately", response_class=Response)
+    @app.get(
+        "/readyz",
+        summary="A real inference through every engine succeeded lately",
+        response_class=Response,
+    )
     async def readyz() -> Response:
         ready = is_ready()
-        return Response("ready\n" if ready else "not ready\n", 200 if ready else 503, media_type="text/plain")
+        return Response(
+            "ready\n" if ready else "not ready\n", 200 if ready else 503, media_type="text/plain"
+        )
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
@@ -238,9 +292,19 @@ def _parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
 
 def tokens_of(document: Any, where: str) -> tuple[Tokens, str | None]:
     """A TokensDocument, and its tokenizer if it names one. Raises BadRequest when it is none, BadTokens when its ids are wrong."""
-    if not isinstance(document, dict) or not isinstance(document.get("tokens"), list) or not isinstance(document.get("fingerprint"), str):
-        raise BadRequest(f'{where} must be {{"fingerprint": "16 hex digits", "tokens": [ids]}}, as encode answers it')
-    ids, named, k = document["tokens"], document.get("tokenizer"), document.get("k", len(document["tokens"]))
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get("tokens"), list)
+        or not isinstance(document.get("fingerprint"), str)
+    ):
+        raise BadRequest(
+            f'{where} must be {{"fingerprint": "16 hex digits", "tokens": [ids]}}, as encode answers it'
+        )
+    ids, named, k = (
+        document["tokens"],
+        document.get("tokenizer"),
+        document.get("k", len(document["tokens"])),
+    )
     if named is not None and not isinstance(named, str):
         raise BadRequest("tokenizer must be a name")
     if k != len(ids):
@@ -291,7 +355,9 @@ def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
     if given in ("", "application/x-www-form-urlencoded"):
         return allowed[0]
     if given not in allowed:
-        raise UnsupportedFormat(f"content type {given[:60]!r} is not taken here; send one of {', '.join(allowed)}")
+        raise UnsupportedFormat(
+            f"content type {given[:60]!r} is not taken here; send one of {', '.join(allowed)}"
+        )
     return given
 
 
@@ -307,7 +373,10 @@ def _negotiate(accept: str, offers: tuple[str, ...]) -> str:
             quality[media_range] = 0.0
 
     def liking(offer: str) -> float:
-        return next((quality[r] for r in (offer, offer.partition("/")[0] + "/*", "*/*") if r in quality), 0.0)
+        return next(
+            (quality[r] for r in (offer, offer.partition("/")[0] + "/*", "*/*") if r in quality),
+            0.0,
+        )
 
     best = max(offers, key=liking)
     if liking(best) == 0:
@@ -319,7 +388,9 @@ def _server_timing(stages: Stages) -> str:
     return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages.items())
 
 
-def _problem(status: int, title: str, detail: str, code: str, headers: dict[str, str] | None = None) -> Response:
+def _problem(
+    status: int, title: str, detail: str, code: str, headers: dict[str, str] | None = None
+) -> Response:
     return _reply(Problem(title=title, status=status, detail=detail, code=code), headers)
 
 
@@ -335,7 +406,11 @@ async def _on_service_error(request: Request, error: Exception) -> Response:
 def problem(error: ServiceError) -> Response:
     """What a caller gets for this error."""
     # Whole seconds, at least 1: Retry-After knows no fractions.
-    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    headers = (
+        {}
+        if error.retry_after is None
+        else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    )
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     return _reply(document_of(error), headers)
@@ -352,7 +427,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         404: ("NO_SUCH_PATH", f"there is nothing at {request.url.path[:100]}; see /docs"),
         405: ("METHOD_NOT_ALLOWED", f"{request.method} is not possible here; see /docs"),
     }.get(error.status_code, ("BAD_REQUEST", str(error.detail)))
-    return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, code, dict(error.headers or {}))
+    return _problem(
+        error.status_code,
+        HTTPStatus(error.status_code).phrase,
+        detail,
+        code,
+        dict(error.headers or {}),
+    )
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

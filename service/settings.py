@@ -16,10 +16,15 @@ class Settings(BaseSettings):
     Each flag is also an environment variable: --grpc-port is CHANNELTOK_GRPC_PORT.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CHANNELTOK_", cli_kebab_case=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="CHANNELTOK_", cli_kebab_case=True, frozen=True, extra="ignore"
+    )
 
     host: Annotated[
-        str, Field(description="Address both ports bind to. 0.0.0.0 opens the service to the network: put it behind your own gateway.")
+        str,
+        Field(
+            description="Address both ports bind to. 0.0.0.0 opens the service to the network: put it behind your own gateway."
+        ),
     ] = "127.0.0.1"
     tls_certificate: Annotated[
         Path | None,
@@ -28,11 +33,16 @@ class Settings(BaseSettings):
         ),
     ] = None
     tls_key: Annotated[
-        Path | None, Field(description="PEM private key of tls_certificate, unencrypted. Both are read again when they change.")
+        Path | None,
+        Field(
+            description="PEM private key of tls_certificate, unencrypted. Both are read again when they change."
+        ),
     ] = None
     tls_client_ca: Annotated[
         Path | None,
-        Field(description="PEM certificates of CAs (mutual TLS): only callers with a certificate of one of them connect, probes included."),
+        Field(
+            description="PEM certificates of CAs (mutual TLS): only callers with a certificate of one of them connect, probes included."
+        ),
     ] = None
     bearer_token_file: Annotated[
         Path | None,
@@ -43,15 +53,33 @@ class Settings(BaseSettings):
     rate_limit: Annotated[
         float | None,
         Field(
-            gt=0, description="Pictures a second for each client (its token, else its address). Set it so that one cannot starve the rest."
+            gt=0,
+            description="Pictures a second for each client (its token, else its address). Set it so that one cannot starve the rest.",
         ),
     ] = None
     rate_burst: Annotated[
         int,
-        Field(ge=1, description="Pictures a client may send at once before rate_limit slows it. Raise it for callers that come in bursts."),
+        Field(
+            ge=1,
+            description="Pictures a client may send at once before rate_limit slows it. Raise it for callers that come in bursts.",
+        ),
     ] = 64
-    rest_port: Annotated[int, Field(ge=0, le=65535, description="REST port; change it when 8080 is taken. 0 picks a free one.")] = 8080
-    grpc_port: Annotated[int, Field(ge=0, le=65535, description="gRPC port; change it when 50051 is taken. 0 picks a free one.")] = 50051
+    rest_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="REST port; change it when 8080 is taken. 0 picks a free one.",
+        ),
+    ] = 8080
+    grpc_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="gRPC port; change it when 50051 is taken. 0 picks a free one.",
+        ),
+    ] = 50051
     grpc_connection_seconds: Annotated[
         float,
         Field(
@@ -69,15 +97,22 @@ class Settings(BaseSettings):
     ] = None
     triton_metrics_url: Annotated[
         str | None,
-        Field(description="HTTP address of that Triton's metrics, to be shown on /metrics beside ours. Unset: scrape it where it runs."),
+        Field(
+            description="HTTP address of that Triton's metrics, to be shown on /metrics beside ours. Unset: scrape it where it runs."
+        ),
     ] = None
     workers: Annotated[
         int,
-        Field(ge=1, description="Gateway processes that share both ports and one Triton. Raise it when one process is the limit (a GPU)."),
+        Field(
+            ge=1,
+            description="Gateway processes that share both ports and one Triton. Raise it when one process is the limit (a GPU).",
+        ),
     ] = 1
     reuse_port: Annotated[
         bool,
-        Field(description="Let other processes have the same ports, and the system spread connections. `workers` sets it by itself."),
+        Field(
+            description="Let other processes have the same ports, and the system spread connections. `workers` sets it by itself."
+        ),
     ] = False
     report: Annotated[
         bool,
@@ -88,21 +123,33 @@ class Settings(BaseSettings):
     ] = False
     model_repository: Annotated[
         Path,
-        Field(description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."),
+        Field(
+            description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."
+        ),
     ] = Path(__file__).parent.parent / "model_repository"
     default_tokenizer: Annotated[
-        str | None, Field(description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name.")
+        str | None,
+        Field(
+            description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name."
+        ),
     ] = None
     default_generator: Annotated[
-        str | None, Field(description="Generator that answers calls naming none. Set it when several are served; unset: the first by name.")
+        str | None,
+        Field(
+            description="Generator that answers calls naming none. Set it when several are served; unset: the first by name."
+        ),
     ] = None
     engine: Annotated[
         Literal["auto", "onnxruntime", "openvino"],
-        Field(description="What runs the graphs in the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX Runtime elsewhere."),
+        Field(
+            description="What runs the graphs in the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX Runtime elsewhere."
+        ),
     ] = "auto"
     encode_precision: Annotated[
         Literal["f32", "bf16"],
-        Field(description="Arithmetic of encode. bf16 is faster on processors that have it, and flips a few of the tokens' bits."),
+        Field(
+            description="Arithmetic of encode. bf16 is faster on processors that have it, and flips a few of the tokens' bits."
+        ),
     ] = "f32"
     decode_precision: Annotated[
         Literal["auto", "f32", "bf16", "int8"],
@@ -119,11 +166,18 @@ class Settings(BaseSettings):
         ),
     ] = _CORES
     engine_threads: Annotated[
-        int, Field(ge=1, description="Threads inside one engine copy. Raise it, and lower the instances, when single requests matter most.")
+        int,
+        Field(
+            ge=1,
+            description="Threads inside one engine copy. Raise it, and lower the instances, when single requests matter most.",
+        ),
     ] = 1
     picture_threads: Annotated[
         int,
-        Field(ge=1, description="Threads that decode and write pictures. Raise it when the engine runs on a GPU and these are the limit."),
+        Field(
+            ge=1,
+            description="Threads that decode and write pictures. Raise it when the engine runs on a GPU and these are the limit.",
+        ),
     ] = _CORES
     max_in_flight: Annotated[
         int | None,
@@ -135,7 +189,10 @@ class Settings(BaseSettings):
     ] = None
     max_waiting: Annotated[
         int,
-        Field(ge=0, description="Single pictures that may wait for a place; the next is refused with a retry hint. It bounds memory."),
+        Field(
+            ge=0,
+            description="Single pictures that may wait for a place; the next is refused with a retry hint. It bounds memory.",
+        ),
     ] = 256
     max_wait: Annotated[
         float,
@@ -147,7 +204,10 @@ class Settings(BaseSettings):
     ] = 0.1
     stream_window: Annotated[
         int,
-        Field(ge=1, description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine."),
+        Field(
+            ge=1,
+            description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine.",
+        ),
     ] = 64
     max_generations: Annotated[
         int | None,
@@ -158,18 +218,32 @@ class Settings(BaseSettings):
         ),
     ] = None
     max_message_bytes: Annotated[
-        int, Field(ge=1024, description="Largest picture or message taken, in bytes. Raise it only for larger originals: it bounds memory.")
+        int,
+        Field(
+            ge=1024,
+            description="Largest picture or message taken, in bytes. Raise it only for larger originals: it bounds memory.",
+        ),
     ] = 16 * 2**20
     max_pixels: Annotated[
-        int, Field(ge=1, description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.")
+        int,
+        Field(
+            ge=1,
+            description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.",
+        ),
     ] = 36_000_000
     max_header_bytes: Annotated[
         int,
-        Field(ge=1024, description="Largest headers (REST) or metadata (gRPC) of a call, in bytes. Raise it for proxies that add many."),
+        Field(
+            ge=1024,
+            description="Largest headers (REST) or metadata (gRPC) of a call, in bytes. Raise it for proxies that add many.",
+        ),
     ] = 16 * 2**10
     max_connections: Annotated[
         int,
-        Field(ge=1, description="Connections to each port. REST then closes the longest silent one, gRPC the new one. It bounds memory."),
+        Field(
+            ge=1,
+            description="Connections to each port. REST then closes the longest silent one, gRPC the new one. It bounds memory.",
+        ),
     ] = 1000
     max_streams: Annotated[
         int,
@@ -181,17 +255,23 @@ class Settings(BaseSettings):
     receive_seconds: Annotated[
         float,
         Field(
-            gt=0, description="Seconds for a caller's TLS handshake, its headers, and again its body. Raise it for callers on slow lines."
+            gt=0,
+            description="Seconds for a caller's TLS handshake, its headers, and again its body. Raise it for callers on slow lines.",
         ),
     ] = 20.0
     idle_seconds: Annotated[
         float,
         Field(
-            gt=0, description="Seconds a connection without calls is kept. Above those of a proxy in front, or it meets closed connections."
+            gt=0,
+            description="Seconds a connection without calls is kept. Above those of a proxy in front, or it meets closed connections.",
         ),
     ] = 75.0
     request_timeout: Annotated[
-        float, Field(gt=0, description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.")
+        float,
+        Field(
+            gt=0,
+            description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.",
+        ),
     ] = 30.0
     drain_delay: Annotated[
         float,
@@ -203,16 +283,23 @@ class Settings(BaseSettings):
     ] = 0.0
     drain_seconds: Annotated[
         float,
-        Field(ge=0, description="Seconds accepted work then gets to finish. Keep the sum of both below your orchestrator's kill delay."),
+        Field(
+            ge=0,
+            description="Seconds accepted work then gets to finish. Keep the sum of both below your orchestrator's kill delay.",
+        ),
     ] = 20.0
     probe_seconds: Annotated[
         float,
-        Field(gt=0, description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner."),
+        Field(
+            gt=0,
+            description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner.",
+        ),
     ] = 2.0
     engine_timeout: Annotated[
         float,
         Field(
-            gt=0, description="Seconds without one answer after which an engine counts as hung and is restarted. Raise it for slow ones."
+            gt=0,
+            description="Seconds without one answer after which an engine counts as hung and is restarted. Raise it for slow ones.",
         ),
     ] = 60.0
     retire_seconds: Annotated[
@@ -226,7 +313,8 @@ class Settings(BaseSettings):
     slow_call_seconds: Annotated[
         float,
         Field(
-            gt=0, description="A call that takes longer gets a line in the log, with its stages. Lower it to see where slow ones spend it."
+            gt=0,
+            description="A call that takes longer gets a line in the log, with its stages. Lower it to see where slow ones spend it.",
         ),
     ] = 5.0
     log_level: Annotated[
@@ -251,11 +339,17 @@ class Settings(BaseSettings):
     def _the_engine_has_the_precision(self) -> Self:
         for precision in (self.encode_precision, self.decode_precision):
             if self.engine == "onnxruntime" and precision in ("bf16", "int8"):
-                raise ValueError(f"ONNX Runtime does not compute in {precision} here: ask for f32, or for the engine openvino")
+                raise ValueError(
+                    f"ONNX Runtime does not compute in {precision} here: ask for f32, or for the engine openvino"
+                )
         return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_certificate):
-            raise ValueError("tls_certificate and tls_key go together, and tls_client_ca needs both")
+        if (self.tls_certificate is None) != (self.tls_key is None) or (
+            self.tls_client_ca and not self.tls_certificate
+        ):
+            raise ValueError(
+                "tls_certificate and tls_key go together, and tls_client_ca needs both"
+            )
         return self

@@ -25,7 +25,9 @@ class Streams:
         self._stub = stub
         self._answers = answers
         self._waited_for: dict[str, int] = defaultdict(int)  # by model
-        self._readings: dict[str, set[asyncio.Task[None]]] = defaultdict(set)  # of all that are open, also where nobody waits
+        self._readings: dict[str, set[asyncio.Task[None]]] = defaultdict(
+            set
+        )  # of all that are open, also where nobody waits
 
     async def ask(
         self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay = nobody
@@ -52,7 +54,11 @@ class Streams:
 
         replies: asyncio.Queue[Any] = asyncio.Queue()
         with tracing.engine(model.name) as metadata:
-            reading = asyncio.create_task(_read(self._stub().ModelStreamInfer(requests(), metadata=metadata), answered, replies))
+            reading = asyncio.create_task(
+                _read(
+                    self._stub().ModelStreamInfer(requests(), metadata=metadata), answered, replies
+                )
+            )
         self._readings[model.name].add(reading)
         reading.add_done_callback(self._readings[model.name].discard)
         under_way(reading)
@@ -65,8 +71,14 @@ class Streams:
                 latest = time.perf_counter()
                 if reply.infer_response.outputs:
                     yield {
-                        output.name: np.frombuffer(content, DTYPE_OF[output.datatype]).reshape(output.shape)
-                        for output, content in zip(reply.infer_response.outputs, reply.infer_response.raw_output_contents, strict=True)
+                        output.name: np.frombuffer(content, DTYPE_OF[output.datatype]).reshape(
+                            output.shape
+                        )
+                        for output, content in zip(
+                            reply.infer_response.outputs,
+                            reply.infer_response.raw_output_contents,
+                            strict=True,
+                        )
                     }
                 if _is_final(reply):
                     complete.set_result(True)
@@ -77,7 +89,9 @@ class Streams:
             if not complete.done():
                 complete.set_result(False)
             leave(reading)
-            if answered.sent - latest > OVERTAKEN_SECONDS:  # younger ones were answered meanwhile: the process that has this one hangs
+            if (
+                answered.sent - latest > OVERTAKEN_SECONDS
+            ):  # younger ones were answered meanwhile: the process that has this one hangs
                 self._answers.suspect(model.name, started)
 
     def waited_for(self, model: Model) -> bool:

@@ -53,12 +53,22 @@ class Supervisor:
         self._repairs = _Repairs()
         self._looking = asyncio.Lock()
         self._looked = 0.0
-        self._deaf_since: float | None = None  # when Triton was asked first what it serves and did not say
-        self._generators: list[Generator] = []  # all that Triton has, also those that calls are not sent to yet
-        self._generating: set[str] = set()  # models of those that answered when they were asked last
+        self._deaf_since: float | None = (
+            None  # when Triton was asked first what it serves and did not say
+        )
+        self._generators: list[
+            Generator
+        ] = []  # all that Triton has, also those that calls are not sent to yet
+        self._generating: set[str] = (
+            set()
+        )  # models of those that answered when they were asked last
         self._logged_at: dict[str, float] = {}  # reasons logged within the last minute -> when
-        self._known: dict[str, Model] = {}  # models that Triton had, by name, until they are retired
-        self._loading = asyncio.Lock()  # what is new is not loaded while Triton is started again, which loads all
+        self._known: dict[
+            str, Model
+        ] = {}  # models that Triton had, by name, until they are retired
+        self._loading = (
+            asyncio.Lock()
+        )  # what is new is not loaded while Triton is started again, which loads all
 
     async def watch(self) -> None:
         """For ever: a look every `probe_seconds`; with an embedded Triton also one at its repository, and every half second one at its
@@ -71,11 +81,15 @@ class Supervisor:
             group.create_task(self._every(self._settings.probe_seconds, self._look))
             group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
             if self._embedded is not None:
-                group.create_task(self._every(self._settings.probe_seconds, self._load_new, self._embedded))
+                group.create_task(
+                    self._every(self._settings.probe_seconds, self._load_new, self._embedded)
+                )
                 group.create_task(self._every(KILL_SECONDS, self._kill_suspects, self._embedded))
                 group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
 
-    async def _every(self, seconds: float, work: Callable[..., Awaitable[None]], *args: object) -> None:
+    async def _every(
+        self, seconds: float, work: Callable[..., Awaitable[None]], *args: object
+    ) -> None:
         while True:
             started = time.monotonic()
             try:
@@ -113,18 +127,41 @@ class Supervisor:
             raise
         models += self._lost(models)
         found = self._catalogue(models)
-        if not self._tokenization.catalogue.tokenizers:  # at start: callers learn what will be served, and that it is not yet
+        if (
+            not self._tokenization.catalogue.tokenizers
+        ):  # at start: callers learn what will be served, and that it is not yet
             self._publish(found)
-        looks = list(zip(found.tokenizers, await asyncio.gather(*map(self._look_at, found.tokenizers)), strict=True))
+        looks = list(
+            zip(
+                found.tokenizers,
+                await asyncio.gather(*map(self._look_at, found.tokenizers)),
+                strict=True,
+            )
+        )
         # A version that fails is no reason to be not ready while another of the same name works: nobody is sent to it.
         working = {tokenizer.name for tokenizer, failures in looks if not failures}
-        left_out = {tokenizer.fingerprint for tokenizer, failures in looks if failures and tokenizer.name in working}
+        left_out = {
+            tokenizer.fingerprint
+            for tokenizer, failures in looks
+            if failures and tokenizer.name in working
+        }
         self._generators = found.generators
         unproven = self._unproven()
-        served = [one for one in models if one.parameters.get("fingerprint") not in left_out and one.name not in unproven]
+        served = [
+            one
+            for one in models
+            if one.parameters.get("fingerprint") not in left_out and one.name not in unproven
+        ]
         self._publish(self._catalogue(served))
-        why_not = [failure for tokenizer, failures in looks if tokenizer.fingerprint not in left_out for failure in failures]
-        await self._turn(bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer")
+        why_not = [
+            failure
+            for tokenizer, failures in looks
+            if tokenizer.fingerprint not in left_out
+            for failure in failures
+        ]
+        await self._turn(
+            bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer"
+        )
 
     def _lost(self, models: list[Model]) -> list[Model]:
         """What Triton had and has no more is not ready (it is being reloaded, say); what is retired is nothing any more.
@@ -139,12 +176,16 @@ class Supervisor:
             facts = self._known[name].parameters
             replaced = _owner(facts) in names and facts["fingerprint"] not in fingerprints
             if replaced or (self._embedded is not None and name not in self._embedded.on_disk()):
-                metrics.ENGINE_READY.labels(name).set(math.nan)  # no series of several processes can be removed
+                metrics.ENGINE_READY.labels(name).set(
+                    math.nan
+                )  # no series of several processes can be removed
                 del self._known[name]
             else:
                 metrics.ENGINE_READY.labels(name).set(0)
                 lost += [self._known[name]] if self._embedded is not None else []
-        self._known |= {model.name: model for model in models if _owner(model.parameters) is not None}
+        self._known |= {
+            model.name: model for model in models if _owner(model.parameters) is not None
+        }
         return lost
 
     def _catalogue(self, models: list[Model]) -> Catalogue:
@@ -153,7 +194,9 @@ class Supervisor:
     async def _look_at_generators(self) -> None:
         """In a loop of its own, because generators answer slowly; and no word on readiness, because single pictures do without them."""
         models = [generator.model for generator in self._generators]
-        for model, error in zip(models, await asyncio.gather(*map(self._probe.look_at_generator, models)), strict=True):
+        for model, error in zip(
+            models, await asyncio.gather(*map(self._probe.look_at_generator, models)), strict=True
+        ):
             metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
             metrics.ENGINE_READY.labels(model.name).set(error is None)
             if error is None:
@@ -166,12 +209,22 @@ class Supervisor:
 
     def _unproven(self) -> set[str]:
         """Models of generators that do not answer while another version of the same name does: nobody is sent to them."""
-        working = {generator.name for generator in self._generators if generator.model.name in self._generating}
-        return {one.model.name for one in self._generators if one.name in working} - self._generating
+        working = {
+            generator.name
+            for generator in self._generators
+            if generator.model.name in self._generating
+        }
+        return {
+            one.model.name for one in self._generators if one.name in working
+        } - self._generating
 
     async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
         failures = []
-        for model, error in zip(tokenizer.models, await asyncio.gather(*map(self._probe.look, tokenizer.models)), strict=True):
+        for model, error in zip(
+            tokenizer.models,
+            await asyncio.gather(*map(self._probe.look, tokenizer.models)),
+            strict=True,
+        ):
             metrics.ENGINE_READY.labels(model.name).set(error is None)
             metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
             if error is None:
@@ -200,7 +253,11 @@ class Supervisor:
 
     async def _repair_server(self, embedded: EmbeddedTriton) -> None:
         failure = embedded.failure()
-        if failure is None and self._deaf_since is not None and time.perf_counter() - self._deaf_since > self._settings.engine_timeout:
+        if (
+            failure is None
+            and self._deaf_since is not None
+            and time.perf_counter() - self._deaf_since > self._settings.engine_timeout
+        ):
             failure = "tritonserver does not answer"
         if failure is not None:
             await self._turn(False, failure)
@@ -217,7 +274,9 @@ class Supervisor:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
         # What was sent before an engine was loaded failed for the cause of the one before.
         suspects, loaded = self._triton.answers.suspects, embedded.loaded
-        failing = {name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]}
+        failing = {
+            name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]
+        }
         for name in failing:
             if self._repairs.due(name) and name not in embedded.broken():
                 log.warning("killing", model=name)
@@ -239,12 +298,24 @@ class Supervisor:
         for tokenizer in before.tokenizers:
             metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)
         for tokenizer in catalogue.tokenizers:
-            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(catalogue.is_current(tokenizer))
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(
+                catalogue.is_current(tokenizer)
+            )
             if tokenizer.fingerprint not in {one.fingerprint for one in before.tokenizers}:
-                log.info("serving", tokenizer=tokenizer.name, version=tokenizer.version, fingerprint=tokenizer.fingerprint)
+                log.info(
+                    "serving",
+                    tokenizer=tokenizer.name,
+                    version=tokenizer.version,
+                    fingerprint=tokenizer.fingerprint,
+                )
         for generator in catalogue.generators:
             if generator.fingerprint not in {one.fingerprint for one in before.generators}:
-                log.info("serving", generator=generator.name, version=generator.version, fingerprint=generator.fingerprint)
+                log.info(
+                    "serving",
+                    generator=generator.name,
+                    version=generator.version,
+                    fingerprint=generator.fingerprint,
+                )
 
     async def _turn(self, ready: bool, why_not: str) -> None:
         if not ready:
@@ -260,7 +331,9 @@ class Supervisor:
     def _log_reason(self, why_not: str) -> None:
         """Log why the service is not ready: a new reason at once, the same one again after a minute."""
         now = time.monotonic()
-        self._logged_at = {why: at for why, at in self._logged_at.items() if now - at < REASON_SECONDS}
+        self._logged_at = {
+            why: at for why, at in self._logged_at.items() if now - at < REASON_SECONDS
+        }
         if why_not not in self._logged_at:
             self._logged_at[why_not] = now
             log.warning("not_ready", why=why_not)

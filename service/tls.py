@@ -48,16 +48,22 @@ class Tls:
         """For an HTTP/1.1 server; every handshake uses the files as they are then."""
         context = self._loaded.context
 
-        def use_current(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        def use_current(
+            connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+        ) -> None:
             connection.context = self._current().context
 
-        context.sni_callback = use_current  # called for every ClientHello, with or without a name in it
+        context.sni_callback = (
+            use_current  # called for every ClientHello, with or without a name in it
+        )
         return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For a gRPC server; every handshake uses the files as they are then. gRPC takes no TLS below 1.2."""
         return grpc.dynamic_ssl_server_credentials(
-            self._loaded.grpc, lambda: self._current().grpc, require_client_authentication=self._client_ca is not None
+            self._loaded.grpc,
+            lambda: self._current().grpc,
+            require_client_authentication=self._client_ca is not None,
         )
 
     def _current(self) -> _Loaded:
@@ -72,8 +78,13 @@ class Tls:
         return self._loaded
 
     def _stamp(self) -> _Stamp:
-        files = [file for file in (self._certificate, self._key, self._client_ca) if file is not None]
-        return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
+        files = [
+            file for file in (self._certificate, self._key, self._client_ca) if file is not None
+        ]
+        return tuple(
+            (status.st_ino, status.st_size, status.st_mtime_ns)
+            for status in (file.stat() for file in files)
+        )
 
     def _load(self) -> _Loaded:
         certificate = _read(self._certificate, "TLS_CERTIFICATE")
@@ -90,12 +101,18 @@ class Tls:
             ) from error
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.num_tickets = 0  # who resumes a session shows no certificate, and could outlive the CA's removal
+            context.num_tickets = (
+                0  # who resumes a session shows no certificate, and could outlive the CA's removal
+            )
             try:
                 context.load_verify_locations(cadata=client_ca.decode("ascii"))
             except (ssl.SSLError, ValueError) as error:
-                raise CannotStart(f"{self._client_ca} is not a PEM file of CA certificates: see CHANNELTOK_TLS_CLIENT_CA") from error
-        configuration: Any = grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+                raise CannotStart(
+                    f"{self._client_ca} is not a PEM file of CA certificates: see CHANNELTOK_TLS_CLIENT_CA"
+                ) from error
+        configuration: Any = grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], client_ca
+        )
         return _Loaded(self._stamp(), context, configuration)
 
 
@@ -103,7 +120,9 @@ def _read(file: Path, setting: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise CannotStart(f"cannot read {file} ({error.strerror}): see CHANNELTOK_{setting}") from error
+        raise CannotStart(
+            f"cannot read {file} ({error.strerror}): see CHANNELTOK_{setting}"
+        ) from error
 
 
 def _no_password() -> str:

@@ -37,7 +37,10 @@ from service.settings import Settings
 from service.triton import Triton
 
 T = TypeVar("T")
-_PATIENT = {Priority.INTERACTIVE: frozenset[str](), Priority.BULK: frozenset({"admission"})}  # streams wait for their places
+_PATIENT = {
+    Priority.INTERACTIVE: frozenset[str](),
+    Priority.BULK: frozenset({"admission"}),
+}  # streams wait for their places
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Tokenization:
         self._settings = settings
         self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
         self.rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
-        self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
+        self._picture_threads = ThreadPoolExecutor(
+            settings.picture_threads, thread_name_prefix="pictures"
+        )
 
     async def encode(
         self,
@@ -102,19 +107,27 @@ class Tokenization:
             if k is not None and not 1 <= k <= served.channels:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
             if len(picture) > self._settings.max_message_bytes:
-                raise TooLarge(f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed")
+                raise TooLarge(
+                    f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
+                )
             if k is not None and quality is not None:
-                raise BadRequest("k says how many tokens to keep, and so does a quality: ask for one of them")
+                raise BadRequest(
+                    "k says how many tokens to keep, and so does a quality: ask for one of them"
+                )
             k = k or served.channels
             call.concerns(served.name, k)
             pixels = await self._prepared(picture, served.picture_size)
             call.done("unpack")
-            inference = await self._triton.infer(served.encoder, pixels[None], under_way=place.wait_for)
+            inference = await self._triton.infer(
+                served.encoder, pixels[None], under_way=place.wait_for
+            )
             call.inferred(inference)
             ids = self._ids(inference.output[0], served)
             curve = []
             if quality is not None:
-                curve = await self._curve(call, place, served, pixels, ids, quality.budgets(served.channels))
+                curve = await self._curve(
+                    call, place, served, pixels, ids, quality.budgets(served.channels)
+                )
                 k = quality.choose(curve).k
                 call.concerns(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint)
@@ -134,7 +147,9 @@ class Tokenization:
         """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(decoder, prefixes(ids, some, width), under_way=place.wait_for)
+            inference = await self._triton.infer(
+                decoder, prefixes(ids, some, width), under_way=place.wait_for
+            )
             call.inferred(inference)
             decoded.append(inference.output)
         curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
@@ -182,25 +197,33 @@ class Tokenization:
         """
         await self.rate_limit.take(wait=True)
         budget, decoder = served.decoder_for(tokens.k)
-        inference = await self._triton.infer(decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=place.wait_for)
+        inference = await self._triton.infer(
+            decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=place.wait_for
+        )
         return await self._rendered(inference.output[0], format)
 
     async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
         try:
             return self.catalogue.by_fingerprint(tokens.fingerprint, name)
         except FingerprintMismatch:
-            await self.look_again()  # another gateway of the same Triton may have seen a new version before us
+            await (
+                self.look_again()
+            )  # another gateway of the same Triton may have seen a new version before us
             return self.catalogue.by_fingerprint(tokens.fingerprint, name)
 
     def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
         if output.min() < 0 or output.max() >= served.codes:
             self._triton.answers.suspect(served.encoder.name, time.perf_counter())
-            raise EngineUnavailable("the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS)
+            raise EngineUnavailable(
+                "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
+            )
         return output.astype(np.uint16)
 
     @asynccontextmanager
-    async def _call(self, rpc: str, timeout: float | None, priority: Priority) -> AsyncIterator[tuple[Account, Place]]:
+    async def _call(
+        self, rpc: str, timeout: float | None, priority: Priority
+    ) -> AsyncIterator[tuple[Account, Place]]:
         """Admission, deadline, and what is told of it afterwards, around one picture."""
         with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
             try:
@@ -215,11 +238,19 @@ class Tokenization:
 
     async def _prepared(self, picture: bytes, size: int) -> NDArray[np.uint8]:
         # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
-        return self._prepare(picture, size) if pictures.is_quick(picture) else await self._in_thread(self._prepare, picture, size)
+        return (
+            self._prepare(picture, size)
+            if pictures.is_quick(picture)
+            else await self._in_thread(self._prepare, picture, size)
+        )
 
     async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
         quick = format == "JPEG" and pixels.size <= 3 * pictures.QUICK_PIXELS
-        return pictures.render(pixels, format) if quick else await self._in_thread(pictures.render, pixels, format)
+        return (
+            pictures.render(pixels, format)
+            if quick
+            else await self._in_thread(pictures.render, pixels, format)
+        )
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work, *args)

@@ -51,7 +51,10 @@ class PictureSpan(Protocol):
 
 def endpoint() -> str | None:
     """The URL that spans are posted to; None when tracing is off."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+    if (
+        os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none"
+    ):
         return None
     if one := os.environ.get(_TRACES):
         return one
@@ -64,9 +67,15 @@ def start() -> None:
     global _provider, _tracer
     if endpoint() is None:
         return
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or PROTOCOL
+    protocol = (
+        os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or PROTOCOL
+    )
     if protocol != PROTOCOL:
-        raise UnsupportedProtocol(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; spans are sent by {PROTOCOL} only, to port 4318 by custom")
+        raise UnsupportedProtocol(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; spans are sent by {PROTOCOL} only, to port 4318 by custom"
+        )
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -128,7 +137,9 @@ def engine(model: str) -> Iterator[Metadata | None]:
     if not trace.get_current_span().is_recording():  # a probe, or a call that is not sampled
         yield None
         return
-    with _tracer.start_as_current_span("engine", kind=trace.SpanKind.CLIENT, attributes={"channeltok.model": model}):
+    with _tracer.start_as_current_span(
+        "engine", kind=trace.SpanKind.CLIENT, attributes={"channeltok.model": model}
+    ):
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier)
         yield tuple(carrier.items())
@@ -167,13 +178,17 @@ class _Recorded:
     def stage(self, name: str, seconds: float) -> None:
         if self._span.is_recording():
             now = time.time_ns()
-            start = max(now - int(seconds * 1e9), self._started)  # the stage's clock began a moment before the span
+            start = max(
+                now - int(seconds * 1e9), self._started
+            )  # the stage's clock began a moment before the span
             self._tracer.start_span(name, start_time=start).end(now)
 
     def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None:
         from opentelemetry.trace import StatusCode
 
-        self._span.set_attributes({f"channeltok.{name}": value for name, value in {"code": code, **attributes}.items()})
+        self._span.set_attributes(
+            {f"channeltok.{name}": value for name, value in {"code": code, **attributes}.items()}
+        )
         if failed:
             self._span.set_status(StatusCode.ERROR, code)
         self._span.end()

@@ -29,7 +29,10 @@ def _channel(url: str) -> Any:
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 500),
-            ("grpc.use_local_subchannel_pool", 1),  # a restarted Triton must not inherit the backoff of the dead one
+            (
+                "grpc.use_local_subchannel_pool",
+                1,
+            ),  # a restarted Triton must not inherit the backoff of the dead one
             # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ],
@@ -43,7 +46,9 @@ class Triton:
         self.url = url
         self.answers = Answers()
         self._joining: dict[str, Joining] = defaultdict(lambda: Joining(self._infer))  # by model
-        self._replaced: dict[asyncio.Task[None], Any] = {}  # what closes a replaced channel -> the channel, until its calls end
+        self._replaced: dict[
+            asyncio.Task[None], Any
+        ] = {}  # what closes a replaced channel -> the channel, until its calls end
         self._channel = _channel(url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.streams = Streams(lambda: self._stub, self.answers)
@@ -64,7 +69,9 @@ class Triton:
         """Cancel all calls and close the connections."""
         for closing in self._replaced:
             closing.cancel()
-        await asyncio.gather(*(channel.close() for channel in (self._channel, *self._replaced.values())))
+        await asyncio.gather(
+            *(channel.close() for channel in (self._channel, *self._replaced.values()))
+        )
 
     async def alive(self, timeout: float = 1.0) -> bool:
         """Whether the server answers at all."""
@@ -78,16 +85,25 @@ class Triton:
         """All models that are loaded, sorted by name. The error's sentence is for the log: it says what gRPC says."""
         try:
             # Not RepositoryIndex: it leaves out what is loaded but no longer on disk, an older version say.
-            loaded = await self._stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
-            found = [await self._model(name, timeout) for name in {statistics.name for statistics in loaded.model_stats}]
+            loaded = await self._stub.ModelStatistics(
+                service_pb2.ModelStatisticsRequest(), timeout=timeout
+            )
+            found = [
+                await self._model(name, timeout)
+                for name in {statistics.name for statistics in loaded.model_stats}
+            ]
         except grpc.aio.AioRpcError as error:
-            raise EngineUnavailable(f"Triton at {self.url} does not answer: {error.details()}") from error
+            raise EngineUnavailable(
+                f"Triton at {self.url} does not answer: {error.details()}"
+            ) from error
         return sorted((model for model in found if model is not None), key=lambda model: model.name)
 
     async def _model(self, name: str, timeout: float) -> Model | None:
         """None where it has been unloaded this very moment."""
         try:
-            reply = await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=name), timeout=timeout)
+            reply = await self._stub.ModelConfig(
+                service_pb2.ModelConfigRequest(name=name), timeout=timeout
+            )
         except grpc.aio.AioRpcError as error:
             if "unknown model" in (error.details() or ""):
                 return None
@@ -107,11 +123,15 @@ class Triton:
     async def unload(self, name: str, timeout: float = 30.0) -> None:
         """Unload a model: loading one again that Triton believes loaded would change nothing."""
         try:
-            await self._stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=name), timeout=timeout)
+            await self._stub.RepositoryModelUnload(
+                service_pb2.RepositoryModelUnloadRequest(model_name=name), timeout=timeout
+            )
         except grpc.aio.AioRpcError as error:
             raise EngineUnavailable(f"Triton cannot unload {name}: {error.details()}") from error
 
-    async def infer(self, model: Model, array: NDArray[Any], *, under_way: UnderWay = nobody) -> Inference:
+    async def infer(
+        self, model: Model, array: NDArray[Any], *, under_way: UnderWay = nobody
+    ) -> Inference:
         """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
 
         What several callers ask at the same time goes to Triton as one request, and Triton joins what waits there. More than a request
@@ -127,14 +147,27 @@ class Triton:
                 if len(array) <= most:
                     return await self._send(model, array, metadata, under_way)
                 parts = np.split(array, range(most, len(array), most))
-                answers = await asyncio.gather(*(self._send(model, part, metadata, under_way) for part in parts))
-                slowest = max(answers, key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds)
-                return replace(slowest, output=np.concatenate([answer.output for answer in answers]))
+                answers = await asyncio.gather(
+                    *(self._send(model, part, metadata, under_way) for part in parts)
+                )
+                slowest = max(
+                    answers,
+                    key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds,
+                )
+                return replace(
+                    slowest, output=np.concatenate([answer.output for answer in answers])
+                )
         except asyncio.CancelledError:
             self.answers.given_up(model, started)
             raise
 
-    async def _send(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None, under_way: UnderWay) -> Inference:
+    async def _send(
+        self,
+        model: Model,
+        array: NDArray[Any],
+        metadata: tracing.Metadata | None,
+        under_way: UnderWay,
+    ) -> Inference:
         if metadata is None:
             return await self._joining[model.name].ask(model, array, under_way)
         # Of a trace: alone, for a request has room for one context.
@@ -145,7 +178,9 @@ class Triton:
         finally:
             leave(answer)
 
-    async def _infer(self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None) -> Inference:
+    async def _infer(
+        self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None
+    ) -> Inference:
         request = request_of(model, {model.input.name: array})
         started = time.perf_counter()
         try:
@@ -158,12 +193,18 @@ class Triton:
         answered = self.answers.of(model)
         answered.answer(started, len(array))
         elapsed = answered.at - started
-        raw = {output.name: content for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)}
+        raw = {
+            output.name: content
+            for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)
+        }
         content = raw.get(model.output.name, b"")
         due = len(array) * model.output.nbytes
         if len(content) != due:
             self.answers.suspect(model.name, started)
-            raise EngineUnavailable(f"the engine answered {len(content)} bytes where {due} were due", RETRY_AFTER_SECONDS)
+            raise EngineUnavailable(
+                f"the engine answered {len(content)} bytes where {due} were due",
+                RETRY_AFTER_SECONDS,
+            )
         output = np.frombuffer(content, model.output.dtype).reshape(len(array), *model.output.shape)
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
         if execution.size != 2 * len(array):

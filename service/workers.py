@@ -40,9 +40,16 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         # Held, but never listened on: so that the ports are known, and nobody else's, before the first worker has them.
-        rest_socket = stack.enter_context(bind(settings.host, settings.rest_port, "REST", reuse=True))
-        grpc_socket = stack.enter_context(bind(settings.host, settings.grpc_port, "gRPC", reuse=True))
-        shared: dict[str, str | int] = {"rest_port": rest_socket.getsockname()[1], "grpc_port": grpc_socket.getsockname()[1]}
+        rest_socket = stack.enter_context(
+            bind(settings.host, settings.rest_port, "REST", reuse=True)
+        )
+        grpc_socket = stack.enter_context(
+            bind(settings.host, settings.grpc_port, "gRPC", reuse=True)
+        )
+        shared: dict[str, str | int] = {
+            "rest_port": rest_socket.getsockname()[1],
+            "grpc_port": grpc_socket.getsockname()[1],
+        }
         answers = Answers()
         if settings.triton_url is None:
             embedded = EmbeddedTriton(settings)
@@ -51,22 +58,37 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(embedded.stop)
             answers = triton.answers
             await embedded.start(triton)
-            watch = asyncio.create_task(Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch())
+            watch = asyncio.create_task(
+                Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch()
+            )
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
-        workers = [_Worker(_environment(settings, shared), answers.suspect) for _ in range(settings.workers)]
+        workers = [
+            _Worker(_environment(settings, shared), answers.suspect)
+            for _ in range(settings.workers)
+        ]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
         stopping = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(_all_ready(workers))
         await asyncio.wait([stopping, ready, *keepers], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            say_ready(settings, int(shared["rest_port"]), int(shared["grpc_port"]), time.monotonic() - started)
+            say_ready(
+                settings,
+                int(shared["rest_port"]),
+                int(shared["grpc_port"]),
+                time.monotonic() - started,
+            )
             await stopping
         for keeper in keepers:
             if keeper.done():
                 keeper.result()  # raises what the worker said when it could not start
             keeper.cancel()
-        await asyncio.gather(*(worker.stop(settings.drain_delay + settings.drain_seconds + LAST_SECONDS) for worker in workers))
+        await asyncio.gather(
+            *(
+                worker.stop(settings.drain_delay + settings.drain_seconds + LAST_SECONDS)
+                for worker in workers
+            )
+        )
     log.info("stopped")
 
 
@@ -130,10 +152,14 @@ class _Worker:
             code = await self._process.wait()
             multiprocess.mark_process_dead(self._process.pid)
             if not self.ready.is_set():
-                raise CannotStart(f"a worker ended with exit code {code} while starting; what it said is above")
+                raise CannotStart(
+                    f"a worker ended with exit code {code} while starting; what it said is above"
+                )
             metrics.ENGINE_RESTARTS.labels("worker").inc()
             log.error("worker_ended", pid=self._process.pid, exit_code=code)
-            await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - began)))  # no storm of those that end at once
+            await asyncio.sleep(
+                max(0.0, 1.0 - (time.monotonic() - began))
+            )  # no storm of those that end at once
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         """To the end of its output. It is killed when its signs of life stop."""
@@ -167,6 +193,8 @@ class _Worker:
         try:
             await asyncio.wait_for(self._process.wait(), seconds)
         except TimeoutError:
-            log.warning("worker_killed", pid=self._process.pid, why=f"did not stop within {seconds:g} s")
+            log.warning(
+                "worker_killed", pid=self._process.pid, why=f"did not stop within {seconds:g} s"
+            )
             self._process.kill()
             await self._process.wait()

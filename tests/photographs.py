@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-NAMES = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
+NAMES = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "retina",
+)
 
 
 @lru_cache
@@ -39,7 +47,10 @@ def crops(count: int, seed: int = 0) -> tuple[bytes, ...]:
     for i in range(count):
         photo = photograph(NAMES[i % len(NAMES)])
         height, width = random.integers(128, 300, 2)
-        top, left = random.integers(0, photo.shape[0] - height), random.integers(0, photo.shape[1] - width)
+        top, left = (
+            random.integers(0, photo.shape[0] - height),
+            random.integers(0, photo.shape[1] - width),
+        )
         crop = np.ascontiguousarray(photo[top : top + height, left : left + width])
         pictures.append(simplejpeg.encode_jpeg(crop, quality=int(random.integers(70, 98))))
     return tuple(pictures)

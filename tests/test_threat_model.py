@@ -5,18 +5,24 @@ import re
 from tests.system.running import ROOT
 
 PAGE = (ROOT / "docs/threat-model.md").read_text()
-ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| threat ")]
+ROWS = [
+    line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| threat ")
+]
 
 
 def test_every_test_it_names_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
     assert len(named) > 30
-    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+    missing = [
+        f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()
+    ]
     assert not missing
 
 
 def test_every_file_it_names_exists() -> None:
-    named = re.findall(r"`((?:service|pictures|tokenizer|export|\.ci)/[\w.]+|docker-compose\.yml)`", PAGE)
+    named = re.findall(
+        r"`((?:service|pictures|tokenizer|export|\.ci)/[\w.]+|docker-compose\.yml)`", PAGE
+    )
     assert len(named) > 30
     assert not [file for file in named if not (ROOT / file).is_file()]
 

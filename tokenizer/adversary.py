@@ -15,7 +15,11 @@ class PatchDiscriminator(nn.Sequential):
     def __init__(self) -> None:
         layers: list[nn.Module] = [nn.Conv2d(3, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for width, stride in ((64, 2), (128, 2), (256, 1)):
-            layers += [nn.Conv2d(width, 2 * width, 4, stride=stride, padding=1), Norm(2 * width), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(width, 2 * width, 4, stride=stride, padding=1),
+                Norm(2 * width),
+                nn.LeakyReLU(0.2),
+            ]
         super().__init__(*layers, nn.Conv2d(512, 1, 4, padding=1))
 
 

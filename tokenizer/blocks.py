@@ -69,7 +69,9 @@ class Attn(nn.Module):
 
 
 def _split_heads(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[0], HEADS, x.shape[1] // HEADS, x.shape[2] * x.shape[3]).transpose(2, 3)
+    return x.reshape(x.shape[0], HEADS, x.shape[1] // HEADS, x.shape[2] * x.shape[3]).transpose(
+        2, 3
+    )
 
 
 class Down(nn.Module):
@@ -94,7 +96,9 @@ class Up(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def level(width_in: int, width: int, count: int, *, attention: bool = False, zero_init: bool = False) -> list[nn.Module]:
+def level(
+    width_in: int, width: int, count: int, *, attention: bool = False, zero_init: bool = False
+) -> list[nn.Module]:
     """`count` Res at one side, the first from `width_in` to `width`, each followed by an Attn if `attention`."""
     layers: list[nn.Module] = []
     for i in range(count):
@@ -106,7 +110,11 @@ def level(width_in: int, width: int, count: int, *, attention: bool = False, zer
 
 def middle(width: int, *, zero_init: bool = False) -> list[nn.Module]:
     """Res, Attn, Res."""
-    return [Res(width, width, zero_init=zero_init), Attn(width, zero_init=zero_init), Res(width, width, zero_init=zero_init)]
+    return [
+        Res(width, width, zero_init=zero_init),
+        Attn(width, zero_init=zero_init),
+        Res(width, width, zero_init=zero_init),
+    ]
 
 
 def parameter_count(module: nn.Module) -> int:

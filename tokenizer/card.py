@@ -20,7 +20,13 @@ def main() -> None:
     """Write the card of one checkpoint from its metadata and the judge's report folders."""
     parser = argparse.ArgumentParser(prog="python -m tokenizer.card", description=__doc__)
     parser.add_argument("weights", type=Path, help="safetensors checkpoint of a training run")
-    parser.add_argument("--reports", type=Path, nargs="+", required=True, help="folders that tokenizer.evaluate wrote for these weights")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders that tokenizer.evaluate wrote for these weights",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown to write")
     options = parser.parse_args()
     options.output.write_text(card(options.weights, options.reports))
@@ -33,8 +39,12 @@ def card(weights: Path, reports: list[Path]) -> str:
     for report in reports:
         judged = json.loads((report / "report.json").read_text())["fingerprint"]
         if judged != fingerprint:
-            raise ValueError(f"{report} judges {judged}, but {weights} are {fingerprint}: run tokenizer.evaluate again")
-    template = "\n".join((WEIGHTS / name).read_text() for name in (TEMPLATE, OF_A_FAMILY.format(family=model.family)))
+            raise ValueError(
+                f"{report} judges {judged}, but {weights} are {fingerprint}: run tokenizer.evaluate again"
+            )
+    template = "\n".join(
+        (WEIGHTS / name).read_text() for name in (TEMPLATE, OF_A_FAMILY.format(family=model.family))
+    )
     return template.format(
         name=weights.stem,
         title=model.title,
@@ -50,7 +60,10 @@ def card(weights: Path, reports: list[Path]) -> str:
         fingerprint=fingerprint,
         views=int(facts["views"]),
         hours=float(facts["seconds"]) / 3600,
-        recipe=", ".join(f"{name.replace('_', ' ')} {value}" for name, value in json.loads(facts["recipe"]).items()),
+        recipe=", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in json.loads(facts["recipe"]).items()
+        ),
         reports="\n".join((report / "report.md").read_text() for report in reports).rstrip(),
     )
 

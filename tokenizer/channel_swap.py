@@ -18,7 +18,9 @@ def main() -> None:
         mixed = torch.cat([tokens[:, :s], following[:, s:]], dim=1)
         columns.append((f"{s} of A, {channels - s} of B", inference.decode(model, mixed, channels)))
     columns.append((f"B, k = {channels}", np.roll(decoded, -1, axis=0)))
-    sheet.draw([sheet.Column([title] * len(photos), pictures) for title, pictures in columns], output)
+    sheet.draw(
+        [sheet.Column([title] * len(photos), pictures) for title, pictures in columns], output
+    )
 
 
 if __name__ == "__main__":

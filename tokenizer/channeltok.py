@@ -114,7 +114,12 @@ def paper_encoder(shape: PaperShape) -> nn.Sequential:
         width, side = next_width, side // 2
     layers += level(width, widths[-1], 2, attention=shape.level_attention)
     width = widths[-1]
-    layers += [*middle(width), Norm(width), nn.SiLU(), nn.Conv2d(width, shape.channels, 3, padding=1)]
+    layers += [
+        *middle(width),
+        Norm(width),
+        nn.SiLU(),
+        nn.Conv2d(width, shape.channels, 3, padding=1),
+    ]
     for _ in range(int(math.log2(side // LATENT_SIDE))):
         layers += [Down(shape.channels, shape.channels), nn.SiLU()]
     return nn.Sequential(*layers)
@@ -163,7 +168,9 @@ def _widen(width_in: int, width_out: int) -> list[nn.Module]:
 class ShuffleDecoder(nn.Sequential):
     """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S], about [-1, 1] but not limited to it."""
 
-    CODE_SCALE = 4.0  # codes of +-0.25 enter as +-1: at their own size the first layers learned slowly
+    CODE_SCALE = (
+        4.0  # codes of +-0.25 enter as +-1: at their own size the first layers learned slowly
+    )
 
     def __init__(self, shape: ShuffleShape) -> None:
         a, b, c, d = shape.widths
@@ -238,7 +245,9 @@ class ChannelTok(Tokenizer):
         quantized = quantize(torch.where(keep, latents, latents.detach()))
         return self.decoder(quantized.codes * keep), quantized.unit, active
 
-    def loss(self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int) -> Tensor:
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
         reconstruction, unit, active = passed
         return objective.tokenizer_loss(pixels, reconstruction, unit, active, views)
 
@@ -247,7 +256,9 @@ class ChannelTok(Tokenizer):
         return live_bits(tokens)
 
 
-def draw_budgets(batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
+def draw_budgets(
+    batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None
+) -> Tensor:
     """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability `keep_all`, otherwise floor(C t), t ~ U(0.002, 1)."""
     t = torch.empty(batch).uniform_(0.002, 1, generator=generator)
     budgets = (channels * t).floor().clamp(1, channels).long()

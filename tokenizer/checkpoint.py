@@ -39,7 +39,11 @@ def save(model: Model, path: Path, facts: dict[str, str] | None = None) -> None:
     metadata = {"shape": model.shape.model_dump_json(), **(facts or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}, temporary, metadata)
+    save_file(
+        {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()},
+        temporary,
+        metadata,
+    )
     temporary.chmod(0o644)
     os.replace(temporary, path)  # whoever reads it meanwhile gets the old file or the new one
 
@@ -66,7 +70,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, of whatever precision they were stored in, and the metadata. Raises as `load` does."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except SafetensorError:
         return _read_pickle(path), {}
 
@@ -82,8 +87,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     for wrapper in ("model_state_dict", "state_dict"):
         if isinstance(content, dict) and wrapper in content:
             content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError("holds no state_dict: a dictionary of tensors, alone or under 'model_state_dict' or 'state_dict', is needed")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise ValueError(
+            "holds no state_dict: a dictionary of tensors, alone or under 'model_state_dict' or 'state_dict', is needed"
+        )
     return content
 
 
@@ -92,7 +103,9 @@ def fingerprint(model: Model) -> str:
 
     It is what tokens are bound to: the same weights give the same fingerprint whatever file, graph or engine holds them.
     """
-    digest = hashlib.sha256(json.dumps(model.shape.model_dump(mode="json"), sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps(model.shape.model_dump(mode="json"), sort_keys=True).encode()
+    )
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())

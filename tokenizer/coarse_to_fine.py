@@ -11,7 +11,10 @@ def main() -> None:
     columns = []
     for k in inference.budgets(model.shape.channels):
         decoded = inference.decode(model, tokens, k)
-        titles = [f"k = {k}, {k * model.bits_per_token // 8} bytes\n{decibels:.1f} dB" for decibels in psnr(photos, decoded)]
+        titles = [
+            f"k = {k}, {k * model.bits_per_token // 8} bytes\n{decibels:.1f} dB"
+            for decibels in psnr(photos, decoded)
+        ]
         columns.append(sheet.Column(titles, decoded))
     sheet.draw([*columns, sheet.Column(["original"] * len(photos), photos)], output)
 

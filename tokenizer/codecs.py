@@ -11,9 +11,26 @@ from PIL import Image
 CODECS: dict[str, dict[str, object]] = {
     "JPEG": {"optimize": True, "progressive": False, "subsampling": "4:2:0"},
     "WebP": {"method": 6},
-    "AVIF": {"speed": 6, "max_threads": 1},  # slower speeds save nothing on so few pixels, for 6 times the time
+    "AVIF": {
+        "speed": 6,
+        "max_threads": 1,
+    },  # slower speeds save nothing on so few pixels, for 6 times the time
 }
-SCALES = (8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)  # of 128: the side a photo is shrunk to before it is saved
+SCALES = (
+    8,
+    12,
+    16,
+    24,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    112,
+    128,
+)  # of 128: the side a photo is shrunk to before it is saved
 QUALITIES = (0, 1, 2, 3, 4, 5, 7, 10, 13, 16, 20, 25, 30, 36, 43, 50, 60, 70, 80, 90)
 
 
@@ -25,14 +42,21 @@ class Saved:
     picture: NDArray[np.uint8]
 
 
-def candidates(photo: NDArray[np.uint8], codec: str, sizes: tuple[int, ...]) -> dict[int, list[Saved]]:
+def candidates(
+    photo: NDArray[np.uint8], codec: str, sizes: tuple[int, ...]
+) -> dict[int, list[Saved]]:
     """For each of `sizes` (bytes), the best quality that fits at each scale; an empty list where nothing does.
 
     photo: uint8 [S, S, 3]. Which scale is best depends on the measure, so the choice is left to who measures.
     """
     found: dict[int, dict[int, Saved]] = {size: {} for size in sizes}
     for side in sorted({max(8, round(photo.shape[0] * scale / 128)) for scale in SCALES}):
-        for data in _by_quality(Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=None), codec):
+        for data in _by_quality(
+            Image.fromarray(photo).resize(
+                (side, side), Image.Resampling.LANCZOS, reducing_gap=None
+            ),
+            codec,
+        ):
             if len(data) > max(sizes):
                 break
             for size in sizes:
@@ -49,4 +73,6 @@ def _by_quality(image: Image.Image, codec: str) -> Iterator[bytes]:
 
 
 def _back(data: bytes, side: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    )

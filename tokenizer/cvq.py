@@ -58,7 +58,9 @@ class Codebook(nn.Module):
     """
 
     DECAY = 0.99
-    RESTART_BELOW = 0.1  # uses a step; a batch of 64 photos uses each of 4,096 entries 3 times on average
+    RESTART_BELOW = (
+        0.1  # uses a step; a batch of 64 photos uses each of 4,096 entries 3 times on average
+    )
     entries: Tensor  # float [N, 16]
     uses: Tensor  # float [N]
 
@@ -122,7 +124,9 @@ class Cvq(Tokenizer):
     def decode_prefix(self, tokens: Tensor) -> Tensor:
         maps = self.codebook(tokens)
         missing = self.shape.channels - tokens.shape[1]
-        return self.decoder(F.pad(maps, (0, 0, 0, missing)).unflatten(2, (LATENT_SIDE, LATENT_SIDE)))
+        return self.decoder(
+            F.pad(maps, (0, 0, 0, missing)).unflatten(2, (LATENT_SIDE, LATENT_SIDE))
+        )
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
         """As Tokenizer's; second comes the commitment, a scalar: mean squared distance of latents from their entries.
@@ -134,7 +138,9 @@ class Cvq(Tokenizer):
         with torch.autocast(latents.device.type, enabled=False):
             maps = latents.flatten(2).float()[active]  # [tokens, 16]
             with torch.no_grad():
-                ids = torch.cat([self.codebook.nearest(some) for some in maps.detach().split(ROWS_AT_ONCE)])
+                ids = torch.cat(
+                    [self.codebook.nearest(some) for some in maps.detach().split(ROWS_AT_ONCE)]
+                )
             hard = self.codebook(ids)
             if self.training:
                 self.codebook.follow(maps.detach(), ids)
@@ -143,9 +149,14 @@ class Cvq(Tokenizer):
             commitment = F.mse_loss(maps, hard)
         return self.decoder(codes.unflatten(2, (LATENT_SIDE, LATENT_SIDE))), commitment
 
-    def loss(self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int) -> Tensor:
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
         reconstruction, commitment = passed
-        return objective.picture_loss(pixels, reconstruction, views) + objective.recipe.commitment_weight * commitment
+        return (
+            objective.picture_loss(pixels, reconstruction, views)
+            + objective.recipe.commitment_weight * commitment
+        )
 
     def use(self, tokens: Tensor) -> float:
         """Utilisation: share of the codebook's entries that occur in `tokens`, int32 [N, C]."""

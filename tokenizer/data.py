@@ -28,11 +28,15 @@ def shards(pattern: str) -> list[str]:
     """The tar files of a folder, a file, or a glob pattern, sorted. Raises FileNotFoundError when there are none."""
     found = sorted(glob.glob(f"{pattern}/*.tar" if Path(pattern).is_dir() else pattern))
     if not found:
-        raise FileNotFoundError(f"no tar files at {pattern!r}: give a folder with .tar shards, one shard, or a glob pattern")
+        raise FileNotFoundError(
+            f"no tar files at {pattern!r}: give a folder with .tar shards, one shard, or a glob pattern"
+        )
     return found
 
 
-def training_batches(pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = LEAST_AREA) -> Iterator[Tensor]:
+def training_batches(
+    pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = LEAST_AREA
+) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, size, size] in [-1, 1]: random resized crops, half of them mirrored.
 
     seed: a resumed run passes another one, so that it does not see its first photos again in the same order, and so does every process of a
@@ -42,7 +46,13 @@ def training_batches(pattern: str, size: int, batch: int, seed: int, workers: in
     """
     # detshuffle mixes every epoch anew; plain shuffle starts each from the same seed. WebDataset(repeat=True) is ignored by webdataset 1.0.
     dataset = (
-        wds.WebDataset(shards(pattern), shardshuffle=1000, detshuffle=True, seed=seed, nodesplitter=wds.split_by_node)
+        wds.WebDataset(
+            shards(pattern),
+            shardshuffle=1000,
+            detshuffle=True,
+            seed=seed,
+            nodesplitter=wds.split_by_node,
+        )
         .compose(wds.detshuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER // 2, seed))
         .to_tuple(SUFFIXES)
         .map_tuple(RandomCrop(size, seed, least_area))
@@ -53,7 +63,9 @@ def training_batches(pattern: str, size: int, batch: int, seed: int, workers: in
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=workers)
     for (photos,) in loader:
         yield to_unit(torch.as_tensor(photos))
-    raise ValueError(f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process that reads them")
+    raise ValueError(
+        f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process that reads them"
+    )
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
@@ -72,12 +84,19 @@ def _files(pattern: str) -> Iterator[bytes]:
         yield from (Path(path).read_bytes() for path in photos)
     else:
         # nodesplitter: the one process of a run that evaluates sees them all
-        yield from (data for (data,) in wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(SUFFIXES))
+        yield from (
+            data
+            for (data,) in wds.WebDataset(
+                shards(pattern), shardshuffle=False, nodesplitter=None
+            ).to_tuple(SUFFIXES)
+        )
 
 
 def to_unit(photos: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1], stored channels last."""
-    return photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
+    return (
+        photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
+    )
 
 
 class RandomCrop:

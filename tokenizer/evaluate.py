@@ -24,7 +24,9 @@ from tokenizer.fidelity import Pictures, grid_energy, l1, psnr, ssim
 
 matplotlib.use("Agg")
 CODEC_SIZES = (64, 128, 256, 512, 1024)
-FRECHET_PHOTOS = 400  # below this the halves are smaller than twice the features and the figure is noise
+FRECHET_PHOTOS = (
+    400  # below this the halves are smaller than twice the features and the figure is noise
+)
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "distance": False}
 
 
@@ -78,7 +80,10 @@ def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], floa
     decoded = [inference.decode(model, tokens, k) for k in budgets]
     distances, pooled = independent_judge.judge(photos, decoded)
     enough = len(photos) >= FRECHET_PHOTOS
-    floor, *frechet = [independent_judge.frechet_of_halves(pooled[0], version) if enough else None for version in pooled]
+    floor, *frechet = [
+        independent_judge.frechet_of_halves(pooled[0], version) if enough else None
+        for version in pooled
+    ]
     rows = [
         Row(
             model.title,
@@ -98,22 +103,32 @@ def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], floa
 
 def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
     """A row for each of CODEC_SIZES. Each measure takes the scale that suits it best, photo by photo: the strongest opponent there is."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads, for the codecs let go of the interpreter
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # threads, for the codecs let go of the interpreter
         saved = list(pool.map(lambda photo: codecs.candidates(photo, codec, CODEC_SIZES), photos))
     for size in CODEC_SIZES:
         kept = sum(bool(by_size[size]) for by_size in saved) / len(photos)
         if kept < 1:
             yield Row(codec, None, size, kept=kept)
             continue
-        versions = [np.stack([candidate.picture for candidate in by_size[size]]) for by_size in saved]
-        of = [np.repeat(photo[None], len(version), axis=0) for photo, version in zip(photos, versions, strict=True)]
+        versions = [
+            np.stack([candidate.picture for candidate in by_size[size]]) for by_size in saved
+        ]
+        of = [
+            np.repeat(photo[None], len(version), axis=0)
+            for photo, version in zip(photos, versions, strict=True)
+        ]
         yield Row(
             codec,
             None,
             size,
             psnr=_mean(max, [psnr(a, b) for a, b in zip(of, versions, strict=True)]),
             ssim=_mean(max, [ssim(a, b) for a, b in zip(of, versions, strict=True)]),
-            distance=_mean(min, [independent_judge.distances(a, b) for a, b in zip(photos, versions, strict=True)]),
+            distance=_mean(
+                min,
+                [independent_judge.distances(a, b) for a, b in zip(photos, versions, strict=True)],
+            ),
             l1=_mean(min, [l1(a, b) for a, b in zip(of, versions, strict=True)]),
         )
 
@@ -122,11 +137,15 @@ def judged_codecs(folder: Path, data: str, photos: int) -> list[Row]:
     """The codecs' rows of the report in `folder`. Raises ValueError when it is not of `photos` photos of `data`."""
     report = json.loads((folder / "report.json").read_text())
     if (report["data"], report["photos"]) != (data, photos):
-        raise ValueError(f"{folder} is of {report['photos']} photos of {report['data']}, not of {photos} of {data}")
+        raise ValueError(
+            f"{folder} is of {report['photos']} photos of {report['data']}, not of {photos} of {data}"
+        )
     return [Row(**row) for row in report["rows"] if row["k"] is None]
 
 
-def _mean(best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[np.float64]]) -> float:
+def _mean(
+    best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[np.float64]]
+) -> float:
     return float(np.mean([best(values) for values in by_photo]))
 
 
@@ -144,18 +163,39 @@ def table(report: Report) -> str:
     for row in sorted(report.rows, key=lambda row: (row.size, row.method)):
         head = [row.method, "" if row.k is None else str(row.k), f"{row.size:,}", f"{row.bits:,}"]
         if row.kept < 1:
-            lines.append("| " + " | ".join([*head, f"{100 * row.kept:.0f} % of photos fit", *[""] * (len(columns) - 1)]) + " |")
+            lines.append(
+                "| "
+                + " | ".join(
+                    [*head, f"{100 * row.kept:.0f} % of photos fit", *[""] * (len(columns) - 1)]
+                )
+                + " |"
+            )
             continue
-        scores = [_score(report, row, name, digits) for name, digits in (("psnr", 2), ("ssim", 3), ("distance", 2))]
-        lines.append("| " + " | ".join([*head, *scores, _figure(row.l1, 4), _figure(row.grid, 2), _figure(row.frechet, 2)]) + " |")
+        scores = [
+            _score(report, row, name, digits)
+            for name, digits in (("psnr", 2), ("ssim", 3), ("distance", 2))
+        ]
+        lines.append(
+            "| "
+            + " | ".join(
+                [*head, *scores, _figure(row.l1, 4), _figure(row.grid, 2), _figure(row.frechet, 2)]
+            )
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def _score(report: Report, row: Row, name: str, digits: int) -> str:
-    rivals = [value for other in report.rows if other.size == row.size and (value := getattr(other, name)) is not None]
+    rivals = [
+        value
+        for other in report.rows
+        if other.size == row.size and (value := getattr(other, name)) is not None
+    ]
     value = getattr(row, name)
     best = (max if HIGHER_IS_BETTER[name] else min)(rivals)
-    return f"**{value:.{digits}f}**" if value == best and len(rivals) > 1 else _figure(value, digits)
+    return (
+        f"**{value:.{digits}f}**" if value == best and len(rivals) > 1 else _figure(value, digits)
+    )
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -166,18 +206,31 @@ def plot(report: Report, path: Path) -> None:
     """Quality against bytes, one panel for each measure."""
     from matplotlib import pyplot
 
-    labels = {"psnr": "PSNR, dB: more is better", "ssim": "SSIM: more is better", "distance": "independent distance: less is better"}
+    labels = {
+        "psnr": "PSNR, dB: more is better",
+        "ssim": "SSIM: more is better",
+        "distance": "independent distance: less is better",
+    }
     figure, axes = pyplot.subplots(1, len(labels), figsize=(13, 4), layout="constrained")
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
         for method in dict.fromkeys(row.method for row in report.rows):
-            points = [(row.size, value) for row in report.rows if row.method == method and (value := getattr(row, name)) is not None]
+            points = [
+                (row.size, value)
+                for row in report.rows
+                if row.method == method and (value := getattr(row, name)) is not None
+            ]
             if points:
                 axis.plot(
-                    *zip(*sorted(points), strict=True), marker="o", linewidth=2.5 if method == report.rows[0].method else 1.2, label=method
+                    *zip(*sorted(points), strict=True),
+                    marker="o",
+                    linewidth=2.5 if method == report.rows[0].method else 1.2,
+                    label=method,
                 )
         axis.set_xscale("log", base=2)
         axis.set(xlabel="bytes of a picture", title=label)
-        axis.set_xticks(sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes])
+        axis.set_xticks(
+            sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes]
+        )
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.suptitle(f"{report.photos} photos of {report.data}")
@@ -189,12 +242,31 @@ def main() -> None:
     """Judge one checkpoint on one set of photos and write report.json, report.md and report.png."""
     parser = argparse.ArgumentParser(prog="python -m tokenizer.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
-    parser.add_argument("--data", default="../shared/data/val", help="a folder of pictures or of .tar shards, one .tar, or a glob of them")
+    parser.add_argument(
+        "--data",
+        default="../shared/data/val",
+        help="a folder of pictures or of .tar shards, one .tar, or a glob of them",
+    )
     parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
     rivals = parser.add_mutually_exclusive_group()
-    rivals.add_argument("--codecs", action="store_true", help="also JPEG, WebP and AVIF: some seconds for each photo")
-    rivals.add_argument("--codecs-from", type=Path, metavar="FOLDER", help="their figures out of this report, of the same photos and size")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/evaluate"), help="folder for report.json, report.md, report.png")
+    rivals.add_argument(
+        "--codecs",
+        action="store_true",
+        help="also JPEG, WebP and AVIF: some seconds for each photo",
+    )
+    rivals.add_argument(
+        "--codecs-from",
+        type=Path,
+        metavar="FOLDER",
+        help="their figures out of this report, of the same photos and size",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("build/evaluate"),
+        help="folder for report.json, report.md, report.png",
+    )
     options = parser.parse_args()
 
     model = checkpoint.load(options.checkpoint)

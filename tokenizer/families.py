@@ -12,4 +12,8 @@ from tokenizer.flextok import FlexShape
 Shape = Annotated[PaperShape | ShuffleShape | CvqShape | FlexShape, Field(discriminator="kind")]
 SHAPE: TypeAdapter[PaperShape | ShuffleShape | CvqShape | FlexShape] = TypeAdapter(Shape)
 
-SIZES: dict[str, PaperShape | ShuffleShape | CvqShape | FlexShape] = {**channeltok.SIZES, "cvq": CvqShape(), "flextok": FlexShape()}
+SIZES: dict[str, PaperShape | ShuffleShape | CvqShape | FlexShape] = {
+    **channeltok.SIZES,
+    "cvq": CvqShape(),
+    "flextok": FlexShape(),
+}

@@ -85,7 +85,9 @@ class Tokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int) -> Tensor:
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
         """Scalar to minimise. passed: what `forward` returned for `pixels`; views: photos seen before."""
 
     @abstractmethod

@@ -23,11 +23,20 @@ def grid_energy(pictures: Pictures, stride: int) -> float:
     brightness = pictures @ _BT601
     size = brightness.shape[1]
     if size % stride or size < 8 * stride:
-        raise ValueError(f"pictures of {size} pixels are too small for a grid of {stride}: at least {8 * stride} and a multiple are needed")
+        raise ValueError(
+            f"pictures of {size} pixels are too small for a grid of {stride}: at least {8 * stride} and a multiple are needed"
+        )
     lines = np.concatenate([brightness, brightness.transpose(0, 2, 1)])
-    lines = (lines - lines.mean(axis=2, keepdims=True)) * np.hanning(size)  # the window keeps the picture's edges out of the spectrum
+    lines = (lines - lines.mean(axis=2, keepdims=True)) * np.hanning(
+        size
+    )  # the window keeps the picture's edges out of the spectrum
     power = np.square(np.abs(np.fft.rfft(lines, axis=2))).mean(axis=(0, 1))
     harmonics = np.arange(size // stride, size // 2 + 1, size // stride)
     # The window spreads a line over two bins each way; the next ones tell what a photo would have there. Lines are 8 bins apart at least.
-    beside = [[h + sign * d for d in (3, 4) for sign in (-1, 1) if h + sign * d <= size // 2] for h in harmonics]
-    return float(np.mean([power[h] / power[bins].mean() for h, bins in zip(harmonics, beside, strict=True)]))
+    beside = [
+        [h + sign * d for d in (3, 4) for sign in (-1, 1) if h + sign * d <= size // 2]
+        for h in harmonics
+    ]
+    return float(
+        np.mean([power[h] / power[bins].mean() for h, bins in zip(harmonics, beside, strict=True)])
+    )

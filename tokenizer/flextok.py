@@ -63,7 +63,16 @@ class FlexShape(BaseModel):
 
 
 # The paper's d12-d12 without its VAE, whose latents are its pixels: 32 x 32 of 16 numbers for a picture of 256.
-D12 = FlexShape(picture_size=32, planes=16, patch=2, registers=256, width=768, encoder_depth=12, decoder_depth=12, steps=25)
+D12 = FlexShape(
+    picture_size=32,
+    planes=16,
+    patch=2,
+    registers=256,
+    width=768,
+    encoder_depth=12,
+    decoder_depth=12,
+    steps=25,
+)
 
 
 class Patchify(nn.Module):
@@ -77,7 +86,10 @@ class Patchify(nn.Module):
         self.position = nn.Parameter(positions)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.project(F.pixel_unshuffle(pixels, self.patch).flatten(2).transpose(1, 2)) + self.position
+        return (
+            self.project(F.pixel_unshuffle(pixels, self.patch).flatten(2).transpose(1, 2))
+            + self.position
+        )
 
 
 class Encoder(nn.Module):
@@ -86,13 +98,17 @@ class Encoder(nn.Module):
     def __init__(self, shape: FlexShape, patches: Tensor, registers: Tensor) -> None:
         """patches, registers: their positions, see FlexTok."""
         super().__init__()
-        self.patchify = Patchify(shape, 0.3 * patches)  # as large as what the projection makes of a photo's patch
+        self.patchify = Patchify(
+            shape, 0.3 * patches
+        )  # as large as what the projection makes of a photo's patch
         self.registers = nn.Parameter(0.3 * registers)
         self.layers = nn.ModuleList(Layer(shape.width) for _ in range(shape.encoder_depth))
         self.head = nn.Linear(shape.width, len(fsq.LEVELS))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = torch.cat([self.patchify(pixels), self.registers.expand(pixels.shape[0], -1, -1)], dim=1)
+        x = torch.cat(
+            [self.patchify(pixels), self.registers.expand(pixels.shape[0], -1, -1)], dim=1
+        )
         for layer in self.layers:
             x = layer(x)
         return self.head(norm(x[:, -len(self.registers) :]))
@@ -116,7 +132,9 @@ class Decoder(nn.Module):
         self.codes = nn.Linear(len(fsq.LEVELS), shape.width)
         self.position = nn.Parameter(0.35 * registers)  # as large as what becomes of a code
         self.mask = nn.Parameter(0.02 * torch.randn(shape.width))
-        self.layers = nn.ModuleList(TimedLayer(shape.width, shape.patches) for _ in range(shape.decoder_depth))
+        self.layers = nn.ModuleList(
+            TimedLayer(shape.width, shape.patches) for _ in range(shape.decoder_depth)
+        )
         self.out = nn.Linear(shape.width, shape.planes * shape.patch**2)
         nn.init.zeros_(self.out.weight)
 
@@ -132,12 +150,16 @@ class Decoder(nn.Module):
         x, bias = torch.cat([self.patchify(noisy), known], dim=1), None
         if k < registers:
             x = torch.cat([x, self.mask.expand(x.shape[0], 1, -1)], dim=1)
-            bias = F.pad(x.new_full((1,), math.log(registers - k)), (x.shape[1] - 1, 0)).reshape(1, 1, 1, -1)
+            bias = F.pad(x.new_full((1,), math.log(registers - k)), (x.shape[1] - 1, 0)).reshape(
+                1, 1, 1, -1
+            )
         time = self.time(times)
         for layer in self.layers:
             x = layer(x, time, bias)
         patches = self.out(norm(x[:, : self.side**2]))
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patchify.patch)
+        return F.pixel_shuffle(
+            patches.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patchify.patch
+        )
 
 
 class FlexTok(Tokenizer):
@@ -153,7 +175,9 @@ class FlexTok(Tokenizer):
     use_name = "level_use"
     codes = fsq.CODES
 
-    NO_TOKENS = 0.1  # chance that training shows the decoder no token at all: what guidance compares with
+    NO_TOKENS = (
+        0.1  # chance that training shows the decoder no token at all: what guidance compares with
+    )
     # Times are sigmoids of normal numbers (Esser et al. 2024, arXiv 2403.03206) about this one: rather noise, for at the time 0.7 the noise
     # of a patch still shows its colour, and no token is needed. Some are 1, where tokens are all there is, and where decoding begins.
     TIME_MEAN = 2.0
@@ -170,12 +194,24 @@ class FlexTok(Tokenizer):
         super().__init__()
         self.shape = shape
         patches = torch.randn(shape.patches, shape.width)
-        registers = patches[torch.randperm(shape.patches).repeat(-(-shape.registers // shape.patches))[: shape.registers]]
-        self.encoder, self.decoder = Encoder(shape, patches, registers), Decoder(shape, patches, registers)
+        registers = patches[
+            torch.randperm(shape.patches).repeat(-(-shape.registers // shape.patches))[
+                : shape.registers
+            ]
+        ]
+        self.encoder, self.decoder = (
+            Encoder(shape, patches, registers),
+            Decoder(shape, patches, registers),
+        )
         # The same for all pictures, so that the same tokens give the same picture; in the checkpoint, so that they do everywhere.
         generator = torch.Generator().manual_seed(0)
         side = shape.picture_size
-        self.register_buffer("noise", torch.randn(1, shape.planes, side, side, generator=generator, device="cpu").half().float())
+        self.register_buffer(
+            "noise",
+            torch.randn(1, shape.planes, side, side, generator=generator, device="cpu")
+            .half()
+            .float(),
+        )
         self.register_buffer("table", fsq.code_table(), persistent=False)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -188,7 +224,9 @@ class FlexTok(Tokenizer):
         times = euler_times(self.shape.steps)
         for time, following in pairwise(times):
             picture = self.expected(x, torch.full((1,), time, device=x.device), codes, present)
-            x = picture + (x - picture) * (following / time)  # x - dt * velocity, of (x - picture) / time
+            x = picture + (x - picture) * (
+                following / time
+            )  # x - dt * velocity, of (x - picture) / time
         return x
 
     def expected(self, noisy: Tensor, times: Tensor, codes: Tensor, present: Tensor) -> Tensor:
@@ -213,7 +251,9 @@ class FlexTok(Tokenizer):
         noisy = pixels + times * (torch.randn_like(pixels) - pixels)
         return self.decoder(noisy, times.flatten(), codes, present), times
 
-    def loss(self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int) -> Tensor:
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
         """Mean squared error of the velocity, noise - picture; a recipe's losses on pictures are of no use to a flow and not taken."""
         picture, times = passed
         return ((picture.float() - pixels) / times.clamp(min=self.LEAST_TIME)).square().mean()
@@ -221,7 +261,9 @@ class FlexTok(Tokenizer):
     def use(self, tokens: Tensor) -> float:
         """Use of levels: how many are in even use (e to the entropy), as a share of those there are; mean over the six numbers."""
         shares = []
-        for levels, digits in zip(fsq.LEVELS, fsq.digits_from_tokens(tokens).flatten(0, 1).unbind(1), strict=True):
+        for levels, digits in zip(
+            fsq.LEVELS, fsq.digits_from_tokens(tokens).flatten(0, 1).unbind(1), strict=True
+        ):
             p = digits.bincount(minlength=levels).double() / len(digits)
             shares.append(float(torch.special.entr(p).sum().exp()) / levels)
         return sum(shares) / len(shares)
@@ -229,7 +271,12 @@ class FlexTok(Tokenizer):
     def inner_weights(self) -> list[Tensor]:
         """All of attention and SwiGLU."""
         layers = [*self.encoder.layers, *self.decoder.layers]
-        return [weight for layer in layers for name, weight in layer.named_parameters() if not name.startswith("modulation")]
+        return [
+            weight
+            for layer in layers
+            for name, weight in layer.named_parameters()
+            if not name.startswith("modulation")
+        ]
 
 
 def euler_times(steps: int) -> list[float]:

@@ -8,7 +8,9 @@ from torch import Tensor
 LEVELS = (8, 8, 8, 5, 5, 5)
 CODES = math.prod(LEVELS)  # 64,000: an id fits 16 bits
 _EPS = 1e-3  # keeps the bounded numbers away from the edge where rounding would leave the levels
-_BASIS = [math.prod(LEVELS[:place]) for place in range(len(LEVELS))]  # the first number is the least significant digit
+_BASIS = [
+    math.prod(LEVELS[:place]) for place in range(len(LEVELS))
+]  # the first number is the least significant digit
 
 
 def quantize(z: Tensor) -> Tensor:
@@ -20,12 +22,17 @@ def quantize(z: Tensor) -> Tensor:
 def tokens_from_latents(z: Tensor) -> Tensor:
     """Float [..., 6], unbounded, to token ids int32 [...] in [0, 63999]."""
     digits = _bounded(z).round() + _half_widths(z)
-    return (digits.to(torch.int32) * torch.tensor(_BASIS, dtype=torch.int32, device=z.device)).sum(dim=-1, dtype=torch.int32)
+    return (digits.to(torch.int32) * torch.tensor(_BASIS, dtype=torch.int32, device=z.device)).sum(
+        dim=-1, dtype=torch.int32
+    )
 
 
 def digits_from_tokens(tokens: Tensor) -> Tensor:
     """Token ids int [...] in [0, 63999] to the level of each number, int64 [..., 6]."""
-    basis, levels = torch.tensor(_BASIS, device=tokens.device), torch.tensor(LEVELS, device=tokens.device)
+    basis, levels = (
+        torch.tensor(_BASIS, device=tokens.device),
+        torch.tensor(LEVELS, device=tokens.device),
+    )
     return tokens.unsqueeze(-1) // basis % levels
 
 

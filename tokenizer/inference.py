@@ -20,14 +20,18 @@ def budgets(channels: int) -> tuple[int, ...]:
 def encode(model: Tokenizer, photos: NDArray[np.uint8]) -> Tensor:
     """uint8 [N, S, S, 3] to token ids int32 [N, C]."""
     pixels = torch.from_numpy(photos)
-    return torch.cat([model.encode(to_unit(part).to(_device(model))).cpu() for part in pixels.split(BATCH)])
+    return torch.cat(
+        [model.encode(to_unit(part).to(_device(model))).cpu() for part in pixels.split(BATCH)]
+    )
 
 
 @torch.inference_mode()
 def decode(model: Tokenizer, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
     """The first `budget` of token ids int32 [N, C] to pictures uint8 [N, S, S, 3]."""
     kept = tokens[:, :budget].split(BATCH)
-    return np.concatenate([to_uint8(model.decode_prefix(part.to(_device(model)))).cpu().numpy() for part in kept])
+    return np.concatenate(
+        [to_uint8(model.decode_prefix(part.to(_device(model)))).cpu().numpy() for part in kept]
+    )
 
 
 def _device(model: Tokenizer) -> torch.device:

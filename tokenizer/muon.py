@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients and number of steps of the source: singular values end between 0.68 and 1.13
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # coefficients and number of steps of the source: singular values end between 0.68 and 1.13
 STEPS = 5
 
 
@@ -21,7 +25,14 @@ class Muon(torch.optim.Optimizer):
     rate: as for AdamW, because updates are scaled to AdamW's usual size (0.2 root mean square: Liu et al. 2025, arXiv 2502.16982).
     """
 
-    def __init__(self, weights: Iterable[Tensor], rate: float, *, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        weights: Iterable[Tensor],
+        rate: float,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ) -> None:
         super().__init__(weights, {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -37,7 +48,9 @@ class Muon(torch.optim.Optimizer):
                 matrix = update.flatten(1)
                 scale = 0.2 * math.sqrt(max(matrix.shape))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonalised(matrix).reshape(weight.shape), alpha=-group["lr"] * scale)
+                weight.add_(
+                    orthogonalised(matrix).reshape(weight.shape), alpha=-group["lr"] * scale
+                )
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

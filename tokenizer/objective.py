@@ -22,7 +22,9 @@ class Objective(nn.Module):
         self.perceptual = Perceptual(recipe.perceptual_trunk) if recipe.perceptual_weight else None
         self.discriminator = PatchDiscriminator() if recipe.gan_weight else None
 
-    def tokenizer_loss(self, pixels: Tensor, reconstruction: Tensor, unit: Tensor, active: Tensor, views: int) -> Tensor:
+    def tokenizer_loss(
+        self, pixels: Tensor, reconstruction: Tensor, unit: Tensor, active: Tensor, views: int
+    ) -> Tensor:
         """Scalar to minimise over the tokenizer. Arguments as ChannelTok.forward takes and returns them; views: photos seen before."""
         recipe = self.recipe
         loss = self.picture_loss(pixels, reconstruction, views)
@@ -42,7 +44,9 @@ class Objective(nn.Module):
         if recipe.ssim_weight:
             loss = loss + recipe.ssim_weight * (1 - ssim(reconstruction, pixels))
         if self.perceptual is not None and (weight := recipe.perceptual_weight_at(views)):
-            loss = loss + weight * self._perceptual_distance(self.perceptual, reconstruction, pixels)
+            loss = loss + weight * self._perceptual_distance(
+                self.perceptual, reconstruction, pixels
+            )
         if self.discriminator is not None and views >= recipe.gan_from:
             self.discriminator.requires_grad_(False)  # its own step follows
             loss = loss + recipe.gan_weight * generator_loss(self.discriminator(reconstruction))
@@ -50,7 +54,9 @@ class Objective(nn.Module):
         return loss
 
     @staticmethod
-    def _perceptual_distance(perceptual: Perceptual, reconstruction: Tensor, pixels: Tensor) -> Tensor:
+    def _perceptual_distance(
+        perceptual: Perceptual, reconstruction: Tensor, pixels: Tensor
+    ) -> Tensor:
         """Mean distance of the pictures less a few first rows and columns: a trunk that looks at every fourth pixel invites a grid."""
         down, right = torch.randint(GRID, (2,)).tolist()
         return perceptual(reconstruction[:, :, down:, right:], pixels[:, :, down:, right:]).mean()
@@ -58,7 +64,9 @@ class Objective(nn.Module):
     def discriminator_loss(self, pixels: Tensor, reconstruction: Tensor) -> Tensor:
         """Scalar to minimise over the discriminator."""
         assert self.discriminator is not None
-        return discriminator_loss(self.discriminator(pixels), self.discriminator(reconstruction.detach().float()))
+        return discriminator_loss(
+            self.discriminator(pixels), self.discriminator(reconstruction.detach().float())
+        )
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from tokenizer.channeltok import SIZES, ChannelTok, PaperShape
 
-_WRAPPERS = ("module.", "model.", "_orig_mod.")  # DistributedDataParallel, a trainer's attribute, torch.compile
+_WRAPPERS = (
+    "module.",
+    "model.",
+    "_orig_mod.",
+)  # DistributedDataParallel, a trainer's attribute, torch.compile
 _NOT_THE_MODEL = ("perceptual_loss", "discriminator", "lpips")
 _INSIDE = {"skip": "channel_up", "out": "proj_out"}  # our name inside a Res or an Attn, and theirs
 _SHOWN = 12
@@ -20,14 +24,27 @@ _SHOWN = 12
 def their_names(model: ChannelTok) -> dict[str, str]:
     """Our name of each weight to theirs, for a model with a PaperShape."""
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)}
-    adjust = 1 + max(int(name) for name, module in model.encoder.named_children() if isinstance(module, nn.Conv2d))
+    adjust = 1 + max(
+        int(name)
+        for name, module in model.encoder.named_children()
+        if isinstance(module, nn.Conv2d)
+    )
     names = {}
     for ours in model.state_dict():
         layer, _, weight = ours.rpartition(".")
         side, index, *inside = layer.split(".")
         number = int(index)
-        theirs = f"{side}.spatial_adjust.{number - adjust}" if side == "encoder" and number >= adjust else f"{side}.model.{number}"
-        path = [theirs, *(_INSIDE.get(part, part) for part in inside), *(["gn"] if layer in norms else []), weight]
+        theirs = (
+            f"{side}.spatial_adjust.{number - adjust}"
+            if side == "encoder" and number >= adjust
+            else f"{side}.model.{number}"
+        )
+        path = [
+            theirs,
+            *(_INSIDE.get(part, part) for part in inside),
+            *(["gn"] if layer in norms else []),
+            weight,
+        ]
         names[ours] = ".".join(path)
     return names
 
@@ -39,7 +56,11 @@ def load(tensors: Mapping[str, Tensor]) -> ChannelTok:
     Raises ValueError, with what differs from the nearest size, when none has exactly these names and shapes, and when fp16 cannot hold a
     weight.
     """
-    given = {_unwrapped(name): value for name, value in tensors.items() if not any(part in name for part in _NOT_THE_MODEL)}
+    given = {
+        _unwrapped(name): value
+        for name, value in tensors.items()
+        if not any(part in name for part in _NOT_THE_MODEL)
+    }
     differences = {}
     for size, shape in SIZES.items():
         if not isinstance(shape, PaperShape):
@@ -47,7 +68,9 @@ def load(tensors: Mapping[str, Tensor]) -> ChannelTok:
         with torch.device("meta"):
             model = ChannelTok(shape)
         names = their_names(model)
-        differences[size] = _differences({names[ours]: value for ours, value in model.state_dict().items()}, given)
+        differences[size] = _differences(
+            {names[ours]: value for ours, value in model.state_dict().items()}, given
+        )
         if not differences[size]:
             return _filled(model, {ours: given[theirs] for ours, theirs in names.items()})
     nearest = min(differences, key=lambda size: len(differences[size]))
@@ -80,6 +103,8 @@ def _filled(model: ChannelTok, weights: Mapping[str, Tensor]) -> ChannelTok:
     rounded = {name: value.to(torch.float16).float() for name, value in weights.items()}
     beyond = [name for name, value in rounded.items() if not value.isfinite().all()]
     if beyond:
-        raise ValueError(f"{len(beyond)} weights are not finite in fp16, {beyond[0]} first: such a model cannot be stored here")
+        raise ValueError(
+            f"{len(beyond)} weights are not finite in fp16, {beyond[0]} first: such a model cannot be stored here"
+        )
     model.load_state_dict(rounded, assign=True)
     return model.eval()

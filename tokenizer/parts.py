@@ -17,7 +17,11 @@ from tokenizer import checkpoint
 MIB = 2**20
 PART_MIB = 15.0
 HEADER = 256  # bytes that the name and the place of a tensor take in a file, at most
-PART, PARTS, DIGEST = "part", "parts", "whole_digest"  # what a part's metadata has beside the whole's
+PART, PARTS, DIGEST = (
+    "part",
+    "parts",
+    "whole_digest",
+)  # what a part's metadata has beside the whole's
 
 
 def split(whole: Path, folder: Path, most_mib: float = PART_MIB) -> list[Path]:

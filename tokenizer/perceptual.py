@@ -31,7 +31,10 @@ class Perceptual(nn.Module):
         path = files("stlpips_pytorch") / f"weights/vST0.0/{trunk}_shift_tolerant.pth"
         with path.open("rb") as file:
             weights = torch.load(file, map_location="cpu", weights_only=True)
-        self.blocks = nn.ModuleList(_block(trunk, number, layers, weights) for number, layers in enumerate(_BLOCKS[trunk], start=1))
+        self.blocks = nn.ModuleList(
+            _block(trunk, number, layers, weights)
+            for number, layers in enumerate(_BLOCKS[trunk], start=1)
+        )
         for number in range(len(self.blocks)):
             self.register_buffer(f"head{number}", weights[f"lin{number}.model.1.weight"])
         # ImageNet's mean and deviation for pixels in [-1, 1]
@@ -45,12 +48,16 @@ class Perceptual(nn.Module):
         a, b = ((pixels - self.shift) / self.scale for pixels in (pictures, photos))
         for number, block in enumerate(self.blocks):
             a, b = block(a), block(b)
-            difference = (F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)).square()
+            difference = (
+                F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
+            ).square()
             total = total + F.conv2d(difference, getattr(self, f"head{number}")).mean(dim=(1, 2, 3))
         return total
 
 
-def _block(trunk: Trunk, number: int, layers: tuple[int | str, ...], weights: dict[str, Tensor]) -> nn.Sequential:
+def _block(
+    trunk: Trunk, number: int, layers: tuple[int | str, ...], weights: dict[str, Tensor]
+) -> nn.Sequential:
     block = nn.Sequential()
     for layer in layers:
         if layer == "M":
@@ -59,7 +66,13 @@ def _block(trunk: Trunk, number: int, layers: tuple[int | str, ...], weights: di
         weight, bias = (weights[f"net.slice{number}.{layer}.{name}"] for name in ("weight", "bias"))
         side = weight.shape[2]
         first = trunk == "alex" and number == 1
-        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], side, stride=4 if first else 1, padding=2 if first else side // 2)
+        convolution = nn.Conv2d(
+            weight.shape[1],
+            weight.shape[0],
+            side,
+            stride=4 if first else 1,
+            padding=2 if first else side // 2,
+        )
         convolution.load_state_dict({"weight": weight, "bias": bias})
         block.extend([convolution, nn.ReLU()])
     return block

@@ -18,7 +18,10 @@ from torch import Tensor
 import pictures
 from tokenizer.data import MAX_STRETCH, SUFFIXES, shards
 
-SHORT_SIDE, LONG_SIDE = 176, 264  # pixels of a kept photo at most; what is longer than 3:2 keeps its middle
+SHORT_SIDE, LONG_SIDE = (
+    176,
+    264,
+)  # pixels of a kept photo at most; what is longer than 3:2 keeps its middle
 
 
 class PhotosInMemory:
@@ -46,14 +49,35 @@ class PhotosInMemory:
         return len(self.pixels)
 
     @classmethod
-    def from_shards(cls, pattern: str, device: torch.device, threads: int | None = None) -> "PhotosInMemory":
+    def from_shards(
+        cls, pattern: str, device: torch.device, threads: int | None = None
+    ) -> "PhotosInMemory":
         """All photos of the shards that `pattern` names (see tokenizer.data.shards). Raises FileNotFoundError when there are none."""
-        files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(SUFFIXES)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # decoders release the interpreter
-            return cls(list(pool.map(lambda data: np.asarray(pictures.decode(data[0]).convert("RGB")), files)), device)
+        files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(
+            SUFFIXES
+        )
+        with ThreadPoolExecutor(
+            threads or os.cpu_count()
+        ) as pool:  # decoders release the interpreter
+            return cls(
+                list(
+                    pool.map(
+                        lambda data: np.asarray(pictures.decode(data[0]).convert("RGB")), files
+                    )
+                ),
+                device,
+            )
 
     def batches(
-        self, size: int, batch: int, seed: int, *, least_area: float, colour: float, rank: int = 0, processes: int = 1
+        self,
+        size: int,
+        batch: int,
+        seed: int,
+        *,
+        least_area: float,
+        colour: float,
+        rank: int = 0,
+        processes: int = 1,
     ) -> Iterator[Tensor]:
         """Endless batches float32 [batch, 3, size, size] in [-1, 1], channels last; each epoch in a new order.
 
@@ -61,7 +85,9 @@ class PhotosInMemory:
         of as many as there are processes. Raises ValueError when such a part holds fewer photos than one batch.
         """
         if len(self) // processes < batch:
-            raise ValueError(f"{len(self)} photos are fewer than one batch of {batch} for each of {processes} processes")
+            raise ValueError(
+                f"{len(self)} photos are fewer than one batch of {batch} for each of {processes} processes"
+            )
         order = torch.Generator().manual_seed(seed)
         draw = torch.Generator(self.pixels.device).manual_seed(seed + 1_000_003 * rank)
         while True:
@@ -70,12 +96,21 @@ class PhotosInMemory:
                 if len(chosen) == batch:
                     yield self._batch(chosen.to(self.pixels.device), size, least_area, colour, draw)
 
-    def _batch(self, chosen: Tensor, size: int, least_area: float, colour: float, draw: torch.Generator) -> Tensor:
-        heights, widths, is_portrait = self.heights[chosen], self.widths[chosen], self.is_portrait[chosen]
+    def _batch(
+        self, chosen: Tensor, size: int, least_area: float, colour: float, draw: torch.Generator
+    ) -> Tensor:
+        heights, widths, is_portrait = (
+            self.heights[chosen],
+            self.widths[chosen],
+            self.is_portrait[chosen],
+        )
         u = torch.rand(6, len(chosen), generator=draw, device=chosen.device)
         area = heights * widths * (least_area + (1 - least_area) * u[0])
         ratio = MAX_STRETCH ** (2 * u[1] - 1)
-        w, h = torch.minimum(widths, (area * ratio).sqrt()), torch.minimum(heights, (area / ratio).sqrt())
+        w, h = (
+            torch.minimum(widths, (area * ratio).sqrt()),
+            torch.minimum(heights, (area / ratio).sqrt()),
+        )
         rows = resampling((heights - h) * u[2], h, heights, SHORT_SIDE, size)
         columns = resampling((widths - w) * u[3], w, widths, LONG_SIDE, size)
         pixels = self.pixels[chosen].float() / 127.5 - 1
@@ -105,7 +140,9 @@ def resampling(start: Tensor, length: Tensor, limit: Tensor, side: int, size: in
 
 def change_colours(pixels: Tensor, strength: float, draw: torch.Generator) -> Tensor:
     """Photos float [B, 3, H, W] with contrast and saturation times 1 +- strength, and brightness plus or minus half of it."""
-    u = (2 * torch.rand(3, len(pixels), 1, 1, 1, generator=draw, device=pixels.device) - 1) * strength
+    u = (
+        2 * torch.rand(3, len(pixels), 1, 1, 1, generator=draw, device=pixels.device) - 1
+    ) * strength
     grey = pixels.mean(1, keepdim=True)
     pixels = grey + (pixels - grey) * (1 + u[0])
     mean = grey.mean((2, 3), keepdim=True)
@@ -121,4 +158,8 @@ def _fitted(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = min(1.0, SHORT_SIDE / height)
     left = (width - kept) / 2
     size = (min(LONG_SIDE, round(kept * scale)), round(height * scale))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC, box=(left, 0, left + kept, height)))
+    return np.asarray(
+        Image.fromarray(photo).resize(
+            size, Image.Resampling.BICUBIC, box=(left, 0, left + kept, height)
+        )
+    )

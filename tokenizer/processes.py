@@ -28,7 +28,9 @@ class Processes:
         """The model whose gradients are averaged over all processes; `model` itself where there is only one."""
         if self.count == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, device_ids=None if self.device.type == "cpu" else [self.device])
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=None if self.device.type == "cpu" else [self.device]
+        )
 
     def average_gradients(self, module: nn.Module) -> None:
         """For a small module that `share` does not wrap."""

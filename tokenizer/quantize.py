@@ -16,7 +16,9 @@ BITS = 16
 CODE = 1 / math.sqrt(BITS)  # a code is +-0.25 in each of its 16 places: a corner of the unit sphere
 ABSENT = -1  # token id of a channel that was dropped; its code is 0, which no token has
 RARE = 0.05  # a bit that is 1 in fewer pictures than this, or 0 in fewer, is as good as dead
-_WEIGHTS = [2 ** (BITS - 1 - p) for p in range(BITS)]  # most significant bit first, p = 4 * row + column
+_WEIGHTS = [
+    2 ** (BITS - 1 - p) for p in range(BITS)
+]  # most significant bit first, p = 4 * row + column
 
 
 class _Constant:
@@ -69,7 +71,9 @@ def _code_table() -> Tensor:
     return torch.cat([codes, torch.zeros(1, BITS)])
 
 
-_CODES = _Constant(_code_table())  # float32 [65537, 16], a row for each id; the last one is for what is absent
+_CODES = _Constant(
+    _code_table()
+)  # float32 [65537, 16], a row for each id; the last one is for what is absent
 
 
 def codes_from_tokens(tokens: Tensor) -> Tensor:
@@ -110,7 +114,12 @@ def factorised_entropy(unit: Tensor, active: Tensor, inverse_temperature: float 
 
 def ones(tokens: Tensor) -> NDArray[np.float64]:
     """Share of pictures in which each bit is 1, most significant bit first. tokens: int32 [N, C]. Returns [C, 16]."""
-    return torch.stack([(tokens >> (BITS - 1 - p)) & 1 for p in range(BITS)], dim=2).double().mean(0).numpy()
+    return (
+        torch.stack([(tokens >> (BITS - 1 - p)) & 1 for p in range(BITS)], dim=2)
+        .double()
+        .mean(0)
+        .numpy()
+    )
 
 
 def live_bits(tokens: Tensor) -> float:

@@ -32,7 +32,16 @@ def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Pictu
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
     model = checkpoint.load(options.weights)
-    return model, np.stack([pictures.prepare(path.read_bytes(), model.shape.picture_size) for path in options.photos]), options.output
+    return (
+        model,
+        np.stack(
+            [
+                pictures.prepare(path.read_bytes(), model.shape.picture_size)
+                for path in options.photos
+            ]
+        ),
+        options.output,
+    )
 
 
 def draw(columns: Sequence[Column], output: Path) -> None:
@@ -40,9 +49,17 @@ def draw(columns: Sequence[Column], output: Path) -> None:
     from matplotlib import pyplot
 
     rows = len(columns[0].pictures)
-    figure, axes = pyplot.subplots(rows, len(columns), figsize=(2 * len(columns), 2.2 * rows), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        rows,
+        len(columns),
+        figsize=(2 * len(columns), 2.2 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
     for number, column in enumerate(columns):
-        for axis, title, picture in zip(axes[:, number], column.titles, column.pictures, strict=True):
+        for axis, title, picture in zip(
+            axes[:, number], column.titles, column.pictures, strict=True
+        ):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=9)
             axis.axis("off")

@@ -61,16 +61,24 @@ class TrainCommand(Recipe):
             group.close()
 
 
-def optimisers(weights: Iterable[Tensor], inner: list[Tensor], recipe: Schedule) -> list[torch.optim.Optimizer]:
+def optimisers(
+    weights: Iterable[Tensor], inner: list[Tensor], recipe: Schedule
+) -> list[torch.optim.Optimizer]:
     """Muon for the inner weights; AdamW for those that face pixels or codes, and for biases and norms, which do not decay."""
     by_muon = set(inner) if recipe.optimiser == "muon" else set()
     others = [weight for weight in weights if weight not in by_muon]
     groups = [
-        {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": recipe.weight_decay},
+        {
+            "params": [weight for weight in others if weight.ndim > 1],
+            "weight_decay": recipe.weight_decay,
+        },
         {"params": [weight for weight in others if weight.ndim == 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.95), fused=True)
-    return [*([Muon(inner, recipe.rate, weight_decay=recipe.weight_decay)] if by_muon else []), adamw]
+    return [
+        *([Muon(inner, recipe.rate, weight_decay=recipe.weight_decay)] if by_muon else []),
+        adamw,
+    ]
 
 
 @torch.no_grad()
@@ -92,19 +100,31 @@ class Trainer:
         self.recipe = recipe
         self.group = group or processes.Processes(0, 1, torch.device("cpu"))
         if recipe.batch % self.group.count:
-            raise ValueError(f"a batch of {recipe.batch} photos cannot be divided over {self.group.count} processes")
+            raise ValueError(
+                f"a batch of {recipe.batch} photos cannot be divided over {self.group.count} processes"
+            )
         self.started = time.monotonic()
         torch.manual_seed(recipe.seed)
-        self.model: Tokenizer = SIZES[recipe.size].build() if recipe.start_from is None else checkpoint.load(recipe.start_from).train()
+        self.model: Tokenizer = (
+            SIZES[recipe.size].build()
+            if recipe.start_from is None
+            else checkpoint.load(recipe.start_from).train()
+        )
         self.model.to(self.group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimisers = optimisers(self.model.parameters(), self.model.inner_weights(), recipe)
         self.objective = Objective(recipe).to(self.group.device)
         discriminator = self.objective.discriminator
-        self.adversary = None if discriminator is None else torch.optim.AdamW(discriminator.parameters(), recipe.gan_rate, betas=(0.5, 0.9))
+        self.adversary = (
+            None
+            if discriminator is None
+            else torch.optim.AdamW(discriminator.parameters(), recipe.gan_rate, betas=(0.5, 0.9))
+        )
         facts = {} if recipe.start_from is None else checkpoint.facts(recipe.start_from)
         self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
-        self.warm_from = self.views  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
+        self.warm_from = (
+            self.views
+        )  # a new optimiser knows nothing yet of the scale of gradients, however good the weights
         self.stop = False
         self.time_share = 0.0  # of `minutes`
         self.last = recipe.run / "last.pt"
@@ -125,14 +145,27 @@ class Trainer:
         seed = recipe.seed + self.views
         torch.manual_seed(seed + 1_000_003 * self.group.rank)
         batches = self._batches(size, seed)
-        photos = evaluation_photos(recipe.validation, size, VALIDATION_PHOTOS) if self.group.first else None
+        photos = (
+            evaluation_photos(recipe.validation, size, VALIDATION_PHOTOS)
+            if self.group.first
+            else None
+        )
         saved, evaluated = time.monotonic(), self.views
-        with tqdm(total=recipe.views, initial=self.views, unit="photo", smoothing=0.05, disable=not self.group.first) as bar:
+        with tqdm(
+            total=recipe.views,
+            initial=self.views,
+            unit="photo",
+            smoothing=0.05,
+            disable=not self.group.first,
+        ) as bar:
             for loss in self._steps(batches):
                 bar.update(recipe.batch)
                 if photos is None:
                     continue
-                if self.views // recipe.evaluate_every > evaluated // recipe.evaluate_every or self.ended:
+                if (
+                    self.views // recipe.evaluate_every > evaluated // recipe.evaluate_every
+                    or self.ended
+                ):
                     evaluated = self.views
                     bar.write(self._evaluate(photos, loss.item()))
                 if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
@@ -147,9 +180,22 @@ class Trainer:
         if recipe.photos_in_memory:
             photos = PhotosInMemory.from_shards(recipe.train, group.device)
             return photos.batches(
-                size, batch, seed, least_area=recipe.crop_area, colour=recipe.colour, rank=group.rank, processes=group.count
+                size,
+                batch,
+                seed,
+                least_area=recipe.crop_area,
+                colour=recipe.colour,
+                rank=group.rank,
+                processes=group.count,
             )
-        return training_batches(recipe.train, size, batch, seed + 1_000_003 * group.rank, recipe.workers, recipe.crop_area)
+        return training_batches(
+            recipe.train,
+            size,
+            batch,
+            seed + 1_000_003 * group.rank,
+            recipe.workers,
+            recipe.crop_area,
+        )
 
     @property
     def ended(self) -> bool:
@@ -165,14 +211,18 @@ class Trainer:
             mean_loss = loss if mean_loss is None else mean_loss.lerp(loss, 0.02)
             self.views += self.recipe.batch
             self.seconds += time.monotonic() - started
-            if self.recipe.minutes is not None:  # one clock, or rates and ends of processes would differ
+            if (
+                self.recipe.minutes is not None
+            ):  # one clock, or rates and ends of processes would differ
                 passed = self.group.largest(time.monotonic() - self.started)
                 self.time_share = passed / (60 * self.recipe.minutes)
             yield mean_loss
 
     def _step(self, pixels: Tensor) -> Tensor:
         recipe = self.recipe
-        budgets = draw_budgets(len(pixels), self.model.shape.channels, recipe.keep_all).to(pixels.device)
+        budgets = draw_budgets(len(pixels), self.model.shape.channels, recipe.keep_all).to(
+            pixels.device
+        )
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             passed = self.shared(pixels, budgets)
         loss = self.model.loss(self.objective, pixels, passed, self.views)
@@ -194,21 +244,33 @@ class Trainer:
     def _evaluate(self, photos: Any, loss: float) -> str:
         averaged = self.averaged
         tokens = inference.encode(averaged, photos)
-        row: dict[str, float] = {"views": self.views, "hours": self.seconds / 3600, "loss": loss, averaged.use_name: averaged.use(tokens)}
+        row: dict[str, float] = {
+            "views": self.views,
+            "hours": self.seconds / 3600,
+            "loss": loss,
+            averaged.use_name: averaged.use(tokens),
+        }
         for k in inference.budgets(self.model.shape.channels):
-            row[f"psnr_{k}"] = float(fidelity.psnr(photos, inference.decode(averaged, tokens, k)).mean())
+            row[f"psnr_{k}"] = float(
+                fidelity.psnr(photos, inference.decode(averaged, tokens, k)).mean()
+            )
         log = self.recipe.run / "log.jsonl"
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
         learning_curve.plot(log, self.recipe.run / "curve.png")
-        return "  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+        return "  ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in row.items()
+        )
 
     def _save(self) -> None:
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "discriminator": None if self.objective.discriminator is None else self.objective.discriminator.state_dict(),
+            "discriminator": None
+            if self.objective.discriminator is None
+            else self.objective.discriminator.state_dict(),
             "adversary": None if self.adversary is None else self.adversary.state_dict(),
             "views": self.views,
             "seconds": self.seconds,
@@ -219,7 +281,11 @@ class Trainer:
         os.replace(temporary, self.last)
         record = self.recipe.model_dump_json(include=_RECORDED)
         weights = self.recipe.run / "weights.safetensors"
-        checkpoint.save(self.averaged, weights, {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record})
+        checkpoint.save(
+            self.averaged,
+            weights,
+            {"views": str(self.views), "seconds": f"{self.seconds:.0f}", "recipe": record},
+        )
         if self.recipe.deliver is not None:
             parts.split(weights, self.recipe.deliver)
             for name in ("log.jsonl", "curve.png"):
@@ -233,10 +299,18 @@ class Trainer:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         # A discriminator that the recipe adds to a run that had none starts anew.
-        if self.objective.discriminator is not None and self.adversary is not None and state["adversary"] is not None:
+        if (
+            self.objective.discriminator is not None
+            and self.adversary is not None
+            and state["adversary"] is not None
+        ):
             self.objective.discriminator.load_state_dict(state["discriminator"])
             self.adversary.load_state_dict(state["adversary"])
-        self.views, self.seconds, self.warm_from = state["views"], state["seconds"], state["warm_from"]
+        self.views, self.seconds, self.warm_from = (
+            state["views"],
+            state["seconds"],
+            state["warm_from"],
+        )
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop = True

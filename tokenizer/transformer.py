@@ -21,11 +21,16 @@ class Attention(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         with torch.no_grad():
-            self.k.weight.copy_(self.q.weight)  # so that it begins by looking at what is alike (Trockman, Kolter 2023, arXiv 2305.09828)
+            self.k.weight.copy_(
+                self.q.weight
+            )  # so that it begins by looking at what is alike (Trockman, Kolter 2023, arXiv 2305.09828)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias: float, added to the scores; broadcast to [B, heads, tokens, tokens]."""
-        q, k, v = (project(x).unflatten(2, (-1, HEAD)).transpose(1, 2) for project in (self.q, self.k, self.v))
+        q, k, v = (
+            project(x).unflatten(2, (-1, HEAD)).transpose(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
         attended = F.scaled_dot_product_attention(norm(q).to(v.dtype), norm(k).to(v.dtype), v, bias)
         return self.out(attended.transpose(1, 2).flatten(2))
 
@@ -72,7 +77,9 @@ class TimedLayer(nn.Module):
     def forward(self, x: Tensor, time: Tensor, bias: Tensor | None = None) -> Tensor:
         """time: float [B or 1, d]. bias: as Attention takes it."""
         # Shift, scale and gate of the attention, then of the MLP; of patches and of the others: float [B or 1, 2, 1, d] each.
-        shift, scale, gate, shift2, scale2, gate2 = self.modulation(F.silu(time)).float().unflatten(1, (6, 2, 1, -1)).unbind(1)
+        shift, scale, gate, shift2, scale2, gate2 = (
+            self.modulation(F.silu(time)).float().unflatten(1, (6, 2, 1, -1)).unbind(1)
+        )
         x = x + self._times(self.attention(self._times(norm(x), 1 + scale, shift), bias), gate)
         return x + self._times(self.mlp(self._times(norm(x), 1 + scale2, shift2)), gate2)
 

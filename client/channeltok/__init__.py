@@ -17,7 +17,14 @@ from channeltok.errors import (
     UnknownGenerator,
     UnknownTokenizer,
 )
-from channeltok.generation import Generated, GenerationEvent, GeneratorInfo, NewTokens, Preview, Started
+from channeltok.generation import (
+    Generated,
+    GenerationEvent,
+    GeneratorInfo,
+    NewTokens,
+    Preview,
+    Started,
+)
 from channeltok.messages import TokenizerInfo
 from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens

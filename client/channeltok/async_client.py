@@ -1,7 +1,15 @@
 """The typed client for asyncio: the methods, errors and rules of `channeltok.client`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -9,9 +17,22 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
-from channeltok.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, checked_in_flight, checked_timeout, metadata_of, typed_errors
+from channeltok.connection import (
+    CHANNEL_OPTIONS,
+    DEFAULT_TARGET,
+    checked_in_flight,
+    checked_timeout,
+    metadata_of,
+    typed_errors,
+)
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
-from channeltok.generation import GenerationEvent, GeneratorInfo, generate_request, read_event, read_generators
+from channeltok.generation import (
+    GenerationEvent,
+    GeneratorInfo,
+    generate_request,
+    read_event,
+    read_generators,
+)
 from channeltok.messages import (
     PictureFormat,
     TokenizerInfo,
@@ -68,21 +89,39 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         await self.close()
 
-    async def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None) -> Tokens:
+    async def encode(
+        self,
+        picture: bytes,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+    ) -> Tokens:
         """As `Client.encode`."""
         request = encode_request(picture, k, tokenizer, quality)
         with typed_errors():
-            response = await self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
+            response = await self._stub.Encode(
+                request, timeout=self._timeout, metadata=self._metadata()
+            )
         return read_tokens(response)
 
-    async def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
+    async def decode(
+        self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None
+    ) -> bytes:
         """As `Client.decode`."""
         request = decode_request(tokens, format, tokenizer)
         with typed_errors():
-            response = await self._stub.Decode(request, timeout=self._timeout, metadata=self._metadata())
+            response = await self._stub.Decode(
+                request, timeout=self._timeout, metadata=self._metadata()
+            )
         return read_picture(response)
 
     def encode_stream(
@@ -98,7 +137,9 @@ class AsyncClient:
         check_k(k)
 
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
-        return self._stream(self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight))
+        return self._stream(
+            self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight)
+        )
 
     def decode_stream(
         self,
@@ -111,12 +152,16 @@ class AsyncClient:
         check_format(format)
 
         build = partial(decode_item, format=format, tokenizer=tokenizer)
-        return self._stream(self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight))
+        return self._stream(
+            self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
+        )
 
     async def tokenizers(self) -> list[TokenizerInfo]:
         """As `Client.tokenizers`."""
         with typed_errors():
-            response = await self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
+            response = await self._stub.ListTokenizers(
+                pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata()
+            )
         return read_tokenizers(response)
 
     def generate(
@@ -133,7 +178,9 @@ class AsyncClient:
         generator: str | None = None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """As `Client.generate`, to iterate with `async for`."""
-        request = generate_request(class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator)
+        request = generate_request(
+            class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator
+        )
         return self._events(request)
 
     async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -148,7 +195,9 @@ class AsyncClient:
     async def generators(self) -> list[GeneratorInfo]:
         """As `Client.generators`."""
         with typed_errors():
-            response = await self._stub.ListGenerators(pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata())
+            response = await self._stub.ListGenerators(
+                pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata()
+            )
         return read_generators(response)
 
     async def _stream(
@@ -233,7 +282,12 @@ def _end_of_stream(ends: list[grpc.aio.AioRpcError]) -> CallEnded:
 
 def _how_it_ended(call: Any) -> grpc.aio.AioRpcError:
     """The status of a call that is done, OK or not."""
-    return grpc.aio.AioRpcError(_at_once(call.code()), grpc.aio.Metadata(), _at_once(call.trailing_metadata()), _at_once(call.details()))
+    return grpc.aio.AioRpcError(
+        _at_once(call.code()),
+        grpc.aio.Metadata(),
+        _at_once(call.trailing_metadata()),
+        _at_once(call.details()),
+    )
 
 
 def _at_once(ready: Coroutine[Any, Any, Any]) -> Any:

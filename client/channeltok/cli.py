@@ -20,7 +20,12 @@ from channeltok.tokens import TokenBytesError, Tokens
 SUFFIX = ".ctok"
 FIRST_IDS = 8
 
-_FORMAT_OF_SUFFIX: dict[str, PictureFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_FORMAT_OF_SUFFIX: dict[str, PictureFormat] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
 
 
 class _Refused(Exception):
@@ -50,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{options.input}: {error}")
     except ChannelTokError as error:
         return _complain(_explain(error, options.server))
-    except BrokenPipeError:  # whoever read our output has enough, as in `| head`; exit must not try to write the rest
+    except (
+        BrokenPipeError
+    ):  # whoever read our output has enough, as in `| head`; exit must not try to write the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -69,29 +76,56 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("CHANNELTOK_SERVER") or DEFAULT_TARGET,
         help="where the service listens; default: $CHANNELTOK_SERVER, else " + DEFAULT_TARGET,
     )
-    service.add_argument("--tls", action="store_true", help="TLS, with the roots that this system trusts")
-    service.add_argument("--ca", metavar="FILE", type=Path, help="TLS, with the root certificates of this PEM file instead")
-    service.add_argument("--certificate", metavar="FILE", type=Path, help="mutual TLS: your certificate, PEM; implies --tls")
-    service.add_argument("--key", metavar="FILE", type=Path, help="mutual TLS: the key of --certificate, PEM")
+    service.add_argument(
+        "--tls", action="store_true", help="TLS, with the roots that this system trusts"
+    )
+    service.add_argument(
+        "--ca",
+        metavar="FILE",
+        type=Path,
+        help="TLS, with the root certificates of this PEM file instead",
+    )
+    service.add_argument(
+        "--certificate",
+        metavar="FILE",
+        type=Path,
+        help="mutual TLS: your certificate, PEM; implies --tls",
+    )
+    service.add_argument(
+        "--key", metavar="FILE", type=Path, help="mutual TLS: the key of --certificate, PEM"
+    )
     service.add_argument(
         "--bearer-token-file",  # no flag takes the token itself: whoever lists processes would see it
         metavar="FILE",
         type=Path,
         help="a file that holds your bearer token; default: the token in $CHANNELTOK_BEARER_TOKEN, else none",
     )
-    service.add_argument("--tokenizer", metavar="NAME", help="one of those that `channeltok info` lists")
+    service.add_argument(
+        "--tokenizer", metavar="NAME", help="one of those that `channeltok info` lists"
+    )
 
-    parser = _Parser(prog="channeltok", description="Pictures to short token sequences and back, by a ChannelTok service.")
-    parser.add_argument("--version", action="version", version=f"channeltok {version('channeltok')}")
+    parser = _Parser(
+        prog="channeltok",
+        description="Pictures to short token sequences and back, by a ChannelTok service.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"channeltok {version('channeltok')}"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     encode = commands.add_parser("encode", parents=[service], help="a picture to tokens")
     encode.add_argument("input", metavar="PICTURE", type=Path, help="a JPEG, PNG or WebP")
     length = encode.add_mutually_exclusive_group()
     length.add_argument("-k", type=int, help="how many tokens to keep; default: all")
-    length.add_argument("--quality", metavar="Q", type=dataset_commands.quality, help=dataset_commands.QUALITY_HELP)
-    encode.add_argument("-o", "--output", metavar="FILE", help=f"default: PICTURE with {SUFFIX}; - is stdout")
-    encode.add_argument("--ids", action="store_true", help="print the ids too, as text on one line of stdout")
+    length.add_argument(
+        "--quality", metavar="Q", type=dataset_commands.quality, help=dataset_commands.QUALITY_HELP
+    )
+    encode.add_argument(
+        "-o", "--output", metavar="FILE", help=f"default: PICTURE with {SUFFIX}; - is stdout"
+    )
+    encode.add_argument(
+        "--ids", action="store_true", help="print the ids too, as text on one line of stdout"
+    )
     encode.set_defaults(run=_encode)
 
     decode = commands.add_parser("decode", parents=[service], help="tokens to a picture")
@@ -106,8 +140,12 @@ def _parser() -> argparse.ArgumentParser:
 
     generate_command.add_command(commands, [service], _connect, _format)
 
-    info = commands.add_parser("info", parents=[service], help="what the service serves, or what a file of tokens holds")
-    info.add_argument("input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service")
+    info = commands.add_parser(
+        "info", parents=[service], help="what the service serves, or what a file of tokens holds"
+    )
+    info.add_argument(
+        "input", metavar="TOKENS", type=Path, nargs="?", help=f"a {SUFFIX} file; needs no service"
+    )
     info.set_defaults(run=_info)
     dataset_commands.add_commands(commands, [service], _connect)
     return parser
@@ -124,7 +162,10 @@ def _connect(options: argparse.Namespace) -> Client:
         raise _Refused("--certificate and --key go together", exit_code=2)
     credentials = None
     if options.tls or options.ca or options.certificate:
-        root, key, certificate = (None if file is None else file.read_bytes() for file in (options.ca, options.key, options.certificate))
+        root, key, certificate = (
+            None if file is None else file.read_bytes()
+            for file in (options.ca, options.key, options.certificate)
+        )
         credentials = grpc.ssl_channel_credentials(root, key, certificate)
     token = os.environ.get("CHANNELTOK_BEARER_TOKEN") or None
     if options.bearer_token_file is not None:
@@ -144,7 +185,9 @@ def _encode(options: argparse.Namespace) -> None:
         tokens = client.encode(picture, options.k, options.tokenizer, quality=options.quality)
     data = tokens.to_bytes()
     _write(output, data)
-    summary = f"{_name(output)}: {tokens.k} tokens, {len(data)} bytes, fingerprint {tokens.fingerprint}"
+    summary = (
+        f"{_name(output)}: {tokens.k} tokens, {len(data)} bytes, fingerprint {tokens.fingerprint}"
+    )
     for one in tokens.curve:
         if one.k == tokens.k:
             summary += f", SSIM {one.ssim:.3f}, {one.psnr:.1f} dB"
@@ -177,7 +220,9 @@ def _info(options: argparse.Namespace) -> None:
     chosen = [t for t in served if options.tokenizer in (None, t.name)]
     if not chosen and options.tokenizer is not None:
         names = ", ".join(t.name for t in served) or "none"
-        raise UnknownTokenizer("UNKNOWN_TOKENIZER", f"no tokenizer is named {options.tokenizer!r}; served: {names}")
+        raise UnknownTokenizer(
+            "UNKNOWN_TOKENIZER", f"no tokenizer is named {options.tokenizer!r}; served: {names}"
+        )
     print(_table(chosen))
 
 
@@ -202,7 +247,10 @@ def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
         for t in tokenizers
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _format(output: str) -> PictureFormat:
@@ -210,7 +258,10 @@ def _format(output: str) -> PictureFormat:
         return "png"
     suffix = Path(output).suffix.lower()
     if suffix not in _FORMAT_OF_SUFFIX:
-        raise _Refused(f"{output}: the suffix of a picture is one of {', '.join(_FORMAT_OF_SUFFIX)}", exit_code=2)
+        raise _Refused(
+            f"{output}: the suffix of a picture is one of {', '.join(_FORMAT_OF_SUFFIX)}",
+            exit_code=2,
+        )
     return _FORMAT_OF_SUFFIX[suffix]
 
 

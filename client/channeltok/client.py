@@ -13,9 +13,22 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from channeltok.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, checked_in_flight, checked_timeout, metadata_of, typed_errors
+from channeltok.connection import (
+    CHANNEL_OPTIONS,
+    DEFAULT_TARGET,
+    checked_in_flight,
+    checked_timeout,
+    metadata_of,
+    typed_errors,
+)
 from channeltok.errors import ChannelTokError, from_rpc_error
-from channeltok.generation import GenerationEvent, GeneratorInfo, generate_request, read_event, read_generators
+from channeltok.generation import (
+    GenerationEvent,
+    GeneratorInfo,
+    generate_request,
+    read_event,
+    read_generators,
+)
 from channeltok.messages import (
     PictureFormat,
     TokenizerInfo,
@@ -78,10 +91,22 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
-    def encode(self, picture: bytes, k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None) -> Tokens:
+    def encode(
+        self,
+        picture: bytes,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+    ) -> Tokens:
         """The first k tokens of a picture.
 
         picture: the bytes of a JPEG, PNG or WebP. k: 1 to the tokenizer's channels; None: all of them. tokenizer: a name from
@@ -92,7 +117,9 @@ class Client:
             response = self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
 
-    def decode(self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None) -> bytes:
+    def decode(
+        self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None
+    ) -> bytes:
         """The picture that the tokens (or token bytes) stand for, as the bytes of a PNG, JPEG or WebP, `picture_size` pixels square.
 
         tokenizer: a name from `tokenizers()`; None: the one that made the tokens.
@@ -121,10 +148,16 @@ class Client:
         check_k(k)
 
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
-        return self._stream(self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight))
+        return self._stream(
+            self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight)
+        )
 
     def decode_stream(
-        self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None, in_flight: int = 64
+        self,
+        tokens: Iterable[Tokens | bytes],
+        format: PictureFormat = "png",
+        tokenizer: str | None = None,
+        in_flight: int = 64,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """Many token sequences over one call: for each, in the order given, its picture or the error it failed with.
 
@@ -133,12 +166,16 @@ class Client:
         check_format(format)
 
         build = partial(decode_item, format=format, tokenizer=tokenizer)
-        return self._stream(self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight))
+        return self._stream(
+            self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
+        )
 
     def tokenizers(self) -> list[TokenizerInfo]:
         """What is served now, the default tokenizer first."""
         with typed_errors():
-            response = self._stub.ListTokenizers(pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata())
+            response = self._stub.ListTokenizers(
+                pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata()
+            )
         return read_tokenizers(response)
 
     def generate(
@@ -164,7 +201,9 @@ class Client:
         The client's timeout is the deadline of the whole call. Closing the iterator stops the work. What is raised, is raised by the
         first `next`, or in the middle when the service fails there.
         """
-        request = generate_request(class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator)
+        request = generate_request(
+            class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator
+        )
         return self._events(request)
 
     def _events(self, request: pb.GenerateRequest) -> Generator[GenerationEvent, None, None]:
@@ -178,7 +217,9 @@ class Client:
     def generators(self) -> list[GeneratorInfo]:
         """What generates now, the default generator first; empty where none is served."""
         with typed_errors():
-            response = self._stub.ListGenerators(pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata())
+            response = self._stub.ListGenerators(
+                pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata()
+            )
         return read_generators(response)
 
     def _stream(

@@ -104,16 +104,24 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("OVERLOADED", Overloaded),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", DeadlineExceeded),
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", Unavailable),
-    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", Unavailable),  # the other side hung up; our own cancellations never get here
+    grpc.StatusCode.CANCELLED: (
+        "UNAVAILABLE",
+        Unavailable,
+    ),  # the other side hung up; our own cancellations never get here
 }
-_STATUS_OF_NUMBER: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
+_STATUS_OF_NUMBER: dict[int, grpc.StatusCode] = {
+    status.value[0]: status for status in grpc.StatusCode
+}
 
 
 def from_rpc_error(error: grpc.RpcError) -> ChannelTokError:
     """The typed exception for a failed call of grpc or grpc.aio."""
     try:
         status = rpc_status.from_call(error)
-    except (ValueError, DecodeError):  # details that contradict the call, or are no details at all: a proxy's work
+    except (
+        ValueError,
+        DecodeError,
+    ):  # details that contradict the call, or are no details at all: a proxy's work
         status = None
     details = status.details if status is not None else ()
     return _typed(error.code(), error.details() or "", details)
@@ -121,14 +129,18 @@ def from_rpc_error(error: grpc.RpcError) -> ChannelTokError:
 
 def from_status(status: status_pb2.Status) -> ChannelTokError:
     """The typed exception for the error of one stream item."""
-    return _typed(_STATUS_OF_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status.details)
+    return _typed(
+        _STATUS_OF_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status.details
+    )
 
 
 def _typed(status: grpc.StatusCode, message: str, details: Iterable[Any]) -> ChannelTokError:
     reason, retry_after = _read_details(details)
     code, cause = _BY_STATUS.get(status, ("INTERNAL", InternalError))
     # gRPC refuses a long message with the status of a full queue; only its text tells them apart.
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and ("larger than max" in message or "metadata size" in message):
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and (
+        "larger than max" in message or "metadata size" in message
+    ):
         code, cause = "TOO_LARGE", TooLarge
     if reason:
         code, cause = reason, _BY_CODE.get(reason, cause)

@@ -24,14 +24,41 @@ def add_command(
     """connect: the client that the options ask for. format_of: that of an output's name; complains about others."""
     generate = commands.add_parser("generate", parents=parents, help="a new picture")
     generate.add_argument("--generator", metavar="NAME", help="default: the service's")
-    generate.add_argument("--class", dest="class_name", metavar="CLASS", help="what it shows: one of the generator's classes")
+    generate.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="CLASS",
+        help="what it shows: one of the generator's classes",
+    )
     generate.add_argument("-k", type=int, help="tokens of the picture; default: all")
-    generate.add_argument("--seed", type=int, help="the same gives the same picture; default: drawn, and told")
-    generate.add_argument("--prefix", dest="input", metavar="TOKENS", type=Path, help="a .ctok file to go on with")
-    generate.add_argument("--temperature", type=float, help="0: the likeliest token each time; default: 0.85")
-    generate.add_argument("--top-k", type=int, help="draw from so many of the likeliest ids; 0: from all; default: 200")
-    generate.add_argument("--previews", metavar="K,K,...", type=_budgets, default=[], help="write the picture at these k too")
-    generate.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: .png, .jpg, .jpeg, .webp; - is PNG on stdout")
+    generate.add_argument(
+        "--seed", type=int, help="the same gives the same picture; default: drawn, and told"
+    )
+    generate.add_argument(
+        "--prefix", dest="input", metavar="TOKENS", type=Path, help="a .ctok file to go on with"
+    )
+    generate.add_argument(
+        "--temperature", type=float, help="0: the likeliest token each time; default: 0.85"
+    )
+    generate.add_argument(
+        "--top-k",
+        type=int,
+        help="draw from so many of the likeliest ids; 0: from all; default: 200",
+    )
+    generate.add_argument(
+        "--previews",
+        metavar="K,K,...",
+        type=_budgets,
+        default=[],
+        help="write the picture at these k too",
+    )
+    generate.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="the picture: .png, .jpg, .jpeg, .webp; - is PNG on stdout",
+    )
     generate.add_argument("--tokens", metavar="FILE", type=Path, help="write the token bytes too")
     generate.set_defaults(run=lambda options: _generate(options, connect, format_of))
 
@@ -40,7 +67,9 @@ def _budgets(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"are whole numbers with commas between, not {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"are whole numbers with commas between, not {text!r}"
+        ) from error
 
 
 def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf) -> None:
@@ -62,7 +91,10 @@ def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf
         for event in events:
             match event:
                 case Started():
-                    k, summary = event.k, f"{event.generator}, seed {event.seed}, fingerprint {event.fingerprint}"
+                    k, summary = (
+                        event.k,
+                        f"{event.generator}, seed {event.seed}, fingerprint {event.fingerprint}",
+                    )
                 case NewTokens():
                     _progress(f"\r{event.index + len(event.ids)}/{k} tokens")
                 case Preview():
@@ -75,7 +107,10 @@ def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf
     if options.tokens is not None:
         options.tokens.write_bytes(tokens.to_bytes())
     name = "stdout" if options.output == "-" else options.output
-    print(f"{name}: {tokens.k} tokens by {summary}", file=sys.stderr if options.output == "-" else sys.stdout)
+    print(
+        f"{name}: {tokens.k} tokens by {summary}",
+        file=sys.stderr if options.output == "-" else sys.stdout,
+    )
 
 
 def _progress(text: str) -> None:

@@ -110,14 +110,28 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
             return Preview(response.preview.k, response.preview.picture)
         case "finished":
             try:
-                return Generated(Tokens.from_bytes(response.finished.tokens), response.finished.engine)
+                return Generated(
+                    Tokens.from_bytes(response.finished.tokens), response.finished.engine
+                )
             except TokenBytesError as error:
-                raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
-    raise InternalError("INTERNAL", "the service answered with an event that this release does not know")
+                raise InternalError(
+                    "INTERNAL", f"the service's answer cannot be read: {error}"
+                ) from error
+    raise InternalError(
+        "INTERNAL", "the service answered with an event that this release does not know"
+    )
 
 
 def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:
     return [
-        GeneratorInfo(g.name, g.family, g.generator_fingerprint, g.tokenizer, g.fingerprint, g.channels, tuple(g.classes))
+        GeneratorInfo(
+            g.name,
+            g.family,
+            g.generator_fingerprint,
+            g.tokenizer,
+            g.fingerprint,
+            g.channels,
+            tuple(g.classes),
+        )
         for g in response.generators
     ]

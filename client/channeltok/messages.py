@@ -52,17 +52,28 @@ def check_k(k: int | None) -> None:
 def check_format(format: str) -> None:
     """Refuse a format that is not png, jpeg or webp: InvalidInput, UNSUPPORTED_FORMAT."""
     if format not in FORMATS:
-        raise InvalidInput("UNSUPPORTED_FORMAT", f"pictures are written as {', '.join(FORMATS)}, not {format!r}")
+        raise InvalidInput(
+            "UNSUPPORTED_FORMAT", f"pictures are written as {', '.join(FORMATS)}, not {format!r}"
+        )
 
 
-def encode_request(picture: bytes, k: int | None, tokenizer: str | None, quality: Quality | None) -> pb.EncodeRequest:
+def encode_request(
+    picture: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
+) -> pb.EncodeRequest:
     """Raises InvalidInput, TooLarge."""
     check_k(k)
     _check_size("picture", len(picture))
-    return pb.EncodeRequest(picture=picture, k=k, tokenizer=tokenizer, quality=None if quality is None else pb.Quality(**asdict(quality)))
+    return pb.EncodeRequest(
+        picture=picture,
+        k=k,
+        tokenizer=tokenizer,
+        quality=None if quality is None else pb.Quality(**asdict(quality)),
+    )
 
 
-def decode_request(tokens: Tokens | bytes, format: PictureFormat, tokenizer: str | None) -> pb.DecodeRequest:
+def decode_request(
+    tokens: Tokens | bytes, format: PictureFormat, tokenizer: str | None
+) -> pb.DecodeRequest:
     """Bytes go as they are: whether they are token bytes the service says. Raises InvalidInput, TooLarge."""
     check_format(format)
     data = tokens.to_bytes() if isinstance(tokens, Tokens) else tokens
@@ -75,7 +86,9 @@ def encode_item(
 ) -> pb.EncodeStreamRequest | ChannelTokError:
     """The request for one item of a stream, or the error that is its result."""
     try:
-        return pb.EncodeStreamRequest(id=number, request=encode_request(picture, k, tokenizer, quality))
+        return pb.EncodeStreamRequest(
+            id=number, request=encode_request(picture, k, tokenizer, quality)
+        )
     except ChannelTokError as error:
         return error
 
@@ -96,7 +109,11 @@ def read_tokens(response: pb.EncodeResponse) -> Tokens:
         tokens = Tokens.from_bytes(response.tokens)
     except TokenBytesError as error:
         raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
-    return replace(tokens, curve=tuple(Measured(one.k, one.ssim, one.psnr) for one in response.curve)) if response.curve else tokens
+    return (
+        replace(tokens, curve=tuple(Measured(one.k, one.ssim, one.psnr) for one in response.curve))
+        if response.curve
+        else tokens
+    )
 
 
 def read_picture(response: pb.DecodeResponse) -> bytes:
@@ -143,8 +160,13 @@ def read_tokenizers(response: pb.ListTokenizersResponse) -> list[TokenizerInfo]:
 def _check_size(what: str, size: int) -> None:
     # gRPC would refuse it too, but in a stream it would end the call for every other item.
     if size > MAX_PAYLOAD_BYTES:
-        raise TooLarge("TOO_LARGE", f"the {what} has {size} bytes: a message carries at most {MAX_PAYLOAD_BYTES}")
+        raise TooLarge(
+            "TOO_LARGE",
+            f"the {what} has {size} bytes: a message carries at most {MAX_PAYLOAD_BYTES}",
+        )
 
 
 def _neither() -> InternalError:
-    return InternalError("INTERNAL", "the service answered an item with neither a result nor an error")
+    return InternalError(
+        "INTERNAL", "the service answered an item with neither a result nor an error"
+    )

@@ -7,7 +7,11 @@ from typing import Self
 # What is tried, as shares of a tokenizer's channels: finer where a step costs more bytes.
 _TRIED = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 _BYTES_PER_TOKEN = 2
-_TARGETS = {"ssim": 1.0, "psnr": float("inf"), "ssim_per_token": 1.0}  # name -> the most that can be asked
+_TARGETS = {
+    "ssim": 1.0,
+    "psnr": float("inf"),
+    "ssim_per_token": 1.0,
+}  # name -> the most that can be asked
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,13 @@ class Quality:
         for name in targets:
             value, most = getattr(self, name), _TARGETS[name]
             if not 0 < value <= most or value == float("inf"):
-                raise ValueError(f"{name} is above 0{f' and at most {most}' if most < float('inf') else ''}, not {value:g}")
+                raise ValueError(
+                    f"{name} is above 0{f' and at most {most}' if most < float('inf') else ''}, not {value:g}"
+                )
         if self.max_bytes is not None and self.max_bytes < _BYTES_PER_TOKEN:
-            raise ValueError(f"max_bytes is at least {_BYTES_PER_TOKEN}, one token, not {self.max_bytes}")
+            raise ValueError(
+                f"max_bytes is at least {_BYTES_PER_TOKEN}, one token, not {self.max_bytes}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -59,7 +67,9 @@ class Quality:
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             if name not in (*_TARGETS, "max_bytes") or name in given:
-                raise ValueError(f"a quality is written like ssim=0.6 or psnr=24,max_bytes=128, not {text[:60]!r}")
+                raise ValueError(
+                    f"a quality is written like ssim=0.6 or psnr=24,max_bytes=128, not {text[:60]!r}"
+                )
             try:
                 given[name] = int(value) if name == "max_bytes" else float(value)
             except ValueError as error:
@@ -68,12 +78,20 @@ class Quality:
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return ",".join(f"{name}={value:g}" for name, value in asdict(self).items() if value is not None)
+        return ",".join(
+            f"{name}={value:g}" for name, value in asdict(self).items() if value is not None
+        )
 
     def budgets(self, channels: int) -> list[int]:
         """The k to try, ascending, for a tokenizer of so many channels."""
-        most = channels if self.max_bytes is None else min(channels, self.max_bytes // _BYTES_PER_TOKEN)
-        return sorted({most, *(k for share in _TRIED if 1 <= (k := round(share * channels)) < most)})
+        most = (
+            channels
+            if self.max_bytes is None
+            else min(channels, self.max_bytes // _BYTES_PER_TOKEN)
+        )
+        return sorted(
+            {most, *(k for share in _TRIED if 1 <= (k := round(share * channels)) < most)}
+        )
 
     def choose(self, curve: Sequence[Measured]) -> Measured:
         """Of `curve`, by ascending k; of equals the shortest."""
@@ -81,7 +99,9 @@ class Quality:
             price = self.ssim_per_token
             return max(curve, key=lambda one: (one.ssim - price * one.k, -one.k))
         reached = next((one for one in curve if self.reached_by(one)), None)
-        return reached or max(curve, key=lambda one: (one.ssim if self.psnr is None else one.psnr, -one.k))
+        return reached or max(
+            curve, key=lambda one: (one.ssim if self.psnr is None else one.psnr, -one.k)
+        )
 
     def reached_by(self, one: Measured) -> bool:
         """Whether it has the ssim or psnr asked for; False where neither is."""

@@ -81,20 +81,32 @@ class Tokens:
         """Read token bytes, as `to_bytes` and the service write them. Raises TokenBytesError."""
         data = bytes(data)
         if not data:
-            raise TokenBytesError(f"the token bytes are empty: they begin with a header of {HEADER_BYTES} bytes")
+            raise TokenBytesError(
+                f"the token bytes are empty: they begin with a header of {HEADER_BYTES} bytes"
+            )
         if len(data) < HEADER_BYTES:
-            raise TokenBytesError(f"the token bytes end after {len(data)} bytes: their header alone has {HEADER_BYTES}")
+            raise TokenBytesError(
+                f"the token bytes end after {len(data)} bytes: their header alone has {HEADER_BYTES}"
+            )
         magic, version, reserved, k, fingerprint = _HEADER.unpack_from(data)
         if magic != MAGIC:
-            raise TokenBytesError(f"these are not token bytes: they begin with {magic!r}, not {MAGIC!r}")
+            raise TokenBytesError(
+                f"these are not token bytes: they begin with {magic!r}, not {MAGIC!r}"
+            )
         if version != VERSION:
-            raise TokenBytesError(f"the token bytes are of version {version}: this release reads version {VERSION}")
+            raise TokenBytesError(
+                f"the token bytes are of version {version}: this release reads version {VERSION}"
+            )
         if reserved != 0:
-            raise TokenBytesError(f"the reserved byte of the token bytes is {reserved}: in version {VERSION} it is 0")
+            raise TokenBytesError(
+                f"the reserved byte of the token bytes is {reserved}: in version {VERSION} it is 0"
+            )
         if k == 0:
             raise TokenBytesError(f"the token bytes say k = 0: k is 1 to {MAX_K}")
         if len(data) != HEADER_BYTES + 2 * k:
-            raise TokenBytesError(f"the token bytes are {len(data)} long: with k = {k} they are exactly {HEADER_BYTES + 2 * k}")
+            raise TokenBytesError(
+                f"the token bytes are {len(data)} long: with k = {k} they are exactly {HEADER_BYTES + 2 * k}"
+            )
         return cls(np.frombuffer(data, "<u2", offset=HEADER_BYTES), fingerprint.hex())
 
     def __eq__(self, other: object) -> bool:

@@ -5,7 +5,9 @@ import sys
 
 def trace_context() -> tuple[tuple[str, str], ...]:
     """gRPC metadata with the active span's context, as OpenTelemetry's propagator writes it (W3C traceparent); empty without one."""
-    if "opentelemetry.trace" not in sys.modules:  # whoever has a span has imported it; importing it here would cost everybody
+    if (
+        "opentelemetry.trace" not in sys.modules
+    ):  # whoever has a span has imported it; importing it here would cost everybody
         return ()
     from opentelemetry import propagate
 

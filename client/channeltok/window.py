@@ -77,7 +77,9 @@ class Window(Generic[T]):
                 self._in_flight.add(number)
             case Answer(number, result):
                 if number not in self._in_flight:
-                    raise InternalError("INTERNAL", f"the service answered item {number}, which is not in flight")
+                    raise InternalError(
+                        "INTERNAL", f"the service answered item {number}, which is not in flight"
+                    )
                 self._waiting_since = None
                 self._in_flight.remove(number)
                 self._early[number] = result
@@ -86,7 +88,9 @@ class Window(Generic[T]):
                 self._source_ended = event
             case CallEnded(error):
                 if not self._all_answered():
-                    raise error or Unavailable("UNAVAILABLE", "the service ended the stream before every item was answered")
+                    raise error or Unavailable(
+                        "UNAVAILABLE", "the service ended the stream before every item was answered"
+                    )
                 self._finish()
         return []
 
@@ -94,7 +98,10 @@ class Window(Generic[T]):
         """Patience is at an end. Raises DeadlineExceeded where answers are missing."""
         if not self._all_answered():
             missing = len(self._in_flight)
-            raise DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer for {self._timeout:g} s, with {missing} items in flight")
+            raise DeadlineExceeded(
+                "DEADLINE_EXCEEDED",
+                f"no answer for {self._timeout:g} s, with {missing} items in flight",
+            )
         self._finish()
 
     def _in_order(self) -> list[T | ChannelTokError]:

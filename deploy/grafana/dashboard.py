@@ -5,16 +5,34 @@ from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode, VisibilityMode
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, DataTransformerConfig
+from grafana_foundation_sdk.models.common import (
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+    VisibilityMode,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DataSourceRef,
+    DataTransformerConfig,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 FILE = Path(__file__).parent / "provisioning/dashboards/channeltok.json"
-SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # the uid that provisioning/datasources gives it
+SOURCE = DataSourceRef(
+    type_val="prometheus", uid="prometheus"
+)  # the uid that provisioning/datasources gives it
 Query = tuple[str, str]  # PromQL, and the legend of each series it yields
 
 # Grafana's names of units.
-SECONDS, SHARE, BYTES, BYTES_PER_SECOND, PER_SECOND, COUNT = "s", "percentunit", "bytes", "Bps", "cps", "short"
+SECONDS, SHARE, BYTES, BYTES_PER_SECOND, PER_SECOND, COUNT = (
+    "s",
+    "percentunit",
+    "bytes",
+    "Bps",
+    "cps",
+    "short",
+)
 
 
 def build() -> dashboard.Dashboard:
@@ -22,27 +40,68 @@ def build() -> dashboard.Dashboard:
     return (
         dashboard.Dashboard("ChannelTok")
         .uid("channeltok")
-        .description("Is it well, how full is it, and where does the time go? docs/runbook says what to do when it is not.")
+        .description(
+            "Is it well, how full is it, and where does the time go? docs/runbook says what to do when it is not."
+        )
         .tags(["channeltok"])
         .readonly()
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .time("now-1h", "now")
         .refresh("15s")
         .with_row(dashboard.Row("Overview"))
-        .with_panel(number("Alerts firing", COUNT, 'count(ALERTS{alertstate="firing"}) or vector(0)'))
+        .with_panel(
+            number("Alerts firing", COUNT, 'count(ALERTS{alertstate="firing"}) or vector(0)')
+        )
         .with_panel(number("Gateways ready", COUNT, "sum(channeltok_ready)"))
-        .with_panel(number("Goodput: pictures answered", PER_SECOND, per_second("channeltok_pictures_total")))
-        .with_panel(number("Calls failed, last hour", SHARE, "channeltok:calls_failed:ratio_rate1h"))
+        .with_panel(
+            number(
+                "Goodput: pictures answered", PER_SECOND, per_second("channeltok_pictures_total")
+            )
+        )
+        .with_panel(
+            number("Calls failed, last hour", SHARE, "channeltok:calls_failed:ratio_rate1h")
+        )
         .with_panel(number("Calls slow, last hour", SHARE, "channeltok:calls_slow:ratio_rate1h"))
         .with_panel(number("Fullest gateway", SHARE, "max(instance:channeltok_in_flight:ratio)"))
-        .with_panel(graph("Calls", PER_SECOND, (per_second("channeltok_request_seconds_count", "rpc"), "{{rpc}}")))
-        .with_panel(graph("Calls by how they ended", PER_SECOND, (per_second("channeltok_request_seconds_count", "code"), "{{code}}")))
-        .with_panel(graph("Alerts", COUNT, ('sum by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}"), empty_is="none fires"))
+        .with_panel(
+            graph(
+                "Calls",
+                PER_SECOND,
+                (per_second("channeltok_request_seconds_count", "rpc"), "{{rpc}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Calls by how they ended",
+                PER_SECOND,
+                (per_second("channeltok_request_seconds_count", "code"), "{{code}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Alerts",
+                COUNT,
+                ('sum by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}"),
+                empty_is="none fires",
+            )
+        )
         .with_panel(latency("Latency, median", 0.5))
         .with_panel(latency("Latency, 95 %", 0.95))
         .with_panel(latency("Latency, 99 %", 0.99))
-        .with_panel(budget_burn("Availability: calls failed", "channeltok:calls_failed", "channeltok:availability:budget"))
-        .with_panel(budget_burn("Latency: single calls over 0.316 s", "channeltok:calls_slow", "channeltok:latency:budget"))
+        .with_panel(
+            budget_burn(
+                "Availability: calls failed",
+                "channeltok:calls_failed",
+                "channeltok:availability:budget",
+            )
+        )
+        .with_panel(
+            budget_burn(
+                "Latency: single calls over 0.316 s",
+                "channeltok:calls_slow",
+                "channeltok:latency:budget",
+            )
+        )
         .with_row(dashboard.Row("Saturation"))
         .with_panel(
             graph(
@@ -52,18 +111,53 @@ def build() -> dashboard.Dashboard:
                 ("sum(channeltok_max_in_flight_pictures)", "limit"),
             )
         )
-        .with_panel(graph("Pictures waiting for a place", COUNT, ("sum by (priority) (channeltok_waiting_pictures)", "{{priority}}")))
-        .with_panel(graph("In flight / limit", SHARE, ("instance:channeltok_in_flight:ratio", "{{instance}}")))
-        .with_panel(graph("Gateway: cores", COUNT, ('rate(process_cpu_seconds_total{job="gateway"}[$__rate_interval])', "{{instance}}")))
-        .with_panel(graph("Gateway: memory", BYTES, ('process_resident_memory_bytes{job="gateway"}', "{{instance}}")))
-        .with_panel(graph("Triton's host: cores in use", SHARE, ("nv_cpu_utilization", "{{instance}}")))
+        .with_panel(
+            graph(
+                "Pictures waiting for a place",
+                COUNT,
+                ("sum by (priority) (channeltok_waiting_pictures)", "{{priority}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "In flight / limit", SHARE, ("instance:channeltok_in_flight:ratio", "{{instance}}")
+            )
+        )
+        .with_panel(
+            graph(
+                "Gateway: cores",
+                COUNT,
+                (
+                    'rate(process_cpu_seconds_total{job="gateway"}[$__rate_interval])',
+                    "{{instance}}",
+                ),
+            )
+        )
+        .with_panel(
+            graph(
+                "Gateway: memory",
+                BYTES,
+                ('process_resident_memory_bytes{job="gateway"}', "{{instance}}"),
+            )
+        )
+        .with_panel(
+            graph("Triton's host: cores in use", SHARE, ("nv_cpu_utilization", "{{instance}}"))
+        )
         .with_row(dashboard.Row("Stages"))
         .with_panel(stages("Encode: mean time by stage", "encode"))
         .with_panel(stages("Decode: mean time by stage", "decode"))
         .with_panel(stage_by_budget("Encode in the engine, 95 %, by budget", "encode", "engine"))
-        .with_panel(stage_by_budget("Encode waiting for the engine, 95 %, by budget", "encode", "engine_queue"))
+        .with_panel(
+            stage_by_budget(
+                "Encode waiting for the engine, 95 %, by budget", "encode", "engine_queue"
+            )
+        )
         .with_panel(stage_by_budget("Decode in the engine, 95 %, by budget", "decode", "engine"))
-        .with_panel(stage_by_budget("Decode waiting for the engine, 95 %, by budget", "decode", "engine_queue"))
+        .with_panel(
+            stage_by_budget(
+                "Decode waiting for the engine, 95 %, by budget", "decode", "engine_queue"
+            )
+        )
         .with_row(dashboard.Row("Generate"))
         .with_panel(
             graph(
@@ -76,8 +170,16 @@ def build() -> dashboard.Dashboard:
         .with_panel(token_time("First token", "channeltok_first_token_seconds"))
         .with_panel(token_time("Between two tokens", "channeltok_next_token_seconds"))
         .with_row(dashboard.Row("Engine"))
-        .with_panel(graph("Engine ready", COUNT, ("min by (model) (channeltok_engine_ready)", "{{model}}")))
-        .with_panel(graph("Restarts in 15 minutes", COUNT, ("sum by (what) (increase(channeltok_engine_restarts_total[15m]))", "{{what}}")))
+        .with_panel(
+            graph("Engine ready", COUNT, ("min by (model) (channeltok_engine_ready)", "{{model}}"))
+        )
+        .with_panel(
+            graph(
+                "Restarts in 15 minutes",
+                COUNT,
+                ("sum by (what) (increase(channeltok_engine_restarts_total[15m]))", "{{what}}"),
+            )
+        )
         .with_panel(
             graph(
                 "Batch: mean size",
@@ -86,28 +188,80 @@ def build() -> dashboard.Dashboard:
                 ("model:nv_inference_batch:mean5m", "{{model}}, as Triton made it"),
             )
         )
-        .with_panel(graph("Triton: inferences, probes included", PER_SECOND, (per_second("nv_inference_count", "model"), "{{model}}")))
         .with_panel(
-            graph("Triton: failures", PER_SECOND, (per_second("nv_inference_request_failure", "model", "reason"), "{{model}} {{reason}}"))
+            graph(
+                "Triton: inferences, probes included",
+                PER_SECOND,
+                (per_second("nv_inference_count", "model"), "{{model}}"),
+            )
         )
-        .with_panel(graph("Triton: requests pending", COUNT, ("sum by (model) (nv_inference_pending_request_count)", "{{model}}")))
+        .with_panel(
+            graph(
+                "Triton: failures",
+                PER_SECOND,
+                (
+                    per_second("nv_inference_request_failure", "model", "reason"),
+                    "{{model}} {{reason}}",
+                ),
+            )
+        )
+        .with_panel(
+            graph(
+                "Triton: requests pending",
+                COUNT,
+                ("sum by (model) (nv_inference_pending_request_count)", "{{model}}"),
+            )
+        )
         .with_panel(triton_time("Triton: mean wait in its queue", "nv_inference_queue_duration_us"))
-        .with_panel(triton_time("Triton: mean time in the engine", "nv_inference_compute_infer_duration_us"))
+        .with_panel(
+            triton_time("Triton: mean time in the engine", "nv_inference_compute_infer_duration_us")
+        )
         .with_row(dashboard.Row("Pictures, tokens, bytes"))
-        .with_panel(graph("Pictures", PER_SECOND, (per_second("channeltok_pictures_total", "rpc"), "{{rpc}}")))
-        .with_panel(graph("Tokens", PER_SECOND, (per_second("channeltok_tokens_total", "rpc"), "{{rpc}}")))
-        .with_panel(graph("Bytes of pictures", BYTES_PER_SECOND, (per_second("channeltok_picture_bytes_total", "rpc"), "{{rpc}}")))
+        .with_panel(
+            graph(
+                "Pictures", PER_SECOND, (per_second("channeltok_pictures_total", "rpc"), "{{rpc}}")
+            )
+        )
+        .with_panel(
+            graph("Tokens", PER_SECOND, (per_second("channeltok_tokens_total", "rpc"), "{{rpc}}"))
+        )
+        .with_panel(
+            graph(
+                "Bytes of pictures",
+                BYTES_PER_SECOND,
+                (per_second("channeltok_picture_bytes_total", "rpc"), "{{rpc}}"),
+            )
+        )
         .with_row(dashboard.Row("Budget mix: k rounded up to a power of two"))
         .with_panel(budget_mix("Encode", "encode"))
         .with_panel(budget_mix("Decode", "decode"))
         .with_panel(budget_mix("Encode in streams", "encode_stream"))
         .with_panel(budget_mix("Decode in streams", "decode_stream"))
         .with_row(dashboard.Row("Refusals"))
-        .with_panel(graph("By reason", PER_SECOND, (per_second("channeltok_rejected_total", "reason"), "{{reason}}")))
-        .with_panel(graph("By reason, share of all calls", SHARE, ("reason:channeltok_rejected:ratio_rate5m", "{{reason}}")))
-        .with_panel(graph("By rpc", PER_SECOND, (per_second("channeltok_rejected_total", "rpc"), "{{rpc}}")))
+        .with_panel(
+            graph(
+                "By reason",
+                PER_SECOND,
+                (per_second("channeltok_rejected_total", "reason"), "{{reason}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "By reason, share of all calls",
+                SHARE,
+                ("reason:channeltok_rejected:ratio_rate5m", "{{reason}}"),
+            )
+        )
+        .with_panel(
+            graph("By rpc", PER_SECOND, (per_second("channeltok_rejected_total", "rpc"), "{{rpc}}"))
+        )
         .with_row(dashboard.Row("Tokenizers"))
-        .with_panel(listing("Gateways that answer with", "count by (tokenizer, fingerprint) (channeltok_tokenizer_info == 1)"))
+        .with_panel(
+            listing(
+                "Gateways that answer with",
+                "count by (tokenizer, fingerprint) (channeltok_tokenizer_info == 1)",
+            )
+        )
         .with_panel(listing("Targets that answer", "min by (job, instance) (up)"))
     )
 
@@ -120,7 +274,9 @@ def per_second(counter: str, *by: str) -> str:
 
 def latency(title: str, quantile: float) -> timeseries.Panel:
     """Of calls that were answered, by rpc."""
-    buckets = 'sum by (rpc, le) (rate(channeltok_request_seconds_bucket{code="OK"}[$__rate_interval]))'
+    buckets = (
+        'sum by (rpc, le) (rate(channeltok_request_seconds_bucket{code="OK"}[$__rate_interval]))'
+    )
     return graph(title, SECONDS, (f"histogram_quantile({quantile}, {buckets})", "{{rpc}}"))
 
 
@@ -150,7 +306,10 @@ def stage_by_budget(title: str, rpc: str, stage: str) -> timeseries.Panel:
     return graph(
         title,
         SECONDS,
-        (f"histogram_quantile(0.95, sum by (budget, le) (rate(channeltok_stage_seconds_bucket{of})))", "{{budget}}"),
+        (
+            f"histogram_quantile(0.95, sum by (budget, le) (rate(channeltok_stage_seconds_bucket{of})))",
+            "{{budget}}",
+        ),
         width=6,
     )
 
@@ -158,46 +317,102 @@ def stage_by_budget(title: str, rpc: str, stage: str) -> timeseries.Panel:
 def triton_time(title: str, microseconds: str) -> timeseries.Panel:
     """Triton has counters of microseconds and no histograms: means are all there is."""
     requests = "sum by (model) (rate(nv_inference_request_success[$__rate_interval]))"
-    return graph(title, SECONDS, (f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6 / {requests}", "{{model}}"), width=12)
+    return graph(
+        title,
+        SECONDS,
+        (
+            f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6 / {requests}",
+            "{{model}}",
+        ),
+        width=12,
+    )
 
 
 def token_time(title: str, seconds: str) -> timeseries.Panel:
     """Median and tail, by generator."""
     buckets = f"sum by (generator, le) (rate({seconds}_bucket[$__rate_interval]))"
-    return graph(title, SECONDS, *((f"histogram_quantile({q}, {buckets})", f"{{{{generator}}}}, {q:.0%}") for q in (0.5, 0.95, 0.99)))
+    return graph(
+        title,
+        SECONDS,
+        *(
+            (f"histogram_quantile({q}, {buckets})", f"{{{{generator}}}}, {q:.0%}")
+            for q in (0.5, 0.95, 0.99)
+        ),
+    )
 
 
 def budget_mix(title: str, rpc: str) -> timeseries.Panel:
     """Stacked shares: they reach 1."""
-    return stacked(graph(title, SHARE, (f'rpc_budget:channeltok_pictures:ratio_rate5m{{rpc="{rpc}"}}', "{{budget}}"), width=6))
+    return stacked(
+        graph(
+            title,
+            SHARE,
+            (f'rpc_budget:channeltok_pictures:ratio_rate5m{{rpc="{rpc}"}}', "{{budget}}"),
+            width=6,
+        )
+    )
 
 
-def graph(title: str, unit: str, *queries: Query, width: int = 8, empty_is: str = "") -> timeseries.Panel:
+def graph(
+    title: str, unit: str, *queries: Query, width: int = 8, empty_is: str = ""
+) -> timeseries.Panel:
     """Lines over time."""
-    panel = timeseries.Panel().title(title).unit(unit).min(0).datasource(SOURCE).span(width).height(8)
+    panel = (
+        timeseries.Panel().title(title).unit(unit).min(0).datasource(SOURCE).span(width).height(8)
+    )
     panel.show_points(VisibilityMode.NEVER).fill_opacity(8).no_value(empty_is or "no data")
-    panel.legend(common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM).show_legend(True))
+    panel.legend(
+        common.VizLegendOptions()
+        .display_mode(LegendDisplayMode.LIST)
+        .placement(LegendPlacement.BOTTOM)
+        .show_legend(True)
+    )
     for index, (expr, legend) in enumerate(queries):
-        panel.with_target(prometheus.Dataquery().expr(expr).legend_format(legend).range().ref_id(chr(ord("A") + index)))
+        panel.with_target(
+            prometheus.Dataquery()
+            .expr(expr)
+            .legend_format(legend)
+            .range()
+            .ref_id(chr(ord("A") + index))
+        )
     return panel
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
     """Parts of a whole."""
-    return panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A")).fill_opacity(30)
+    return panel.stacking(
+        common.StackingConfig().mode(StackingMode.NORMAL).group("A")
+    ).fill_opacity(30)
 
 
 def number(title: str, unit: str, expr: str) -> stat.Panel:
     """The newest value, large."""
-    panel = stat.Panel().title(title).unit(unit).datasource(SOURCE).span(4).height(4).no_value("no data")
+    panel = (
+        stat.Panel()
+        .title(title)
+        .unit(unit)
+        .datasource(SOURCE)
+        .span(4)
+        .height(4)
+        .no_value("no data")
+    )
     return panel.with_target(prometheus.Dataquery().expr(expr).instant().ref_id("A"))
 
 
 def listing(title: str, expr: str) -> table.Panel:
     """A row for each set of labels, now."""
     hide_time = DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True}})
-    panel = table.Panel().title(title).datasource(SOURCE).span(12).height(8).with_transformation(hide_time)
-    return panel.with_target(prometheus.Dataquery().expr(expr).instant().format(PromQueryFormat.TABLE).ref_id("A"))
+    panel = (
+        table.Panel()
+        .title(title)
+        .datasource(SOURCE)
+        .span(12)
+        .height(8)
+        .with_transformation(hide_time)
+    )
+    return panel.with_target(
+        prometheus.Dataquery().expr(expr).instant().format(PromQueryFormat.TABLE).ref_id("A")
+    )
 
 
 def text() -> str:

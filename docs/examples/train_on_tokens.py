@@ -24,13 +24,17 @@ def signs(tokens: Tensor) -> Tensor:
 def whole(dataset: TokenDataset, classes: list[str]) -> tuple[Tensor, Tensor]:
     """All tokens, and labels as places in `classes`; pictures of other classes are left out."""
     (batch,) = dataset.batches(len(dataset))
-    place = torch.tensor([classes.index(name) if name in classes else -1 for name in dataset.classes] + [-1])
+    place = torch.tensor(
+        [classes.index(name) if name in classes else -1 for name in dataset.classes] + [-1]
+    )
     labels = place[torch.from_numpy(batch.labels)]
     return torch.from_numpy(batch.tokens)[labels >= 0], labels[labels >= 0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train", metavar="TRAIN")
     parser.add_argument("validation", metavar="VALIDATION")
     parser.add_argument("-k", type=int, default=64)
@@ -38,13 +42,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     train = TokenDataset(options.train, options.k)
-    model = nn.Sequential(nn.Linear(BITS * train.k, 512), nn.GELU(), nn.Dropout(0.5), nn.Linear(512, len(train.classes)))
+    model = nn.Sequential(
+        nn.Linear(BITS * train.k, 512),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        nn.Linear(512, len(train.classes)),
+    )
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1)
     until, epoch = time.monotonic() + options.seconds, 0
     while time.monotonic() < until:
         for batch in train.batches(128, seed=epoch):
             loss = nn.functional.cross_entropy(
-                model(signs(torch.from_numpy(batch.tokens))), torch.from_numpy(batch.labels), ignore_index=-1
+                model(signs(torch.from_numpy(batch.tokens))),
+                torch.from_numpy(batch.labels),
+                ignore_index=-1,
             )
             optimiser.zero_grad()
             loss.backward()

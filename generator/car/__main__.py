@@ -11,13 +11,18 @@ from generator.car.train import AlignCommand, FinetuneCommand
 from tokenizer import checkpoint, inference
 from tokenizer.sheet import Column, draw
 
-STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {"align": AlignCommand, "finetune": FinetuneCommand}
+STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {
+    "align": AlignCommand,
+    "finetune": FinetuneCommand,
+}
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command. Exits with a sentence where what it is given does not fit together."""
     parser = argparse.ArgumentParser(
-        prog="python -m generator.car", description=__doc__, add_help=arguments[:1] in ([], ["-h"], ["--help"])
+        prog="python -m generator.car",
+        description=__doc__,
+        add_help=arguments[:1] in ([], ["-h"], ["--help"]),
     )
     parser.add_argument("command", choices=[*STAGES, "sample"], help="each has its own --help")
     command = parser.parse_args(arguments[:1]).command
@@ -32,8 +37,13 @@ def main(arguments: list[str]) -> None:
 
 def sample(arguments: list[str]) -> None:
     """Draw pictures of texts. Raises ValueError where the checkpoint is none, or is of another tokenizer."""
-    parser = argparse.ArgumentParser(prog="python -m generator.car sample", description="Draw what a CAR makes of texts, coarse to fine.")
-    parser.add_argument("checkpoint", type=Path, help="`car` folder of a run, or generator/weights/car")
+    parser = argparse.ArgumentParser(
+        prog="python -m generator.car sample",
+        description="Draw what a CAR makes of texts, coarse to fine.",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, help="`car` folder of a run, or generator/weights/car"
+    )
     parser.add_argument("texts", nargs="+", help='such as "a photo of cup"')
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/cvq.safetensors"))
@@ -46,9 +56,13 @@ def sample(arguments: list[str]) -> None:
         raise ValueError(
             f"{options.checkpoint} makes tokens of {car.tokenizer}, and {options.tokenizer} is {checkpoint.fingerprint(tokenizer)}"
         )
-    tokens = car.generate(options.texts, car.channels, options.seed, options.temperature, options.top_k)
+    tokens = car.generate(
+        options.texts, car.channels, options.seed, options.temperature, options.top_k
+    )
     columns = [
-        Column([f"{text}\nk = {k}" for text in options.texts], inference.decode(tokenizer, tokens, k))
+        Column(
+            [f"{text}\nk = {k}" for text in options.texts], inference.decode(tokenizer, tokens, k)
+        )
         for k in (car.channels // 16, car.channels // 4, car.channels)
     ]
     draw(columns, options.output)

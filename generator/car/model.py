@@ -16,7 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from generator.foreteller import Foreteller
@@ -26,7 +34,9 @@ LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"
 
 
-def small_language(width: int = 256, layers: int = 4, heads: int = 4, inside: int = 704) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def small_language(
+    width: int = 256, layers: int = 4, heads: int = 4, inside: int = 704
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Qwen3 with random weights, half as many heads of keys and values as of queries, and a tokenizer for which every byte is a token."""
     text = byte_tokenizer()
     config = Qwen3Config(
@@ -46,7 +56,9 @@ def small_language(width: int = 256, layers: int = 4, heads: int = 4, inside: in
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """257 tokens: the bytes of UTF-8, and one that pads."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
@@ -61,7 +73,9 @@ def local_language(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         language = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         text = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} holds no language model that transformers can read: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{folder} holds no language model that transformers can read: {str(error).splitlines()[0]}"
+        ) from error
     if text.pad_token is None:
         text.pad_token = text.eos_token
     text.padding_side = "right"
@@ -93,19 +107,27 @@ class Car(Foreteller):
         self.tokenizer, self.channels, self.classes = tokenizer, channels, list(classes)
         width = language.config.hidden_size
         self.register_buffer("codewords", codewords.clone())
-        every_text = text([*map(text_of, self.classes), text_of(None)], padding=True, return_tensors="pt")  # 'no class' is the last row
+        every_text = text(
+            [*map(text_of, self.classes), text_of(None)], padding=True, return_tensors="pt"
+        )  # 'no class' is the last row
         self.register_buffer("class_texts", every_text["input_ids"], persistent=False)
         self.register_buffer("class_masks", every_text["attention_mask"], persistent=False)
-        self.projector = nn.Sequential(nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width))
+        self.projector = nn.Sequential(
+            nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width)
+        )
         self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where a picture begins
         self.head = nn.Linear(width, len(codewords), bias=False)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         texts, mask = self._embedded(self.class_texts[classes]), self.class_masks[classes]
-        x = torch.cat([texts, self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1)
+        x = torch.cat(
+            [texts, self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1
+        )
         mask = F.pad(mask, (0, tokens.shape[1]), value=1)
-        hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=_positions(mask), use_cache=False).last_hidden_state
+        hidden = self.language(
+            inputs_embeds=x, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+        ).last_hidden_state
         logits = self.head(hidden[:, texts.shape[1] :])
         return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
 
@@ -114,7 +136,9 @@ class Car(Foreteller):
         return self.projector(F.embedding(tokens, self.codewords))
 
     @torch.inference_mode()
-    def generate(self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0) -> Tensor:
+    def generate(
+        self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0
+    ) -> Tensor:
         """The first k tokens of a picture for each text, int32 [B, k]; equal arguments give equal tokens.
 
         1 <= k <= channels. temperature: 0 = the likeliest. top_k: 0 = all. Raises ValueError when k is out of range.
@@ -129,7 +153,9 @@ class Car(Foreteller):
         source = torch.Generator().manual_seed(seed)
         tokens: list[Tensor] = []
         for _ in range(k):
-            hidden = self.language(inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache).last_hidden_state
+            hidden = self.language(
+                inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache
+            ).last_hidden_state
             noise = gumbel(source, len(texts), len(self.codewords))
             tokens.append(choose(self.head(hidden[:, -1]), limit, temperature * noise))
             x = self.embed(tokens[-1][:, None])
@@ -146,7 +172,12 @@ class Car(Foreteller):
         return embedded
 
     def inner_weights(self) -> list[Tensor]:
-        return [module.weight for layer in self.language.layers for module in layer.modules() if isinstance(module, nn.Linear)]
+        return [
+            module.weight
+            for layer in self.language.layers
+            for module in layer.modules()
+            if isinstance(module, nn.Linear)
+        ]
 
 
 def text_of(name: str | None) -> str:
@@ -163,14 +194,28 @@ def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
     """Write the folder in fp16: the language model as `transformers` does, the rest beside it, with any further `facts` as metadata."""
     temporary = folder.with_name(folder.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
-    state = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
+    state = {
+        name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()
+    }
     of_language = f"{LANGUAGE}."
     model.language.save_pretrained(
-        temporary / LANGUAGE, state_dict={n.removeprefix(of_language): v for n, v in state.items() if n.startswith(of_language)}
+        temporary / LANGUAGE,
+        state_dict={
+            n.removeprefix(of_language): v for n, v in state.items() if n.startswith(of_language)
+        },
     )
     model.text.save_pretrained(temporary / LANGUAGE)
-    metadata = {"tokenizer": model.tokenizer, "channels": str(model.channels), "classes": json.dumps(model.classes), **(facts or {})}
-    save_file({n: v for n, v in state.items() if not n.startswith(of_language)}, temporary / REST, metadata)
+    metadata = {
+        "tokenizer": model.tokenizer,
+        "channels": str(model.channels),
+        "classes": json.dumps(model.classes),
+        **(facts or {}),
+    }
+    save_file(
+        {n: v for n, v in state.items() if not n.startswith(of_language)},
+        temporary / REST,
+        metadata,
+    )
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
@@ -181,11 +226,17 @@ def load(folder: Path) -> Car:
     try:
         rest = load_file(folder / REST)
         metadata = facts(folder)
-        tokenizer, channels, classes = metadata["tokenizer"], int(metadata["channels"]), json.loads(metadata["classes"])
+        tokenizer, channels, classes = (
+            metadata["tokenizer"],
+            int(metadata["channels"]),
+            json.loads(metadata["classes"]),
+        )
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(f"{folder / REST} was not written by generator.car: {error}") from error
     model = Car(language, text, rest["codewords"].float(), tokenizer, channels, classes)
-    model.load_state_dict({name: value.float() for name, value in rest.items()}, strict=False)  # the language model has its weights
+    model.load_state_dict(
+        {name: value.float() for name, value in rest.items()}, strict=False
+    )  # the language model has its weights
     return model.eval()
 
 

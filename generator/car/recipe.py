@@ -18,22 +18,38 @@ class CarRecipe(GeneratorRecipe):
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_CAR_")
-    tokenizer: Annotated[Path, Field(description="checkpoint of the CVQ tokenizer whose codewords it learns")] = Path(
-        "tokenizer/weights/cvq.safetensors"
-    )
-    width: Annotated[int, Field(ge=1, description="numbers of a position, of a random language model")] = 256
-    layers: Annotated[int, Field(ge=1, description="how many of attention and gated units, of a random one")] = 4
+    tokenizer: Annotated[
+        Path, Field(description="checkpoint of the CVQ tokenizer whose codewords it learns")
+    ] = Path("tokenizer/weights/cvq.safetensors")
+    width: Annotated[
+        int, Field(ge=1, description="numbers of a position, of a random language model")
+    ] = 256
+    layers: Annotated[
+        int, Field(ge=1, description="how many of attention and gated units, of a random one")
+    ] = 4
     heads: Annotated[int, Field(ge=1, description="of attention, of a random one")] = 4
-    inside: Annotated[int, Field(ge=1, description="width of the gated units, of a random one")] = 704
-    channel_slope: Annotated[float, Field(ge=0, description="how much more the first token counts than the last: 1 + this to 1")] = 0.0
+    inside: Annotated[int, Field(ge=1, description="width of the gated units, of a random one")] = (
+        704
+    )
+    channel_slope: Annotated[
+        float,
+        Field(
+            ge=0, description="how much more the first token counts than the last: 1 + this to 1"
+        ),
+    ] = 0.0
 
 
 class AlignRecipe(CarRecipe):
     """Stage one: the language model stays as it is; projector and head learn to speak with it."""
 
-    run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/car-align")
+    run: Annotated[
+        Path, Field(description="folder of this run; resumed when it holds a checkpoint")
+    ] = Path("runs/car-align")
     language: Annotated[
-        Path | None, Field(description="folder of a decoder-only language model as transformers writes it; a small random Qwen3 without")
+        Path | None,
+        Field(
+            description="folder of a decoder-only language model as transformers writes it; a small random Qwen3 without"
+        ),
     ] = None
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 16_000
 
@@ -41,6 +57,10 @@ class AlignRecipe(CarRecipe):
 class FinetuneRecipe(CarRecipe):
     """Stage two: all of it learns, from where stage one ended."""
 
-    run: Annotated[Path, Field(description="folder of this run; resumed when it holds a checkpoint")] = Path("runs/car")
-    start_from: Annotated[Path, Field(description="`car` folder of a run of stage one")] = Path("runs/car-align/car")
+    run: Annotated[
+        Path, Field(description="folder of this run; resumed when it holds a checkpoint")
+    ] = Path("runs/car")
+    start_from: Annotated[Path, Field(description="`car` folder of a run of stage one")] = Path(
+        "runs/car-align/car"
+    )
     views: Annotated[int, Field(ge=1, description="photos to see in all")] = 100_000

@@ -22,14 +22,23 @@ class Align(CarTrainer[AlignRecipe]):
 
     def _new(self, tokenizer: Tokenizer) -> Car:
         if not isinstance(tokenizer, Cvq):
-            raise ValueError(f"CAR reads codewords, and {self.recipe.tokenizer} is of the family {tokenizer.family}: it needs cvq")
+            raise ValueError(
+                f"CAR reads codewords, and {self.recipe.tokenizer} is of the family {tokenizer.family}: it needs cvq"
+            )
         recipe = self.recipe
         language, text = (
             model.local_language(recipe.language)
             if recipe.language
             else model.small_language(recipe.width, recipe.layers, recipe.heads, recipe.inside)
         )
-        car = Car(language, text, tokenizer.codebook.entries, self.fingerprint, tokenizer.shape.channels, self.classes)
+        car = Car(
+            language,
+            text,
+            tokenizer.codebook.entries,
+            self.fingerprint,
+            tokenizer.shape.channels,
+            self.classes,
+        )
         car.language.requires_grad_(False)
         return car
 

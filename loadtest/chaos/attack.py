@@ -33,9 +33,22 @@ class Row:
 
     def cells(self) -> tuple[str, str, str, str]:
         """what, measured, limit, holds: as tables show them."""
-        limit = "" if self.limit is None else f"{'>=' if self.at_least else '<='} {_number(self.limit)}{self.unit}"
-        measured = _number(self.value) + self.unit * math.isfinite(self.value) + (f" ({self.note})" if self.note else "")
-        return self.what, measured, limit, "" if self.limit is None else "yes" if self.holds else "NO"
+        limit = (
+            ""
+            if self.limit is None
+            else f"{'>=' if self.at_least else '<='} {_number(self.limit)}{self.unit}"
+        )
+        measured = (
+            _number(self.value)
+            + self.unit * math.isfinite(self.value)
+            + (f" ({self.note})" if self.note else "")
+        )
+        return (
+            self.what,
+            measured,
+            limit,
+            "" if self.limit is None else "yes" if self.holds else "NO",
+        )
 
 
 Rows: TypeAlias = Iterator[Row]
@@ -56,9 +69,21 @@ class Attack:
             yield from self.run(short)
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()
-            yield Row(f"{self.name}_broke_off", "attacks broken off", 1, 0, note=f"{type(error).__name__}: {why[0][:160]}")
+            yield Row(
+                f"{self.name}_broke_off",
+                "attacks broken off",
+                1,
+                0,
+                note=f"{type(error).__name__}: {why[0][:160]}",
+            )
         lost = f"{1 - given.share():.0%} of the cores' time went to other tenants of the machine"
-        yield Row(f"{self.name}_seconds", "the attack took", time.monotonic() - started, unit=" s", note=lost)
+        yield Row(
+            f"{self.name}_seconds",
+            "the attack took",
+            time.monotonic() - started,
+            unit=" s",
+            note=lost,
+        )
 
 
 @dataclass
@@ -70,13 +95,18 @@ class Given:
     def share(self) -> float:
         """0 to 1; 1 where nobody else runs on the machine."""
         now = psutil.cpu_times()
-        total, idle, stolen = (of(now) - of(self.since) for of in (sum, lambda times: times.idle + times.iowait, lambda times: times.steal))
+        total, idle, stolen = (
+            of(now) - of(self.since)
+            for of in (sum, lambda times: times.idle + times.iowait, lambda times: times.steal)
+        )
         return float(1 - stolen / max(total - idle, 1e-9))
 
 
 def counted(names: list[str]) -> str:
     """`3 UNAVAILABLE, 1 INTERNAL` out of a list of codes, the most frequent first."""
-    return ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names), key=names.count, reverse=True))
+    return ", ".join(
+        f"{names.count(name)} {name}" for name in sorted(set(names), key=names.count, reverse=True)
+    )
 
 
 def _number(value: float) -> str:

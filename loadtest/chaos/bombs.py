@@ -49,21 +49,68 @@ def bombs(short: bool) -> Rows:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
     with running(receive_seconds=str(RECEIVE_SECONDS), idle_seconds=str(IDLE_SECONDS)) as service:
         known = known_answers(service)
-        with meter.watched(service.process.pid, 0.25) as peak, _good_callers(service, known) as good:
-            taken = [f"{what}: {code}" for what, code in _small_bombs(service, 1 if short else 20) if code not in REFUSALS]
-            huge = [f"{what}: {code}" for what, code in _huge_messages(service, body) if code not in REFUSALS]
-            large = [code for code in _largest_allowed(service, 2 if short else 6) if code not in ("200", *REFUSALS)]
+        with (
+            meter.watched(service.process.pid, 0.25) as peak,
+            _good_callers(service, known) as good,
+        ):
+            taken = [
+                f"{what}: {code}"
+                for what, code in _small_bombs(service, 1 if short else 20)
+                if code not in REFUSALS
+            ]
+            huge = [
+                f"{what}: {code}"
+                for what, code in _huge_messages(service, body)
+                if code not in REFUSALS
+            ]
+            large = [
+                code
+                for code in _largest_allowed(service, 2 if short else 6)
+                if code not in ("200", *REFUSALS)
+            ]
             still_open, opened = asyncio.run(_silent_connections(service, idle, slow, stalled))
         alive = service.process.poll() is None
     limit = memory_limit(Settings()) / GIB
-    yield Row("bombs_taken", "picture and gzip bombs that were not refused", len(taken), 0, note=counted(taken))
-    yield Row("bombs_huge_taken", f"messages of up to {body / GIB:g} GiB that were not refused", len(huge), 0, note=counted(huge))
-    yield Row("bombs_large_failed", "36-megapixel pictures neither answered nor refused", len(large), 0, note=counted(large))
+    yield Row(
+        "bombs_taken",
+        "picture and gzip bombs that were not refused",
+        len(taken),
+        0,
+        note=counted(taken),
+    )
+    yield Row(
+        "bombs_huge_taken",
+        f"messages of up to {body / GIB:g} GiB that were not refused",
+        len(huge),
+        0,
+        note=counted(huge),
+    )
+    yield Row(
+        "bombs_large_failed",
+        "36-megapixel pictures neither answered nor refused",
+        len(large),
+        0,
+        note=counted(large),
+    )
     for what, count in still_open.items():
         seconds = RECEIVE_SECONDS + IDLE_SECONDS + GRACE
-        yield Row(f"bombs_{what}_held", f"{what} connections not shed after {seconds} s", count, 0, note=f"of {opened[what]:,}")
-    yield Row("bombs_peak_memory_gib", "peak of resident memory", peak.memory / GIB, limit, unit=" GiB")
-    yield Row("bombs_good_failed", "good calls meanwhile that failed", len(good.failures), 0, note=counted(good.failures))
+        yield Row(
+            f"bombs_{what}_held",
+            f"{what} connections not shed after {seconds} s",
+            count,
+            0,
+            note=f"of {opened[what]:,}",
+        )
+    yield Row(
+        "bombs_peak_memory_gib", "peak of resident memory", peak.memory / GIB, limit, unit=" GiB"
+    )
+    yield Row(
+        "bombs_good_failed",
+        "good calls meanwhile that failed",
+        len(good.failures),
+        0,
+        note=counted(good.failures),
+    )
     yield Row("bombs_good_calls", "good calls meanwhile", len(good.seconds), 1, at_least=True)
     p99 = float(np.percentile(good.seconds, 99)) if good.seconds else float("nan")
     yield Row("bombs_good_p99_seconds", "p99 of good calls meanwhile", p99, unit=" s")
@@ -80,11 +127,17 @@ class _Good:
 def _good_callers(service: Service, known: Known) -> Iterator[_Good]:
     """One on each protocol, ten calls a second at most; over REST each with a connection of its own, over gRPC with one for all."""
     good, stop = _Good(), threading.Event()
-    right = {answer for (_, what, photo), answer in known.items() if what == "encode" and photo == 0}
+    right = {
+        answer for (_, what, photo), answer in known.items() if what == "encode" and photo == 0
+    }
 
     def over_rest() -> bytes:
         headers = {"Accept": "application/octet-stream"}
-        return httpx.post(f"{service.rest}/v1/encode", content=PHOTOS[0], headers=headers, timeout=20).raise_for_status().content
+        return (
+            httpx.post(f"{service.rest}/v1/encode", content=PHOTOS[0], headers=headers, timeout=20)
+            .raise_for_status()
+            .content
+        )
 
     channel = grpc.insecure_channel(service.grpc)
     stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
@@ -99,7 +152,9 @@ def _good_callers(service: Service, known: Known) -> Iterator[_Good]:
                 if call() not in right:  # type: ignore[operator]
                     good.failures.append("WRONG")
             except (httpx.HTTPError, grpc.RpcError) as error:
-                good.failures.append(error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__)
+                good.failures.append(
+                    error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__
+                )
             good.seconds.append(time.monotonic() - started)
 
     over_grpc()
@@ -119,10 +174,17 @@ def _png(width: int, height: int) -> bytes:
     """Some 69 bytes that claim to be so large."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 4))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _jpeg(width: int, height: int) -> bytes:
@@ -136,7 +198,11 @@ def _jpeg(width: int, height: int) -> bytes:
 
 
 def _small_bombs(service: Service, times: int) -> Iterator[tuple[str, str]]:
-    pictures = {"PNG 9000 x 9000": _png(9000, 9000), "PNG 2^31": _png(2**31 - 1, 2**31 - 1), "JPEG 60000 x 60000": _jpeg(60_000, 60_000)}
+    pictures = {
+        "PNG 9000 x 9000": _png(9000, 9000),
+        "PNG 2^31": _png(2**31 - 1, 2**31 - 1),
+        "JPEG 60000 x 60000": _jpeg(60_000, 60_000),
+    }
     for what, picture in pictures.items():
         for _ in range(times):
             yield what, _encode_grpc(service, picture)
@@ -156,7 +222,10 @@ def _largest_allowed(service: Service, count: int) -> list[str]:
     buffer = io.BytesIO()
     Image.new("RGB", (5990, 5990)).save(buffer, "PNG")
     codes: list[str] = []
-    callers = [threading.Thread(target=lambda: codes.append(_encode_rest(service, buffer.getvalue()))) for _ in range(count)]
+    callers = [
+        threading.Thread(target=lambda: codes.append(_encode_rest(service, buffer.getvalue())))
+        for _ in range(count)
+    ]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -164,10 +233,15 @@ def _largest_allowed(service: Service, count: int) -> list[str]:
     return codes
 
 
-def _encode_grpc(service: Service, picture: bytes, compression: grpc.Compression = grpc.Compression.NoCompression) -> str:
-    with grpc.insecure_channel(service.grpc, options=[("grpc.max_send_message_length", -1)]) as channel:
+def _encode_grpc(
+    service: Service, picture: bytes, compression: grpc.Compression = grpc.Compression.NoCompression
+) -> str:
+    with grpc.insecure_channel(
+        service.grpc, options=[("grpc.max_send_message_length", -1)]
+    ) as channel:
         try:
-            TokenizerStub(channel).Encode(pb.EncodeRequest(picture=picture), timeout=30, compression=compression)  # type: ignore[no-untyped-call]
+            stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
+            stub.Encode(pb.EncodeRequest(picture=picture), timeout=30, compression=compression)
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
@@ -184,7 +258,9 @@ def _pour(service: Service, length: str, before_each: bytes, size: int) -> str:
     """Send zeros until the service answers or hangs up: the status of its answer, 413 where it hung up."""
     piece = before_each + bytes(2**16) + (b"\r\n" if before_each else b"")
     with socket.create_connection(_address(service.rest), timeout=10) as connection:
-        connection.sendall(f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n{length}\r\n\r\n".encode())
+        connection.sendall(
+            f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n{length}\r\n\r\n".encode()
+        )
         try:
             for _ in range(size // 2**16):
                 connection.sendall(piece)
@@ -211,7 +287,9 @@ class _Held(asyncio.Protocol):
         self.open = False
 
 
-async def _silent_connections(service: Service, idle: int, slow: int, stalled: int) -> tuple[dict[str, int], dict[str, int]]:
+async def _silent_connections(
+    service: Service, idle: int, slow: int, stalled: int
+) -> tuple[dict[str, int], dict[str, int]]:
     """Idle: not a byte, half of them to each port. Slow: a header byte every half second. Stalled: 15 MB of a body, then nothing.
 
     (still open after the time that the service grants them, opened) by kind.

@@ -41,7 +41,9 @@ class Outcome:
     fingerprint: str = ""
 
 
-Known = dict[tuple[str, str, int], bytes]  # (fingerprint, "encode" or "decode", photo) -> the right answer
+Known = dict[
+    tuple[str, str, int], bytes
+]  # (fingerprint, "encode" or "decode", photo) -> the right answer
 
 
 def known_answers(service: Service) -> Known:
@@ -71,7 +73,9 @@ class Callers:
     service stops, or finds the port closed, leaves.
     """
 
-    def __init__(self, service: Service, *, pairs: int = 2, timeout: float = 15.0, go_home: bool = False) -> None:
+    def __init__(
+        self, service: Service, *, pairs: int = 2, timeout: float = 15.0, go_home: bool = False
+    ) -> None:
         self.outcomes: list[Outcome] = []
         self.in_flight = 0
         self._service, self._pairs, self._timeout, self._go_home = service, pairs, timeout, go_home
@@ -92,11 +96,17 @@ class Callers:
     @property
     def kinds(self) -> tuple[str, ...]:
         """`encode` or `decode` first."""
-        return tuple(f"{what} {how}" for what in ("encode", "decode") for how in ("grpc", "rest", "stream"))
+        return tuple(
+            f"{what} {how}" for what in ("encode", "decode") for how in ("grpc", "rest", "stream")
+        )
 
     def all_worked_after(self, since: float) -> bool:
         """Whether every kind of call that was sent after `since` (time.monotonic()) has been answered with a result."""
-        worked = {outcome.kind for outcome in reversed(self.outcomes[:]) if outcome.code == OK and outcome.sent > since}
+        worked = {
+            outcome.kind
+            for outcome in reversed(self.outcomes[:])
+            if outcome.code == OK and outcome.sent > since
+        }
         return len(worked) == len(self.kinds)
 
     def at_home(self, seconds: float) -> bool:
@@ -107,12 +117,16 @@ class Callers:
     async def _all(self) -> None:
         async with (
             AsyncClient(self._service.grpc, self._timeout) as client,
-            aiohttp.ClientSession(self._service.rest, timeout=aiohttp.ClientTimeout(self._timeout)) as session,
+            aiohttp.ClientSession(
+                self._service.rest, timeout=aiohttp.ClientTimeout(self._timeout)
+            ) as session,
         ):
             # gRPC lets a process's channels to one address share a connection; each caller's answers are its own.
             grpc = [self._pair(number, "grpc", _Grpc(client)) for number in range(self._pairs)]
             rest = [self._pair(number, "rest", _Rest(session)) for number in range(self._pairs)]
-            await asyncio.gather(*grpc, *rest, self._stream("encode", client), self._stream("decode", client))
+            await asyncio.gather(
+                *grpc, *rest, self._stream("encode", client), self._stream("decode", client)
+            )
 
     async def _pair(self, number: int, how: str, caller: "_Grpc | _Rest") -> None:
         while not self._stop.is_set():
@@ -121,24 +135,32 @@ class Callers:
             tokens, goes_on = await self._call(f"encode {how}", photo, caller.encode(PHOTOS[photo]))
             if tokens is not None and goes_on:
                 self._latest[photo] = tokens
-                _, goes_on = await self._call(f"decode {how}", photo, caller.decode(tokens), tokens.fingerprint)
+                _, goes_on = await self._call(
+                    f"decode {how}", photo, caller.decode(tokens), tokens.fingerprint
+                )
             if not goes_on:
                 return
 
-    async def _call(self, kind: str, photo: int, call: Coroutine[Any, Any, Any], fingerprint: str = "") -> tuple[Any, bool]:
+    async def _call(
+        self, kind: str, photo: int, call: Coroutine[Any, Any, Any], fingerprint: str = ""
+    ) -> tuple[Any, bool]:
         """(answer or None, whether the caller stays)"""
         sent = time.monotonic()
         self.in_flight += 1
         try:
             answer = await call
         except (ChannelTokError, aiohttp.ClientError, TimeoutError) as error:
-            return None, await self._failed(Outcome(kind, photo, sent, time.monotonic(), _code(error)))
+            return None, await self._failed(
+                Outcome(kind, photo, sent, time.monotonic(), _code(error))
+            )
         finally:
             self.in_flight -= 1
         self._answered(kind, photo, sent, answer, fingerprint)
         return answer, True
 
-    def _answered(self, kind: str, photo: int, sent: float, answer: Tokens | bytes, fingerprint: str) -> None:
+    def _answered(
+        self, kind: str, photo: int, sent: float, answer: Tokens | bytes, fingerprint: str
+    ) -> None:
         if isinstance(answer, Tokens):
             fingerprint, answer = answer.fingerprint, answer.to_bytes()
         self.outcomes.append(Outcome(kind, photo, sent, time.monotonic(), OK, answer, fingerprint))
@@ -161,7 +183,9 @@ class Callers:
 
             ending = asyncio.Event()
 
-            async def items(sent: deque[tuple[int, float, str]] = sent, ending: asyncio.Event = ending) -> AsyncIterator[Any]:
+            async def items(
+                sent: deque[tuple[int, float, str]] = sent, ending: asyncio.Event = ending
+            ) -> AsyncIterator[Any]:
                 number = 0
                 while not ending.is_set() and not self._stop.is_set():
                     number += 1
@@ -170,7 +194,13 @@ class Callers:
                         await asyncio.sleep(PAUSE)
                         continue
                     tokens = self._latest.get(photo)
-                    sent.append((photo, time.monotonic(), tokens.fingerprint if what == "decode" and tokens else ""))
+                    sent.append(
+                        (
+                            photo,
+                            time.monotonic(),
+                            tokens.fingerprint if what == "decode" and tokens else "",
+                        )
+                    )
                     self.in_flight += 1
                     yield PHOTOS[photo] if what == "encode" else tokens
 
@@ -182,14 +212,19 @@ class Callers:
                         photo, when, fingerprint = sent.popleft()
                         self.in_flight -= 1
                         if isinstance(result, ChannelTokError):
-                            if not await self._failed(Outcome(kind, photo, when, time.monotonic(), _code(result))):
+                            if not await self._failed(
+                                Outcome(kind, photo, when, time.monotonic(), _code(result))
+                            ):
                                 stays = False
                                 ending.set()
                         else:
                             self._answered(kind, photo, when, result, fingerprint)
             except ChannelTokError as error:
                 self.in_flight -= len(sent)
-                self.outcomes += [Outcome(kind, photo, when, time.monotonic(), _code(error)) for photo, when, _ in sent]
+                self.outcomes += [
+                    Outcome(kind, photo, when, time.monotonic(), _code(error))
+                    for photo, when, _ in sent
+                ]
                 stays = await self._stays_after(_code(error))
 
 
@@ -209,13 +244,19 @@ class _Rest:
     session: aiohttp.ClientSession
 
     async def encode(self, picture: bytes) -> Tokens:
-        return Tokens.from_bytes(await self._post("/v1/encode", picture, "image/jpeg", "application/octet-stream"))
+        return Tokens.from_bytes(
+            await self._post("/v1/encode", picture, "image/jpeg", "application/octet-stream")
+        )
 
     async def decode(self, tokens: Tokens) -> bytes:
-        return await self._post("/v1/decode", tokens.to_bytes(), "application/octet-stream", "image/jpeg")
+        return await self._post(
+            "/v1/decode", tokens.to_bytes(), "application/octet-stream", "image/jpeg"
+        )
 
     async def _post(self, path: str, body: bytes, content_type: str, accept: str) -> bytes:
-        async with self.session.post(path, data=body, headers={"Content-Type": content_type, "Accept": accept}) as reply:
+        async with self.session.post(
+            path, data=body, headers={"Content-Type": content_type, "Accept": accept}
+        ) as reply:
             answer = await reply.read()
             if reply.status != 200:
                 raise ChannelTokError(json.loads(answer)["code"], f"HTTP {reply.status}")
@@ -229,5 +270,7 @@ def _code(error: Exception) -> str:
         return "DEADLINE_EXCEEDED"
     if not isinstance(error, ChannelTokError):
         return type(error).__name__
-    never_sent = error.code == "UNAVAILABLE" and error.message.startswith(("connections to all backends failing", "failed to connect"))
+    never_sent = error.code == "UNAVAILABLE" and error.message.startswith(
+        ("connections to all backends failing", "failed to connect")
+    )
     return CANNOT_CONNECT if never_sent else error.code

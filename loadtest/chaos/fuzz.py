@@ -32,7 +32,11 @@ from loadtest.chaos.attack import Row, Rows
 from loadtest.chaos.callers import PHOTOS
 from loadtest.running import Service, running
 
-METHODS = {"Encode": pb.EncodeRequest, "Decode": pb.DecodeRequest, "ListTokenizers": pb.ListTokenizersRequest}
+METHODS = {
+    "Encode": pb.EncodeRequest,
+    "Decode": pb.DecodeRequest,
+    "ListTokenizers": pb.ListTokenizersRequest,
+}
 STREAMS = {"EncodeStream": pb.EncodeStreamRequest, "DecodeStream": pb.DecodeStreamRequest}
 FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE")
 HANG_SECONDS = 10.0
@@ -120,7 +124,9 @@ class Sender:
             code = "HUNG"
         except aiohttp.ClientError as error:
             code = type(error).__name__
-        self._verdicts.add(code, f"{one.where} {one.content_type} {one.body[:60]!r} of {len(one.body)} bytes")
+        self._verdicts.add(
+            code, f"{one.where} {one.content_type} {one.body[:60]!r} of {len(one.body)} bytes"
+        )
 
     async def _grpc(self, one: Input) -> str:
         method = f"/channeltok.v1.Tokenizer/{one.where}"
@@ -152,8 +158,16 @@ def fuzz(short: bool) -> Rows:
         try:
             sources: list[tuple[str, int, Callable[[int], None]]] = [
                 ("openapi", 400, lambda count: _openapi(service, verdicts, count, number)),
-                ("protobuf", 24_700, lambda count: _drawn(sender, _messages(tokens), count, number)),
-                ("token bytes", 16_000, lambda count: _drawn(sender, _token_bytes(tokens), count, number)),
+                (
+                    "protobuf",
+                    24_700,
+                    lambda count: _drawn(sender, _messages(tokens), count, number),
+                ),
+                (
+                    "token bytes",
+                    16_000,
+                    lambda count: _drawn(sender, _token_bytes(tokens), count, number),
+                ),
                 ("pictures", 9_000, lambda count: _pictures(sender, count, number)),
             ]
             for name, count, source in sources:
@@ -167,12 +181,32 @@ def fuzz(short: bool) -> Rows:
         restarted = processes ^ {child.pid for child in service.children()} if alive else processes
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     total = verdicts.codes.total()
-    note = ", ".join(f"{name} {count:,} in {seconds:.0f} s" for name, (count, seconds) in sent.items())
+    note = ", ".join(
+        f"{name} {count:,} in {seconds:.0f} s" for name, (count, seconds) in sent.items()
+    )
     yield Row("fuzz_inputs", "inputs", total, 1000 if short else 50_000, at_least=True, note=note)
-    yield Row("fuzz_5xx", "answers of 5xx, INTERNAL or UNKNOWN", len(verdicts.faults), 0, note=_example(verdicts.faults, number))
-    yield Row("fuzz_hung", f"inputs without an answer in {HANG_SECONDS:.0f} s", len(verdicts.hung), 0, note=_example(verdicts.hung, number))
+    yield Row(
+        "fuzz_5xx",
+        "answers of 5xx, INTERNAL or UNKNOWN",
+        len(verdicts.faults),
+        0,
+        note=_example(verdicts.faults, number),
+    )
+    yield Row(
+        "fuzz_hung",
+        f"inputs without an answer in {HANG_SECONDS:.0f} s",
+        len(verdicts.hung),
+        0,
+        note=_example(verdicts.hung, number),
+    )
     said = crashes[0].strip()[:200] if crashes else ""
-    yield Row("fuzz_crashes", "processes that ended or began, exceptions in the log", len(restarted) + len(crashes), 0, note=said)
+    yield Row(
+        "fuzz_crashes",
+        "processes that ended or began, exceptions in the log",
+        len(restarted) + len(crashes),
+        0,
+        note=said,
+    )
 
 
 def _example(what: list[str], number: int) -> str:
@@ -182,7 +216,11 @@ def _example(what: list[str], number: int) -> str:
 def _quiet(count: int) -> settings:
     """hypothesis as a generator: no database, no shrinking, no opinion on speed."""
     return settings(
-        max_examples=max(1, count), database=None, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+        max_examples=max(1, count),
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
     )
 
 
@@ -190,8 +228,16 @@ def _openapi(service: Service, verdicts: Verdicts, count: int, number: int) -> N
     schema = schemathesis.openapi.from_url(f"{service.rest}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     posts = [operation for operation in operations if operation.method == "post"]
-    modes = [(post, mode) for post in posts for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)]
-    gets = [(operation, schemathesis.GenerationMode.POSITIVE) for operation in operations if operation.method != "post"]
+    modes = [
+        (post, mode)
+        for post in posts
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    ]
+    gets = [
+        (operation, schemathesis.GenerationMode.POSITIVE)
+        for operation in operations
+        if operation.method != "post"
+    ]
     for operation, mode in modes + gets:
 
         @seed(number)
@@ -199,7 +245,9 @@ def _openapi(service: Service, verdicts: Verdicts, count: int, number: int) -> N
         @given(case=operation.as_strategy(generation_mode=mode), as_drawn=st.booleans())
         def call(case: schemathesis.Case[Any], as_drawn: bool) -> None:
             if not as_drawn and case.headers is not None:
-                case.headers.pop("accept", None)  # most that are drawn end in 406, before anything happens
+                case.headers.pop(
+                    "accept", None
+                )  # most that are drawn end in 406, before anything happens
             reply = case.call(timeout=HANG_SECONDS)
             verdicts.add(str(reply.status_code), f"{case.method} {case.path} {case.body!r:.60}")
 
@@ -220,15 +268,26 @@ def _messages(tokens: bytes) -> st.SearchStrategy[Input]:
     """Messages of the contract with any values in their fields, and bytes that are no message."""
     payload = st.one_of(st.binary(max_size=64), st.just(tokens), st.just(PHOTOS[0][:2000]))
     name = st.one_of(st.just(""), st.just("demo"), st.text(max_size=20))
-    encode = st.builds(pb.EncodeRequest, picture=payload, k=st.one_of(st.none(), st.integers(0, 2**32 - 1)), tokenizer=name)
-    decode = st.builds(pb.DecodeRequest, tokens=payload, format=st.integers(-(2**31), 2**31 - 1), tokenizer=name)
+    encode = st.builds(
+        pb.EncodeRequest,
+        picture=payload,
+        k=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+        tokenizer=name,
+    )
+    decode = st.builds(
+        pb.DecodeRequest, tokens=payload, format=st.integers(-(2**31), 2**31 - 1), tokenizer=name
+    )
     number = st.integers(0, 2**64 - 1)
     by_method: dict[str, st.SearchStrategy[Message]] = {
         "Encode": encode,
         "Decode": decode,
         "ListTokenizers": st.builds(pb.ListTokenizersRequest),
-        "EncodeStream": st.builds(pb.EncodeStreamRequest, id=number, request=st.one_of(st.none(), encode)),
-        "DecodeStream": st.builds(pb.DecodeStreamRequest, id=number, request=st.one_of(st.none(), decode)),
+        "EncodeStream": st.builds(
+            pb.EncodeStreamRequest, id=number, request=st.one_of(st.none(), encode)
+        ),
+        "DecodeStream": st.builds(
+            pb.DecodeStreamRequest, id=number, request=st.one_of(st.none(), decode)
+        ),
     }
     whole = [st.builds(_input, st.just(method), message) for method, message in by_method.items()]
     rubbish = st.builds(Input, st.sampled_from(list(by_method)), st.binary(max_size=64))
@@ -245,15 +304,33 @@ def _token_bytes(tokens: bytes) -> st.SearchStrategy[Input]:
         lambda magic, version, reserved, k, fingerprint, ids: (
             magic + bytes([version, reserved]) + k.to_bytes(2, "little") + fingerprint + ids
         ),
-        *(st.sampled_from([b"CTOK", b"ctok", b"\0\0\0\0"]), st.integers(0, 255), st.sampled_from([0, 1, 255])),
-        *(st.integers(0, 65_535), st.one_of(st.just(tokens[8:16]), st.binary(min_size=8, max_size=8)), st.binary(max_size=64)),
+        *(
+            st.sampled_from([b"CTOK", b"ctok", b"\0\0\0\0"]),
+            st.integers(0, 255),
+            st.sampled_from([0, 1, 255]),
+        ),
+        *(
+            st.integers(0, 65_535),
+            st.one_of(st.just(tokens[8:16]), st.binary(min_size=8, max_size=8)),
+            st.binary(max_size=64),
+        ),
     )
     spliced = st.builds(
-        lambda at, part: tokens[:at] + part + tokens[at + len(part) :], st.integers(0, 18), st.binary(min_size=1, max_size=8)
+        lambda at, part: tokens[:at] + part + tokens[at + len(part) :],
+        st.integers(0, 18),
+        st.binary(min_size=1, max_size=8),
     )
     body = st.one_of(st.binary(max_size=80), header, spliced)
-    over_rest = st.builds(Input, st.just("/v1/decode"), body, st.sampled_from(["application/octet-stream", "application/json"]))
-    over_grpc = st.builds(lambda one: _input("Decode", pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG)), body)
+    over_rest = st.builds(
+        Input,
+        st.just("/v1/decode"),
+        body,
+        st.sampled_from(["application/octet-stream", "application/json"]),
+    )
+    over_grpc = st.builds(
+        lambda one: _input("Decode", pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG)),
+        body,
+    )
     return st.one_of(over_grpc, over_grpc, over_rest)
 
 
@@ -262,17 +339,28 @@ def _pictures(sender: Sender, count: int, number: int) -> None:
     chance = random.Random(number)
     photo = Image.open(io.BytesIO(PHOTOS[0])).resize((48, 40))
     originals = []
-    for format, modes in {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "RGBA", "P", "LA"), "WEBP": ("RGB", "RGBA"), "GIF": ("P",)}.items():
+    for format, modes in {
+        "JPEG": ("RGB", "L", "CMYK"),
+        "PNG": ("RGB", "RGBA", "P", "LA"),
+        "WEBP": ("RGB", "RGBA"),
+        "GIF": ("P",),
+    }.items():
         for mode in modes:
             buffer = io.BytesIO()
             photo.convert(mode).save(buffer, format)
             originals.append(buffer.getvalue())
     mutations: list[Callable[[bytearray], object]] = [
         lambda data: data.__setitem__(chance.randrange(len(data)), chance.randrange(256)),
-        lambda data: data.__setitem__(chance.randrange(min(len(data), 60)), chance.choice([0, 1, 127, 128, 255])),  # headers
+        lambda data: data.__setitem__(
+            chance.randrange(min(len(data), 60)), chance.choice([0, 1, 127, 128, 255])
+        ),  # headers
         lambda data: data.__delitem__(slice(chance.randrange(len(data)), None)),
-        lambda data: data.__delitem__(slice(at := chance.randrange(len(data)), at + chance.randrange(1, 40))),
-        lambda data: data.__setitem__(slice(at := chance.randrange(len(data)), at), chance.randbytes(chance.randrange(1, 40))),
+        lambda data: data.__delitem__(
+            slice(at := chance.randrange(len(data)), at + chance.randrange(1, 40))
+        ),
+        lambda data: data.__setitem__(
+            slice(at := chance.randrange(len(data)), at), chance.randbytes(chance.randrange(1, 40))
+        ),
         lambda data: data.extend(chance.choice(originals)),
     ]
     for start in range(0, count, TOGETHER):
@@ -283,6 +371,10 @@ def _pictures(sender: Sender, count: int, number: int) -> None:
                 if data:
                     chance.choice(mutations)(data)
             body = bytes(data)
-            request = Input("/v1/encode", body, "image/jpeg") if one % 3 == 0 else _input("Encode", pb.EncodeRequest(picture=body, k=1))
+            request = (
+                Input("/v1/encode", body, "image/jpeg")
+                if one % 3 == 0
+                else _input("Encode", pb.EncodeRequest(picture=body, k=1))
+            )
             batch.append(request)
         sender.send(batch)

@@ -27,7 +27,12 @@ def impatient(short: bool) -> Rows:
         patient, beside = asyncio.run(_calls(service, PATIENT, IMPATIENT, seconds))
         _, only = asyncio.run(_calls(service, 0, IMPATIENT, seconds))
         replaced = service.events("restarting") + service.events("reloading")
-    yield Row("impatient_none", f"Encode, {PATIENT} callers who stay: answered", alone[OK] / seconds, unit=" /s")
+    yield Row(
+        "impatient_none",
+        f"Encode, {PATIENT} callers who stay: answered",
+        alone[OK] / seconds,
+        unit=" /s",
+    )
     yield Row(
         "impatient_beside_goodput",
         f"beside {IMPATIENT} with deadlines of 1 to 100 ms: answered in time, share of that",
@@ -37,14 +42,31 @@ def impatient(short: bool) -> Rows:
         note=f"those who stay: {_codes(patient)}; the others: {_codes(beside)}",
     )
     share = only[OK] / alone[OK]
-    yield Row("impatient_only_goodput", f"{IMPATIENT} such callers alone: the same", share, 0.2, at_least=True, note=_codes(only))
+    yield Row(
+        "impatient_only_goodput",
+        f"{IMPATIENT} such callers alone: the same",
+        share,
+        0.2,
+        at_least=True,
+        note=_codes(only),
+    )
     others = [code for code in (patient + alone).elements() if code not in (OK, REFUSED)]
     others += [code for code in (beside + only).elements() if code not in (OK, REFUSED, LATE)]
-    yield Row("impatient_other_answers", "neither answered, refused nor late", len(others), 0, note=counted(others))
-    yield Row("impatient_replaced", "tritonservers and engines that had to be replaced", len(replaced), 0)
+    yield Row(
+        "impatient_other_answers",
+        "neither answered, refused nor late",
+        len(others),
+        0,
+        note=counted(others),
+    )
+    yield Row(
+        "impatient_replaced", "tritonservers and engines that had to be replaced", len(replaced), 0
+    )
 
 
-async def _calls(service: Service, patient: int, impatient: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
+async def _calls(
+    service: Service, patient: int, impatient: int, seconds: float
+) -> tuple[Counter[str], Counter[str]]:
     """How the calls of both kinds of callers ended, by gRPC's code. Each calls again when it was answered."""
     end = time.monotonic() + seconds
     ended: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
@@ -64,7 +86,9 @@ async def _calls(service: Service, patient: int, impatient: int, seconds: float)
                 if code == REFUSED:
                     await asyncio.sleep(PAUSE)
 
-        await asyncio.gather(*(caller(number, number >= patient) for number in range(patient + impatient)))
+        await asyncio.gather(
+            *(caller(number, number >= patient) for number in range(patient + impatient))
+        )
     return ended
 
 

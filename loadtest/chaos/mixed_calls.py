@@ -66,7 +66,11 @@ class Mix:
         except TimeoutError:
             self.complaints.append(f"{name}: hung")
         except (aiohttp.ClientError, grpc.aio.AioRpcError, OSError) as error:
-            what = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
+            what = (
+                error.code().name
+                if isinstance(error, grpc.aio.AioRpcError)
+                else type(error).__name__
+            )
             self.complaints.append(f"{name}: {what}")
 
     async def _until_it_has_a_place(self, kind: Callable[[], Awaitable[None]]) -> None:
@@ -88,12 +92,18 @@ class Mix:
         return number, PHOTOS[number]
 
     def _right(self, photo: int, tokens: bytes) -> bool:
-        return any(right == tokens for (_, what, number), right in self.known.items() if what == "encode" and number == photo)
+        return any(
+            right == tokens
+            for (_, what, number), right in self.known.items()
+            if what == "encode" and number == photo
+        )
 
     def _rubbish(self) -> bytes:
         _, photo = self._photo()
         cut = photo[: self.chance.randrange(len(photo) // 2)]
-        return self.chance.choice([cut, b"GIF89a" + cut, self.chance.randbytes(self.chance.randrange(2000))])
+        return self.chance.choice(
+            [cut, b"GIF89a" + cut, self.chance.randbytes(self.chance.randrange(2000))]
+        )
 
     async def _good_grpc(self) -> None:
         number, photo = self._photo()
@@ -106,7 +116,9 @@ class Mix:
 
     async def _good_rest(self) -> None:
         number, photo = self._photo()
-        async with self.session.post("/v1/encode", data=photo, headers={"Accept": "application/octet-stream"}) as reply:
+        async with self.session.post(
+            "/v1/encode", data=photo, headers={"Accept": "application/octet-stream"}
+        ) as reply:
             _raise_if_overloaded(reply.status == 429)
             self._expect("good", self._right(number, await reply.read()))
 
@@ -146,18 +158,26 @@ class Mix:
                 yield photo[start : start + step]
                 await asyncio.sleep(0.05)
 
-        async with self.session.post("/v1/encode", data=dribble(), headers={"Accept": "application/octet-stream"}) as reply:
+        async with self.session.post(
+            "/v1/encode", data=dribble(), headers={"Accept": "application/octet-stream"}
+        ) as reply:
             _raise_if_overloaded(reply.status == 429)
             self._expect("slow_body", self._right(number, await reply.read()))
 
     async def _impatient(self) -> None:
         with suppress(grpc.aio.AioRpcError):
-            await self.stub.Encode(pb.EncodeRequest(picture=self._photo()[1]), timeout=self.chance.uniform(0.001, 0.02))
+            await self.stub.Encode(
+                pb.EncodeRequest(picture=self._photo()[1]), timeout=self.chance.uniform(0.001, 0.02)
+            )
 
     async def _vanishing_stream(self) -> None:
         call = self.stub.EncodeStream()
         for number in range(4):
-            await call.write(pb.EncodeStreamRequest(id=number, request=pb.EncodeRequest(picture=self._photo()[1])))
+            await call.write(
+                pb.EncodeStreamRequest(
+                    id=number, request=pb.EncodeRequest(picture=self._photo()[1])
+                )
+            )
         await call.read()
         call.cancel()
 
@@ -213,12 +233,16 @@ class _Measured:
         return self.after.grown_over(self.before)["memory"]
 
 
-def _measured(service: Service, known: Known, warm_up: int, count: int, seconds: float) -> _Measured:
+def _measured(
+    service: Service, known: Known, warm_up: int, count: int, seconds: float
+) -> _Measured:
     asyncio.run(_calls(service, known, warm_up, seed=1))
     pid = service.process.pid
     before, names = meter.settled(pid, seconds), meter.thread_names(pid)
     mix = asyncio.run(_calls(service, known, count, seed=2))
-    return _Measured(mix, before, meter.settled(pid, seconds, back_to=before), meter.thread_names(pid) - names)
+    return _Measured(
+        mix, before, meter.settled(pid, seconds, back_to=before), meter.thread_names(pid) - names
+    )
 
 
 def mixed(short: bool) -> Rows:
@@ -232,16 +256,57 @@ def mixed(short: bool) -> Rows:
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     with running(("-m", "loadtest.chaos.leaky_service")) as leaky:
         seen = _measured(leaky, known, 100, 1500, seconds).memory_growth
-    mix, handles, threads = sound.mix, sound.after.handles - sound.before.handles, sound.after.threads - sound.before.threads
-    yield Row("mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements())))
-    yield Row("mixed_refused", "times that one of them was refused for want of a place, and tried again", mix.refused)
+    mix, handles, threads = (
+        sound.mix,
+        sound.after.handles - sound.before.handles,
+        sound.after.threads - sound.before.threads,
+    )
+    yield Row(
+        "mixed_calls", "calls on both protocols", count, note=counted(list(mix.made.elements()))
+    )
+    yield Row(
+        "mixed_refused",
+        "times that one of them was refused for want of a place, and tried again",
+        mix.refused,
+    )
     yield Row("mixed_dead", "services that died", int(not alive), 0)
     yield Row("mixed_crashes", "exceptions in its log", len(crashes), 0)
     what = counted([event.get("what") or event["model"] for event in replaced])
-    yield Row("mixed_replaced", "tritonservers and engines that had to be replaced", len(replaced), 0, note=what)
-    yield Row("mixed_wrong", "calls that did not end as they must", len(mix.complaints), 0, note=counted(mix.complaints))
-    yield Row("mixed_memory_growth", "memory after a warm-up round, growth", 100 * sound.memory_growth, 100 * GROWTH, unit=" %")
+    yield Row(
+        "mixed_replaced",
+        "tritonservers and engines that had to be replaced",
+        len(replaced),
+        0,
+        note=what,
+    )
+    yield Row(
+        "mixed_wrong",
+        "calls that did not end as they must",
+        len(mix.complaints),
+        0,
+        note=counted(mix.complaints),
+    )
+    yield Row(
+        "mixed_memory_growth",
+        "memory after a warm-up round, growth",
+        100 * sound.memory_growth,
+        100 * GROWTH,
+        unit=" %",
+    )
     yield Row("mixed_handles_growth", "open handles, growth", handles, 0)
     new = counted(list(sound.new_threads.elements()))
-    yield Row("mixed_threads_growth", "threads, growth", threads, 0, note=f"new: {new}" if threads > 0 else "")
-    yield Row("mixed_planted_leak", "the planted leak, as the same meter sees it", 100 * seen, 100 * GROWTH, at_least=True, unit=" %")
+    yield Row(
+        "mixed_threads_growth",
+        "threads, growth",
+        threads,
+        0,
+        note=f"new: {new}" if threads > 0 else "",
+    )
+    yield Row(
+        "mixed_planted_leak",
+        "the planted leak, as the same meter sees it",
+        100 * seen,
+        100 * GROWTH,
+        at_least=True,
+        unit=" %",
+    )

@@ -38,7 +38,9 @@ def wide_repository() -> Path:
 def demo_repository(folder: Path) -> Path:
     """A copy of the committed repository, to be exported into."""
     repository = folder / "model_repository"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__")
+    )
     return repository
 
 
@@ -49,14 +51,33 @@ def nudged_demo(folder: Path) -> Path:
     with safe_open(DEMO, "numpy") as demo:
         weights = {name: demo.get_tensor(name) for name in demo.keys()}  # noqa: SIM118 (it is no dictionary)
         facts = demo.metadata()
-    save_file({name: (w * (1 + 0.01 * chance.standard_normal(w.shape))).astype(w.dtype) for name, w in weights.items()}, path, facts)
+    save_file(
+        {
+            name: (w * (1 + 0.01 * chance.standard_normal(w.shape))).astype(w.dtype)
+            for name, w in weights.items()
+        },
+        path,
+        facts,
+    )
     return path
 
 
 def export(checkpoint: Path, repository: Path) -> None:
     """As an operator does. Raises subprocess.CalledProcessError, with what it said in `stderr`."""
     photos = str(ROOT / "docs/images/*.jpg")
-    _python("-m", "export", str(checkpoint), "--name", "demo", "--repository", str(repository), "--data", photos, "--photos", "2")
+    _python(
+        "-m",
+        "export",
+        str(checkpoint),
+        "--name",
+        "demo",
+        "--repository",
+        str(repository),
+        "--data",
+        photos,
+        "--photos",
+        "2",
+    )
 
 
 @cache
@@ -80,6 +101,10 @@ def replace(repository: Path, new: Path) -> None:
 
 def _python(*arguments: str) -> None:
     try:
-        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+        subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+        )
     except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"python {' '.join(arguments)[:80]} failed: {error.stderr.strip()[-300:]}") from error
+        raise RuntimeError(
+            f"python {' '.join(arguments)[:80]} failed: {error.stderr.strip()[-300:]}"
+        ) from error

@@ -39,7 +39,11 @@ count per connection, not per picture: a hundred stalled uploads are part of the
 
 def write_figures(results: Results) -> None:
     """Flat: name -> number. What was not measured, or never came about, is null."""
-    figures = {row.name: row.value if math.isfinite(row.value) else None for _, rows in results for row in rows}
+    figures = {
+        row.name: row.value if math.isfinite(row.value) else None
+        for _, rows in results
+        for row in rows
+    }
     FIGURES.parent.mkdir(exist_ok=True)
     FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -48,16 +52,30 @@ def write_page(results: Results) -> None:
     """All attacks, in their order."""
     asked = [row for _, rows in results for row in rows if row.limit is not None]
     today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    parts = [HEAD.format(machine=machine(), date=today, holding=sum(row.holds for row in asked), asked=len(asked))]
-    parts.append(MEMORY.format(idle=IDLE_SYSTEM / GIB, pixel=BYTES_PER_PIXEL, limit=memory_limit(Settings()) / GIB))
+    parts = [
+        HEAD.format(
+            machine=machine(), date=today, holding=sum(row.holds for row in asked), asked=len(asked)
+        )
+    ]
+    parts.append(
+        MEMORY.format(
+            idle=IDLE_SYSTEM / GIB, pixel=BYTES_PER_PIXEL, limit=memory_limit(Settings()) / GIB
+        )
+    )
     for attack, rows in results:
         lines = ["| measured | figure | limit | holds |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row.cells())} |" for row in rows]
+        lines += [
+            f"| {' | '.join(cell.replace('|', '/') for cell in row.cells())} |" for row in rows
+        ]
         parts.append(f"## {attack.title}\n\n" + "\n".join(lines) + "\n")
     PAGE.write_text("\n".join(parts))
 
 
 def machine() -> str:
     """`AMD EPYC, 2 cores, 24 GB`."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return f"{names[0] if names else 'a processor'}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"

@@ -34,7 +34,11 @@ def switch(short: bool) -> Rows:
                 switched = float("nan")
                 while time.monotonic() < exported + PATIENCE:
                     time.sleep(0.1)
-                    new = [one.finished for one in callers.outcomes if one.code == OK and one.fingerprint != before]
+                    new = [
+                        one.finished
+                        for one in callers.outcomes
+                        if one.code == OK and one.fingerprint != before
+                    ]
                     if new:
                         switched = new[0] - exported
                         time.sleep(AFTERWARDS)
@@ -44,10 +48,30 @@ def switch(short: bool) -> Rows:
         with running(model_repository=str(repository)) as fresh:
             known |= known_answers(fresh)
     failures = [outcome.code for outcome in outcomes if outcome.code != OK]
-    late = sum(one.fingerprint == before for one in outcomes if one.code == OK and one.sent > since and one.kind.startswith("encode"))
+    late = sum(
+        one.fingerprint == before
+        for one in outcomes
+        if one.code == OK and one.sent > since and one.kind.startswith("encode")
+    )
     fingerprints = [outcome.fingerprint for outcome in outcomes if outcome.code == OK]
-    yield Row("switch_seconds", "from the export's end to the first reply of the new version", switched, PATIENCE, unit=" s")
+    yield Row(
+        "switch_seconds",
+        "from the export's end to the first reply of the new version",
+        switched,
+        PATIENCE,
+        unit=" s",
+    )
     yield Row("switch_failed", "failed requests", len(failures), 0, note=counted(failures))
-    yield Row("switch_wrong", "tokens and pictures other than those of their own fingerprint", wrong(outcomes, known), 0)
-    yield Row("switch_late", f"replies of the old version {AFTERWARDS / 2:.0f} s after the first of the new", late, 0)
+    yield Row(
+        "switch_wrong",
+        "tokens and pictures other than those of their own fingerprint",
+        wrong(outcomes, known),
+        0,
+    )
+    yield Row(
+        "switch_late",
+        f"replies of the old version {AFTERWARDS / 2:.0f} s after the first of the new",
+        late,
+        0,
+    )
     yield Row("switch_calls", "calls, by fingerprint", len(outcomes), note=counted(fingerprints))

@@ -38,7 +38,10 @@ START_SECONDS = 120.0
 ENVIRONMENTS = Path("build/peers")
 REPORT = Path("build/bench-peers.json")
 BOUNDARY = "photo-and-photo-alone"
-OURS, OUR_BEST = "ChannelTok gRPC", "ChannelTok bf16"  # the second on its own best engine, where the processor has it
+OURS, OUR_BEST = (
+    "ChannelTok gRPC",
+    "ChannelTok bf16",
+)  # the second on its own best engine, where the processor has it
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,66 @@ class Peer:
         if self.v2:
             data, parameters = [base64.b64encode(jpeg).decode()], {"content_type": "base64"}
             return json.dumps(
-                {"inputs": [{"name": "jpeg", "shape": [1, 1], "datatype": "BYTES", "parameters": parameters, "data": data}]}
+                {
+                    "inputs": [
+                        {
+                            "name": "jpeg",
+                            "shape": [1, 1],
+                            "datatype": "BYTES",
+                            "parameters": parameters,
+                            "data": data,
+                        }
+                    ]
+                }
             ).encode()
         if not self.form:
             return jpeg
         head = 'Content-Disposition: form-data; name="jpegs"; filename="1.jpg"\r\nContent-Type: image/jpeg'
-        return f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+        return (
+            f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+        )
 
 
 PEERS = {
     "FastAPI": Peer(
         (),
-        lambda port: ["-m", "uvicorn", "loadtest.peers.fastapi_app:app", "--port", str(port), "--workers", "2", "--log-level", "warning"],
+        lambda port: [
+            "-m",
+            "uvicorn",
+            "loadtest.peers.fastapi_app:app",
+            "--port",
+            str(port),
+            "--workers",
+            "2",
+            "--log-level",
+            "warning",
+        ],
     ),
     "LitServe": Peer(
-        ("litserve==0.2.19", "python-multipart==0.0.34"), lambda port: ["-m", "loadtest.peers.litserve_app", str(port)], form=True
-    ),
-    "Ray Serve": Peer(("ray[serve]==2.60.0",), lambda port: ["-m", "loadtest.peers.ray_serve_app", str(port)]),
-    "BentoML": Peer(
-        ("bentoml==1.4.38",),
-        lambda port: ["-m", "bentoml", "serve", "loadtest.peers.bentoml_service:Encoder", "--port", str(port)],
+        ("litserve==0.2.19", "python-multipart==0.0.34"),
+        lambda port: ["-m", "loadtest.peers.litserve_app", str(port)],
         form=True,
     ),
-    "MLServer": Peer(("mlserver==1.7.1", "uvloop==0.21.0"), lambda port: ["-m", "loadtest.peers.mlserver_app", str(port)], v2=True),
+    "Ray Serve": Peer(
+        ("ray[serve]==2.60.0",), lambda port: ["-m", "loadtest.peers.ray_serve_app", str(port)]
+    ),
+    "BentoML": Peer(
+        ("bentoml==1.4.38",),
+        lambda port: [
+            "-m",
+            "bentoml",
+            "serve",
+            "loadtest.peers.bentoml_service:Encoder",
+            "--port",
+            str(port),
+        ],
+        form=True,
+    ),
+    "MLServer": Peer(
+        ("mlserver==1.7.1", "uvloop==0.21.0"),
+        lambda port: ["-m", "loadtest.peers.mlserver_app", str(port)],
+        v2=True,
+    ),
 }
 
 
@@ -106,11 +146,18 @@ class Cell:
     @classmethod
     def of(cls, report: Report) -> "Cell":
         share = report.counts().get(report.good, 0) / len(report.codes)
-        return cls(report.goodput, report.latency(50, report.good), report.latency(99, report.good), share)
+        return cls(
+            report.goodput, report.latency(50, report.good), report.latency(99, report.good), share
+        )
 
     @classmethod
     def median(cls, cells: list["Cell"]) -> "Cell":
-        return cls(*(statistics.median(column) for column in zip(*(asdict(cell).values() for cell in cells), strict=True)))
+        return cls(
+            *(
+                statistics.median(column)
+                for column in zip(*(asdict(cell).values() for cell in cells), strict=True)
+            )
+        )
 
 
 def main() -> None:
@@ -118,7 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each stretch")
-    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="which peers")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="which peers"
+    )
     options = parser.parse_args()
     compare(options.rounds, options.seconds, options.only)
 
@@ -138,8 +187,13 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
             cell = Cell.of(generators.closed_loop(target, callers, seconds).result())
             carried = max(carried, cell.goodput)
             cells[name][f"{callers}"].append(cell)
-        cells[name]["open"].append(Cell.of(generators.open_loop(target, OPEN_SHARE * carried, seconds).result()))
-        print(f"{name:16}" + "".join(f"{seen[-1].goodput:9.1f}" for seen in cells[name].values()), flush=True)
+        cells[name]["open"].append(
+            Cell.of(generators.open_loop(target, OPEN_SHARE * carried, seconds).result())
+        )
+        print(
+            f"{name:16}" + "".join(f"{seen[-1].goodput:9.1f}" for seen in cells[name].values()),
+            flush=True,
+        )
 
     encode = tuple(pb.EncodeRequest(picture=jpeg).SerializeToString() for jpeg in jpegs)
     with Generators(1) as generators:
@@ -157,8 +211,14 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
                 with peer(name, pythons[name]) as url:
                     assert ids(name, url, jpegs[0]) == right, f"{name} answers other tokens"
                     bodies = tuple(PEERS[name].body(jpeg) for jpeg in jpegs)
-                    measure(name, Rest(url, "POST", bodies, (("content-type", PEERS[name].content_type),)))
-    medians = {name: {load: Cell.median(seen) for load, seen in loads.items()} for name, loads in cells.items()}
+                    measure(
+                        name,
+                        Rest(url, "POST", bodies, (("content-type", PEERS[name].content_type),)),
+                    )
+    medians = {
+        name: {load: Cell.median(seen) for load, seen in loads.items()}
+        for name, loads in cells.items()
+    }
     figures = report(medians, rounds)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(figures, indent=2) + "\n")
@@ -169,17 +229,28 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
 def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object]:
     """Print the table and the ratios; return them."""
     loads = [*(f"{callers}" for callers in CALLERS), "open"]
-    print(f"\npictures/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best")
+    print(
+        f"\npictures/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best"
+    )
     print(f"{'':16}" + "".join(f"{load:>18}" for load in loads))
     for name, row in medians.items():
-        print(f"{name:16}" + "".join(f"{row[load].goodput:9.1f} {1000 * row[load].p99:8.1f}" for load in loads))
+        print(
+            f"{name:16}"
+            + "".join(f"{row[load].goodput:9.1f} {1000 * row[load].p99:8.1f}" for load in loads)
+        )
     figures: dict[str, object] = {
         "versions": versions(),
         "cells": {n: {k: asdict(c) for k, c in row.items()} for n, row in medians.items()},
     }
     for callers in (16, 64):
-        best = max((name for name in medians if name in PEERS), key=lambda name: medians[name][f"{callers}"].goodput)
-        for ours, ratio_name in ((OURS, "best_peer_ratio"), (OUR_BEST, "best_peer_ratio_best_engine")):
+        best = max(
+            (name for name in medians if name in PEERS),
+            key=lambda name: medians[name][f"{callers}"].goodput,
+        )
+        for ours, ratio_name in (
+            (OURS, "best_peer_ratio"),
+            (OUR_BEST, "best_peer_ratio_best_engine"),
+        ):
             if ours in medians:
                 ratio = medians[ours][f"{callers}"].goodput / medians[best][f"{callers}"].goodput
                 figures[f"{ratio_name}_c{callers}"] = ratio
@@ -189,8 +260,13 @@ def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object
 
 def versions() -> dict[str, str]:
     """Of everything that ran."""
-    ours = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "onnxruntime", "grpcio", "nvidia-pytriton")}
-    return ours | dict(requirement.split("==", 1) for peer in PEERS.values() for requirement in peer.requirements)
+    ours = {
+        name: metadata.version(name)
+        for name in ("fastapi", "uvicorn", "onnxruntime", "grpcio", "nvidia-pytriton")
+    }
+    return ours | dict(
+        requirement.split("==", 1) for peer in PEERS.values() for requirement in peer.requirements
+    )
 
 
 def environment(name: str) -> Path:
@@ -220,7 +296,9 @@ def peer(name: str, python: Path) -> Iterator[str]:
     log = ENVIRONMENTS / f"{name.replace(' ', '-').lower()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        process = subprocess.Popen([str(python), *PEERS[name].command(port)], cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [str(python), *PEERS[name].command(port)], cwd=ROOT, stdout=output, stderr=output
+        )
         try:
             url = f"http://127.0.0.1:{port}{PEERS[name].path}"
             deadline = time.monotonic() + START_SECONDS
@@ -235,7 +313,10 @@ def peer(name: str, python: Path) -> Iterator[str]:
             yield url
         finally:
             if process.poll() is None:
-                family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                family = [
+                    *psutil.Process(process.pid).children(recursive=True),
+                    psutil.Process(process.pid),
+                ]
                 process.terminate()
                 _, alive = psutil.wait_procs(family, timeout=15)
                 for one in alive:
@@ -244,7 +325,9 @@ def peer(name: str, python: Path) -> Iterator[str]:
 
 def ids(name: str, url: str, jpeg: bytes) -> list[int]:
     """What a peer answers for one picture. OSError while it does not."""
-    request = urllib.request.Request(url, PEERS[name].body(jpeg), {"content-type": PEERS[name].content_type})
+    request = urllib.request.Request(
+        url, PEERS[name].body(jpeg), {"content-type": PEERS[name].content_type}
+    )
     with urllib.request.urlopen(request, timeout=30) as reply:
         answer = json.load(reply)
     if PEERS[name].v2:

@@ -19,7 +19,11 @@ class Encoder:
     def __init__(self) -> None:
         self.graph = Graph(threads=1)
 
-    @bentoml.api(route="/encode", batchable=True, max_batch_size=BATCH, max_latency_ms=MOST_MILLISECONDS)  # type: ignore[untyped-decorator]
+    @bentoml.api(
+        route="/encode", batchable=True, max_batch_size=BATCH, max_latency_ms=MOST_MILLISECONDS
+    )  # type: ignore[untyped-decorator]
     def encode(self, jpegs: list[Annotated[Path, ContentType("image/jpeg")]]) -> list[list[int]]:
-        ids: list[list[int]] = self.graph.ids(np.stack([self.graph.pixels(jpeg.read_bytes()) for jpeg in jpegs])).tolist()
+        ids: list[list[int]] = self.graph.ids(
+            np.stack([self.graph.pixels(jpeg.read_bytes()) for jpeg in jpegs])
+        ).tolist()
         return ids

@@ -20,7 +20,9 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(GRAPH), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(GRAPH), options, providers=["CPUExecutionProvider"]
+        )
         (self._input,) = self._session.get_inputs()
 
     def pixels(self, jpeg: bytes) -> NDArray[np.uint8]:

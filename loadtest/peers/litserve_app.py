@@ -18,7 +18,9 @@ class Encode(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.graph = Graph(threads=1)
 
-    def decode_request(self, request: Request) -> Any:  # a form: LitServe takes every other body for JSON
+    def decode_request(
+        self, request: Request
+    ) -> Any:  # a form: LitServe takes every other body for JSON
         jpeg: UploadFile = request["jpegs"]
         return self.graph.pixels(jpeg.file.read())
 

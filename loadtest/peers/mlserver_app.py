@@ -23,16 +23,27 @@ class Encode(MLModel):  # type: ignore[misc]
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         jpegs = Base64Codec.decode_input(payload.inputs[0])
         ids = self.graph.ids(np.stack([self.graph.pixels(jpeg) for jpeg in jpegs]))
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("ids", ids)])
+        return InferenceResponse(
+            model_name=self.name, outputs=[NumpyCodec.encode_output("ids", ids)]
+        )
 
 
 async def main(port: int) -> None:
     """Serve until a signal."""
     settings = Settings(
-        host="127.0.0.1", http_port=port, grpc_port=0, metrics_endpoint=None, parallel_workers=CORES, gzip_enabled=False, debug=False
+        host="127.0.0.1",
+        http_port=port,
+        grpc_port=0,
+        metrics_endpoint=None,
+        parallel_workers=CORES,
+        gzip_enabled=False,
+        debug=False,
     )
     model = ModelSettings(
-        name="encode", implementation="loadtest.peers.mlserver_app.Encode", max_batch_size=BATCH, max_batch_time=WAIT_SECONDS
+        name="encode",
+        implementation="loadtest.peers.mlserver_app.Encode",
+        max_batch_size=BATCH,
+        max_batch_time=WAIT_SECONDS,
     )
     await MLServer(settings).start([model])
 

@@ -13,7 +13,9 @@ from loadtest.peers.graph import CORES, Graph
 BATCH, WAIT_SECONDS = 8, 0.005
 
 
-@serve.deployment(num_replicas=CORES, max_ongoing_requests=2 * BATCH, ray_actor_options={"num_cpus": 0.5})
+@serve.deployment(
+    num_replicas=CORES, max_ongoing_requests=2 * BATCH, ray_actor_options={"num_cpus": 0.5}
+)
 class Encode:
     """JPEG to ids."""
 
@@ -22,7 +24,9 @@ class Encode:
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_SECONDS)
     async def _ids(self, jpegs: list[bytes]) -> list[list[int]]:
-        ids: list[list[int]] = self._graph.ids(np.stack([self._graph.pixels(jpeg) for jpeg in jpegs])).tolist()
+        ids: list[list[int]] = self._graph.ids(
+            np.stack([self._graph.pixels(jpeg) for jpeg in jpegs])
+        ).tolist()
         return ids
 
     async def __call__(self, request: Request) -> dict[str, list[int]]:
@@ -31,7 +35,10 @@ class Encode:
 
 if __name__ == "__main__":
     ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])}, logging_config={"enable_access_log": False})
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": int(sys.argv[1])},
+        logging_config={"enable_access_log": False},
+    )
     serve.run(Encode.bind(), route_prefix="/encode")  # type: ignore[attr-defined]
     while True:
         time.sleep(60)

@@ -7,14 +7,34 @@ from locust.argument_parser import LocustArgumentParser
 
 from loadtest.shapes import Shape
 
-STILL_GROWING = 1.05  # a step that carries less than this times the best before it is beyond the knee
+STILL_GROWING = (
+    1.05  # a step that carries less than this times the best before it is beyond the knee
+)
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
-    parser.add_argument("--step-users", type=int, default=4, env_var="LOCUST_STEP_USERS", help="users that each step adds")
-    parser.add_argument("--step-seconds", type=float, default=20.0, env_var="LOCUST_STEP_SECONDS", help="length of a step")
-    parser.add_argument("--most-users", type=int, default=128, env_var="LOCUST_MOST_USERS", help="ends here, knee or not")
+    parser.add_argument(
+        "--step-users",
+        type=int,
+        default=4,
+        env_var="LOCUST_STEP_USERS",
+        help="users that each step adds",
+    )
+    parser.add_argument(
+        "--step-seconds",
+        type=float,
+        default=20.0,
+        env_var="LOCUST_STEP_SECONDS",
+        help="length of a step",
+    )
+    parser.add_argument(
+        "--most-users",
+        type=int,
+        default=128,
+        env_var="LOCUST_MOST_USERS",
+        help="ends here, knee or not",
+    )
 
 
 class Ramp(Shape):
@@ -40,7 +60,9 @@ class Ramp(Shape):
         total = self.runner.stats.total
         answered = total.num_requests - total.num_failures
         rate = (answered - self._answered) / (now - self._began)
-        logging.getLogger(__name__).info("%d users: %.1f good answers/s", self._step * step_users, rate)
+        logging.getLogger(__name__).info(
+            "%d users: %.1f good answers/s", self._step * step_users, rate
+        )
         self._beyond = 0 if rate > STILL_GROWING * self._best else self._beyond + 1
         self._best = max(self._best, rate)
         self._step, self._began, self._answered = self._step + 1, now, answered

@@ -8,10 +8,22 @@ from loadtest.shapes import Shape
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
-    parser.add_argument("--base-users", type=int, default=4, env_var="LOCUST_BASE_USERS", help="users before and after the spike")
-    parser.add_argument("--peak-users", type=int, default=64, env_var="LOCUST_PEAK_USERS", help="users in the spike")
     parser.add_argument(
-        "--hold-seconds", type=float, default=30.0, env_var="LOCUST_HOLD_SECONDS", help="before, in and after the spike, each"
+        "--base-users",
+        type=int,
+        default=4,
+        env_var="LOCUST_BASE_USERS",
+        help="users before and after the spike",
+    )
+    parser.add_argument(
+        "--peak-users", type=int, default=64, env_var="LOCUST_PEAK_USERS", help="users in the spike"
+    )
+    parser.add_argument(
+        "--hold-seconds",
+        type=float,
+        default=30.0,
+        env_var="LOCUST_HOLD_SECONDS",
+        help="before, in and after the spike, each",
     )
 
 

@@ -41,11 +41,16 @@ def test_codes_are_counted_the_most_frequent_first() -> None:
     assert counted(["A", "B", "B"]) == "2 B, 1 A"
 
 
-def test_the_page_and_the_figures_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_and_the_figures_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "FIGURES", tmp_path / "chaos.json")
     monkeypatch.setattr(report, "PAGE", tmp_path / "reliability.md")
     results = [
-        (Attack("kill", "kill -9", lambda short: iter(())), [Row("a", "hung", 3, 0), Row("b", "calls", 900), Row("c", "s", math.inf, 5)])
+        (
+            Attack("kill", "kill -9", lambda short: iter(())),
+            [Row("a", "hung", 3, 0), Row("b", "calls", 900), Row("c", "s", math.inf, 5)],
+        )
     ]
     report.write_figures(results)
     report.write_page(results)

@@ -22,14 +22,27 @@ def audit() -> ModuleType:
 
 
 GOOD = {"name": "grpcio", "version": "1.85.1", "vulns": []}
-BAD = {"name": "jinja2", "version": "2.10", "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"], "aliases": []}]}
-SKIPPED = {"name": "channeltok", "skip_reason": "Dependency not found on PyPI and could not be audited: channeltok (0.1.0)"}
+BAD = {
+    "name": "jinja2",
+    "version": "2.10",
+    "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"], "aliases": []}],
+}
+SKIPPED = {
+    "name": "channeltok",
+    "skip_reason": "Dependency not found on PyPI and could not be audited: channeltok (0.1.0)",
+}
 
 
 def test_reports(audit: ModuleType) -> None:
     assert audit.read({"dependencies": [GOOD, SKIPPED]}) == ([], 1, ["channeltok"])
-    assert audit.read({"dependencies": [GOOD, BAD]}) == (["jinja2 2.10: PYSEC-2019-217, fixed in 2.10.1"], 2, [])
-    assert audit.read({"dependencies": [SKIPPED]}) is None  # a mirror without advisories: pip-audit calls it a success
+    assert audit.read({"dependencies": [GOOD, BAD]}) == (
+        ["jinja2 2.10: PYSEC-2019-217, fixed in 2.10.1"],
+        2,
+        [],
+    )
+    assert (
+        audit.read({"dependencies": [SKIPPED]}) is None
+    )  # a mirror without advisories: pip-audit calls it a success
 
 
 @pytest.mark.parametrize(
@@ -51,7 +64,9 @@ def test_exit_codes(
     says: str,
 ) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, "" if report is None else json.dumps(report), "")
+        return subprocess.CompletedProcess(
+            command, 0, "" if report is None else json.dumps(report), ""
+        )
 
     monkeypatch.setattr(audit.subprocess, "run", run)
     assert audit.main() == code
@@ -63,4 +78,6 @@ def test_pins(audit: ModuleType) -> None:
     pins = audit.pinned(tomllib.loads((ROOT / "pyproject.toml").read_text()))
     assert pins["tritonclient"] == "2.73.0"
     assert audit.differing(pins) == []
-    assert audit.differing({"pytest": "0.1", "not-installed": "1"}) == [f"pytest {pytest.__version__} is installed, 0.1 is pinned"]
+    assert audit.differing({"pytest": "0.1", "not-installed": "1"}) == [
+        f"pytest {pytest.__version__} is installed, 0.1 is pinned"
+    ]

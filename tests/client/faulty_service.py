@@ -62,12 +62,18 @@ def status_of(code: str) -> status_pb2.Status:
     """The documented error of a code."""
     details = [error_details_pb2.ErrorInfo(reason=code, domain="channeltok")]
     if code == "OVERLOADED":
-        details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000)))
+        details.append(
+            error_details_pb2.RetryInfo(
+                retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000)
+            )
+        )
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=STATUS_OF[code].value[0], message=f"this is {code}", details=packed)
+    return status_pb2.Status(
+        code=STATUS_OF[code].value[0], message=f"this is {code}", details=packed
+    )
 
 
 class _Fault(Exception):
@@ -86,12 +92,16 @@ class FaultyService(TokenizerServicer):
         return _unary(_decode, request, _payload(request), context)
 
     def EncodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        return self._stream(pb.EncodeStreamResponse, _encode, lambda r: r.picture, requests, context)
+        return self._stream(
+            pb.EncodeStreamResponse, _encode, lambda r: r.picture, requests, context
+        )
 
     def DecodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         return self._stream(pb.DecodeStreamResponse, _decode, _payload, requests, context)
 
-    def ListTokenizers(self, request: pb.ListTokenizersRequest, context: grpc.ServicerContext) -> pb.ListTokenizersResponse:
+    def ListTokenizers(
+        self, request: pb.ListTokenizersRequest, context: grpc.ServicerContext
+    ) -> pb.ListTokenizersResponse:
         bytewise = pb.TokenizerInfo(
             name="bytewise",
             family="none",
@@ -102,7 +112,13 @@ class FaultyService(TokenizerServicer):
             budgets=[32, 64, 256],
         )
         other = pb.TokenizerInfo(
-            name="another-one", family="none", fingerprint="f" * 16, channels=8, bits_per_token=16, codes=64_000, picture_size=256
+            name="another-one",
+            family="none",
+            fingerprint="f" * 16,
+            channels=8,
+            bits_per_token=16,
+            codes=64_000,
+            picture_size=256,
         )
         return pb.ListTokenizersResponse(tokenizers=[bytewise, other])
 
@@ -153,7 +169,9 @@ def start(service: FaultyService, address: str = "127.0.0.1:0") -> tuple[grpc.Se
     return server, f"127.0.0.1:{port}"
 
 
-def _unary(serve: Callable[[Any], Any], request: Any, payload: bytes, context: grpc.ServicerContext) -> Any:
+def _unary(
+    serve: Callable[[Any], Any], request: Any, payload: bytes, context: grpc.ServicerContext
+) -> Any:
     if payload.startswith(b"bare:"):
         context.abort(grpc.StatusCode[payload[5:].decode()], "no details")
     if payload == b"slow":
@@ -177,7 +195,9 @@ def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
     tokens = tokens_of(picture)
     if request.HasField("k"):
         tokens = tokens.prefix(request.k)
-    return pb.EncodeResponse(tokenizer="bytewise", fingerprint=FINGERPRINT, k=tokens.k, tokens=tokens.to_bytes())
+    return pb.EncodeResponse(
+        tokenizer="bytewise", fingerprint=FINGERPRINT, k=tokens.k, tokens=tokens.to_bytes()
+    )
 
 
 def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
@@ -190,7 +210,12 @@ def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
     payload = bytes(tokens.ids.tolist())
     _raise_asked_for(payload)
     format = pb.PictureFormat.Name(request.format).removeprefix("PICTURE_FORMAT_").lower()
-    return pb.DecodeResponse(picture=f"{format}:".encode() + payload, format=request.format, tokenizer="bytewise", k=tokens.k)
+    return pb.DecodeResponse(
+        picture=f"{format}:".encode() + payload,
+        format=request.format,
+        tokenizer="bytewise",
+        k=tokens.k,
+    )
 
 
 def _payload(request: pb.DecodeRequest) -> bytes:

@@ -63,18 +63,28 @@ def test_stdout(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert capfdbinary.readouterr().out == b"png:abc"
 
 
-@pytest.mark.parametrize(("suffix", "format"), [("png", "png"), ("jpg", "jpeg"), ("jpeg", "jpeg"), ("webp", "webp"), ("JPG", "jpeg")])
-def test_the_suffix_says_the_format(here: Path, capfd: pytest.CaptureFixture[str], suffix: str, format: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "format"),
+    [("png", "png"), ("jpg", "jpeg"), ("jpeg", "jpeg"), ("webp", "webp"), ("JPG", "jpeg")],
+)
+def test_the_suffix_says_the_format(
+    here: Path, capfd: pytest.CaptureFixture[str], suffix: str, format: str
+) -> None:
     (here / "photo.ctok").write_bytes(tokens_of(b"abc").to_bytes())
     assert run(capfd, "decode", "photo.ctok", "-o", f"back.{suffix}")[0] == 0
     assert (here / f"back.{suffix}").read_bytes() == f"{format}:abc".encode()
 
 
-def test_decode_writes_over_nothing_unless_told(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_decode_writes_over_nothing_unless_told(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (here / "photo.png").write_bytes(b"the original")
     (here / "photo.ctok").write_bytes(tokens_of(b"abc").to_bytes())
     code, _, err = run(capfd, "decode", "photo.ctok")
-    assert (code, err) == (1, "channeltok: photo.png exists; to write over it, say so with -o photo.png\n")
+    assert (code, err) == (
+        1,
+        "channeltok: photo.png exists; to write over it, say so with -o photo.png\n",
+    )
     assert (here / "photo.png").read_bytes() == b"the original"
     assert run(capfd, "decode", "photo.ctok", "-o", "photo.png")[0] == 0
     assert (here / "photo.png").read_bytes() == b"png:abc"
@@ -136,7 +146,9 @@ def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixtur
         ("paint good.jpg", 2, "paint"),
     ],
 )
-def test_what_goes_wrong_is_one_line(here: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, what: str) -> None:
+def test_what_goes_wrong_is_one_line(
+    here: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, what: str
+) -> None:
     (here / "good.jpg").write_bytes(b"abc")
     (here / "bad.jpg").write_bytes(b"fail:BAD_PICTURE")
     (here / "overload.jpg").write_bytes(b"fail:OVERLOADED")
@@ -153,12 +165,16 @@ def test_what_goes_wrong_is_one_line(here: Path, capfd: pytest.CaptureFixture[st
 def test_the_installed_command(here: Path, target: str) -> None:
     (here / "photo.jpg").write_bytes(b"abc")
     command = str(Path(sys.executable).parent / "channeltok")
-    done = subprocess.run([command, "encode", "photo.jpg"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [command, "encode", "photo.jpg"], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.startswith("photo.ctok: 3 tokens")
     assert done.stderr == ""
     # Output that nobody reads to the end is no failure worth a traceback.
     (here / "photo.ctok").write_bytes(tokens_of(b"x" * 60_000).to_bytes())
-    with subprocess.Popen([command, "decode", "photo.ctok", "-o", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [command, "decode", "photo.ctok", "-o", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

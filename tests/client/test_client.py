@@ -90,12 +90,16 @@ def test_decode_refuses(client: Any) -> None:
 
 def test_tokenizers(client: Any) -> None:
     first, second = client.tokenizers()
-    assert first == TokenizerInfo("bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256))  # ids by bits: it does not say how many
+    assert first == TokenizerInfo(
+        "bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256)
+    )  # ids by bits: it does not say how many
     assert (second.name, second.codes, second.budgets) == ("another-one", 64_000, ())
 
 
 @pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
-def test_every_cause_has_its_exception(client: Any, code: str, cause: type[ChannelTokError]) -> None:
+def test_every_cause_has_its_exception(
+    client: Any, code: str, cause: type[ChannelTokError]
+) -> None:
     asked = f"fail:{code}".encode()
     for call, argument in ((client.encode, asked), (client.decode, tokens_of(asked))):
         with pytest.raises(cause) as caught:
@@ -106,7 +110,9 @@ def test_every_cause_has_its_exception(client: Any, code: str, cause: type[Chann
 
 
 @pytest.mark.parametrize(("status", "expected"), CAUSE_OF_STATUS.items())
-def test_errors_without_details(client: Any, status: str, expected: tuple[type[ChannelTokError], str]) -> None:
+def test_errors_without_details(
+    client: Any, status: str, expected: tuple[type[ChannelTokError], str]
+) -> None:
     with pytest.raises(ChannelTokError) as caught:
         client.encode(f"bare:{status}".encode())
     assert (type(caught.value), caught.value.code) == expected
@@ -189,7 +195,9 @@ async def test_a_slow_async_source_is_not_the_services_delay(target: str) -> Non
             yield picture
 
     async with AsyncClient(target, timeout=0.3) as client:
-        assert [result async for result in client.encode_stream(slow())] == [tokens_of(p) for p in PICTURES[:3]]
+        assert [result async for result in client.encode_stream(slow())] == [
+            tokens_of(p) for p in PICTURES[:3]
+        ]
 
 
 def test_threads_share_a_client(target: str) -> None:

@@ -10,7 +10,9 @@ from channeltok import cli
 
 
 @pytest.mark.parametrize("token", ["", "  ", "two\nlines", "naïve"])
-def test_a_token_that_no_header_can_carry_is_refused_without_showing_it(connect: Callable[..., Any], token: str) -> None:
+def test_a_token_that_no_header_can_carry_is_refused_without_showing_it(
+    connect: Callable[..., Any], token: str
+) -> None:
     with pytest.raises(ValueError, match="printable ASCII") as caught:
         connect(bearer_token=token)
     assert not token.strip() or token not in str(caught.value)
@@ -22,7 +24,9 @@ def test_a_certificate_needs_its_key(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("flag", ["--ca", "--bearer-token-file"])
-def test_a_file_that_is_not_there_is_named(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_there_is_named(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing = os.fspath(tmp_path / "missing")
     assert cli.main(["info", flag, missing]) == 1
     assert f"{missing}: No such file" in capsys.readouterr().err

@@ -55,7 +55,9 @@ CAUSE_OF_STATUS = {
 class Failed(grpc.RpcError):
     """A failed call, as far as the conversion looks at it."""
 
-    def __init__(self, status: grpc.StatusCode, message: str | None, details: bytes | None = None) -> None:
+    def __init__(
+        self, status: grpc.StatusCode, message: str | None, details: bytes | None = None
+    ) -> None:
         self._status, self._message, self._details = status, message, details
 
     def code(self) -> grpc.StatusCode:
@@ -79,7 +81,9 @@ def test_the_code_says_the_cause(code: str, cause: type[ChannelTokError]) -> Non
 
 
 @pytest.mark.parametrize(("status", "expected"), CAUSE_OF_STATUS.items())
-def test_without_details_the_status_says_it(status: str, expected: tuple[type[ChannelTokError], str]) -> None:
+def test_without_details_the_status_says_it(
+    status: str, expected: tuple[type[ChannelTokError], str]
+) -> None:
     error = from_rpc_error(Failed(grpc.StatusCode[status], None))
     assert (type(error), error.code) == expected
     assert status in error.message
@@ -88,11 +92,15 @@ def test_without_details_the_status_says_it(status: str, expected: tuple[type[Ch
 
 
 def test_a_long_message_is_told_from_a_full_queue() -> None:
-    error = from_rpc_error(Failed(grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)"))
+    error = from_rpc_error(
+        Failed(grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)")
+    )
     assert (type(error), error.code) == (TooLarge, "TOO_LARGE")
 
 
-@pytest.mark.parametrize("details", [b"\xff\xff not a Status", status_of("BAD_K").SerializeToString(), b""])
+@pytest.mark.parametrize(
+    "details", [b"\xff\xff not a Status", status_of("BAD_K").SerializeToString(), b""]
+)
 def test_details_that_contradict_the_call_are_left_aside(details: bytes) -> None:
     error = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, "down", details))
     assert (type(error), error.code, error.message) == (Unavailable, "UNAVAILABLE", "down")

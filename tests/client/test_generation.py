@@ -9,7 +9,9 @@ from channeltok.v1 import tokenizer_pb2 as pb
 
 
 def request(**wanted: Any) -> pb.GenerateRequest:
-    absent = dict.fromkeys(("class_name", "k", "seed", "prefix", "temperature", "top_k", "generator"))
+    absent = dict.fromkeys(
+        ("class_name", "k", "seed", "prefix", "temperature", "top_k", "generator")
+    )
     return generate_request(**{**absent, "previews": (), "preview_format": "png", **wanted})
 
 
@@ -36,7 +38,10 @@ def test_what_no_message_can_carry_is_refused_here(wanted: dict[str, Any], code:
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("response", [pb.GenerateResponse(), pb.GenerateResponse(finished=pb.GenerationFinished(tokens=b"CTOK"))])
+@pytest.mark.parametrize(
+    "response",
+    [pb.GenerateResponse(), pb.GenerateResponse(finished=pb.GenerationFinished(tokens=b"CTOK"))],
+)
 def test_an_answer_that_cannot_be_read_is_the_services_fault(response: pb.GenerateResponse) -> None:
     with pytest.raises(InternalError):
         read_event(response)

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
-    "text", ["ssim=0.6", "psnr=24", "max_bytes=128", "ssim=0.6,max_bytes=128", "psnr=24.5,max_bytes=64", "ssim_per_token=0.001"]
+    "text",
+    [
+        "ssim=0.6",
+        "psnr=24",
+        "max_bytes=128",
+        "ssim=0.6,max_bytes=128",
+        "psnr=24.5,max_bytes=64",
+        "ssim_per_token=0.001",
+    ],
 )
 def test_it_is_written_as_it_is_read(text: str) -> None:
     assert str(Quality.parse(text)) == text
@@ -40,7 +48,9 @@ def test_what_is_no_quality_is_refused(text: str, said: str) -> None:
 
 
 @given(channels=st.integers(1, 65_535), max_bytes=st.none() | st.integers(2, 200_000))
-def test_what_is_tried_ascends_within_the_limit_and_has_its_end(channels: int, max_bytes: int | None) -> None:
+def test_what_is_tried_ascends_within_the_limit_and_has_its_end(
+    channels: int, max_bytes: int | None
+) -> None:
     budgets = Quality(ssim=0.5, max_bytes=max_bytes).budgets(channels)
     most = channels if max_bytes is None else min(channels, max_bytes // 2)
     assert budgets == sorted(set(budgets))
@@ -53,7 +63,12 @@ def test_the_demos_are() -> None:
     assert Quality(max_bytes=100).budgets(256) == [8, 16, 24, 32, 48, 50]
 
 
-CURVE = [Measured(8, 0.4, 18.0), Measured(16, 0.55, 20.0), Measured(32, 0.54, 21.0), Measured(64, 0.55, 20.5)]
+CURVE = [
+    Measured(8, 0.4, 18.0),
+    Measured(16, 0.55, 20.0),
+    Measured(32, 0.54, 21.0),
+    Measured(64, 0.55, 20.5),
+]
 
 
 @pytest.mark.parametrize(

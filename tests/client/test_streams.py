@@ -29,16 +29,22 @@ PICTURES = [f"picture {number}".encode() for number in range(200)]
 def test_results_come_in_the_order_of_the_source(client: Any, service: FaultyService) -> None:
     assert list(client.encode_stream(PICTURES)) == [tokens_of(p) for p in PICTURES]
     assert service.answered != sorted(service.answered), "the service was to answer out of order"
-    assert list(client.decode_stream(map(tokens_of, PICTURES), "webp")) == [b"webp:" + p for p in PICTURES]
+    assert list(client.decode_stream(map(tokens_of, PICTURES), "webp")) == [
+        b"webp:" + p for p in PICTURES
+    ]
     assert service.answered != sorted(service.answered), "the service was to answer out of order"
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 1000])
 def test_any_number_in_flight(client: Any, in_flight: int) -> None:
     pictures = PICTURES[:20]
-    assert list(client.encode_stream(pictures, k=3, in_flight=in_flight)) == [tokens_of(p).prefix(3) for p in pictures]
+    assert list(client.encode_stream(pictures, k=3, in_flight=in_flight)) == [
+        tokens_of(p).prefix(3) for p in pictures
+    ]
     tokens = [tokens_of(p).to_bytes() for p in pictures]
-    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [b"png:" + p for p in pictures]
+    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [
+        b"png:" + p for p in pictures
+    ]
 
 
 def test_an_empty_source(client: Any) -> None:
@@ -53,7 +59,16 @@ def test_bad_arguments_are_refused_before_anything_is_sent(client: Any) -> None:
 
 
 def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
-    pictures = [b"a", b"fail:BAD_PICTURE", b"b", b"garbage", b"neither", bytes(MAX_MESSAGE_BYTES), b"fail:OVERLOADED", b"c"]
+    pictures = [
+        b"a",
+        b"fail:BAD_PICTURE",
+        b"b",
+        b"garbage",
+        b"neither",
+        bytes(MAX_MESSAGE_BYTES),
+        b"fail:OVERLOADED",
+        b"c",
+    ]
     a, bad, b, garbage, neither, large, overloaded, c = client.encode_stream(pictures)
     assert [a, b, c] == [tokens_of(p) for p in (b"a", b"b", b"c")]
     assert (type(bad), bad.code) == (InvalidInput, "BAD_PICTURE")
@@ -65,15 +80,27 @@ def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
 
 def test_bad_tokens_cost_their_own_place_only(client: Any) -> None:
     a, bad, foreign, neither, b = client.decode_stream(
-        [tokens_of(b"a"), b"no tokens", Tokens([1], "f" * 16), tokens_of(b"neither"), tokens_of(b"b")]
+        [
+            tokens_of(b"a"),
+            b"no tokens",
+            Tokens([1], "f" * 16),
+            tokens_of(b"neither"),
+            tokens_of(b"b"),
+        ]
     )
     assert [a, b] == [b"png:a", b"png:b"]
-    assert [bad.code, foreign.code, neither.code] == ["BAD_TOKENS", "FINGERPRINT_MISMATCH", "INTERNAL"]
+    assert [bad.code, foreign.code, neither.code] == [
+        "BAD_TOKENS",
+        "FINGERPRINT_MISMATCH",
+        "INTERNAL",
+    ]
 
 
 def test_only_bad_items(client: Any) -> None:
     large = bytes(MAX_MESSAGE_BYTES)
-    assert [type(result) for result in client.encode_stream(itertools.repeat(large, 5), in_flight=2)] == [TooLarge] * 5
+    assert [
+        type(result) for result in client.encode_stream(itertools.repeat(large, 5), in_flight=2)
+    ] == [TooLarge] * 5
 
 
 @pytest.mark.parametrize("in_flight", [1, 8])
@@ -104,7 +131,10 @@ def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
     assert next(stream) == tokens_of(b"abc")
     stream.close()
     until = time.monotonic() + 5
-    while any(t.name == "channeltok-stream" or "consume" in t.name for t in set(threading.enumerate()) - before):
+    while any(
+        t.name == "channeltok-stream" or "consume" in t.name
+        for t in set(threading.enumerate()) - before
+    ):
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -136,8 +166,12 @@ def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
         (b"twice", InternalError, "not in flight"),
     ],
 )
-def test_what_ends_the_stream_is_raised(client: Any, fault: bytes, cause: type[ChannelTokError], what: str) -> None:
-    pictures = itertools.chain([fault], itertools.repeat(b"abc"))  # a source that never ends by itself
+def test_what_ends_the_stream_is_raised(
+    client: Any, fault: bytes, cause: type[ChannelTokError], what: str
+) -> None:
+    pictures = itertools.chain(
+        [fault], itertools.repeat(b"abc")
+    )  # a source that never ends by itself
     with pytest.raises(cause, match=what):
         for _ in client.encode_stream(pictures):
             pass

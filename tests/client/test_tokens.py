@@ -42,7 +42,9 @@ def test_round_trip_at_the_ends_of_k(k: int) -> None:
 def test_a_prefix_is_k_rewritten_and_the_tail_cut(tokens: Tokens, data: st.DataObject) -> None:
     j = data.draw(st.integers(1, tokens.k))
     whole = tokens.to_bytes()
-    assert tokens.prefix(j).to_bytes() == whole[:6] + j.to_bytes(2, "little") + whole[8 : 16 + 2 * j]
+    assert (
+        tokens.prefix(j).to_bytes() == whole[:6] + j.to_bytes(2, "little") + whole[8 : 16 + 2 * j]
+    )
 
 
 @pytest.mark.parametrize("k", [0, -1, 6, 70_000])
@@ -60,11 +62,15 @@ def never_misread(data: bytes) -> None:
 
 
 @given(some_tokens, st.data())
-def test_changed_bytes_are_refused_or_read_as_what_they_say(tokens: Tokens, data: st.DataObject) -> None:
+def test_changed_bytes_are_refused_or_read_as_what_they_say(
+    tokens: Tokens, data: st.DataObject
+) -> None:
     changed = bytearray(tokens.to_bytes())
     # Most changes go to the header: behind it every byte is as good as another.
     for _ in range(data.draw(st.integers(1, 3))):
-        changed[data.draw(st.integers(0, min(len(changed), 24) - 1))] = data.draw(st.integers(0, 255))
+        changed[data.draw(st.integers(0, min(len(changed), 24) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     never_misread(bytes(changed))
 
 
@@ -137,12 +143,17 @@ def test_ids_are_never_wrapped_or_rounded(ids: object, what: str) -> None:
         Tokens(ids, FINGERPRINT)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64, ">u2", ">i4"])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64, ">u2", ">i4"]
+)
 def test_every_integer_array_is_taken_by_value(dtype: str) -> None:
     assert Tokens(np.array([1, 2, 100], dtype), FINGERPRINT).ids.tolist() == [1, 2, 100]
 
 
-@pytest.mark.parametrize("fingerprint", ["", "0" * 15, "0" * 17, "ABCDEF0123456789", "g" * 16, "0" * 16 + "\n", "\uff10" * 16])
+@pytest.mark.parametrize(
+    "fingerprint",
+    ["", "0" * 15, "0" * 17, "ABCDEF0123456789", "g" * 16, "0" * 16 + "\n", "\uff10" * 16],
+)
 def test_a_fingerprint_is_16_lower_case_hex_digits(fingerprint: str) -> None:
     with pytest.raises(ValueError, match="16 lower-case hex digits"):
         Tokens([1], fingerprint)

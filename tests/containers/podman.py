@@ -19,28 +19,61 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build/containers"
 (BASE,) = set(re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
-PACKAGES = ["podman", "buildah", "runc", "catatonit", "netavark", "aardvark-dns", "iptables", "debootstrap"]
+PACKAGES = [
+    "podman",
+    "buildah",
+    "runc",
+    "catatonit",
+    "netavark",
+    "aardvark-dns",
+    "iptables",
+    "debootstrap",
+]
 # Raising limits and hybrid cgroups are refused on some hosts, in containers among them; crun insists on both.
 CONFIGURATION = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
 runtime = "runc"
 """
-_BUILD = ["buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--layers", "--format", "docker"]
+_BUILD = [
+    "buildah",
+    "bud",
+    "--isolation",
+    "chroot",
+    "--network",
+    "host",
+    "--pull-never",
+    "--layers",
+    "--format",
+    "docker",
+]
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 
 
 def prepare() -> None:
     """Install what is missing, and make the base image where there is none. Needs root."""
-    if any(shutil.which(program) is None for program in ("podman", "buildah", "debootstrap", "runc", "iptables")):
+    if any(
+        shutil.which(program) is None
+        for program in ("podman", "buildah", "debootstrap", "runc", "iptables")
+    ):
         subprocess.run(["apt-get", "-qq", "update"], check=True)
         install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *PACKAGES]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        subprocess.run(
+            install,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "containers.conf").write_text(CONFIGURATION)
     if not has_image(f"docker.io/library/{BASE}"):
         script = str(Path(__file__).with_name("base_image.sh"))
-        subprocess.run([script, f"docker.io/library/{BASE}", sys.executable], check=True, env=environment(), stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [script, f"docker.io/library/{BASE}", sys.executable],
+            check=True,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+        )
 
 
 def environment() -> dict[str, str]:
@@ -48,14 +81,26 @@ def environment() -> dict[str, str]:
     return {**os.environ, "CONTAINERS_CONF": str(BUILD / "containers.conf")}
 
 
-def podman(*arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def podman(
+    *arguments: str, check: bool = True, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run podman. AssertionError, with what it wrote, when it fails and `check` is set."""
     return run("podman", *arguments, check=check, timeout=timeout)
 
 
-def run(*command: str, check: bool = True, timeout: float = 120, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, check: bool = True, timeout: float = 120, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run a command with podman's environment. AssertionError, with what it wrote, when it fails and `check` is set."""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=timeout, check=False, cwd=cwd)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=timeout,
+        check=False,
+        cwd=cwd,
+    )
     assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -71,7 +116,17 @@ def build(target: str, name: str, *options: str) -> float:
     pip's configuration and the machine's certificates are mounted for the build only: they leave no trace in the image.
     """
     started = time.monotonic()
-    run(*_BUILD, *_build_volumes(), *options, "--target", target, "-t", name, str(ROOT), timeout=1200)
+    run(
+        *_BUILD,
+        *_build_volumes(),
+        *options,
+        "--target",
+        target,
+        "-t",
+        name,
+        str(ROOT),
+        timeout=1200,
+    )
     return time.monotonic() - started
 
 
@@ -86,7 +141,9 @@ def package_index() -> str:
 
 
 def _pip_settings() -> dict[str, str]:
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
     return dict(re.findall(r"^(?:global|:env:)\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
 
 
@@ -98,11 +155,21 @@ def _build_volumes() -> list[str]:
     mounted = {Path("/etc/ssl/certs")} if Path("/etc/ssl/certs").is_dir() else set()
     for word in " ".join(settings.values()).split():
         path = Path(word.removeprefix("file://"))
-        path = path.parent if word.startswith("file://") else path  # an index links to files beside it
-        if path.is_absolute() and path.exists() and not any(path.is_relative_to(other) for other in mounted):
+        path = (
+            path.parent if word.startswith("file://") else path
+        )  # an index links to files beside it
+        if (
+            path.is_absolute()
+            and path.exists()
+            and not any(path.is_relative_to(other) for other in mounted)
+        ):
             mounted.add(path)
-    volumes = {str(path): str(path) for path in sorted(mounted)} | {str(configuration): "/etc/pip.conf"}
-    return [option for source, target in volumes.items() for option in ("-v", f"{source}:{target}:ro")]
+    volumes = {str(path): str(path) for path in sorted(mounted)} | {
+        str(configuration): "/etc/pip.conf"
+    }
+    return [
+        option for source, target in volumes.items() for option in ("-v", f"{source}:{target}:ro")
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,11 +217,15 @@ class Container:
 
 
 @contextmanager
-def running(image: str, *options: str, command: Sequence[str] = (), name: str = "channeltok-check") -> Iterator[Container]:
+def running(
+    image: str, *options: str, command: Sequence[str] = (), name: str = "channeltok-check"
+) -> Iterator[Container]:
     """A container, hardened as docker-compose.yml hardens it; removed when left. What it wrote is printed when a check fails."""
     podman("rm", "-f", "-t", "0", name, check=False)
     podman("run", "-d", "--name", name, *HARDENED, *options, image, *command)
-    published = re.findall(r"^(\d+)/tcp -> (127\.0\.0\.1:\d+)$", podman("port", name).stdout, re.MULTILINE)
+    published = re.findall(
+        r"^(\d+)/tcp -> (127\.0\.0\.1:\d+)$", podman("port", name).stdout, re.MULTILINE
+    )
     container = Container(name, {int(inside): outside for inside, outside in published})
     try:
         yield container

@@ -49,7 +49,13 @@ def is_ready() -> bool:
 
 def commands_of_the_readme() -> list[str]:
     """The two curls under REST."""
-    block = (ROOT / "README.md").read_text().partition("**REST.**")[2].partition("```sh\n")[2].partition("```")[0]
+    block = (
+        (ROOT / "README.md")
+        .read_text()
+        .partition("**REST.**")[2]
+        .partition("```sh\n")[2]
+        .partition("```")[0]
+    )
     return block.splitlines()
 
 
@@ -59,7 +65,14 @@ def run_the_readme(folder: Path) -> None:
     assert len(commands) == 2
     (folder / "docs").symlink_to(ROOT / "docs")
     for command in commands:
-        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     assert len(json.loads((folder / "cat.json").read_text())["tokens"]) > 0
     assert (folder / "back.png").read_bytes().startswith(b"\x89PNG")
@@ -81,11 +94,27 @@ def test_compose_up_serves_without_a_gpu(tmp_path: Path) -> None:
     run_the_readme(tmp_path)
 
     def scraped() -> bool:
-        asked = ["exec", "channeltok_prometheus_1", "promtool", "query", "instant", "http://127.0.0.1:9090", 'up{job="gateway"}']
+        asked = [
+            "exec",
+            "channeltok_prometheus_1",
+            "promtool",
+            "query",
+            "instant",
+            "http://127.0.0.1:9090",
+            'up{job="gateway"}',
+        ]
         return "=> 1 @" in podman.podman(*asked, check=False).stdout
 
     eventually(scraped, 60, "Prometheus's first scrape of the gateway", every=1)
-    targets = ["exec", "channeltok_prometheus_1", "promtool", "query", "instant", "http://127.0.0.1:9090", "count(up == 0)"]
+    targets = [
+        "exec",
+        "channeltok_prometheus_1",
+        "promtool",
+        "query",
+        "instant",
+        "http://127.0.0.1:9090",
+        "count(up == 0)",
+    ]
     assert podman.podman(*targets).stdout.strip() == ""
     started = time.monotonic()
     compose(CPU, "down")
@@ -109,7 +138,11 @@ def test_the_load_generator_of_compose_loads_the_gateway_from_its_web_ui() -> No
         ui.post("/swarm", data={"user_count": 4, "spawn_rate": 4}).raise_for_status()
 
         def total() -> dict[str, float]:
-            (last,) = [row for row in ui.get("/stats/requests").json()["stats"] if row["name"] == "Aggregated"]
+            (last,) = [
+                row
+                for row in ui.get("/stats/requests").json()["stats"]
+                if row["name"] == "Aggregated"
+            ]
             return dict(last)
 
         eventually(lambda: total()["num_requests"] > 20, 60, "20 requests")
@@ -122,14 +155,23 @@ def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None
     """Graphs by the real export image; plans are neither built nor checked; Triton and gateway as they are wired there."""
     without_gpu = BUILD / "without-gpu.yml"  # this machine has none to reserve
     services = yaml.safe_load((ROOT / GPU[1]).read_text())["services"]
-    reserving = [name for name, service in services.items() if "reservations" in service.get("deploy", {}).get("resources", {})]
-    lines = [f"  {name}:\n    deploy:\n      resources:\n        reservations: !reset null\n" for name in reserving]
+    reserving = [
+        name
+        for name, service in services.items()
+        if "reservations" in service.get("deploy", {}).get("resources", {})
+    ]
+    lines = [
+        f"  {name}:\n    deploy:\n      resources:\n        reservations: !reset null\n"
+        for name in reserving
+    ]
     without_gpu.write_text("services:\n" + "".join(lines))
     files = (*GPU, str(without_gpu))
     started = time.monotonic()
     compose(files, "run", "--rm", "--no-deps", "graphs")
     note("export", graphs_seconds=round(time.monotonic() - started))
-    volume = podman.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "channeltok_graphs").stdout.strip()
+    volume = podman.podman(
+        "volume", "inspect", "--format", "{{.Mountpoint}}", "channeltok_graphs"
+    ).stdout.strip()
     graphs = {path.parents[1].name for path in Path(volume).glob("models/*/1/model.onnx")}
     assert graphs == {"demo_encode", *(f"demo_decode_k{k}" for k in (32, 64, 128, 256))}
     compose(files, "run", "--rm", "--no-deps", "engines")
@@ -139,9 +181,19 @@ def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None
     run_the_readme(tmp_path)
 
     def both_scraped() -> bool:
-        asked = ["exec", "channeltok_prometheus_1", "promtool", "query", "instant", "http://127.0.0.1:9090", "sum(up)"]
+        asked = [
+            "exec",
+            "channeltok_prometheus_1",
+            "promtool",
+            "query",
+            "instant",
+            "http://127.0.0.1:9090",
+            "sum(up)",
+        ]
         return "=> 2 @" in podman.podman(*asked, check=False).stdout
 
     eventually(both_scraped, 60, "Prometheus's first scrape of gateway and Triton", every=1)
-    published = [podman.podman("port", f"channeltok_{name}_1").stdout for name in ("triton", "prometheus")]
+    published = [
+        podman.podman("port", f"channeltok_{name}_1").stdout for name in ("triton", "prometheus")
+    ]
     assert published == ["", ""]

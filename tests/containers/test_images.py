@@ -30,7 +30,12 @@ TRITON_SECONDS = 20  # during which Triton's name is unknown; gRPC by itself wou
 def is_ready(container: Container) -> bool:
     """What /readyz says."""
     try:
-        return httpx.get(f"http://{container.published[8080]}/readyz", timeout=2, trust_env=False).status_code == 200
+        return (
+            httpx.get(
+                f"http://{container.published[8080]}/readyz", timeout=2, trust_env=False
+            ).status_code
+            == 200
+        )
     except httpx.TransportError:
         return False
 
@@ -50,7 +55,11 @@ def encode_and_decode(container: Container) -> None:
 
 def _token_bytes(http: httpx.Client, rest: str) -> bytes:
     accepted = {"accept": "application/vnd.channeltok.tokens"}
-    return http.post(f"{rest}/encode?k=64", content=jpeg(), headers=accepted).raise_for_status().content
+    return (
+        http.post(f"{rest}/encode?k=64", content=jpeg(), headers=accepted)
+        .raise_for_status()
+        .content
+    )
 
 
 class Load:
@@ -63,7 +72,9 @@ class Load:
             container.published[50051],
         )
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(callers)]
+        self._threads = [
+            threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(callers)
+        ]
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -112,7 +123,9 @@ def stop_under_load(container: Container) -> float:
         code, seconds = container.stop(30)
     assert code == 0
     # A request that meets the closing of its idle connection was not accepted: one for each REST caller at most.
-    closed = sum(load.outcomes.pop(name, 0) for name in ("ReadError", "WriteError", "RemoteProtocolError"))
+    closed = sum(
+        load.outcomes.pop(name, 0) for name in ("ReadError", "WriteError", "RemoteProtocolError")
+    )
     assert closed <= CALLERS // 2, load.outcomes
     assert set(load.outcomes) <= {"OK", "STOPPING", "UNAVAILABLE", "not connected"}, load.outcomes
     log = container.logs()
@@ -125,7 +138,9 @@ def assert_hardened(container: Container, user: str) -> None:
     """By what the kernel says of its first process: the user, no capabilities, no new privileges, a root that cannot be written."""
     status = podman.podman("exec", container.name, "cat", "/proc/1/status").stdout
     assert re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE) == [user]
-    assert set(re.findall(r"^Cap(?:Inh|Prm|Eff|Bnd|Amb):\s+(\w+)", status, re.MULTILINE)) == {"0" * 16}
+    assert set(re.findall(r"^Cap(?:Inh|Prm|Eff|Bnd|Amb):\s+(\w+)", status, re.MULTILINE)) == {
+        "0" * 16
+    }
     assert re.findall(r"^NoNewPrivs:\s+(\d)", status, re.MULTILINE) == ["1"]
     write = "open('/app/here', 'w')"
     refused = podman.podman("exec", container.name, "python", "-c", write, check=False)
@@ -176,14 +191,23 @@ def triton(image: str, network: str, *options: str) -> AbstractContextManager[Co
 def triton_answers(container: Container) -> bool:
     """Whether it is ready, by its HTTP port."""
     try:
-        return httpx.get(f"http://{container.published[8000]}/v2/health/ready", trust_env=False).status_code == 200
+        return (
+            httpx.get(
+                f"http://{container.published[8000]}/v2/health/ready", trust_env=False
+            ).status_code
+            == 200
+        )
     except httpx.TransportError:
         return False
 
 
-def test_a_gateway_finds_a_triton_that_comes_late_or_moves(gateway: Container, triton_image: str, network: str) -> None:
+def test_a_gateway_finds_a_triton_that_comes_late_or_moves(
+    gateway: Container, triton_image: str, network: str
+) -> None:
     """gRPC by itself looks up a name again after 10 to 120 s."""
-    eventually(lambda: '"event": "not_ready"' in gateway.logs(), 20, "a line that says why it is not ready")
+    eventually(
+        lambda: '"event": "not_ready"' in gateway.logs(), 20, "a line that says why it is not ready"
+    )
     assert "Triton at triton:8001 does not answer" in gateway.logs()
     assert not gateway.healthy()
     time.sleep(TRITON_SECONDS)
@@ -201,7 +225,9 @@ def test_a_gateway_finds_a_triton_that_comes_late_or_moves(gateway: Container, t
     note("gateway", ready_after_triton_seconds=round(max(waits), 1))
 
 
-def test_the_gateway_image_serves_beside_a_triton(gateway: Container, gateway_image: str, triton_image: str, network: str) -> None:
+def test_the_gateway_image_serves_beside_a_triton(
+    gateway: Container, gateway_image: str, triton_image: str, network: str
+) -> None:
     with triton(triton_image, network):
         eventually(lambda: is_ready(gateway), READY_SECONDS, "readiness")
         assert gateway.healthy()
@@ -211,7 +237,9 @@ def test_the_gateway_image_serves_beside_a_triton(gateway: Container, gateway_im
         # Errors of the time without Triton are in its log: only what the stop adds counts, so another one is stopped.
         settings = ("-e", "CHANNELTOK_TRITON_URL=triton:8001")
         started = time.monotonic()
-        with running(gateway_image, "--network", network, *PORTS, *settings, name="gateway-2") as second:
+        with running(
+            gateway_image, "--network", network, *PORTS, *settings, name="gateway-2"
+        ) as second:
             eventually(lambda: is_ready(second), READY_SECONDS, "readiness")
             ready = time.monotonic() - started
             drained = stop_under_load(second)
@@ -224,7 +252,9 @@ def test_the_gateway_image_serves_beside_a_triton(gateway: Container, gateway_im
 
 
 @pytest.mark.parametrize("mutual", [False, True])
-def test_the_health_check_knows_tls_and_the_port(gateway_image: str, network: str, tmp_path: Path, mutual: bool) -> None:
+def test_the_health_check_knows_tls_and_the_port(
+    gateway_image: str, network: str, tmp_path: Path, mutual: bool
+) -> None:
     ca = trustme.CA()
     files = issue(ca, tmp_path, "server")
     settings = {"TLS_CERTIFICATE": "/tls/server.pem", "TLS_KEY": "/tls/server.key"}
@@ -234,10 +264,16 @@ def test_the_health_check_knows_tls_and_the_port(gateway_image: str, network: st
     tmp_path.chmod(0o755)
     files.key.chmod(0o644)
     options = ["-v", f"{tmp_path}:/tls:ro", "-e", "CHANNELTOK_TRITON_URL=127.0.0.1:1"]
-    options += [word for name, value in settings.items() for word in ("-e", f"CHANNELTOK_{name}={value}")]
-    with running(gateway_image, "--network", network, *options, command=["--rest-port", "9443"]) as service:
+    options += [
+        word for name, value in settings.items() for word in ("-e", f"CHANNELTOK_{name}={value}")
+    ]
+    with running(
+        gateway_image, "--network", network, *options, command=["--rest-port", "9443"]
+    ) as service:
         check = ["exec", service.name, "python", "-m", "service.health_check"]
-        eventually(lambda: "no answer" not in podman.podman(*check, check=False).stderr, 30, "an open port")
+        eventually(
+            lambda: "no answer" not in podman.podman(*check, check=False).stderr, 30, "an open port"
+        )
         said = podman.podman(*check, check=False)
         # It answers over TLS, and is not ready: there is no Triton.
         assert said.returncode == (0 if mutual else 1)
@@ -252,12 +288,16 @@ def test_the_loadtest_image_runs_headless_for_the_given_time(
         eventually(lambda: is_ready(gateway), READY_SECONDS, "readiness")
         to = ["--host", "http://gateway:8080", "--grpc", "gateway:50051"]
         load = ["--headless", "--users", "4", "--spawn-rate", "4", *to]
-        with running(loadtest_image, "--network", network, command=[*load, "--run-time", "4s"]) as locust:
+        with running(
+            loadtest_image, "--network", network, command=[*load, "--run-time", "4s"]
+        ) as locust:
             assert locust.wait(timeout=60) == 0, locust.logs()
             log = locust.logs()
             assert "All users spawned: " in log
             assert re.search(r"Aggregated +\d+ +0\(0\.00%\)", log), log
-        with running(loadtest_image, "--network", network, command=[*load, "--run-time", "10m"]) as locust:
+        with running(
+            loadtest_image, "--network", network, command=[*load, "--run-time", "10m"]
+        ) as locust:
             eventually(lambda: "All users spawned: " in locust.logs(), 30, "users")
             assert_hardened(locust, "10001")
             code, seconds = locust.stop(30)
@@ -266,7 +306,9 @@ def test_the_loadtest_image_runs_headless_for_the_given_time(
     note("loadtest", stopped_seconds=round(seconds, 1))
 
 
-def test_every_extra_of_an_image_is_enough(gateway_image: str, cpu_image: str, export_image: str) -> None:
+def test_every_extra_of_an_image_is_enough(
+    gateway_image: str, cpu_image: str, export_image: str
+) -> None:
     """The same as tests/deploy/test_image_imports.py, in the image itself."""
     modules = {
         gateway_image: "service.__main__",

@@ -19,7 +19,9 @@ def built() -> list[dict]:  # type: ignore[type-arg]
     """All objects, as kubectl writes them."""
     if shutil.which("kubectl") is None:
         subprocess.run(
-            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "kubernetes-client"], check=True, stdout=subprocess.DEVNULL
+            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "kubernetes-client"],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
     return list(yaml.safe_load_all(podman.run("kubectl", "kustomize", MANIFESTS).stdout))
 
@@ -43,14 +45,23 @@ def test_podman_runs_the_gateways_deployment(built: list[dict]) -> None:  # type
     podman.podman("play", "kube", "--down", str(file), check=False)
     podman.podman("play", "kube", str(file))
     try:
-        (name,) = podman.podman("ps", "--filter", "name=gateway-", "--format", "{{.Names}}").stdout.split()[:1]
+        (name,) = podman.podman(
+            "ps", "--filter", "name=gateway-", "--format", "{{.Names}}"
+        ).stdout.split()[:1]
         container = podman.Container(
-            next(n for n in podman.podman("ps", "--format", "{{.Names}}").stdout.split() if n.endswith("-gateway"))
+            next(
+                n
+                for n in podman.podman("ps", "--format", "{{.Names}}").stdout.split()
+                if n.endswith("-gateway")
+            )
         )
 
         def lives() -> bool:
             inside = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/livez').status)"
-            return "200" in podman.podman("exec", container.name, "python", "-c", inside, check=False).stdout
+            return (
+                "200"
+                in podman.podman("exec", container.name, "python", "-c", inside, check=False).stdout
+            )
 
         eventually(lives, 30, "liveness")
         eventually(lambda: "does not answer" in container.logs(), 30, "why it is not ready")

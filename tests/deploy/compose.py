@@ -13,7 +13,10 @@ OVERRIDE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read
 def merged(base: Any, override: Any) -> Any:
     """Mappings are merged, lists of volumes and the like are joined, everything else is replaced."""
     if isinstance(base, dict) and isinstance(override, dict):
-        return base | {key: merged(base[key], value) if key in base else value for key, value in override.items()}
+        return base | {
+            key: merged(base[key], value) if key in base else value
+            for key, value in override.items()
+        }
     if isinstance(base, list) and isinstance(override, list):
         return [*base, *(one for one in override if one not in base)]
     return override

@@ -18,7 +18,9 @@ import yaml
 from tests.system.running import ROOT, eventually
 
 SHIPPED = ROOT / "deploy/prometheus"
-RULES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("rules/*.yml"))}
+RULES = {
+    path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("rules/*.yml"))
+}
 RECORDINGS: dict[str, str] = {}
 ALERTS: dict[str, dict[str, Any]] = {}
 for _file in RULES.values():
@@ -40,7 +42,14 @@ def program(name: str) -> str:
 
 def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    return subprocess.run([program("promtool"), *arguments], input=given, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [program("promtool"), *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 @dataclass
@@ -54,17 +63,26 @@ class Prometheus:
         reply = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).json()
         assert reply["status"] == "success", f"{expr}: {reply['error']}"
         result = reply["data"]["result"]
-        return [{"metric": {}, "value": result}] if reply["data"]["resultType"] == "scalar" else result
+        return (
+            [{"metric": {}, "value": result}] if reply["data"]["resultType"] == "scalar" else result
+        )
 
     def firing(self) -> dict[str, dict[str, Any]]:
         """The alerts that fire now, by name; of several with one name the last."""
         alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=30).json()["data"]["alerts"]
-        return {alert["labels"]["alertname"]: alert for alert in alerts if alert["state"] == "firing"}
+        return {
+            alert["labels"]["alertname"]: alert for alert in alerts if alert["state"] == "firing"
+        }
 
     def unhealthy_rules(self) -> list[str]:
         """Rules whose last evaluation failed, with the cause."""
         groups = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
-        return [f"{rule['name']}: {rule.get('lastError')}" for group in groups for rule in group["rules"] if rule["health"] == "err"]
+        return [
+            f"{rule['name']}: {rule.get('lastError')}"
+            for group in groups
+            for rule in group["rules"]
+            if rule["health"] == "err"
+        ]
 
 
 @contextmanager
@@ -75,12 +93,15 @@ def scraping(folder: Path, *, gateways: list[str], tritons: list[str]) -> Iterat
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     targets = {"gateway": gateways, "triton": tritons}
     config["scrape_configs"] = [
-        {"job_name": job["job_name"], "static_configs": [{"targets": targets[job["job_name"]]}]} for job in config["scrape_configs"]
+        {"job_name": job["job_name"], "static_configs": [{"targets": targets[job["job_name"]]}]}
+        for job in config["scrape_configs"]
     ]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "rules").mkdir()
     for rules in SHIPPED.glob("rules/*.yml"):
-        (folder / "rules" / rules.name).write_text(re.sub(r"^( +for): \w+$", r"\1: 1s", rules.read_text(), flags=re.MULTILINE))
+        (folder / "rules" / rules.name).write_text(
+            re.sub(r"^( +for): \w+$", r"\1: 1s", rules.read_text(), flags=re.MULTILINE)
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -36,8 +36,14 @@ def test_limits_hold_on_a_host_with_one_core() -> None:
 
 def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_world() -> None:
     by_default = {name: service for name, service in SERVICES.items() if "profiles" not in service}
-    assert [name for name, service in by_default.items() if service.get("ports")] == ["gateway", "grafana"]
-    assert [name for name, service in by_default.items() if service["networks"] != ["private"]] == ["gateway", "grafana"]
+    assert [name for name, service in by_default.items() if service.get("ports")] == [
+        "gateway",
+        "grafana",
+    ]
+    assert [name for name, service in by_default.items() if service["networks"] != ["private"]] == [
+        "gateway",
+        "grafana",
+    ]
     assert COMPOSE["networks"]["private"]["internal"] is True
     ports = {name: port for name, service in SERVICES.items() for port in service.get("ports", [])}
     assert ports.pop("grafana") == "127.0.0.1:${CHANNELTOK_GRAFANA_PORT:-3000}:3000"
@@ -47,18 +53,33 @@ def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_
 def test_grafana_has_nobody_to_log_in_as_and_a_network_of_its_own() -> None:
     grafana = SERVICES["grafana"]
     settings = grafana["environment"]
-    assert (settings["GF_AUTH_ANONYMOUS_ENABLED"], settings["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
-    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert (settings["GF_AUTH_ANONYMOUS_ENABLED"], settings["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == (
+        "true",
+        "Viewer",
+    )
+    assert (
+        settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"]
+        == settings["GF_AUTH_DISABLE_LOGIN_FORM"]
+        == "true"
+    )
     assert settings["GF_AUTH_BASIC_ENABLED"] == "false"
-    assert [name for name, service in SERVICES.items() if "operators" in service["networks"]] == ["grafana"]
+    assert [name for name, service in SERVICES.items() if "operators" in service["networks"]] == [
+        "grafana"
+    ]
     home = settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (ROOT / home.replace("/etc/grafana", "deploy/grafana")).exists()
 
 
 def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_only() -> None:
-    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == PROFILES
+    assert {
+        name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
+    } == PROFILES
     loadtest = SERVICES["loadtest"]
-    reached = [name for name, service in SERVICES.items() if set(service["networks"]) & set(loadtest["networks"])]
+    reached = [
+        name
+        for name, service in SERVICES.items()
+        if set(service["networks"]) & set(loadtest["networks"])
+    ]
     assert reached == ["gateway", "loadtest", "loadtest-worker"]
     ports = {port.rpartition(":")[2] for port in SERVICES["gateway"]["ports"]}
     addresses = {name: loadtest["environment"][name] for name in ("LOCUST_HOST", "LOCUST_GRPC")}
@@ -72,7 +93,10 @@ def test_the_load_generator_runs_the_files_of_make_loadtest() -> None:
     master, worker = SERVICES["loadtest"], SERVICES["loadtest-worker"]
     locustfile, shapes = master["environment"]["LOCUST_LOCUSTFILE"].split(",")
     assert f"ENV LOCUST_LOCUSTFILE={locustfile}\n" in _stage("loadtest")
-    assert f"-m locust -f {locustfile}$(if $(SHAPE),$(comma){shapes}/$(SHAPE).py) " in (ROOT / "Makefile").read_text()
+    assert (
+        f"-m locust -f {locustfile}$(if $(SHAPE),$(comma){shapes}/$(SHAPE).py) "
+        in (ROOT / "Makefile").read_text()
+    )
     assert (ROOT / locustfile).exists()
     assert {path.stem for path in (ROOT / shapes).glob("[!_]*.py")} == {"ramp", "spike", "soak"}
     assert master["command"] == ["--master", "--class-picker"]
@@ -101,10 +125,14 @@ def test_what_is_mounted_exists(name: str) -> None:
     for mount in SERVICES[name].get("volumes", []):
         source = re.sub(r"\$\{\w+:-(.*)\}", r"\1", mount).split(":")[0]
         made_by_make = source.startswith("./build/")
-        assert made_by_make or ((ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"])
+        assert made_by_make or (
+            (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+        )
 
 
-def test_plans_are_built_and_checked_in_the_image_that_serves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_are_built_and_checked_in_the_image_that_serves_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engines, triton = SERVICES["engines"], SERVICES["triton"]
     assert engines["image"] == triton["image"]
     assert engines["user"] == triton["user"]
@@ -124,13 +152,18 @@ def test_the_graphs_go_where_the_engines_look() -> None:
     assert options.checkpoint.exists()
 
 
-def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(ROOT)
     command = served_acceptance._options(SERVICES["acceptance"]["command"])
     graphs = export_command._options(_entrypoint("export")[3:])
     assert command.checkpoint.resolve() == graphs.checkpoint
     assert command.repository == graphs.repository
-    mounts = {mount.rpartition(":")[0].rpartition(":")[2] or mount for mount in SERVICES["acceptance"]["volumes"]}
+    mounts = {
+        mount.rpartition(":")[0].rpartition(":")[2] or mount
+        for mount in SERVICES["acceptance"]["volumes"]
+    }
     assert command.data in mounts
     assert command.triton == "triton:8001"
 
@@ -149,7 +182,11 @@ def test_an_image_of_ours_is_healthy_or_ends_and_does_not_run_as_root(name: str)
 
 
 def test_what_the_images_are_made_of_is_there_and_not_ignored() -> None:
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_through = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for source in sources.split():
             assert source in let_through
@@ -157,7 +194,9 @@ def test_what_the_images_are_made_of_is_there_and_not_ignored() -> None:
 
 
 def _stage(target: str) -> str:
-    (stage,) = re.findall(rf"^FROM \S+ AS {target}$.*?(?=^FROM|\Z)", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    (stage,) = re.findall(
+        rf"^FROM \S+ AS {target}$.*?(?=^FROM|\Z)", DOCKERFILE, re.DOTALL | re.MULTILINE
+    )
     return str(stage)
 
 

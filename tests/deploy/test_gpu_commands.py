@@ -16,8 +16,15 @@ from tests.deploy.compose import COMPOSE, GPU
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/gpu.md"
-PROFILES = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])}
-COMPOSE_OPTIONS = {"up": {"-d", "--detach", "--build", "--wait"}, "run": {"--rm"}, "down": {"-v", "--volumes"}, "logs": {"-f", "--follow"}}
+PROFILES = {
+    profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])
+}
+COMPOSE_OPTIONS = {
+    "up": {"-d", "--detach", "--build", "--wait"},
+    "run": {"--rm"},
+    "down": {"-v", "--volumes"},
+    "logs": {"-f", "--follow"},
+}
 PLANS_FOLDERS = {"build": ["GRAPHS", "MODELS"], "check": ["MODELS"]}
 
 
@@ -45,7 +52,9 @@ def check(command: str) -> None:
 
 def check_make(arguments: list[str]) -> None:
     assert arguments, "no target"
-    made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stderr
 
 
@@ -55,10 +64,20 @@ def check_python(arguments: list[str]) -> None:
     if module == "export":
         export_command._options(options)
         return
-    help_of = [options[0], "--help"] if module == "tokenizer.parts" else ["--help"]  # it has commands of its own
-    shown = subprocess.run([sys.executable, "-m", module, *help_of], cwd=ROOT, capture_output=True, text=True, check=False)
+    help_of = (
+        [options[0], "--help"] if module == "tokenizer.parts" else ["--help"]
+    )  # it has commands of its own
+    shown = subprocess.run(
+        [sys.executable, "-m", module, *help_of],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert shown.returncode == 0, shown.stderr
-    assert {option for option in options if option.startswith("-")} <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.stdout))
+    assert {option for option in options if option.startswith("-")} <= set(
+        re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.stdout)
+    )
 
 
 def check_plans(arguments: list[str]) -> None:
@@ -93,7 +112,9 @@ def check_export(arguments: list[str]) -> None:
 def check_kubectl(arguments: list[str]) -> None:
     apply, dash_k, folder = arguments
     assert (apply, dash_k) == ("apply", "-k")
-    assert (ROOT / folder / "kustomization.yaml").exists()  # tests/deploy/test_kubernetes.py looks into it
+    assert (
+        ROOT / folder / "kustomization.yaml"
+    ).exists()  # tests/deploy/test_kubernetes.py looks into it
 
 
 def check_host_script(arguments: list[str]) -> None:
@@ -101,10 +122,19 @@ def check_host_script(arguments: list[str]) -> None:
     assert folder.isupper(), "a folder of the reader's"
     script = ROOT / "deploy/gpu/host.sh"
     environment = {**os.environ, "PYTHON": sys.executable, "GPU_PACK": "no-such-pack"}
-    shown = subprocess.run([script, what, folder, "--help"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    shown = subprocess.run(
+        [script, what, folder, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert shown.returncode == 0, shown.stderr
     (branch,) = re.findall(rf"^{what}\)\n(.*?);;", script.read_text(), re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"--[a-z-]+", branch)) - {"--bare"} <= set(re.findall(r"--[a-z-]+", shown.stdout))
+    assert set(re.findall(r"--[a-z-]+", branch)) - {"--bare"} <= set(
+        re.findall(r"--[a-z-]+", shown.stdout)
+    )
 
 
 def check_list(arguments: list[str]) -> None:
@@ -126,10 +156,14 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "plans.py": check_plans,
     "export/plans.py": check_plans,
 }
-(PARAGRAPH,) = re.findall(r"^\*\*On a GPU\.\*\*.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+(PARAGRAPH,) = re.findall(
+    r"^\*\*On a GPU\.\*\*.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+)
 
 
-@pytest.mark.parametrize("command", dict.fromkeys([*commands(GUIDE.read_text()), *commands(PARAGRAPH)]))
+@pytest.mark.parametrize(
+    "command", dict.fromkeys([*commands(GUIDE.read_text()), *commands(PARAGRAPH)])
+)
 def test_a_documented_command_can_be_run(command: str) -> None:
     check(command)
 

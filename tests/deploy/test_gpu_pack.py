@@ -37,7 +37,9 @@ def test_a_part_above_the_limit_is_named(tmp_path: Path) -> None:
     assert pack.too_large(tmp_path, pack.MIB) == ["base has 1.2 MiB: a part has room for 1.0 MiB"]
 
 
-def test_a_pack_above_the_limit_fails_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_above_the_limit_fails_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shard = tmp_path / "photos.tar"
     with tarfile.open(shard, "w") as tar:
         tar.add(write(tmp_path / "0.jpg", 100), "0.jpg")

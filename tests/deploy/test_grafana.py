@@ -32,7 +32,9 @@ def test_grafanas_types_know_every_field() -> None:
 def test_panels_have_titles_units_and_numbers_of_their_own_and_do_not_overlap() -> None:
     assert len({panel["id"] for panel in MADE["panels"]}) == len(MADE["panels"])
     assert len({panel["title"] for panel in panels()}) == len(panels())
-    assert all(panel["fieldConfig"]["defaults"]["unit"] for panel in panels() if panel["type"] != "table")
+    assert all(
+        panel["fieldConfig"]["defaults"]["unit"] for panel in panels() if panel["type"] != "table"
+    )
     cells = [
         (x, y)
         for position in (panel["gridPos"] for panel in MADE["panels"])
@@ -44,9 +46,15 @@ def test_panels_have_titles_units_and_numbers_of_their_own_and_do_not_overlap() 
 
 
 def test_it_is_provisioned_and_asks_the_data_source_that_is() -> None:
-    (source,) = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())["datasources"]
-    assert {(panel["datasource"]["type"], panel["datasource"]["uid"]) for panel in panels()} == {(source["type"], source["uid"])}
-    (provider,) = yaml.safe_load((PROVISIONING / "dashboards/provider.yml").read_text())["providers"]
+    (source,) = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert {(panel["datasource"]["type"], panel["datasource"]["uid"]) for panel in panels()} == {
+        (source["type"], source["uid"])
+    }
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards/provider.yml").read_text())[
+        "providers"
+    ]
     assert provider["options"]["path"] == "/etc/grafana/provisioning/dashboards"
     prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]

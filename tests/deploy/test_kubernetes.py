@@ -23,16 +23,33 @@ from tests.system.running import running
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
-VERSIONS = ("1.30", "1.37")  # the oldest whose clusters sleep before a stop, and the newest with a schema
+VERSIONS = (
+    "1.30",
+    "1.37",
+)  # the oldest whose clusters sleep before a stop, and the newest with a schema
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((BASE / "kustomization.yaml").read_text())
-ADAPTER: list[dict[str, Any]] = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+ADAPTER: list[dict[str, Any]] = yaml.safe_load(
+    (KUBERNETES / "prometheus-adapter.yaml").read_text()
+)["rules"]["custom"]
 (GENERATED,) = KUSTOMIZATION["configMapGenerator"]
 SETTINGS = dict(
-    line.split("=", 1) for file in GENERATED["envs"] for line in (BASE / file).read_text().splitlines() if line and not line.startswith("#")
+    line.split("=", 1)
+    for file in GENERATED["envs"]
+    for line in (BASE / file).read_text().splitlines()
+    if line and not line.startswith("#")
 )
 OBJECTS: list[dict[str, Any]] = [
-    *(document for file in KUSTOMIZATION["resources"] for document in yaml.safe_load_all((BASE / file).read_text())),
-    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": GENERATED["name"]}, "data": SETTINGS},
+    *(
+        document
+        for file in KUSTOMIZATION["resources"]
+        for document in yaml.safe_load_all((BASE / file).read_text())
+    ),
+    {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": GENERATED["name"]},
+        "data": SETTINGS,
+    },
 ]
 
 
@@ -51,11 +68,19 @@ CONTAINERS = {
 
 def selected(labels: dict[str, str]) -> list[str]:
     """Workloads whose pods have these labels."""
-    return [name for name, one in WORKLOADS.items() if labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()]
+    return [
+        name
+        for name, one in WORKLOADS.items()
+        if labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    ]
 
 
 def ports(workload: str) -> dict[str, int]:
-    return {port["name"]: port["containerPort"] for one in PODS[workload]["containers"] for port in one["ports"]}
+    return {
+        port["name"]: port["containerPort"]
+        for one in PODS[workload]["containers"]
+        for port in one["ports"]
+    }
 
 
 def named(one: dict[str, Any]) -> str:
@@ -97,22 +122,34 @@ def test_every_file_is_listed_and_every_listed_file_is_there() -> None:
     assert {file.name for file in BASE.iterdir()} == listed
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, whose kustomize would build the base")
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="no kubectl, whose kustomize would build the base"
+)
 def test_kustomize_builds_it() -> None:
-    built = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout
+    built = subprocess.run(
+        ["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True
+    ).stdout
     objects = list(yaml.safe_load_all(built))
-    assert {named(one) for one in objects if one["kind"] != "ConfigMap"} == {named(one) for one in OBJECTS if one["kind"] != "ConfigMap"}
-    assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {*of("Namespace")}
+    assert {named(one) for one in objects if one["kind"] != "ConfigMap"} == {
+        named(one) for one in OBJECTS if one["kind"] != "ConfigMap"
+    }
+    assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {
+        *of("Namespace")
+    }
     (settings,) = (one for one in objects if one["kind"] == "ConfigMap")
     assert settings["data"] == SETTINGS
     (gateway,) = (one for one in objects if named(one) == "Deployment-gateway")
-    assert gateway["spec"]["template"]["spec"]["containers"][0]["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}]
+    assert gateway["spec"]["template"]["spec"]["containers"][0]["envFrom"] == [
+        {"configMapRef": {"name": settings["metadata"]["name"]}}
+    ]
     for one in objects:
         kubernetes_validate.validate(one, VERSIONS[0], strict=True)
 
 
 def test_the_gateway_is_given_settings_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert CONTAINERS["gateway/gateway"]["envFrom"] == [{"configMapRef": {"name": GENERATED["name"]}}]
+    assert CONTAINERS["gateway/gateway"]["envFrom"] == [
+        {"configMapRef": {"name": GENERATED["name"]}}
+    ]
     for name, value in SETTINGS.items():
         assert name.removeprefix("CHANNELTOK_").lower() in Settings.model_fields
         monkeypatch.setenv(name, value)
@@ -122,7 +159,9 @@ def test_the_gateway_is_given_settings_it_has(monkeypatch: pytest.MonkeyPatch) -
         CONTAINERS["gateway/gateway"]["lifecycle"]["preStop"]["sleep"]["seconds"],
     )
     assert grace > sleep + settings.drain_seconds + 5  # and time to end
-    assert settings.picture_threads <= int(CONTAINERS["gateway/gateway"]["resources"]["limits"]["cpu"])
+    assert settings.picture_threads <= int(
+        CONTAINERS["gateway/gateway"]["resources"]["limits"]["cpu"]
+    )
     host, port = str(settings.triton_url).removeprefix("dns:///").split(":")
     assert int(port) in [one["port"] for one in of("Service")[host]["spec"]["ports"]]
 
@@ -145,7 +184,11 @@ def test_every_selector_selects() -> None:
         (workload,) = selected(service["spec"]["selector"])
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports(workload).keys()
     assert WORKLOADS["triton"]["spec"]["serviceName"] in of("Service")
-    assert [name for name, service in of("Service").items() if service["spec"].get("clusterIP") == "None"] == ["gateway-grpc", "triton"]
+    assert [
+        name
+        for name, service in of("Service").items()
+        if service["spec"].get("clusterIP") == "None"
+    ] == ["gateway-grpc", "triton"]
 
 
 def test_probes_ask_what_answers() -> None:
@@ -154,23 +197,38 @@ def test_probes_ask_what_answers() -> None:
     gateway, triton = (CONTAINERS[name] for name in ("gateway/gateway", "triton/triton"))
     for container in (gateway, triton):
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert container[kind]["httpGet"]["port"] in {port["name"] for port in container["ports"]}
-    assert {gateway[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")} == {
+            assert container[kind]["httpGet"]["port"] in {
+                port["name"] for port in container["ports"]
+            }
+    assert {
+        gateway[kind]["httpGet"]["path"]
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+    } == {
         "/livez",
         "/readyz",
     } & routes
     assert PODS["gateway"]["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert triton["readinessProbe"]["httpGet"]["path"] in COMPOSE["triton"]["healthcheck"]["test"][-1]
+    assert (
+        triton["readinessProbe"]["httpGet"]["path"] in COMPOSE["triton"]["healthcheck"]["test"][-1]
+    )
 
 
 def test_autoscalers_scale_by_metrics_that_exist() -> None:
-    provided = {rule.get("name", {}).get("as", rule["seriesQuery"].partition("{")[0]) for rule in ADAPTER}
+    provided = {
+        rule.get("name", {}).get("as", rule["seriesQuery"].partition("{")[0]) for rule in ADAPTER
+    }
     for scaler in of("HorizontalPodAutoscaler").values():
         target = scaler["spec"]["scaleTargetRef"]
         assert WORKLOADS[target["name"]]["kind"] == target["kind"]
         assert "replicas" not in WORKLOADS[target["name"]]["spec"]
-        assert {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]} <= provided
-    asked = {name for rule in ADAPTER for name in re.findall(r"(\w+)\{", rule["seriesQuery"] + rule["metricsQuery"])}
+        assert {
+            metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]
+        } <= provided
+    asked = {
+        name
+        for rule in ADAPTER
+        for name in re.findall(r"(\w+)\{", rule["seriesQuery"] + rule["metricsQuery"])
+    }
     with running() as service:  # its page has the embedded Triton's metrics too
         assert asked
         assert asked - set(families(service)) == set()
@@ -178,13 +236,20 @@ def test_autoscalers_scale_by_metrics_that_exist() -> None:
 
 def test_only_the_gateway_and_prometheus_reach_triton() -> None:
     policies = of("NetworkPolicy")
-    assert policies["default-deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert policies["default-deny"]["spec"] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+    }
     for name in WORKLOADS:
         assert selected(policies[name]["spec"]["podSelector"]["matchLabels"]) == [name]
-        assert {port["port"] for rule in policies[name]["spec"]["ingress"] for port in rule["ports"]} <= ports(name).keys()
+        assert {
+            port["port"] for rule in policies[name]["spec"]["ingress"] for port in rule["ports"]
+        } <= ports(name).keys()
     inference, metrics = policies["triton"]["spec"]["ingress"]
     assert [port["port"] for port in inference["ports"]] == ["grpc"]
-    assert [selected(peer["podSelector"]["matchLabels"]) for peer in inference["from"]] == [["gateway"]]
+    assert [selected(peer["podSelector"]["matchLabels"]) for peer in inference["from"]] == [
+        ["gateway"]
+    ]
     assert [port["port"] for port in metrics["ports"]] == ["metrics"]
     assert all({"namespaceSelector", "podSelector"} == set(peer) for peer in metrics["from"])
     assert "egress" not in policies["triton"]["spec"]
@@ -199,13 +264,17 @@ def test_every_container_is_pinned_bounded_and_hardened(name: str) -> None:
     assert {"cpu", "memory"} <= set(container["resources"]["limits"])
     assert {"cpu", "memory"} <= set(container["resources"]["requests"])
     hardened = container["securityContext"]
-    assert (hardened["allowPrivilegeEscalation"], hardened["readOnlyRootFilesystem"]) == (False, True)
+    assert (hardened["allowPrivilegeEscalation"], hardened["readOnlyRootFilesystem"]) == (
+        False,
+        True,
+    )
     assert hardened["capabilities"] == {"drop": ["ALL"]}
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
     volumes = {volume["name"] for volume in pod["volumes"]} | {
-        claim["metadata"]["name"] for claim in WORKLOADS[name.partition("/")[0]]["spec"].get("volumeClaimTemplates", [])
+        claim["metadata"]["name"]
+        for claim in WORKLOADS[name.partition("/")[0]]["spec"].get("volumeClaimTemplates", [])
     }
     assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
@@ -215,7 +284,9 @@ def words(text: str) -> Iterator[list[str]]:
         yield shlex.split(part)
 
 
-def test_graphs_plans_and_triton_run_as_in_the_compose_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_plans_and_triton_run_as_in_the_compose_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     export, copying = words(CONTAINERS["triton/graphs"]["command"][2])
     build = CONTAINERS["triton/engines"]["command"]
     check, server = words(CONTAINERS["triton/triton"]["command"][2])
@@ -232,7 +303,9 @@ def test_graphs_plans_and_triton_run_as_in_the_compose_file(monkeypatch: pytest.
     assert set(in_compose) <= set(server)
     for name in ("triton/engines", "triton/triton"):
         assert CONTAINERS[name]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    exit_timeout = next(int(word.split("=")[1]) for word in server if word.startswith("--exit-timeout-secs="))
+    exit_timeout = next(
+        int(word.split("=")[1]) for word in server if word.startswith("--exit-timeout-secs=")
+    )
     assert PODS["triton"]["terminationGracePeriodSeconds"] > exit_timeout
 
 

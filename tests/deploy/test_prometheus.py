@@ -9,7 +9,9 @@ from service import metrics
 from service.errors import ServiceError
 from tests.deploy.prometheus import ALERTS, RECORDINGS, RULES, SHIPPED, promtool
 
-UNIT_TESTS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("tests/*.yml"))}
+UNIT_TESTS = {
+    path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("tests/*.yml"))
+}
 
 
 def test_the_configuration_and_the_rules_are_valid() -> None:
@@ -17,7 +19,9 @@ def test_the_configuration_and_the_rules_are_valid() -> None:
     assert checked.returncode == 0, checked.stderr
     assert f"{len(RULES)} rule files found" in checked.stdout
     for name in RULES:
-        checked = promtool("check", "rules", "--lint=all", "--lint-fatal", str(SHIPPED / f"rules/{name}.yml"))
+        checked = promtool(
+            "check", "rules", "--lint=all", "--lint-fatal", str(SHIPPED / f"rules/{name}.yml")
+        )
         assert checked.returncode == 0, checked.stderr
 
 
@@ -48,7 +52,9 @@ def test_an_alert_says_how_urgent_it_is(alert: str) -> None:
 
 
 def test_the_latency_objective_is_a_bound_of_the_buckets() -> None:
-    bounds = {float(bound) for expr in RECORDINGS.values() for bound in re.findall(r'le="([\d.]+)"', expr)}
+    bounds = {
+        float(bound) for expr in RECORDINGS.values() for bound in re.findall(r'le="([\d.]+)"', expr)
+    }
     assert bounds == {min(metrics.SECONDS, key=lambda bound: abs(bound - 0.25))}
 
 
@@ -60,9 +66,17 @@ def test_every_error_code_is_somebodys_fault() -> None:
         "callers'": _pattern(ALERTS["ChannelTokClientFaults"]["expr"], "reason"),
     }
     codes = [ServiceError.code, *(error.code for error in ServiceError.__subclasses__())]
-    blamed = {code: [whose for whose, pattern in faults.items() if re.fullmatch(pattern, code)] for code in codes}
+    blamed = {
+        code: [whose for whose, pattern in faults.items() if re.fullmatch(pattern, code)]
+        for code in codes
+    }
     assert {code: whose for code, whose in blamed.items() if len(whose) != 1} == {}
-    assert blamed["INTERNAL"] == blamed["ENGINE_UNAVAILABLE"] == blamed["DEADLINE_EXCEEDED"] == ["the service's"]
+    assert (
+        blamed["INTERNAL"]
+        == blamed["ENGINE_UNAVAILABLE"]
+        == blamed["DEADLINE_EXCEEDED"]
+        == ["the service's"]
+    )
 
 
 def _pattern(expr: str, label: str) -> str:

@@ -26,9 +26,16 @@ QUERIES = {
     for target in panel["targets"]
 }
 QUERIES_OF_THE_RUNBOOK = sorted(
-    {words[8] for command in runbook_commands() if (words := shlex.split(command.partition(" | ")[0]))[:7] == PROMTOOL_QUERY}
+    {
+        words[8]
+        for command in runbook_commands()
+        if (words := shlex.split(command.partition(" | ")[0]))[:7] == PROMTOOL_QUERY
+    }
 )
-OF_GENERATORS = ("channeltok_first_token_seconds", "channeltok_next_token_seconds")  # none is served here
+OF_GENERATORS = (
+    "channeltok_first_token_seconds",
+    "channeltok_next_token_seconds",
+)  # none is served here
 EMPTY_WHEN_HEALTHY = {"Alerts A"}
 # How fast is slow depends on the machine and on what else runs there.
 MACHINE_DECIDES = {"ChannelTokLatencyBudgetBurn", "ChannelTokLatencyBudgetBurnSlow"}
@@ -75,7 +82,9 @@ def gateway() -> Iterator[tuple[Service, str]]:
 
 
 @pytest.fixture(scope="module")
-def loaded(gateway: tuple[Service, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def loaded(
+    gateway: tuple[Service, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """Prometheus after some seconds of all that the service does, a few wrong calls among them."""
     service, triton = gateway
     rest = service.rest.removeprefix("http://")
@@ -93,10 +102,20 @@ def loaded(gateway: tuple[Service, str], tmp_path_factory: pytest.TempPathFactor
                 client.encode(jpeg(), 999)
 
         work()
-        with scraping(tmp_path_factory.mktemp("prometheus"), gateways=[rest], tritons=[triton]) as prometheus:
-            eventually(lambda: len(prometheus.query("up == 1")) == 2, 20, "the first scrape of both targets")
+        with scraping(
+            tmp_path_factory.mktemp("prometheus"), gateways=[rest], tritons=[triton]
+        ) as prometheus:
+            eventually(
+                lambda: len(prometheus.query("up == 1")) == 2,
+                20,
+                "the first scrape of both targets",
+            )
             with callers(2, work):
-                eventually(lambda: bool(prometheus.query("sum(count_over_time(up[1m])) > 20")), 30, "ten scrapes of each")
+                eventually(
+                    lambda: bool(prometheus.query("sum(count_over_time(up[1m])) > 20")),
+                    30,
+                    "ten scrapes of each",
+                )
                 yield prometheus
 
 
@@ -144,16 +163,22 @@ def test_what_breaks_is_told(tmp_path: Path) -> None:
     with ExitStack() as stack:
         one = stack.enter_context(running(max_in_flight="2", max_waiting="2", probe_seconds="0.5"))
         two = stack.enter_context(running(triton_url=one.triton_address(), probe_seconds="0.5"))
-        to_one, to_two = (stack.enter_context(Client(service.grpc, timeout=20)) for service in (one, two))
+        to_one, to_two = (
+            stack.enter_context(Client(service.grpc, timeout=20)) for service in (one, two)
+        )
         addresses = [service.rest.removeprefix("http://") for service in (one, two)]
-        prometheus = stack.enter_context(scraping(tmp_path, gateways=addresses, tritons=[one.triton_address("metrics")]))
+        prometheus = stack.enter_context(
+            scraping(tmp_path, gateways=addresses, tritons=[one.triton_address("metrics")])
+        )
         told: set[str] = set()
 
         def fires(*names: str) -> None:
             def all_fire() -> bool:
                 firing = prometheus.firing()
                 for alert in firing.values():
-                    assert "error" not in alert["annotations"]["description"], alert  # a template that cannot be filled in
+                    assert "error" not in alert["annotations"]["description"], (
+                        alert
+                    )  # a template that cannot be filled in
                 told.update(firing)
                 return set(names) <= set(firing)
 
@@ -161,15 +186,25 @@ def test_what_breaks_is_told(tmp_path: Path) -> None:
                 eventually(all_fire, 40)
             except AssertionError:
                 missing = set(names) - set(prometheus.firing())
-                raise AssertionError(f"{missing} do not fire: {prometheus.query('ALERTS')}") from None
+                raise AssertionError(
+                    f"{missing} do not fire: {prometheus.query('ALERTS')}"
+                ) from None
 
-        eventually(lambda: len(prometheus.query("up == 1")) == 3 and not prometheus.firing(), 20, "the first scrape of all targets")
+        eventually(
+            lambda: len(prometheus.query("up == 1")) == 3 and not prometheus.firing(),
+            20,
+            "the first scrape of all targets",
+        )
         with callers(4, lambda: to_two.encode(b"no picture")):
             fires("ChannelTokClientFaults")
         assert told <= {"ChannelTokClientFaults"} | MACHINE_DECIDES
         with callers(16, lambda: to_one.encode(jpeg())):
             fires("ChannelTokOverloaded", "ChannelTokSaturated")
-        assert told <= {"ChannelTokClientFaults", "ChannelTokOverloaded", "ChannelTokSaturated"} | MACHINE_DECIDES  # overload is no outage
+        assert (
+            told
+            <= {"ChannelTokClientFaults", "ChannelTokOverloaded", "ChannelTokSaturated"}
+            | MACHINE_DECIDES
+        )  # overload is no outage
 
         healthy = len(stubs(one))
         kill_stubs(one)
@@ -177,24 +212,46 @@ def test_what_breaks_is_told(tmp_path: Path) -> None:
             fires("ChannelTokEngineRestarted")
 
         # All of them, or Triton would start one more after the next kill.
-        eventually(lambda: httpx.get(f"{one.rest}/readyz").status_code == 200 and len(stubs(one)) == healthy, 30, "readiness")
+        eventually(
+            lambda: (
+                httpx.get(f"{one.rest}/readyz").status_code == 200 and len(stubs(one)) == healthy
+            ),
+            30,
+            "readiness",
+        )
         with standing_still(one):  # nobody heals the Triton that the other one uses
             kill_stubs(one)
-            fires("ChannelTokEngineNotReady", "ChannelTokGatewayNotReady", "ChannelTokNoTokenizerReady", "ChannelTokGatewayDown")
+            fires(
+                "ChannelTokEngineNotReady",
+                "ChannelTokGatewayNotReady",
+                "ChannelTokNoTokenizerReady",
+                "ChannelTokGatewayDown",
+            )
         one.stop()
         with callers(2, lambda: to_two.encode(jpeg())):
-            fires("ChannelTokTritonDown", "ChannelTokErrorBudgetBurn", "ChannelTokErrorBudgetBurnSlow")
+            fires(
+                "ChannelTokTritonDown", "ChannelTokErrorBudgetBurn", "ChannelTokErrorBudgetBurnSlow"
+            )
         assert "ChannelTokNoGateway" not in told
         two.stop()
         fires("ChannelTokNoGateway")
-        eventually(lambda: "ChannelTokNoTokenizerReady" not in prometheus.firing(), 20, "the end of what no gateway reports any more")
-        assert set(ALERTS) - told <= {"ChannelTokFingerprintsDiffer", "ChannelTokFirstTokenSlow"} | MACHINE_DECIDES
+        eventually(
+            lambda: "ChannelTokNoTokenizerReady" not in prometheus.firing(),
+            20,
+            "the end of what no gateway reports any more",
+        )
+        assert (
+            set(ALERTS) - told
+            <= {"ChannelTokFingerprintsDiffer", "ChannelTokFirstTokenSlow"} | MACHINE_DECIDES
+        )
 
 
 def of_generators(expr: str) -> bool:
     """Whether it asks for what only generators have."""
     of = set(re.findall(r"[a-z_]+:[\w:]+", expr))
-    return any(metric in expr for metric in OF_GENERATORS) or any(of_generators(RECORDINGS[name]) for name in of & set(RECORDINGS))
+    return any(metric in expr for metric in OF_GENERATORS) or any(
+        of_generators(RECORDINGS[name]) for name in of & set(RECORDINGS)
+    )
 
 
 def expect_data(prometheus: Prometheus, expr: str, *, empty: bool = False) -> None:

@@ -14,7 +14,14 @@ from tests.system.running import ROOT
 RUNBOOK = ROOT / "docs/runbook"
 PROMTOOL_QUERY = ["docker", "compose", "exec", "prometheus", "promtool", "query", "instant"]
 # Subcommand -> options with a value; every other word is a service, but for `exec`, whose first is one and the rest its command.
-SUBCOMMANDS: dict[str, set[str]] = {"exec": set(), "logs": {"--since", "--tail"}, "ps": set(), "restart": set(), "run": set(), "up": set()}
+SUBCOMMANDS: dict[str, set[str]] = {
+    "exec": set(),
+    "logs": {"--since", "--tail"},
+    "ps": set(),
+    "restart": set(),
+    "run": set(),
+    "up": set(),
+}
 
 
 def runbook_commands() -> list[str]:
@@ -51,11 +58,17 @@ def test_the_runbook_names_only_metrics_settings_and_pages_that_exist(page: Path
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("command", sorted({command for command in runbook_commands() if command.startswith("docker ")}))
+@pytest.mark.parametrize(
+    "command", sorted({command for command in runbook_commands() if command.startswith("docker ")})
+)
 def test_a_command_is_for_services_that_exist(command: str) -> None:
     _, compose, subcommand, *words = shlex.split(command.partition(" | ")[0])
     assert compose == "compose"
-    services = [word for before, word in zip([subcommand, *words], words, strict=False) if before not in SUBCOMMANDS[subcommand]]
+    services = [
+        word
+        for before, word in zip([subcommand, *words], words, strict=False)
+        if before not in SUBCOMMANDS[subcommand]
+    ]
     services = [word for word in services if not word.startswith("-")]
     assert services
     assert set(services[:1] if subcommand == "exec" else services) <= set(GPU)

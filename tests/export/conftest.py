@@ -33,4 +33,7 @@ def encode(model: ChannelTok) -> bytes:
 
 @pytest.fixture(scope="session")
 def decodes(model: ChannelTok) -> dict[int, bytes]:
-    return {budget: graph.decode_graph(model, "demo", budget).SerializeToString() for budget in (32, 256)}
+    return {
+        budget: graph.decode_graph(model, "demo", budget).SerializeToString()
+        for budget in (32, 256)
+    }

@@ -19,18 +19,43 @@ SMALL = {
     "flextok": FlexShape(width=64, encoder_depth=1, decoder_depth=1, steps=1),
 }
 FOUND = {
-    **{f"quality_demo_{key}": value for key, value in {"photos": 24, "use": 0.99, "ids_seen": 0.1, "id_entropy_bits": 11.5}.items()},
+    **{
+        f"quality_demo_{key}": value
+        for key, value in {
+            "photos": 24,
+            "use": 0.99,
+            "ids_seen": 0.1,
+            "id_entropy_bits": 11.5,
+        }.items()
+    },
     **{
         f"quality_demo_64_bytes_{key}": value
-        for key, value in {"k": 32, "psnr": 20.3, "ssim": 0.5, "perceptual": 0.4, "independent": 127}.items()
+        for key, value in {
+            "k": 32,
+            "psnr": 20.3,
+            "ssim": 0.5,
+            "perceptual": 0.4,
+            "independent": 127,
+        }.items()
     },
-    **{f"cost_flextok_decode{k}_ms": value for k, value in {"_k16": 5.0, "_k32": 8.0, "": 10.0}.items()},
-    **{f"size_{key}_onnxruntime_f32_seconds": value for key, value in {"channeltok": 2.0, "flextok": 2.5, "flextok_guided": 5.0}.items()},
-    **{f"channeltok_over_flextok_best_engine{suffix}": value for suffix, value in {"": 1.25, "_guided": 2.5}.items()},
+    **{
+        f"cost_flextok_decode{k}_ms": value
+        for k, value in {"_k16": 5.0, "_k32": 8.0, "": 10.0}.items()
+    },
+    **{
+        f"size_{key}_onnxruntime_f32_seconds": value
+        for key, value in {"channeltok": 2.0, "flextok": 2.5, "flextok_guided": 5.0}.items()
+    },
+    **{
+        f"channeltok_over_flextok_best_engine{suffix}": value
+        for suffix, value in {"": 1.25, "_guided": 2.5}.items()
+    },
 }
 
 
-def test_the_page_has_what_was_measured_and_says_what_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_what_was_measured_and_says_what_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(families_page, "PAGE", tmp_path / "families.md")
     families_page.write(FOUND)
     page = (tmp_path / "families.md").read_text()
@@ -76,12 +101,30 @@ def test_cost_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow  # five exports
-def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(bench_families, "D12", SMALL["flextok"].model_copy(update={"steps": 3}))
     monkeypatch.setattr(bench_families, "random_model", lambda _: random_of(BACKBONE))
-    seconds = {"channeltok": 2.0, "flextok_1": 3.0, "flextok_2": 5.0, "flextok_guided_1": 3.0, "flextok_guided_2": 7.0}
-    monkeypatch.setattr(bench_families, "EngineProcess", lambda engine, task: SimpleNamespace(peak_bytes=0))  # nothing is timed here
-    monkeypatch.setattr(bench_families, "_in_turns", lambda engines, rounds: {key: seconds[key] for key in engines})
+    seconds = {
+        "channeltok": 2.0,
+        "flextok_1": 3.0,
+        "flextok_2": 5.0,
+        "flextok_guided_1": 3.0,
+        "flextok_guided_2": 7.0,
+    }
+    monkeypatch.setattr(
+        bench_families, "EngineProcess", lambda engine, task: SimpleNamespace(peak_bytes=0)
+    )  # nothing is timed here
+    monkeypatch.setattr(
+        bench_families, "_in_turns", lambda engines, rounds: {key: seconds[key] for key in engines}
+    )
     found = bench_families.size(1, ("onnxruntime f32",))
-    assert (found["flextok_onnxruntime_f32_seconds"], found["flextok_guided_onnxruntime_f32_seconds"]) == (7.0, 11.0)
-    assert (found["channeltok_over_flextok_same_engine"], found["channeltok_over_flextok_best_engine_guided"]) == (3.5, 5.5)
+    assert (
+        found["flextok_onnxruntime_f32_seconds"],
+        found["flextok_guided_onnxruntime_f32_seconds"],
+    ) == (7.0, 11.0)
+    assert (
+        found["channeltok_over_flextok_same_engine"],
+        found["channeltok_over_flextok_best_engine_guided"],
+    ) == (3.5, 5.5)

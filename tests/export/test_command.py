@@ -15,7 +15,9 @@ from export.__main__ import main
 from tokenizer import checkpoint
 from tokenizer.channeltok import ChannelTok
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tar files open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # webdataset leaves its tar files open
 
 
 @pytest.fixture
@@ -30,10 +32,27 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
     return "photos.tar"
 
 
-def test_a_checkpoint_becomes_a_repository(model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_becomes_a_repository(
+    model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
-    main(["weights.safetensors", "--name", "mine", "--budgets", "64", "--data", shard, "--report", "build/parity.json"])
-    assert sorted(path.name for path in Path("model_repository").iterdir()) == ["mine_decode_k64", "mine_encode"]
+    main(
+        [
+            "weights.safetensors",
+            "--name",
+            "mine",
+            "--budgets",
+            "64",
+            "--data",
+            shard,
+            "--report",
+            "build/parity.json",
+        ]
+    )
+    assert sorted(path.name for path in Path("model_repository").iterdir()) == [
+        "mine_decode_k64",
+        "mine_encode",
+    ]
     assert json.loads(Path("build/parity.json").read_text())["photos"] == 3
     out, err = capsys.readouterr()
     assert checkpoint.fingerprint(model) in out
@@ -41,10 +60,18 @@ def test_a_checkpoint_becomes_a_repository(model: ChannelTok, shard: str, capsys
     assert err == ""
 
 
-def test_graphs_that_disagree_are_not_written(model: ChannelTok, shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_disagree_are_not_written(
+    model: ChannelTok, shard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
-    monkeypatch.setattr("export.__main__.graph.encode_graph", lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})())
-    monkeypatch.setattr("export.__main__.graph.decode_graph", lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})())
+    monkeypatch.setattr(
+        "export.__main__.graph.encode_graph",
+        lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})(),
+    )
+    monkeypatch.setattr(
+        "export.__main__.graph.decode_graph",
+        lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})(),
+    )
     monkeypatch.setattr(parity, "measure", lambda *_: parity.Parity(3, 1000, 500, ()))
     with pytest.raises(SystemExit, match="500 of 1,000 token bits differ"):
         main(["weights.safetensors", "--data", shard])
@@ -56,10 +83,19 @@ def test_graphs_that_disagree_are_not_written(model: ChannelTok, shard: str, mon
     [
         (["gone.safetensors"], "cannot read the checkpoint gone.safetensors: No such file"),
         (["photos.tar"], "photos.tar is not a tokenizer's checkpoint"),
-        (["--random", "demo", "--budgets", "300"], r"between 1 and the 256 channels of this tokenizer, not \[300\]"),
+        (
+            ["--random", "demo", "--budgets", "300"],
+            r"between 1 and the 256 channels of this tokenizer, not \[300\]",
+        ),
         (["--random", "demo", "--name", "../up"], "cannot name a tokenizer"),
-        (["--random", "flextok", "--int8"], "--int8 is for convolutions, and the decoder of FlexTok has none"),
-        (["--random", "demo", "--repository", "photos.tar/models"], "cannot write photos.tar/models"),
+        (
+            ["--random", "flextok", "--int8"],
+            "--int8 is for convolutions, and the decoder of FlexTok has none",
+        ),
+        (
+            ["--random", "demo", "--repository", "photos.tar/models"],
+            "cannot write photos.tar/models",
+        ),
         (["--random", "demo", "--data", "nowhere"], "no tar files at 'nowhere'"),
     ],
 )
@@ -69,7 +105,9 @@ def test_mistakes_get_one_sentence(shard: str, arguments: list[str], sentence: s
     assert "\n" not in str(stopped.value)
 
 
-def test_either_a_checkpoint_or_a_random_size(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_either_a_checkpoint_or_a_random_size(
+    shard: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments in ([], ["weights.safetensors", "--random", "demo"]):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -19,7 +19,10 @@ def test_a_profile_the_graph_cannot_have_is_refused(decodes: dict[int, bytes]) -
 
 
 def test_the_command_compiles_each_model_and_reports(
-    tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    encode: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     repository.write(tmp_path / "models", "demo", [encode], engines.ENGINES["tensorrt"])
@@ -31,7 +34,9 @@ def test_the_command_compiles_each_model_and_reports(
     assert "the control was refused" in capsys.readouterr().out
 
 
-def test_the_command_fails_for_a_graph_that_is_refused(tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_fails_for_a_graph_that_is_refused(
+    tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     repository.write(tmp_path / "models", "demo", [encode], engines.ENGINES["tensorrt"])
     (tmp_path / "models/demo_encode/1/model.onnx").write_bytes(engines_check.unservable())

@@ -37,10 +37,17 @@ def test_parity_and_facts(shape: CvqShape | FlexShape) -> None:
     encode = graph.encode_graph(model, "one")
     decodes = {budget: graph.decode_graph(model, "one", budget) for budget in (4, 32)}
     serialised = {budget: decode.SerializeToString() for budget, decode in decodes.items()}
-    result = parity.measure(model, encode.SerializeToString(), serialised, photos_of_side(shape.picture_size))
+    result = parity.measure(
+        model, encode.SerializeToString(), serialised, photos_of_side(shape.picture_size)
+    )
     assert result.out_of_bounds == []
     said = graph.facts(decodes[4])
-    assert (said.family, said.budget, said.bits_per_token, said.codes) == (shape.kind, 4, model.bits_per_token, model.codes)
+    assert (said.family, said.budget, said.bits_per_token, said.codes) == (
+        shape.kind,
+        4,
+        model.bits_per_token,
+        model.codes,
+    )
     if isinstance(shape, CvqShape):
         ends = [node.op_type for node in encode.graph.node if node.op_type in ("MatMul", "ArgMin")]
         assert ends[-2:] == ["MatMul", "ArgMin"]
@@ -48,6 +55,8 @@ def test_parity_and_facts(shape: CvqShape | FlexShape) -> None:
     else:
         tokens = np.arange(4, dtype=np.int32)[None] * 1000
         padded = np.pad(tokens, ((0, 0), (0, 28)), constant_values=-1)
-        difference = parity.run(serialised[4], tokens).astype(int) - parity.run(serialised[32], padded)
+        difference = parity.run(serialised[4], tokens).astype(int) - parity.run(
+            serialised[32], padded
+        )
         assert np.abs(difference).max() <= parity.MAX_PIXEL_DIFFERENCE
         onnx.checker.check_model(decodes[4])

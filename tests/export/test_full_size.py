@@ -34,12 +34,17 @@ def test_the_full_size_exports_and_agrees() -> None:
     assert (latents.flatten(2).abs().numpy()[flipped == 1] < 1e-5).all()
 
     pixels = parity.run(graph.decode_graph(model, "full", 512).SerializeToString(), tokens.numpy())
-    assert np.abs(pixels.astype(int) - inference.decode(model, tokens, 512)).max() <= parity.MAX_PIXEL_DIFFERENCE
+    assert (
+        np.abs(pixels.astype(int) - inference.decode(model, tokens, 512)).max()
+        <= parity.MAX_PIXEL_DIFFERENCE
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_graph_of_the_full_size_compiles_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_graph_of_the_full_size_compiles_for_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     export(["engines", "--random", "full", "--data", f"{ROOT}/docs/images/*.jpg", "--photos", "1"])
     engines_check.main(["build/gpu_repository"])

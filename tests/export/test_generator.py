@@ -46,7 +46,9 @@ def test_parity(prediction: str) -> None:
     others = random_generator(length, prediction, seed=1)
     assert generator_parity.measure(others.model, made.SerializeToString(), [0], 32).out_of_bounds
     assert made.opset_import[0].version == 21
-    stored = [weight for weight in made.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16]
+    stored = [
+        weight for weight in made.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16
+    ]
     assert len(stored) >= 2 * 4
 
 
@@ -72,7 +74,11 @@ def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
 
 def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
     config = repository.parse(generator_repository.config(graph, 2))
-    assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == ("tiny_generate_v2", 0, True)
+    assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == (
+        "tiny_generate_v2",
+        0,
+        True,
+    )
     assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
         "class": [1],
         "prefix": [CHANNELS],
@@ -97,14 +103,19 @@ def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
     assert said["generator_fingerprint"] == checkpoint.fingerprint(random_generator(CHANNELS).model)
 
 
-def test_a_checkpoint_becomes_a_model_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_becomes_a_model_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model_repository/other").mkdir(parents=True)
     for seed, name in ((0, "tiny_generate"), (0, "tiny_generate"), (1, "tiny_generate_v2")):
         checkpoint.save(random_generator(seed=seed), Path("tiny.safetensors"))
         main(["generator", "tiny.safetensors", "--report", "build/parity.json"])
         assert sorted(path.name for path in Path("model_repository").iterdir()) == ["other", name]
-    assert sorted(path.name for path in Path(f"model_repository/{name}/1").iterdir()) == ["model.onnx", "model.py"]
+    assert sorted(path.name for path in Path(f"model_repository/{name}/1").iterdir()) == [
+        "model.onnx",
+        "model.py",
+    ]
     assert json.loads(Path("build/parity.json").read_text())["different_tokens"] == 0
     Path("none.safetensors").write_bytes(b"none")
     with pytest.raises(SystemExit, match="is not a generator's checkpoint"):
@@ -112,7 +123,12 @@ def test_a_checkpoint_becomes_a_model_beside_the_others(tmp_path: Path, monkeypa
 
 
 def _inputs(
-    length: int, *, prefix: tuple[int, ...] = (), seed: int = 7, label: int = 1, temperature: float = 1.0
+    length: int,
+    *,
+    prefix: tuple[int, ...] = (),
+    seed: int = 7,
+    label: int = 1,
+    temperature: float = 1.0,
 ) -> dict[str, NDArray[Any]]:
     padded = np.full(CHANNELS, -1, np.int32)
     padded[: len(prefix)] = prefix
@@ -134,7 +150,9 @@ class Streams:
         self.under_way: list[asyncio.Task[None]] = []
 
     def call(self, length: int, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
-        return self.triton.streams.ask(self.model, _inputs(length, **options), under_way=self.under_way.append)
+        return self.triton.streams.ask(
+            self.model, _inputs(length, **options), under_way=self.under_way.append
+        )
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
         """All of a sequence; that their places are told in order is asserted."""
@@ -155,7 +173,9 @@ class Streams:
 async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Streams]:
     folder = tmp_path_factory.mktemp("generator") / "repository"
     generator_repository.write(folder, graph)
-    embedded = EmbeddedTriton(Settings(model_repository=folder, engine_instances=1, engine_threads=1))
+    embedded = EmbeddedTriton(
+        Settings(model_repository=folder, engine_instances=1, engine_threads=1)
+    )
     triton = Triton(embedded.url)
     await embedded.start(triton)
     try:
@@ -167,7 +187,9 @@ async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Asy
     finally:
         await triton.close()
         await embedded.stop()
-    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE  # until whoever it falls to as a child has seen its end
+    assert (
+        not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    )  # until whoever it falls to as a child has seen its end
 
 
 module_loop = pytest.mark.asyncio(loop_scope="module")
@@ -181,14 +203,20 @@ async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: byte
         newest, _ = generation.step([newest], gumbel(7, index, 2, 256))
         expected.append(newest)
     assert await streams.tokens(40) == expected
-    assert await streams.tokens(40, prefix=tuple(expected[:15])) == expected[15:]  # goes on as the whole did
+    assert (
+        await streams.tokens(40, prefix=tuple(expected[:15])) == expected[15:]
+    )  # goes on as the whole did
     assert await streams.tokens(15, prefix=tuple(expected[:15])) == []
     assert len(set(await streams.tokens(40, seed=-8)) & set(expected)) < 20
-    assert await streams.tokens(20, temperature=0) == await streams.tokens(20, temperature=0, seed=8)
+    assert await streams.tokens(20, temperature=0) == await streams.tokens(
+        20, temperature=0, seed=8
+    )
 
 
 @module_loop
-async def test_tokens_that_are_made_together_come_together_and_the_first_alone(streams: Streams) -> None:
+async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
+    streams: Streams,
+) -> None:
     sizes = [len(answer["token"]) async for answer in streams.call(400)]
     assert sizes[0] == 1
     assert sum(sizes) == 400
@@ -198,7 +226,9 @@ async def test_tokens_that_are_made_together_come_together_and_the_first_alone(s
 @module_loop
 async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
     alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
-    together = await asyncio.gather(*(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)))
+    together = await asyncio.gather(
+        *(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4))
+    )
     assert together == alone
 
 

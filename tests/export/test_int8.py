@@ -31,7 +31,9 @@ def plain(trained: ChannelTok) -> bytes:
 
 
 def tokens_of(model: ChannelTok, count: int, seed: int) -> NDArray[np.int32]:
-    return inference.encode(model, np.stack([pictures.prepare(data, 128) for data in crops(count, seed)])).numpy()
+    return inference.encode(
+        model, np.stack([pictures.prepare(data, 128) for data in crops(count, seed)])
+    ).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,12 @@ def tokens(trained: ChannelTok) -> NDArray[np.int32]:
 
 
 def compiled(model: bytes, precision: str, threads: int = 1) -> openvino.CompiledModel:
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
     return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", settings)
 
 
@@ -57,7 +64,10 @@ def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:
     return lambda tokens: np.array(request.infer({0: tokens})[0])
 
 
-@pytest.mark.skipif("amx_int8" in Path("/proc/cpuinfo").read_text(), reason="with AMX OpenVINO runs one of the 16 in int8: decision 12")
+@pytest.mark.skipif(
+    "amx_int8" in Path("/proc/cpuinfo").read_text(),
+    reason="with AMX OpenVINO runs one of the 16 in int8: decision 12",
+)
 def test_the_3x3_convolutions_and_no_others_run_in_int8(quantised: bytes) -> None:
     """As OpenVINO compiled it, not only as the file says."""
     kinds = [
@@ -78,16 +88,29 @@ def test_the_file_is_smaller_and_says_what_it_is(quantised: bytes, plain: bytes)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_pictures_stay_close_to_fp32(quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str) -> None:
+def test_pictures_stay_close_to_fp32(
+    quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str
+) -> None:
     """precision: of what is not int8."""
-    assert fidelity.psnr(decoder(plain, "f32")(tokens), decoder(quantised, precision)(tokens)).min() >= 40
+    assert (
+        fidelity.psnr(decoder(plain, "f32")(tokens), decoder(quantised, precision)(tokens)).min()
+        >= 40
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_law_a_picture_never_depends_on_its_neighbours(quantised: bytes, tokens: NDArray[np.int32], threads: int) -> None:
+def test_the_law_a_picture_never_depends_on_its_neighbours(
+    quantised: bytes, tokens: NDArray[np.int32], threads: int
+) -> None:
     decode = decoder(quantised, "bf16", threads)
     alone = np.concatenate([decode(row[None]) for row in tokens])
-    for order in ([0, 1], [7, 0, 3], [2, 2, 6, 5, 1], list(range(8)), [*range(7, -1, -1), 4, *range(8)]):
+    for order in (
+        [0, 1],
+        [7, 0, 3],
+        [2, 2, 6, 5, 1],
+        list(range(8)),
+        [*range(7, -1, -1), 4, *range(8)],
+    ):
         assert np.array_equal(decode(tokens[order]), alone[order])
 
 

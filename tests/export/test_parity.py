@@ -24,7 +24,9 @@ def test_a_graph_of_other_weights_is_out_of_bounds(
 def test_the_bounds_themselves_are_allowed() -> None:
     allowed = parity.Parity(10, 1_000_000, 10, (parity.Pixels(256, 1, 0.1),))
     assert allowed.out_of_bounds == []
-    broken = parity.Parity(10, 1_000_000, 11, (parity.Pixels(32, 1, 0.1), parity.Pixels(256, 2, 0.1)))
+    broken = parity.Parity(
+        10, 1_000_000, 11, (parity.Pixels(32, 1, 0.1), parity.Pixels(256, 2, 0.1))
+    )
     assert [sentence.split()[0] for sentence in broken.out_of_bounds] == ["at", "11"]
 
 

@@ -29,7 +29,9 @@ def models(tmp_path: Path, graphs: Path) -> Path:
     (version.parent / "config.pbtxt").write_bytes((source / "config.pbtxt").read_bytes())
     (version / "model_sm86.plan").write_bytes(b"plan")
     graph_sha256 = hashlib.sha256((source / "1/model.onnx").read_bytes()).hexdigest()
-    record = Record(graph_sha256, hashlib.sha256(b"plan").hexdigest(), plans.profile(source), SERVER)
+    record = Record(
+        graph_sha256, hashlib.sha256(b"plan").hexdigest(), plans.profile(source), SERVER
+    )
     (version / "model_sm86.json").write_text(json.dumps(asdict(record)))
     return tmp_path / "models"
 
@@ -41,9 +43,15 @@ def test_a_plan_of_this_server_is_served(models: Path) -> None:
 @pytest.mark.parametrize(
     ("server", "said"),
     [
-        (replace(SERVER, tensorrt="110200"), "TensorRT is 110200 and was 110106 when its plan was built"),
+        (
+            replace(SERVER, tensorrt="110200"),
+            "TensorRT is 110200 and was 110106 when its plan was built",
+        ),
         (replace(SERVER, image="26.08"), r"the image is 26\.08 and was 26\.07"),
-        (replace(SERVER, compute_capability="8.9"), r"no plan for compute capability 8\.9, only model_sm86\.plan"),
+        (
+            replace(SERVER, compute_capability="8.9"),
+            r"no plan for compute capability 8\.9, only model_sm86\.plan",
+        ),
     ],
 )
 def test_a_plan_of_another_server_is_refused(models: Path, server: Server, said: str) -> None:
@@ -68,7 +76,10 @@ def test_a_plan_of_another_profile_is_refused(models: Path) -> None:
     entry = 'key: "opt_batch"\n  value {\n    string_value: "%d"'
     assert entry % 32 in text
     config.write_text(text.replace(entry % 32, entry % 8))
-    with pytest.raises(Refused, match=r"its profile is .*optShapes=picture:8x128x128x3.* and was .*optShapes=picture:32x"):
+    with pytest.raises(
+        Refused,
+        match=r"its profile is .*optShapes=picture:8x128x128x3.* and was .*optShapes=picture:32x",
+    ):
         plans.check(models, SERVER)
 
 
@@ -88,18 +99,24 @@ def test_a_plan_without_a_record_is_refused(models: Path, record: str) -> None:
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="holds no models"):
         plans.check(tmp_path, SERVER)
-    with pytest.raises(Refused, match="holds no models: write them with `python -m export engines`"):
+    with pytest.raises(
+        Refused, match="holds no models: write them with `python -m export engines`"
+    ):
         plans.build(tmp_path, tmp_path / "models", SERVER)
 
 
-def test_what_is_built_already_is_not_built_again(graphs: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_built_already_is_not_built_again(
+    graphs: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (models / "gone").mkdir()
     plans.build(graphs, models, SERVER)
     assert capsys.readouterr().out == "demo_encode: built already\n"
     assert [path.name for path in models.iterdir()] == ["demo_encode"]
 
 
-def test_a_plan_that_cannot_be_built_leaves_the_old_one(graphs: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_cannot_be_built_leaves_the_old_one(
+    graphs: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plans, "TRTEXEC", "/bin/false")
     with pytest.raises(Refused, match="TensorRT did not build demo_encode"):
         plans.build(graphs, models, replace(SERVER, image="26.08"))
@@ -116,7 +133,14 @@ def test_a_graph_that_is_not_the_configs_is_refused(graphs: Path, tmp_path: Path
 def test_alone_on_a_machine_without_tensorrt_it_says_where_to_run(tmp_path: Path) -> None:
     # isolated and without site-packages: NVIDIA's image has the standard library only
     script = subprocess.run(
-        [sys.executable, "-IS", plans.__file__, "check", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-IS", plans.__file__, "check", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert script.returncode == 1
-    assert script.stderr == f"{plans.TRTEXEC} is not here: run this inside NVIDIA's Triton image, on a host with a GPU\n"
+    assert (
+        script.stderr
+        == f"{plans.TRTEXEC} is not here: run this inside NVIDIA's Triton image, on a host with a GPU\n"
+    )

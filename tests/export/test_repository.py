@@ -25,11 +25,19 @@ def renamed(graph: bytes, tokenizer: str) -> bytes:
 
 def listing(folder: Path) -> list[str]:
     """Its files, without the __pycache__ a running Triton leaves."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
 
 
 def files_of(*models: str) -> list[str]:
-    return sorted(f"{model}/{name}" for model in models for name in ("1/model.onnx", "1/model.py", "config.pbtxt"))
+    return sorted(
+        f"{model}/{name}"
+        for model in models
+        for name in ("1/model.onnx", "1/model.py", "config.pbtxt")
+    )
 
 
 def test_every_graph_becomes_a_model(tmp_path: Path, graphs: list[bytes]) -> None:
@@ -41,7 +49,9 @@ def test_every_graph_becomes_a_model(tmp_path: Path, graphs: list[bytes]) -> Non
 def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -> None:
     config = repository.parse(repository.config(decodes[32]))
     assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 4)
-    assert [(list(tensor.dims), tensor.data_type) for tensor in (*config.input, *config.output)] == [
+    assert [
+        (list(tensor.dims), tensor.data_type) for tensor in (*config.input, *config.output)
+    ] == [
         ([32], 8),
         ([128, 128, 3], 2),
         ([2], 9),
@@ -70,21 +80,31 @@ def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -
 def test_the_schema_refuses_a_typo(encode: bytes) -> None:
     text = repository.config(encode)
     repository.parse(text)
-    for typo in (text.replace("max_batch_size", "max_batchsize"), text.replace("TYPE_UINT8", "TYPE_BYTE"), text + "stray {"):
+    for typo in (
+        text.replace("max_batch_size", "max_batchsize"),
+        text.replace("TYPE_UINT8", "TYPE_BYTE"),
+        text + "stray {",
+    ):
         with pytest.raises(text_format.ParseError):
             repository.parse(typo)
 
 
-def test_writing_again_removes_stale_models_and_keeps_other_tokenizers(tmp_path: Path, encode: bytes, decodes: dict[int, bytes]) -> None:
+def test_writing_again_removes_stale_models_and_keeps_other_tokenizers(
+    tmp_path: Path, encode: bytes, decodes: dict[int, bytes]
+) -> None:
     folder = tmp_path / "models"
     repository.write(folder, "demo", [encode, *decodes.values()])
     repository.write(folder, "other", [renamed(encode, "other")])
     (folder / "README.md").write_text("kept")
     repository.write(folder, "demo", [encode, decodes[256]])
-    assert listing(folder) == sorted([*files_of("demo_encode", "demo_decode_k256", "other_encode"), "README.md"])
+    assert listing(folder) == sorted(
+        [*files_of("demo_encode", "demo_decode_k256", "other_encode"), "README.md"]
+    )
 
 
-def test_a_failure_leaves_the_old_repository(tmp_path: Path, graphs: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_old_repository(
+    tmp_path: Path, graphs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "models"
     repository.write(folder, "demo", graphs[:1])
     before = {path: (folder / path).read_bytes() for path in listing(folder)}
@@ -99,7 +119,9 @@ def test_a_run_cut_off_between_its_renames_is_healed(tmp_path: Path, graphs: lis
     repository.write(folder, "other", [renamed(graphs[0], "other")])
     folder.rename(tmp_path / ".models.old")
     repository.write(folder, "demo", graphs[:1])
-    assert listing(tmp_path) == [f"models/{name}" for name in files_of("demo_encode", "other_encode")]
+    assert listing(tmp_path) == [
+        f"models/{name}" for name in files_of("demo_encode", "other_encode")
+    ]
 
 
 def committed_models() -> list[Path]:
@@ -107,7 +129,10 @@ def committed_models() -> list[Path]:
 
 
 def test_the_committed_repository_serves_one_encode_and_a_decode() -> None:
-    roles = [repository.parse((model / "config.pbtxt").read_text()).parameters["role"].string_value for model in committed_models()]
+    roles = [
+        repository.parse((model / "config.pbtxt").read_text()).parameters["role"].string_value
+        for model in committed_models()
+    ]
     assert roles.count("encode") == 1
     assert "decode" in roles
     assert listing(COMMITTED) == files_of(*(model.name for model in committed_models()))
@@ -117,14 +142,19 @@ def test_the_committed_repository_serves_one_encode_and_a_decode() -> None:
 @pytest.mark.parametrize("model", committed_models(), ids=lambda model: model.name)
 def test_the_committed_repository_is_what_this_code_writes(model: Path) -> None:
     # config() hashes the graph, so this compares graph_sha256 too.
-    assert (model / "config.pbtxt").read_text() == repository.config((model / "1/model.onnx").read_bytes())
+    assert (model / "config.pbtxt").read_text() == repository.config(
+        (model / "1/model.onnx").read_bytes()
+    )
     assert (model / "1/model.py").read_bytes() == repository.MODEL_FILE.read_bytes()
 
 
 def test_the_committed_graphs_are_of_the_committed_weights() -> None:
     weights = checkpoint.fingerprint(checkpoint.load(Path("tokenizer/weights/demo.safetensors")))
     assert {
-        repository.parse((model / "config.pbtxt").read_text()).parameters["fingerprint"].string_value for model in committed_models()
+        repository.parse((model / "config.pbtxt").read_text())
+        .parameters["fingerprint"]
+        .string_value
+        for model in committed_models()
     } == {weights}
 
 
@@ -134,14 +164,22 @@ def retrained(graph: bytes, fingerprint: str) -> bytes:
     return bytes(parsed.SerializeToString())
 
 
-def test_another_training_is_another_version_under_other_names(tmp_path: Path, graphs: list[bytes]) -> None:
+def test_another_training_is_another_version_under_other_names(
+    tmp_path: Path, graphs: list[bytes]
+) -> None:
     folder = tmp_path / "models"
     repository.write(folder, "demo", graphs)
-    assert repository.write(folder, "demo", graphs) == ["demo_encode", "demo_decode_k32", "demo_decode_k256"]
+    assert repository.write(folder, "demo", graphs) == [
+        "demo_encode",
+        "demo_decode_k32",
+        "demo_decode_k256",
+    ]
     second = repository.write(folder, "demo", [retrained(graph, "f" * 16) for graph in graphs])
     assert second == ["demo_encode_v2", "demo_decode_k32_v2", "demo_decode_k256_v2"]
     assert listing(folder) == files_of(*second)
     config = repository.parse((folder / "demo_encode_v2/config.pbtxt").read_text())
     assert (config.name, config.parameters["version"].string_value) == ("demo_encode_v2", "2")
-    assert repository.write(folder, "demo", [retrained(graph, "f" * 16) for graph in graphs]) == second
+    assert (
+        repository.write(folder, "demo", [retrained(graph, "f" * 16) for graph in graphs]) == second
+    )
     assert repository.write(folder, "demo", graphs)[0] == "demo_encode_v3"

@@ -21,7 +21,9 @@ from tokenizer.channeltok import ChannelTok
 
 async def accept(command: list[str], served: Path) -> None:
     """Run the acceptance against a Triton that serves a repository."""
-    embedded = EmbeddedTriton(Settings(model_repository=served, engine="onnxruntime", decode_precision="f32"))
+    embedded = EmbeddedTriton(
+        Settings(model_repository=served, engine="onnxruntime", decode_precision="f32")
+    )
     client = Triton(embedded.url)
     try:
         await embedded.start(client)
@@ -49,7 +51,18 @@ def command(
     Path("photos").mkdir()
     for number, photo in enumerate(photos):
         Image.fromarray(photo).save(f"photos/{number}.png")
-    return ["demo.safetensors", "--data", "photos", "--repository", "models", "--output", "report", "--batches", "1", "4"]
+    return [
+        "demo.safetensors",
+        "--data",
+        "photos",
+        "--repository",
+        "models",
+        "--output",
+        "report",
+        "--batches",
+        "1",
+        "4",
+    ]
 
 
 def test_every_engine_stands_in_the_report_with_figures_or_as_not_run(command: list[str]) -> None:
@@ -66,7 +79,9 @@ def test_every_engine_stands_in_the_report_with_figures_or_as_not_run(command: l
 
 
 @pytest.mark.slow
-def test_a_triton_that_serves_something_else_fails(command: list[str], model: ChannelTok, encode: bytes, decodes: dict[int, bytes]) -> None:
+def test_a_triton_that_serves_something_else_fails(
+    command: list[str], model: ChannelTok, encode: bytes, decodes: dict[int, bytes]
+) -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in other.decoder.parameters():

@@ -12,7 +12,15 @@ def random_generator(channels: int = 32, prediction: str = "bits", seed: int = 0
     """The same weights on every call, of fp16's precision. What training starts at zero is random too."""
     torch.manual_seed(seed)
     codes = 2**16 if prediction == "bits" else 300
-    shape = {"channels": channels, "codes": codes, "classes": 3, "width": 64, "layers": 2, "heads": 2, "inside": 96}
+    shape = {
+        "channels": channels,
+        "codes": codes,
+        "classes": 3,
+        "width": 64,
+        "layers": 2,
+        "heads": 2,
+        "inside": 96,
+    }
     model = GptShape.model_validate({**shape, "prediction": prediction}).build()
     with torch.no_grad():
         for weight in model.parameters():

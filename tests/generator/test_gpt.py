@@ -41,7 +41,9 @@ def test_with_a_cache_as_without(prediction: str) -> None:
             before += part.shape[1]
             parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close([one[:, :, :before] for one in cache], whole_cache, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        [one[:, :, :before] for one in cache], whole_cache, atol=1e-4, rtol=1e-4
+    )
 
 
 @BOTH
@@ -72,7 +74,9 @@ def test_a_checkpoint_keeps_all(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / "g.safetensors")
     assert (loaded.tokenizer, loaded.classes) == (generator.tokenizer, CLASSES)
     assert checkpoint.fingerprint(loaded.model) == checkpoint.fingerprint(generator.model)
-    assert checkpoint.fingerprint(random_generator(seed=1).model) != checkpoint.fingerprint(generator.model)
+    assert checkpoint.fingerprint(random_generator(seed=1).model) != checkpoint.fingerprint(
+        generator.model
+    )
     save_any(generator.model, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="does not describe a generator"):
         checkpoint.load(tmp_path / "bare.safetensors")

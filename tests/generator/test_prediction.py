@@ -14,7 +14,9 @@ def test_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(1, 1, model.shape.width).expand(1, codes, -1)
     nll = model.prediction.nll(hidden, torch.arange(codes)[None])
-    assert torch.logsumexp(-nll, dim=1).item() == pytest.approx(0, abs=1e-3 if prediction == "bits" else 0.02)
+    assert torch.logsumexp(-nll, dim=1).item() == pytest.approx(
+        0, abs=1e-3 if prediction == "bits" else 0.02
+    )
 
 
 def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
@@ -27,7 +29,12 @@ def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
         tokens, logits = prediction.sample(hidden, torch.tensor([3.0]), torch.tensor([0]), noise)
         high, low = (tokens // 256).long(), (tokens % 256).long()
         told = logits[:, 0].gather(1, high[:, None]) + logits[:, 1].gather(1, low[:, None])
-        torch.testing.assert_close(told[:, 0], -prediction.nll(hidden[:, None], tokens[:, None])[:, 0], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            told[:, 0],
+            -prediction.nll(hidden[:, None], tokens[:, None])[:, 0],
+            atol=1e-3,
+            rtol=1e-4,
+        )
     torch.testing.assert_close(logits.logsumexp(dim=2), torch.zeros(count, 2), atol=1e-3, rtol=0)
     assert len(set(tokens.tolist())) > 100
 
@@ -38,7 +45,9 @@ def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> No
     noise = -torch.empty(count, 5).exponential_().log()
     drawn = choose(logits.expand(count, 5), torch.tensor([3]), 0.7 * noise)
     expected = torch.cat([torch.softmax(logits[:3] / 0.7, 0), torch.zeros(2)])
-    torch.testing.assert_close(drawn.long().bincount(minlength=5) / count, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        drawn.long().bincount(minlength=5) / count, expected, atol=0.01, rtol=0
+    )
     assert drawn.dtype == torch.int32
 
 

@@ -21,10 +21,14 @@ def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:
     model = random_generator().model
     tokens = sample(model, [2, -1], seed=0, temperature=0.0)
     with torch.inference_mode():
-        hidden, _ = model.hidden(F.pad(tokens[:, :-1], (1, 0), value=-1), torch.tensor([2, -1]), model.empty_cache(2), 0)
+        hidden, _ = model.hidden(
+            F.pad(tokens[:, :-1], (1, 0), value=-1), torch.tensor([2, -1]), model.empty_cache(2), 0
+        )
         of_both = len(tokens) * tokens.shape[1]
         zeros = torch.zeros(of_both, model.prediction.draws, model.prediction.values)
-        told, _ = model.prediction.sample(hidden.flatten(0, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros)
+        told, _ = model.prediction.sample(
+            hidden.flatten(0, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
+        )
     assert torch.equal(tokens.flatten(), told)
 
 
@@ -41,8 +45,12 @@ def files(tmp_path: Path) -> list[str]:
     torch.manual_seed(0)
     tokenizer = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32)))
     tokenizer_checkpoint.save(tokenizer, tmp_path / "tokenizer.safetensors")
-    made = tokenizer_checkpoint.fingerprint(tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors"))
-    checkpoint.save(Generator(random_generator().model, made, CLASSES), tmp_path / "generator.safetensors")
+    made = tokenizer_checkpoint.fingerprint(
+        tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors")
+    )
+    checkpoint.save(
+        Generator(random_generator().model, made, CLASSES), tmp_path / "generator.safetensors"
+    )
     return [
         str(tmp_path / "generator.safetensors"),
         "--tokenizer",
@@ -53,7 +61,12 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "generator.sample", *words], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "generator.sample", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_command_draws_a_row_for_each_class(files: list[str]) -> None:

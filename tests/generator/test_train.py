@@ -21,7 +21,9 @@ from tokenizer import inference
 from tokenizer.channeltok import ChannelTok, ShuffleShape
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # webdataset leaves its tar files open
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # webdataset leaves its tar files open
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 FOLDERS = ["cat", "bee", "cat", "ant"]
@@ -61,11 +63,15 @@ def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_photos_are_encoded_once(recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_are_encoded_once(
+    recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, mirrored, cropped = encoded(tokenizer, recipe.train, 3, recipe.tokens)
     photos = np.stack([pictures.prepare(data, 128) for data in crops(4)])
     assert np.array_equal(plain.tokens, inference.encode(tokenizer, photos).numpy())
-    assert np.array_equal(mirrored.tokens, inference.encode(tokenizer, photos[:, :, ::-1].copy()).numpy())
+    assert np.array_equal(
+        mirrored.tokens, inference.encode(tokenizer, photos[:, :, ::-1].copy()).numpy()
+    )
     assert not np.array_equal(cropped.tokens, plain.tokens)
     assert plain.classes == FOLDERS
     assert plain.labels(["bee", "cat"]).tolist() == [1, 0, 1, NO_CLASS]
@@ -75,11 +81,15 @@ def test_photos_are_encoded_once(recipe: GptRecipe, tokenizer: ChannelTok, monke
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch.compile imports what torch itself calls old
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:torch"
+)  # torch.compile imports what torch itself calls old
 def test_a_compiled_run_learns_the_same(recipe: GptRecipe) -> None:
     losses = []
     for compiled in (False, True):
-        some = recipe.model_copy(update={"views": 40, "run": recipe.run / str(compiled), "compile": compiled})
+        some = recipe.model_copy(
+            update={"views": 40, "run": recipe.run / str(compiled), "compile": compiled}
+        )
         GptTrainer(some).run()
         losses.append(json.loads((some.run / "log.jsonl").read_text())["bits_32"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -92,7 +102,9 @@ def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GptRecipe) -> None:
     assert rows[-1]["bits_32"] < rows[0]["bits_32"] < 16.1  # four photos, by heart
     shipped = checkpoint.load(recipe.run / "weights.safetensors")
     assert shipped.classes == ["ant", "bee", "cat"]
-    assert shipped.tokenizer == tokenizer_checkpoint.fingerprint(tokenizer_checkpoint.load(recipe.tokenizer))
+    assert shipped.tokenizer == tokenizer_checkpoint.fingerprint(
+        tokenizer_checkpoint.load(recipe.tokenizer)
+    )
     facts = tokenizer_checkpoint.facts(recipe.run / "weights.safetensors")
     assert facts["views"] == "400"
     assert json.loads(facts["recipe"])["batch"] == 4
@@ -126,11 +138,17 @@ def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -
     assert (third.views, third.warm_from) == (80, 40)  # the run's own checkpoint comes first
 
 
-def test_weights_of_other_tokens_are_no_start(recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path) -> None:
+def test_weights_of_other_tokens_are_no_start(
+    recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path
+) -> None:
     GptTrainer(recipe.model_copy(update={"views": 4})).run()
     other = ChannelTok(tokenizer.shape)
     tokenizer_checkpoint.save(other, tmp_path / "other.safetensors")
-    start = {"run": tmp_path / "b", "start_from": recipe.run / "weights.safetensors", "tokenizer": tmp_path / "other.safetensors"}
+    start = {
+        "run": tmp_path / "b",
+        "start_from": recipe.run / "weights.safetensors",
+        "tokenizer": tmp_path / "other.safetensors",
+    }
     with pytest.raises(ValueError, match="makes those of"):
         GptTrainer(recipe.model_copy(update=start))
 

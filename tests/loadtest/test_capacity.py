@@ -14,7 +14,9 @@ pytestmark = pytest.mark.bench
 
 def service_of(most: float) -> Callable[[float], Leg]:
     """Answers within 50 ms up to `most` per second, and beyond it later and later."""
-    return lambda rate: Leg(rate, min(rate, most), 0.01, 0.03, 0.05 if rate <= most else 1.0, 1.0, 0.0)
+    return lambda rate: Leg(
+        rate, min(rate, most), 0.01, 0.03, 0.05 if rate <= most else 1.0, 1.0, 0.0
+    )
 
 
 @pytest.mark.parametrize("start", [10.0, 100.0, 1000.0])

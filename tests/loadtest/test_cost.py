@@ -37,7 +37,9 @@ def test_buckets_are_counted_apart() -> None:
     assert dict(_buckets(EXPOSITION, "decode")) == {"1": 7}
 
 
-def test_costs_are_measured_written_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs_are_measured_written_and_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cost, "REPORT", tmp_path / "cost.json")
     monkeypatch.setattr(cost, "CLIENTS", (1, 16))
     monkeypatch.setattr(cost, "BUDGETS", (32, 256))
@@ -47,12 +49,25 @@ def test_costs_are_measured_written_and_drawn(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(sys, "argv", ["cost", "--seconds", "0.3"])
     cost.main()
     figures = json.loads(cost.REPORT.read_text())
-    for role, axes in {"encode": {"clients", "k", "side", "streamed", "bare"}, "decode": {"clients", "k", "streamed", "bare"}}.items():
+    for role, axes in {
+        "encode": {"clients", "k", "side", "streamed", "bare"},
+        "decode": {"clients", "k", "streamed", "bare"},
+    }.items():
         assert set(figures["cells"][role]) == axes
-        assert all(cell["throughput"] > 0 and cell["predicted"] > 0 for row in figures["cells"][role].values() for cell in row)
-        assert sum(figures["batches"][role]["1"].values()) == figures["batches"][role]["1"]["1"] > 0  # one client's pictures are alone
+        assert all(
+            cell["throughput"] > 0 and cell["predicted"] > 0
+            for row in figures["cells"][role].values()
+            for cell in row
+        )
+        assert (
+            sum(figures["batches"][role]["1"].values()) == figures["batches"][role]["1"]["1"] > 0
+        )  # one client's pictures are alone
         small, large = figures["cells"][role]["k"]
-        assert (small["bytes_out"] < large["bytes_out"]) if role == "encode" else (small["bytes_in"] < large["bytes_in"])
+        assert (
+            (small["bytes_out"] < large["bytes_out"])
+            if role == "encode"
+            else (small["bytes_in"] < large["bytes_in"])
+        )
     assert capsys.readouterr().out.count("all else") == 2
     drawn = capacity_report.draw(tmp_path, tmp_path)
     assert [path.name for path in drawn] == ["capacity-batches.png", "capacity-cpu.png"]

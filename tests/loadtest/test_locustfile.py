@@ -35,21 +35,65 @@ class Run:
 
     def of(self, kind: str, path: str) -> list[dict[str, str]]:
         """Requests of one protocol and method, at any budget."""
-        return [row for row in self.requests if row["Type"] == kind and row["Name"].split(" ")[0] == path]
+        return [
+            row
+            for row in self.requests
+            if row["Type"] == kind and row["Name"].split(" ")[0] == path
+        ]
 
     def errors(self, kind: str, path: str) -> set[str]:
         """What failed requests of one protocol and method are counted under."""
-        return {row["Error"] for row in self.failures if row["Method"] == kind and row["Name"].split(" ")[0] == path}
+        return {
+            row["Error"]
+            for row in self.failures
+            if row["Method"] == kind and row["Name"].split(" ")[0] == path
+        }
 
 
 def locust(folder: Path, host: str, target: str, seconds: int) -> Run:
     """The locustfile, with two users of each protocol."""
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--users", "4", "--spawn-rate", "4"]
-    options = ["--host", host, "--grpc", target, "--run-time", f"{seconds}s", "--stop-timeout", "10"]
-    reports = ["--only-summary", "--csv", str(folder / "report"), "--html", str(folder / "report.html")]
-    process = subprocess.run([*command, *options, *reports], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "loadtest/locustfile.py",
+        "--headless",
+        "--users",
+        "4",
+        "--spawn-rate",
+        "4",
+    ]
+    options = [
+        "--host",
+        host,
+        "--grpc",
+        target,
+        "--run-time",
+        f"{seconds}s",
+        "--stop-timeout",
+        "10",
+    ]
+    reports = [
+        "--only-summary",
+        "--csv",
+        str(folder / "report"),
+        "--html",
+        str(folder / "report.html"),
+    ]
+    process = subprocess.run(
+        [*command, *options, *reports],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert "<title>" in (folder / "report.html").read_text(), process.stderr
-    requests, failures = (list(csv.DictReader((folder / f"report_{kind}.csv").read_text().splitlines())) for kind in ("stats", "failures"))
+    requests, failures = (
+        list(csv.DictReader((folder / f"report_{kind}.csv").read_text().splitlines()))
+        for kind in ("stats", "failures")
+    )
     assert requests[-1]["Name"] == "Aggregated"
     return Run(process.returncode, process.stderr, requests[:-1], failures)
 
@@ -81,7 +125,12 @@ class WrongRest(BaseHTTPRequestHandler):
             self._answer(429, {"code": "OVERLOADED"})
         else:
             k = int(self.path.partition("k=")[2])
-            self._answer(200, {"fingerprint": FINGERPRINT, "tokens": [7] * (k - 1)} if k != 256 else {"fingerprint": FINGERPRINT})
+            self._answer(
+                200,
+                {"fingerprint": FINGERPRINT, "tokens": [7] * (k - 1)}
+                if k != 256
+                else {"fingerprint": FINGERPRINT},
+            )
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing."""
@@ -119,11 +168,19 @@ def test_the_service_answers_both_protocols_rightly(tmp_path: Path) -> None:
         run = locust(tmp_path, service.rest, service.grpc, seconds=8)
     assert run.code == 0, run.log
     assert run.failures == []
-    for kind, path in ("POST", "/v1/encode"), ("POST", "/v1/decode"), ("gRPC", "Encode"), ("gRPC", "Decode"):
+    for kind, path in (
+        ("POST", "/v1/encode"),
+        ("POST", "/v1/decode"),
+        ("gRPC", "Encode"),
+        ("gRPC", "Decode"),
+    ):
         rows = run.of(kind, path)
         assert sum(int(row["Request Count"]) for row in rows) > 3
         assert {row["Name"].split(" ")[1] for row in rows} <= set(BUDGETS)
-        assert all(0 < float(row["Min Response Time"]) <= float(row["Max Response Time"]) < 8000 for row in rows)
+        assert all(
+            0 < float(row["Min Response Time"]) <= float(row["Max Response Time"]) < 8000
+            for row in rows
+        )
         assert all(float(row["Average Content Size"]) > 30 for row in rows)
 
 
@@ -135,18 +192,24 @@ def test_where_nobody_listens_every_call_is_a_failure(tmp_path: Path) -> None:
     assert run.errors("POST", "/v1/encode") == {"ConnectionRefusedError(111, 'Connection refused')"}
 
 
-def test_wrong_answers_and_refusals_are_failures_and_named(tmp_path: Path, wrong_rest: str, wrong_grpc: str) -> None:
+def test_wrong_answers_and_refusals_are_failures_and_named(
+    tmp_path: Path, wrong_rest: str, wrong_grpc: str
+) -> None:
     run = locust(tmp_path, wrong_rest, wrong_grpc, seconds=3)
     assert run.code == 1
     assert run.errors("gRPC", "Encode") == {"RESOURCE_EXHAUSTED OVERLOADED"}
     assert run.errors("gRPC", "Decode") == {"wrong answer: not a JPEG"}
-    assert run.errors("POST", "/v1/encode") <= {f"wrong answer: {k - 1} ids, not {k}" for k in SHARE_OF_BUDGET} | {
-        "wrong answer: not the JSON of the contract"
-    }
+    assert run.errors("POST", "/v1/encode") <= {
+        f"wrong answer: {k - 1} ids, not {k}" for k in SHARE_OF_BUDGET
+    } | {"wrong answer: not the JSON of the contract"}
     assert run.errors("POST", "/v1/decode") == {"429 OVERLOADED"}
-    assert {row["Name"] for row in run.failures if row["Name"].startswith("Encode")} == {"Encode k=64"}
+    assert {row["Name"] for row in run.failures if row["Name"].startswith("Encode")} == {
+        "Encode k=64"
+    }
     assert min(float(row["Min Response Time"]) for row in run.of("gRPC", "Decode")) >= 1000 * SLOW
     # Nobody waits while a gRPC user does.
     over_grpc = [row for row in run.requests if row["Type"] == "gRPC"]
     over_rest = [row for row in run.requests if row["Type"] != "gRPC"]
-    assert sum(int(row["Request Count"]) for row in over_rest) > sum(int(row["Request Count"]) for row in over_grpc)
+    assert sum(int(row["Request Count"]) for row in over_rest) > sum(
+        int(row["Request Count"]) for row in over_grpc
+    )

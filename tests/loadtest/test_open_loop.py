@@ -13,7 +13,17 @@ import pytest
 from aiohttp import web
 from grpc_health.v1 import health, health_pb2_grpc
 
-from loadtest.open_loop import HEALTH, LATE_SECONDS, Generators, Grpc, Report, Rest, closed_loop, open_loop, schedule
+from loadtest.open_loop import (
+    HEALTH,
+    LATE_SECONDS,
+    Generators,
+    Grpc,
+    Report,
+    Rest,
+    closed_loop,
+    open_loop,
+    schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Counted:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Any]:
         async def call(number: int) -> str:
-            time.sleep(self.blocks.get(number, 0))  # noqa: ASYNC251 (a generator that is too slow)
+            time.sleep(self.blocks.get(number, 0))  # noqa: ASYNC251
             await asyncio.sleep(self.seconds.get(number, 0.0))
             return "OK" if number % 10 else "REFUSED"
 
@@ -85,7 +95,9 @@ async def test_a_service_that_stands_still_shows_in_every_call_of_that_time() ->
     assert 35 <= (latency > 0.1).sum() <= 60
     assert report.latency(50, "OK") < 0.1 < report.latency(90, "OK")
     closed = await closed_loop(Stands(), 1, 0.9)
-    assert 1 <= ((closed.finished - closed.intended) > 0.1).sum() <= 3  # what the omission looks like; a busy machine may add one
+    assert (
+        1 <= ((closed.finished - closed.intended) > 0.1).sum() <= 3
+    )  # what the omission looks like; a busy machine may add one
 
 
 async def test_a_generator_that_is_late_says_so() -> None:

@@ -11,13 +11,27 @@ from loadtest.peers import __main__ as peers
 
 
 @pytest.mark.slow
-def test_a_comparison_is_measured_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_comparison_is_measured_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(peers, "REPORT", tmp_path / "peers.json")
-    monkeypatch.setattr(sys, "argv", ["peers", "--only", "FastAPI", "--rounds", "1", "--seconds", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["peers", "--only", "FastAPI", "--rounds", "1", "--seconds", "1"]
+    )
     peers.main()
     figures = json.loads(peers.REPORT.read_text())
-    assert set(figures["cells"]) == {"ChannelTok gRPC", "ChannelTok REST", "Triton, pixels", "FastAPI"}
-    assert all(cell["good_share"] == 1 for row in figures["cells"].values() for load, cell in row.items() if load != "64")
+    assert set(figures["cells"]) == {
+        "ChannelTok gRPC",
+        "ChannelTok REST",
+        "Triton, pixels",
+        "FastAPI",
+    }
+    assert all(
+        cell["good_share"] == 1
+        for row in figures["cells"].values()
+        for load, cell in row.items()
+        if load != "64"
+    )
     assert figures["best_peer_ratio_c16"] > 0
 
 

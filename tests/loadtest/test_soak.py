@@ -40,13 +40,17 @@ def test_what_goes_wrong_is_said(last: Callable[[], Minute], sentence: str) -> N
 
 
 @pytest.mark.parametrize("factor", [1.06, 0.9])
-def test_memory_that_grows_or_falls_is_not_flat_and_one_high_minute_is_no_trend(factor: float) -> None:
+def test_memory_that_grows_or_falls_is_not_flat_and_one_high_minute_is_no_trend(
+    factor: float,
+) -> None:
     other = replace(RIGHT, memory=round(RIGHT.memory * factor))
     assert wrong([RIGHT, RIGHT, other, other]) == [f"memory changed by {factor - 1:+.1%}"]
     assert wrong([RIGHT, RIGHT, RIGHT, other]) == []
 
 
-def test_a_short_soak_is_run_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_soak_is_run_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(soak, "REPORT", tmp_path / "soak.json")
     monkeypatch.setattr(sys, "argv", ["soak", "--rate", "20", "--minutes", "2", "--seconds", "1.5"])
     with contextlib.suppress(SystemExit):  # p99 and memory of a second say nothing

@@ -33,10 +33,15 @@ def test_photos_and_budgets_are_drawn_by_their_shares(drawing: Workload) -> None
     draws = 2000
     photos = [Image.open(io.BytesIO(drawing.draw_photo())) for _ in range(draws)]
     assert {photo.format for photo in photos} == {"JPEG"}
-    widths, budgets = [photo.width for photo in photos], [drawing.draw_budget() for _ in range(draws)]
+    widths, budgets = (
+        [photo.width for photo in photos],
+        [drawing.draw_budget() for _ in range(draws)],
+    )
     for drawn, shares in (widths, SHARE_OF_WIDTH), (budgets, SHARE_OF_BUDGET):
         assert set(drawn) == set(shares)
-        assert {value: drawn.count(value) / draws for value in shares} == pytest.approx(shares, abs=0.06)  # 5 sigma
+        assert {value: drawn.count(value) / draws for value in shares} == pytest.approx(
+            shares, abs=0.06
+        )  # 5 sigma
 
 
 def test_tokens_are_checked_for_their_number(workload: Workload) -> None:
@@ -71,7 +76,12 @@ def test_only_full_tokens_are_known(workload: Workload) -> None:
 def test_a_picture_is_a_whole_jpeg_of_the_right_size(workload: Workload) -> None:
     right = encoded(Image.effect_noise((128, 128), 80), "JPEG")
     workload.check_picture(right)
-    for wrong in (b"", b"not a picture", right[: len(right) // 2], encoded(Image.new("RGB", (128, 128)), "PNG")):
+    for wrong in (
+        b"",
+        b"not a picture",
+        right[: len(right) // 2],
+        encoded(Image.new("RGB", (128, 128)), "PNG"),
+    ):
         with pytest.raises(Failure, match=r"^wrong answer: not a JPEG$"):
             workload.check_picture(wrong)
     with pytest.raises(Failure, match=r"^wrong answer: 128 x 64 pixels, not 128 square$"):

@@ -19,19 +19,40 @@ RED_IS_BLUE = SRGB.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=1.0))
+    return np.asarray(
+        image.resize(
+            (size, size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+            reducing_gap=1.0,
+        )
+    )
 
 
 def test_any_jpeg_equals_pillows_pixel_for_pixel() -> None:
     for data in crops(14):
-        assert np.array_equal(np.asarray(pictures.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        assert np.array_equal(
+            np.asarray(pictures.decode(data)),
+            np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
+        )
 
 
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 20}, {"optimize": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"quality": 20},
+        {"optimize": True},
+    ],
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_every_kind_of_jpeg_equals_pillows(options: dict[str, object], mode: str) -> None:
     data = encoded(PHOTO.convert(mode), "JPEG", **options)
-    assert np.array_equal(np.asarray(pictures.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(
+        np.asarray(pictures.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
@@ -88,15 +109,26 @@ def test_a_profile_is_converted_to_srgb(format: str) -> None:
 
 def test_srgb_and_unreadable_profiles_change_nothing() -> None:
     plain = pictures.prepare(encoded(PHOTO, "PNG"), 64)
-    assert np.abs(pictures.prepare(encoded(PHOTO, "PNG", icc_profile=SRGB), 64).astype(int) - plain).max() <= 1
+    assert (
+        np.abs(
+            pictures.prepare(encoded(PHOTO, "PNG", icc_profile=SRGB), 64).astype(int) - plain
+        ).max()
+        <= 1
+    )
     for profile in (b"no profile", SRGB[:200], SRGB[:300] + bytes(500)):
-        assert np.array_equal(pictures.prepare(encoded(PHOTO, "PNG", icc_profile=profile), 64), plain)
+        assert np.array_equal(
+            pictures.prepare(encoded(PHOTO, "PNG", icc_profile=profile), 64), plain
+        )
 
 
 def test_an_rgb_profile_on_a_grey_picture_and_a_cmyk_one_on_rgb_change_nothing_fatal() -> None:
     grey = PHOTO.convert("L")
     assert pictures.prepare(encoded(grey, "JPEG", icc_profile=SRGB), 64).shape == (64, 64, 3)
-    assert pictures.prepare(encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=SRGB), 64).shape == (64, 64, 3)
+    assert pictures.prepare(encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=SRGB), 64).shape == (
+        64,
+        64,
+        3,
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
@@ -113,13 +145,19 @@ def test_what_is_transparent_becomes_white(format: str) -> None:
 def test_transparency_of_palette_grey_and_rgb_becomes_white() -> None:
     for mode, transparency in (("P", 0), ("L", 0), ("RGB", (0, 0, 0))):
         image = Image.new(mode, (8, 8), 0)
-        assert (np.asarray(pictures.decode(encoded(image, "PNG", transparency=transparency))) == 255).all(), mode
-    assert (np.asarray(pictures.decode(encoded(Image.new("LA", (8, 8), (0, 0)), "PNG"))) == 255).all()
+        assert (
+            np.asarray(pictures.decode(encoded(image, "PNG", transparency=transparency))) == 255
+        ).all(), mode
+    assert (
+        np.asarray(pictures.decode(encoded(Image.new("LA", (8, 8), (0, 0)), "PNG"))) == 255
+    ).all()
 
 
 def test_palette_grey_and_black_and_white_become_rgb() -> None:
     for image in (PHOTO.quantize(64), PHOTO.convert("L"), PHOTO.convert("1")):
-        assert np.array_equal(np.asarray(pictures.decode(encoded(image, "PNG"))), np.asarray(image.convert("RGB"))), image.mode
+        assert np.array_equal(
+            np.asarray(pictures.decode(encoded(image, "PNG"))), np.asarray(image.convert("RGB"))
+        ), image.mode
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
@@ -137,7 +175,9 @@ def test_cmyk_becomes_rgb() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_the_smallest_pictures_are_pictures(format: str, size: tuple[int, int]) -> None:
-    pixels = pictures.prepare(encoded(Image.new("RGB", size, (40, 90, 200)), format, quality=100), 16)
+    pixels = pictures.prepare(
+        encoded(Image.new("RGB", size, (40, 90, 200)), format, quality=100), 16
+    )
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels.astype(int) - (40, 90, 200)).max() <= 6
 
@@ -146,7 +186,9 @@ def test_a_camera_jpeg_with_previews_is_its_first_picture() -> None:
     preview = PHOTO.resize((50, 40))
     data = encoded(PHOTO, "MPO", save_all=True, append_images=[preview])
     assert pictures.read_header(data) == pictures.Header("JPEG", 200, 160)
-    assert np.array_equal(np.asarray(pictures.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(
+        np.asarray(pictures.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])

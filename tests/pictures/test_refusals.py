@@ -26,7 +26,12 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png_claiming(width: int, height: int) -> bytes:
     """69 bytes."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(12)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", bytes(12))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -36,7 +41,10 @@ def jpeg_claiming(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("data", [png_claiming(9000, 9000), png_claiming(2**31 - 1, 2**31 - 1), jpeg_claiming(60_000, 60_000)])
+@pytest.mark.parametrize(
+    "data",
+    [png_claiming(9000, 9000), png_claiming(2**31 - 1, 2**31 - 1), jpeg_claiming(60_000, 60_000)],
+)
 def test_too_many_pixels_are_refused_before_any_decoding(data: bytes) -> None:
     assert len(png_claiming(9000, 9000)) == 69
     started = time.perf_counter()
@@ -65,8 +73,18 @@ SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
 @pytest.mark.parametrize(
     ("name", "data"),
     [(name, encoded(PHOTO, name)) for name in ("GIF", "BMP", "TIFF", "ICO", "AVIF")]
-    + [("JPEG 2000", encoded(PHOTO, "JPEG2000")), ("HEIC", HEIC), ("SVG", SVG), ("SVG", b"\xef\xbb\xbf  <svg></svg>"), ("PSD", b"8BPS\0\1")]
-    + [("JPEG XL", b"\xff\x0a\xfa\x1f"), ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"), ("QOI", b"qoif\0\0\0\1\0\0\0\1\4\0")],
+    + [
+        ("JPEG 2000", encoded(PHOTO, "JPEG2000")),
+        ("HEIC", HEIC),
+        ("SVG", SVG),
+        ("SVG", b"\xef\xbb\xbf  <svg></svg>"),
+        ("PSD", b"8BPS\0\1"),
+    ]
+    + [
+        ("JPEG XL", b"\xff\x0a\xfa\x1f"),
+        ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        ("QOI", b"qoif\0\0\0\1\0\0\0\1\4\0"),
+    ],
 )
 def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
     with pytest.raises(UnsupportedFormat, match=f"this is {name}: send a JPEG, PNG or WebP"):
@@ -74,7 +92,15 @@ def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"x", bytes(1000), b"hello, world" * 50, b"<html><body>404</body></html>", b"%PDF-1.7\n", b"BMW is a car maker"]
+    "data",
+    [
+        b"x",
+        bytes(1000),
+        b"hello, world" * 50,
+        b"<html><body>404</body></html>",
+        b"%PDF-1.7\n",
+        b"BMW is a car maker",
+    ],
 )
 def test_what_is_no_picture_at_all_is_told_so(data: bytes) -> None:
     with pytest.raises(BadPicture, match="not a picture") as refused:
@@ -98,7 +124,11 @@ def test_a_truncated_cmyk_jpeg_is_refused() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("tail", [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"], ids=["archive", "page", "document"])
+@pytest.mark.parametrize(
+    "tail",
+    [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"],
+    ids=["archive", "page", "document"],
+)
 def test_what_hangs_on_a_picture_goes_nowhere(format: str, tail: bytes) -> None:
     """A polyglot is refused, or is the picture it begins with; and one that begins as something else is no picture."""
     data = encoded(PHOTO, format)
@@ -127,7 +157,10 @@ def seeds() -> list[bytes]:
     small = PHOTO.resize((24, 16))
     profile = Image.open(io.BytesIO(encoded(small, "PNG"))).info.get("icc_profile", b"profile" * 20)
     return [
-        *(encoded(small, format, exif=exif, icc_profile=profile) for format in ("JPEG", "PNG", "WEBP")),
+        *(
+            encoded(small, format, exif=exif, icc_profile=profile)
+            for format in ("JPEG", "PNG", "WEBP")
+        ),
         encoded(small.convert("CMYK"), "JPEG", exif=exif),
         encoded(small, "MPO", save_all=True, append_images=[small]),
         encoded(small, "JPEG", progressive=True),
@@ -147,7 +180,9 @@ def damaged(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.one_of(st.integers(0, min(400, len(data))), st.integers(0, len(data))))
         length = draw(st.integers(0, 8))
-        data[at : at + length] = draw(st.one_of(st.binary(max_size=8), st.just(bytes(data[at : at + length]) * 2)))
+        data[at : at + length] = draw(
+            st.one_of(st.binary(max_size=8), st.just(bytes(data[at : at + length]) * 2))
+        )
     return bytes(data)
 
 

@@ -14,7 +14,9 @@ PIXELS = photograph("astronaut")[:100, 50:200]
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_png_and_webp_lose_nothing(format: str) -> None:
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures.render(PIXELS, format))).convert("RGB")), PIXELS)
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(pictures.render(PIXELS, format))).convert("RGB")), PIXELS
+    )
 
 
 def test_jpeg_loses_little_and_keeps_all_colour() -> None:
@@ -31,7 +33,9 @@ def test_what_is_rendered_is_what_its_media_type_says() -> None:
 
 def test_pixels_need_not_be_contiguous() -> None:
     for format in pictures.FORMATS.values():
-        assert pictures.read_header(pictures.render(PIXELS[:, ::-1], format)) == pictures.Header(format, 150, 100)
+        assert pictures.read_header(pictures.render(PIXELS[:, ::-1], format)) == pictures.Header(
+            format, 150, 100
+        )
 
 
 def test_an_unknown_format_is_a_mistake_of_the_caller() -> None:

@@ -37,7 +37,9 @@ async def test_a_call_that_would_wait_too_long_is_refused_at_once_with_a_hint() 
     async with asyncio.TaskGroup() as group:
         group.create_task(held(admission, 0.1))
         await asyncio.sleep(0)
-        for _ in range(4):  # the fourth in the queue would wait 0.26 s, as far as the mean of sixteen knows
+        for _ in range(
+            4
+        ):  # the fourth in the queue would wait 0.26 s, as far as the mean of sixteen knows
             waiter = group.create_task(_refused(admission))
             await asyncio.sleep(0)
             if waiter.done():
@@ -52,7 +54,10 @@ async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
     admission, loop = Admission(1, 100, 60), asyncio.get_running_loop()
     for _ in range(64):
         await held(admission, 0.01)
-    async with asyncio.timeout(5), admission.place(CALL, timeout=0.001):  # free: nobody knows how long it will take today
+    async with (
+        asyncio.timeout(5),
+        admission.place(CALL, timeout=0.001),
+    ):  # free: nobody knows how long it will take today
         started = loop.time()
         with pytest.raises(Overloaded):
             await admission.place(CALL, timeout=0.015).__aenter__()
@@ -103,7 +108,10 @@ async def test_calls_go_before_streams_which_keep_their_share() -> None:
 async def test_cancelled_waiters_take_no_place() -> None:
     admission = Admission(1, 10, 60)
     async with admission.place(CALL):
-        tasks = [asyncio.create_task(admission.place(priority).__aenter__()) for priority in (CALL, STREAM)]
+        tasks = [
+            asyncio.create_task(admission.place(priority).__aenter__())
+            for priority in (CALL, STREAM)
+        ]
         await asyncio.sleep(SOON)
         for task in tasks:
             task.cancel()

@@ -21,14 +21,23 @@ def refused(tokens: BearerTokens, *authorization: str) -> bool:
     try:
         tokens.client(authorization)
     except Unauthenticated as error:
-        assert not any(word in error.detail for given in authorization for word in given.split() if len(word) > 6)
+        assert not any(
+            word in error.detail
+            for given in authorization
+            for word in given.split()
+            if len(word) > 6
+        )
         return True
     return False
 
 
 def test_those_in_the_file_are_known_apart(file: Path) -> None:
     tokens = BearerTokens(file)
-    names = [tokens.client([f"Bearer {ALICE}"]), tokens.client([f"bearer {ALICE}"]), tokens.client([f"BEARER  {BOB} "])]
+    names = [
+        tokens.client([f"Bearer {ALICE}"]),
+        tokens.client([f"bearer {ALICE}"]),
+        tokens.client([f"BEARER  {BOB} "]),
+    ]
     assert names[0] == names[1] != names[2]
     assert not any(secret in name for name in names for secret in (ALICE, BOB))
 
@@ -57,15 +66,22 @@ def test_everything_else_is_refused(file: Path, authorization: list[str]) -> Non
 
 def test_a_change_holds_from_the_next_call(file: Path) -> None:
     tokens = BearerTokens(file)
-    for new, old in ((BOB, ALICE), (ALICE, BOB)):  # of the same size, so it is not by size that a change is seen
+    for new, old in (
+        (BOB, ALICE),
+        (ALICE, BOB),
+    ):  # of the same size, so it is not by size that a change is seen
         (beside := file.with_suffix(".new")).write_text(new.ljust(40, "=") + "\n")
         os.replace(beside, file)
         assert tokens.client([f"Bearer {new.ljust(40, '=')}"])
         assert refused(tokens, f"Bearer {old}")
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "# nobody\n", None], ids=["empty", "blank", "comments", "vanished"])
-def test_without_tokens_nobody_is_let_in_until_they_are_back(file: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "\n\n", "# nobody\n", None], ids=["empty", "blank", "comments", "vanished"]
+)
+def test_without_tokens_nobody_is_let_in_until_they_are_back(
+    file: Path, content: str | None
+) -> None:
     tokens = BearerTokens(file)
     file.unlink() if content is None else file.write_text(content)
     assert refused(tokens, f"Bearer {ALICE}")
@@ -82,15 +98,27 @@ def test_a_line_that_is_no_token_is_logged_by_its_number_alone(file: Path) -> No
         assert tokens.client([f"Bearer {ALICE}"])
         assert refused(tokens, "Bearer short")
         assert refused(tokens, f"Bearer {BOB}")
-    assert {"event": "bearer_tokens_skipped", "log_level": "error", "lines": [1, 3], "why": "not of the form of a token"} in log
+    assert {
+        "event": "bearer_tokens_skipped",
+        "log_level": "error",
+        "lines": [1, 3],
+        "why": "not of the form of a token",
+    } in log
     assert not any(secret in str(log) for secret in (ALICE, BOB, "short", "though"))
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [("", "holds no bearer token"), ("# x\n", "holds no bearer token"), (f"{ALICE}\nshort\n", "line 2"), (None, "No such file")],
+    [
+        ("", "holds no bearer token"),
+        ("# x\n", "holds no bearer token"),
+        (f"{ALICE}\nshort\n", "line 2"),
+        (None, "No such file"),
+    ],
 )
-def test_a_service_does_not_start_on_a_file_that_is_no_good(tmp_path: Path, content: str | None, why: str) -> None:
+def test_a_service_does_not_start_on_a_file_that_is_no_good(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
     file = tmp_path / "tokens"
     if content is not None:
         file.write_text(content)

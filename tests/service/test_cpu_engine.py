@@ -13,13 +13,27 @@ from service.settings import Settings
         ({}, False, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
         ({"engine": "onnxruntime"}, True, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
         ({"engine": "openvino"}, False, ("openvino", "f32"), ("openvino", "f32")),
-        ({"engine": "openvino", "decode_precision": "f32"}, True, ("openvino", "f32"), ("openvino", "f32")),
+        (
+            {"engine": "openvino", "decode_precision": "f32"},
+            True,
+            ("openvino", "f32"),
+            ("openvino", "f32"),
+        ),
         ({"decode_precision": "int8"}, True, ("onnxruntime", "f32"), ("openvino", "int8")),
-        ({"encode_precision": "bf16", "decode_precision": "bf16"}, False, ("openvino", "bf16"), ("openvino", "bf16")),
+        (
+            {"encode_precision": "bf16", "decode_precision": "bf16"},
+            False,
+            ("openvino", "bf16"),
+            ("openvino", "bf16"),
+        ),
     ],
 )
 def test_engine_and_precision(
-    given: dict[str, str], has_bf16: bool, encode: tuple[str, str], decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str],
+    has_bf16: bool,
+    encode: tuple[str, str],
+    decode: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: has_bf16)
     settings = Settings(**given)
@@ -28,9 +42,16 @@ def test_engine_and_precision(
 
 
 @pytest.mark.parametrize(
-    ("asked", "decode"), [("auto", ("onnxruntime", "f32")), ("int8", ("onnxruntime", "f32")), ("bf16", ("openvino", "bf16"))]
+    ("asked", "decode"),
+    [
+        ("auto", ("onnxruntime", "f32")),
+        ("int8", ("onnxruntime", "f32")),
+        ("bf16", ("openvino", "bf16")),
+    ],
 )
-def test_a_flow_decodes_in_f32_unless_told_otherwise(asked: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_decodes_in_f32_unless_told_otherwise(
+    asked: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: True)
     assert cpu_engine.cpu_engine("decode", Settings(decode_precision=asked), "flextok") == decode
     assert cpu_engine.cpu_engine("decode", Settings(), "cvq") == ("openvino", "bf16")
@@ -42,4 +63,6 @@ def test_this_processor_is_known() -> None:
 
 def test_a_generator_computes_alike_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_engine, "processor_has_bf16", lambda: True)
-    assert cpu_engine.cpu_engine("generate", Settings(engine="openvino", encode_precision="bf16")) == ("onnxruntime", "f32")
+    assert cpu_engine.cpu_engine(
+        "generate", Settings(engine="openvino", encode_precision="bf16")
+    ) == ("onnxruntime", "f32")

@@ -30,10 +30,16 @@ TABLE = {
 
 def test_the_table_is_complete_and_as_promised() -> None:
     kinds = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not ServiceError
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not ServiceError
     ]
     assert {kind.code: (kind.grpc, kind.http) for kind in kinds} == TABLE
 
 
 def test_an_unforeseen_error_is_ours() -> None:
-    assert (ServiceError.code, ServiceError.grpc, ServiceError.http) == ("INTERNAL", StatusCode.INTERNAL, 500)
+    assert (ServiceError.code, ServiceError.grpc, ServiceError.http) == (
+        "INTERNAL",
+        StatusCode.INTERNAL,
+        500,
+    )

@@ -38,7 +38,9 @@ class Scripted:
         self.answers = Answers()
         self.streams = self
 
-    async def ask(self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay) -> AsyncGenerator[Response, None]:
+    async def ask(
+        self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay
+    ) -> AsyncGenerator[Response, None]:
         self.asked.append(inputs)
         self.open += 1
         try:
@@ -74,7 +76,14 @@ async def test_what_the_model_is_asked() -> None:
         "top_k": ("int32", (1,)),
     }
     told = {name: array[0].item() for name, array in inputs.items()}
-    assert told == {"class": 1, "prefix": -1, "length": 1, "seed": 2**63 - 1, "temperature": pytest.approx(0.85), "top_k": 200}
+    assert told == {
+        "class": 1,
+        "prefix": -1,
+        "length": 1,
+        "seed": 2**63 - 1,
+        "temperature": pytest.approx(0.85),
+        "top_k": 200,
+    }
 
 
 async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> None:
@@ -84,7 +93,11 @@ async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> N
         assert isinstance(first, Started)
         await asyncio.sleep(0.05)
         assert triton.open == 0
-        assert [type(event) for event in await events(generation, k=5)] == [Started, NewTokens, Finished]
+        assert [type(event) for event in await events(generation, k=5)] == [
+            Started,
+            NewTokens,
+            Finished,
+        ]
         rest = [event async for event in stream]
     assert rest[0] == NewTokens(0, [0, 1, 2, 3, 4])
     assert isinstance(rest[1], Finished)
@@ -108,7 +121,12 @@ async def test_no_token_waits_for_the_next() -> None:
 async def test_tokens_that_come_together_go_together() -> None:
     generation, _ = generating([token(0, 7), token(1, 8, 9), token(3, 4)])
     _, *new, last = await events(generation, k=4)
-    assert [one for event in new if isinstance(event, NewTokens) for one in event.ids] == [7, 8, 9, 4]
+    assert [one for event in new if isinstance(event, NewTokens) for one in event.ids] == [
+        7,
+        8,
+        9,
+        4,
+    ]
     assert isinstance(last, Finished)
     assert last.tokens.ids.tolist() == [7, 8, 9, 4]
 

@@ -30,14 +30,19 @@ async def many_to_one(requests: AsyncIterator[StringValue], context: Any) -> Str
     return StringValue(value="".join([request.value async for request in requests]))
 
 
-async def many_to_many(requests: AsyncIterator[StringValue], context: Any) -> AsyncIterator[StringValue]:
+async def many_to_many(
+    requests: AsyncIterator[StringValue], context: Any
+) -> AsyncIterator[StringValue]:
     async for request in requests:
         yield request
 
 
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
-    codec = {"request_deserializer": StringValue.FromString, "response_serializer": StringValue.SerializeToString}
+    codec = {
+        "request_deserializer": StringValue.FromString,
+        "response_serializer": StringValue.SerializeToString,
+    }
     methods = {
         "OneToOne": grpc.unary_unary_rpc_method_handler(one_to_one, **codec),
         "OneToMany": grpc.unary_stream_rpc_method_handler(one_to_many, **codec),
@@ -47,7 +52,9 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     }
     server = grpc.aio.server()
     entrance = GrpcEntrance(server, Access(None), receive_seconds=5, surrounded="test.Others")
-    entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
+    entrance.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("test.Kinds", methods),)
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as connected:
@@ -56,18 +63,32 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_every_kind_of_method_works(channel: grpc.aio.Channel) -> None:
-    codec = {"request_serializer": StringValue.SerializeToString, "response_deserializer": StringValue.FromString}
+    codec = {
+        "request_serializer": StringValue.SerializeToString,
+        "response_deserializer": StringValue.FromString,
+    }
     word, letters = StringValue(value="word"), [StringValue(value=letter) for letter in "word"]
-    assert (await channel.unary_unary("/test.Kinds/OneToOne", **codec)(word)).value == "wordaddress 127.0.0.1"
+    assert (
+        await channel.unary_unary("/test.Kinds/OneToOne", **codec)(word)
+    ).value == "wordaddress 127.0.0.1"
     for method in ("OneToMany", "OneToManyWritten"):
-        assert [reply async for reply in channel.unary_stream(f"/test.Kinds/{method}", **codec)(word)] == letters
+        assert [
+            reply async for reply in channel.unary_stream(f"/test.Kinds/{method}", **codec)(word)
+        ] == letters
     assert await channel.stream_unary("/test.Kinds/ManyToOne", **codec)(iter(letters)) == word
-    assert [reply async for reply in channel.stream_stream("/test.Kinds/ManyToMany", **codec)(iter(letters))] == letters
+    assert [
+        reply
+        async for reply in channel.stream_stream("/test.Kinds/ManyToMany", **codec)(iter(letters))
+    ] == letters
 
 
-@pytest.mark.parametrize("method", ["OneToOne", "OneToMany", "OneToManyWritten", "ManyToOne", "ManyToMany"])
+@pytest.mark.parametrize(
+    "method", ["OneToOne", "OneToMany", "OneToManyWritten", "ManyToOne", "ManyToMany"]
+)
 @pytest.mark.parametrize("messages", [[b"\xff\xff"], []], ids=["malformed", "none"])
-async def test_a_message_that_is_none_is_the_callers_fault(channel: grpc.aio.Channel, method: str, messages: list[bytes]) -> None:
+async def test_a_message_that_is_none_is_the_callers_fault(
+    channel: grpc.aio.Channel, method: str, messages: list[bytes]
+) -> None:
     call = channel.stream_stream(f"/test.Kinds/{method}")(iter(messages))
     if not messages and method.startswith("Many"):
         assert b"".join([reply async for reply in call]) == b""

@@ -34,7 +34,9 @@ def answering(status: int, context: ssl.SSLContext | None = None) -> Iterator[in
 
     server = Server(("127.0.0.1", 0), Handler)
     if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_address[1]
@@ -50,7 +52,9 @@ def test_it_knows_the_settings_of_the_service() -> None:
         assert default == (None if expected is None else str(expected))
 
 
-def test_flags_come_before_the_environment_and_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_come_before_the_environment_and_others_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CHANNELTOK_REST_PORT", "9000")
     monkeypatch.setenv("CHANNELTOK_HOST", "0.0.0.0")
     command = ["python", "-m", "service", "--workers", "2", "--rest-port", "9001"]
@@ -62,14 +66,21 @@ def test_flags_come_before_the_environment_and_others_are_ignored(monkeypatch: p
 @pytest.mark.parametrize(("status", "why_not"), [(200, None), (503, "why not")])
 def test_it_says_what_readyz_says(status: int, why_not: str | None) -> None:
     with answering(status) as port:
-        assert health_check.check(health_check.settings(["--host", "0.0.0.0", "--rest-port", str(port)])) == why_not
+        assert (
+            health_check.check(
+                health_check.settings(["--host", "0.0.0.0", "--rest-port", str(port)])
+            )
+            == why_not
+        )
 
 
 def test_a_port_that_nobody_listens_on_is_named() -> None:
     assert "port 1: " in str(health_check.check(health_check.settings(["--rest-port", "1"])))
 
 
-@pytest.mark.parametrize("signed", [None, True, False], ids=["tls", "mutual", "mutual, of another CA"])
+@pytest.mark.parametrize(
+    "signed", [None, True, False], ids=["tls", "mutual", "mutual, of another CA"]
+)
 def test_it_speaks_tls(tmp_path: Path, signed: bool | None) -> None:
     ca, other = trustme.CA(), trustme.CA()
     files = issue(ca, tmp_path, "server")
@@ -86,4 +97,6 @@ def test_it_speaks_tls(tmp_path: Path, signed: bool | None) -> None:
     # Without a certificate that the service takes, that it answers is all that can be told.
     assert why_not == (None if signed is False else "why not")
     with answering(503) as port:  # plain text where TLS was expected
-        assert "TLS failed" in str(health_check.check(health_check.settings([*flags, "--rest-port", str(port)])))
+        assert "TLS failed" in str(
+            health_check.check(health_check.settings([*flags, "--rest-port", str(port)]))
+        )

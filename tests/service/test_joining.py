@@ -18,7 +18,13 @@ from service.models import EXECUTION, Inference, Model, Tensor
 from service.triton import Triton
 from tests.service.stand_in import asked
 
-DOUBLING = Model("doubling", Tensor("x", "INT32", np.int32, (2,)), Tensor("y", "INT32", np.int32, (2,)), {}, largest_request=4)
+DOUBLING = Model(
+    "doubling",
+    Tensor("x", "INT32", np.int32, (2,)),
+    Tensor("y", "INT32", np.int32, (2,)),
+    {},
+    largest_request=4,
+)
 
 
 class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -31,7 +37,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.fails = False
-        self.execution = 0.0  # seconds that it says it took, as our python-backend models do; 0: says nothing
+        self.execution = (
+            0.0  # seconds that it says it took, as our python-backend models do; 0: says nothing
+        )
 
     async def has(self, sizes: list[int]) -> None:
         """Wait until requests of these sizes have come."""
@@ -50,10 +58,14 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.fails:
             await context.abort(grpc.StatusCode.INTERNAL, "the stub died")
         x = np.frombuffer(request.raw_input_contents[0], np.int32)
-        answer = service_pb2.ModelInferResponse(outputs=[{"name": "y"}], raw_output_contents=[(2 * x).tobytes()])
+        answer = service_pb2.ModelInferResponse(
+            outputs=[{"name": "y"}], raw_output_contents=[(2 * x).tobytes()]
+        )
         if self.execution:
             answer.outputs.add(name=EXECUTION)
-            answer.raw_output_contents.append(np.array([[self.execution * 1e9, 1]] * (len(x) // 2), np.int64).tobytes())
+            answer.raw_output_contents.append(
+                np.array([[self.execution * 1e9, 1]] * (len(x) // 2), np.int64).tobytes()
+            )
         return answer
 
 
@@ -81,11 +93,15 @@ async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
     assert triton.answers.count(DOUBLING) == 9
 
 
-async def test_what_would_wait_in_triton_waits_for_company(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_would_wait_in_triton_waits_for_company(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(joining, "HELD_SECONDS", 5)
     real, triton = engine
     real.may_answer.clear()
-    calls = [asyncio.create_task(ask(triton, *range(4)))]  # all that the one instance takes in a run
+    calls = [
+        asyncio.create_task(ask(triton, *range(4)))
+    ]  # all that the one instance takes in a run
     for value in range(4, 8):
         await asyncio.sleep(0.05)
         assert real.sizes == [4]
@@ -97,10 +113,14 @@ async def test_what_would_wait_in_triton_waits_for_company(engine: tuple[Engine,
     real.may_answer.set()
     answers = await asyncio.wait_for(asyncio.gather(*calls), 2)  # 8 and 9 go when there is room
     assert real.sizes == [4, 4, 2]
-    assert np.array_equal(np.concatenate([answer.output for answer in answers]), 2 * entries(*range(10)))
+    assert np.array_equal(
+        np.concatenate([answer.output for answer in answers]), 2 * entries(*range(10))
+    )
 
 
-async def test_the_wait_for_company_ends(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_company_ends(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where one of several Tritons hangs, no answer ever makes room."""
     monkeypatch.setattr(joining, "HELD_SECONDS", 0.2)
     real, triton = engine
@@ -164,7 +184,9 @@ async def test_who_goes_away_takes_nobody_along(engine: tuple[Engine, Triton]) -
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_who_comes_after_one_who_went_away_is_answered(engine: tuple[Engine, Triton], turns: int) -> None:
+async def test_who_comes_after_one_who_went_away_is_answered(
+    engine: tuple[Engine, Triton], turns: int
+) -> None:
     _, triton = engine
     gone = asyncio.create_task(ask(triton, 1))
     for _ in range(turns):
@@ -179,19 +201,32 @@ async def test_what_was_sent_is_answered_though_all_have_gone(
 ) -> None:
     """Triton may die of a cancelled call."""
     if traced:
-        monkeypatch.setattr(module.tracing, "engine", lambda _: contextlib.nullcontext([("traceparent", "00-1-2-01")]))
+        monkeypatch.setattr(
+            module.tracing,
+            "engine",
+            lambda _: contextlib.nullcontext([("traceparent", "00-1-2-01")]),
+        )
     real, triton = engine
     real.may_answer.clear()
     under_way: list[asyncio.Task[Inference]] = []
-    calls = [asyncio.wait_for(triton.infer(DOUBLING, entries(value), under_way=under_way.append), 0.2 + value / 10) for value in range(2)]
-    assert [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == [TimeoutError] * 2
+    calls = [
+        asyncio.wait_for(
+            triton.infer(DOUBLING, entries(value), under_way=under_way.append), 0.2 + value / 10
+        )
+        for value in range(2)
+    ]
+    assert [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == [
+        TimeoutError
+    ] * 2
     real.may_answer.set()
     await asyncio.wait_for(asyncio.gather(*under_way), 2)
     assert (real.sizes, real.cancelled) == ([1, 1] if traced else [2], 0)
     assert triton.answers.count(DOUBLING) == 2
 
 
-async def test_what_is_never_answered_is_given_up_in_the_end(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_never_answered_is_given_up_in_the_end(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leaving, "LEFT_SECONDS", 0.3)
     real, triton = engine
     real.may_answer.clear()
@@ -227,6 +262,8 @@ async def test_what_is_given_up_though_younger_ones_were_answered_is_in_an_engin
 async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:
     real, triton = engine
     real.fails = True
-    failures = await asyncio.gather(*(ask(triton, value) for value in range(3)), return_exceptions=True)
+    failures = await asyncio.gather(
+        *(ask(triton, value) for value in range(3)), return_exceptions=True
+    )
     assert [type(error) for error in failures] == [EngineUnavailable] * 3
     assert list(triton.answers.suspects) == ["doubling"]

@@ -19,7 +19,9 @@ except RuntimeError as error:
 
 def test_an_exception_is_logged_without_what_callers_sent() -> None:
     """structlog's own setting writes the local variables of every frame."""
-    line = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, check=True).stderr
+    line = subprocess.run(
+        [sys.executable, "-c", CRASH], capture_output=True, text=True, check=True
+    ).stderr
     assert json.loads(line)["exception"][0]["exc_type"] == "RuntimeError"
     assert "handle" in line
     assert "a-secret-of" not in line

@@ -8,7 +8,10 @@ from prometheus_client import REGISTRY
 from service.metrics import SECONDS, budget_label
 
 
-@pytest.mark.parametrize(("k", "label"), [(1, "1"), (2, "2"), (3, "4"), (64, "64"), (65, "128"), (256, "256"), (257, "512")])
+@pytest.mark.parametrize(
+    ("k", "label"),
+    [(1, "1"), (2, "2"), (3, "4"), (64, "64"), (65, "128"), (256, "256"), (257, "512")],
+)
 def test_budget_label(k: int, label: str) -> None:
     assert budget_label(k) == label
 

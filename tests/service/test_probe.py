@@ -44,7 +44,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         await asyncio.sleep(self.seconds)
         took = np.array([self.seconds * 1e9, 1], np.int64)
         outputs = [{"name": "y"}, {"name": EXECUTION}]
-        return service_pb2.ModelInferResponse(outputs=outputs, raw_output_contents=[request.raw_input_contents[0], took.tobytes()])
+        return service_pb2.ModelInferResponse(
+            outputs=outputs, raw_output_contents=[request.raw_input_contents[0], took.tobytes()]
+        )
 
 
 @pytest.fixture
@@ -63,7 +65,9 @@ def looks(triton: Triton) -> Probe:
     return Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
 
 
-async def test_a_slow_engine_is_asked_rarely(engine: Engine, looks: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_engine_is_asked_rarely(
+    engine: Engine, looks: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.seconds = 0.02  # so it is left alone for 2 s
     for _ in range(5):
         assert await looks.look(DECODER) is None
@@ -97,7 +101,9 @@ async def test_how_slow_it_is_is_told_by_its_quickest_answer(engine: Engine, loo
     assert engine.asked == 5
 
 
-async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(engine: Engine, looks: Probe, triton: Triton) -> None:
+async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(
+    engine: Engine, looks: Probe, triton: Triton
+) -> None:
     engine.seconds = 0.05
     for _ in range(2):
         assert await looks.look(DECODER) is None
@@ -108,11 +114,15 @@ async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(engi
     assert isinstance(await looks.look(DECODER), EngineUnavailable)
 
 
-async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(triton: Triton) -> None:
+async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(
+    triton: Triton,
+) -> None:
     """So a repair that came in between is not followed by another for the same silence."""
     generator = replace(DECODER, parameters={**DECODER.parameters, "channels": "2"})
     looks = Probe(triton, engine_timeout=0.2, probe_seconds=0.0)
-    waiting = asyncio.create_task(anext(triton.streams.ask(generator, {"x": np.zeros(2, np.int32)})))
+    waiting = asyncio.create_task(
+        anext(triton.streams.ask(generator, {"x": np.zeros(2, np.int32)}))
+    )
     await asyncio.sleep(0.1)
     assert await looks.look_at_generator(generator) is None
     await asyncio.sleep(0.2)

@@ -62,7 +62,9 @@ async def test_without_a_rate_nothing_is_limited_or_kept() -> None:
     assert not limit._buckets
 
 
-async def test_memory_is_bounded_and_the_busy_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded_and_the_busy_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rate_limit, "MAX_CLIENTS", 10)
     limit = RateLimit(0.001, 1)
     assert await taken(limit, "busy", 1) == 1

@@ -29,7 +29,9 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.came.notify_all()
         await self.may_answer.wait()
         outputs = [{"name": "y"}]
-        return service_pb2.ModelInferResponse(outputs=outputs, raw_output_contents=request.raw_input_contents)
+        return service_pb2.ModelInferResponse(
+            outputs=outputs, raw_output_contents=request.raw_input_contents
+        )
 
     async def has(self, requests: int) -> None:
         """Wait until so many have come."""

@@ -17,14 +17,19 @@ PICTURES = ("image/png", "image/jpeg", "image/webp")
         ("text/html, image/jpeg;q=0.5, */*;q=0.1", "image/jpeg"),
         ("image/png;q=0, */*", "image/jpeg"),
         # What a browser sends.
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", "image/webp"),
+        (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+            "image/webp",
+        ),
     ],
 )
 def test_the_offer_liked_best(accept: str, expected: str) -> None:
     assert _negotiate(accept, PICTURES) == expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/gif", "image/png;q=0", "", "image/png;q=rubbish"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/gif", "image/png;q=0", "", "image/png;q=rubbish"]
+)
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="image/png, image/jpeg, image/webp"):
         _negotiate(accept, PICTURES)

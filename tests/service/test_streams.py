@@ -16,7 +16,9 @@ from service.models import Model, Tensor
 from service.triton import Triton
 from tests.service.stand_in import asked
 
-COUNTING = Model("counting", Tensor("length", "INT32", np.int32, (1,)), Tensor("n", "INT32", np.int32, (1,)), {})
+COUNTING = Model(
+    "counting", Tensor("length", "INT32", np.int32, (1,)), Tensor("n", "INT32", np.int32, (1,)), {}
+)
 
 
 class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -45,9 +47,14 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
                     await asyncio.sleep(3600)
                 output = {"name": "n", "datatype": "INT32", "shape": [1]}
                 yield service_pb2.ModelStreamInferResponse(
-                    infer_response={"outputs": [output], "raw_output_contents": [np.int32(number).tobytes()]}
+                    infer_response={
+                        "outputs": [output],
+                        "raw_output_contents": [np.int32(number).tobytes()],
+                    }
                 )
-            yield service_pb2.ModelStreamInferResponse(infer_response={"parameters": {"triton_final_response": {"bool_param": True}}})
+            yield service_pb2.ModelStreamInferResponse(
+                infer_response={"parameters": {"triton_final_response": {"bool_param": True}}}
+            )
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -67,7 +74,9 @@ async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
 
 
 async def count(triton: Triton, upto: int) -> list[int]:
-    async with aclosing(triton.streams.ask(COUNTING, {"length": np.array([upto], np.int32)})) as responses:
+    async with aclosing(
+        triton.streams.ask(COUNTING, {"length": np.array([upto], np.int32)})
+    ) as responses:
         return [int(response["n"][0]) async for response in responses]
 
 
@@ -84,7 +93,9 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
     real, triton = engine
     real.silent_at = 1
     under_way: list[asyncio.Task[None]] = []
-    call = triton.streams.ask(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
+    call = triton.streams.ask(
+        COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
+    )
     assert await anext(call)
     await call.aclose()
     assert not triton.streams.waited_for(COUNTING)
@@ -94,7 +105,9 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
     assert len(set(real.ids)) == 2
 
 
-async def test_what_does_not_stop_is_given_up_in_the_end(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_does_not_stop_is_given_up_in_the_end(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leaving, "LEFT_SECONDS", 0.3)
     real, triton = engine
     real.silent_at, real.hangs = 1, True
@@ -111,7 +124,9 @@ async def test_streams_of_a_process_that_is_gone_end(engine: tuple[Engine, Trito
     real, triton = engine
     real.silent_at, real.hangs = 1, True
     under_way: list[asyncio.Task[None]] = []
-    left = triton.streams.ask(COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append)
+    left = triton.streams.ask(
+        COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
+    )
     await anext(left)
     await left.aclose()
     waiting = asyncio.create_task(count(triton, 3))
@@ -124,9 +139,12 @@ async def test_streams_of_a_process_that_is_gone_end(engine: tuple[Engine, Trito
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "suspect"), [("the stub died", EngineUnavailable, True), ("Exceeds maximum queue size", Overloaded, False)]
+    ("said", "kind", "suspect"),
+    [("the stub died", EngineUnavailable, True), ("Exceeds maximum queue size", Overloaded, False)],
 )
-async def test_errors(engine: tuple[Engine, Triton], said: str, kind: type[ServiceError], suspect: bool) -> None:
+async def test_errors(
+    engine: tuple[Engine, Triton], said: str, kind: type[ServiceError], suspect: bool
+) -> None:
     real, triton = engine
     real.error = said
     with pytest.raises(kind) as caught:
@@ -142,7 +160,9 @@ async def test_an_engine_that_is_down() -> None:
     await triton.close()
 
 
-async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time(engine: tuple[Engine, Triton]) -> None:
+async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time(
+    engine: tuple[Engine, Triton],
+) -> None:
     real, triton = engine
     await count(triton, 1)
     await asyncio.sleep(0.3)
@@ -153,7 +173,9 @@ async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time
     assert 0.4 <= triton.answers.silent_seconds(COUNTING) < 0.65
 
 
-async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(
+    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streams, "OVERTAKEN_SECONDS", 0.1)
     real, triton = engine
     real.silent_at, real.hangs = 2, True

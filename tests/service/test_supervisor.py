@@ -39,7 +39,9 @@ async def test_a_reason_is_logged_when_it_changes_and_once_a_minute_while_it_sta
     with capture_logs() as logs:
         for second in range(121):  # a look each second
             clock.now = 1000.0 + second
-            await watched._turn(False, "Triton does not answer" if second < 10 else f"model {second % 2} fails")
+            await watched._turn(
+                False, "Triton does not answer" if second < 10 else f"model {second % 2} fails"
+            )
     said = [(entry["event"], entry["why"]) for entry in logs]
     assert said[0] == ("not_ready", "Triton does not answer")  # at once, though it never was ready
     assert said.count(("not_ready", "Triton does not answer")) == 1

@@ -27,11 +27,25 @@ def test_files_that_are_no_good_say_which(ca: trustme.CA, tmp_path: Path) -> Non
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     encrypted = tmp_path / "encrypted.key"
-    encrypted.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n")
+    encrypted.write_text(
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    )
     wrong = {
-        (tmp_path / "none.pem", good.key, None): r"none\.pem.*No such file.*CHANNELTOK_TLS_CERTIFICATE",
-        (good.certificate, tmp_path / "none.key", None): r"none\.key.*No such file.*CHANNELTOK_TLS_KEY",
-        (good.certificate, good.key, tmp_path / "none.pem"): r"none\.pem.*No such file.*CHANNELTOK_TLS_CLIENT_CA",
+        (
+            tmp_path / "none.pem",
+            good.key,
+            None,
+        ): r"none\.pem.*No such file.*CHANNELTOK_TLS_CERTIFICATE",
+        (
+            good.certificate,
+            tmp_path / "none.key",
+            None,
+        ): r"none\.key.*No such file.*CHANNELTOK_TLS_KEY",
+        (
+            good.certificate,
+            good.key,
+            tmp_path / "none.pem",
+        ): r"none\.pem.*No such file.*CHANNELTOK_TLS_CLIENT_CA",
         (good.certificate, tmp_path, None): r"Is a directory.*CHANNELTOK_TLS_KEY",
         (good.certificate, other.key, None): r"good\.pem and .*other\.key.*key values mismatch",
         (empty, good.key, None): r"empty\.pem and .*not a PEM certificate",
@@ -65,4 +79,6 @@ def test_half_a_renewal_keeps_the_old_and_is_logged_once(ca: trustme.CA, tmp_pat
 
 def test_the_floor_is_tls_1_2(ca: trustme.CA, tmp_path: Path) -> None:
     files = issue(ca, tmp_path, "server")
-    assert Tls(files.certificate, files.key).rest_context().minimum_version == ssl.TLSVersion.TLSv1_2
+    assert (
+        Tls(files.certificate, files.key).rest_context().minimum_version == ssl.TLSVersion.TLSv1_2
+    )

@@ -19,13 +19,17 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.says = says
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
-        return service_pb2.ModelStatisticsResponse(model_stats=[{"name": "gone"}, {"name": "stays"}])
+        return service_pb2.ModelStatisticsResponse(
+            model_stats=[{"name": "gone"}, {"name": "stays"}]
+        )
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         if request.name == "gone":
             await context.abort(grpc.StatusCode.UNAVAILABLE, self.says)
         tensor = {"name": "x", "data_type": "TYPE_INT32", "dims": [2]}
-        return service_pb2.ModelConfigResponse(config={"name": request.name, "input": [tensor], "output": [tensor]})
+        return service_pb2.ModelConfigResponse(
+            config={"name": request.name, "input": [tensor], "output": [tensor]}
+        )
 
 
 async def test_one_that_is_unloaded_meanwhile_is_left_out() -> None:

@@ -43,7 +43,9 @@ class TritonPythonModel:
                 self.stopped.add(request.request_id())
                 sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             else:
-                threading.Thread(target=self._run, args=(request.request_id(), sender, given), daemon=True).start()
+                threading.Thread(
+                    target=self._run, args=(request.request_id(), sender, given), daemon=True
+                ).start()
 
     def _run(self, identity, sender, given):
         marker = self.active / f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -54,7 +56,9 @@ class TritonPythonModel:
             marker.unlink()
 
     def _generate(self, identity, sender, given):
-        number, length, seed, temperature, top_k = (given[name][0] for name in ("class", "length", "seed", "temperature", "top_k"))
+        number, length, seed, temperature, top_k = (
+            given[name][0] for name in ("class", "length", "seed", "temperature", "top_k")
+        )
         prefix = given["prefix"]
         sequence = [int(one) for one in prefix if one >= 0]
         for index in range(len(sequence), length):
@@ -70,9 +74,18 @@ class TritonPythonModel:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if fault == "hang":
                     time.sleep(3600)
-            chance = np.random.default_rng([int(seed) if temperature > 0 else 0, int(number) + 1, *sequence])
-            token = int(chance.integers(int(top_k) or self.codes)) if fault != "rubbish" else self.codes + 7
+            chance = np.random.default_rng(
+                [int(seed) if temperature > 0 else 0, int(number) + 1, *sequence]
+            )
+            token = (
+                int(chance.integers(int(top_k) or self.codes))
+                if fault != "rubbish"
+                else self.codes + 7
+            )
             sequence.append(token)
-            outputs = [pb_utils.Tensor("token", np.array([token], np.int32)), pb_utils.Tensor("index", np.array([index], np.int32))]
+            outputs = [
+                pb_utils.Tensor("token", np.array([token], np.int32)),
+                pb_utils.Tensor("index", np.array([index], np.int32)),
+            ]
             sender.send(pb_utils.InferenceResponse(outputs))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

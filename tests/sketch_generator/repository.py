@@ -39,11 +39,17 @@ def _runs(pid: int) -> bool:
 def write(folder: Path, pause: float, fingerprint: str | None = None) -> GeneratorRepository:
     """pause: seconds for each token. fingerprint: of the tokenizer whose tokens it claims to make; None: the demo's."""
     repository = GeneratorRepository(folder / "models", folder / "active", folder / "fault")
-    shutil.copytree(ROOT / "model_repository", repository.models, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "model_repository", repository.models, ignore=shutil.ignore_patterns("__pycache__")
+    )
     repository.active.mkdir()
-    demo = text_format.Parse((repository.models / "demo_encode/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    demo = text_format.Parse(
+        (repository.models / "demo_encode/config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
     channels = int(demo.parameters["channels"].string_value)
-    config = model_config_pb2.ModelConfig(name="sketch_generate", backend="python", max_batch_size=0)
+    config = model_config_pb2.ModelConfig(
+        name="sketch_generate", backend="python", max_batch_size=0
+    )
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     generator_repository.interface(config, channels)
     facts = {

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
 
     def of(self, service: str, name: str | None = None) -> list[Span]:
-        return [span for span in self.spans if span.service == service and name in (None, span.name)]
+        return [
+            span for span in self.spans if span.service == service and name in (None, span.name)
+        ]
 
 
 @contextmanager
@@ -46,8 +51,14 @@ def collecting() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == "/v1/traces", self.path
             kind = self.headers["Content-Type"]
-            collector.spans += _from_json(body) if kind == "application/json" else _from_protobuf(body)
-            reply = b"{}" if kind == "application/json" else ExportTraceServiceResponse().SerializeToString()
+            collector.spans += (
+                _from_json(body) if kind == "application/json" else _from_protobuf(body)
+            )
+            reply = (
+                b"{}"
+                if kind == "application/json"
+                else ExportTraceServiceResponse().SerializeToString()
+            )
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(reply)))
@@ -70,18 +81,44 @@ def collecting() -> Iterator[Collector]:
 
 def _from_protobuf(body: bytes) -> Iterator[Span]:
     for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-        service = next(one.value.string_value for one in group.resource.attributes if one.key == "service.name")
+        service = next(
+            one.value.string_value for one in group.resource.attributes if one.key == "service.name"
+        )
         for span in (span for scope in group.scope_spans for span in scope.spans):
-            attributes = {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes}
+            attributes = {
+                one.key: getattr(one.value, str(one.value.WhichOneof("value")))
+                for one in span.attributes
+            }
             ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
-            yield Span(service, span.name, *ids, span.start_time_unix_nano, span.end_time_unix_nano, span.status.code, attributes)
+            yield Span(
+                service,
+                span.name,
+                *ids,
+                span.start_time_unix_nano,
+                span.end_time_unix_nano,
+                span.status.code,
+                attributes,
+            )
 
 
 def _from_json(body: bytes) -> Iterator[Span]:
     for group in json.loads(body)["resourceSpans"]:
-        service = next(one["value"]["stringValue"] for one in group["resource"]["attributes"] if one["key"] == "service.name")
+        service = next(
+            one["value"]["stringValue"]
+            for one in group["resource"]["attributes"]
+            if one["key"] == "service.name"
+        )
         for span in (span for scope in group["scopeSpans"] for span in scope["spans"]):
-            attributes = {one["key"]: next(iter(one["value"].values())) for one in span.get("attributes", [])}
+            attributes = {
+                one["key"]: next(iter(one["value"].values())) for one in span.get("attributes", [])
+            }
             ids = span["traceId"], span["spanId"], span.get("parentSpanId", "")
             times = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
-            yield Span(service, span["name"], *ids, *times, span.get("status", {}).get("code", 0), attributes)
+            yield Span(
+                service,
+                span["name"],
+                *ids,
+                *times,
+                span.get("status", {}).get("code", 0),
+                attributes,
+            )

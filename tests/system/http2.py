@@ -28,7 +28,9 @@ class Connection:
         self._socket.close()
 
     def send(self, kind: int, stream: int, body: bytes, flags: int = 0) -> None:
-        self._socket.sendall(struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body)
+        self._socket.sendall(
+            struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body
+        )
 
     def call(self, stream: int, path: str) -> None:
         """The headers of a gRPC call, which then waits for its message."""
@@ -41,7 +43,8 @@ class Connection:
             "content-type": "application/grpc",
         }
         literal = b"".join(
-            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields.items()
+            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+            for name, value in fields.items()
         )
         self.send(HEADERS, stream, literal, END_HEADERS)
 
@@ -49,7 +52,9 @@ class Connection:
         """The kinds of the frames that came until one of `kinds` or the connection's end (-1), and the seconds it took."""
         started, seen = time.monotonic(), []
         while not seen or seen[-1] not in kinds:
-            while len(self._buffer) < 9 or len(self._buffer) < 9 + int.from_bytes(self._buffer[:3], "big"):
+            while len(self._buffer) < 9 or len(self._buffer) < 9 + int.from_bytes(
+                self._buffer[:3], "big"
+            ):
                 try:
                     more = self._socket.recv(65536)
                 except ConnectionError:

@@ -8,7 +8,10 @@ from tests.system.running import Service
 
 def families(service: Service) -> dict[str, dict[str, str]]:
     """All metric families: name -> {type, help}."""
-    return {family.name: {"type": family.type, "help": family.documentation} for family in _parse(service)}
+    return {
+        family.name: {"type": family.type, "help": family.documentation}
+        for family in _parse(service)
+    }
 
 
 def sample(service: Service, name: str, model_suffix: str = "", **labels: str) -> float:
@@ -24,4 +27,6 @@ def sample(service: Service, name: str, model_suffix: str = "", **labels: str) -
 
 
 def _parse(service: Service):  # type: ignore[no-untyped-def]
-    return list(text_string_to_metric_families(httpx.get(f"{service.rest}/metrics").raise_for_status().text))
+    return list(
+        text_string_to_metric_families(httpx.get(f"{service.rest}/metrics").raise_for_status().text)
+    )

@@ -60,7 +60,16 @@ class NetworkTrace:
             pytest.skip("no strace here: `make build/strace` unpacks Debian's")
         self._file = file
         follow = ["-D", "-f", "-q", "--seccomp-bpf"]
-        self.command = [strace, *follow, "-e", "trace=%network", "-e", "signal=none", "-o", str(file)]
+        self.command = [
+            strace,
+            *follow,
+            "-e",
+            "trace=%network",
+            "-e",
+            "signal=none",
+            "-o",
+            str(file),
+        ]
 
     def lines(self, pid: int) -> list[str]:
         """All of it, once `pid` has ended. AssertionError when strace does not see that."""

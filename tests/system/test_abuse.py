@@ -44,7 +44,8 @@ def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> Non
         host, port = service.rest.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\n" + jpeg()[:500]
+                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\n"
+                + jpeg()[:500]
             )
 
     def gone_before_the_answer(_: random.Random) -> None:
@@ -58,14 +59,30 @@ def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> Non
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(chance.randbytes(200))
 
-    kinds = [good, good, bad, bad, impatient, vanishing_in_the_stream, vanishing_in_the_body, gone_before_the_answer, not_even_http]
+    kinds = [
+        good,
+        good,
+        bad,
+        bad,
+        impatient,
+        vanishing_in_the_stream,
+        vanishing_in_the_body,
+        gone_before_the_answer,
+        not_even_http,
+    ]
     chance = random.Random(3)
     with ThreadPoolExecutor(16) as pool:
-        for outcome in [pool.submit(chance.choice(kinds), random.Random(seed)) for seed in range(400)]:
+        for outcome in [
+            pool.submit(chance.choice(kinds), random.Random(seed)) for seed in range(400)
+        ]:
             outcome.result()
 
     assert client.encode(jpeg(), 16) == expected
-    assert httpx.post(f"{service.rest}/v1/encode?k=4", content=bomb(), timeout=30).status_code == 413
+    assert (
+        httpx.post(f"{service.rest}/v1/encode?k=4", content=bomb(), timeout=30).status_code == 413
+    )
     assert service.process.poll() is None
     assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
-    eventually(lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service")
+    eventually(
+        lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service"
+    )

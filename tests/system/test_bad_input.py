@@ -26,10 +26,17 @@ def bomb(width: int = 9000, height: int = 9000) -> bytes:
     """A PNG of 69 bytes that claims 81 megapixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 4))
+        + chunk(b"IEND", b"")
+    )
 
 
 def animated_webp() -> bytes:
@@ -102,10 +109,23 @@ def test_bad_k_over_grpc(client: Client, k: int) -> None:
 
 
 def test_unknown_tokenizer(rest: httpx.Client, client: Client) -> None:
-    is_problem(rest.post("/v1/encode?tokenizer=nobody", content=jpeg(), headers=JPEG), 404, "UNKNOWN_TOKENIZER")
+    is_problem(
+        rest.post("/v1/encode?tokenizer=nobody", content=jpeg(), headers=JPEG),
+        404,
+        "UNKNOWN_TOKENIZER",
+    )
     octets = {**OCTETS}
-    is_problem(rest.post("/v1/decode?tokenizer=nobody", content=client.encode(jpeg()).to_bytes(), headers=octets), 404, "UNKNOWN_TOKENIZER")
-    for call in (lambda: client.encode(jpeg(), tokenizer="nobody"), lambda: client.decode(client.encode(jpeg()), tokenizer="nobody")):
+    is_problem(
+        rest.post(
+            "/v1/decode?tokenizer=nobody", content=client.encode(jpeg()).to_bytes(), headers=octets
+        ),
+        404,
+        "UNKNOWN_TOKENIZER",
+    )
+    for call in (
+        lambda: client.encode(jpeg(), tokenizer="nobody"),
+        lambda: client.decode(client.encode(jpeg()), tokenizer="nobody"),
+    ):
         with pytest.raises(ChannelTokError) as caught:
             call()
         assert caught.value.code == "UNKNOWN_TOKENIZER"
@@ -113,7 +133,11 @@ def test_unknown_tokenizer(rest: httpx.Client, client: Client) -> None:
 
 def test_foreign_fingerprint(rest: httpx.Client, client: Client) -> None:
     foreign = Tokens(client.encode(jpeg()).ids, "0123456789abcdef")
-    is_problem(rest.post("/v1/decode", content=foreign.to_bytes(), headers=OCTETS), 409, "FINGERPRINT_MISMATCH")
+    is_problem(
+        rest.post("/v1/decode", content=foreign.to_bytes(), headers=OCTETS),
+        409,
+        "FINGERPRINT_MISMATCH",
+    )
     document = {"fingerprint": foreign.fingerprint, "tokens": foreign.ids.tolist()}
     is_problem(rest.post("/v1/decode", json=document), 409, "FINGERPRINT_MISMATCH")
     with pytest.raises(ChannelTokError) as caught:
@@ -123,13 +147,27 @@ def test_foreign_fingerprint(rest: httpx.Client, client: Client) -> None:
 
 def test_wrong_ids_in_json(rest: httpx.Client, client: Client) -> None:
     tokens = client.encode(jpeg(), 8)
-    good = {"tokenizer": "", "fingerprint": tokens.fingerprint, "k": 8, "tokens": tokens.ids.tolist()}
+    good = {
+        "tokenizer": "",
+        "fingerprint": tokens.fingerprint,
+        "k": 8,
+        "tokens": tokens.ids.tolist(),
+    }
     assert rest.post("/v1/decode", json=good).status_code == 200
-    for ids in ([*good["tokens"][:7], 65_536], [*good["tokens"][:7], -1], [*good["tokens"][:7], 0.5], [*good["tokens"][:7], "1"]):
+    for ids in (
+        [*good["tokens"][:7], 65_536],
+        [*good["tokens"][:7], -1],
+        [*good["tokens"][:7], 0.5],
+        [*good["tokens"][:7], "1"],
+    ):
         is_problem(rest.post("/v1/decode", json={**good, "tokens": ids}), 422, "BAD_TOKENS")
-    is_problem(rest.post("/v1/decode", json={**good, "tokens": good["tokens"][:7]}), 422, "BAD_TOKENS")  # k says 8
+    is_problem(
+        rest.post("/v1/decode", json={**good, "tokens": good["tokens"][:7]}), 422, "BAD_TOKENS"
+    )  # k says 8
     is_problem(rest.post("/v1/decode", json={**good, "k": 0, "tokens": []}), 422, "BAD_TOKENS")
-    is_problem(rest.post("/v1/decode", json={**good, "k": 257, "tokens": [0] * 257}), 422, "BAD_TOKENS")
+    is_problem(
+        rest.post("/v1/decode", json={**good, "k": 257, "tokens": [0] * 257}), 422, "BAD_TOKENS"
+    )
     is_problem(rest.post("/v1/decode", json={**good, "fingerprint": "xyz"}), 422, "BAD_TOKENS")
 
 
@@ -139,7 +177,11 @@ def test_wrong_ids_in_json(rest: httpx.Client, client: Client) -> None:
     ids=lambda body: repr(body[:12]),
 )
 def test_malformed_json(rest: httpx.Client, body: bytes) -> None:
-    is_problem(rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"}), 400, "BAD_REQUEST")
+    is_problem(
+        rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"}),
+        400,
+        "BAD_REQUEST",
+    )
 
 
 def test_wrong_token_bytes(rest: httpx.Client, client: Client) -> None:
@@ -161,20 +203,43 @@ def test_wrong_token_bytes(rest: httpx.Client, client: Client) -> None:
 
 
 def test_media_types(rest: httpx.Client, client: Client) -> None:
-    is_problem(rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"}), 415, "UNSUPPORTED_FORMAT")
-    is_problem(rest.post("/v1/decode", content=b"k=1", headers={"Content-Type": "text/plain"}), 415, "UNSUPPORTED_FORMAT")
+    is_problem(
+        rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"}),
+        415,
+        "UNSUPPORTED_FORMAT",
+    )
+    is_problem(
+        rest.post("/v1/decode", content=b"k=1", headers={"Content-Type": "text/plain"}),
+        415,
+        "UNSUPPORTED_FORMAT",
+    )
     octets = client.encode(jpeg(), 8).to_bytes()
-    is_problem(rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/gif"}), 406, "NOT_ACCEPTABLE")
-    liked = rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/png;q=0.1, image/webp;q=0.9, */*;q=0.05"})
+    is_problem(
+        rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/gif"}),
+        406,
+        "NOT_ACCEPTABLE",
+    )
+    liked = rest.post(
+        "/v1/decode",
+        content=octets,
+        headers={**OCTETS, "Accept": "image/png;q=0.1, image/webp;q=0.9, */*;q=0.05"},
+    )
     assert liked.headers["content-type"] == "image/webp"
     # A picture is what its bytes say, whatever the caller calls it.
-    assert rest.post("/v1/encode?k=4", content=jpeg(), headers={"Content-Type": "image/png"}).status_code == 200
+    assert (
+        rest.post(
+            "/v1/encode?k=4", content=jpeg(), headers={"Content-Type": "image/png"}
+        ).status_code
+        == 200
+    )
 
 
 def test_too_many_bytes(rest: httpx.Client, client: Client, service: Service) -> None:
     huge = b"\xff\xd8" + bytes(17 * 2**20)
     is_problem(rest.post("/v1/encode", content=huge, headers=JPEG), 413, "TOO_LARGE")
-    is_problem(rest.post("/v1/encode", content=iter([huge[: 2**20]] * 17), headers=JPEG), 413, "TOO_LARGE")  # no content-length
+    is_problem(
+        rest.post("/v1/encode", content=iter([huge[: 2**20]] * 17), headers=JPEG), 413, "TOO_LARGE"
+    )  # no content-length
     with pytest.raises(ChannelTokError) as caught:
         client.encode(huge)
     assert caught.value.code == "TOO_LARGE"
@@ -197,7 +262,9 @@ def test_grpc_status_and_details(service: Service) -> None:
                 stub.Encode(request, timeout=30)
             assert caught.value.code() == code
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Decode(pb.DecodeRequest(tokens=Tokens([1], "0123456789abcdef").to_bytes()), timeout=30)
+            stub.Decode(
+                pb.DecodeRequest(tokens=Tokens([1], "0123456789abcdef").to_bytes()), timeout=30
+            )
         assert caught.value.code() == StatusCode.FAILED_PRECONDITION
         with pytest.raises(grpc.RpcError) as caught:
             stub.Encode(pb.EncodeRequest(picture=jpeg()), timeout=0.0005)
@@ -207,7 +274,10 @@ def test_grpc_status_and_details(service: Service) -> None:
 def test_one_bad_picture_leaves_the_stream_alive(client: Client) -> None:
     outcomes = list(client.encode_stream([jpeg(), b"rubbish", bomb(), jpeg("coffee")], k=8))
     assert outcomes[0] == client.encode(jpeg(), 8)
-    assert [getattr(outcome, "code", None) for outcome in outcomes[1:3]] == ["BAD_PICTURE", "TOO_MANY_PIXELS"]
+    assert [getattr(outcome, "code", None) for outcome in outcomes[1:3]] == [
+        "BAD_PICTURE",
+        "TOO_MANY_PIXELS",
+    ]
     assert outcomes[3] == client.encode(jpeg("coffee"), 8)
 
 

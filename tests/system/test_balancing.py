@@ -22,17 +22,27 @@ main()
 def test_all_tritons_behind_one_target_are_used() -> None:
     with running(engine_instances="1") as one, running(engine_instances="1") as other:
         target = f"ipv4:{one.triton_address()},{other.triton_address()}"
-        with running(triton_url=target, probe_seconds="60") as gateway, Client(gateway.grpc) as client:
-            before = [sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)]
+        with (
+            running(triton_url=target, probe_seconds="60") as gateway,
+            Client(gateway.grpc) as client,
+        ):
+            before = [
+                sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)
+            ]
             for _ in range(20):
                 client.encode(jpeg())
-            after = [sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)]
+            after = [
+                sample(owner, "nv_inference_count", model_suffix="encode") for owner in (one, other)
+            ]
         # Their own probes come on top.
         assert all(later - earlier >= 9 for later, earlier in zip(after, before, strict=True))
 
 
 def test_connections_that_grow_old_cost_no_call() -> None:
-    with running(("-c", AGEING_TRITON), grpc_connection_seconds="0.3") as service, Client(service.grpc) as client:
+    with (
+        running(("-c", AGEING_TRITON), grpc_connection_seconds="0.3") as service,
+        Client(service.grpc) as client,
+    ):
         stream = client.encode_stream(slowly(40), k=4)
         to_gateway, to_triton = int(service.grpc.rpartition(":")[2]), service.triton_port()
         callers: dict[int, set[int]] = {to_gateway: set(), to_triton: set()}

@@ -20,7 +20,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_service_and_engine_in_process_agree_to_the_last_byte(service: Service, tmp_path: Path) -> None:
+def test_service_and_engine_in_process_agree_to_the_last_byte(
+    service: Service, tmp_path: Path
+) -> None:
     pictures = [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(100))]
     for shard in range(3):
         making.tar(tmp_path / f"source/{shard}.tar", pictures[shard::3])
@@ -34,9 +36,19 @@ def test_service_and_engine_in_process_agree_to_the_last_byte(service: Service, 
 
 
 def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = making.folder(tmp_path / "photos", [(f"{n}", picture) for n, picture in enumerate(crops(5))])
+    source = making.folder(
+        tmp_path / "photos", [(f"{n}", picture) for n, picture in enumerate(crops(5))]
+    )
     (source / "bad.jpg").write_bytes(b"no picture")
-    command = ["tokenize", str(source), str(tmp_path / "tokens"), "-k", "8", "--server", f"{service.grpc},{service.grpc}"]
+    command = [
+        "tokenize",
+        str(source),
+        str(tmp_path / "tokens"),
+        "-k",
+        "8",
+        "--server",
+        f"{service.grpc},{service.grpc}",
+    ]
     assert cli.main(command) == 0
     told = capsys.readouterr()
     assert "5 pictures, 8 tokens each by demo" in told.out
@@ -50,7 +62,9 @@ def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFix
     assert "k 8, not 9" in capsys.readouterr().err
 
 
-def test_the_command_without_its_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_without_its_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in [name for name in sys.modules if name.startswith("channeltok.datasets")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(channeltok, "datasets", raising=False)

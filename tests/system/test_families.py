@@ -90,7 +90,9 @@ def budgets_around(served: TokenizerInfo) -> list[int]:
     return sorted({1, served.channels, *(k + more for k in served.budgets[:-1] for more in (0, 1))})
 
 
-def test_all_are_served_and_the_demo_answers_who_names_none(client: Client, together: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_are_served_and_the_demo_answers_who_names_none(
+    client: Client, together: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizers = client.tokenizers()
     assert {one.name: one.family for one in tokenizers} == FAMILIES
     assert tokenizers[0].name == "demo"
@@ -116,11 +118,16 @@ def test_same_tokens_alone_and_inside_any_batch(client: Client, served: Tokenize
     photos = crops(60)
     alone = [client.encode(photo, tokenizer=served.name) for photo in photos]
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(lambda photo: client.encode(photo, tokenizer=served.name), photos)) == alone
+        assert (
+            list(pool.map(lambda photo: client.encode(photo, tokenizer=served.name), photos))
+            == alone
+        )
     assert list(client.encode_stream(photos, tokenizer=served.name)) == alone
 
 
-def test_same_pictures_alone_and_in_a_stream_of_all_families_mixed(client: Client, local: LocalEngine) -> None:
+def test_same_pictures_alone_and_in_a_stream_of_all_families_mixed(
+    client: Client, local: LocalEngine
+) -> None:
     mixed = []
     for photo in crops(4):
         for served in client.tokenizers():
@@ -135,15 +142,27 @@ def test_same_tokens_and_pictures_after_a_restart(client: Client, models: Path) 
     names = list(FAMILIES)
     tokens = [client.encode(photo, tokenizer=name) for name in names for photo in crops(5)]
     decoded = [client.decode(one) for one in tokens]
-    with running(model_repository=str(models), default_tokenizer="demo") as second, Client(second.grpc, timeout=60) as other:
-        assert [other.encode(photo, tokenizer=name) for name in names for photo in crops(5)] == tokens
+    with (
+        running(model_repository=str(models), default_tokenizer="demo") as second,
+        Client(second.grpc, timeout=60) as other,
+    ):
+        assert [
+            other.encode(photo, tokenizer=name) for name in names for photo in crops(5)
+        ] == tokens
         assert [other.decode(one) for one in tokens] == decoded
 
 
-def test_there_and_back_over_both_protocols(client: Client, rest: httpx.Client, served: TokenizerInfo) -> None:
+def test_there_and_back_over_both_protocols(
+    client: Client, rest: httpx.Client, served: TokenizerInfo
+) -> None:
     k = served.channels // 2
     tokens = client.encode(jpeg("coffee"), k, tokenizer=served.name)
-    document = rest.post("/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg("coffee"), headers=JPEG).json()
+    document = rest.post(
+        "/v1/encode",
+        params={"k": k, "tokenizer": served.name},
+        content=jpeg("coffee"),
+        headers=JPEG,
+    ).json()
     assert (document["tokenizer"], document["fingerprint"]) == (served.name, served.fingerprint)
     assert document["tokens"] == tokens.ids.tolist()
     assert tokens.ids.max() < served.codes
@@ -152,10 +171,14 @@ def test_there_and_back_over_both_protocols(client: Client, rest: httpx.Client, 
     assert (header.width, header.height) == (served.picture_size, served.picture_size)
     for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
         headers = {**body.pop("headers", {}), "Accept": "image/png"}
-        assert rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == picture  # type: ignore[arg-type]
+        assert (
+            rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == picture
+        )  # type: ignore[arg-type]
 
 
-def test_served_values_are_those_of_the_bare_graphs(client: Client, models: Path, served: TokenizerInfo) -> None:
+def test_served_values_are_those_of_the_bare_graphs(
+    client: Client, models: Path, served: TokenizerInfo
+) -> None:
     photos = crops(8)
     tokens = [client.encode(photo, tokenizer=served.name) for photo in photos]
     pixels = np.stack([pictures.prepare(photo, served.picture_size) for photo in photos])
@@ -163,12 +186,20 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client, models: Path
     assert np.array_equal(np.stack([one.ids for one in tokens]), parity.run(encode, pixels))
     for k in served.budgets:
         decode = (models / f"{served.name}_decode_k{k}/1/model.onnx").read_bytes()
-        due = parity.run(decode, np.stack([one.ids[:k] for one in tokens]).astype(np.int32)).astype(int)
-        decoded = np.stack([pictures.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens])
-        assert np.abs(decoded - due).max() <= (MOST_IN_BF16[served.name] if processor_has_bf16() else 0)
+        due = parity.run(decode, np.stack([one.ids[:k] for one in tokens]).astype(np.int32)).astype(
+            int
+        )
+        decoded = np.stack(
+            [pictures.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens]
+        )
+        assert np.abs(decoded - due).max() <= (
+            MOST_IN_BF16[served.name] if processor_has_bf16() else 0
+        )
 
 
-def test_ids_that_it_does_not_have_are_refused(client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo) -> None:
+def test_ids_that_it_does_not_have_are_refused(
+    client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
+) -> None:
     good = client.encode(jpeg(), 8, tokenizer=served.name)
     document = {"fingerprint": served.fingerprint, "tokens": [*good.ids.tolist()[:7], served.codes]}
     reply = rest.post("/v1/decode", json=document)
@@ -186,12 +217,16 @@ def test_ids_that_it_does_not_have_are_refused(client: Client, rest: httpx.Clien
         assert first == third == client.decode(good)
 
 
-def test_k_out_of_range_is_refused(client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo) -> None:
+def test_k_out_of_range_is_refused(
+    client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
+) -> None:
     for k in (0, served.channels + 1):
         with pytest.raises(ChannelTokError, match=f"1 to {served.channels}") as caught:
             client.encode(jpeg(), k, tokenizer=served.name)
         assert caught.value.code == "BAD_K"
-        reply = rest.post("/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg(), headers=JPEG)
+        reply = rest.post(
+            "/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg(), headers=JPEG
+        )
         assert (reply.status_code, reply.json()["code"]) == (422, "BAD_K")
     too_many = Tokens([0] * (served.channels + 1), served.fingerprint)
     with pytest.raises(ChannelTokError) as caught:
@@ -211,15 +246,21 @@ def test_tokens_of_one_are_refused_by_every_other(client: Client, served: Tokeni
         client.decode(Tokens(tokens.ids, "0123456789abcdef"))
 
 
-def test_the_curve_of_a_quality_is_what_decoding_shows(client: Client, local: LocalEngine, served: TokenizerInfo) -> None:
+def test_the_curve_of_a_quality_is_what_decoding_shows(
+    client: Client, local: LocalEngine, served: TokenizerInfo
+) -> None:
     asked = Quality(ssim=0.5, max_bytes=served.channels)  # 2 bytes a token: at most half of them
     tokens = client.encode(jpeg(), tokenizer=served.name, quality=asked)
     assert [one.k for one in tokens.curve] == asked.budgets(served.channels)
     original = pictures.prepare(jpeg(), served.picture_size)[None]
     everything = client.encode(jpeg(), tokenizer=served.name)
     for one in tokens.curve:
-        decoded = pictures.prepare(client.decode(everything.prefix(one.k), "png"), served.picture_size)[None]
-        assert (one.ssim, one.psnr) == pytest.approx((ssim(original, decoded)[0], psnr(original, decoded)[0]))
+        decoded = pictures.prepare(
+            client.decode(everything.prefix(one.k), "png"), served.picture_size
+        )[None]
+        assert (one.ssim, one.psnr) == pytest.approx(
+            (ssim(original, decoded)[0], psnr(original, decoded)[0])
+        )
     assert tokens == everything.prefix(asked.choose(tokens.curve).k)
     assert list(local.encode_stream([jpeg()], tokenizer=served.name, quality=asked)) == [tokens]
 
@@ -227,10 +268,21 @@ def test_the_curve_of_a_quality_is_what_decoding_shows(client: Client, local: Lo
 def test_datasets_through_the_service_and_in_process_agree(
     together: Service, local: LocalEngine, served: TokenizerInfo, tmp_path: Path
 ) -> None:
-    making.tar(tmp_path / "source/0.tar", [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(30))])
+    making.tar(
+        tmp_path / "source/0.tar",
+        [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(30))],
+    )
     with Client(together.grpc) as client:
         for folder, engine in {"served": client, "local": local}.items():
-            summary = tokenize(str(tmp_path / "source"), str(tmp_path / folder), [engine], k=24, tokenizer=served.name)
+            summary = tokenize(
+                str(tmp_path / "source"),
+                str(tmp_path / folder),
+                [engine],
+                k=24,
+                tokenizer=served.name,
+            )
             assert summary.pictures == 30
-    served_file, local_file = (next((tmp_path / folder).glob("*.parquet")).read_bytes() for folder in ("served", "local"))
+    served_file, local_file = (
+        next((tmp_path / folder).glob("*.parquet")).read_bytes() for folder in ("served", "local")
+    )
     assert served_file == local_file

@@ -21,7 +21,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        export(["--random", "full", "--repository", "models", "--data", f"{ROOT}/docs/images/*.jpg", "--photos", "1"])
+        export(
+            [
+                "--random",
+                "full",
+                "--repository",
+                "models",
+                "--data",
+                f"{ROOT}/docs/images/*.jpg",
+                "--photos",
+                "1",
+            ]
+        )
     return folder / "models"
 
 
@@ -31,9 +42,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_decoded_pictures_equal_pytorchs(repository: Path, precision: str) -> None:
     model, photo = random_model("full"), jpeg("chelsea")
     tokens = inference.encode(model, pictures.prepare(photo, 256)[None].copy())
-    with running(model_repository=str(repository), decode_precision=precision) as service, Client(service.grpc, timeout=300) as client:
+    with (
+        running(model_repository=str(repository), decode_precision=precision) as service,
+        Client(service.grpc, timeout=300) as client,
+    ):
         served = client.encode(photo, k=512)
-        flipped = np.unpackbits((tokens.numpy().astype(np.uint16) ^ served.ids).view(np.uint8)).sum()
+        flipped = np.unpackbits(
+            (tokens.numpy().astype(np.uint16) ^ served.ids).view(np.uint8)
+        ).sum()
         assert flipped <= 4  # of 8,192: random weights leave some latents next to 0
         ours = Tokens(tokens[0].numpy(), served.fingerprint)
         for k in (32, 64, 128, 256, 512):

@@ -49,12 +49,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> GeneratorRepository:
 
 @pytest.fixture(scope="module")
 def generating(made: GeneratorRepository) -> Iterator[Service]:
-    settings = {"max_generations": str(PLACES), "engine_instances": "2", "probe_seconds": "1", "engine_timeout": "2"}
+    settings = {
+        "max_generations": str(PLACES),
+        "engine_instances": "2",
+        "probe_seconds": "1",
+        "engine_timeout": "2",
+    }
     with running(model_repository=str(made.models), **settings) as service:
         yield service
         assert service.process.poll() is None
         assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
-        assert not [line for line in service.log if '"not_ready"' in line]  # single pictures do without a generator
+        assert not [
+            line for line in service.log if '"not_ready"' in line
+        ]  # single pictures do without a generator
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +104,20 @@ def tokens_of(client: Client, *arguments: Any, **options: Any) -> Tokens:
 def test_what_generates(caller: Client, web: httpx.Client) -> None:
     (info,) = caller.generators()
     (tokenizer,) = caller.tokenizers()
-    assert (info.name, info.family, info.generator_fingerprint, info.channels) == ("sketch", "gpt", GENERATOR_FINGERPRINT, 256)
-    assert (info.tokenizer, info.fingerprint, info.classes) == (tokenizer.name, tokenizer.fingerprint, CLASSES)
-    assert web.get("/v1/generators").json() == {"generators": [{**vars(info), "classes": list(CLASSES)}]}
+    assert (info.name, info.family, info.generator_fingerprint, info.channels) == (
+        "sketch",
+        "gpt",
+        GENERATOR_FINGERPRINT,
+        256,
+    )
+    assert (info.tokenizer, info.fingerprint, info.classes) == (
+        tokenizer.name,
+        tokenizer.fingerprint,
+        CLASSES,
+    )
+    assert web.get("/v1/generators").json() == {
+        "generators": [{**vars(info), "classes": list(CLASSES)}]
+    }
     assert {"/v1/generate", "/v1/generators"} <= set(web.get("/openapi.json").json()["paths"])
 
 
@@ -109,19 +127,38 @@ def test_what_is_done_decode_takes(caller: Client, web: httpx.Client) -> None:
     assert picture == caller.decode(tokens_of(caller, k=12, seed=7))
 
 
-async def test_the_same_seed_gives_the_same_tokens_by_every_way(generating: Service, caller: Client, web: httpx.Client) -> None:
+async def test_the_same_seed_gives_the_same_tokens_by_every_way(
+    generating: Service, caller: Client, web: httpx.Client
+) -> None:
     started, *new, last = caller.generate("cat", 12, 7)
     assert isinstance(started, Started)
     assert isinstance(last, Generated)
-    assert (started.generator, started.tokenizer, started.seed, started.k) == ("sketch", "demo", 7, 12)
-    assert [one for event in new if isinstance(event, NewTokens) for one in event.ids] == last.tokens.ids.tolist()
+    assert (started.generator, started.tokenizer, started.seed, started.k) == (
+        "sketch",
+        "demo",
+        7,
+        12,
+    )
+    assert [
+        one for event in new if isinstance(event, NewTokens) for one in event.ids
+    ] == last.tokens.ids.tolist()
     assert last.engine == "onnxruntime f32"
     async with AsyncClient(generating.grpc) as client:
         *_, also = [event async for event in client.generate("cat", 12, 7)]
     assert also == last
     (_, start), *_, (name, done) = events(web, **{"class": "cat"}, k=12, seed=7)
-    assert start == {"generator": "sketch", "tokenizer": "demo", "fingerprint": last.tokens.fingerprint, "seed": 7, "k": 12}
-    assert (name, done["tokens"], done["fingerprint"]) == ("done", last.tokens.ids.tolist(), last.tokens.fingerprint)
+    assert start == {
+        "generator": "sketch",
+        "tokenizer": "demo",
+        "fingerprint": last.tokens.fingerprint,
+        "seed": 7,
+        "k": 12,
+    }
+    assert (name, done["tokens"], done["fingerprint"]) == (
+        "done",
+        last.tokens.ids.tolist(),
+        last.tokens.fingerprint,
+    )
     assert tokens_of(caller, "cat", 12, 8) != last.tokens
     assert tokens_of(caller, "dog", 12, 7) != last.tokens
     greedy = [tokens_of(caller, "cat", 4, seed, temperature=0) for seed in (1, 2)]
@@ -138,7 +175,11 @@ def test_a_seed_that_was_drawn_repeats_the_picture(caller: Client) -> None:
 
 def test_tokens_come_as_they_are_made(caller: Client) -> None:
     began = time.perf_counter()
-    times = [time.perf_counter() - began for event in caller.generate(k=40) if isinstance(event, NewTokens)]
+    times = [
+        time.perf_counter() - began
+        for event in caller.generate(k=40)
+        if isinstance(event, NewTokens)
+    ]
     assert times[-1] >= 40 * PAUSE
     assert times[0] < times[-1] / 2
     assert len(times) > 20  # on a busy machine a few may come together
@@ -149,12 +190,18 @@ def test_a_picture_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
     _, *new, last = caller.generate(k=16, seed=1, prefix=prefix)
     assert last.tokens.prefix(10) == prefix
     assert (new[0].index, sum(len(event.ids) for event in new)) == (10, 6)
-    *_, (_, done) = events(web, k=16, seed=1, prefix={"fingerprint": prefix.fingerprint, "tokens": prefix.ids.tolist()})
+    *_, (_, done) = events(
+        web, k=16, seed=1, prefix={"fingerprint": prefix.fingerprint, "tokens": prefix.ids.tolist()}
+    )
     assert done["tokens"] == last.tokens.ids.tolist()
-    assert [type(event) for event in caller.generate(k=10, prefix=prefix.to_bytes(), previews=[5])] == [Started, Preview, Generated]
+    assert [
+        type(event) for event in caller.generate(k=10, prefix=prefix.to_bytes(), previews=[5])
+    ] == [Started, Preview, Generated]
 
 
-def test_previews_are_what_decode_gives_and_delay_no_token(caller: Client, web: httpx.Client) -> None:
+def test_previews_are_what_decode_gives_and_delay_no_token(
+    caller: Client, web: httpx.Client
+) -> None:
     seen = list(caller.generate(k=60, seed=3, previews=[60, 4, 30, 4]))
     assert isinstance(seen[-1], Generated)
     tokens = seen[-1].tokens
@@ -169,9 +216,16 @@ def test_previews_are_what_decode_gives_and_delay_no_token(caller: Client, web: 
 
 
 FOREIGN = Tokens([1, 2], "0123456789abcdef")
-BAD: dict[str, tuple[dict[str, Any], str, int, str]] = {  # name -> (what is wrong, code, status, what the sentence must say)
+BAD: dict[
+    str, tuple[dict[str, Any], str, int, str]
+] = {  # name -> (what is wrong, code, status, what the sentence must say)
     "unknown generator": ({"generator": "nobody"}, "UNKNOWN_GENERATOR", 404, "sketch"),
-    "unknown class": ({"class_name": "unicorn"}, "UNKNOWN_CLASS", 422, "cat, dog, house, .* and 33 more"),
+    "unknown class": (
+        {"class_name": "unicorn"},
+        "UNKNOWN_CLASS",
+        422,
+        "cat, dog, house, .* and 33 more",
+    ),
     "no token": ({"k": 0}, "BAD_K", 422, "1 to 256"),
     "too many tokens": ({"k": 257}, "BAD_K", 422, "1 to 256"),
     "temperature below 0": ({"temperature": -0.5}, "BAD_SAMPLING", 422, "0 to 10"),
@@ -191,7 +245,10 @@ BAD: dict[str, tuple[dict[str, Any], str, int, str]] = {  # name -> (what is wro
 def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository, name: str) -> None:
     wrong, code, status, said = BAD[name]
     if isinstance(wrong.get("prefix"), int):
-        wrong = {**wrong, "prefix": Tokens([5] * wrong["prefix"], caller.generators()[0].fingerprint)}
+        wrong = {
+            **wrong,
+            "prefix": Tokens([5] * wrong["prefix"], caller.generators()[0].fingerprint),
+        }
     with pytest.raises(ChannelTokError, match=said) as caught:
         next(caller.generate(**wrong))
     assert caught.value.code == code
@@ -199,7 +256,9 @@ def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository,
     body = {"class" if key == "class_name" else key: value for key, value in wrong.items()}
     if isinstance(tokens := body.get("prefix"), Tokens):
         body["prefix"] = {"fingerprint": tokens.fingerprint, "tokens": tokens.ids.tolist()}
-    reply = web.post("/v1/generate", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    reply = web.post(
+        "/v1/generate", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     is_problem(reply, status, code)
     assert reply.json()["detail"] == caught.value.message
 
@@ -232,8 +291,12 @@ def test_token_bytes_that_are_none(caller: Client) -> None:
 
 
 @pytest.mark.parametrize("way", ["gRPC", "REST"])
-def test_who_leaves_stops_the_engine(caller: Client, generating: Service, made: GeneratorRepository, way: str) -> None:
-    cancelled = sample(generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED")
+def test_who_leaves_stops_the_engine(
+    caller: Client, generating: Service, made: GeneratorRepository, way: str
+) -> None:
+    cancelled = sample(
+        generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED"
+    )
     if way == "gRPC":
         stream = caller.generate(k=LONG)
         assert isinstance(next(stream), Started)
@@ -244,8 +307,13 @@ def test_who_leaves_stops_the_engine(caller: Client, generating: Service, made: 
             assert next(reply.iter_lines()) == "event: start"
             eventually(lambda: made.sequences() == 1, 3, "the sequence alone, without a probe")
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence, which had 8 s to go")
-    eventually(lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "a free place")
-    assert sample(generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED") == cancelled + 1
+    eventually(
+        lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "a free place"
+    )
+    assert (
+        sample(generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED")
+        == cancelled + 1
+    )
 
 
 def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepository) -> None:
@@ -257,13 +325,17 @@ def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepos
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence")
 
 
-def test_too_many_are_refused_at_once_and_single_pictures_are_not(caller: Client, web: httpx.Client, generating: Service) -> None:
+def test_too_many_are_refused_at_once_and_single_pictures_are_not(
+    caller: Client, web: httpx.Client, generating: Service
+) -> None:
     streams = [caller.generate(k=LONG) for _ in range(PLACES)]
     try:
         for stream in streams:
             next(stream)
         assert (
-            sample(generating, "channeltok_in_flight_generations") == PLACES == sample(generating, "channeltok_max_in_flight_generations")
+            sample(generating, "channeltok_in_flight_generations")
+            == PLACES
+            == sample(generating, "channeltok_max_in_flight_generations")
         )
         with pytest.raises(Overloaded) as caught:
             next(caller.generate(k=1))
@@ -278,7 +350,9 @@ def test_too_many_are_refused_at_once_and_single_pictures_are_not(caller: Client
     finally:
         for stream in streams:
             stream.close()
-    eventually(lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "free places")
+    eventually(
+        lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "free places"
+    )
     assert tokens_of(caller, k=1)
 
 
@@ -315,9 +389,13 @@ def test_a_generator_that_fails_in_the_middle_is_replaced(
         assert httpx.get(f"{generating.rest}/readyz").status_code == 200  # single pictures go on
 
 
-def test_an_error_in_the_middle_is_the_last_event(generating: Service, made: GeneratorRepository, caller: Client) -> None:
+def test_an_error_in_the_middle_is_the_last_event(
+    generating: Service, made: GeneratorRepository, caller: Client
+) -> None:
     with replaced(generating, caller):
-        with httpx.stream("POST", f"{generating.rest}/v1/generate", json={"k": LONG}, timeout=30) as reply:
+        with httpx.stream(
+            "POST", f"{generating.rest}/v1/generate", json={"k": LONG}, timeout=30
+        ) as reply:
             lines = reply.iter_lines()
             assert next(lines) == "event: start"
             made.fault.write_text("rubbish")
@@ -342,14 +420,36 @@ def test_metrics(caller: Client, generating: Service) -> None:
     tokens_of(caller, k=5)
     with pytest.raises(ChannelTokError):
         tokens_of(caller, k=0)
-    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 4, 5, 1, 1, 1]
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [
+        1,
+        4,
+        5,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_the_command_line(
-    generating: Service, caller: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    generating: Service,
+    caller: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["-k", "12", "--seed", "1", "--previews", "4,8", "--tokens", "out.ctok", "--server", generating.grpc]
+    options = [
+        "-k",
+        "12",
+        "--seed",
+        "1",
+        "--previews",
+        "4,8",
+        "--tokens",
+        "out.ctok",
+        "--server",
+        generating.grpc,
+    ]
     assert channeltok(["generate", "--class", "cat", "-o", "out.png", *options]) == 0
     tokens = tokens_of(caller, "cat", 12, 1)
     assert Path("out.ctok").read_bytes() == tokens.to_bytes()
@@ -370,7 +470,10 @@ def test_where_no_generator_is_served(client: Client, rest: httpx.Client) -> Non
 
 def test_stopping_lets_what_was_accepted_finish(tmp_path: Path) -> None:
     made = repository.write(tmp_path, PAUSE)
-    with running(model_repository=str(made.models)) as service, grpc.insecure_channel(service.grpc) as channel:
+    with (
+        running(model_repository=str(made.models)) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+    ):
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
         call = stub.Generate(pb.GenerateRequest(k=60, previews=[60]), timeout=60)
         next(call)

@@ -28,14 +28,25 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.slow  # an export and a calibration; that the graph is right is tested beside export.int8
 def test_int8_is_served_where_it_was_exported(photos: str) -> None:
     export([str(DEMO), "--int8", "--data", photos, "--photos", "2", "--repository", "models"])
-    with running(model_repository=str(Path("models").resolve()), decode_precision="int8") as service, httpx.Client() as rest:
-        encoded = rest.post(f"{service.rest}/v1/encode", content=jpeg("chelsea"), headers={"Content-Type": "image/jpeg"})
+    with (
+        running(model_repository=str(Path("models").resolve()), decode_precision="int8") as service,
+        httpx.Client() as rest,
+    ):
+        encoded = rest.post(
+            f"{service.rest}/v1/encode",
+            content=jpeg("chelsea"),
+            headers={"Content-Type": "image/jpeg"},
+        )
         headers = {"Content-Type": "application/json", "Accept": "image/png"}
-        decoded = rest.post(f"{service.rest}/v1/decode", content=encoded.raise_for_status().content, headers=headers).raise_for_status()
+        decoded = rest.post(
+            f"{service.rest}/v1/decode", content=encoded.raise_for_status().content, headers=headers
+        ).raise_for_status()
     assert decoded.headers["ChannelTok-Engine"] == "openvino int8"
     tokens = torch.tensor([encoded.json()["tokens"]], dtype=torch.int32)
     due = inference.decode(checkpoint.load(DEMO), tokens, 256)
-    assert 38 <= fidelity.psnr(due, np.asarray(Image.open(io.BytesIO(decoded.content)))[None])[0] < 60
+    assert (
+        38 <= fidelity.psnr(due, np.asarray(Image.open(io.BytesIO(decoded.content)))[None])[0] < 60
+    )
 
 
 def test_without_its_graph_the_service_says_how_to_get_one() -> None:
@@ -46,6 +57,8 @@ def test_without_its_graph_the_service_says_how_to_get_one() -> None:
 
 
 def test_photos_must_suffice_to_compare_and_to_calibrate(photos: str) -> None:
-    with pytest.raises(SystemExit, match="--int8 needs other photos to calibrate on than the 10 to compare with"):
+    with pytest.raises(
+        SystemExit, match="--int8 needs other photos to calibrate on than the 10 to compare with"
+    ):
         export([str(DEMO), "--int8", "--data", photos, "--photos", "10", "--repository", "models"])
     assert not Path("models").exists()

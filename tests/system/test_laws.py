@@ -12,7 +12,9 @@ from tests.system.metrics import sample
 from tests.system.running import Service, running
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(k=st.integers(1, 256), photo=st.sampled_from(crops(10)))
 def test_prefix(client: Client, k: int, photo: bytes) -> None:
     assert client.encode(photo, k) == client.encode(photo).prefix(k)
@@ -27,7 +29,9 @@ def test_same_tokens_alone_and_inside_any_batch(service: Service, client: Client
     before = _executions(service)
     with ThreadPoolExecutor(16) as pool:
         mixed = dict(zip(order, pool.map(lambda i: client.encode(company[i]), order), strict=True))
-    requests, executions = (after - earlier for after, earlier in zip(_executions(service), before, strict=True))
+    requests, executions = (
+        after - earlier for after, earlier in zip(_executions(service), before, strict=True)
+    )
     assert executions < requests, "nothing was batched, so nothing was proven"
     assert [mixed[i] for i in range(len(photos))] == alone
 
@@ -51,7 +55,9 @@ def test_batching_at_16_clients(service: Service, client: Client) -> None:
     before = _executions(service)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: client.encode(jpeg()), range(160)))
-    requests, executions = (after - earlier for after, earlier in zip(_executions(service), before, strict=True))
+    requests, executions = (
+        after - earlier for after, earlier in zip(_executions(service), before, strict=True)
+    )
     # The supervisor's own probes are among them.
     assert requests >= 160
     assert executions < 0.8 * requests
@@ -59,4 +65,6 @@ def test_batching_at_16_clients(service: Service, client: Client) -> None:
 
 def _executions(service: Service) -> tuple[float, float]:
     """Triton's own count of encode inferences and executions, from the metrics page."""
-    return sample(service, "nv_inference_count", "_encode"), sample(service, "nv_inference_exec_count", "_encode")
+    return sample(service, "nv_inference_count", "_encode"), sample(
+        service, "nv_inference_exec_count", "_encode"
+    )

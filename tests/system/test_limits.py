@@ -33,7 +33,12 @@ METHOD = "/channeltok.v1.Tokenizer/Encode"
 @pytest.fixture(scope="module")
 def tight() -> Iterator[Service]:
     """A service with small limits."""
-    limits = {"receive_seconds": RECEIVE_SECONDS, "max_connections": CONNECTIONS, "max_header_bytes": HEADER_BYTES, "idle_seconds": 2.5}
+    limits = {
+        "receive_seconds": RECEIVE_SECONDS,
+        "max_connections": CONNECTIONS,
+        "max_header_bytes": HEADER_BYTES,
+        "idle_seconds": 2.5,
+    }
     with running(**{name: str(value) for name, value in limits.items()}) as service:
         yield service
         assert service.process.poll() is None
@@ -56,13 +61,19 @@ def healthy_throughout(tight: Service) -> Iterator[None]:
 
     with grpc.insecure_channel(tight.grpc) as channel:  # opened before the attack, as a client's is
         health = health_pb2_grpc.HealthStub(channel)
-        assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+            == health_pb2.HealthCheckResponse.SERVING
+        )
         prober = threading.Thread(target=probe)
         prober.start()
         yield
         stop.set()
         prober.join(10)
-        assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+            == health_pb2.HealthCheckResponse.SERVING
+        )
     assert not failures
 
 
@@ -91,7 +102,9 @@ def trickle(connection: socket.socket, pieces: Iterable[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /v1/encode HT", b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["silent", "line", "headers"]
+    "sent",
+    [b"", b"POST /v1/encode HT", b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nX-Slow: "],
+    ids=["silent", "line", "headers"],
 )
 def test_headers_that_do_not_come_end_the_connection(tight: Service, sent: bytes) -> None:
     with connect(tight) as slow:
@@ -129,7 +142,9 @@ def test_a_body_that_does_not_come_is_answered(tight: Service) -> None:
 
 def test_a_body_without_end_behind_a_refusal_is_cut_off(tight: Service) -> None:
     with connect(tight) as endless:
-        endless.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: image/gif\r\n\r\n")
+        endless.sendall(
+            b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: image/gif\r\n\r\n"
+        )
         started = time.monotonic()
         trickle(endless, itertools.repeat(b"1000\r\n" + bytes(4096) + b"\r\n", 1000))
         assert time.monotonic() - started < RECEIVE_SECONDS + SLACK
@@ -174,13 +189,22 @@ def test_headers_over_the_limit_are_refused(tight: Service) -> None:
         with grpc.insecure_channel(tight.grpc) as channel:
             stub = tokenizer_pb2_grpc.TokenizerStub(channel)
             with pytest.raises(grpc.RpcError) as caught:
-                stub.ListTokenizers(pb.ListTokenizersRequest(), metadata=[("x-large", "a" * size)], timeout=10)
+                stub.ListTokenizers(
+                    pb.ListTokenizersRequest(), metadata=[("x-large", "a" * size)], timeout=10
+                )
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert httpx.get(f"{tight.rest}/livez", headers={"X-Large": "a" * (HEADER_BYTES // 2)}).status_code == 200
+    assert (
+        httpx.get(f"{tight.rest}/livez", headers={"X-Large": "a" * (HEADER_BYTES // 2)}).status_code
+        == 200
+    )
 
 
 def test_many_silent_connections_shut_nobody_out_of_rest(tight: Service) -> None:
-    with httpx.Client(base_url=tight.rest) as busy, ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+    with (
+        httpx.Client(base_url=tight.rest) as busy,
+        ExitStack() as stack,
+        ThreadPoolExecutor(1) as pool,
+    ):
         asked = pool.submit(busy.post, "/v1/encode?k=8", content=jpeg(), timeout=30)
         silent = [stack.enter_context(connect(tight)) for _ in range(20 * CONNECTIONS)]
         assert httpx.get(f"{tight.rest}/livez", timeout=5).status_code == 200
@@ -198,8 +222,14 @@ def test_grpc_takes_no_more_connections_than_allowed(tight: Service) -> None:
     with Client(tight.grpc) as client:
         expected = client.encode(jpeg(), 8)
         with ExitStack() as stack:
-            connections = [stack.enter_context(http2.Connection(tight.grpc)) for _ in range(5 * CONNECTIONS)]
-            refused = [one for one in connections[-2 * CONNECTIONS :] if one.frames_until(http2.SETTINGS)[0][-1] == -1]
+            connections = [
+                stack.enter_context(http2.Connection(tight.grpc)) for _ in range(5 * CONNECTIONS)
+            ]
+            refused = [
+                one
+                for one in connections[-2 * CONNECTIONS :]
+                if one.frames_until(http2.SETTINGS)[0][-1] == -1
+            ]
             assert len(refused) == 2 * CONNECTIONS
             assert client.encode(jpeg(), 8) == expected
     time.sleep(0.5)
@@ -229,12 +259,18 @@ def peak_memory_growth(service: Service) -> Iterator[list[float]]:
 def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
     bomb = pb.EncodeRequest(picture=bytes(256 * 2**20))
     options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(tight.grpc, options) as channel, Client(tight.grpc) as client, peak_memory_growth(tight) as growth:
+    with (
+        grpc.insecure_channel(tight.grpc, options) as channel,
+        Client(tight.grpc) as client,
+        peak_memory_growth(tight) as growth,
+    ):
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Encode(bomb, compression=grpc.Compression.Gzip, timeout=60)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        honest = stub.Encode(pb.EncodeRequest(picture=jpeg(), k=8), compression=grpc.Compression.Gzip, timeout=30)
+        honest = stub.Encode(
+            pb.EncodeRequest(picture=jpeg(), k=8), compression=grpc.Compression.Gzip, timeout=30
+        )
         assert honest.tokens == client.encode(jpeg(), 8).to_bytes()
     assert growth[0] < 128  # half of it
 
@@ -242,7 +278,9 @@ def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
 def test_a_gigabyte_is_refused_by_its_length_or_on_the_way(tight: Service) -> None:
     with peak_memory_growth(tight) as growth:
         with connect(tight) as honest:
-            honest.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+            honest.sendall(
+                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+            )
             assert b"TOO_LARGE" in rest_of(honest)[0]
         reply = httpx.post(f"{tight.rest}/v1/encode", content=iter([bytes(2**20)] * 40), timeout=30)
         assert reply.json()["code"] == "TOO_LARGE"
@@ -268,7 +306,9 @@ def test_the_rate_limit() -> None:
             return None
 
         def over_rest() -> float | None:
-            forwarded = {"X-Forwarded-For": f"192.0.2.{time.monotonic_ns() % 250}"}  # whoever could choose an address had no limit
+            forwarded = {
+                "X-Forwarded-For": f"192.0.2.{time.monotonic_ns() % 250}"
+            }  # whoever could choose an address had no limit
             reply = rest.post("/v1/encode?k=1", content=jpeg(), headers=forwarded)
             if reply.status_code == 200:
                 return None

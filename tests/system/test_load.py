@@ -10,7 +10,15 @@ import grpc
 import httpx
 import psutil
 import pytest
-from channeltok import AsyncClient, ChannelTokError, Client, DeadlineExceeded, Overloaded, Tokens, Unavailable
+from channeltok import (
+    AsyncClient,
+    ChannelTokError,
+    Client,
+    DeadlineExceeded,
+    Overloaded,
+    Tokens,
+    Unavailable,
+)
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.photographs import crops, jpeg
@@ -20,7 +28,11 @@ from tests.system.test_self_healing import running_sick
 
 
 def test_overload_is_refused_with_a_hint() -> None:
-    with running(max_in_flight="2", max_waiting="2") as service, Client(service.grpc) as client, ThreadPoolExecutor(16) as pool:
+    with (
+        running(max_in_flight="2", max_waiting="2") as service,
+        Client(service.grpc) as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
 
         def attempt(_: int) -> Exception | None:
             try:
@@ -33,12 +45,19 @@ def test_overload_is_refused_with_a_hint() -> None:
         refused = [outcome for outcome in outcomes if outcome is not None]
         assert 0 < len(refused) < 64
         assert all(isinstance(error, Overloaded) and error.retry_after for error in refused)
-        replies = list(pool.map(lambda _: httpx.post(f"{service.rest}/v1/encode", content=jpeg(), timeout=60), range(64)))
+        replies = list(
+            pool.map(
+                lambda _: httpx.post(f"{service.rest}/v1/encode", content=jpeg(), timeout=60),
+                range(64),
+            )
+        )
         statuses = {reply.status_code for reply in replies}
         assert statuses == {200, 429}
         assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 429)
         # A stream waits for its turn instead.
-        assert all(not isinstance(outcome, Exception) for outcome in client.encode_stream(crops(30)))
+        assert all(
+            not isinstance(outcome, Exception) for outcome in client.encode_stream(crops(30))
+        )
 
 
 def test_a_call_overtakes_a_stream() -> None:
@@ -46,11 +65,17 @@ def test_a_call_overtakes_a_stream() -> None:
         photos = crops(64)
         bulk = client.encode_stream(photos)
         next(bulk)
-        eventually(lambda: sample(service, "channeltok_waiting_pictures", priority="bulk") > 16, 30, "a queue of the stream's")
+        eventually(
+            lambda: sample(service, "channeltok_waiting_pictures", priority="bulk") > 16,
+            30,
+            "a queue of the stream's",
+        )
         before = sample(service, "channeltok_pictures_total", rpc="encode_stream")
         client.encode(jpeg())
         between = sample(service, "channeltok_pictures_total", rpc="encode_stream") - before
-        assert between < 16  # in turn it would have waited for all that the stream has in its window
+        assert (
+            between < 16
+        )  # in turn it would have waited for all that the stream has in its window
         assert sum(isinstance(tokens, Tokens) for tokens in bulk) == 63
 
 
@@ -58,7 +83,11 @@ def executed(service: Service) -> int:
     """Pictures that Triton's encode model computed."""
     with grpc.insecure_channel(service.triton_address()) as channel:
         request = service_pb2.ModelStatisticsRequest(name="demo_encode")
-        (model,) = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(request, timeout=10).model_stats
+        (model,) = (
+            service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            .ModelStatistics(request, timeout=10)
+            .model_stats
+        )
         return int(model.inference_count)
 
 
@@ -67,9 +96,14 @@ CALLERS = 200  # more than a second of work for one place
 
 @pytest.mark.parametrize("protocol", ["gRPC", "REST"])
 async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) -> None:
-    with running(max_in_flight="1", max_waiting="1000", max_wait="60", probe_seconds="3600") as service:
+    with running(
+        max_in_flight="1", max_waiting="1000", max_wait="60", probe_seconds="3600"
+    ) as service:
         before = executed(service)
-        async with AsyncClient(service.grpc) as client, httpx.AsyncClient(base_url=service.rest, limits=httpx.Limits()) as rest:
+        async with (
+            AsyncClient(service.grpc) as client,
+            httpx.AsyncClient(base_url=service.rest, limits=httpx.Limits()) as rest,
+        ):
 
             async def call() -> None:
                 if protocol == "gRPC":
@@ -82,7 +116,9 @@ async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) 
             for one in calls:
                 one.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-        eventually(lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service")
+        eventually(
+            lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service"
+        )
         assert sample(service, "channeltok_waiting_pictures") == 0
         assert 1 <= executed(service) - before < CALLERS / 4
         assert sample(service, "channeltok_request_seconds_count", code="CANCELLED") > 0
@@ -92,7 +128,14 @@ def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: P
     """The caller's gRPC, ours, or the service: to the first two it is a cancelled call."""
     flag = tmp_path / "fault"
     with (
-        running_sick(tmp_path, flag, probe_seconds="60", log_level="debug", max_in_flight="64", drain_seconds="0.1") as service,
+        running_sick(
+            tmp_path,
+            flag,
+            probe_seconds="60",
+            log_level="debug",
+            max_in_flight="64",
+            drain_seconds="0.1",
+        ) as service,
         ThreadPoolExecutor(8) as pool,
     ):
         flag.write_text("hangs")
@@ -106,8 +149,16 @@ def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: P
             return None
 
         assert set(pool.map(call, range(24))) == {DeadlineExceeded}
-        eventually(lambda: sample(service, "channeltok_request_seconds_count", code="DEADLINE_EXCEEDED") == 24, 5, "their count")
-        assert [event["code"] for event in service.events("access") if event["call"] == "Encode"] == ["DEADLINE_EXCEEDED"] * 24
+        eventually(
+            lambda: (
+                sample(service, "channeltok_request_seconds_count", code="DEADLINE_EXCEEDED") == 24
+            ),
+            5,
+            "their count",
+        )
+        assert [
+            event["code"] for event in service.events("access") if event["call"] == "Encode"
+        ] == ["DEADLINE_EXCEEDED"] * 24
 
 
 def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
@@ -127,7 +178,9 @@ def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
                         client.encode(jpeg())
                         answered += 1
                     except ChannelTokError as error:
-                        if error.code != "STOPPING" and "connect" not in error.message.lower():  # else it was never accepted
+                        if (
+                            error.code != "STOPPING" and "connect" not in error.message.lower()
+                        ):  # else it was never accepted
                             lost.append(error)
                         return
 
@@ -141,8 +194,16 @@ def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
             worker.join()
         assert not lost
         assert answered > 8
-        eventually(lambda: any('"unfinished": 0' in line for line in service.log), 10, "the last line of the log")
-        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        eventually(
+            lambda: any('"unfinished": 0' in line for line in service.log),
+            10,
+            "the last line of the log",
+        )
+        assert not [
+            child
+            for child in children
+            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        ]
     assert not list(Path("/dev/shm").glob(shared_memory))
 
 
@@ -164,5 +225,11 @@ def test_a_stream_is_answered_and_told_when_the_service_stops() -> None:
         assert caught.value.code == "STOPPING"
         assert any(isinstance(answer, Tokens) for answer in answers)
         # What was read in the last instant has not begun, and says so.
-        assert {answer.code for answer in answers if isinstance(answer, ChannelTokError)} <= {"STOPPING"}
-        eventually(lambda: any('"unfinished": 0' in line for line in service.log), 10, "the last line of the log")
+        assert {answer.code for answer in answers if isinstance(answer, ChannelTokError)} <= {
+            "STOPPING"
+        }
+        eventually(
+            lambda: any('"unfinished": 0' in line for line in service.log),
+            10,
+            "the last line of the log",
+        )

@@ -21,5 +21,12 @@ print(len(list(engine.decode_stream([tokens] * 64))))
 
 
 def test_threads_that_begin_at_once_do_not_wait_for_each_other() -> None:
-    done = subprocess.run([sys.executable, "-c", TWO_THREADS_BEGIN], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS_BEGIN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout == "64\n"

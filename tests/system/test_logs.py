@@ -30,27 +30,39 @@ main()
 def lines(service: Service, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
     """Lines of the log that have this event and these facts. Raises ValueError when one is not JSON."""
     every = [json.loads(line) for line in list(service.log)]
-    return [line for line in every if event in (None, line["event"]) and facts.items() <= line.items()]
+    return [
+        line for line in every if event in (None, line["event"]) and facts.items() <= line.items()
+    ]
 
 
 def id_over_rest(service: Service, sent: str | None, picture: bytes) -> str:
     headers = {} if sent is None else {"x-request-id": sent}
-    return str(httpx.post(f"{service.rest}/v1/encode", content=picture, headers=headers, timeout=60).headers["x-request-id"])
+    return str(
+        httpx.post(
+            f"{service.rest}/v1/encode", content=picture, headers=headers, timeout=60
+        ).headers["x-request-id"]
+    )
 
 
 def id_over_grpc(service: Service, sent: str | None, picture: bytes) -> str:
     metadata = () if sent is None else (("x-request-id", sent),)
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
-        future = stub.Encode.future(pb.EncodeRequest(picture=picture), timeout=60, metadata=metadata)
+        future = stub.Encode.future(
+            pb.EncodeRequest(picture=picture), timeout=60, metadata=metadata
+        )
         future.exception()  # waits, and does not raise
         return dict(future.trailing_metadata())["x-request-id"]
 
 
 @pytest.mark.parametrize("call", [id_over_rest, id_over_grpc])
 @pytest.mark.parametrize("picture", [jpeg(), b"no picture"], ids=["good", "bad"])
-def test_the_request_id_goes_back_as_it_came_when_it_is_sane(service: Service, call: Any, picture: bytes) -> None:
-    assert call(service, "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z", picture) == "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z"
+def test_the_request_id_goes_back_as_it_came_when_it_is_sane(
+    service: Service, call: Any, picture: bytes
+) -> None:
+    assert (
+        call(service, "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z", picture) == "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z"
+    )
     first, second = call(service, None, picture), call(service, None, picture)
     assert MADE.fullmatch(first)
     assert first != second
@@ -60,12 +72,19 @@ def test_the_request_id_goes_back_as_it_came_when_it_is_sane(service: Service, c
 
 def test_every_reply_has_an_id(service: Service) -> None:
     for path in ("/nowhere", "/livez", "/v1/tokenizers", "/docs"):
-        assert httpx.get(service.rest + path, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+        assert (
+            httpx.get(service.rest + path, headers={"x-request-id": "mine"}).headers["x-request-id"]
+            == "mine"
+        )
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
-        _, call = stub.ListTokenizers.with_call(pb.ListTokenizersRequest(), timeout=10, metadata=(("x-request-id", "mine"),))
+        _, call = stub.ListTokenizers.with_call(
+            pb.ListTokenizersRequest(), timeout=10, metadata=(("x-request-id", "mine"),)
+        )
         assert dict(call.trailing_metadata())["x-request-id"] == "mine"
-        stream = stub.EncodeStream(iter([pb.EncodeStreamRequest(id=1)]), timeout=30, metadata=(("x-request-id", "mine"),))
+        stream = stub.EncodeStream(
+            iter([pb.EncodeStreamRequest(id=1)]), timeout=30, metadata=(("x-request-id", "mine"),)
+        )
         assert len(list(stream)) == 1
         assert dict(stream.trailing_metadata())["x-request-id"] == "mine"
 
@@ -77,21 +96,34 @@ def test_a_slow_call_has_one_line_with_its_stages() -> None:
         eventually(lambda: len(lines(service, "slow_call")) == 2, 10, "the lines")
         first, second = lines(service, "slow_call")
         assert (first["request_id"], second["request_id"]) == ("slow-one", "slow-two")
-        assert (first["rpc"], first["k"], first["tokenizer"], first["code"]) == ("encode", 256, "demo", "OK")
+        assert (first["rpc"], first["k"], first["tokenizer"], first["code"]) == (
+            "encode",
+            256,
+            "demo",
+            "OK",
+        )
         assert set(first["stages"]) == {"admission", "unpack", "engine_queue", "engine"}
         assert first["seconds"] >= sum(first["stages"].values()) * 0.99
 
 
 def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None:
     with running(request_timeout="0.002") as service:  # too little for anything
-        reply = httpx.post(f"{service.rest}/v1/encode", content=jpeg(), headers={"x-request-id": "late"})
+        reply = httpx.post(
+            f"{service.rest}/v1/encode", content=jpeg(), headers={"x-request-id": "late"}
+        )
         assert reply.json()["code"] == "DEADLINE_EXCEEDED"
         # Refused before anything is waited for, so that no deadline can pass first.
-        reply = httpx.post(f"{service.rest}/v1/encode?k=9999", content=jpeg(), headers={"x-request-id": "bad"})
+        reply = httpx.post(
+            f"{service.rest}/v1/encode?k=9999", content=jpeg(), headers={"x-request-id": "bad"}
+        )
         assert reply.json()["code"] == "BAD_K"
         eventually(lambda: bool(lines(service, "call_failed")), 10, "the line")
         (line,) = lines(service, "call_failed")
-        assert (line["request_id"], line["code"], line["level"]) == ("late", "DEADLINE_EXCEEDED", "error")
+        assert (line["request_id"], line["code"], line["level"]) == (
+            "late",
+            "DEADLINE_EXCEEDED",
+            "error",
+        )
         assert not lines(service, request_id="bad")
         assert not lines(service, "access")  # that is for level debug
 
@@ -103,7 +135,10 @@ def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quo
         assert (reply.status_code, reply.headers["x-request-id"]) == (500, "quote-me")
         assert reply.json()["detail"] == "an error of ours; it was logged under request id quote-me"
         assert id_over_grpc(service, "me-too", PICTURE) == "me-too"
-        with Client(service.grpc) as client, pytest.raises(InternalError, match=r"request id [0-9a-f]{32}"):
+        with (
+            Client(service.grpc) as client,
+            pytest.raises(InternalError, match=r"request id [0-9a-f]{32}"),
+        ):
             client.encode(PICTURE)
         with Client(service.grpc) as client:
             (answer,) = client.encode_stream([PICTURE])
@@ -112,7 +147,9 @@ def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quo
         assert len(lines(service, "internal_error")) == 4
         (line,) = lines(service, "internal_error", request_id="quote-me")
         assert line["exception"][0]["exc_value"] == "deliberate"
-        assert [line["event"] for line in lines(service, request_id="quote-me")] == ["internal_error"]
+        assert [line["event"] for line in lines(service, request_id="quote-me")] == [
+            "internal_error"
+        ]
         everything = "".join(service.log)
         assert "nobody" not in everything
 
@@ -135,10 +172,17 @@ def test_whatever_comes_every_line_is_json() -> None:
             ):
                 with pytest.raises(grpc.RpcError):
                     channel.unary_unary(method)(request, timeout=10)
-        rest_port, grpc_port = (int(address.rpartition(":")[2]) for address in (service.rest, service.grpc))
+        rest_port, grpc_port = (
+            int(address.rpartition(":")[2]) for address in (service.rest, service.grpc)
+        )
         hello = bytes.fromhex("16030100a5010000a10303") + bytes(160)  # how TLS begins
         for port in (rest_port, grpc_port):
-            for rubbish in (b"rubbish\r\n\r\n", b"\0" * 100, hello, b"POST /v1/encode HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf"):
+            for rubbish in (
+                b"rubbish\r\n\r\n",
+                b"\0" * 100,
+                hello,
+                b"POST /v1/encode HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf",
+            ):
                 with socket.create_connection(("127.0.0.1", port)) as connection:
                     connection.sendall(rubbish)
         (stub, *_) = service.children("stub")
@@ -147,6 +191,10 @@ def test_whatever_comes_every_line_is_json() -> None:
         assert service.stop() == 0
         every = lines(service)
         assert all({"event", "level", "timestamp"} <= set(line) for line in every)
-        assert {"good", "dead-stub"} <= {line.get("request_id") for line in lines(service, "access")}
-        assert {"Encode", "EncodeStream", "Decode", "POST /v1/encode"} <= {line["call"] for line in lines(service, "access")}
+        assert {"good", "dead-stub"} <= {
+            line.get("request_id") for line in lines(service, "access")
+        }
+        assert {"Encode", "EncodeStream", "Decode", "POST /v1/encode"} <= {
+            line["call"] for line in lines(service, "access")
+        }
         assert lines(service, logger="uvicorn.error")  # it complained of the rubbish, in JSON

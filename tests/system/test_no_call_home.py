@@ -28,7 +28,9 @@ def test_the_service(engine: str, home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_engine_in_process(engine: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_in_process(
+    engine: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CHANNELTOK_ENGINE", engine)
     (tmp_path / "source").mkdir()
     (tmp_path / "source/photo.jpg").write_bytes(jpeg())

@@ -59,7 +59,10 @@ class Heard:
         reply = self._rest.request(method, path, **request)  # type: ignore[arg-type]
         if reply.status_code >= 400:
             self._add(
-                reply.json()["code"] if "json" in reply.headers["content-type"] else str(reply.status_code), f"{reply.headers}{reply.text}"
+                reply.json()["code"]
+                if "json" in reply.headers["content-type"]
+                else str(reply.status_code),
+                f"{reply.headers}{reply.text}",
             )
 
     def grpc(self, path: str, message: bytes, timeout: float = 20) -> None:
@@ -80,7 +83,13 @@ class Heard:
 @pytest.fixture
 def heard() -> Iterator[Heard]:
     """Of a service whose limits are all easy to reach; checked when the test has caused what it causes."""
-    with running(max_in_flight="2", max_waiting="2", receive_seconds="1", probe_seconds="0.5", engine_instances="1") as service:
+    with running(
+        max_in_flight="2",
+        max_waiting="2",
+        receive_seconds="1",
+        probe_seconds="0.5",
+        engine_instances="1",
+    ) as service:
         heard = Heard(service)
         yield heard
         heard.close()
@@ -95,10 +104,24 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
         heard.rest("POST", "/v1/encode", params={"k": k}, content=jpeg())
     octets = {"Content-Type": "application/octet-stream"}
     foreign = Tokens([1], "0123456789abcdef").to_bytes()
-    for body in (b"", b"CTOK", tokens.to_bytes()[:-1], foreign, Tokens([1] * 300, tokens.fingerprint).to_bytes()):
+    for body in (
+        b"",
+        b"CTOK",
+        tokens.to_bytes()[:-1],
+        foreign,
+        Tokens([1] * 300, tokens.fingerprint).to_bytes(),
+    ):
         heard.rest("POST", "/v1/decode", content=body, headers=octets)
         heard.grpc(DECODE, pb.DecodeRequest(tokens=body).SerializeToString())
-    for text in (b"", b"{", b"[]", b'{"tokens": 5}', b'{"tokens": [-1], "fingerprint": "x"}', b"[" * 100_000, b"\xff"):
+    for text in (
+        b"",
+        b"{",
+        b"[]",
+        b'{"tokens": 5}',
+        b'{"tokens": [-1], "fingerprint": "x"}',
+        b"[" * 100_000,
+        b"\xff",
+    ):
         heard.rest("POST", "/v1/decode", content=text, headers={"Content-Type": "application/json"})
     heard.rest("POST", "/v1/encode?tokenizer=nobody", content=jpeg())
     for wanted in ({}, {"temperature": -1}, {"seed": "x"}):  # no generator is served here
@@ -106,7 +129,9 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
     heard.rest("POST", "/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"})
     heard.rest("POST", "/v1/encode", content=jpeg(), headers={"Accept": "text/html"})
     heard.rest("POST", "/v1/encode", content=bytes(17 * 2**20))
-    heard.rest("POST", "/v1/encode", content=iter([b"\xff\xd8", b""]), headers={"Content-Encoding": "gzip"})
+    heard.rest(
+        "POST", "/v1/encode", content=iter([b"\xff\xd8", b""]), headers={"Content-Encoding": "gzip"}
+    )
     heard.rest("GET", "/v1/encode")
     for path in (
         "/nothing",
@@ -188,7 +213,13 @@ def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
     caused = set(heard.by_code)
     everything = {kind.code for kind in ServiceError.__subclasses__()}
     # RATE_LIMITED, STOPPING and UNAUTHENTICATED have fixed sentences and tests of their own; the rest must have come up.
-    elsewhere = {"UNAUTHENTICATED", "RATE_LIMITED", "STOPPING", "DEADLINE_EXCEEDED", "UNKNOWN_CLASS"}  # the last in test_generate.py
+    elsewhere = {
+        "UNAUTHENTICATED",
+        "RATE_LIMITED",
+        "STOPPING",
+        "DEADLINE_EXCEEDED",
+        "UNKNOWN_CLASS",
+    }  # the last in test_generate.py
     assert everything - caused <= elsewhere, everything - caused
 
 
@@ -210,7 +241,9 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(ENCODE)(pb.EncodeRequest(picture=jpeg()).SerializeToString(), timeout=10)
+            await channel.unary_unary(ENCODE)(
+                pb.EncodeRequest(picture=jpeg()).SerializeToString(), timeout=10
+            )
     await server.stop(0)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert not internals(f"{caught.value.details()}{caught.value.trailing_metadata()}")

@@ -26,7 +26,9 @@ def test_the_curve_is_what_decoding_shows(service: Service) -> None:
         original = pictures.prepare(jpeg(), 128, 10**9)[None]
         everything = client.encode(jpeg())
         for one in tokens.curve:
-            decoded = np.asarray(Image.open(io.BytesIO(client.decode(everything.prefix(one.k)))))[None]
+            decoded = np.asarray(Image.open(io.BytesIO(client.decode(everything.prefix(one.k)))))[
+                None
+            ]
             assert one.ssim == pytest.approx(ssim(original, decoded)[0])
             assert one.psnr == pytest.approx(psnr(original, decoded)[0])
         assert tokens == everything.prefix(ASKED.choose(tokens.curve).k)
@@ -46,14 +48,21 @@ def test_all_ways_in_agree(service: Service) -> None:
         assert list(client.encode_stream(some, quality=ASKED)) == expected
         assert asyncio.run(over_asyncio()) == [*expected, *expected]
         for picture, tokens in zip(some, expected, strict=True):
-            document = rest.post("/v1/encode", params={"quality": str(ASKED)}, content=picture).raise_for_status().json()
+            document = (
+                rest.post("/v1/encode", params={"quality": str(ASKED)}, content=picture)
+                .raise_for_status()
+                .json()
+            )
             assert (document["tokens"], document["k"]) == (tokens.ids.tolist(), tokens.k)
             assert [one["k"] for one in document["curve"]] == [one.k for one in tokens.curve]
             assert document["curve"][0]["ssim"] == pytest.approx(tokens.curve[0].ssim)
             headers = {"Content-Type": "application/json"}
             assert rest.post("/v1/decode", json=document, headers=headers).status_code == 200
             octets = rest.post(
-                "/v1/encode", params={"quality": str(ASKED)}, content=picture, headers={"Accept": "application/octet-stream"}
+                "/v1/encode",
+                params={"quality": str(ASKED)},
+                content=picture,
+                headers={"Accept": "application/octet-stream"},
             )
             assert Tokens.from_bytes(octets.content) == tokens
 
@@ -63,19 +72,42 @@ def test_stages_and_metrics_tell_of_it(service: Service) -> None:
     reply = httpx.post(f"{service.rest}/v1/encode", params={"quality": "psnr=20"}, content=jpeg())
     stages = [part.partition(";")[0] for part in reply.headers["server-timing"].split(", ")]
     assert stages == ["admission", "unpack", "engine_queue", "engine", "measure"]
-    assert sample(service, "channeltok_stage_seconds_count", rpc="encode", stage="measure") == before + 1
+    assert (
+        sample(service, "channeltok_stage_seconds_count", rpc="encode", stage="measure")
+        == before + 1
+    )
 
 
-@pytest.mark.parametrize("query", ["quality=fine", "quality=ssim=2", "quality=max_bytes=1", "k=8&quality=ssim=0.5", "quality="])
+@pytest.mark.parametrize(
+    "query",
+    ["quality=fine", "quality=ssim=2", "quality=max_bytes=1", "k=8&quality=ssim=0.5", "quality="],
+)
 def test_what_is_no_quality_is_refused(service: Service, query: str) -> None:
     reply = httpx.post(f"{service.rest}/v1/encode?{query}", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (400, "BAD_REQUEST")
-    assert "quality" in reply.json()["detail"] or "ssim" in reply.json()["detail"] or "max_bytes" in reply.json()["detail"]
+    assert (
+        "quality" in reply.json()["detail"]
+        or "ssim" in reply.json()["detail"]
+        or "max_bytes" in reply.json()["detail"]
+    )
 
 
-@pytest.mark.parametrize("quality", [pb.Quality(), pb.Quality(ssim=0.5, psnr=20), pb.Quality(ssim=float("nan")), pb.Quality(max_bytes=0)])
-def test_over_grpc_too(service: Service, quality: pb.Quality, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("channeltok.client.encode_request", lambda picture, *_: pb.EncodeRequest(picture=picture, quality=quality))
+@pytest.mark.parametrize(
+    "quality",
+    [
+        pb.Quality(),
+        pb.Quality(ssim=0.5, psnr=20),
+        pb.Quality(ssim=float("nan")),
+        pb.Quality(max_bytes=0),
+    ],
+)
+def test_over_grpc_too(
+    service: Service, quality: pb.Quality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "channeltok.client.encode_request",
+        lambda picture, *_: pb.EncodeRequest(picture=picture, quality=quality),
+    )
     with Client(service.grpc) as client, pytest.raises(InvalidInput) as caught:
         client.encode(jpeg())
     assert caught.value.code == "BAD_REQUEST"

@@ -26,13 +26,18 @@ def test_health(service: Service, rest: httpx.Client) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", "channeltok.v1.Tokenizer"):
-            assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+            assert (
+                stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+                == health_pb2.HealthCheckResponse.SERVING
+            )
 
 
 def test_reflection_names_the_service(service: Service) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        replies = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
+        replies = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10
+        )
         names = {one.name for one in next(replies).list_services_response.service}
     assert {"channeltok.v1.Tokenizer", "grpc.health.v1.Health"} <= names
 
@@ -42,7 +47,12 @@ def test_what_is_served(rest: httpx.Client, client: Client) -> None:
     (served,) = client.tokenizers()
     assert document["fingerprint"] == served.fingerprint
     assert re.fullmatch("[0-9a-f]{16}", served.fingerprint)
-    assert (served.channels, served.bits_per_token, served.picture_size, served.family) == (256, 16, 128, "channeltok")
+    assert (served.channels, served.bits_per_token, served.picture_size, served.family) == (
+        256,
+        16,
+        128,
+        "channeltok",
+    )
 
 
 def test_documents_need_no_network(rest: httpx.Client) -> None:
@@ -51,7 +61,9 @@ def test_documents_need_no_network(rest: httpx.Client) -> None:
     for path in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page):
         assert rest.get(path).status_code == 200
     paths = rest.get("/openapi.json").json()["paths"]
-    assert {"/v1/encode", "/v1/decode", "/v1/tokenizers", "/livez", "/readyz", "/metrics"} <= set(paths)
+    assert {"/v1/encode", "/v1/decode", "/v1/tokenizers", "/livez", "/readyz", "/metrics"} <= set(
+        paths
+    )
     assert "image/jpeg" in paths["/v1/encode"]["post"]["requestBody"]["content"]
 
 
@@ -60,8 +72,16 @@ def test_metrics_count_what_happened(service: Service, client: Client) -> None:
         return (
             sample(service, "channeltok_pictures_total", rpc="decode"),
             sample(service, "channeltok_tokens_total", rpc="decode"),
-            sample(service, "channeltok_stage_seconds_count", rpc="decode", stage="engine", budget="32"),
-            sample(service, "channeltok_stage_seconds_count", rpc="decode", stage="engine_queue", budget="32"),
+            sample(
+                service, "channeltok_stage_seconds_count", rpc="decode", stage="engine", budget="32"
+            ),
+            sample(
+                service,
+                "channeltok_stage_seconds_count",
+                rpc="decode",
+                stage="engine_queue",
+                budget="32",
+            ),
             sample(service, "channeltok_request_seconds_count", rpc="encode", code="BAD_K"),
             sample(service, "channeltok_rejected_total", rpc="encode", reason="BAD_K"),
         )
@@ -71,7 +91,14 @@ def test_metrics_count_what_happened(service: Service, client: Client) -> None:
     client.decode(tokens)
     with pytest.raises(ChannelTokError):
         client.encode(jpeg(), 999)
-    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 20, 1, 1, 1, 1]
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [
+        1,
+        20,
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_every_metric_is_documented(service: Service) -> None:
@@ -82,7 +109,11 @@ def test_every_metric_is_documented(service: Service) -> None:
 
 
 def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client) -> None:
-    reply = rest.post("/v1/decode", content=client.encode(jpeg()).to_bytes(), headers={"Content-Type": "application/octet-stream"})
+    reply = rest.post(
+        "/v1/decode",
+        content=client.encode(jpeg()).to_bytes(),
+        headers={"Content-Type": "application/octet-stream"},
+    )
     stages = dict(re.findall(r"(\w+);dur=([\d.]+)", reply.headers["server-timing"]))
     assert set(stages) == {"admission", "unpack", "engine_queue", "engine", "render"}
     assert sum(map(float, stages.values())) / 1000 <= reply.elapsed.total_seconds()
@@ -91,12 +122,19 @@ def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client
 def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
     with running() as owner, Client(owner.grpc) as direct:
         expected = direct.encode(jpeg())
-        with running(triton_url=owner.triton_address(), probe_seconds="0.3") as guest, Client(guest.grpc) as client:
+        with (
+            running(triton_url=owner.triton_address(), probe_seconds="0.3") as guest,
+            Client(guest.grpc) as client,
+        ):
             assert not guest.children()
             assert client.encode(jpeg()) == expected
             assert client.decode(expected) == direct.decode(expected)
             owner.stop()
-            eventually(lambda: httpx.get(f"{guest.rest}/readyz").status_code == 503, 30, "the end of readiness")
+            eventually(
+                lambda: httpx.get(f"{guest.rest}/readyz").status_code == 503,
+                30,
+                "the end of readiness",
+            )
             assert httpx.get(f"{guest.rest}/livez").status_code == 200
             with pytest.raises(Unavailable) as caught:
                 client.encode(jpeg())

@@ -51,14 +51,23 @@ def guarded(ca: trustme.CA, folder: Path) -> Iterator[Service]:
     """A service with mutual TLS and bearer tokens."""
     server = issue(ca, folder, "server")
     (folder / "tokens").write_text(f"{TOKEN}\n")
-    settings = {"tls_certificate": server.certificate, "tls_key": server.key, "tls_client_ca": folder / "ca.pem"}
-    with running(bearer_token_file=str(folder / "tokens"), **{name: str(file) for name, file in settings.items()}) as service:
+    settings = {
+        "tls_certificate": server.certificate,
+        "tls_key": server.key,
+        "tls_client_ca": folder / "ca.pem",
+    }
+    with running(
+        bearer_token_file=str(folder / "tokens"),
+        **{name: str(file) for name, file in settings.items()},
+    ) as service:
         yield service
         assert not [line for line in service.log if TOKEN in line or OTHER_TOKEN in line]
 
 
 def credentials(folder: Path, own: Files | None, ca_name: str = "ca") -> grpc.ChannelCredentials:
-    key, chain = (None, None) if own is None else (own.key.read_bytes(), own.certificate.read_bytes())
+    key, chain = (
+        (None, None) if own is None else (own.key.read_bytes(), own.certificate.read_bytes())
+    )
     return grpc.ssl_channel_credentials((folder / f"{ca_name}.pem").read_bytes(), key, chain)
 
 
@@ -71,7 +80,9 @@ def context(folder: Path, own: Files | None, ca_name: str = "ca") -> ssl.SSLCont
 
 def grpc_connects(service: Service, folder: Path, own: Files | None, ca_name: str = "ca") -> bool:
     try:
-        with Client(service.grpc, credentials=credentials(folder, own, ca_name), bearer_token=TOKEN) as client:
+        with Client(
+            service.grpc, credentials=credentials(folder, own, ca_name), bearer_token=TOKEN
+        ) as client:
             return bool(client.tokenizers())
     except Unavailable:
         return False
@@ -79,7 +90,10 @@ def grpc_connects(service: Service, folder: Path, own: Files | None, ca_name: st
 
 def rest_connects(service: Service, folder: Path, own: Files | None, ca_name: str = "ca") -> bool:
     try:
-        return httpx.get(f"{service.rest}/livez", verify=context(folder, own, ca_name)).status_code == 200
+        return (
+            httpx.get(f"{service.rest}/livez", verify=context(folder, own, ca_name)).status_code
+            == 200
+        )
     except httpx.TransportError:
         return False
 
@@ -97,10 +111,19 @@ async def test_both_clients_and_the_command_line(
         assert list(client.encode_stream([jpeg()] * 3, 8)) == [tokens] * 3
     async with AsyncClient(guarded.grpc, credentials=own, bearer_token=TOKEN) as client:
         assert await client.encode(jpeg(), 8) == tokens
-        assert [result async for result in client.decode_stream([tokens] * 2)] == [await client.decode(tokens)] * 2
+        assert [result async for result in client.decode_stream([tokens] * 2)] == [
+            await client.decode(tokens)
+        ] * 2
     (picture := tmp_path / "photo.jpg").write_bytes(jpeg())
     (token := tmp_path / "token").write_text(TOKEN + "\n")
-    tls = ["--ca", str(folder / "ca.pem"), "--certificate", str(caller.certificate), "--key", str(caller.key)]
+    tls = [
+        "--ca",
+        str(folder / "ca.pem"),
+        "--certificate",
+        str(caller.certificate),
+        "--key",
+        str(caller.key),
+    ]
     ask = ["encode", str(picture), "-k", "8", "--server", guarded.grpc, *tls]
     assert command_line([*ask, "--bearer-token-file", str(token)]) == 0
     assert (tmp_path / "photo.ctok").read_bytes() == tokens.to_bytes()
@@ -109,7 +132,9 @@ async def test_both_clients_and_the_command_line(
     assert command_line(ask) == 0
 
 
-def test_only_certificates_of_the_ca_that_are_not_expired_connect(guarded: Service, folder: Path, ca: trustme.CA, caller: Files) -> None:
+def test_only_certificates_of_the_ca_that_are_not_expired_connect(
+    guarded: Service, folder: Path, ca: trustme.CA, caller: Files
+) -> None:
     strangers = {
         "no certificate": None,
         "an expired certificate": issue(ca, folder, "expired", expired=True),
@@ -168,7 +193,9 @@ def test_no_tls_below_1_2(guarded: Service, caller: Files) -> None:
         thread.join(10)
 
 
-def test_a_renewed_certificate_and_another_client_ca_need_no_restart(guarded: Service, folder: Path, ca: trustme.CA, caller: Files) -> None:
+def test_a_renewed_certificate_and_another_client_ca_need_no_restart(
+    guarded: Service, folder: Path, ca: trustme.CA, caller: Files
+) -> None:
     new_ca = trustme.CA()
     write_ca(new_ca, folder, "new-ca")
     new_caller = issue(new_ca, folder, "new-caller")
@@ -187,13 +214,32 @@ def test_a_renewed_certificate_and_another_client_ca_need_no_restart(guarded: Se
     assert rest_connects(guarded, folder, caller)
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer wrong", f"Bearer {OTHER_TOKEN}", f"Basic {TOKEN}"])
-def test_without_a_good_token_only_health_answers(guarded: Service, folder: Path, caller: Files, authorization: str | None) -> None:
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer", "Bearer wrong", f"Bearer {OTHER_TOKEN}", f"Basic {TOKEN}"]
+)
+def test_without_a_good_token_only_health_answers(
+    guarded: Service, folder: Path, caller: Files, authorization: str | None
+) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    with httpx.Client(base_url=guarded.rest, verify=context(folder, caller), headers=headers) as rest:
+    with httpx.Client(
+        base_url=guarded.rest, verify=context(folder, caller), headers=headers
+    ) as rest:
         assert [rest.get(path).status_code for path in ("/livez", "/readyz")] == [200, 200]
-        closed = ["/metrics", "/docs", "/openapi.json", "/v1/tokenizers", "/nothing", "//livez", "/livez/", "/LIVEZ", "/livez/../metrics"]
-        replies = [rest.get(path) for path in closed] + [rest.post("/v1/encode", content=jpeg()), rest.post("/v1/decode", content=b"")]
+        closed = [
+            "/metrics",
+            "/docs",
+            "/openapi.json",
+            "/v1/tokenizers",
+            "/nothing",
+            "//livez",
+            "/livez/",
+            "/LIVEZ",
+            "/livez/../metrics",
+        ]
+        replies = [rest.get(path) for path in closed] + [
+            rest.post("/v1/encode", content=jpeg()),
+            rest.post("/v1/decode", content=b""),
+        ]
         for reply in replies:
             assert reply.status_code == 401, reply.url
             assert reply.headers["www-authenticate"] == "Bearer"
@@ -201,23 +247,45 @@ def test_without_a_good_token_only_health_answers(guarded: Service, folder: Path
             assert reply.json()["code"] == "UNAUTHENTICATED"
     metadata = () if authorization is None else (("authorization", authorization),)
     with grpc.secure_channel(guarded.grpc, credentials(folder, caller)) as channel:
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), metadata=metadata, timeout=10)
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), metadata=metadata, timeout=10
+        )
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         listing = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         with pytest.raises(grpc.RpcError) as caught:
-            list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(listing, metadata=metadata, timeout=10))
+            list(
+                reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+                    listing, metadata=metadata, timeout=10
+                )
+            )
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    with Client(guarded.grpc, credentials=credentials(folder, caller), bearer_token=OTHER_TOKEN if authorization else None) as client:
-        for call in (lambda: client.encode(jpeg()), lambda: list(client.encode_stream([jpeg()])), client.tokenizers):
+    with Client(
+        guarded.grpc,
+        credentials=credentials(folder, caller),
+        bearer_token=OTHER_TOKEN if authorization else None,
+    ) as client:
+        for call in (
+            lambda: client.encode(jpeg()),
+            lambda: list(client.encode_stream([jpeg()])),
+            client.tokenizers,
+        ):
             with pytest.raises(Unauthenticated):
                 call()
 
 
-def test_tokens_are_rotated_without_a_restart(guarded: Service, folder: Path, caller: Files) -> None:
+def test_tokens_are_rotated_without_a_restart(
+    guarded: Service, folder: Path, caller: Files
+) -> None:
     def passing(token: str) -> bool:
-        reply = httpx.get(f"{guarded.rest}/v1/tokenizers", verify=context(folder, caller), headers={"Authorization": f"Bearer {token}"})
+        reply = httpx.get(
+            f"{guarded.rest}/v1/tokenizers",
+            verify=context(folder, caller),
+            headers={"Authorization": f"Bearer {token}"},
+        )
         try:
-            with Client(guarded.grpc, credentials=credentials(folder, caller), bearer_token=token) as client:
+            with Client(
+                guarded.grpc, credentials=credentials(folder, caller), bearer_token=token
+            ) as client:
                 client.tokenizers()
             assert reply.status_code == 200
         except Unauthenticated:
@@ -239,7 +307,9 @@ def test_tokens_are_rotated_without_a_restart(guarded: Service, folder: Path, ca
 
 
 def is_loopback(text: str) -> bool:
-    address = ipaddress.ip_address(text)  # gRPC binds to ::ffff:127.0.0.1 where it is told 127.0.0.1
+    address = ipaddress.ip_address(
+        text
+    )  # gRPC binds to ::ffff:127.0.0.1 where it is told 127.0.0.1
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
@@ -247,11 +317,23 @@ def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
     with running(host="0.0.0.0") as service:
         own = {int(address.rsplit(":", 1)[1]) for address in (service.rest, service.grpc)}
         processes = [psutil.Process(service.process.pid), *service.children()]
-        listening = [one.laddr for process in processes for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        listening = [
+            one.laddr
+            for process in processes
+            for one in process.net_connections("inet")
+            if one.status == psutil.CONN_LISTEN
+        ]
         open_to_all = {address.port for address in listening if not is_loopback(address.ip)}
         assert open_to_all == own
-        assert {address.port for address in listening} - own, "Triton listens nowhere, so this test saw nothing"
-        udp = [one.laddr for process in processes for one in process.net_connections("udp") if one.laddr]
+        assert {address.port for address in listening} - own, (
+            "Triton listens nowhere, so this test saw nothing"
+        )
+        udp = [
+            one.laddr
+            for process in processes
+            for one in process.net_connections("udp")
+            if one.laddr
+        ]
         assert not [address for address in udp if not is_loopback(address.ip)]
         assert sample(service, "channeltok_engine_ready") > 0
 
@@ -263,10 +345,15 @@ def test_a_url_is_not_fetched(service: Service) -> None:
         svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}"/></svg>'
         xml = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{url}">]><svg>&x;</svg>'
         for document in (url, svg, xml, f'{{"url": "{url}"}}'):
-            assert httpx.post(f"{service.rest}/v1/encode", content=document).status_code in (415, 422)
+            assert httpx.post(f"{service.rest}/v1/encode", content=document).status_code in (
+                415,
+                422,
+            )
             with pytest.raises(InvalidInput):
                 client.encode(document.encode())
-            httpx.post(f"{service.rest}/v1/encode", params={"url": url, "tokenizer": url}, content=jpeg())
+            httpx.post(
+                f"{service.rest}/v1/encode", params={"url": url, "tokenizer": url}, content=jpeg()
+            )
         with pytest.raises(TimeoutError):
             bait.accept()
 
@@ -274,7 +361,10 @@ def test_a_url_is_not_fetched(service: Service) -> None:
 def test_a_start_with_bad_files_says_why(tmp_path: Path) -> None:
     (empty := tmp_path / "empty").write_text("")
     for settings, sentence in (
-        ({"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"}, "cannot read /nowhere.pem (No such file or directory)"),
+        (
+            {"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"},
+            "cannot read /nowhere.pem (No such file or directory)",
+        ),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls_certificate and tls_key go together"),
         ({"BEARER_TOKEN_FILE": str(empty)}, "holds no bearer token"),
     ):

@@ -60,7 +60,11 @@ def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]
 @pytest.mark.slow  # what can be killed is killed in the chaos attacks too; stopping a process is not
 def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> None:
     """In the middle of work: each call has an answer, right or UNAVAILABLE, and soon all of them are right."""
-    with running(probe_seconds="0.5") as service, Client(service.grpc, timeout=20) as client, ThreadPoolExecutor(8) as pool:
+    with (
+        running(probe_seconds="0.5") as service,
+        Client(service.grpc, timeout=20) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         expected = client.encode(jpeg())
 
         def attempt(_: int) -> Tokens | str:
@@ -76,10 +80,17 @@ def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> N
             for process in processes:
                 process.send_signal(number)
             answers = list(pending)
-            assert {answer for answer in answers if isinstance(answer, str)} <= {"ENGINE_UNAVAILABLE", "OVERLOADED"}, fault
-            assert all(answer == expected for answer in answers if isinstance(answer, Tokens)), fault
+            assert {answer for answer in answers if isinstance(answer, str)} <= {
+                "ENGINE_UNAVAILABLE",
+                "OVERLOADED",
+            }, fault
+            assert all(answer == expected for answer in answers if isinstance(answer, Tokens)), (
+                fault
+            )
             eventually(lambda what=what, before=before: restarts(service, what) > before, 30, fault)
-            eventually(lambda: all(answer == expected for answer in pool.map(attempt, range(8))), 30, fault)
+            eventually(
+                lambda: all(answer == expected for answer in pool.map(attempt, range(8))), 30, fault
+            )
             eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, fault)
             assert len(stubs(service)) == 2 * len(stubs(service, "demo_encode")) == 4
 
@@ -126,7 +137,9 @@ def flag(tmp_path: Path) -> Path:
 @contextmanager
 def running_sick(tmp_path: Path, flag: Path, **settings: str) -> Iterator[Service]:
     repository = tmp_path / "models"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__")
+    )
     with (repository / "demo_encode/1/model.py").open("a") as file:
         file.write(SICK.replace("FLAG", str(flag)))
     with running(model_repository=str(repository), **settings) as service:
@@ -136,7 +149,9 @@ def running_sick(tmp_path: Path, flag: Path, **settings: str) -> Iterator[Servic
 @pytest.fixture
 def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
     """With one engine process for each model."""
-    with running_sick(tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout="1") as service:
+    with running_sick(
+        tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout="1"
+    ) as service:
         yield service
 
 
@@ -166,7 +181,11 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, f
         time.sleep(0.2)
         (decoder,) = stubs(sick, "demo_decode")
         decoder.kill()
-        eventually(lambda: restarts(sick, "demo_encode") >= 1 <= restarts(sick, "demo_decode_k256"), 40, "both restarts")
+        eventually(
+            lambda: restarts(sick, "demo_encode") >= 1 <= restarts(sick, "demo_decode_k256"),
+            40,
+            "both restarts",
+        )
         eventually(lambda: tokens(client) == expected, 30, "the right answer")
         eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 30, "readiness")
         assert client.decode(expected) == picture
@@ -177,7 +196,11 @@ def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path, flag
     """The other one answers all who come, and every probe. One caller alone sees it: younger ones were answered, and he was not; and of two
     workers only his."""
     settings = {"engine_instances": "2", "probe_seconds": "60", "workers": "2"}
-    with running_sick(tmp_path, flag, **settings) as service, Client(service.grpc, timeout=6.5) as client, ThreadPoolExecutor(1) as pool:
+    with (
+        running_sick(tmp_path, flag, **settings) as service,
+        Client(service.grpc, timeout=6.5) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         expected = client.encode(jpeg())
         flag.write_text("one hangs")
         overtaken = pool.submit(client.encode, jpeg())
@@ -194,9 +217,13 @@ def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path, flag
 @contextmanager
 def deaf(process: psutil.Process) -> Iterator[None]:
     """All of its threads but the first stand still, until it is killed: to everybody else it is asleep, with nothing to do."""
-    threads = [int(task) for task in os.listdir(f"/proc/{process.pid}/task") if int(task) != process.pid]
+    threads = [
+        int(task) for task in os.listdir(f"/proc/{process.pid}/task") if int(task) != process.pid
+    ]
     for request, thread in itertools.product((PTRACE_SEIZE, PTRACE_INTERRUPT), threads):
-        assert ctypes.CDLL(None).ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None) == 0
+        assert (
+            ctypes.CDLL(None).ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None) == 0
+        )
 
     def see_them_end() -> None:
         for thread in threads:  # who traces them must, or they are never gone
@@ -212,7 +239,10 @@ def deaf(process: psutil.Process) -> Iterator[None]:
 
 
 def test_a_triton_that_answers_nobody_is_replaced() -> None:
-    with running(engine_instances="1", probe_seconds="0.5", engine_timeout="3") as service, Client(service.grpc, timeout=5) as client:
+    with (
+        running(engine_instances="1", probe_seconds="0.5", engine_timeout="3") as service,
+        Client(service.grpc, timeout=5) as client,
+    ):
         expected = client.encode(jpeg())
         with deaf(triton(service)):
             eventually(lambda: restarts(service, "triton") >= 1, 40, "the restart")
@@ -231,11 +261,21 @@ def test_a_model_that_triton_has_no_more_is_told() -> None:
             standing_still(owner),
         ):
             engine.unload_model("demo_encode")
-            eventually(lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 0, 20, "what is told of the encoder")
+            eventually(
+                lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 0,
+                20,
+                "what is told of the encoder",
+            )
             assert httpx.get(f"{guest.rest}/readyz").status_code == 503
             engine.load_model("demo_encode")
-            eventually(lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 1, 20, "the encoder's return")
-            eventually(lambda: httpx.get(f"{guest.rest}/readyz").status_code == 200, 20, "readiness")
+            eventually(
+                lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 1,
+                20,
+                "the encoder's return",
+            )
+            eventually(
+                lambda: httpx.get(f"{guest.rest}/readyz").status_code == 200, 20, "readiness"
+            )
 
 
 def test_children_die_with_a_killed_parent() -> None:
@@ -245,5 +285,12 @@ def test_children_die_with_a_killed_parent() -> None:
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
         eventually(
-            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30, "the end of children"
+            lambda: (
+                not any(
+                    child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+                    for child in children
+                )
+            ),
+            30,
+            "the end of children",
         )

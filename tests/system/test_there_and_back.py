@@ -28,21 +28,32 @@ def mean_square_error(picture: bytes, photo: bytes, size: int) -> float:
 
 
 def test_rest_gives_64_ids_and_a_picture_of_the_photo(rest: httpx.Client) -> None:
-    document = rest.post("/v1/encode?k=64", content=jpeg("astronaut"), headers=JPEG).raise_for_status().json()
+    document = (
+        rest.post("/v1/encode?k=64", content=jpeg("astronaut"), headers=JPEG)
+        .raise_for_status()
+        .json()
+    )
     assert document["k"] == len(document["tokens"]) == 64
     assert set(document) == {"tokenizer", "fingerprint", "k", "tokens"}
-    reply = rest.post("/v1/decode", json=document, headers={"Accept": "image/png"}).raise_for_status()
+    reply = rest.post(
+        "/v1/decode", json=document, headers={"Accept": "image/png"}
+    ).raise_for_status()
     assert reply.headers["content-type"] == "image/png"
     size = rest.get("/v1/tokenizers").json()["tokenizers"][0]["picture_size"]
     grey = pictures.render(np.full((size, size, 3), 128, np.uint8), "PNG")
-    assert mean_square_error(reply.content, jpeg("astronaut"), size) < 0.6 * mean_square_error(grey, jpeg("astronaut"), size)
+    assert mean_square_error(reply.content, jpeg("astronaut"), size) < 0.6 * mean_square_error(
+        grey, jpeg("astronaut"), size
+    )
 
 
 def test_more_tokens_give_a_better_picture(client: Client) -> None:
     size = client.tokenizers()[0].picture_size
     errors = []
     for k in (8, 32, 256):
-        restored = [mean_square_error(client.decode(client.encode(photo, k)), photo, size) for photo in crops(20)]
+        restored = [
+            mean_square_error(client.decode(client.encode(photo, k)), photo, size)
+            for photo in crops(20)
+        ]
         errors.append(np.mean(restored))
     assert errors[0] > 1.1 * errors[1] > 1.1 * errors[2]
 
@@ -50,18 +61,38 @@ def test_more_tokens_give_a_better_picture(client: Client) -> None:
 def test_rest_and_grpc_give_the_same_bytes(rest: httpx.Client, client: Client) -> None:
     photo = jpeg("coffee")
     tokens = client.encode(photo, 100)
-    octets = rest.post("/v1/encode?k=100", content=photo, headers={**JPEG, "Accept": OCTETS}).raise_for_status().content
+    octets = (
+        rest.post("/v1/encode?k=100", content=photo, headers={**JPEG, "Accept": OCTETS})
+        .raise_for_status()
+        .content
+    )
     assert octets == tokens.to_bytes()
-    picture = rest.post("/v1/decode", content=octets, headers={"Content-Type": OCTETS, "Accept": "image/png"}).raise_for_status().content
+    picture = (
+        rest.post(
+            "/v1/decode", content=octets, headers={"Content-Type": OCTETS, "Accept": "image/png"}
+        )
+        .raise_for_status()
+        .content
+    )
     assert picture == client.decode(tokens, "png")
 
 
-@pytest.mark.parametrize(("format", "media_type"), [("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")])
-def test_every_format_in_and_out(client: Client, rest: httpx.Client, format: str, media_type: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "media_type"), [("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")]
+)
+def test_every_format_in_and_out(
+    client: Client, rest: httpx.Client, format: str, media_type: str
+) -> None:
     picture = client.decode(client.encode(jpeg()), format)  # type: ignore[arg-type]
     assert pictures.read_header(picture).format.lower() == format
-    document = rest.post("/v1/encode", content=picture, headers={"Content-Type": media_type}).raise_for_status().json()
-    reply = rest.post("/v1/decode", json=document, headers={"Accept": media_type}).raise_for_status()
+    document = (
+        rest.post("/v1/encode", content=picture, headers={"Content-Type": media_type})
+        .raise_for_status()
+        .json()
+    )
+    reply = rest.post(
+        "/v1/decode", json=document, headers={"Accept": media_type}
+    ).raise_for_status()
     assert reply.headers["content-type"] == media_type
     assert pictures.read_header(reply.content).format.lower() == format
 
@@ -71,7 +102,9 @@ def test_both_streams_give_what_single_calls_give(client: Client) -> None:
     tokens = list(client.encode_stream(photos, k=40))
     assert tokens == [client.encode(photo, 40) for photo in photos]
     sequences = [sequence for sequence in tokens if isinstance(sequence, Tokens)]
-    assert list(client.decode_stream(sequences, "png")) == [client.decode(sequence, "png") for sequence in sequences]
+    assert list(client.decode_stream(sequences, "png")) == [
+        client.decode(sequence, "png") for sequence in sequences
+    ]
 
 
 async def test_the_asyncio_client(service: Service, client: Client) -> None:
@@ -87,7 +120,9 @@ def test_the_command_line(service: Service, client: Client, tmp_path: Path) -> N
 
     def channeltok(*arguments: str) -> str:
         command = [Path(sys.executable).with_name("channeltok"), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
     channeltok("encode", str(photo), "-k", "64", "-o", str(packed), "--server", service.grpc)
     assert packed.read_bytes() == client.encode(jpeg("rocket"), 64).to_bytes()
@@ -98,8 +133,12 @@ def test_the_command_line(service: Service, client: Client, tmp_path: Path) -> N
 
 def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     served = client.tokenizers()[0]
-    encode = onnxruntime.InferenceSession(ROOT / f"model_repository/{served.name}_encode/1/model.onnx")
-    decode = onnxruntime.InferenceSession(ROOT / f"model_repository/{served.name}_decode_k{served.channels}/1/model.onnx")
+    encode = onnxruntime.InferenceSession(
+        ROOT / f"model_repository/{served.name}_encode/1/model.onnx"
+    )
+    decode = onnxruntime.InferenceSession(
+        ROOT / f"model_repository/{served.name}_decode_k{served.channels}/1/model.onnx"
+    )
     photos = crops(20)
     pixels = np.stack([pictures.prepare(photo, served.picture_size) for photo in photos])
     bare = np.concatenate([encode.run(None, {"picture": one[None]})[0] for one in pixels])
@@ -108,7 +147,10 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     kept = bare.copy()
     kept[:, 50:] = -1
     restored = np.concatenate([decode.run(None, {"tokens": one[None]})[0] for one in kept])
-    decoded = [pictures.prepare(client.decode(sequence.prefix(50)), served.picture_size) for sequence in tokens]
+    decoded = [
+        pictures.prepare(client.decode(sequence.prefix(50)), served.picture_size)
+        for sequence in tokens
+    ]
     difference = np.abs(np.stack(decoded).astype(int) - restored)
     # The default follows the processor; in bf16 a pixel moves by 2 of 255 with avx512_bf16 (docs/decisions/0011), by 3 with AMX.
     assert difference.max() <= (3 if processor_has_bf16() else 0)
@@ -116,9 +158,14 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
 
 def test_a_reply_names_its_engine(rest: httpx.Client, service: Service) -> None:
     encode = rest.post("/v1/encode?k=8", content=jpeg(), headers=JPEG)
-    decode = rest.post("/v1/decode", content=encode.content, headers={"Content-Type": "application/json"})
+    decode = rest.post(
+        "/v1/decode", content=encode.content, headers={"Content-Type": "application/json"}
+    )
     engines = [reply.raise_for_status().headers["ChannelTok-Engine"] for reply in (encode, decode)]
-    assert engines == ["onnxruntime f32", "openvino bf16" if processor_has_bf16() else "onnxruntime f32"]
+    assert engines == [
+        "onnxruntime f32",
+        "openvino bf16" if processor_has_bf16() else "onnxruntime f32",
+    ]
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
         encoded = stub.Encode(tokenizer_pb2.EncodeRequest(picture=jpeg()))

@@ -59,7 +59,10 @@ def trace_of(collector: Collector, count: int, call: Callable[[], str]) -> dict[
     for _ in range(3):
         trace = call()
         with suppress(AssertionError):
-            eventually(lambda trace=trace: sum(span.trace == trace for span in collector.spans) >= count, 10)  # type: ignore[misc]
+            eventually(
+                lambda trace=trace: sum(span.trace == trace for span in collector.spans) >= count,
+                10,
+            )  # type: ignore[misc]
             break
     found = [span for span in collector.spans if span.trace == trace]
     assert len(found) == count, [span.name for span in found]
@@ -72,7 +75,9 @@ def parents(spans: dict[str, Span]) -> dict[str, str]:
     return {name: names[span.parent] for name, span in spans.items()}
 
 
-def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, collector: Collector, tracer: Tracer) -> None:
+def test_one_encode_is_one_trace_from_the_caller_to_the_engine(
+    traced: Service, collector: Collector, tracer: Tracer
+) -> None:
     def call() -> str:
         with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop:
             client.encode(jpeg(), 20)
@@ -93,7 +98,11 @@ def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, 
         "shop": CALLER,
         **dict.fromkeys(("InferRequest", "demo_encode", "compute"), TRITON),
     }
-    assert spans["encode"].attributes == {"channeltok.k": 20, "channeltok.tokenizer": "demo", "channeltok.code": "OK"}
+    assert spans["encode"].attributes == {
+        "channeltok.k": 20,
+        "channeltok.tokenizer": "demo",
+        "channeltok.code": "OK",
+    }
     assert spans["engine"].attributes == {"channeltok.model": "demo_encode"}
     for name, parent in parents(spans).items():
         if parent:
@@ -102,24 +111,42 @@ def test_one_encode_is_one_trace_from_the_caller_to_the_engine(traced: Service, 
             assert spans[name].end <= spans[parent].end or spans[name].service == TRITON
 
 
-def test_rest_and_decode_and_streams_are_traced(traced: Service, collector: Collector, tracer: Tracer) -> None:
+def test_rest_and_decode_and_streams_are_traced(
+    traced: Service, collector: Collector, tracer: Tracer
+) -> None:
     with Client(traced.grpc) as client:
         tokens = client.encode(jpeg(), 20)
 
         def decode() -> str:
             trace = uuid.uuid4().hex
-            headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "content-type": "application/octet-stream"}
-            httpx.post(f"{traced.rest}/v1/decode", content=tokens.to_bytes(), headers=headers).raise_for_status()
+            headers = {
+                "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+                "content-type": "application/octet-stream",
+            }
+            httpx.post(
+                f"{traced.rest}/v1/decode", content=tokens.to_bytes(), headers=headers
+            ).raise_for_status()
             return trace
 
         spans = trace_of(collector, 8, decode)
         assert spans["decode"].parent == "00f067aa0ba902b7"
-        assert {name for name, span in spans.items() if span.parent == spans["decode"].id} == {"admission", "unpack", "engine", "render"}
+        assert {name for name, span in spans.items() if span.parent == spans["decode"].id} == {
+            "admission",
+            "unpack",
+            "engine",
+            "render",
+        }
         assert spans["compute"].service == TRITON
         with tracer.start_as_current_span("bulk") as bulk:
             assert len(list(client.encode_stream([jpeg()] * 3, k=4))) == 3
-        eventually(lambda: len(bulk_spans(collector, bulk)) == 3, 20, "a span for each picture of the stream")
-        assert {span.parent for span in bulk_spans(collector, bulk)} == {format_span_id(bulk.get_span_context().span_id)}
+        eventually(
+            lambda: len(bulk_spans(collector, bulk)) == 3,
+            20,
+            "a span for each picture of the stream",
+        )
+        assert {span.parent for span in bulk_spans(collector, bulk)} == {
+            format_span_id(bulk.get_span_context().span_id)
+        }
 
 
 def bulk_spans(collector: Collector, bulk: object) -> list[Span]:
@@ -127,7 +154,9 @@ def bulk_spans(collector: Collector, bulk: object) -> list[Span]:
     return [span for span in collector.of(GATEWAY, "encode_stream") if span.trace == trace]
 
 
-def test_the_asyncio_client_passes_its_context_on(traced: Service, collector: Collector, tracer: Tracer) -> None:
+def test_the_asyncio_client_passes_its_context_on(
+    traced: Service, collector: Collector, tracer: Tracer
+) -> None:
     async def encode() -> str:
         async with AsyncClient(traced.grpc) as client:
             with tracer.start_as_current_span("shop") as shop:
@@ -138,27 +167,40 @@ def test_the_asyncio_client_passes_its_context_on(traced: Service, collector: Co
     assert parents(spans)["encode"] == "shop"
 
 
-def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(traced: Service, collector: Collector, tracer: Tracer) -> None:
+def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(
+    traced: Service, collector: Collector, tracer: Tracer
+) -> None:
     trace = ""
 
     def call() -> str:
         nonlocal trace
-        with Client(traced.grpc) as client, tracer.start_as_current_span("shop") as shop, pytest.raises(ChannelTokError):
+        with (
+            Client(traced.grpc) as client,
+            tracer.start_as_current_span("shop") as shop,
+            pytest.raises(ChannelTokError),
+        ):
             client.encode(b"no picture", 20)
         trace = format_trace_id(shop.get_span_context().trace_id)
         return trace
 
     spans = trace_of(collector, 3, call)
     assert spans["encode"].attributes["channeltok.code"] == "BAD_PICTURE"
-    assert spans["encode"].status == 0  # a caller's fault is no error of the server's, by OpenTelemetry's conventions
+    assert (
+        spans["encode"].status == 0
+    )  # a caller's fault is no error of the server's, by OpenTelemetry's conventions
     assert trace in {json.loads(line).get("trace_id") for line in list(traced.log)}
 
 
-def test_an_unsampled_call_health_and_probes_have_no_spans(traced: Service, collector: Collector) -> None:
+def test_an_unsampled_call_health_and_probes_have_no_spans(
+    traced: Service, collector: Collector
+) -> None:
     unsampled = "5bf92f3577b34da6a3ce929d0e0e4736"
     before = len(collector.spans)
     for path in ("/livez", "/readyz", "/metrics"):
-        httpx.get(traced.rest + path, headers={"traceparent": "00-6bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+        httpx.get(
+            traced.rest + path,
+            headers={"traceparent": "00-6bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+        )
     headers = {"traceparent": f"00-{unsampled}-00f067aa0ba902b7-00"}
     httpx.post(f"{traced.rest}/v1/encode", content=jpeg(), headers=headers).raise_for_status()
     time.sleep(2)  # many probes, and many exports
@@ -168,7 +210,9 @@ def test_an_unsampled_call_health_and_probes_have_no_spans(traced: Service, coll
 def test_without_a_caller_the_trace_begins_here(traced: Service, collector: Collector) -> None:
     def call() -> str:
         before = {span.trace for span in collector.spans}
-        httpx.post(f"{traced.rest}/v1/encode", content=jpeg(), headers={"traceparent": "00-rubbish"}).raise_for_status()
+        httpx.post(
+            f"{traced.rest}/v1/encode", content=jpeg(), headers={"traceparent": "00-rubbish"}
+        ).raise_for_status()
         with suppress(AssertionError):
             eventually(lambda: {span.trace for span in collector.spans} - before, 10)
         begun = {span.trace for span in collector.spans} - before
@@ -192,7 +236,9 @@ def test_a_dead_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None
     with socket.socket() as silent:  # takes connections and never answers: worse than a closed port
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
@@ -213,5 +259,7 @@ def test_a_dead_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_transport_that_is_not_there_is_refused() -> None:
-    said = refused_start(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    said = refused_start(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+    )
     assert "http/protobuf" in said

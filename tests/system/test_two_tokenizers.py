@@ -25,7 +25,15 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = ChannelTok(SIZES["tiny"])
     names = their_names(model)
     path = tmp_path_factory.mktemp("elsewhere") / "Theirs.ckpt"
-    torch.save({"model_state_dict": {f"module.{names[ours]}": value for ours, value in model.state_dict().items()}, "epoch": 3}, path)
+    torch.save(
+        {
+            "model_state_dict": {
+                f"module.{names[ours]}": value for ours, value in model.state_dict().items()
+            },
+            "epoch": 3,
+        },
+        path,
+    )
     return path
 
 
@@ -37,11 +45,16 @@ def both(theirs: Path) -> Iterator[Client]:
     for i, data in enumerate(crops(2)):
         (photos / f"{i}.jpg").write_bytes(data)
     repository = theirs.parent / "model_repository"
-    shutil.copytree(ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(theirs.parent)
         export([str(theirs), "--repository", str(repository), "--data", str(photos)])
-    with running(model_repository=str(repository), default_tokenizer="demo") as service, Client(service.grpc, timeout=60) as client:
+    with (
+        running(model_repository=str(repository), default_tokenizer="demo") as service,
+        Client(service.grpc, timeout=60) as client,
+    ):
         yield client
 
 

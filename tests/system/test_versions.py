@@ -15,10 +15,17 @@ from tests.system.running import eventually, running
 from tests.system.test_self_healing import restarts, stubs, tokens
 
 
-def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(tmp_path: Path) -> None:
+def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed_call(
+    tmp_path: Path,
+) -> None:
     exported = models.nudged_repository()
     repository = models.demo_repository(tmp_path)
-    with running(model_repository=str(repository), probe_seconds="0.5", retire_seconds="4") as service, Client(service.grpc) as client:
+    with (
+        running(
+            model_repository=str(repository), probe_seconds="0.5", retire_seconds="4"
+        ) as service,
+        Client(service.grpc) as client,
+    ):
         (old,) = client.tokenizers()
         old_tokens = client.encode(jpeg())
         stopping = threading.Event()
@@ -47,7 +54,11 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         assert sample(service, "channeltok_tokenizer_info", **current) == 1
         assert sample(service, "channeltok_tokenizer_info") == 1
         eventually(lambda: client.tokenizers() == [new], 60, "the old one's retirement")
-        eventually(lambda: math.isnan(sample(service, "channeltok_engine_ready", model="demo_encode")), 10, "no more said of the old one")
+        eventually(
+            lambda: math.isnan(sample(service, "channeltok_engine_ready", model="demo_encode")),
+            10,
+            "no more said of the old one",
+        )
         stopping.set()
         for worker in workers:
             worker.join()
@@ -79,7 +90,12 @@ def test_models_that_cannot_be_loaded_keep_nobody_from_anything(tmp_path: Path) 
     (staged / "a_half_config/config.pbtxt").write_text('name: "a_half')
     (staged / "a_half_graph/1/model.onnx").write_bytes(b"half a copy")
     (staged / "a_hangs/1/model.py").write_text(HANGS)
-    with running(model_repository=str(repository), probe_seconds="0.3", engine_instances="1") as service, Client(service.grpc) as client:
+    with (
+        running(
+            model_repository=str(repository), probe_seconds="0.3", engine_instances="1"
+        ) as service,
+        Client(service.grpc) as client,
+    ):
         (old,) = client.tokenizers()
         for new in exported.glob("*_v2"):
             shutil.copytree(new, staged / new.name)
@@ -87,7 +103,12 @@ def test_models_that_cannot_be_loaded_keep_nobody_from_anything(tmp_path: Path) 
         for name in bad:
             (staged / name).rename(repository / name)
         eventually(
-            lambda: {event["model"] for event in service.events("cannot_load")} == {"a_half_config", "a_half_graph"}, 40, "the words"
+            lambda: (
+                {event["model"] for event in service.events("cannot_load")}
+                == {"a_half_config", "a_half_graph"}
+            ),
+            40,
+            "the words",
         )
         eventually(lambda: len(client.tokenizers()) == 2, 40, "the new version")
         expected = client.encode(jpeg())
@@ -96,4 +117,6 @@ def test_models_that_cannot_be_loaded_keep_nobody_from_anything(tmp_path: Path) 
         encoder.kill()
         eventually(lambda: restarts(service, "demo_encode_v2") == 1, 30, "the restart")
         eventually(lambda: tokens(client) == expected, 30, "the same tokens again")
-        assert "a_hangs" not in {event["model"] for event in service.events("cannot_load")}  # Triton still waits for it
+        assert "a_hangs" not in {
+            event["model"] for event in service.events("cannot_load")
+        }  # Triton still waits for it

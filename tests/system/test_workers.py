@@ -18,24 +18,38 @@ from tests.system.running import Service, eventually, running
 
 
 def workers(service: Service) -> list[psutil.Process]:
-    return [child for child in psutil.Process(service.process.pid).children() if child.name() != "tritonserver"]
+    return [
+        child
+        for child in psutil.Process(service.process.pid).children()
+        if child.name() != "tritonserver"
+    ]
 
 
 def serves(worker: psutil.Process, service: Service) -> bool:
     """Whether it listens on the REST port, the last thing that a worker starts."""
     port = int(service.rest.rsplit(":", 1)[1])
-    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in worker.net_connections())
+    return any(
+        one.status == psutil.CONN_LISTEN and one.laddr.port == port
+        for one in worker.net_connections()
+    )
 
 
 def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None:
-    with running(workers="2", probe_seconds="0.5", max_wait="30") as service, ThreadPoolExecutor(16) as pool:
+    with (
+        running(workers="2", probe_seconds="0.5", max_wait="30") as service,
+        ThreadPoolExecutor(16) as pool,
+    ):
         assert len(workers(service)) == 2
         assert len(service.children("tritonserver")) == 1
 
         def encode(_: int) -> bytes:
             # A connection each, which the system gives to one or the other: channels of one pool would share one.
-            with grpc.insecure_channel(service.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-                reply: pb.EncodeResponse = tokenizer_pb2_grpc.TokenizerStub(channel).Encode(pb.EncodeRequest(picture=jpeg()), timeout=60)
+            with grpc.insecure_channel(
+                service.grpc, [("grpc.use_local_subchannel_pool", 1)]
+            ) as channel:
+                reply: pb.EncodeResponse = tokenizer_pb2_grpc.TokenizerStub(channel).Encode(
+                    pb.EncodeRequest(picture=jpeg()), timeout=60
+                )
                 return reply.tokens
 
         before = sample(service, "channeltok_pictures_total", rpc="encode")
@@ -57,9 +71,19 @@ def test_a_worker_that_dies_or_stands_still_is_replaced_and_a_stop_loses_nothing
         for number in (signal.SIGSTOP, signal.SIGKILL):
             victim = workers(service)[0]
             os.kill(victim.pid, number)
-            eventually(lambda gone=victim: len(workers(service)) == 2 and gone not in workers(service), 30, "a new worker")
-            eventually(lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness")
-        eventually(lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 2, 30, "their count")
+            eventually(
+                lambda gone=victim: len(workers(service)) == 2 and gone not in workers(service),
+                30,
+                "a new worker",
+            )
+            eventually(
+                lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness"
+            )
+        eventually(
+            lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 2,
+            30,
+            "their count",
+        )
         assert len(service.events("worker_stands_still")) == 1
         children = [*children, *service.children()]
         lost: list[Exception] = []
@@ -79,5 +103,13 @@ def test_a_worker_that_dies_or_stands_still_is_replaced_and_a_stop_loses_nothing
             time.sleep(2)
             assert service.stop() == 0
         assert not lost
-        eventually(lambda: sum('"unfinished": 0' in line for line in service.log) == 2, 10, "the last lines of both logs")
-        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        eventually(
+            lambda: sum('"unfinished": 0' in line for line in service.log) == 2,
+            10,
+            "the last lines of both logs",
+        )
+        assert not [
+            child
+            for child in children
+            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        ]

@@ -24,6 +24,8 @@ def test_the_first_bit_is_the_most_significant() -> None:
 
 def test_entropies_of_even_constant_and_different_ids() -> None:
     half = torch.arange(64, dtype=torch.int32) % 2  # one bit, even
-    tokens = torch.stack([half, torch.full((64,), 7, dtype=torch.int32), torch.arange(64, dtype=torch.int32)], dim=1)
+    tokens = torch.stack(
+        [half, torch.full((64,), 7, dtype=torch.int32), torch.arange(64, dtype=torch.int32)], dim=1
+    )
     assert bit_entropy(tokens) == pytest.approx(np.array([1, 0, 6]), abs=1e-6)
     assert id_entropy(tokens) == pytest.approx(np.array([1, 0, 6]), abs=1e-6)

@@ -24,15 +24,26 @@ def test_a_card_has_the_facts_and_the_reports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).half().float()
     weights = tmp_path / "mine.safetensors"
-    checkpoint.save(model, weights, {"views": "12345", "seconds": "5400", "recipe": '{"keep_all": 0.5}'})
+    checkpoint.save(
+        model, weights, {"views": "12345", "seconds": "5400", "recipe": '{"keep_all": 0.5}'}
+    )
     text = card(weights, [report(tmp_path / "a", checkpoint.fingerprint(model))])
-    for expected in ("# Model card: mine", checkpoint.fingerprint(model), "12,345", "1.5 h", "keep all 0.5", "| the | table |"):
+    for expected in (
+        "# Model card: mine",
+        checkpoint.fingerprint(model),
+        "12,345",
+        "1.5 h",
+        "keep all 0.5",
+        "| the | table |",
+    ):
         assert expected in text
     with pytest.raises(ValueError, match="judges 0123456789abcdef, but"):
         card(weights, [report(tmp_path / "b", "0123456789abcdef")])
 
 
-@pytest.mark.parametrize("weights", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "weights", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem
+)
 def test_the_committed_card_is_of_the_committed_weights(weights: Path) -> None:
     model = checkpoint.load(weights)
     text = weights.with_suffix(".md").read_text()

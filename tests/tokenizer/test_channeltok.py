@@ -19,7 +19,13 @@ def on_meta(size: str) -> ChannelTok:
 
 @pytest.mark.parametrize(
     ("size", "parameters"),
-    [("full", 159_305_603), ("tiny", 6_297_219), ("small", 18_159_619), ("medium", 31_726_467), ("large", 72_389_507)],
+    [
+        ("full", 159_305_603),
+        ("tiny", 6_297_219),
+        ("small", 18_159_619),
+        ("medium", 31_726_467),
+        ("large", 72_389_507),
+    ],
 )
 def test_every_size_of_the_paper_has_its_parameters(size: str, parameters: int) -> None:
     assert parameter_count(on_meta(size)) == parameters
@@ -27,13 +33,18 @@ def test_every_size_of_the_paper_has_its_parameters(size: str, parameters: int) 
 
 def test_the_full_size_sums_up_as_published() -> None:
     model = on_meta("full")
-    assert (parameter_count(model.encoder), parameter_count(model.decoder)) == (64_620_800, 94_684_803)
+    assert (parameter_count(model.encoder), parameter_count(model.decoder)) == (
+        64_620_800,
+        94_684_803,
+    )
 
     def sums(module: nn.Module) -> set[int]:
         return set(accumulate(parameter_count(layer) for layer in module.children()))
 
     assert {5_376, 2_859_648, 9_156_224, 20_566_400, 38_194_944, 57_541_376} <= sums(model.encoder)
-    assert {26_719_360, 57_463_040, 78_061_056, 87_997_696, 92_525_056, 94_679_232} <= sums(model.decoder)
+    assert {26_719_360, 57_463_040, 78_061_056, 87_997_696, 92_525_056, 94_679_232} <= sums(
+        model.decoder
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -124,7 +135,9 @@ def test_a_full_size_convolution_lets_patches_overlap() -> None:
     def reach(full_size_channels: int) -> int:
         """How many pixels to the right the patch of one position of the last feature map reaches."""
         torch.manual_seed(0)
-        decoder = ChannelTok(TINY.model_copy(update={"full_size_channels": full_size_channels})).decoder
+        decoder = ChannelTok(
+            TINY.model_copy(update={"full_size_channels": full_size_channels})
+        ).decoder
         layers = list(decoder)[-2 if not full_size_channels else -3 :]
         features = torch.zeros(1, 32, 32, 32, requires_grad=True)
         out = features
@@ -147,6 +160,8 @@ def test_the_budget_hint_begins_as_nothing_and_tells_which_channels_are_there() 
     with torch.inference_mode():
         assert torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))
         hinted.decoder.hint[8:] = 1.0  # type: ignore[union-attr, index]
-        assert torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))  # none of those is there
+        assert torch.equal(
+            plain.decode_prefix(tokens), hinted.decode_prefix(tokens)
+        )  # none of those is there
         hinted.decoder.hint[7] = 1.0  # type: ignore[union-attr, index]
         assert not torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))

@@ -20,7 +20,9 @@ def model() -> Cvq:
 def test_nearest_is_nearest_by_brute_force() -> None:
     torch.manual_seed(0)
     codebook, maps = Codebook(300), torch.randn(500, 16)
-    assert torch.equal(codebook.nearest(maps), torch.cdist(maps.double(), codebook.entries.double()).argmin(1))
+    assert torch.equal(
+        codebook.nearest(maps), torch.cdist(maps.double(), codebook.entries.double()).argmin(1)
+    )
     assert torch.equal(codebook.nearest(codebook.entries), torch.arange(300))
 
 
@@ -45,7 +47,9 @@ def test_tokens_of_a_picture_and_back(model: Cvq) -> None:
         absent = tokens.clone()
         absent[:, 5:] = -1
         assert torch.equal(model.decode(absent), model.decode_prefix(tokens[:, :5]))
-        assert not torch.equal(model.decode(absent), model.decode(torch.where(absent < 0, 0, absent)))
+        assert not torch.equal(
+            model.decode(absent), model.decode(torch.where(absent < 0, 0, absent))
+        )
         assert not model.codebook(torch.tensor([-1])).any()
     assert (model.codes, model.bits_per_token) == (300, 9)
 
@@ -67,7 +71,9 @@ def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(m
     assert torch.equal(model.codebook.entries, before)
     objective = Objective(Recipe(commitment_weight=0.25))
     model.loss(objective, pixels, model.train()(pixels, torch.tensor([5, 32])), 0).backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
+    )
     assert not torch.equal(model.codebook.entries, before)
 
 

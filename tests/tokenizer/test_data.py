@@ -19,7 +19,9 @@ pytestmark = [
 
 
 def test_training_batches_go_on_for_ever_and_mix_every_epoch_anew(shard: Path) -> None:
-    batches = list(islice(training_batches(str(shard), 64, 2, seed=0), 7))  # five photos: two batches an epoch
+    batches = list(
+        islice(training_batches(str(shard), 64, 2, seed=0), 7)
+    )  # five photos: two batches an epoch
     for batch in batches:
         assert (batch.shape, batch.dtype) == ((2, 3, 64, 64), torch.float32)
         assert -1 <= batch.min() < 0 < batch.max() <= 1
@@ -45,7 +47,12 @@ def test_judging_sees_what_serving_sees(shard: Path) -> None:
 
 
 def test_shards_are_a_folder_a_file_or_a_glob(shard: Path) -> None:
-    assert shards(str(shard)) == shards(str(shard.parent)) == shards(f"{shard.parent}/p*.tar") == [str(shard)]
+    assert (
+        shards(str(shard))
+        == shards(str(shard.parent))
+        == shards(f"{shard.parent}/p*.tar")
+        == [str(shard)]
+    )
     with pytest.raises(FileNotFoundError, match="no tar files"):
         shards(f"{shard.parent}/q*.tar")
 

@@ -33,22 +33,35 @@ def test_the_command_leaves_a_table_json_and_a_plot(
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).eval()
     checkpoint.save(model, tmp_path / "model.safetensors")
     output = tmp_path / "report"
-    arguments = [str(tmp_path / "model.safetensors"), "--data", str(photos), "--codecs", "-o", str(output)]
+    arguments = [
+        str(tmp_path / "model.safetensors"),
+        "--data",
+        str(photos),
+        "--codecs",
+        "-o",
+        str(output),
+    ]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     evaluate.main()
 
     report = json.loads((output / "report.json").read_text())
     assert report["photos"] == 3
-    assert report["fingerprint"] == checkpoint.fingerprint(checkpoint.load(tmp_path / "model.safetensors"))
+    assert report["fingerprint"] == checkpoint.fingerprint(
+        checkpoint.load(tmp_path / "model.safetensors")
+    )
     assert report["frechet_floor"] is None  # three photos have no covariance to speak of
     ours = [row for row in report["rows"] if row["method"] == "ChannelTok"]
     assert [(row["k"], row["size"]) for row in ours] == [(8, 16), (16, 32), (32, 64)]
     webp = [row for row in report["rows"] if row["method"] == "WebP" and row["kept"] == 1]
     assert [row["psnr"] for row in webp] == sorted(row["psnr"] for row in webp)
-    assert [row["distance"] for row in webp] == sorted((row["distance"] for row in webp), reverse=True)
+    assert [row["distance"] for row in webp] == sorted(
+        (row["distance"] for row in webp), reverse=True
+    )
     assert (output / "report.png").stat().st_size > 0
     assert (output / "report.md").read_text() in capsys.readouterr().out
-    assert [asdict(row) for row in evaluate.judged_codecs(output, "photos", 3)] == [row for row in report["rows"] if row["k"] is None]
+    assert [asdict(row) for row in evaluate.judged_codecs(output, "photos", 3)] == [
+        row for row in report["rows"] if row["k"] is None
+    ]
     for data, count in (("others", 3), ("photos", 4)):
         with pytest.raises(ValueError, match="is of 3 photos of photos, not of"):
             evaluate.judged_codecs(output, data, count)

@@ -25,7 +25,9 @@ def test_l1_by_hand() -> None:
     assert l1(black, black + 51) == pytest.approx([0.2])
 
 
-def test_ssim_is_one_for_the_photo_and_sees_structure_not_brightness(photos: NDArray[np.uint8]) -> None:
+def test_ssim_is_one_for_the_photo_and_sees_structure_not_brightness(
+    photos: NDArray[np.uint8],
+) -> None:
     assert ssim(photos, photos) == pytest.approx(np.ones(len(photos)))
     brighter = np.clip(photos.astype(int) + 10, 0, 255).astype(np.uint8)
     noise = np.random.default_rng(0).choice([-10, 10], photos.shape)  # the same mean squared error

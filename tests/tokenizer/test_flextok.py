@@ -34,8 +34,13 @@ def test_d12_has_the_papers_parameters() -> None:
         model = D12.build()
     for layers, weights in ((model.encoder.layers, 12), (model.decoder.layers, 24)):
         assert len(layers) == 12
-        assert {sum(weight.numel() for weight in layer.parameters()) for layer in layers} == {weights * 768**2}
-    assert (12 * 12 * 768**2, 12 * 24 * 768**2) == (84_934_656, 169_869_312)  # 85 M and 170 M, 255 M in all
+        assert {sum(weight.numel() for weight in layer.parameters()) for layer in layers} == {
+            weights * 768**2
+        }
+    assert (12 * 12 * 768**2, 12 * 24 * 768**2) == (
+        84_934_656,
+        169_869_312,
+    )  # 85 M and 170 M, 255 M in all
 
 
 def test_a_prefix_decodes_as_the_full_sequence_with_mask_tokens(model: FlexTok) -> None:
@@ -46,8 +51,12 @@ def test_a_prefix_decodes_as_the_full_sequence_with_mask_tokens(model: FlexTok) 
         for k in (1, 3, 7, 8):
             absent = tokens.clone()
             absent[:, k:] = -1
-            assert torch.allclose(model.decode(absent), model.decode_prefix(tokens[:, :k]), atol=1e-4)
-        assert not torch.allclose(model.decode(absent), model.decode_prefix(tokens[:, :3]), atol=1e-2)
+            assert torch.allclose(
+                model.decode(absent), model.decode_prefix(tokens[:, :k]), atol=1e-4
+            )
+        assert not torch.allclose(
+            model.decode(absent), model.decode_prefix(tokens[:, :3]), atol=1e-2
+        )
 
 
 def test_the_same_tokens_give_the_same_picture_alone_and_in_a_batch(model: FlexTok) -> None:
@@ -59,18 +68,24 @@ def test_the_same_tokens_give_the_same_picture_alone_and_in_a_batch(model: FlexT
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_euler_is_exact_on_a_straight_path(model: FlexTok, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+def test_euler_is_exact_on_a_straight_path(
+    model: FlexTok, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
     target = pixels()[:1]
     monkeypatch.setattr(model, "shape", SHAPE.model_copy(update={"steps": steps}))
     seen: list[float] = []
 
     def expected(noisy: Tensor, times: Tensor, *_: Tensor) -> Tensor:
-        assert torch.allclose(noisy, target + times * (model.noise - target), atol=1e-5)  # on the path at its time
+        assert torch.allclose(
+            noisy, target + times * (model.noise - target), atol=1e-5
+        )  # on the path at its time
         seen.append(times.item())
         return target
 
     monkeypatch.setattr(model, "expected", expected)
-    assert torch.allclose(model.decode_prefix(torch.zeros(1, 8, dtype=torch.int32)), target, atol=1e-5)
+    assert torch.allclose(
+        model.decode_prefix(torch.zeros(1, 8, dtype=torch.int32)), target, atol=1e-5
+    )
     assert [*seen, 0] == pytest.approx(euler_times(steps))
 
 
@@ -84,13 +99,18 @@ def test_times_fall_from_all_noise_to_none_and_are_dense_near_noise() -> None:
 def test_each_register_begins_at_a_patch() -> None:
     torch.manual_seed(0)
     model = FlexShape().build()
-    places = torch.nn.functional.normalize(model.decoder.position, dim=1) @ torch.nn.functional.normalize(model.encoder.patchify.position).T
+    places = (
+        torch.nn.functional.normalize(model.decoder.position, dim=1)
+        @ torch.nn.functional.normalize(model.encoder.patchify.position).T
+    )
     assert torch.allclose(places.max(1).values, torch.ones(64), atol=1e-5)
     assert places.argmax(1).unique().numel() == 64
     assert places.median() < 0.1
 
 
-def test_guidance_goes_from_no_token_past_the_tokens(model: FlexTok, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_goes_from_no_token_past_the_tokens(
+    model: FlexTok, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noisy, time = model.noise, torch.ones(1)
     codes, present = torch.ones(1, 8, 6), torch.ones(1, 8, dtype=torch.bool)
     with torch.inference_mode():
@@ -113,7 +133,9 @@ def test_the_loss_is_of_the_velocity(model: FlexTok) -> None:
     photo, times = pixels(), torch.full((4, 1, 1, 1), 0.5)
     objective = Objective(Recipe())
     assert model.loss(objective, photo, (photo, times), 0) == 0
-    assert model.loss(objective, photo, (photo + 0.1, times), 0).item() == pytest.approx(0.04, rel=1e-4)
+    assert model.loss(objective, photo, (photo + 0.1, times), 0).item() == pytest.approx(
+        0.04, rel=1e-4
+    )
 
 
 def test_use_of_levels(model: FlexTok) -> None:

@@ -19,12 +19,19 @@ def small() -> ChannelTok:
     return model.eval()
 
 
-@pytest.mark.parametrize(("widths", "more_blocks"), [((64, 96, 64, 64), 0), ((32, 32, 64, 64), 2), ((64, 64, 128, 128), 1)])
-def test_it_does_what_the_small_one_does(small: ChannelTok, widths: tuple[int, int, int, int], more_blocks: int) -> None:
+@pytest.mark.parametrize(
+    ("widths", "more_blocks"),
+    [((64, 96, 64, 64), 0), ((32, 32, 64, 64), 2), ((64, 64, 128, 128), 1)],
+)
+def test_it_does_what_the_small_one_does(
+    small: ChannelTok, widths: tuple[int, int, int, int], more_blocks: int
+) -> None:
     large = grow(small, widths, more_blocks)
     pixels = torch.rand(4, 3, 128, 128) * 2 - 1
     with torch.inference_mode():
-        torch.testing.assert_close(large.encoder(pixels), small.encoder(pixels), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            large.encoder(pixels), small.encoder(pixels), atol=1e-4, rtol=1e-4
+        )
         tokens = small.encode(pixels)
         torch.testing.assert_close(large.decode(tokens), small.decode(tokens), atol=1e-4, rtol=1e-4)
 

@@ -21,7 +21,12 @@ def photos() -> NDArray[np.uint8]:
 
 
 def blurred(photos: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius))) for photo in photos])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius)))
+            for photo in photos
+        ]
+    )
 
 
 def test_more_damage_is_further_away(photos: NDArray[np.uint8]) -> None:
@@ -62,4 +67,9 @@ def test_what_a_tokenizer_loses_is_above_the_floor() -> None:
 def test_no_loss_has_seen_the_judge() -> None:
     """Training imports neither this module nor its network."""
     code = "import sys, tokenizer.train; print([name for name in sys.modules if 'efficientnet' in name or 'independent_judge' in name])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -25,8 +25,12 @@ def test_a_budget_is_a_prefix_and_the_rest_is_absent() -> None:
     tokens = inference.encode(model, photos)
     other_tail = tokens.clone()
     other_tail[:, 8:] = 0
-    assert np.array_equal(inference.decode(model, tokens, 8), inference.decode(model, other_tail, 8))
-    assert not np.array_equal(inference.decode(model, tokens, 32), inference.decode(model, other_tail, 32))
+    assert np.array_equal(
+        inference.decode(model, tokens, 8), inference.decode(model, other_tail, 8)
+    )
+    assert not np.array_equal(
+        inference.decode(model, tokens, 32), inference.decode(model, other_tail, 32)
+    )
 
 
 def test_budgets_end_with_the_channels() -> None:

@@ -68,8 +68,13 @@ def test_a_pickle_loads_from_any_wrapping(
     assert checkpoint.facts(path) == {}
 
 
-def test_safetensors_without_a_shape_load_too(tiny: ChannelTok, theirs: dict[str, Tensor], tmp_path: Path) -> None:
-    save_file({name: value.contiguous() for name, value in theirs.items()}, tmp_path / "theirs.safetensors")
+def test_safetensors_without_a_shape_load_too(
+    tiny: ChannelTok, theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(
+        {name: value.contiguous() for name, value in theirs.items()},
+        tmp_path / "theirs.safetensors",
+    )
     loaded = checkpoint.load(tmp_path / "theirs.safetensors")
     pixels = torch.rand(1, 3, 256, 256) * 2 - 1
     with torch.inference_mode():
@@ -80,7 +85,11 @@ def test_safetensors_without_a_shape_load_too(tiny: ChannelTok, theirs: dict[str
 
 def test_what_differs_is_listed(theirs: dict[str, Tensor], tmp_path: Path) -> None:
     """The variant with 14 bits: two more Linears, and a stem of another width."""
-    changed = {**theirs, "quantizer.project_in.weight": torch.zeros(14, 16), "encoder.model.0.weight": torch.zeros(48, 3, 3, 3)}
+    changed = {
+        **theirs,
+        "quantizer.project_in.weight": torch.zeros(14, 16),
+        "encoder.model.0.weight": torch.zeros(48, 3, 3, 3),
+    }
     del changed["decoder.model.0.bias"]
     torch.save(changed, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="3 differ from the nearest, 'tiny'") as refused:
@@ -99,9 +108,16 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "other.safetensors")
 
 
-def test_weights_that_fp16_cannot_hold_are_refused(theirs: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save({**theirs, "encoder.model.0.bias": theirs["encoder.model.0.bias"] * 0 + 1e6}, tmp_path / "large.pt")
-    with pytest.raises(ValueError, match=r"1 weights are not finite in fp16, encoder\.0\.bias first"):
+def test_weights_that_fp16_cannot_hold_are_refused(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(
+        {**theirs, "encoder.model.0.bias": theirs["encoder.model.0.bias"] * 0 + 1e6},
+        tmp_path / "large.pt",
+    )
+    with pytest.raises(
+        ValueError, match=r"1 weights are not finite in fp16, encoder\.0\.bias first"
+    ):
         checkpoint.load(tmp_path / "large.pt")
 
 
@@ -110,7 +126,9 @@ class Stranger:
         return (print, ("code of a stranger ran",))
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_that_would_run_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"state_dict": Stranger()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="neither safetensors nor a PyTorch file of tensors alone"):
         checkpoint.load(tmp_path / "evil.ckpt")

@@ -14,18 +14,24 @@ from tokenizer.channeltok import ChannelTok, ShuffleShape
 def whole(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
-    checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), path, {"views": "7"})
+    checkpoint.save(
+        ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), path, {"views": "7"}
+    )
     return path
 
 
 def test_parts_are_small_and_make_the_same_checkpoint_again(whole: Path, tmp_path: Path) -> None:
     found = parts.split(whole, whole.parent, 0.25)
     assert len(found) > 2
-    assert [path.name for path in found] == [f"weights-{n}-of-{len(found)}.safetensors" for n in range(1, len(found) + 1)]
+    assert [path.name for path in found] == [
+        f"weights-{n}-of-{len(found)}.safetensors" for n in range(1, len(found) + 1)
+    ]
     assert all(path.stat().st_size <= 0.25 * parts.MIB for path in found)
     parts.join(found[::-1], tmp_path / "again/joined.safetensors")
     joined = tmp_path / "again/joined.safetensors"
-    assert checkpoint.fingerprint(checkpoint.load(joined)) == checkpoint.fingerprint(checkpoint.load(whole))
+    assert checkpoint.fingerprint(checkpoint.load(joined)) == checkpoint.fingerprint(
+        checkpoint.load(whole)
+    )
     assert checkpoint.facts(joined) == checkpoint.facts(whole)
 
 
@@ -39,7 +45,9 @@ def test_each_part_is_a_file_of_its_own_with_all_metadata(whole: Path) -> None:
 
 def test_a_missing_part_is_not_overlooked(whole: Path, tmp_path: Path) -> None:
     first, _, *others = parts.split(whole, whole.parent, 0.25)
-    with pytest.raises(ValueError, match=r"of the \d parts of a checkpoint, these are here: \[1, 3"):
+    with pytest.raises(
+        ValueError, match=r"of the \d parts of a checkpoint, these are here: \[1, 3"
+    ):
         parts.join([first, *others], tmp_path / "joined.safetensors")
     with pytest.raises(ValueError, match=r"these are here: \[1, 1"):
         parts.join([first, first, *others], tmp_path / "joined.safetensors")
@@ -48,7 +56,9 @@ def test_a_missing_part_is_not_overlooked(whole: Path, tmp_path: Path) -> None:
 def test_parts_of_two_checkpoints_are_not_joined(whole: Path, tmp_path: Path) -> None:
     first, *_ = parts.split(whole, whole.parent, 0.25)
     other = tmp_path / "other/weights.safetensors"
-    checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), other, {"views": "8"})
+    checkpoint.save(
+        ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), other, {"views": "8"}
+    )
     _, *others = parts.split(other, other.parent, 0.25)
     with pytest.raises(ValueError, match="is a part of another checkpoint"):
         parts.join([first, *others], tmp_path / "joined.safetensors")
@@ -61,7 +71,9 @@ def test_a_tensor_larger_than_a_part_is_refused(whole: Path) -> None:
         parts.split(whole, whole.parent, 0.01)
 
 
-def test_the_command_splits_and_joins(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_splits_and_joins(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts.main(["split", str(whole), "--output", str(tmp_path / "parts"), "--mib", "0.25"])
     written = capsys.readouterr().out.split()
     parts.main(["join", *written, "--output", str(tmp_path / "joined.safetensors")])

@@ -9,7 +9,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tokenizer.photos_in_memory import LONG_SIDE, SHORT_SIDE, PhotosInMemory, change_colours, resampling
+from tokenizer.photos_in_memory import (
+    LONG_SIDE,
+    SHORT_SIDE,
+    PhotosInMemory,
+    change_colours,
+    resampling,
+)
 
 CPU = torch.device("cpu")
 pytestmark = [  # webdataset leaves its tar files to the garbage collector
@@ -31,16 +37,27 @@ def test_crops_are_those_of_pillow(box: tuple[float, float, float, float]) -> No
     rows = resampling(torch.tensor([top]), torch.tensor([height]), store.heights, SHORT_SIDE, 128)
     columns = resampling(torch.tensor([left]), torch.tensor([width]), store.widths, LONG_SIDE, 128)
     ours = (rows[:, None] @ store.pixels.float() @ columns[:, None].transpose(2, 3))[0]
-    pillow = Image.fromarray(photo).resize((128, 128), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-    difference = ours.clamp(0, 255).round().permute(1, 2, 0).numpy() - np.asarray(pillow, np.float32)
+    pillow = Image.fromarray(photo).resize(
+        (128, 128), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
+    )
+    difference = ours.clamp(0, 255).round().permute(1, 2, 0).numpy() - np.asarray(
+        pillow, np.float32
+    )
     assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [((128, 190), (128, 190)), ((190, 128), (128, 190)), ((352, 352), (176, 176)), ((176, 528), (176, 264))],
+    [
+        ((128, 190), (128, 190)),
+        ((190, 128), (128, 190)),
+        ((352, 352), (176, 176)),
+        ((176, 528), (176, 264)),
+    ],
 )
-def test_photos_fit_and_portraits_are_transposed(given: tuple[int, int], kept: tuple[int, int]) -> None:
+def test_photos_fit_and_portraits_are_transposed(
+    given: tuple[int, int], kept: tuple[int, int]
+) -> None:
     store = PhotosInMemory([noise(*given)], CPU)
     assert (int(store.heights[0]), int(store.widths[0])) == kept
     assert bool(store.is_portrait[0]) == (given[0] > given[1])
@@ -65,7 +82,10 @@ def test_every_photo_comes_once_an_epoch_and_each_epoch_in_another_order() -> No
 
 def test_processes_share_an_epoch_and_draw_crops_of_their_own() -> None:
     store = PhotosInMemory([noise(140, 180)] * 2 + [np.zeros((140, 180, 3), np.uint8)] * 2, CPU)
-    first, second = (next(store.batches(32, 2, 0, least_area=0.5, colour=0.0, rank=rank, processes=2)) for rank in range(2))
+    first, second = (
+        next(store.batches(32, 2, 0, least_area=0.5, colour=0.0, rank=rank, processes=2))
+        for rank in range(2)
+    )
     black = [int((part.amax((1, 2, 3)) < -0.99).sum()) for part in (first, second)]
     assert sum(black) == 2
     again = next(store.batches(32, 2, 0, least_area=0.5, colour=0.0, rank=0, processes=2))

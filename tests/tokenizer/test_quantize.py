@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenizer import quantize as quantize_module
-from tokenizer.quantize import ABSENT, codes_from_tokens, factorised_entropy, quantize, tokens_from_latents
+from tokenizer.quantize import (
+    ABSENT,
+    codes_from_tokens,
+    factorised_entropy,
+    quantize,
+    tokens_from_latents,
+)
 
 tokens_of_a_picture = st.lists(st.integers(ABSENT, 2**16 - 1), min_size=1, max_size=40)
 
@@ -53,7 +59,9 @@ def test_absent_is_not_index_zero() -> None:
 @given(st.integers(0, 2**32), st.floats(1e-3, 1e3))
 def test_codes_and_tokens_of_latents_agree_at_any_length(seed: int, scale: float) -> None:
     latents = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(seed)) * scale
-    assert torch.allclose(quantize(latents).codes, codes_from_tokens(tokens_from_latents(latents)), atol=1e-6)
+    assert torch.allclose(
+        quantize(latents).codes, codes_from_tokens(tokens_from_latents(latents)), atol=1e-6
+    )
 
 
 def test_the_gradient_goes_straight_through() -> None:

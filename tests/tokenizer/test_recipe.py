@@ -34,7 +34,9 @@ def test_the_rate_falls_as_the_time_runs_out_where_that_is_first() -> None:
 
 def test_the_perceptual_loss_waits_and_rises() -> None:
     recipe = Recipe(perceptual_weight=0.5, perceptual_from=100, perceptual_rise=200)
-    assert [recipe.perceptual_weight_at(views) for views in (0, 99, 100, 200, 300, 900)] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.5])
+    assert [
+        recipe.perceptual_weight_at(views) for views in (0, 99, 100, 200, 300, 900)
+    ] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.5])
     at_once = Recipe(perceptual_weight=0.5, perceptual_from=100)
     assert [at_once.perceptual_weight_at(views) for views in (99, 100)] == [0, 0.5]
 

@@ -18,7 +18,10 @@ def test_a_sheet_has_a_row_for_each_photo(
     command: Callable[[], None], columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), tmp_path / "model.safetensors")
+    checkpoint.save(
+        ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))),
+        tmp_path / "model.safetensors",
+    )
     paths = [tmp_path / f"{i}.jpg" for i in range(2)]
     for path, data in zip(paths, crops(2), strict=True):
         path.write_bytes(data)
@@ -27,4 +30,6 @@ def test_a_sheet_has_a_row_for_each_photo(
     command()
     with Image.open(tmp_path / "sheet.png") as sheet:
         width, height = sheet.size
-    assert width / columns == pytest.approx(height / 2, rel=0.15)  # nearly square cells, with room for titles
+    assert width / columns == pytest.approx(
+        height / 2, rel=0.15
+    )  # nearly square cells, with room for titles

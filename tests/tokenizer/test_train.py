@@ -25,7 +25,10 @@ def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reci
     """Two steps of two photos, from a small random model: the sizes by name are too large to train in a test."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     torch.manual_seed(0)
-    checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), tmp_path / "start.safetensors")
+    checkpoint.save(
+        ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))),
+        tmp_path / "start.safetensors",
+    )
     return Recipe(
         run=tmp_path / "run",
         train=str(shard),
@@ -57,7 +60,9 @@ def test_a_run_leaves_weights_a_log_and_a_curve(recipe: Recipe) -> None:
 def test_the_same_command_goes_on(recipe: Recipe) -> None:
     first = Trainer(recipe)
     first.run()
-    longer = recipe.model_copy(update={"views": 8, "start_from": recipe.run.parent / "start.safetensors"})
+    longer = recipe.model_copy(
+        update={"views": 8, "start_from": recipe.run.parent / "start.safetensors"}
+    )
     second = Trainer(longer)
     assert second.views == 4
     for name, value in first.model.state_dict().items():
@@ -74,7 +79,9 @@ def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Recipe) -
     trainer.run()
     assert trainer.views == recipe.batch
     assert trainer.time_share >= 1
-    assert trainer.recipe.rate_at(trainer.views, 0, trainer.time_share) == pytest.approx(recipe.rate * recipe.final_rate)
+    assert trainer.recipe.rate_at(trainer.views, 0, trainer.time_share) == pytest.approx(
+        recipe.rate * recipe.final_rate
+    )
     (row,) = map(json.loads, (recipe.run / "log.jsonl").read_text().splitlines())
     assert row["views"] == recipe.batch
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == str(recipe.batch)
@@ -86,10 +93,14 @@ def test_what_is_to_be_kept_is_delivered_in_parts(recipe: Recipe, tmp_path: Path
     found = sorted((tmp_path / "kept").iterdir())
     assert [path.name for path in found] == ["curve.png", "log.jsonl", "weights-1-of-1.safetensors"]
     parts.join(found[2:], recipe.run / "joined.safetensors")
-    assert checkpoint.fingerprint(checkpoint.load(recipe.run / "joined.safetensors")) == checkpoint.fingerprint(trainer.averaged)
+    assert checkpoint.fingerprint(
+        checkpoint.load(recipe.run / "joined.safetensors")
+    ) == checkpoint.fingerprint(trainer.averaged)
 
 
-def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
     trainer = Trainer(recipe.model_copy(update={"photos_in_memory": True, "compile": True}))
@@ -116,15 +127,24 @@ def test_a_run_that_is_asked_to_stop_saves_first(recipe: Recipe) -> None:
 
 def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(recipe: Recipe) -> None:
     Trainer(recipe).run()
-    richer = recipe.model_copy(update={"views": 8, "gan_weight": 0.1, "gan_from": 6, "perceptual_weight": 0.5})
+    richer = recipe.model_copy(
+        update={"views": 8, "gan_weight": 0.1, "gan_from": 6, "perceptual_weight": 0.5}
+    )
     second = Trainer(richer)
     assert second.objective.discriminator is not None
     before = [weight.clone() for weight in second.objective.discriminator.parameters()]
     second.run()
-    assert not all(torch.equal(a, b) for a, b in zip(before, second.objective.discriminator.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(before, second.objective.discriminator.parameters(), strict=True)
+    )
     third = Trainer(richer)
     assert third.objective.discriminator is not None
-    for a, b in zip(third.objective.discriminator.parameters(), second.objective.discriminator.parameters(), strict=True):
+    for a, b in zip(
+        third.objective.discriminator.parameters(),
+        second.objective.discriminator.parameters(),
+        strict=True,
+    ):
         assert torch.equal(a, b)
 
 

@@ -29,12 +29,31 @@ def start_torchrun(folder: Path, views: int) -> subprocess.Popen[str]:
         "validation": folder / "train-0.tar",
         "start_from": folder / "start.safetensors",
     }
-    smaller |= {"views": views, "batch": 4, "workers": 1, "precision": "fp32", "perceptual_trunk": "alex", "perceptual_rise": 8}
+    smaller |= {
+        "views": views,
+        "batch": 4,
+        "workers": 1,
+        "precision": "fp32",
+        "perceptual_trunk": "alex",
+        "perceptual_rise": 8,
+    }
     smaller |= {"gan_from": 8, "warmup_steps": 2, "evaluate_every": 16, "checkpoint_minutes": 1e-6}
     settings = {f"CHANNELTOK_TRAIN_{name.upper()}": str(value) for name, value in smaller.items()}
-    recipe = {"CHANNELTOK_TRAIN_RECIPE": str(ROOT / "tokenizer/recipes/imagenet_8gpu.toml"), "OMP_NUM_THREADS": "1"}
+    recipe = {
+        "CHANNELTOK_TRAIN_RECIPE": str(ROOT / "tokenizer/recipes/imagenet_8gpu.toml"),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tokenizer.train"],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "tokenizer.train",
+        ],
         cwd=ROOT,
         env={**os.environ, **recipe, **settings},
         stderr=subprocess.PIPE,
@@ -75,11 +94,16 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow  # half a minute: torchrun, twice
 @pytest.mark.timeout(240)
-def test_two_processes_train_are_killed_and_go_on(tmp_path: Path, torchrun: Callable[[int], subprocess.Popen[str]]) -> None:
+def test_two_processes_train_are_killed_and_go_on(
+    tmp_path: Path, torchrun: Callable[[int], subprocess.Popen[str]]
+) -> None:
     for number in range(2):
         write_shard(tmp_path / f"train-{number}.tar", crops(5, seed=number))
     torch.manual_seed(0)
-    checkpoint.save(ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))), tmp_path / "start.safetensors")
+    checkpoint.save(
+        ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))),
+        tmp_path / "start.safetensors",
+    )
 
     first = torchrun(4_000_000)
     deadline = time.monotonic() + 90
@@ -97,4 +121,8 @@ def test_two_processes_train_are_killed_and_go_on(tmp_path: Path, torchrun: Call
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert rows[-1]["views"] == saved + 16
     recipe = json.loads(checkpoint.facts(tmp_path / "run/weights.safetensors")["recipe"])
-    assert (recipe["optimiser"], recipe["gan_weight"], recipe["perceptual_weight"]) == ("adamw", 0.1, 1.0)
+    assert (recipe["optimiser"], recipe["gan_weight"], recipe["perceptual_weight"]) == (
+        "adamw",
+        0.1,
+        1.0,
+    )

@@ -22,13 +22,23 @@ class Decoder(Protocol):
     """Whatever makes pictures of tokens: `channeltok.Client`, or an engine in this process."""
 
     def decode_stream(
-        self, tokens: Iterable[Tokens | bytes], format: PictureFormat = "png", tokenizer: str | None = None
+        self,
+        tokens: Iterable[Tokens | bytes],
+        format: PictureFormat = "png",
+        tokenizer: str | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """For each token sequence, in order, its picture or its error."""
         ...
 
 
-def detokenize(source: str, folder: Path, decoder: Decoder, *, k: int | None = None, format: PictureFormat = "jpeg") -> int:
+def detokenize(
+    source: str,
+    folder: Path,
+    decoder: Decoder,
+    *,
+    k: int | None = None,
+    format: PictureFormat = "jpeg",
+) -> int:
     """A picture KEY.SUFFIX in `folder` for every row of the token shards at `source`; returns how many. k: None for all tokens.
 
     Pictures that are there already are made again. Raises SourceError (also for a key that leads out of the folder), ValueError,
@@ -69,7 +79,9 @@ class Verified:
     missing: list[str] = field(default_factory=list)
 
 
-def verify(source: str, destination: str, engine: Engine, *, sample: int = 100, seed: int = 0) -> Verified:
+def verify(
+    source: str, destination: str, engine: Engine, *, sample: int = 100, seed: int = 0
+) -> Verified:
     """Make tokens of `sample` pictures again, of at most `SHARDS` shards, and compare. source: what `destination` was made of.
 
     Raises SourceError, and ChannelTokError where the engine fails, or has another training.
@@ -82,7 +94,13 @@ def verify(source: str, destination: str, engine: Engine, *, sample: int = 100, 
     for number, path in enumerate(chosen):
         share = (sample * (number + 1)) // len(chosen) - (sample * number) // len(chosen)
         rows = list(dataset.rows_of(path))
-        _verify_shard(sources.get(dataset.name_of(path)), dict(chance.sample(rows, min(share, len(rows)))), engine, name, verified)
+        _verify_shard(
+            sources.get(dataset.name_of(path)),
+            dict(chance.sample(rows, min(share, len(rows)))),
+            engine,
+            name,
+            verified,
+        )
     return verified
 
 
@@ -92,10 +110,18 @@ def _maker(engine: Engine, fingerprint: str) -> str:
         if info.fingerprint == fingerprint:
             return info.name
     there = ", ".join(f"{info.fingerprint} ({info.name})" for info in served)
-    raise FingerprintMismatch("FINGERPRINT_MISMATCH", f"the tokens were made by {fingerprint}, and the engine has {there}")
+    raise FingerprintMismatch(
+        "FINGERPRINT_MISMATCH", f"the tokens were made by {fingerprint}, and the engine has {there}"
+    )
 
 
-def _verify_shard(shard: Shard | None, expected: dict[str, Tokens], engine: Engine, tokenizer: str, verified: Verified) -> None:
+def _verify_shard(
+    shard: Shard | None,
+    expected: dict[str, Tokens],
+    engine: Engine,
+    tokenizer: str,
+    verified: Verified,
+) -> None:
     if shard is None:
         verified.missing += expected
         return

@@ -36,34 +36,57 @@ def parquet(rows: list[Row], k: int | None) -> bytes:
 
     k: None where a quality decided it; then tokens is a list of any size, and there are ssim and psnr, what the tokens reach.
     """
-    ids = pa.array(np.concatenate([row.tokens.ids for row in rows]) if rows else np.empty(0, np.uint16), pa.uint16())
+    ids = pa.array(
+        np.concatenate([row.tokens.ids for row in rows]) if rows else np.empty(0, np.uint16),
+        pa.uint16(),
+    )
     ends = np.cumsum([0, *(row.tokens.k for row in rows)], dtype=np.int32)
     reached = [_reached(row.tokens) for row in rows] if k is None else []
     names = pa.dictionary(pa.int32(), pa.string())
     table = pa.table(
         {
             "key": pa.array([row.key for row in rows], pa.string()),
-            "tokens": pa.ListArray.from_arrays(ends, ids) if k is None else pa.FixedSizeListArray.from_arrays(ids, k),
+            "tokens": pa.ListArray.from_arrays(ends, ids)
+            if k is None
+            else pa.FixedSizeListArray.from_arrays(ids, k),
             "k": pa.array([row.tokens.k for row in rows], pa.uint16()),
             "tokenizer": pa.array([row.tokenizer for row in rows], pa.string()).cast(names),
-            "fingerprint": pa.array([row.tokens.fingerprint for row in rows], pa.string()).cast(names),
+            "fingerprint": pa.array([row.tokens.fingerprint for row in rows], pa.string()).cast(
+                names
+            ),
             "source": pa.array([row.source for row in rows], pa.string()).cast(names),
             "offset": pa.array([row.offset for row in rows], pa.int64()),
             "label": pa.array([row.label for row in rows], pa.string()).cast(names),
             "width": pa.array([row.width for row in rows], pa.uint32()),
             "height": pa.array([row.height for row in rows], pa.uint32()),
-            **({name: pa.array([getattr(one, name) for one in reached], pa.float32()) for name in ("ssim", "psnr")} if k is None else {}),
+            **(
+                {
+                    name: pa.array([getattr(one, name) for one in reached], pa.float32())
+                    for name in ("ssim", "psnr")
+                }
+                if k is None
+                else {}
+            ),
         }
     )
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["tokenizer", "fingerprint", "source", "label"])
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=["tokenizer", "fingerprint", "source", "label"],
+    )
     return buffer.getvalue()
 
 
 def webdataset(rows: list[Row], k: int | None) -> bytes:
     """For each row KEY.ctok (token bytes) and KEY.json (all else). A dot in a key's last part, where WebDataset would end it, becomes _."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT if _short(rows) else tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(
+        fileobj=buffer,
+        mode="w",
+        format=tarfile.USTAR_FORMAT if _short(rows) else tarfile.PAX_FORMAT,
+    ) as tar:
         for row in rows:
             folder, slash, base = row.key.rpartition("/")
             name = folder + slash + base.replace(".", "_")
@@ -77,10 +100,19 @@ def webdataset(rows: list[Row], k: int | None) -> bytes:
                 "label": row.label,
                 "width": row.width,
                 "height": row.height,
-                **({"ssim": reached.ssim, "psnr": reached.psnr} if k is None and (reached := _reached(row.tokens)) else {}),
+                **(
+                    {"ssim": reached.ssim, "psnr": reached.psnr}
+                    if k is None and (reached := _reached(row.tokens))
+                    else {}
+                ),
             }
-            for suffix, content in (("ctok", row.tokens.to_bytes()), ("json", json.dumps(facts).encode())):
-                member = tarfile.TarInfo(f"{name}.{suffix}")  # its time is 1970: the same rows, the same bytes
+            for suffix, content in (
+                ("ctok", row.tokens.to_bytes()),
+                ("json", json.dumps(facts).encode()),
+            ):
+                member = tarfile.TarInfo(
+                    f"{name}.{suffix}"
+                )  # its time is 1970: the same rows, the same bytes
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
@@ -94,4 +126,7 @@ def _short(rows: list[Row]) -> bool:
     return all(len(row.key.encode()) < 95 and row.key.isascii() for row in rows)
 
 
-CONTAINERS: dict[str, Callable[[list[Row], int | None], bytes]] = {"parquet": parquet, "webdataset": webdataset}
+CONTAINERS: dict[str, Callable[[list[Row], int | None], bytes]] = {
+    "parquet": parquet,
+    "webdataset": webdataset,
+}

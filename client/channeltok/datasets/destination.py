@@ -78,7 +78,9 @@ class Destination:
 
     def _sweep(self) -> None:
         """Remove what runs on this machine left half written when they were killed."""
-        for leftover in Path(self._own("")).glob(f"writing-{socket.gethostname()}-*") if self._local else ():
+        for leftover in (
+            Path(self._own("")).glob(f"writing-{socket.gethostname()}-*") if self._local else ()
+        ):
             try:
                 os.kill(int(leftover.name.split("-")[-2]), 0)
             except ProcessLookupError:
@@ -94,12 +96,20 @@ class Destination:
             found = self._fs.find(self._root) if self._fs.exists(self._root) else []
             for stranger in (path for path in found if f"/{FOLDER}/" not in path):
                 name = posixpath.relpath(stranger, self._root)
-                raise CannotMix(f"{url} holds {name}, which no run of ours made: take an empty folder") from None
+                raise CannotMix(
+                    f"{url} holds {name}, which no run of ours made: take an empty folder"
+                ) from None
             self._put(path, _json(asdict(manifest)))
             return
-        differences = [f"{name} {there.get(name)!r}, not {value!r}" for name, value in asdict(manifest).items() if there.get(name) != value]
+        differences = [
+            f"{name} {there.get(name)!r}, not {value!r}"
+            for name, value in asdict(manifest).items()
+            if there.get(name) != value
+        ]
         if differences:
-            raise CannotMix(f"{url} was begun with {', '.join(differences)}: finish it that way, or take another folder")
+            raise CannotMix(
+                f"{url} was begun with {', '.join(differences)}: finish it that way, or take another folder"
+            )
 
     def entry(self, name: str) -> Entry | None:
         """What is known of a shard; None while it is not done."""
@@ -115,7 +125,10 @@ class Destination:
         """Put a token shard in place, and then its entry."""
         self._put(posixpath.join(self._root, name + self._suffix), content)
         lengths = None if entry.lengths is None else entry.lengths.written()
-        self._put(self._own(f"ledger/{name}.json"), _json({**asdict(replace(entry, lengths=None)), "lengths": lengths}))
+        self._put(
+            self._own(f"ledger/{name}.json"),
+            _json({**asdict(replace(entry, lengths=None)), "lengths": lengths}),
+        )
 
     def conclude(self, rejects: list[Reject], summary: dict[str, Any]) -> None:
         """Write rejects.jsonl and summary.json."""
@@ -135,7 +148,9 @@ class Destination:
         os.makedirs(folder, exist_ok=True)
         own = os.path.join(self._root, FOLDER)
         os.makedirs(own, exist_ok=True)
-        temporary = os.path.join(own, f"writing-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
+        temporary = os.path.join(
+            own, f"writing-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        )
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

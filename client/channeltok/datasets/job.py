@@ -20,7 +20,9 @@ from channeltok.tokens import Tokens
 
 ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
-Each = Callable[[int, Reject | None], None]  # told of each picture: its bytes, and why it has no tokens
+Each = Callable[
+    [int, Reject | None], None
+]  # told of each picture: its bytes, and why it has no tokens
 
 
 class Engine(Protocol):
@@ -31,7 +33,12 @@ class Engine(Protocol):
         ...
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
+        self,
+        pictures: Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """For each picture, in order, its tokens or its error. Safe to call from several threads."""
         ...
@@ -53,7 +60,9 @@ def patiently(
             why = str(error)
             again = number < ATTEMPTS - 1 and not isinstance(error, SourceError)
             failed(why, again)
-            if not again or sleep(max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)):
+            if not again or sleep(
+                max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)
+            ):
                 break
     return None, why
 
@@ -68,7 +77,9 @@ class Job:
     container: str
     quality: Quality | None = None
 
-    def do(self, shard: Shard, engine: Engine, each: Each = lambda source_bytes, reject: None) -> Entry:
+    def do(
+        self, shard: Shard, engine: Engine, each: Each = lambda source_bytes, reject: None
+    ) -> Entry:
         """Tokenize a shard and put it in its place. Calling it again does no harm.
 
         Raises SourceError, ChannelTokError where the engine fails (only what is wrong with a picture makes a reject), OSError.
@@ -83,7 +94,9 @@ class Job:
         self.place.finish(shard.name, CONTAINERS[self.container](rows, self.k), entry)
         return entry
 
-    def _tokenized(self, shard: Shard, engine: Engine, each: Each) -> tuple[list[Row], list[Reject]]:
+    def _tokenized(
+        self, shard: Shard, engine: Engine, each: Each
+    ) -> tuple[list[Row], list[Reject]]:
         info = self.info
         rows, rejects = list[Row](), list[Reject]()
         sent: deque[tuple[Sample, tuple[int, int]]] = deque()
@@ -110,7 +123,18 @@ class Job:
                 changed = f"the engine now serves {result.fingerprint}; the run began with {info.fingerprint}"
                 raise FingerprintMismatch("FINGERPRINT_MISMATCH", changed)
             else:
-                rows.append(Row(sample.key, result, info.name, shard.path, sample.offset, sample.label, width, height))
+                rows.append(
+                    Row(
+                        sample.key,
+                        result,
+                        info.name,
+                        shard.path,
+                        sample.offset,
+                        sample.label,
+                        width,
+                        height,
+                    )
+                )
                 each(len(sample.picture), None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
 

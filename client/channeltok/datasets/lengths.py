@@ -65,11 +65,21 @@ class Lengths:
         tried = sorted(self.fixed)
 
         def same_for_all(measure: Callable[[Sums], float]) -> dict[str, float]:
-            k = float(np.interp(measure(self.chosen), np.maximum.accumulate([measure(self.fixed[one]) for one in tried]), tried))
+            k = float(
+                np.interp(
+                    measure(self.chosen),
+                    np.maximum.accumulate([measure(self.fixed[one]) for one in tried]),
+                    tried,
+                )
+            )
             return {"k": k, "bytes": round(_BYTES_PER_TOKEN * k * count), "saved": 1 - mean_k / k}
 
         def mean(sums: Sums) -> dict[str, float]:
-            return {"mean_ssim": sums.ssim / count, "mean_psnr": sums.psnr / count, "reached": sums.reached}
+            return {
+                "mean_ssim": sums.ssim / count,
+                "mean_psnr": sums.psnr / count,
+                "reached": sums.reached,
+            }
 
         return {
             "mean_k": mean_k,

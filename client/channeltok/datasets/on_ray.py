@@ -34,11 +34,18 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         variables = {"PYTHONPATH": str(self.import_path)} if self.import_path else {}
-        ray.init(self.address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            self.address,
+            runtime_env={"env_vars": variables},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-            done = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
+            done = ray.data.from_items(
+                [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+            ).map(
                 _Worker,  # type: ignore[arg-type]  # a class here, an actor there
                 fn_constructor_args=(self.make_engine, job),
                 concurrency=min(workers, len(shards)),

@@ -92,7 +92,9 @@ def tokenize(
     shards = find_shards(source)
     info = _chosen(engines, tokenizer)
     if quality is not None and k is not None:
-        raise ValueError("k says how many tokens to keep, and so does a quality: ask for one of them")
+        raise ValueError(
+            "k says how many tokens to keep, and so does a quality: ask for one of them"
+        )
     if quality is None and k is None:
         k = info.channels
     if k is not None and not 1 <= k <= info.channels:
@@ -123,12 +125,20 @@ def tokenize(
     finally:
         summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
         rejects = run.all_rejects()
-        summary.rejects, summary.failed, summary.lengths = len(rejects), run.failed, run.lengths.told()
+        summary.rejects, summary.failed, summary.lengths = (
+            len(rejects),
+            run.failed,
+            run.lengths.told(),
+        )
         summary.seconds = time.monotonic() - started
-        place.conclude(sorted(rejects, key=lambda reject: (reject.source, reject.offset)), asdict(summary))
+        place.conclude(
+            sorted(rejects, key=lambda reject: (reject.source, reject.offset)), asdict(summary)
+        )
     if run.failed:
         first = next(iter(run.failed.items()))
-        raise ShardFailed(f"{len(run.failed)} of {len(shards)} shards are not done; {first[0]}: {first[1]}")
+        raise ShardFailed(
+            f"{len(run.failed)} of {len(shards)} shards are not done; {first[0]}: {first[1]}"
+        )
     return summary
 
 
@@ -143,7 +153,9 @@ class _Run:
         self._job, self._max_rejects, self._watcher = job, max_rejects, watcher
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._under_way: dict[str, list[Reject]] = {}  # shards that are not done -> their rejects so far
+        self._under_way: dict[
+            str, list[Reject]
+        ] = {}  # shards that are not done -> their rejects so far
 
     def count(self, entry: Entry) -> None:
         """A shard that is done."""
@@ -161,7 +173,10 @@ class _Run:
         """Do them, AT_ONCE for each engine. Raises TooManyRejects."""
         self._check_rejects()
         with ThreadPoolExecutor(AT_ONCE * len(engines), thread_name_prefix="shard") as pool:
-            running = {pool.submit(self._one, shard, engines, number) for number, shard in enumerate(shards)}
+            running = {
+                pool.submit(self._one, shard, engines, number)
+                for number, shard in enumerate(shards)
+            }
             try:
                 for future in as_completed(running):
                     future.result()
@@ -220,7 +235,9 @@ class _Run:
         if self._max_rejects is not None and count > self._max_rejects:
             rejects = self.all_rejects()
             last = f"{rejects[-1].key} in {rejects[-1].source}: {rejects[-1].reason}"
-            raise TooManyRejects(f"{len(rejects)} pictures were refused, and {self._max_rejects} are allowed; the last one: {last}")
+            raise TooManyRejects(
+                f"{len(rejects)} pictures were refused, and {self._max_rejects} are allowed; the last one: {last}"
+            )
 
 
 class _Stopped(Exception):
@@ -233,9 +250,13 @@ def _chosen(engines: Sequence[Engine], name: str | None) -> TokenizerInfo:
         served = engine.tokenizers()
         found = next((info for info in served if name in (None, info.name)), None)
         if found is None:
-            raise ValueError(f"no tokenizer is called {name!r}; there are: {', '.join(info.name for info in served) or 'none'}")
+            raise ValueError(
+                f"no tokenizer is called {name!r}; there are: {', '.join(info.name for info in served) or 'none'}"
+            )
         choices.append(found)
     if different := {info.fingerprint for info in choices} - {choices[0].fingerprint}:
         first = choices[0]
-        raise ValueError(f"the engines differ: tokenizer {first.name!r} is {first.fingerprint} in one and {min(different)} in another")
+        raise ValueError(
+            f"the engines differ: tokenizer {first.name!r} is {first.fingerprint} in one and {min(different)} in another"
+        )
     return choices[0]

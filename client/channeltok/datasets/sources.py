@@ -91,7 +91,9 @@ class _Member(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"it is cut off or broken at byte {tarfile_.offset} ({error})") from error
+            raise tarfile.ReadError(
+                f"it is cut off or broken at byte {tarfile_.offset} ({error})"
+            ) from error
 
 
 class Tar(Shard):
@@ -99,7 +101,10 @@ class Tar(Shard):
 
     def samples(self) -> Iterator[Sample]:
         try:
-            with self._fs.open(self._path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
+            with (
+                self._fs.open(self._path, "rb") as file,
+                tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar,
+            ):
                 yield from self._grouped(tar)
         except (tarfile.TarError, EOFError) as error:
             raise SourceError(f"{self.path}: the tar is damaged: {error}") from error
@@ -113,7 +118,13 @@ class Tar(Shard):
                 if number:
                     refusal = f"{pictures[0][0].name} is the picture of this sample already"
                 name = f"{key}#{number}" if number else key
-                yield Sample(name, member.offset, label or posixpath.dirname(key) or None, b"" if refusal else data, refusal)
+                yield Sample(
+                    name,
+                    member.offset,
+                    label or posixpath.dirname(key) or None,
+                    b"" if refusal else data,
+                    refusal,
+                )
 
         for member in tar:
             if not member.isfile():
@@ -146,19 +157,29 @@ class Parquet(Shard):
         image = next((name for name in IMAGE_COLUMNS if name in names), None)
         if image is None:
             has, wanted = ", ".join(names), ", ".join(IMAGE_COLUMNS)
-            raise SourceError(f"{self.path}: no column of pictures: it has {has}, and pictures are looked for in {wanted}")
+            raise SourceError(
+                f"{self.path}: no column of pictures: it has {has}, and pictures are looked for in {wanted}"
+            )
         label = next((name for name in LABEL_COLUMNS if name in names), None)
         key = next((name for name in KEY_COLUMNS if name in names), None)
         row = 0
-        for batch in file.iter_batches(_PARQUET_BATCH, columns=[name for name in (image, label, key) if name]):
+        for batch in file.iter_batches(
+            _PARQUET_BATCH, columns=[name for name in (image, label, key) if name]
+        ):
             for values in batch.to_pylist():
                 picture = values[image]
                 if isinstance(picture, dict):
                     picture = picture.get("bytes")
-                refusal = "the row has no picture bytes" if not isinstance(picture, bytes) else _too_large(len(picture))
+                refusal = (
+                    "the row has no picture bytes"
+                    if not isinstance(picture, bytes)
+                    else _too_large(len(picture))
+                )
                 given = values[key] if key else None
                 yield Sample(
-                    str(given) if given is not None else f"{posixpath.basename(self.name)}/{row:08d}",
+                    str(given)
+                    if given is not None
+                    else f"{posixpath.basename(self.name)}/{row:08d}",
                     row,
                     str(values[label]) if label and values[label] is not None else None,
                     b"" if refusal else picture,
@@ -172,7 +193,13 @@ class Folder(Shard):
 
     def __init__(self, fs: Any, root: str, name: str, files: list[tuple[str, str, int]]) -> None:
         listing = "\n".join(f"{key}\t{size}" for key, _, size in files)
-        super().__init__(fs, name, root, sum(size for *_, size in files), hashlib.sha256(listing.encode()).hexdigest()[:16])
+        super().__init__(
+            fs,
+            name,
+            root,
+            sum(size for *_, size in files),
+            hashlib.sha256(listing.encode()).hexdigest()[:16],
+        )
         self._files = files
 
     def samples(self) -> Iterator[Sample]:
@@ -180,7 +207,10 @@ class Folder(Shard):
         for number, (key, path, size) in enumerate(self._files):
             refusal = _too_large(size)
             if key in keys:
-                key, refusal = posixpath.relpath(path, self._path), f"another picture is called {key} already"
+                key, refusal = (
+                    posixpath.relpath(path, self._path),
+                    f"another picture is called {key} already",
+                )
             keys.add(key)
             picture = b""
             if not refusal:
@@ -219,12 +249,18 @@ def find_shards(source: str) -> list[Shard]:
         elif kind in SUFFIXES:
             loose.append((base, path, size))
     for number, start in enumerate(range(0, len(loose), FOLDER_SHARD)):
-        shards.append(Folder(fs, root, f"pictures-{number:05d}", loose[start : start + FOLDER_SHARD]))
+        shards.append(
+            Folder(fs, root, f"pictures-{number:05d}", loose[start : start + FOLDER_SHARD])
+        )
     if not shards:
-        raise SourceError(f"{source}: no pictures there: no .tar, no .parquet, and no file that ends like a picture's")
+        raise SourceError(
+            f"{source}: no pictures there: no .tar, no .parquet, and no file that ends like a picture's"
+        )
     most, times = Counter(shard.name for shard in shards).most_common(1)[0]
     if times > 1:
-        raise SourceError(f"{source}: {most} would be the name of two token shards: rename one, or tokenize them apart")
+        raise SourceError(
+            f"{source}: {most} would be the name of two token shards: rename one, or tokenize them apart"
+        )
     return shards
 
 
@@ -245,4 +281,8 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _too_large(size: int) -> str:
-    return f"the picture has {size:,} bytes; at most {MAX_PICTURE_BYTES:,} are allowed" if size > MAX_PICTURE_BYTES else ""
+    return (
+        f"the picture has {size:,} bytes; at most {MAX_PICTURE_BYTES:,} are allowed"
+        if size > MAX_PICTURE_BYTES
+        else ""
+    )

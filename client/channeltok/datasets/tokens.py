@@ -46,7 +46,11 @@ class TokenDataset:
         self._root = root
         kind = self._columns(self.shards[0], ["tokens"]).schema.field("tokens").type
         fixed = pa.types.is_fixed_size_list(kind)
-        most = kind.list_size if fixed else max(pc.max(self._columns(shard, ["k"])["k"]).as_py() or 1 for shard in self.shards)
+        most = (
+            kind.list_size
+            if fixed
+            else max(pc.max(self._columns(shard, ["k"])["k"]).as_py() or 1 for shard in self.shards)
+        )
         if k is not None and not 1 <= k <= most:
             raise ValueError(f"k is 1 to {most} with these tokens, not {k}")
         self.k = most if k is None else k
@@ -54,14 +58,20 @@ class TokenDataset:
     @cached_property
     def classes(self) -> list[str]:
         """All labels, sorted."""
-        labels = {label for shard in self.shards for label in self._columns(shard, ["label"])["label"].unique().to_pylist()}
+        labels = {
+            label
+            for shard in self.shards
+            for label in self._columns(shard, ["label"])["label"].unique().to_pylist()
+        }
         return sorted(label for label in labels if label is not None)
 
     def __len__(self) -> int:
         """Pictures."""
         return sum(self._metadata(shard).num_rows for shard in self.shards)
 
-    def batches(self, size: int, *, seed: int | None = None, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, seed: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """Once through, `size` pictures at a time (the last may be fewer).
 
         seed: mixes the shards, and the rows of each; another one for each epoch. None keeps the order.
@@ -69,9 +79,15 @@ class TokenDataset:
         """
         index, parts = part
         if not 0 <= index < parts or size < 1:
-            raise ValueError(f"a part is (i, n) with 0 <= i < n, and a batch has at least 1 picture, not {part} and {size}")
+            raise ValueError(
+                f"a part is (i, n) with 0 <= i < n, and a batch has at least 1 picture, not {part} and {size}"
+            )
         chance = None if seed is None else np.random.default_rng(seed)
-        order = self.shards if chance is None else [self.shards[i] for i in chance.permutation(len(self.shards))]
+        order = (
+            self.shards
+            if chance is None
+            else [self.shards[i] for i in chance.permutation(len(self.shards))]
+        )
         places = pa.array(self.classes, pa.string())
         left = Batch(np.empty((0, self.k), np.int64), np.empty(0, np.int64))
         for shard in order:
@@ -81,7 +97,10 @@ class TokenDataset:
             labels = found.fill_null(UNLABELLED).to_numpy().astype(np.int64)
             rows = np.arange(len(tokens)) if chance is None else chance.permutation(len(tokens))
             rows = rows[index::parts]
-            left = Batch(np.concatenate([left.tokens, tokens[rows]]), np.concatenate([left.labels, labels[rows]]))
+            left = Batch(
+                np.concatenate([left.tokens, tokens[rows]]),
+                np.concatenate([left.labels, labels[rows]]),
+            )
             while len(left.tokens) >= size:
                 yield Batch(left.tokens[:size], left.labels[:size])
                 left = Batch(left.tokens[size:], left.labels[size:])
@@ -97,7 +116,9 @@ class TokenDataset:
         """The same of one of `shards`."""
         table = self._columns(shard, ["key", "tokens", "fingerprint"])
         ids = _matrix(table["tokens"], self.k)
-        for key, one, fingerprint in zip(table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), strict=True):
+        for key, one, fingerprint in zip(
+            table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), strict=True
+        ):
             yield key, Tokens(one[one != ABSENT], fingerprint)
 
     def name_of(self, shard: str) -> str:
@@ -116,7 +137,9 @@ class TokenDataset:
 def _matrix(column: Any, k: int) -> NDArray[np.int64]:
     """The first k of each list of a column, fixed-size or not, to [rows, k], without a Python object for each id."""
     lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of each id in its list
+    places = np.arange(lengths.sum()) - np.repeat(
+        np.cumsum(lengths) - lengths, lengths
+    )  # of each id in its list
     matrix = np.full((len(lengths), k), ABSENT, np.int64)
     matrix[np.arange(k) < lengths[:, None]] = pc.list_flatten(column).to_numpy()[places < k]
     return matrix

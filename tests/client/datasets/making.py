@@ -16,7 +16,9 @@ def tar(path: Path, pictures: Pictures, labels: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for number, (key, picture) in enumerate(pictures):
-            members = [(f"{key}.jpg", picture)] + [(f"{key}.cls", str(number % 3).encode())] * labels
+            members = [(f"{key}.jpg", picture)] + [
+                (f"{key}.cls", str(number % 3).encode())
+            ] * labels
             for name, content in members:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
@@ -36,6 +38,9 @@ def folder(path: Path, pictures: Pictures) -> Path:
 def parquet(path: Path, pictures: Pictures) -> Path:
     """As Hugging Face datasets writes pictures: image {bytes, path}, label."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"image": {"bytes": picture, "path": f"{key}.jpg"}, "label": number % 3} for number, (key, picture) in enumerate(pictures)]
+    rows = [
+        {"image": {"bytes": picture, "path": f"{key}.jpg"}, "label": number % 3}
+        for number, (key, picture) in enumerate(pictures)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path

@@ -35,7 +35,9 @@ def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pictures_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: int) -> None:
     assert detokenize(str(made / "tokens"), tmp_path / "photos", engine, k=k, format="png") == 30
     files = sorted((tmp_path / "photos").rglob("*.png"))
-    assert {str(file.relative_to(tmp_path / "photos")) for file in files} == {f"{key}.png" for key in KEYS}
+    assert {str(file.relative_to(tmp_path / "photos")) for file in files} == {
+        f"{key}.png" for key in KEYS
+    }
     dataset = dict(TokenDataset(str(made / "tokens"), k).rows())
     (right,) = engine.decode_stream([dataset[KEYS[0]]])
     assert isinstance(right, bytes)
@@ -43,7 +45,9 @@ def test_pictures_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: 
     assert np.array_equal(mine, np.asarray(Image.open(io.BytesIO(right))))
 
 
-def test_a_key_cannot_lead_out_of_the_folder(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+def test_a_key_cannot_lead_out_of_the_folder(
+    engine: LocalEngine, made: Path, tmp_path: Path
+) -> None:
     shutil.copytree(made / "tokens", tmp_path / "tokens")
     path = tmp_path / "tokens/train-0.parquet"
     table = pq.read_table(path)
@@ -59,7 +63,9 @@ def test_what_was_not_touched_is_the_same(engine: LocalEngine, made: Path) -> No
     assert (verified.pictures, verified.different, verified.missing) == (20, [], [])
 
 
-def test_another_picture_and_a_lost_shard_are_found(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+def test_another_picture_and_a_lost_shard_are_found(
+    engine: LocalEngine, made: Path, tmp_path: Path
+) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
     making.tar(tmp_path / "source/train-1.tar", zip(KEYS[10:20], crops(10, seed=9), strict=True))
     (tmp_path / "source/train-2.tar").unlink()
@@ -68,10 +74,15 @@ def test_another_picture_and_a_lost_shard_are_found(engine: LocalEngine, made: P
     assert sorted(verified.missing) == sorted(KEYS[20:])
 
 
-def test_a_picture_that_cannot_be_read_any_more_is_another(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_any_more_is_another(
+    engine: LocalEngine, made: Path, tmp_path: Path
+) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
     pictures = crops(10, seed=9)
-    making.tar(tmp_path / "source/train-1.tar", [(KEYS[10], b"no picture"), *zip(KEYS[11:20], pictures[1:], strict=True)])
+    making.tar(
+        tmp_path / "source/train-1.tar",
+        [(KEYS[10], b"no picture"), *zip(KEYS[11:20], pictures[1:], strict=True)],
+    )
     verified = verify(str(tmp_path / "source"), str(made / "tokens"), engine, sample=30)
     assert (sorted(verified.different), verified.missing) == (sorted(KEYS[10:20]), [])
 
@@ -83,7 +94,9 @@ def test_bad_token_bytes_are_refused_alone(engine: LocalEngine, made: Path) -> N
     assert (error.code, picture) == ("BAD_TOKENS", again)
 
 
-def test_another_training_is_said_to_be_one(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+def test_another_training_is_said_to_be_one(
+    engine: LocalEngine, made: Path, tmp_path: Path
+) -> None:
     shutil.copytree(made / "tokens", tmp_path / "tokens")
     for path in (tmp_path / "tokens").glob("*.parquet"):
         table = pq.read_table(path)
@@ -123,7 +136,10 @@ def test_a_seed_mixes_and_loses_nothing(made: Path) -> None:
 
 def test_parts_share_the_rows_out(made: Path) -> None:
     dataset = TokenDataset(str(made / "tokens"))
-    parts = [[row.tobytes() for batch in dataset.batches(4, seed=5, part=(i, 3)) for row in batch.tokens] for i in range(3)]
+    parts = [
+        [row.tobytes() for batch in dataset.batches(4, seed=5, part=(i, 3)) for row in batch.tokens]
+        for i in range(3)
+    ]
     assert [len(part) for part in parts] == [12, 9, 9]
     assert max(Counter(row for part in parts for row in part).values()) == 1
 
@@ -149,9 +165,17 @@ def test_no_tokens(tmp_path: Path) -> None:
 
 def test_the_commands(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedded = ["--embedded", str(ROOT / "model_repository")]
-    assert cli.main(["detokenize", str(made / "tokens"), str(tmp_path / "photos"), "-k", "32", *embedded]) == 0
+    assert (
+        cli.main(
+            ["detokenize", str(made / "tokens"), str(tmp_path / "photos"), "-k", "32", *embedded]
+        )
+        == 0
+    )
     assert "30 pictures" in capsys.readouterr().out
-    assert cli.main(["verify", str(made / "source"), str(made / "tokens"), "--sample", "9", *embedded]) == 0
+    assert (
+        cli.main(["verify", str(made / "source"), str(made / "tokens"), "--sample", "9", *embedded])
+        == 0
+    )
     assert "9 pictures made into tokens again, 0 differ, 0 are gone" in capsys.readouterr().out
     (made / "empty").mkdir()
     assert cli.main(["verify", str(made / "empty"), str(made / "tokens"), *embedded]) == 1

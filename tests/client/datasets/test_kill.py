@@ -16,25 +16,43 @@ from tests.photographs import crops
 from tests.system.running import eventually
 
 SHARDS = 8
-COMMAND = [str(Path(sys.executable).with_name("channeltok")), "tokenize"]  # the installed script, which has no checkout on its path
+COMMAND = [
+    str(Path(sys.executable).with_name("channeltok")),
+    "tokenize",
+]  # the installed script, which has no checkout on its path
 
 
 def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
-    command = [*COMMAND, str(source), str(destination), "-k", "32", "--embedded", str(ROOT / "model_repository")]
+    command = [
+        *COMMAND,
+        str(source),
+        str(destination),
+        "-k",
+        "32",
+        "--embedded",
+        str(ROOT / "model_repository"),
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def content(destination: Path) -> dict[str, bytes]:
     """All files but the summary, which tells of the last run."""
-    files = [path for path in destination.rglob("*") if path.is_file() and path.name != "summary.json"]
+    files = [
+        path for path in destination.rglob("*") if path.is_file() and path.name != "summary.json"
+    ]
     return {str(path.relative_to(destination)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_path: Path) -> None:
-    pictures = [(f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 60))]
+    pictures = [
+        (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 60))
+    ]
     for shard in range(SHARDS):
-        making.tar(tmp_path / f"source/train-{shard:04d}.tar", [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")])
+        making.tar(
+            tmp_path / f"source/train-{shard:04d}.tar",
+            [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
+        )
     started = time.monotonic()
     assert start(tmp_path / "source", tmp_path / "undisturbed").wait(120) == 0
     seconds = time.monotonic() - started
@@ -46,7 +64,11 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_
         run = start(tmp_path / "source", tmp_path / "killed")
         try:
             if killed == 0:  # this one in the middle for certain, the others at any moment
-                eventually(lambda: bool(list((tmp_path / "killed").glob("*.parquet"))), 120, "a first shard")
+                eventually(
+                    lambda: bool(list((tmp_path / "killed").glob("*.parquet"))),
+                    120,
+                    "a first shard",
+                )
             assert run.wait(0 if killed == 0 else chance.uniform(0.3, 1.0) * seconds) == 0
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)

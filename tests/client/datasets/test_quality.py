@@ -33,15 +33,27 @@ def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_picture_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, made: Path) -> None:
     """As one finds them who decodes every budget by itself."""
-    rows = {row["key"]: row for shard in (0, 1) for row in pq.read_table(made / f"tokens/train-{shard}.parquet").to_pylist()}
-    everything = dict(zip([key for key, _ in PICTURES], engine.encode_stream([picture for _, picture in PICTURES]), strict=True))
+    rows = {
+        row["key"]: row
+        for shard in (0, 1)
+        for row in pq.read_table(made / f"tokens/train-{shard}.parquet").to_pylist()
+    }
+    everything = dict(
+        zip(
+            [key for key, _ in PICTURES],
+            engine.encode_stream([picture for _, picture in PICTURES]),
+            strict=True,
+        )
+    )
     for key, picture in PICTURES:
         original, tokens, row = pictures.prepare(picture, 128, 10**9), everything[key], rows[key]
         assert isinstance(tokens, Tokens)
         likeness = []
         for decoded in engine.decode_stream([tokens.prefix(k) for k in ASKED.budgets(256)]):
             assert isinstance(decoded, bytes)
-            likeness.append(float(ssim(original[None], np.asarray(Image.open(io.BytesIO(decoded)))[None])[0]))
+            likeness.append(
+                float(ssim(original[None], np.asarray(Image.open(io.BytesIO(decoded)))[None])[0])
+            )
         reaching = [index for index, one in enumerate(likeness) if one >= 0.6]
         due = reaching[0] if reaching else int(np.argmax(likeness))
         assert row["k"] == ASKED.budgets(256)[due], key
@@ -51,18 +63,28 @@ def test_each_picture_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, m
 
 
 def test_the_summary_adds_up_over_a_second_run(engine: LocalEngine, made: Path) -> None:
-    rows = [row for shard in (0, 1) for row in pq.read_table(made / f"tokens/train-{shard}.parquet", columns=["k", "ssim"]).to_pylist()]
+    rows = [
+        row
+        for shard in (0, 1)
+        for row in pq.read_table(
+            made / f"tokens/train-{shard}.parquet", columns=["k", "ssim"]
+        ).to_pylist()
+    ]
     again = tokenize(str(made / "source"), str(made / "tokens"), [engine], quality=ASKED)
     assert again.done_before == 2
     told = again.lengths
-    assert json.loads((made / "tokens/.channeltok/summary.json").read_text())["lengths"] == json.loads(json.dumps(told))
+    assert json.loads((made / "tokens/.channeltok/summary.json").read_text())[
+        "lengths"
+    ] == json.loads(json.dumps(told))
     assert told["bytes"] == 2 * sum(row["k"] for row in rows)
     assert sum(told["pictures_by_k"].values()) == 24
     assert told["mean_ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]), abs=1e-6)
     assert told["reached"] == sum(row["ssim"] >= 0.6 for row in rows)
     ks, likeness = [one["k"] for one in told["fixed"]], [one["mean_ssim"] for one in told["fixed"]]
     assert np.interp(told["as_alike"]["k"], ks, likeness) == pytest.approx(told["mean_ssim"])
-    assert told["as_alike"]["saved"] == pytest.approx(1 - told["bytes"] / told["as_alike"]["bytes"], abs=1e-3)
+    assert told["as_alike"]["saved"] == pytest.approx(
+        1 - told["bytes"] / told["as_alike"]["bytes"], abs=1e-3
+    )
     assert 0 < told["as_sure"]["saved"] < 1
 
 
@@ -78,8 +100,15 @@ def test_batches_are_padded_and_cut(made: Path) -> None:
     assert np.array_equal(short.tokens, batch.tokens[:, :8])
 
 
-def test_a_price_for_tokens_saves_bytes_at_the_same_mean(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
-    summary = tokenize(str(made / "source"), str(tmp_path / "tokens"), [engine], quality=Quality(ssim_per_token=0.001))
+def test_a_price_for_tokens_saves_bytes_at_the_same_mean(
+    engine: LocalEngine, made: Path, tmp_path: Path
+) -> None:
+    summary = tokenize(
+        str(made / "source"),
+        str(tmp_path / "tokens"),
+        [engine],
+        quality=Quality(ssim_per_token=0.001),
+    )
     assert summary.lengths["as_alike"]["saved"] > 0
     assert summary.lengths["as_sure"] is None
 
@@ -89,12 +118,20 @@ def test_verify_takes_them(engine: LocalEngine, made: Path) -> None:
     assert (verified.pictures, verified.different, verified.missing) == (24, [], [])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its file open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # webdataset leaves its file open
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_webdataset_tells_what_they_reach(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
     import webdataset
 
-    tokenize(str(made / "source"), str(tmp_path / "tokens"), [engine], quality=Quality(psnr=20), container="webdataset")
+    tokenize(
+        str(made / "source"),
+        str(tmp_path / "tokens"),
+        [engine],
+        quality=Quality(psnr=20),
+        container="webdataset",
+    )
     for sample in webdataset.WebDataset(str(tmp_path / "tokens/train-0.tar"), shardshuffle=False):
         facts = json.loads(sample["json"])
         assert Tokens.from_bytes(sample["ctok"]).k == facts["k"]
@@ -112,7 +149,19 @@ def test_another_quality_is_not_mixed_in(engine: LocalEngine, made: Path) -> Non
 
 def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedded = ["--embedded", str(ROOT / "model_repository")]
-    assert cli.main(["tokenize", str(made / "source"), str(tmp_path / "tokens"), "--quality", "max_bytes=64", *embedded]) == 0
+    assert (
+        cli.main(
+            [
+                "tokenize",
+                str(made / "source"),
+                str(tmp_path / "tokens"),
+                "--quality",
+                "max_bytes=64",
+                *embedded,
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr().out
     assert "tokens in the mean by demo" in told
     assert "bytes of ids" in told

@@ -22,7 +22,9 @@ SHARDS = 6
 def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     cluster.add_node(num_cpus=1)
     yield cluster.address
     cluster.shutdown()
@@ -42,16 +44,35 @@ def _workers() -> list[psutil.Process]:
 @pytest.mark.slow  # 40 s, and once more than 4 minutes: Ray's own recovery
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
-    pictures = [(f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))]
+    pictures = [
+        (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))
+    ]
     for shard in range(SHARDS):
-        making.tar(tmp_path / f"source/train-{shard}.tar", [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")])
+        making.tar(
+            tmp_path / f"source/train-{shard}.tar",
+            [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
+        )
 
     def command(destination: str, *more: str) -> list[str]:
         engine = ["--embedded", str(ROOT / "model_repository")]
-        return [*COMMAND, str(tmp_path / "source"), str(tmp_path / destination), "-k", "32", *engine, *more]
+        return [
+            *COMMAND,
+            str(tmp_path / "source"),
+            str(tmp_path / destination),
+            "-k",
+            "32",
+            *engine,
+            *more,
+        ]
 
     subprocess.run(command("plain"), cwd=ROOT, check=True, timeout=120)
-    run = subprocess.Popen(command("spread", "--ray", address), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command("spread", "--ray", address),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 90
     while not list((tmp_path / "spread").glob("*.parquet")):
         assert run.poll() is None, run.communicate()[1]
@@ -70,21 +91,45 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
     for shard in range(3):
-        pictures = [(f"photo-{shard}-{number}", picture) for number, picture in enumerate(crops(20))]
+        pictures = [
+            (f"photo-{shard}-{number}", picture) for number, picture in enumerate(crops(20))
+        ]
         making.tar(tmp_path / f"source/train-{shard}.tar", pictures)
     with running() as service:
         for destination, more in {"plain": [], "spread": ["--ray", address]}.items():
-            command = [*COMMAND, str(tmp_path / "source"), str(tmp_path / destination), "-k", "32", "--server", service.grpc, *more]
+            command = [
+                *COMMAND,
+                str(tmp_path / "source"),
+                str(tmp_path / destination),
+                "-k",
+                "32",
+                "--server",
+                service.grpc,
+                *more,
+            ]
             subprocess.run(command, cwd=ROOT, check=True, timeout=180)
     assert content(tmp_path / "spread") == content(tmp_path / "plain")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_command_reaches_nothing_but_the_cluster(address: str, home: Path, tmp_path: Path) -> None:
+def test_the_command_reaches_nothing_but_the_cluster(
+    address: str, home: Path, tmp_path: Path
+) -> None:
     """`home` comes after `address`: the cluster keeps the environment that tells it not to report."""
-    making.tar(tmp_path / "source/train-0.tar", [(f"photo-{number}", picture) for number, picture in enumerate(crops(20))])
+    making.tar(
+        tmp_path / "source/train-0.tar",
+        [(f"photo-{number}", picture) for number, picture in enumerate(crops(20))],
+    )
     own = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
-    command = [*COMMAND, str(tmp_path / "source"), str(tmp_path / "tokens"), "-k", "8", "--embedded", str(ROOT / "model_repository")]
+    command = [
+        *COMMAND,
+        str(tmp_path / "source"),
+        str(tmp_path / "tokens"),
+        "-k",
+        "8",
+        "--embedded",
+        str(ROOT / "model_repository"),
+    ]
     assert_stays_here(tmp_path, *command, "--ray", address, own=own)
     assert files(home) == []

@@ -25,7 +25,11 @@ def tokens(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("dataset")
     pictures = list(zip(KEYS, crops(12), strict=True))
     for number in range(2):
-        making.tar(folder / f"source/train-{number}.tar", pictures[number * 6 : number * 6 + 6], labels=True)
+        making.tar(
+            folder / f"source/train-{number}.tar",
+            pictures[number * 6 : number * 6 + 6],
+            labels=True,
+        )
     tokenize(str(folder / "source"), str(folder / "tokens"), [engine], k=K)
     return folder / "tokens"
 
@@ -53,14 +57,25 @@ def test_hugging_face_datasets(tokens: Path, tmp_path: Path) -> None:
 
 
 def test_duckdb(tokens: Path) -> None:
-    rows = duckdb.sql(f"select key, len(tokens), tokens[1] from '{tokens}/*.parquet' order by key").fetchall()
+    rows = duckdb.sql(
+        f"select key, len(tokens), tokens[1] from '{tokens}/*.parquet' order by key"
+    ).fetchall()
     assert [row[0] for row in rows] == KEYS
     assert {row[1] for row in rows} == {K}
 
 
 def test_the_example_learns_from_the_tokens(tokens: Path) -> None:
     """What it was shown; a run of a minute on whole datasets stands in docs/datasets.md."""
-    command = [sys.executable, "docs/examples/train_on_tokens.py", str(tokens), str(tokens), "-k", "8", "--seconds", "5"]
+    command = [
+        sys.executable,
+        "docs/examples/train_on_tokens.py",
+        str(tokens),
+        str(tokens),
+        "-k",
+        "8",
+        "--seconds",
+        "5",
+    ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     right, largest = (float(share) for share in re.findall(r"([\d.]+)%", told))
     assert right > largest + 20, told

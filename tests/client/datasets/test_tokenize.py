@@ -26,7 +26,9 @@ from service.local_engine import LocalEngine
 from tests.client.datasets import making
 from tests.photographs import crops, encoded, jpeg
 
-PICTURES = [(f"{'ab'[number % 2]}/photo-{number:03d}", picture) for number, picture in enumerate(crops(40))]
+PICTURES = [
+    (f"{'ab'[number % 2]}/photo-{number:03d}", picture) for number, picture in enumerate(crops(40))
+]
 K = 64
 
 
@@ -43,7 +45,11 @@ def rows_of(destination: Path) -> dict[str, list[int]]:
 @pytest.fixture(scope="module")
 def right(engine: LocalEngine) -> dict[str, list[int]]:
     tokens = engine.encode_stream((picture for _, picture in PICTURES), K)
-    return {key: one.ids.tolist() for (key, _), one in zip(PICTURES, tokens, strict=True) if isinstance(one, Tokens)}
+    return {
+        key: one.ids.tolist()
+        for (key, _), one in zip(PICTURES, tokens, strict=True)
+        if isinstance(one, Tokens)
+    }
 
 
 def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
@@ -53,7 +59,10 @@ def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_pat
     summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
     assert (summary.pictures, summary.rejects, summary.shards) == (40, 0, 1)
     assert rows_of(tmp_path / "tokens") == right
-    labels = {row["key"]: row["label"] for row in pq.read_table(tmp_path / "tokens/pictures-00000.parquet").to_pylist()}
+    labels = {
+        row["key"]: row["label"]
+        for row in pq.read_table(tmp_path / "tokens/pictures-00000.parquet").to_pylist()
+    }
     assert all(label == key[0] for key, label in labels.items())
 
 
@@ -71,18 +80,25 @@ def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
 
 
 def test_a_folder_falls_into_shards_by_its_listing_alone(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine,
+    right: dict[str, list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("channeltok.datasets.sources.FOLDER_SHARD", 15)
     source = making.folder(tmp_path / "photos", PICTURES)
     assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
-    assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [f"pictures-{n:05d}.parquet" for n in range(3)]
+    assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [
+        f"pictures-{n:05d}.parquet" for n in range(3)
+    ]
     assert rows_of(tmp_path / "tokens") == right
 
 
 def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
     for number in range(2):
-        making.tar(tmp_path / f"source/set/train-{number:04d}.tar", PICTURES[number::2], labels=True)
+        making.tar(
+            tmp_path / f"source/set/train-{number:04d}.tar", PICTURES[number::2], labels=True
+        )
     summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     assert (summary.shards, summary.pictures) == (2, 40)
     assert rows_of(tmp_path / "tokens") == right
@@ -91,7 +107,11 @@ def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_p
     first = table.to_pylist()[0]
     photo = Image.open(io.BytesIO(dict(PICTURES)[first["key"]]))
     assert (first["width"], first["height"]) == photo.size
-    assert (first["k"], first["tokenizer"], first["fingerprint"]) == (K, "demo", engine.tokenizers()[0].fingerprint)
+    assert (first["k"], first["tokenizer"], first["fingerprint"]) == (
+        K,
+        "demo",
+        engine.tokenizers()[0].fingerprint,
+    )
     # The offset leads to the picture's header in the source.
     with open(first["source"], "rb") as file:
         file.seek(first["offset"])
@@ -101,7 +121,9 @@ def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_p
     assert member.name == first["key"] + ".jpg"
 
 
-def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "two.tar", "w") as archive:
         for name in ("x.left.jpg", "x.right.jpg"):
             member = tarfile.TarInfo(name)
@@ -111,7 +133,9 @@ def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(engine: Loca
     assert (summary.pictures, summary.rejects) == (1, 1)
 
 
-def test_hugging_face_parquet(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_hugging_face_parquet(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     making.parquet(tmp_path / "source/train.parquet", PICTURES)
     tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     table = pq.read_table(tmp_path / "tokens/train.parquet").to_pylist()
@@ -137,19 +161,28 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_tar_behind_http(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_a_tar_behind_http(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     making.tar(tmp_path / "web/train.tar", PICTURES)
     handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        tokenize(f"http://127.0.0.1:{server.server_address[1]}/train.tar", str(tmp_path / "tokens"), [engine], k=K)
+        tokenize(
+            f"http://127.0.0.1:{server.server_address[1]}/train.tar",
+            str(tmp_path / "tokens"),
+            [engine],
+            k=K,
+        )
         server.shutdown()
     assert rows_of(tmp_path / "tokens") == right
 
 
 def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
     making.tar(tmp_path / "train.tar", PICTURES)
-    tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset")
+    tokenize(
+        str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset"
+    )
     with tarfile.open(tmp_path / "tokens/train.tar") as archive:
         contents = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     assert {key: Tokens.from_bytes(contents[f"{key}.ctok"]).ids.tolist() for key in right} == right
@@ -159,11 +192,20 @@ def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_pat
 def _bad_files() -> dict[str, bytes]:
     """200 of them, of every kind."""
     photo = Image.open(io.BytesIO(jpeg("coffee"))).resize((60, 50))
-    good = {"jpg": encoded(photo, "JPEG"), "png": encoded(photo, "PNG"), "webp": encoded(photo, "WEBP")}
+    good = {
+        "jpg": encoded(photo, "JPEG"),
+        "png": encoded(photo, "PNG"),
+        "webp": encoded(photo, "WEBP"),
+    }
     bomb = bytearray(good["png"])
     bomb[16:24] = (9000).to_bytes(4, "big") * 2  # the header claims 81 megapixels
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    frames = encoded(photo, "WEBP", save_all=True, append_images=[photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    frames = encoded(
+        photo,
+        "WEBP",
+        save_all=True,
+        append_images=[photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)],
+    )
     kinds: list[tuple[str, bytes]] = [
         ("jpg", b""),
         ("jpg", b"no picture at all"),
@@ -177,29 +219,47 @@ def _bad_files() -> dict[str, bytes]:
         *((kind, data[:12]) for kind, data in good.items()),
         ("jpg", bytes(17 * 2**20)),
     ]
-    return {f"bad-{number:03d}.{kinds[number % len(kinds)][0]}": kinds[number % len(kinds)][1] for number in range(200)}
+    return {
+        f"bad-{number:03d}.{kinds[number % len(kinds)][0]}": kinds[number % len(kinds)][1]
+        for number in range(200)
+    }
 
 
-def test_exactly_the_bad_pictures_are_rejected(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_exactly_the_bad_pictures_are_rejected(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     source = making.folder(tmp_path / "photos", PICTURES)
     bad = _bad_files()
     for name, content in bad.items():
         (source / name).write_bytes(content)
     summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
-    rejects = [json.loads(line) for line in (tmp_path / "tokens/.channeltok/rejects.jsonl").read_text().splitlines()]
-    assert sorted(reject["key"] for reject in rejects) == sorted(name.rpartition(".")[0] for name in bad)
+    rejects = [
+        json.loads(line)
+        for line in (tmp_path / "tokens/.channeltok/rejects.jsonl").read_text().splitlines()
+    ]
+    assert sorted(reject["key"] for reject in rejects) == sorted(
+        name.rpartition(".")[0] for name in bad
+    )
     assert all(reject["reason"] and reject["code"] for reject in rejects)
-    assert {"BAD_PICTURE", "UNSUPPORTED_FORMAT", "TOO_MANY_PIXELS", "UNREADABLE"} == {reject["code"] for reject in rejects}
+    assert {"BAD_PICTURE", "UNSUPPORTED_FORMAT", "TOO_MANY_PIXELS", "UNREADABLE"} == {
+        reject["code"] for reject in rejects
+    }
     assert summary.rejects == 200
     assert rows_of(tmp_path / "tokens") == right
 
 
-def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
+    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     making.tar(tmp_path / "source/good.tar", PICTURES)
-    making.tar(tmp_path / "source/zz-bad.tar", [(str(number), b"no picture") for number in range(60)])
+    making.tar(
+        tmp_path / "source/zz-bad.tar", [(str(number), b"no picture") for number in range(60)]
+    )
     with pytest.raises(TooManyRejects, match="5 are allowed"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=5)
-    summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=60)
+    summary = tokenize(
+        str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=60
+    )
     assert summary.rejects == 60
     assert rows_of(tmp_path / "tokens") == right
 
@@ -210,15 +270,24 @@ def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
     summary = tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     assert (summary.done_before, summary.new_pictures) == (1, 0)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")
+    } == before
 
 
-@pytest.mark.parametrize(("change", "named"), [({"k": 32}, "k 64, not 32"), ({"container": "webdataset"}, "container 'parquet'")])
-def test_what_would_not_fit_is_not_mixed_in(engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"k": 32}, "k 64, not 32"), ({"container": "webdataset"}, "container 'parquet'")],
+)
+def test_what_would_not_fit_is_not_mixed_in(
+    engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str
+) -> None:
     making.tar(tmp_path / "train.tar", PICTURES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     with pytest.raises(CannotMix, match=named):
-        tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], **{"k": K, **change})  # type: ignore[arg-type]
+        tokenize(
+            str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], **{"k": K, **change}
+        )  # type: ignore[arg-type]
 
 
 class _Renamed:
@@ -232,7 +301,12 @@ class _Renamed:
         return [TokenizerInfo(**{**vars(info), "fingerprint": "0123456789abcdef"})]
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
+        self,
+        pictures: Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         yield from self._engine.encode_stream(pictures, k, tokenizer, quality=quality)
 
@@ -244,7 +318,9 @@ def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
 
 
-def test_an_engine_that_changes_within_a_run_is_noticed(engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_changes_within_a_run_is_noticed(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.0)
     making.tar(tmp_path / "train.tar", PICTURES[:4])
     with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
@@ -285,14 +361,21 @@ def _a_broken_header(tar: bytes) -> bytes:
     return tar[:at] + b"\xff" * 512 + tar[at + 512 :]
 
 
-@pytest.mark.parametrize("damage", [_cut_in_a_picture, _cut_in_a_header, _cut_between_two, _a_broken_header])
-def test_a_damaged_shard_costs_that_shard_only(engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage", [_cut_in_a_picture, _cut_in_a_header, _cut_between_two, _a_broken_header]
+)
+def test_a_damaged_shard_costs_that_shard_only(
+    engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     whole = making.tar(tmp_path / "source/a.tar", PICTURES[:20])
     (tmp_path / "source/b.tar").write_bytes(damage(whole.read_bytes()))
     making.tar(tmp_path / "source/c.tar", PICTURES[20:])
     with pytest.raises(ShardFailed, match=r"b\.tar"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
-    assert sorted(path.name for path in (tmp_path / "tokens").glob("*.parquet")) == ["a.parquet", "c.parquet"]
+    assert sorted(path.name for path in (tmp_path / "tokens").glob("*.parquet")) == [
+        "a.parquet",
+        "c.parquet",
+    ]
     summary = json.loads((tmp_path / "tokens/.channeltok/summary.json").read_text())
     assert list(summary["failed"]) == [str(tmp_path / "source/b.tar")]
 
@@ -308,9 +391,16 @@ class _Failing(_Renamed):
         return self._engine.tokenizers()
 
     def encode_stream(
-        self, pictures: Iterable[bytes], k: int | None = None, tokenizer: str | None = None, *, quality: Quality | None = None
+        self,
+        pictures: Iterable[bytes],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
     ) -> Iterator[Tokens | ChannelTokError]:  # type: ignore[override]
-        for number, result in enumerate(super().encode_stream(pictures, k, tokenizer, quality=quality)):
+        for number, result in enumerate(
+            super().encode_stream(pictures, k, tokenizer, quality=quality)
+        ):
             if self.left and number == 5:
                 self.left -= 1
                 raise Unavailable("UNAVAILABLE", "the connection broke")
@@ -318,11 +408,19 @@ class _Failing(_Renamed):
 
 
 def test_a_shard_is_tried_again_when_its_engine_fails(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine,
+    right: dict[str, list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.01)
     making.tar(tmp_path / "train.tar", PICTURES)
-    assert tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K).pictures == 40
+    assert (
+        tokenize(
+            str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K
+        ).pictures
+        == 40
+    )
     assert rows_of(tmp_path / "tokens") == right
     with pytest.raises(ShardFailed, match="the connection broke"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "again"), [_Failing(engine, 99)], k=K)
@@ -330,9 +428,16 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("nowhere", "nothing is there"), (".", "no pictures there"), ("ftpx://x/y", "ftpx"), ("memory://void", "nothing is there")],
+    [
+        ("nowhere", "nothing is there"),
+        (".", "no pictures there"),
+        ("ftpx://x/y", "ftpx"),
+        ("memory://void", "nothing is there"),
+    ],
 )
-def test_a_source_that_is_none(engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
+def test_a_source_that_is_none(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(SourceError, match=said):
@@ -347,7 +452,9 @@ def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
     assert not (tmp_path / "tokens").exists()
 
 
-def test_rows_are_the_arrays_that_the_engine_gave(engine: LocalEngine, right: dict[str, list[int]]) -> None:
+def test_rows_are_the_arrays_that_the_engine_gave(
+    engine: LocalEngine, right: dict[str, list[int]]
+) -> None:
     """A batch of 16 and a batch of 8 at its end: the same tokens as alone."""
     alone: list[NDArray[np.uint16]] = []
     for _, picture in PICTURES[:5]:

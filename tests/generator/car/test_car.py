@@ -21,7 +21,9 @@ from tokenizer.channeltok import ChannelTok, ShuffleShape
 from tokenizer.cvq import Cvq, CvqShape
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # webdataset leaves its tar files open
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # webdataset leaves its tar files open
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 BACKBONE = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
@@ -32,7 +34,13 @@ TEXTS = ["a photo", "a photo of pied wagtail"]
 @pytest.fixture
 def car() -> Car:
     torch.manual_seed(0)
-    car = Car(*small_language(64, 2, 2, 96), torch.randn(CODES, 16), "0123456789abcdef", 32, ["bee", "pied_wagtail"])
+    car = Car(
+        *small_language(64, 2, 2, 96),
+        torch.randn(CODES, 16),
+        "0123456789abcdef",
+        32,
+        ["bee", "pied_wagtail"],
+    )
     with torch.no_grad():
         for weight in [*car.projector.parameters(), *car.head.parameters()]:
             weight.normal_(std=0.2)
@@ -43,7 +51,9 @@ def car() -> Car:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for i, (folder, data) in enumerate(zip(["cat", "bee", "cat", "ant"], crops(4), strict=True)):
+        for i, (folder, data) in enumerate(
+            zip(["cat", "bee", "cat", "ant"], crops(4), strict=True)
+        ):
             member = tarfile.TarInfo(f"{folder}/{i}.jpg")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -88,7 +98,9 @@ def test_a_picture_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
     tokens = torch.randint(CODES, (2, 32))
     with torch.inference_mode():
         both = car(tokens, torch.tensor([-1, 1]))
-        torch.testing.assert_close(car(tokens[:1], torch.tensor([-1])), both[:1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            car(tokens[:1], torch.tensor([-1])), both[:1], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_one_seed_one_picture(car: Car) -> None:
@@ -105,14 +117,21 @@ def test_k_out_of_range_is_told(car: Car, k: int) -> None:
 
 def test_every_text_is_read_byte_for_byte() -> None:
     text = byte_tokenizer()
-    assert text.decode(text("a photo of Müller's café 🐝")["input_ids"]) == "a photo of Müller's café 🐝"
+    assert (
+        text.decode(text("a photo of Müller's café 🐝")["input_ids"])
+        == "a photo of Müller's café 🐝"
+    )
 
 
 def test_saved_and_read_again_it_is_the_same(car: Car, tmp_path: Path) -> None:
     model.save(car, tmp_path / "car", {"views": "7"})
     again = model.load(tmp_path / "car")
     assert model.facts(tmp_path / "car")["views"] == "7"
-    assert (again.tokenizer, again.channels, again.classes) == (car.tokenizer, car.channels, car.classes)
+    assert (again.tokenizer, again.channels, again.classes) == (
+        car.tokenizer,
+        car.channels,
+        car.classes,
+    )
     for name, value in car.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert torch.equal(again.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
@@ -131,17 +150,33 @@ def test_first_what_faces_the_language_model_learns_then_all(photos: Path) -> No
     align = Align(AlignRecipe.model_validate({**settings(photos, 200), "run": photos / "align"}))
     before = {name: value.clone() for name, value in align.model.state_dict().items()}
     align.run()
-    changed = {name.split(".")[0] for name, value in align.model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split(".")[0]
+        for name, value in align.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed == {"projector", "begin", "head"}
 
-    recipe = {**settings(photos, 400), "run": photos / "finetune", "start_from": photos / "align/car"}
+    recipe = {
+        **settings(photos, 400),
+        "run": photos / "finetune",
+        "start_from": photos / "align/car",
+    }
     finetune = Finetune(FinetuneRecipe.model_validate(recipe))
     before = {name: value.clone() for name, value in finetune.model.state_dict().items()}
     finetune.run()
-    changed = {name.split(".")[0] for name, value in finetune.model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split(".")[0]
+        for name, value in finetune.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed == {"language", "projector", "begin", "head"}
 
-    rows = [json.loads(line) for run in ("align", "finetune") for line in (photos / run / "log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for run in ("align", "finetune")
+        for line in (photos / run / "log.jsonl").read_text().splitlines()
+    ]
     bits = [row["bits_32"] for row in rows]
     assert 8.3 > bits[0] > bits[4] > bits[-1]  # 300 codewords are 8.23 bits; four photos, by heart
     facts = model.facts(photos / "finetune/car")
@@ -164,13 +199,23 @@ def test_stage_one_takes_a_language_model_from_a_folder(photos: Path) -> None:
 def test_what_does_not_fit_together_is_told(photos: Path) -> None:
     checkpoint.save(ChannelTok(BACKBONE), photos / "channeltok.safetensors")
     with pytest.raises(ValueError, match="is of the family channeltok: it needs cvq"):
-        Align(AlignRecipe.model_validate({**settings(photos, 4), "run": photos / "a", "tokenizer": photos / "channeltok.safetensors"}))
+        Align(
+            AlignRecipe.model_validate(
+                {
+                    **settings(photos, 4),
+                    "run": photos / "a",
+                    "tokenizer": photos / "channeltok.safetensors",
+                }
+            )
+        )
 
     Align(AlignRecipe.model_validate({**settings(photos, 4), "run": photos / "align"})).run()
     recipe = {**settings(photos, 4), "run": photos / "b", "start_from": photos / "align/car"}
     checkpoint.save(Cvq(CvqShape(backbone=BACKBONE, codes=CODES)), photos / "other.safetensors")
     with pytest.raises(ValueError, match="makes those of"):
-        Finetune(FinetuneRecipe.model_validate({**recipe, "tokenizer": photos / "other.safetensors"}))
+        Finetune(
+            FinetuneRecipe.model_validate({**recipe, "tokenizer": photos / "other.safetensors"})
+        )
 
 
 def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> None:
@@ -179,8 +224,20 @@ def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> Non
     checkpoint.save(cvq, tmp_path / "cvq.safetensors")
     car.tokenizer = checkpoint.fingerprint(cvq)
     model.save(car, tmp_path / "car")
-    command = [sys.executable, "-m", "generator.car", "sample", str(tmp_path / "car"), "a photo of bee", "a photo", "-o"]
-    subprocess.run([*command, str(tmp_path / "bee.png"), "--tokenizer", str(tmp_path / "cvq.safetensors")], check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "generator.car",
+        "sample",
+        str(tmp_path / "car"),
+        "a photo of bee",
+        "a photo",
+        "-o",
+    ]
+    subprocess.run(
+        [*command, str(tmp_path / "bee.png"), "--tokenizer", str(tmp_path / "cvq.safetensors")],
+        check=True,
+    )
     assert (tmp_path / "bee.png").read_bytes()[:4] == b"\x89PNG"
     refused = subprocess.run([*command, str(tmp_path / "bee.png")], capture_output=True, text=True)
     assert refused.returncode == 1
