@@ -24,7 +24,7 @@ ENTRYPOINT ["python", "-m", "service"]
 FROM service AS gateway
 COPY --from=client /wheels /wheels
 RUN pip install --no-deps /wheels/*
-COPY pictures pictures
+COPY imaging imaging
 COPY service service
 USER 10001:10001
 
@@ -33,7 +33,7 @@ FROM service AS cpu
 RUN python requirements.py serve > serve.txt && pip install -r serve.txt
 COPY --from=client /wheels /wheels
 RUN pip install --no-deps /wheels/*
-COPY pictures pictures
+COPY imaging imaging
 COPY service service
 COPY model_repository model_repository
 USER 10001:10001
@@ -45,7 +45,7 @@ RUN pip install --no-deps /wheels/*
 COPY docs/images/*.jpg docs/images/
 COPY loadtest loadtest
 USER 10001:10001
-ENV LOCUST_LOCUSTFILE=loadtest/locustfile.py
+ENV LOCUST_LOCUSTFILE=loadtest/load/locustfile.py
 EXPOSE 8089
 # The web UI; --headless has none.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
@@ -57,7 +57,7 @@ FROM python AS export
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python requirements.py export > export.txt \
     && pip install --index-url "$TORCH_INDEX" "$(grep ^torch== export.txt)" && pip install -r export.txt
-COPY pictures pictures
+COPY imaging imaging
 COPY tokenizer tokenizer
 COPY generator generator
 COPY export export
@@ -73,10 +73,10 @@ FROM python AS acceptance
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python requirements.py export > export.txt && python requirements.py acceptance > acceptance.txt \
     && pip install -r export.txt && pip uninstall --yes onnxruntime && pip install -r acceptance.txt
-COPY pictures pictures
+COPY imaging imaging
 COPY tokenizer tokenizer
 COPY generator generator
 COPY export export
 ENV TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TRITON_CACHE_DIR=/tmp/triton
 USER 1000:1000
-ENTRYPOINT ["python", "-m", "export.gpu_acceptance"]
+ENTRYPOINT ["python", "-m", "export.acceptance"]

@@ -85,47 +85,47 @@ dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafan
 	$(BIN)/python -m deploy.grafana.dashboard
 
 bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
-	$(BIN)/python -m loadtest.served_over_bare
+	$(BIN)/python -m loadtest.bench.throughput
 
 bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, one run
-	$(BIN)/python -m export.bench_engines
+	$(BIN)/python -m export.bench.engines
 
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
-	$(BIN)/python -m loadtest.datasets_over_bare
+	$(BIN)/python -m loadtest.bench.datasets
 
 bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side; a table for docs/families.md. FAMILIES="--legs cost --rounds 3"
-	$(BIN)/python -m export.bench_families $(FAMILIES)
+	$(BIN)/python -m export.bench.families $(FAMILIES)
 
 bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve, BentoML and MLServer with the same graph, one run
 	$(BIN)/python -m loadtest.peers
 
 bench-serving: $(VENV)/dev.stamp build/serve-full  ## what serving costs, against bare graphs, Triton alone and peers: 20 minutes, one run
-	$(BIN)/python -m loadtest.serving
+	$(BIN)/python -m loadtest.bench.serving
 
 capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
-	$(BIN)/python -m loadtest.capacity
+	$(BIN)/python -m loadtest.bench.capacity
 
 cost: $(VENV)/dev.stamp  ## what a picture costs, over clients, k, sizes and batches, beside a model of it
-	$(BIN)/python -m loadtest.cost
+	$(BIN)/python -m loadtest.bench.cost
 
 soak: $(VENV)/dev.stamp  ## 80 % of the capacity for 15 minutes: no error, flat memory, the same p99
-	$(BIN)/python -m loadtest.soak $(SOAK)
+	$(BIN)/python -m loadtest.bench.soak $(SOAK)
 
 capacity-report: $(VENV)/dev.stamp  ## pictures for docs/capacity.md of what capacity, cost, bench-peers and soak left in build
-	$(BIN)/python -m loadtest.capacity_report
+	$(BIN)/python -m loadtest.bench.capacity_report
 
 perf-analyzer: $(VENV)/dev.stamp | build/perf-analyzer  ## Triton's own load generator beside ours, without and with the gateway
-	$(BIN)/python -m loadtest.perf_analyzer
+	$(BIN)/python -m loadtest.bench.perf_analyzer
 
 flame-graph: $(VENV)/dev.stamp  ## where the gateway's time goes under load, and what Triton counted
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m loadtest.flame_graph
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m loadtest.bench.flame_graph
 
 # LOCUST_HOST=http://HOST:8080 LOCUST_GRPC=HOST:50051 for a service elsewhere. SHAPE=ramp, spike or soak decides on users and time, and its options go
 # into LOAD ("--peak-users 100"). WORKERS=2: a master and two workers, for one process takes one core. Several machines: docs/capacity.md.
 comma := ,
 loadtest: $(VENV)/loadtest.stamp  ## 2 minutes of gRPC and REST users on a service that runs, a report in build/loadtest
 	mkdir -p build/loadtest
-	$(BIN)/python -m locust -f loadtest/locustfile.py$(if $(SHAPE),$(comma)loadtest/shapes/$(SHAPE).py) --headless \
+	$(BIN)/python -m locust -f loadtest/load/locustfile.py$(if $(SHAPE),$(comma)loadtest/load/shapes/$(SHAPE).py) --headless \
 		$(if $(SHAPE),,--users 16 --spawn-rate 4 --run-time 2m) $(if $(WORKERS),--processes $(WORKERS)) --stop-timeout 30 \
 		--only-summary --csv build/loadtest/report --html build/loadtest/report.html $(LOAD)
 
@@ -172,7 +172,7 @@ chaos: $(VENV)/dev.stamp  ## attack a real service for 10 minutes at most; a tab
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
 	$(BIN)/python -m export engines --data 'docs/images/*.jpg'
-	$(BIN)/python -m export.engines_check
+	$(BIN)/python -m export.acceptance.engines_check
 
 # All in containers, so it needs no $(VENV). The report is written by whoever runs make.
 gpu-acceptance:  ## on a GPU host: build all, start Triton, compare every engine with fp32 on the CPU, time it; a report in build/gpu-acceptance
@@ -209,11 +209,11 @@ ship: $(VENV)/dev.stamp  ## put the weights of a training run in place, NAME=dem
 
 card: $(if $(filter demo,$(NAME)),demo-graphs) $(VENV)/dev.stamp  ## pictures, judge's reports and model card of tokenizer/weights/NAME.safetensors
 	mkdir -p $(IMAGES)
-	$(BIN)/python -m tokenizer.coarse_to_fine $(WEIGHTS) $(PHOTOS) -o $(IMAGES)/coarse-to-fine.png
+	$(BIN)/python -m tokenizer.evaluation.coarse_to_fine $(WEIGHTS) $(PHOTOS) -o $(IMAGES)/coarse-to-fine.png
 	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/kodak $(call codecs,kodak) -o $(QUALITY)/kodak
 	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val --photos 100 $(call codecs,validation-100) -o $(QUALITY)/validation-100
 	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val -o $(QUALITY)/validation
-	$(BIN)/python -m tokenizer.card $(WEIGHTS) --reports $(QUALITY)/kodak $(QUALITY)/validation-100 $(QUALITY)/validation -o $(WEIGHTS:.safetensors=.md)
+	$(BIN)/python -m tokenizer.evaluation.card $(WEIGHTS) --reports $(QUALITY)/kodak $(QUALITY)/validation-100 $(QUALITY)/validation -o $(WEIGHTS:.safetensors=.md)
 
 # Codecs do not depend on the tokenizer: they are measured once, with the demo's.
 codecs = $(if $(filter demo,$(NAME)),--codecs,--codecs-from docs/quality/$(1))
@@ -221,9 +221,9 @@ codecs = $(if $(filter demo,$(NAME)),--codecs,--codecs-from docs/quality/$(1))
 demo-graphs: $(VENV)/dev.stamp
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
 	$(BIN)/python -m export $(DEMO) --report build/parity.json
-	$(BIN)/python -m tokenizer.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
-	$(BIN)/python -m tokenizer.bit_use $(DEMO) -o docs/images/bit-use.png
-	$(BIN)/python -m tokenizer.by_quality $(DEMO) -o docs/images/by-quality.png
+	$(BIN)/python -m tokenizer.evaluation.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
+	$(BIN)/python -m tokenizer.evaluation.bit_use $(DEMO) -o docs/images/bit-use.png
+	$(BIN)/python -m tokenizer.evaluation.adaptive_length $(DEMO) -o docs/images/by-quality.png
 
 clean:
 	rm -rf $(VENV) build dist

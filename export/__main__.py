@@ -17,13 +17,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from export import engines, generator_command, graph, half, int8, parity, repository
-from export.random_model import random_model
-from tokenizer import checkpoint, inference
-from tokenizer.data import evaluation_photos
-from tokenizer.families import SIZES
-from tokenizer.family import Tokenizer
-from tokenizer.fidelity import psnr
+from export import generator_command
+from export.graphs import fp16, graph, int8, parity
+from export.graphs.random_model import random_model
+from export.triton import repository, triton_config
+from tokenizer import checkpoint
+from tokenizer.evaluation import inference
+from tokenizer.evaluation.fidelity import psnr
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.registry import SIZES
+from tokenizer.training.data import evaluation_photos
 
 # Of families whose decoder does less work for fewer tokens: a graph for each. The others do the same at every k, and one graph for all
 # lets requests of different k share a batch.
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         generator_command.main(arguments[1:])
         return
     options = _options(arguments)
-    engine = engines.ENGINES[options.engine]
+    engine = triton_config.ENGINES[options.engine]
     repository.check_writable(options.repository)
     model = _model(options.checkpoint, options.random)
     name = _name(options)
@@ -83,14 +86,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _graphs(
-    model: Tokenizer, name: str, budgets: list[int], engine: engines.Engine
+    model: Tokenizer, name: str, budgets: list[int], engine: triton_config.Engine
 ) -> tuple[bytes, dict[int, bytes]]:
     """Encode, and decode by budget, serialised. Decode is fp16 for a GPU."""
     print("exporting encode", flush=True)
     encode = graph.encode_graph(model, name).SerializeToString()
-    if engine is not engines.PYTHON:
+    if engine is not triton_config.PYTHON:
         model = copy.deepcopy(model)
-        half.halve(model.decoder)
+        fp16.halve(model.decoder)
     decodes = {}
     for budget in budgets:
         print(f"exporting decode, k = {budget}", flush=True)
@@ -121,10 +124,10 @@ def _int8(
     return found
 
 
-def _budgets(asked: list[int] | None, channels: int, engine: engines.Engine) -> list[int]:
+def _budgets(asked: list[int] | None, channels: int, engine: triton_config.Engine) -> list[int]:
     budgets = sorted(set(asked or [channels]))
     if (
-        engine is not engines.PYTHON
+        engine is not triton_config.PYTHON
     ):  # one list serves tokenizers of 256 and of 512 channels, and whatever was encoded can be decoded
         budgets = sorted({budget for budget in budgets if budget < channels} | {channels})
     if not 1 <= budgets[0] <= budgets[-1] <= channels:
@@ -210,12 +213,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     if gpu:
         parser.add_argument(
             "--engine",
-            choices=sorted(set(engines.ENGINES) - {engines.PYTHON.name}),
+            choices=sorted(set(triton_config.ENGINES) - {triton_config.PYTHON.name}),
             default="tensorrt",
         )
         parser.set_defaults(budgets=[32, 64, 128, 256, 512], int8=False)
     else:
-        parser.set_defaults(engine=engines.PYTHON.name)
+        parser.set_defaults(engine=triton_config.PYTHON.name)
     options = parser.parse_args(arguments[gpu:])
     if gpu and options.random is None:
         options.checkpoint = options.checkpoint or DEMO

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from export import generator_parity, generator_repository, repository, step
+from export.graphs import generator_graph, generator_parity
+from export.triton import generator_repository, repository
 from generator import checkpoint
 from generator.checkpoint import Generator
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
         f"{name}, fingerprint {checkpoint.fingerprint(generator.model)}, tokens of {generator.tokenizer}",
         flush=True,
     )
-    graph = step.step_graph(generator, name).SerializeToString()
+    graph = generator_graph.step_graph(generator, name).SerializeToString()
     labels = [label - 1 for label in range(min(options.sequences, shape.classes + 1))]
     print(
         f"comparing with PyTorch on {len(labels)} sequences of {shape.channels} tokens", flush=True

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from generator.foreteller import Foreteller
-from generator.prediction import PREDICTIONS
+from generator.output_head import PREDICTIONS
+from generator.token_model import Foreteller
 
 ROTARY_BASE = 10_000.0
 Cache = list[
@@ -32,7 +32,7 @@ class GptShape(BaseModel):
     """What a generator is built from.
 
     channels, codes: C tokens of a whole sequence at most, and how many ids each may have. classes: how many there are beside 'no class'.
-    inside: width of the gated units. prediction: how the next token is told, see generator.prediction. specials: ids after the codes that
+    inside: width of the gated units. prediction: how the next token is told, see generator.output_head. specials: ids after the codes that
     no token has; the paper's vocabulary has three. position_embedding: whether each position also has a vector of its own, for channels
     differ in what they mean, and rotary positions tell only distances.
     """

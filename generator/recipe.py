@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tokenizer.recipe import Schedule
+from tokenizer.training.recipe import Schedule
 
 
 class GeneratorRecipe(Schedule):

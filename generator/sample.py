@@ -10,10 +10,10 @@ from torch import Tensor
 
 from generator import checkpoint
 from generator.gpt import Gpt
-from generator.prediction import gumbel
+from generator.output_head import gumbel
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer import inference
-from tokenizer.sheet import Column, draw
+from tokenizer.evaluation import inference
+from tokenizer.evaluation.image_grid import Column, draw
 
 # Those that the service takes where a caller names none, see docs/generate.md.
 TEMPERATURE, TOP_K = 0.85, 200

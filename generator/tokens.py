@@ -14,10 +14,11 @@ import webdataset as wds
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import pictures
-from tokenizer import checkpoint, inference
-from tokenizer.data import SUFFIXES, RandomCrop, shards
-from tokenizer.family import Tokenizer
+import imaging
+from tokenizer import checkpoint
+from tokenizer.evaluation import inference
+from tokenizer.models.base import Tokenizer
+from tokenizer.training.data import SUFFIXES, RandomCrop, shards
 
 NO_CLASS = -1
 BATCH = 64
@@ -37,7 +38,7 @@ class Photos:
 
 
 def encoded(model: Tokenizer, pattern: str, passes: int, folder: Path) -> list[Photos]:
-    """All photos of the shards at `pattern`, as tokenizer.data.shards takes it, in so many passes.
+    """All photos of the shards at `pattern`, as tokenizer.training.data.shards takes it, in so many passes.
 
     Raises FileNotFoundError when there are no shards.
     """
@@ -75,7 +76,7 @@ def _encode(
     )
     for keys, photos in tqdm(dataset, desc=f"encoding pass {number}", unit="batch", leave=False):
         pixels = np.stack(
-            [crop(data) if number > 1 else pictures.prepare(data, size) for data in photos]
+            [crop(data) if number > 1 else imaging.prepare(data, size) for data in photos]
         )
         if number == 1:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])

@@ -10,7 +10,7 @@ from generator.gpt import Gpt, GptShape
 from generator.recipe import GptRecipe
 from generator.training import Trainer
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.family import Tokenizer
+from tokenizer.models.base import Tokenizer
 
 
 class TrainCommand(GptRecipe):

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from generator.foreteller import Foreteller, bits_per_token, channel_weights
 from generator.recipe import GeneratorRecipe
+from generator.token_model import Foreteller, bits_per_token, channel_weights
 from generator.tokens import NO_CLASS, encoded
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.family import Tokenizer
-from tokenizer.processes import uses_bf16
+from tokenizer.models.base import Tokenizer
 from tokenizer.train import follow, optimisers
+from tokenizer.training.distributed import uses_bf16
 
 PREFIXES = (1, 8, 32, 64, 128, 256)  # the log has the mean over the first so many tokens
 VALIDATION_PHOTOS = 256

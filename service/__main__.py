@@ -9,8 +9,9 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from service import gateway, logs, metrics, tracing, workers
+from service import gateway, workers
 from service.errors import CannotStart
+from service.observability import logs, metrics, tracing
 from service.settings import Settings
 
 OURS = (

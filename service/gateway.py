@@ -13,21 +13,22 @@ from collections.abc import Coroutine
 
 import structlog
 
-from service import metrics, rest_generate, tracing
-from service.access import Access, RestAccess
-from service.answers import Answers
-from service.calls import RestCalls
-from service.embedded_triton import EmbeddedTriton
+from service.core.generation import Generation
+from service.core.tokenization import Tokenization
+from service.engine.embedded_triton import EmbeddedTriton
+from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
-from service.generation import Generation
-from service.grpc_api import GrpcServer
-from service.http_server import HttpServer
-from service.rest_api import create_app
+from service.grpc.server import GrpcServer
+from service.observability import metrics, tracing
+from service.observability.request_context import RestCalls
+from service.rest import generate
+from service.rest.app import create_app
+from service.rest.server import HttpServer
+from service.security.auth import Access, RestAccess
+from service.security.tls import Tls
 from service.settings import Settings
-from service.supervisor import Supervisor
-from service.tls import Tls
-from service.tokenization import Tokenization
-from service.triton import Triton
+from service.triton.client import Triton
+from service.triton.health import Answers
 
 log = structlog.get_logger()
 # gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
@@ -66,7 +67,7 @@ async def serve(settings: Settings) -> None:
     app = create_app(
         tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition
     )
-    rest_generate.add_routes(app, generation, settings)
+    generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
         RestCalls(RestAccess(app, access)),
         settings,

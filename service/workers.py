@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import multiprocess
 
-from service import child_process, metrics
-from service.answers import Answers
-from service.catalogue import Catalogue
-from service.embedded_triton import EmbeddedTriton
+from service.core.registry import Catalogue
+from service.engine import child_process
+from service.engine.embedded_triton import EmbeddedTriton
+from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.gateway import bind, say_ready
+from service.observability import metrics
 from service.settings import Settings
-from service.supervisor import Supervisor
-from service.triton import Triton
+from service.triton.client import Triton
+from service.triton.health import Answers
 
 log = structlog.get_logger()
 PATIENCE_SECONDS = 4.0  # with a worker that gives no sign of life, twice

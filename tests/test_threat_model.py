@@ -2,7 +2,7 @@
 
 import re
 
-from tests.system.running import ROOT
+from tests.support.running import ROOT
 
 PAGE = (ROOT / "docs/threat-model.md").read_text()
 ROWS = [
@@ -21,7 +21,7 @@ def test_every_test_it_names_exists() -> None:
 
 def test_every_file_it_names_exists() -> None:
     named = re.findall(
-        r"`((?:service|pictures|tokenizer|export|\.ci)/[\w.]+|docker-compose\.yml)`", PAGE
+        r"`((?:service|imaging|tokenizer|export|\.ci)/[\w./]+|docker-compose\.yml)`", PAGE
     )
     assert len(named) > 30
     assert not [file for file in named if not (ROOT / file).is_file()]

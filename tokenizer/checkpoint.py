@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenizer import paper_checkpoint
-from tokenizer.families import SHAPE
-from tokenizer.family import Tokenizer
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.registry import SHAPE
 
 
 class Shape(Protocol):

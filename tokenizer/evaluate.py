@@ -17,10 +17,11 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer import checkpoint, codecs, independent_judge, inference
-from tokenizer.data import evaluation_photos
-from tokenizer.family import Tokenizer
-from tokenizer.fidelity import Pictures, grid_energy, l1, psnr, ssim
+from tokenizer import checkpoint
+from tokenizer.evaluation import codecs, efficientnet_distance, inference
+from tokenizer.evaluation.fidelity import Pictures, grid_energy, l1, psnr, ssim
+from tokenizer.models.base import Tokenizer
+from tokenizer.training.data import evaluation_photos
 
 matplotlib.use("Agg")
 CODEC_SIZES = (64, 128, 256, 512, 1024)
@@ -34,7 +35,7 @@ HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "distance": False}
 class Row:
     """One line of the table: means over the photos. None: not measurable here.
 
-    size: bytes of a picture. distance, frechet: of independent_judge. grid: see fidelity.grid_energy. kept: share of photos that the codec
+    size: bytes of a picture. distance, frechet: of efficientnet_distance. grid: see fidelity.grid_energy. kept: share of photos that the codec
     could save in so few bytes; the other figures are of all photos or, where kept < 1, None.
     """
 
@@ -59,7 +60,7 @@ class Row:
 class Report:
     """What was judged, and how it did.
 
-    use: of ids, see tokenizer.family. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos.
+    use: of ids, see tokenizer.models.base. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos.
     """
 
     checkpoint: str
@@ -78,10 +79,10 @@ def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], floa
     tokens = inference.encode(model, photos)
     budgets = inference.budgets(model.shape.channels)
     decoded = [inference.decode(model, tokens, k) for k in budgets]
-    distances, pooled = independent_judge.judge(photos, decoded)
+    distances, pooled = efficientnet_distance.judge(photos, decoded)
     enough = len(photos) >= FRECHET_PHOTOS
     floor, *frechet = [
-        independent_judge.frechet_of_halves(pooled[0], version) if enough else None
+        efficientnet_distance.frechet_of_halves(pooled[0], version) if enough else None
         for version in pooled
     ]
     rows = [
@@ -127,7 +128,10 @@ def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
             ssim=_mean(max, [ssim(a, b) for a, b in zip(of, versions, strict=True)]),
             distance=_mean(
                 min,
-                [independent_judge.distances(a, b) for a, b in zip(photos, versions, strict=True)],
+                [
+                    efficientnet_distance.distances(a, b)
+                    for a, b in zip(photos, versions, strict=True)
+                ],
             ),
             l1=_mean(min, [l1(a, b) for a, b in zip(of, versions, strict=True)]),
         )

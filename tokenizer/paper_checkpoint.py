@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tokenizer.channeltok import SIZES, ChannelTok, PaperShape
+from tokenizer.models.channeltok import SIZES, ChannelTok, PaperShape
 
 _WRAPPERS = (
     "module.",

@@ -17,15 +17,17 @@ from pydantic_settings import CliApp
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tokenizer import checkpoint, fidelity, inference, learning_curve, parts, processes
-from tokenizer.channeltok import draw_budgets
-from tokenizer.data import evaluation_photos, training_batches
-from tokenizer.families import SIZES
-from tokenizer.family import Tokenizer
-from tokenizer.muon import Muon
-from tokenizer.objective import Objective
-from tokenizer.photos_in_memory import PhotosInMemory
-from tokenizer.recipe import Recipe, Schedule
+from tokenizer import checkpoint, parts
+from tokenizer.evaluation import fidelity, inference, learning_curve
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.channeltok import draw_budgets
+from tokenizer.models.registry import SIZES
+from tokenizer.training import distributed
+from tokenizer.training.data import evaluation_photos, training_batches
+from tokenizer.training.images_in_memory import PhotosInMemory
+from tokenizer.training.losses import Objective
+from tokenizer.training.muon import Muon
+from tokenizer.training.recipe import Recipe, Schedule
 
 VALIDATION_PHOTOS = 96
 # What of the recipe a checkpoint tells; the rest is where things lie and how often they are looked at.
@@ -48,7 +50,7 @@ class TrainCommand(Recipe):
     __doc__ = Recipe.__doc__
 
     def cli_cmd(self) -> None:
-        group = processes.join(self.device)
+        group = distributed.join(self.device)
         if group.device.type == "cuda":
             # What bf16 leaves in fp32, such as the crops and the losses, may round to tf32.
             torch.set_float32_matmul_precision("high")
@@ -96,9 +98,9 @@ def follow(averaged: nn.Module, model: nn.Module, decay: float, steps: float) ->
 class Trainer:
     """Holds what a checkpoint holds: model, averaged model, optimisers, discriminator, views seen."""
 
-    def __init__(self, recipe: Recipe, group: processes.Processes | None = None) -> None:
+    def __init__(self, recipe: Recipe, group: distributed.Processes | None = None) -> None:
         self.recipe = recipe
-        self.group = group or processes.Processes(0, 1, torch.device("cpu"))
+        self.group = group or distributed.Processes(0, 1, torch.device("cpu"))
         if recipe.batch % self.group.count:
             raise ValueError(
                 f"a batch of {recipe.batch} photos cannot be divided over {self.group.count} processes"
@@ -132,7 +134,7 @@ class Trainer:
             self._resume()
         shared = self.group.share(self.model)
         self.shared = torch.compile(shared) if recipe.compile else shared  # the same weights
-        self.bf16 = processes.uses_bf16(recipe.precision, self.group.device)
+        self.bf16 = distributed.uses_bf16(recipe.precision, self.group.device)
 
     def run(self) -> None:
         """Train until `views` photos were seen, the minutes are over, or SIGINT or SIGTERM comes; all end with a checkpoint."""

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from channeltok._messages import TokenizerInfo
 from channeltok.async_client import AsyncClient
 from channeltok.client import Client
 from channeltok.errors import (
@@ -25,7 +26,6 @@ from channeltok.generation import (
     Preview,
     Started,
 )
-from channeltok.messages import TokenizerInfo
 from channeltok.quality import Measured, Quality
 from channeltok.tokens import TokenBytesError, Tokens
 

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
-from channeltok.connection import (
+from channeltok._channel import (
     CHANNEL_OPTIONS,
     DEFAULT_TARGET,
     checked_in_flight,
@@ -25,15 +25,7 @@ from channeltok.connection import (
     metadata_of,
     typed_errors,
 )
-from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
-from channeltok.generation import (
-    GenerationEvent,
-    GeneratorInfo,
-    generate_request,
-    read_event,
-    read_generators,
-)
-from channeltok.messages import (
+from channeltok._messages import (
     PictureFormat,
     TokenizerInfo,
     check_format,
@@ -48,11 +40,19 @@ from channeltok.messages import (
     read_tokenizers,
     read_tokens,
 )
+from channeltok._reorder import Answer, CallEnded, Event, Sent, SourceEnded, Window
+from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
+from channeltok.generation import (
+    GenerationEvent,
+    GeneratorInfo,
+    generate_request,
+    read_event,
+    read_generators,
+)
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
-from channeltok.window import Answer, CallEnded, Event, Sent, SourceEnded, Window
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

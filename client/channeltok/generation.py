@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from channeltok._messages import FORMATS, PictureFormat, check_format, check_k
 from channeltok.errors import InternalError, InvalidInput
-from channeltok.messages import FORMATS, PictureFormat, check_format, check_k
 from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a bare GPU host: `deploy/gpu/host.sh acceptance FOLDER` or `deploy/gpu/host.sh train FOLDER`, then options
-# of export.gpu_acceptance --bare or of tokenizer.train. What is to be kept lies in FOLDER.
+# of export.acceptance --bare or of tokenizer.train. What is to be kept lies in FOLDER.
 # GPU_PACK: what deploy.gpu.pack wrote. PYTHON: the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,7 +23,7 @@ fi
 test ! -d "$pack/cuda" || PYTHONPATH=$pack/cuda:$PYTHONPATH
 case $what in
 acceptance)
-    exec "$python" -m export.gpu_acceptance --bare --checkpoint "$pack/base/demo.safetensors" \
+    exec "$python" -m export.acceptance --bare --checkpoint "$pack/base/demo.safetensors" \
         --data "$pack/base/photos" --repository "$pack/graphs" --output "$kept" "$@"
     ;;
 train)

@@ -27,8 +27,8 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from generator.foreteller import Foreteller
-from generator.prediction import choose, gumbel
+from generator.output_head import choose, gumbel
+from generator.token_model import Foreteller
 
 LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"

@@ -4,8 +4,8 @@ from generator.car import model
 from generator.car.model import Car
 from generator.car.recipe import AlignRecipe, CarRecipe, FinetuneRecipe
 from generator.training import Settings, Trainer
-from tokenizer.cvq import Cvq
-from tokenizer.family import Tokenizer
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.cvq import Cvq
 
 CHECKPOINT = "car"  # in a run's folder
 

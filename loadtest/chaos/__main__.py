@@ -19,7 +19,7 @@ from loadtest.chaos import (
     version_switch,
 )
 from loadtest.chaos.attack import Attack, Row
-from loadtest.running import ROOT
+from loadtest.harness.service_process import ROOT
 
 ATTACKS = [
     Attack(

@@ -20,10 +20,10 @@ from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 from PIL import Image
 
-from loadtest import meter
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS, Known, known_answers
-from loadtest.running import Service, running
+from loadtest.harness import process_stats
+from loadtest.harness.service_process import Service, running
 from service.settings import Settings
 
 GIB = 2**30
@@ -50,7 +50,7 @@ def bombs(short: bool) -> Rows:
     with running(receive_seconds=str(RECEIVE_SECONDS), idle_seconds=str(IDLE_SECONDS)) as service:
         known = known_answers(service)
         with (
-            meter.watched(service.process.pid, 0.25) as peak,
+            process_stats.watched(service.process.pid, 0.25) as peak,
             _good_callers(service, known) as good,
         ):
             taken = [

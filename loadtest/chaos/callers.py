@@ -16,7 +16,7 @@ from typing import Any, Self
 import aiohttp
 from channeltok import AsyncClient, ChannelTokError, Client, Tokens
 
-from loadtest.running import ROOT, Service, eventually
+from loadtest.harness.service_process import ROOT, Service, eventually
 
 PHOTOS = tuple(path.read_bytes() for path in sorted((ROOT / "docs/images").glob("*.jpg")))
 CANNOT_CONNECT = "CANNOT_CONNECT"  # the port is closed: no call was made

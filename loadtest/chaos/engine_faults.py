@@ -10,7 +10,7 @@ import psutil
 
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import OK, Callers, known_answers, wrong
-from loadtest.running import Service, running
+from loadtest.harness.service_process import Service, running
 
 ANSWERS = (OK, "ENGINE_UNAVAILABLE", "UNAVAILABLE")  # what a call may end in meanwhile
 TIMEOUT = 15.0  # a call without an answer for that long hangs

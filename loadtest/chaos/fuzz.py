@@ -30,7 +30,7 @@ from schemathesis.core.result import Ok
 
 from loadtest.chaos.attack import Row, Rows
 from loadtest.chaos.callers import PHOTOS
-from loadtest.running import Service, running
+from loadtest.harness.service_process import Service, running
 
 METHODS = {
     "Encode": pb.EncodeRequest,

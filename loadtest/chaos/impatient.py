@@ -11,7 +11,7 @@ from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS
-from loadtest.running import Service, running
+from loadtest.harness.service_process import Service, running
 
 PATIENT, IMPATIENT = 16, 24
 DEADLINES = (0.001, 0.1)  # seconds; alone a picture takes some 10 ms, among so many callers some 60

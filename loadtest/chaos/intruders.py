@@ -18,7 +18,7 @@ from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS
-from loadtest.running import Service, running
+from loadtest.harness.service_process import Service, running
 
 TOKEN, WRONG_TOKEN = (
     "a-token-of-those-who-may-0123456789",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from service import __main__ as service
-from service.tokenization import Encoded, Tokenization
+from service.core.tokenization import Encoded, Tokenization
 
 _kept: list[bytes] = []
 _encode = Tokenization.encode

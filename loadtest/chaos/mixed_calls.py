@@ -13,10 +13,10 @@ import grpc
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 
-from loadtest import meter
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS, Known, known_answers
-from loadtest.running import Service, running
+from loadtest.harness import process_stats
+from loadtest.harness.service_process import Service, running
 
 AT_ONCE = 12
 TRIES, PAUSE = 20, 0.1  # of a call that was refused for want of a place, as its retry hint says
@@ -223,8 +223,8 @@ class _Measured:
     """What a service took before and after the calls, connections closed. new_threads: by name."""
 
     mix: Mix
-    before: meter.Reading
-    after: meter.Reading
+    before: process_stats.Reading
+    after: process_stats.Reading
     new_threads: Counter[str]
 
     @property
@@ -238,10 +238,13 @@ def _measured(
 ) -> _Measured:
     asyncio.run(_calls(service, known, warm_up, seed=1))
     pid = service.process.pid
-    before, names = meter.settled(pid, seconds), meter.thread_names(pid)
+    before, names = process_stats.settled(pid, seconds), process_stats.thread_names(pid)
     mix = asyncio.run(_calls(service, known, count, seed=2))
     return _Measured(
-        mix, before, meter.settled(pid, seconds, back_to=before), meter.thread_names(pid) - names
+        mix,
+        before,
+        process_stats.settled(pid, seconds, back_to=before),
+        process_stats.thread_names(pid) - names,
     )
 
 

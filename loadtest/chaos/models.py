@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from loadtest.running import ROOT
+from loadtest.harness.service_process import ROOT
 
 BUILD = ROOT / "build/chaos"
 DEMO = ROOT / "tokenizer/weights/demo.safetensors"
@@ -18,7 +18,7 @@ _WIDE = """
 import sys, torch
 from pathlib import Path
 from export import graph, repository
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 torch.manual_seed(0)
 model = ChannelTok(ShuffleShape(widths=(320, 480, 960, 1280))).half().float().eval()
 graphs = [graph.encode_graph(model, "wide"), graph.decode_graph(model, "wide", model.shape.channels)]

@@ -15,8 +15,8 @@ from channeltok.v1 import tokenizer_pb2 as pb
 from loadtest.chaos import models
 from loadtest.chaos.attack import Given, Row, Rows, counted
 from loadtest.chaos.callers import PHOTOS
-from loadtest.open_loop import ENCODE, HEALTH, Generators, Grpc, Report, Rest, together
-from loadtest.running import running
+from loadtest.harness.service_process import running
+from loadtest.load.open_loop import ENCODE, HEALTH, Generators, Grpc, Report, Rest, together
 
 K = 64
 REFUSED, REFUSED_SECONDS = "RESOURCE_EXHAUSTED", 0.05

@@ -10,7 +10,7 @@ import psutil
 
 from loadtest.chaos.attack import Attack, Row
 from loadtest.chaos.bombs import BYTES_PER_PIXEL, GIB, IDLE_SYSTEM, memory_limit
-from loadtest.running import ROOT
+from loadtest.harness.service_process import ROOT
 from service.settings import Settings
 
 FIGURES = ROOT / "build/chaos.json"

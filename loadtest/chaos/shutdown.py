@@ -8,7 +8,7 @@ import psutil
 
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import NOT_ACCEPTED, OK, Callers, Outcome, known_answers, wrong
-from loadtest.running import running
+from loadtest.harness.service_process import running
 from service.settings import Settings
 
 

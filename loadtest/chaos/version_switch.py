@@ -7,7 +7,7 @@ from pathlib import Path
 from loadtest.chaos import models
 from loadtest.chaos.attack import Row, Rows, counted
 from loadtest.chaos.callers import OK, Callers, known_answers, wrong
-from loadtest.running import running
+from loadtest.harness.service_process import running
 
 PATIENCE = 20.0  # seconds after the export within which replies must carry the new fingerprint
 AFTERWARDS = 2.0

@@ -26,11 +26,11 @@ import psutil
 from channeltok import Client
 from channeltok.v1 import tokenizer_pb2 as pb
 
-from loadtest.gateway_added import triton_targets
-from loadtest.open_loop import ENCODE, Generators, Grpc, Report, Rest, Target
-from loadtest.running import ROOT, running
-from loadtest.served_over_bare import photos
-from service.cpu_engine import processor_has_bf16
+from loadtest.bench.gateway_overhead import triton_targets
+from loadtest.bench.throughput import photos
+from loadtest.harness.service_process import ROOT, running
+from loadtest.load.open_loop import ENCODE, Generators, Grpc, Report, Rest, Target
+from service.engine.cpu import processor_has_bf16
 
 CALLERS = (1, 4, 16, 64)
 OPEN_SHARE = 0.7

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-import pictures
+import imaging
 
 GRAPH = next((Path(__file__).parents[2] / "model_repository").glob("*_encode/1/model.onnx"))
 CORES = len(os.sched_getaffinity(0))
@@ -27,7 +27,7 @@ class Graph:
 
     def pixels(self, jpeg: bytes) -> NDArray[np.uint8]:
         """uint8 [S, S, 3]."""
-        return pictures.prepare(jpeg, int(self._input.shape[1]))
+        return imaging.prepare(jpeg, int(self._input.shape[1]))
 
     def ids(self, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
         """uint8 [n, S, S, 3] to int32 [n, C]."""

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.system.running import ROOT
+from tests.support.running import ROOT
 
 
 @pytest.fixture(scope="module")

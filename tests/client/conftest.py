@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from channeltok import AsyncClient, Client
 
-from tests.client.faulty_service import FaultyService, start
+from tests.support.faulty_service import FaultyService, start
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from channeltok import Tokens
 from channeltok.cli import main
 
-from tests.client.faulty_service import FINGERPRINT, tokens_of
+from tests.support.faulty_service import FINGERPRINT, tokens_of
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,10 @@ from channeltok import (
     Unavailable,
     UnknownTokenizer,
 )
-from channeltok.messages import MAX_MESSAGE_BYTES
+from channeltok._messages import MAX_MESSAGE_BYTES
 
-from tests.client.faulty_service import FINGERPRINT, RETRY_AFTER, FaultyService, start, tokens_of
 from tests.client.test_errors import CAUSE_OF_CODE, CAUSE_OF_STATUS
+from tests.support.faulty_service import FINGERPRINT, RETRY_AFTER, FaultyService, start, tokens_of
 
 Connect = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from channeltok import (
 from channeltok.errors import from_rpc_error, from_status
 from google.rpc import status_pb2
 
-from tests.client.faulty_service import RETRY_AFTER, status_of
+from tests.support.faulty_service import RETRY_AFTER, status_of
 
 CAUSE_OF_CODE = {
     "BAD_PICTURE": InvalidInput,

@@ -17,9 +17,9 @@ from channeltok import (
     TooLarge,
     Unavailable,
 )
-from channeltok.messages import MAX_MESSAGE_BYTES
+from channeltok._messages import MAX_MESSAGE_BYTES
 
-from tests.client.faulty_service import RETRY_AFTER, FaultyService, start, tokens_of
+from tests.support.faulty_service import RETRY_AFTER, FaultyService, start, tokens_of
 
 Connect = Callable[..., Any]
 

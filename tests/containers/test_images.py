@@ -13,12 +13,12 @@ import pytest
 import trustme
 from channeltok import ChannelTokError, Client, Tokens
 
-from tests.certificates import issue, write_ca
 from tests.containers import podman
 from tests.containers.conftest import SUBNET, eventually
 from tests.containers.images import note
 from tests.containers.podman import Container, running
-from tests.photographs import jpeg
+from tests.support.certificates import issue, write_ca
+from tests.support.photographs import jpeg
 
 pytestmark = pytest.mark.containers
 PORTS = ("-p", "127.0.0.1::8080", "-p", "127.0.0.1::50051")

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from export import __main__ as export_command
-from export import plans, served_acceptance
+from export.acceptance import served
+from export.triton import tensorrt_plans
 from service.settings import Settings
-from tests.deploy.compose import BASE, COMPOSE, CPU, GPU, OVERRIDE, ROOT
+from tests.support.compose import BASE, COMPOSE, CPU, GPU, OVERRIDE, ROOT
 
 SERVICES = GPU
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -141,9 +142,9 @@ def test_plans_are_built_and_checked_in_the_image_that_serves_them(
     assert server.startswith("exec tritonserver ")
     for command in commands:
         assert command[:2] == ["python3", "/opt/channeltok/plans.py"]
-        monkeypatch.setattr(plans, "this_server", _refuse)
+        monkeypatch.setattr(tensorrt_plans, "this_server", _refuse)
         with pytest.raises(SystemExit, match="far enough"):
-            plans.main(command[2:])
+            tensorrt_plans.main(command[2:])
 
 
 def test_the_graphs_go_where_the_engines_look() -> None:
@@ -156,7 +157,7 @@ def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    command = served_acceptance._options(SERVICES["acceptance"]["command"])
+    command = served._options(SERVICES["acceptance"]["command"])
     graphs = export_command._options(_entrypoint("export")[3:])
     assert command.checkpoint.resolve() == graphs.checkpoint
     assert command.repository == graphs.repository
@@ -205,5 +206,5 @@ def _entrypoint(target: str) -> list[str]:
     return command
 
 
-def _refuse() -> plans.Server:
-    raise plans.Refused("far enough")
+def _refuse() -> tensorrt_plans.Server:
+    raise tensorrt_plans.Refused("far enough")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from export import __main__ as export_command
-from export import plans
-from tests.deploy.compose import COMPOSE, GPU
+from export.triton import tensorrt_plans
+from tests.support.compose import COMPOSE, GPU
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/gpu.md"
@@ -84,9 +84,9 @@ def check_plans(arguments: list[str]) -> None:
     action, *folders = arguments
     folders = folders or PLANS_FOLDERS[action]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plans, "this_server", _refuse)
+        patch.setattr(tensorrt_plans, "this_server", _refuse)
         with pytest.raises(SystemExit, match="far enough"):
-            plans.main([action, *folders])
+            tensorrt_plans.main([action, *folders])
 
 
 def check_compose(arguments: list[str]) -> None:
@@ -141,8 +141,8 @@ def check_list(arguments: list[str]) -> None:
     assert all(not argument.startswith("-") for argument in arguments)
 
 
-def _refuse() -> plans.Server:
-    raise plans.Refused("far enough")
+def _refuse() -> tensorrt_plans.Server:
+    raise tensorrt_plans.Refused("far enough")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
@@ -154,7 +154,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "make": check_make,
     "python": check_python,
     "plans.py": check_plans,
-    "export/plans.py": check_plans,
+    "export/triton/tensorrt_plans.py": check_plans,
 }
 (PARAGRAPH,) = re.findall(
     r"^\*\*On a GPU\.\*\*.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
@@ -209,7 +209,7 @@ trtexec --help
         "python -m export",
         "python -m export engines --engine cuda",
         "python -m export engines --no-such-option",
-        "python -m export.plans --no-such-option",
+        "python -m export.triton.tensorrt_plans --no-such-option",
         "python -m export.nothing",
         "plans.py destroy MODELS",
         "plans.py check MODELS AND MORE",

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana import dashboard
-from tests.system.running import ROOT
+from tests.support.running import ROOT
 
 PROVISIONING = ROOT / "deploy/grafana/provisioning"
 MADE: dict[str, Any] = json.loads(dashboard.FILE.read_text())

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.deploy.compose import ROOT
+from tests.support.compose import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVICE = [
@@ -27,13 +27,13 @@ MODULES = {
     "gateway": SERVICE,
     "cpu": [*SERVICE, "onnxruntime", "openvino", "pytriton"],
     "loadtest": [
-        "loadtest.locustfile",
-        "loadtest.shapes.ramp",
-        "loadtest.shapes.spike",
-        "loadtest.shapes.soak",
+        "loadtest.load.locustfile",
+        "loadtest.load.shapes.ramp",
+        "loadtest.load.shapes.spike",
+        "loadtest.load.shapes.soak",
     ],
-    "export": ["export.__main__", "export.engines", "export.plans"],
-    "acceptance": ["export.gpu_acceptance"],
+    "export": ["export.__main__", "export.triton.triton_config", "export.triton.tensorrt_plans"],
+    "acceptance": ["export.acceptance"],
 }
 
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from export import __main__ as export_command
-from export import plans
-from service.rest_api import create_app
+from export.triton import tensorrt_plans
+from service.rest.app import create_app
 from service.settings import Settings
-from tests.deploy.compose import GPU as COMPOSE
-from tests.system.metrics import families
-from tests.system.running import running
+from tests.support.compose import GPU as COMPOSE
+from tests.support.metrics import families
+from tests.support.running import running
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
@@ -295,10 +295,10 @@ def test_graphs_plans_and_triton_run_as_in_the_compose_file(
     assert copying[0] == "cp"
     assert (KUBERNETES.parents[1] / copying[1]).exists()
     assert check[1] == build[1] == copying[2]
-    monkeypatch.setattr(plans, "this_server", _refuse)
+    monkeypatch.setattr(tensorrt_plans, "this_server", _refuse)
     for command in (build, check):
         with pytest.raises(SystemExit, match="far enough"):
-            plans.main(command[2:])
+            tensorrt_plans.main(command[2:])
     *_, in_compose = words(COMPOSE["triton"]["command"][2])
     assert set(in_compose) <= set(server)
     for name in ("triton/engines", "triton/triton"):
@@ -309,5 +309,5 @@ def test_graphs_plans_and_triton_run_as_in_the_compose_file(
     assert PODS["triton"]["terminationGracePeriodSeconds"] > exit_timeout
 
 
-def _refuse() -> plans.Server:
-    raise plans.Refused("far enough")
+def _refuse() -> tensorrt_plans.Server:
+    raise tensorrt_plans.Refused("far enough")

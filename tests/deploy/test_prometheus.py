@@ -5,9 +5,9 @@ import re
 import pytest
 import yaml
 
-from service import metrics
 from service.errors import ServiceError
-from tests.deploy.prometheus import ALERTS, RECORDINGS, RULES, SHIPPED, promtool
+from service.observability import metrics
+from tests.support.prometheus import ALERTS, RECORDINGS, RULES, SHIPPED, promtool
 
 UNIT_TESTS = {
     path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("tests/*.yml"))

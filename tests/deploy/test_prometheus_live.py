@@ -14,11 +14,11 @@ import psutil
 import pytest
 from channeltok import ChannelTokError, Client
 
-from tests.deploy.prometheus import ALERTS, RECORDINGS, Prometheus, program, promtool, scraping
 from tests.deploy.test_grafana import panels
 from tests.deploy.test_runbook import PROMTOOL_QUERY, runbook_commands
-from tests.photographs import crops, jpeg
-from tests.system.running import Service, eventually, running, standing_still
+from tests.support.photographs import crops, jpeg
+from tests.support.prometheus import ALERTS, RECORDINGS, Prometheus, program, promtool, scraping
+from tests.support.running import Service, eventually, running, standing_still
 
 QUERIES = {
     f"{panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")

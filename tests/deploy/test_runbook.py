@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings
-from tests.deploy.compose import GPU
-from tests.deploy.prometheus import ALERTS, RECORDINGS
-from tests.system.running import ROOT
+from tests.support.compose import GPU
+from tests.support.prometheus import ALERTS, RECORDINGS
+from tests.support.running import ROOT
 
 RUNBOOK = ROOT / "docs/runbook"
 PROMTOOL_QUERY = ["docker", "compose", "exec", "prometheus", "promtool", "query", "instant"]

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import pictures
-from export import graph
-from export.random_model import random_model
-from tests.photographs import crops
-from tokenizer.channeltok import ChannelTok
+import imaging
+from export.graphs import graph
+from export.graphs.random_model import random_model
+from tests.support.photographs import crops
+from tokenizer.models.channeltok import ChannelTok
 
 
 def photos_of_side(side: int) -> NDArray[np.uint8]:
     """uint8 [8, side, side, 3], by the picture contract."""
-    return np.stack([pictures.prepare(data, side) for data in crops(8)])
+    return np.stack([imaging.prepare(data, side) for data in crops(8)])
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import pictures
-from export import parity
+import imaging
 from export.__main__ import main
+from export.graphs import parity
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok
+from tokenizer.models.channeltok import ChannelTok
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -25,7 +25,7 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     with tarfile.open("photos.tar", "w") as tar:
         for i, photo in enumerate(photos[:3]):
-            data = pictures.render(photo, "PNG")
+            data = imaging.render(photo, "PNG")
             member = tarfile.TarInfo(f"{i}.png")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from generator import checkpoint
-from generator.foreteller import channel_weights
 from generator.gpt import Gpt, paper_shape
-from tests.generator.random_generator import CLASSES, random_generator
-from tokenizer.blocks import parameter_count
+from generator.token_model import channel_weights
+from tests.support.random_generator import CLASSES, random_generator
 from tokenizer.checkpoint import save as save_any
+from tokenizer.models.blocks import parameter_count
 
 BOTH = pytest.mark.parametrize("prediction", ["bits", "softmax"])
 

@@ -12,9 +12,9 @@ from PIL import Image
 from generator import checkpoint
 from generator.checkpoint import Generator
 from generator.sample import sample
-from tests.generator.random_generator import CLASSES, random_generator
+from tests.support.random_generator import CLASSES, random_generator
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
 def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:

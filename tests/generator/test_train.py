@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import pictures
+import imaging
 from generator import checkpoint
 from generator.recipe import GptRecipe
 from generator.tokens import NO_CLASS, encoded
 from generator.train import GptTrainer
-from tests.photographs import crops
+from tests.support.photographs import crops
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer import inference
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.evaluation import inference
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -67,7 +67,7 @@ def test_photos_are_encoded_once(
     recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, mirrored, cropped = encoded(tokenizer, recipe.train, 3, recipe.tokens)
-    photos = np.stack([pictures.prepare(data, 128) for data in crops(4)])
+    photos = np.stack([imaging.prepare(data, 128) for data in crops(4)])
     assert np.array_equal(plain.tokens, inference.encode(tokenizer, photos).numpy())
     assert np.array_equal(
         mirrored.tokens, inference.encode(tokenizer, photos[:, :, ::-1].copy()).numpy()

@@ -12,7 +12,7 @@ import trustme
 
 from service import health_check
 from service.settings import Settings
-from tests.certificates import issue, write_ca
+from tests.support.certificates import issue, write_ca
 
 
 @contextmanager

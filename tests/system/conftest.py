@@ -4,7 +4,7 @@ import httpx
 import pytest
 from channeltok import Client
 
-from tests.system.running import Service, running
+from tests.support.running import Service, running
 
 
 @pytest.fixture(scope="session")

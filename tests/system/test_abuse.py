@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from channeltok import ChannelTokError, Client
 
-from tests.photographs import crops, jpeg
-from tests.system.metrics import sample
-from tests.system.running import Service, eventually
+from tests.support.metrics import sample
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service, eventually
 from tests.system.test_bad_input import BAD_PICTURES, bomb
 
 

@@ -15,8 +15,8 @@ from channeltok.v1 import tokenizer_pb2_grpc
 from grpc import StatusCode
 from PIL import Image
 
-from tests.photographs import encoded, jpeg, photograph
-from tests.system.running import Service
+from tests.support.photographs import encoded, jpeg, photograph
+from tests.support.running import Service
 
 JPEG = {"Content-Type": "image/jpeg"}
 OCTETS = {"Content-Type": "application/octet-stream"}

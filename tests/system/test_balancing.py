@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import psutil
 from channeltok import Client
 
-from tests.photographs import jpeg
-from tests.system.metrics import sample
-from tests.system.running import running
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import running
 
 AGEING_TRITON = """
-from service.embedded_triton import EmbeddedTriton
+from service.engine.embedded_triton import EmbeddedTriton
 command = EmbeddedTriton._command
 EmbeddedTriton._command = lambda self: [*command(self), "--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=60000"]
 from service.__main__ import main

@@ -8,10 +8,10 @@ import pytest
 from channeltok import Client, cli
 from channeltok.datasets import tokenize
 
-from service.local_engine import LocalEngine
-from tests.client.datasets import making
-from tests.photographs import crops
-from tests.system.running import Service
+from service.engine.in_process import LocalEngine
+from tests.support import dataset_files
+from tests.support.photographs import crops
+from tests.support.running import Service
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def test_service_and_engine_in_process_agree_to_the_last_byte(
 ) -> None:
     pictures = [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(100))]
     for shard in range(3):
-        making.tar(tmp_path / f"source/{shard}.tar", pictures[shard::3])
+        dataset_files.tar(tmp_path / f"source/{shard}.tar", pictures[shard::3])
     engine = LocalEngine(ROOT / "model_repository")
     with Client(service.grpc) as one, Client(service.grpc) as other:
         served = tokenize(str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64)
@@ -36,7 +36,7 @@ def test_service_and_engine_in_process_agree_to_the_last_byte(
 
 
 def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = making.folder(
+    source = dataset_files.folder(
         tmp_path / "photos", [(f"{n}", picture) for n, picture in enumerate(crops(5))]
     )
     (source / "bad.jpg").write_bytes(b"no picture")

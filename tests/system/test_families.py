@@ -12,21 +12,22 @@ import httpx
 import numpy as np
 import pytest
 from channeltok import ChannelTokError, Client, FingerprintMismatch, Quality, Tokens, cli
+from channeltok._messages import TokenizerInfo
 from channeltok.datasets import tokenize
-from channeltok.messages import TokenizerInfo
 
-import pictures
-from export import graph, parity, repository
-from export.random_model import random_model
-from pictures.likeness import psnr, ssim
-from service.cpu_engine import processor_has_bf16
-from service.local_engine import LocalEngine
-from tests.client.datasets import making
-from tests.photographs import crops, jpeg
-from tests.system.running import ROOT, Service, running
+import imaging
+from export.graphs import graph, parity
+from export.graphs.random_model import random_model
+from export.triton import repository
+from imaging.similarity import psnr, ssim
+from service.engine.cpu import processor_has_bf16
+from service.engine.in_process import LocalEngine
+from tests.support import dataset_files
+from tests.support.photographs import crops, jpeg
+from tests.support.running import ROOT, Service, running
 from tokenizer import checkpoint
-from tokenizer.family import Tokenizer
-from tokenizer.flextok import FlexTok
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.flextok import FlexTok
 
 FAMILIES = {"demo": "channeltok", "cvq": "cvq", "flextok": "flextok"}
 # Steps of 255 that a pixel may differ from f32 where the processor has bf16 (docs/decisions/0011); a flow decodes in f32 everywhere.
@@ -167,7 +168,7 @@ def test_there_and_back_over_both_protocols(
     assert document["tokens"] == tokens.ids.tolist()
     assert tokens.ids.max() < served.codes
     picture = client.decode(tokens, "png")
-    header = pictures.read_header(picture)
+    header = imaging.read_header(picture)
     assert (header.width, header.height) == (served.picture_size, served.picture_size)
     for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
         headers = {**body.pop("headers", {}), "Accept": "image/png"}
@@ -181,7 +182,7 @@ def test_served_values_are_those_of_the_bare_graphs(
 ) -> None:
     photos = crops(8)
     tokens = [client.encode(photo, tokenizer=served.name) for photo in photos]
-    pixels = np.stack([pictures.prepare(photo, served.picture_size) for photo in photos])
+    pixels = np.stack([imaging.prepare(photo, served.picture_size) for photo in photos])
     encode = (models / f"{served.name}_encode/1/model.onnx").read_bytes()
     assert np.array_equal(np.stack([one.ids for one in tokens]), parity.run(encode, pixels))
     for k in served.budgets:
@@ -190,7 +191,7 @@ def test_served_values_are_those_of_the_bare_graphs(
             int
         )
         decoded = np.stack(
-            [pictures.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens]
+            [imaging.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens]
         )
         assert np.abs(decoded - due).max() <= (
             MOST_IN_BF16[served.name] if processor_has_bf16() else 0
@@ -252,10 +253,10 @@ def test_the_curve_of_a_quality_is_what_decoding_shows(
     asked = Quality(ssim=0.5, max_bytes=served.channels)  # 2 bytes a token: at most half of them
     tokens = client.encode(jpeg(), tokenizer=served.name, quality=asked)
     assert [one.k for one in tokens.curve] == asked.budgets(served.channels)
-    original = pictures.prepare(jpeg(), served.picture_size)[None]
+    original = imaging.prepare(jpeg(), served.picture_size)[None]
     everything = client.encode(jpeg(), tokenizer=served.name)
     for one in tokens.curve:
-        decoded = pictures.prepare(
+        decoded = imaging.prepare(
             client.decode(everything.prefix(one.k), "png"), served.picture_size
         )[None]
         assert (one.ssim, one.psnr) == pytest.approx(
@@ -268,7 +269,7 @@ def test_the_curve_of_a_quality_is_what_decoding_shows(
 def test_datasets_through_the_service_and_in_process_agree(
     together: Service, local: LocalEngine, served: TokenizerInfo, tmp_path: Path
 ) -> None:
-    making.tar(
+    dataset_files.tar(
         tmp_path / "source/0.tar",
         [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(30))],
     )

@@ -8,12 +8,12 @@ import pytest
 from channeltok import Client, Tokens
 from PIL import Image
 
-import pictures
+import imaging
 from export.__main__ import main as export
-from export.random_model import random_model
-from tests.photographs import jpeg
-from tests.system.running import ROOT, running
-from tokenizer import fidelity, inference
+from export.graphs.random_model import random_model
+from tests.support.photographs import jpeg
+from tests.support.running import ROOT, running
+from tokenizer.evaluation import fidelity, inference
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("precision", ["f32", "auto"])
 def test_decoded_pictures_equal_pytorchs(repository: Path, precision: str) -> None:
     model, photo = random_model("full"), jpeg("chelsea")
-    tokens = inference.encode(model, pictures.prepare(photo, 256)[None].copy())
+    tokens = inference.encode(model, imaging.prepare(photo, 256)[None].copy())
     with (
         running(model_repository=str(repository), decode_precision=precision) as service,
         Client(service.grpc, timeout=300) as client,

@@ -1,4 +1,4 @@
-"""Generate against the real service and the real Triton; the network alone is replaced (tests/sketch_generator/model.py)."""
+"""Generate against the real service and the real Triton; the network alone is replaced (tests/support/sketch_generator/model.py)."""
 
 import json
 import threading
@@ -29,11 +29,15 @@ from channeltok.cli import main as channeltok
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 
-from tests.photographs import jpeg
-from tests.sketch_generator import repository
-from tests.sketch_generator.repository import CLASSES, GENERATOR_FINGERPRINT, GeneratorRepository
-from tests.system.metrics import sample
-from tests.system.running import Service, eventually, running
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import Service, eventually, running
+from tests.support.sketch_generator import repository
+from tests.support.sketch_generator.repository import (
+    CLASSES,
+    GENERATOR_FINGERPRINT,
+    GeneratorRepository,
+)
 from tests.system.test_bad_input import is_problem
 from tests.system.test_no_internals import internals
 

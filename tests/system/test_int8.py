@@ -11,9 +11,10 @@ from PIL import Image
 
 from export.__main__ import DEMO
 from export.__main__ import main as export
-from tests.photographs import crops, jpeg
-from tests.system.running import ROOT, running
-from tokenizer import checkpoint, fidelity, inference
+from tests.support.photographs import crops, jpeg
+from tests.support.running import ROOT, running
+from tokenizer import checkpoint
+from tokenizer.evaluation import fidelity, inference
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "photos"
 
 
-@pytest.mark.slow  # an export and a calibration; that the graph is right is tested beside export.int8
+@pytest.mark.slow  # an export and a calibration; that the graph is right is tested beside export.graphs.int8
 def test_int8_is_served_where_it_was_exported(photos: str) -> None:
     export([str(DEMO), "--int8", "--data", photos, "--photos", "2", "--repository", "models"])
     with (

@@ -7,9 +7,9 @@ from channeltok import Client, Tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.photographs import crops, jpeg
-from tests.system.metrics import sample
-from tests.system.running import Service, running
+from tests.support.metrics import sample
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service, running
 
 
 @settings(

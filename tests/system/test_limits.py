@@ -18,10 +18,10 @@ from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.photographs import crops, jpeg
-from tests.system import http2
-from tests.system.metrics import sample
-from tests.system.running import Service, eventually, running
+from tests.support import http2
+from tests.support.metrics import sample
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service, eventually, running
 
 RECEIVE_SECONDS = 1.5
 SLACK = 4.0  # of a machine that others use too

@@ -21,9 +21,9 @@ from channeltok import (
 )
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.photographs import crops, jpeg
-from tests.system.metrics import sample
-from tests.system.running import Service, eventually, running
+from tests.support.metrics import sample
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service, eventually, running
 from tests.system.test_self_healing import running_sick
 
 

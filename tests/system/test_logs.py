@@ -12,16 +12,16 @@ from channeltok import ChannelTokError, Client, InternalError
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 
-from tests.photographs import jpeg
-from tests.system.running import Service, eventually, running
+from tests.support.photographs import jpeg
+from tests.support.running import Service, eventually, running
 
 MADE = re.compile("[0-9a-f]{32}")
 SECRET, PICTURE = "Bearer nobody-may-read-this", b"bytes of a picture that nobody may read"
 BREAK_ENCODE = """
-import service.tokenization
+import service.core.tokenization
 async def encode(self, picture, *rest, **options):
     raise RuntimeError("deliberate")
-service.tokenization.Tokenization.encode = encode
+service.core.tokenization.Tokenization.encode = encode
 from service.__main__ import main
 main()
 """

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from channeltok import Client
 
-from tests.photographs import jpeg
-from tests.system.network_trace import NetworkTrace, assert_stays_here, files, home, outside
-from tests.system.running import running
+from tests.support.network_trace import NetworkTrace, assert_stays_here, files, home, outside
+from tests.support.photographs import jpeg
+from tests.support.running import running
 
 __all__ = ["home"]
 ENGINES = ("onnxruntime", "openvino")
@@ -42,7 +42,7 @@ def test_the_engine_in_process(
 
 
 def test_the_engine_of_a_generator(home: Path, tmp_path: Path) -> None:
-    alone = "import runpy; runpy.run_path('export/triton_generator.py'); import onnxruntime"
+    alone = "import runpy; runpy.run_path('export/triton/generator_backend.py'); import onnxruntime"
     assert_stays_here(tmp_path, sys.executable, "-c", alone)
     assert files(home) == []
 
@@ -54,6 +54,6 @@ def test_the_packages_of_export(home: Path, tmp_path: Path) -> None:
 
 def test_the_load_generator(home: Path, tmp_path: Path) -> None:
     load = ["--headless", "--users", "1", "--run-time", "2s", "--host", "http://127.0.0.1:9"]
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", *load]
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/load/locustfile.py", *load]
     assert_stays_here(tmp_path, *command, exit_code=1)  # nobody answers there
     assert files(home) == []

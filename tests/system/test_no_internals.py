@@ -15,13 +15,13 @@ from channeltok import Client, Tokens
 from channeltok.errors import from_rpc_error
 from channeltok.v1 import tokenizer_pb2 as pb
 
-from service.access import Access
 from service.errors import ServiceError
-from service.grpc_api import GrpcServer
-from service.rest_api import create_app
+from service.grpc.server import GrpcServer
+from service.rest.app import create_app
+from service.security.auth import Access
 from service.settings import Settings
-from tests.photographs import jpeg
-from tests.system.running import Service, eventually, running
+from tests.support.photographs import jpeg
+from tests.support.running import Service, eventually, running
 from tests.system.test_bad_input import BAD_K, BAD_PICTURES
 
 INTERNALS = re.compile(
@@ -252,7 +252,7 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
 @pytest.mark.parametrize(
     "telling",
     [
-        "/opt/channeltok/service/triton.py",
+        "/opt/channeltok/service/triton/client.py",
         "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message",
         "failed to connect to 127.0.0.1:8001",
         "Failed to process the request(s) for model instance 'demo_encode_0_0'",

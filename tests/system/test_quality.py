@@ -10,11 +10,11 @@ from channeltok import AsyncClient, Client, InvalidInput, Quality, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from PIL import Image
 
-import pictures
-from pictures.likeness import psnr, ssim
-from tests.photographs import crops, jpeg
-from tests.system.metrics import sample
-from tests.system.running import Service
+import imaging
+from imaging.similarity import psnr, ssim
+from tests.support.metrics import sample
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service
 
 ASKED = Quality(ssim=0.6, max_bytes=384)
 
@@ -23,7 +23,7 @@ def test_the_curve_is_what_decoding_shows(service: Service) -> None:
     with Client(service.grpc) as client:
         tokens = client.encode(jpeg(), quality=ASKED)
         assert [one.k for one in tokens.curve] == [8, 16, 24, 32, 48, 64, 96, 128, 192]
-        original = pictures.prepare(jpeg(), 128, 10**9)[None]
+        original = imaging.prepare(jpeg(), 128, 10**9)[None]
         everything = client.encode(jpeg())
         for one in tokens.curve:
             decoded = np.asarray(Image.open(io.BytesIO(client.decode(everything.prefix(one.k)))))[

@@ -15,9 +15,9 @@ from channeltok import ChannelTokError, Client, Unavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.photographs import jpeg
-from tests.system.metrics import families, sample
-from tests.system.running import ROOT, Service, eventually, running
+from tests.support.metrics import families, sample
+from tests.support.photographs import jpeg
+from tests.support.running import ROOT, Service, eventually, running
 
 
 def test_health(service: Service, rest: httpx.Client) -> None:

@@ -20,10 +20,10 @@ from channeltok.cli import main as command_line
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.certificates import Files, issue, write_ca
-from tests.photographs import jpeg
-from tests.system.metrics import sample
-from tests.system.running import ROOT, Service, running
+from tests.support.certificates import Files, issue, write_ca
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import ROOT, Service, running
 
 TOKEN, OTHER_TOKEN = "the-first-token-0123456789", "the-second-token-0123456789"
 

@@ -18,9 +18,9 @@ import pytest
 import tritonclient.grpc
 from channeltok import ChannelTokError, Client, DeadlineExceeded, Tokens, Unavailable
 
-from tests.photographs import jpeg
-from tests.system.metrics import sample
-from tests.system.running import ROOT, Service, eventually, running, standing_still
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import ROOT, Service, eventually, running, standing_still
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000  # of Linux' ptrace.h and wait.h
 

@@ -13,17 +13,17 @@ import simplejpeg
 from channeltok import AsyncClient, Client, Tokens
 from channeltok.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
-import pictures
-from service.cpu_engine import processor_has_bf16
-from tests.photographs import crops, jpeg
-from tests.system.running import ROOT, Service
+import imaging
+from service.engine.cpu import processor_has_bf16
+from tests.support.photographs import crops, jpeg
+from tests.support.running import ROOT, Service
 
 JPEG = {"Content-Type": "image/jpeg"}
 OCTETS = "application/octet-stream"
 
 
 def mean_square_error(picture: bytes, photo: bytes, size: int) -> float:
-    restored, original = pictures.prepare(picture, size), pictures.prepare(photo, size)
+    restored, original = imaging.prepare(picture, size), imaging.prepare(photo, size)
     return float(np.square(restored.astype(float) - original.astype(float)).mean())
 
 
@@ -40,7 +40,7 @@ def test_rest_gives_64_ids_and_a_picture_of_the_photo(rest: httpx.Client) -> Non
     ).raise_for_status()
     assert reply.headers["content-type"] == "image/png"
     size = rest.get("/v1/tokenizers").json()["tokenizers"][0]["picture_size"]
-    grey = pictures.render(np.full((size, size, 3), 128, np.uint8), "PNG")
+    grey = imaging.render(np.full((size, size, 3), 128, np.uint8), "PNG")
     assert mean_square_error(reply.content, jpeg("astronaut"), size) < 0.6 * mean_square_error(
         grey, jpeg("astronaut"), size
     )
@@ -84,7 +84,7 @@ def test_every_format_in_and_out(
     client: Client, rest: httpx.Client, format: str, media_type: str
 ) -> None:
     picture = client.decode(client.encode(jpeg()), format)  # type: ignore[arg-type]
-    assert pictures.read_header(picture).format.lower() == format
+    assert imaging.read_header(picture).format.lower() == format
     document = (
         rest.post("/v1/encode", content=picture, headers={"Content-Type": media_type})
         .raise_for_status()
@@ -94,7 +94,7 @@ def test_every_format_in_and_out(
         "/v1/decode", json=document, headers={"Accept": media_type}
     ).raise_for_status()
     assert reply.headers["content-type"] == media_type
-    assert pictures.read_header(reply.content).format.lower() == format
+    assert imaging.read_header(reply.content).format.lower() == format
 
 
 def test_both_streams_give_what_single_calls_give(client: Client) -> None:
@@ -140,7 +140,7 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
         ROOT / f"model_repository/{served.name}_decode_k{served.channels}/1/model.onnx"
     )
     photos = crops(20)
-    pixels = np.stack([pictures.prepare(photo, served.picture_size) for photo in photos])
+    pixels = np.stack([imaging.prepare(photo, served.picture_size) for photo in photos])
     bare = np.concatenate([encode.run(None, {"picture": one[None]})[0] for one in pixels])
     tokens = [client.encode(photo) for photo in photos]
     assert (np.stack([sequence.ids for sequence in tokens]) == bare).all()
@@ -148,7 +148,7 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     kept[:, 50:] = -1
     restored = np.concatenate([decode.run(None, {"tokens": one[None]})[0] for one in kept])
     decoded = [
-        pictures.prepare(client.decode(sequence.prefix(50)), served.picture_size)
+        imaging.prepare(client.decode(sequence.prefix(50)), served.picture_size)
         for sequence in tokens
     ]
     difference = np.abs(np.stack(decoded).astype(int) - restored)
@@ -176,5 +176,5 @@ def test_a_reply_names_its_engine(rest: httpx.Client, service: Service) -> None:
 def test_the_jpeg_reply_is_close_to_the_lossless_one(client: Client) -> None:
     tokens = client.encode(jpeg())
     lossy = simplejpeg.decode_jpeg(client.decode(tokens, "jpeg")).astype(int)
-    lossless = pictures.prepare(client.decode(tokens, "png"), lossy.shape[0]).astype(int)
+    lossless = imaging.prepare(client.decode(tokens, "png"), lossy.shape[0]).astype(int)
     assert np.abs(lossy - lossless).mean() < 2

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Tracer, format_span_id, format_trace_id
 
-from tests.photographs import jpeg
-from tests.system.collector import Collector, Span, collecting
-from tests.system.running import Service, eventually, running
+from tests.support.photographs import jpeg
+from tests.support.running import Service, eventually, running
+from tests.support.trace_collector import Collector, Span, collecting
 from tests.system.test_running import refused_start
 
 GATEWAY, TRITON, CALLER = "channeltok-gateway", "triton", "caller"

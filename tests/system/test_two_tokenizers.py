@@ -9,12 +9,13 @@ import pytest
 import torch
 from channeltok import Client, FingerprintMismatch, UnknownTokenizer
 
-import pictures
+import imaging
 from export.__main__ import main as export
-from tests.photographs import crops, jpeg
-from tests.system.running import ROOT, running
-from tokenizer import checkpoint, inference
-from tokenizer.channeltok import SIZES, ChannelTok
+from tests.support.photographs import crops, jpeg
+from tests.support.running import ROOT, running
+from tokenizer import checkpoint
+from tokenizer.evaluation import inference
+from tokenizer.models.channeltok import SIZES, ChannelTok
 from tokenizer.paper_checkpoint import their_names
 
 
@@ -70,10 +71,10 @@ def test_tokens_find_the_tokenizer_that_made_them(both: Client, theirs: Path) ->
     photo = jpeg("astronaut")
     default, other = both.encode(photo, k=64), both.encode(photo, k=64, tokenizer="theirs")
     model = checkpoint.load(theirs)
-    expected = inference.encode(model, pictures.prepare(photo, 256)[None].copy())[0, :64].numpy()
+    expected = inference.encode(model, imaging.prepare(photo, 256)[None].copy())[0, :64].numpy()
     assert np.count_nonzero(other.ids != expected) <= 1  # random weights: a latent may be next to 0
-    assert pictures.read_header(both.decode(other, "png")).width == 256
-    assert pictures.read_header(both.decode(default, "png")).width == 128
+    assert imaging.read_header(both.decode(other, "png")).width == 256
+    assert imaging.read_header(both.decode(default, "png")).width == 128
 
 
 def test_tokens_of_one_are_refused_by_the_other(both: Client) -> None:

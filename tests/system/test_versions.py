@@ -9,9 +9,9 @@ import pytest
 from channeltok import Client, FingerprintMismatch, Tokens
 
 from loadtest.chaos import models
-from tests.photographs import jpeg
-from tests.system.metrics import sample
-from tests.system.running import eventually, running
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import eventually, running
 from tests.system.test_self_healing import restarts, stubs, tokens
 
 

@@ -12,9 +12,9 @@ from channeltok import ChannelTokError, Client
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 
-from tests.photographs import jpeg
-from tests.system.metrics import sample
-from tests.system.running import Service, eventually, running
+from tests.support.metrics import sample
+from tests.support.photographs import jpeg
+from tests.support.running import Service, eventually, running
 
 
 def workers(service: Service) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import crops
+from tests.support.photographs import crops
 
 
 def write_shard(path: Path, photos: Iterable[bytes]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 SHAPE = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.photographs import crops
-from tokenizer import checkpoint, codecs, evaluate
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tests.support.photographs import crops
+from tokenizer import checkpoint, evaluate
 from tokenizer.evaluate import Report, Row, table
+from tokenizer.evaluation import codecs
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

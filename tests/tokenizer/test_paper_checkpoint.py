@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenizer import checkpoint
-from tokenizer.channeltok import SIZES, ChannelTok
+from tokenizer.models.channeltok import SIZES, ChannelTok
 from tokenizer.paper_checkpoint import their_names
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from tokenizer import checkpoint, parts
-from tokenizer.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tokenizer import checkpoint, parts, processes
-from tokenizer.channeltok import ChannelTok, ShuffleShape
-from tokenizer.processes import Processes
-from tokenizer.recipe import Recipe
+from tokenizer import checkpoint, parts
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 from tokenizer.train import Trainer
+from tokenizer.training import distributed
+from tokenizer.training.distributed import Processes
+from tokenizer.training.recipe import Recipe
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -110,11 +111,11 @@ def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(
 
 
 def test_the_device_is_chosen_or_refused() -> None:
-    assert processes.join("cpu").device == torch.device("cpu")
-    assert processes.join("auto").device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert distributed.join("cpu").device == torch.device("cpu")
+    assert distributed.join("auto").device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no GPU to train on"):
-            processes.join("cuda")
+            distributed.join("cuda")
 
 
 def test_a_run_that_is_asked_to_stop_saves_first(recipe: Recipe) -> None:

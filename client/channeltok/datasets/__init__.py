@@ -5,12 +5,12 @@
 Needs the extra `batch`: `pip install "channeltok[batch]"`.
 """
 
-from channeltok.datasets.back import Verified, detokenize, verify
 from channeltok.datasets.destination import CannotMix
-from channeltok.datasets.job import Engine
+from channeltok.datasets.detokenizing import Verified, detokenize, verify
 from channeltok.datasets.run import ShardFailed, Summary, TooManyRejects, tokenize
+from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import SourceError
-from channeltok.datasets.tokens import Batch, TokenDataset
+from channeltok.datasets.token_dataset import Batch, TokenDataset
 
 __all__ = [
     "Batch",

@@ -22,7 +22,7 @@ from typing import Any
 
 import fsspec
 
-from channeltok.datasets.lengths import Lengths
+from channeltok.datasets.length_stats import Lengths
 
 FOLDER = ".channeltok"  # hidden: readers of the dataset pass it by
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from channeltok.datasets.destination import Entry
-from channeltok.datasets.job import Engine, Job, patiently
+from channeltok.datasets.shard import Engine, Job, patiently
 from channeltok.datasets.sources import Shard
 
 

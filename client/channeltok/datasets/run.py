@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from channeltok._messages import TokenizerInfo
 from channeltok.datasets.destination import Destination, Entry, Manifest, Reject
-from channeltok.datasets.job import Engine, Job, patiently
-from channeltok.datasets.lengths import Lengths
+from channeltok.datasets.length_stats import Lengths
+from channeltok.datasets.shard import Engine, Job, patiently
 from channeltok.datasets.sources import Shard, SourceError, find_shards
-from channeltok.messages import TokenizerInfo
 from channeltok.quality import Quality
 
 if TYPE_CHECKING:  # Ray is an extra

@@ -1,8 +1,8 @@
-"""Triton's python backend around one ONNX graph on the CPU. `export.repository` copies this file into each model as `1/model.py`.
+"""Triton's python backend around one ONNX graph on the CPU. `export.triton.repository` copies this file into each model as `1/model.py`.
 
 It stands alone beside `model.onnx` and knows nothing of tokenizers: names and types come from the graph. All requests that Triton batched
 run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
-OpenVINO treat each picture of a batch alike, to the last bit (tests/export/test_triton_model.py holds them to it).
+OpenVINO treat each picture of a batch alike, to the last bit (tests/export/triton/test_python_backend.py holds them to it).
 
 Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and pictures in that batch.
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.local_engine import LocalEngine
+from service.engine.in_process import LocalEngine
 
 ROOT = Path(__file__).parents[3]
 

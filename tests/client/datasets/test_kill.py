@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.datasets import making
 from tests.client.datasets.conftest import ROOT
-from tests.photographs import crops
-from tests.system.running import eventually
+from tests.support import dataset_files
+from tests.support.photographs import crops
+from tests.support.running import eventually
 
 SHARDS = 8
 COMMAND = [
@@ -49,7 +49,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_
         (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 60))
     ]
     for shard in range(SHARDS):
-        making.tar(
+        dataset_files.tar(
             tmp_path / f"source/train-{shard:04d}.tar",
             [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
         )

@@ -11,12 +11,12 @@ from channeltok import Quality, Tokens, cli
 from channeltok.datasets import CannotMix, TokenDataset, tokenize, verify
 from PIL import Image
 
-import pictures
-from pictures.likeness import ssim
-from service.local_engine import LocalEngine
-from tests.client.datasets import making
+import imaging
+from imaging.similarity import ssim
+from service.engine.in_process import LocalEngine
 from tests.client.datasets.conftest import ROOT
-from tests.photographs import crops
+from tests.support import dataset_files
+from tests.support.photographs import crops
 
 PICTURES = [(f"photo-{number:02d}", picture) for number, picture in enumerate(crops(24))]
 ASKED = Quality(ssim=0.6)
@@ -26,7 +26,7 @@ ASKED = Quality(ssim=0.6)
 def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adaptive")
     for shard in range(2):
-        making.tar(folder / f"source/train-{shard}.tar", PICTURES[shard::2], labels=True)
+        dataset_files.tar(folder / f"source/train-{shard}.tar", PICTURES[shard::2], labels=True)
     tokenize(str(folder / "source"), str(folder / "tokens"), [engine], quality=ASKED)
     return folder
 
@@ -46,7 +46,7 @@ def test_each_picture_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, m
         )
     )
     for key, picture in PICTURES:
-        original, tokens, row = pictures.prepare(picture, 128, 10**9), everything[key], rows[key]
+        original, tokens, row = imaging.prepare(picture, 128, 10**9), everything[key], rows[key]
         assert isinstance(tokens, Tokens)
         likeness = []
         for decoded in engine.decode_stream([tokens.prefix(k) for k in ASKED.budgets(256)]):

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.client.datasets import making
 from tests.client.datasets.test_kill import COMMAND, ROOT, content
-from tests.photographs import crops
-from tests.system.network_trace import assert_stays_here, files, home
-from tests.system.running import running
+from tests.support import dataset_files
+from tests.support.network_trace import assert_stays_here, files, home
+from tests.support.photographs import crops
+from tests.support.running import running
 
 __all__ = ["home"]
 SHARDS = 6
@@ -48,7 +48,7 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
         (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))
     ]
     for shard in range(SHARDS):
-        making.tar(
+        dataset_files.tar(
             tmp_path / f"source/train-{shard}.tar",
             [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
         )
@@ -94,7 +94,7 @@ def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
         pictures = [
             (f"photo-{shard}-{number}", picture) for number, picture in enumerate(crops(20))
         ]
-        making.tar(tmp_path / f"source/train-{shard}.tar", pictures)
+        dataset_files.tar(tmp_path / f"source/train-{shard}.tar", pictures)
     with running() as service:
         for destination, more in {"plain": [], "spread": ["--ray", address]}.items():
             command = [
@@ -117,7 +117,7 @@ def test_the_command_reaches_nothing_but_the_cluster(
     address: str, home: Path, tmp_path: Path
 ) -> None:
     """`home` comes after `address`: the cluster keeps the environment that tells it not to report."""
-    making.tar(
+    dataset_files.tar(
         tmp_path / "source/train-0.tar",
         [(f"photo-{number}", picture) for number, picture in enumerate(crops(20))],
     )

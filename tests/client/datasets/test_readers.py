@@ -12,9 +12,9 @@ import pyarrow.dataset as ds
 import pytest
 from channeltok.datasets import tokenize
 
-from service.local_engine import LocalEngine
-from tests.client.datasets import making
-from tests.photographs import crops
+from service.engine.in_process import LocalEngine
+from tests.support import dataset_files
+from tests.support.photographs import crops
 
 K = 48
 KEYS = [f"class/photo-{number:02d}" for number in range(12)]
@@ -25,7 +25,7 @@ def tokens(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("dataset")
     pictures = list(zip(KEYS, crops(12), strict=True))
     for number in range(2):
-        making.tar(
+        dataset_files.tar(
             folder / f"source/train-{number}.tar",
             pictures[number * 6 : number * 6 + 6],
             labels=True,

@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from channeltok import ChannelTokError, Tokens
-from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, job, tokenize
+from channeltok._messages import TokenizerInfo
+from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, shard, tokenize
 from channeltok.errors import Unavailable
-from channeltok.messages import TokenizerInfo
 from channeltok.quality import Quality
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.local_engine import LocalEngine
-from tests.client.datasets import making
-from tests.photographs import crops, encoded, jpeg
+from service.engine.in_process import LocalEngine
+from tests.support import dataset_files
+from tests.support.photographs import crops, encoded, jpeg
 
 PICTURES = [
     (f"{'ab'[number % 2]}/photo-{number:03d}", picture) for number, picture in enumerate(crops(40))
@@ -35,8 +35,8 @@ K = 64
 def rows_of(destination: Path) -> dict[str, list[int]]:
     """key -> ids."""
     found = {}
-    for shard in sorted(destination.glob("**/*.parquet")):
-        for row in pq.read_table(shard).to_pylist():
+    for path in sorted(destination.glob("**/*.parquet")):
+        for row in pq.read_table(path).to_pylist():
             assert row["key"] not in found
             found[row["key"]] = row["tokens"]
     return found
@@ -53,7 +53,7 @@ def right(engine: LocalEngine) -> dict[str, list[int]]:
 
 
 def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    source = making.folder(tmp_path / "photos", PICTURES)
+    source = dataset_files.folder(tmp_path / "photos", PICTURES)
     (source / "README.txt").write_text("no picture, and no reject")
     (source / ".thumbnail.jpg").write_bytes(b"hidden")
     summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
@@ -67,7 +67,7 @@ def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_pat
 
 
 def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
-    making.tar(tmp_path / "blobs/1", [("in-tar", jpeg())])
+    dataset_files.tar(tmp_path / "blobs/1", [("in-tar", jpeg())])
     (tmp_path / "blobs/2").write_bytes(jpeg())
     links = tmp_path / "links"
     links.mkdir()
@@ -86,7 +86,7 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("channeltok.datasets.sources.FOLDER_SHARD", 15)
-    source = making.folder(tmp_path / "photos", PICTURES)
+    source = dataset_files.folder(tmp_path / "photos", PICTURES)
     assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
     assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [
         f"pictures-{n:05d}.parquet" for n in range(3)
@@ -96,7 +96,7 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
 
 def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
     for number in range(2):
-        making.tar(
+        dataset_files.tar(
             tmp_path / f"source/set/train-{number:04d}.tar", PICTURES[number::2], labels=True
         )
     summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
@@ -136,7 +136,7 @@ def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(
 def test_hugging_face_parquet(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    making.parquet(tmp_path / "source/train.parquet", PICTURES)
+    dataset_files.parquet(tmp_path / "source/train.parquet", PICTURES)
     tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     table = pq.read_table(tmp_path / "tokens/train.parquet").to_pylist()
     assert [row["tokens"] for row in table] == list(right.values())
@@ -144,7 +144,7 @@ def test_hugging_face_parquet(
 
 
 def test_any_file_system(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES)
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/source/train.tar", (tmp_path / "train.tar").read_bytes())
     for _ in range(2):
@@ -164,7 +164,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_a_tar_behind_http(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    making.tar(tmp_path / "web/train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "web/train.tar", PICTURES)
     handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -179,7 +179,7 @@ def test_a_tar_behind_http(
 
 
 def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES)
     tokenize(
         str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset"
     )
@@ -228,7 +228,7 @@ def _bad_files() -> dict[str, bytes]:
 def test_exactly_the_bad_pictures_are_rejected(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    source = making.folder(tmp_path / "photos", PICTURES)
+    source = dataset_files.folder(tmp_path / "photos", PICTURES)
     bad = _bad_files()
     for name, content in bad.items():
         (source / name).write_bytes(content)
@@ -251,8 +251,8 @@ def test_exactly_the_bad_pictures_are_rejected(
 def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    making.tar(tmp_path / "source/good.tar", PICTURES)
-    making.tar(
+    dataset_files.tar(tmp_path / "source/good.tar", PICTURES)
+    dataset_files.tar(
         tmp_path / "source/zz-bad.tar", [(str(number), b"no picture") for number in range(60)]
     )
     with pytest.raises(TooManyRejects, match="5 are allowed"):
@@ -265,7 +265,7 @@ def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
 
 
 def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES)
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
     summary = tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
@@ -282,7 +282,7 @@ def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
 def test_what_would_not_fit_is_not_mixed_in(
     engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     with pytest.raises(CannotMix, match=named):
         tokenize(
@@ -312,7 +312,7 @@ class _Renamed:
 
 
 def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     with pytest.raises(CannotMix, match="0123456789abcdef"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
@@ -321,15 +321,15 @@ def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
 def test_an_engine_that_changes_within_a_run_is_noticed(
     engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.0)
-    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.0)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
     with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
     assert not list((tmp_path / "tokens").glob("*.parquet"))
 
 
 def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens/thesis.parquet").write_text("dear")
     with pytest.raises(CannotMix, match="thesis"):
@@ -337,9 +337,9 @@ def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
 
 
 def test_a_source_that_changed_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
-    making.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES)
     with pytest.raises(SourceError, match="is not what it was"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
@@ -367,9 +367,9 @@ def _a_broken_header(tar: bytes) -> bytes:
 def test_a_damaged_shard_costs_that_shard_only(
     engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    whole = making.tar(tmp_path / "source/a.tar", PICTURES[:20])
+    whole = dataset_files.tar(tmp_path / "source/a.tar", PICTURES[:20])
     (tmp_path / "source/b.tar").write_bytes(damage(whole.read_bytes()))
-    making.tar(tmp_path / "source/c.tar", PICTURES[20:])
+    dataset_files.tar(tmp_path / "source/c.tar", PICTURES[20:])
     with pytest.raises(ShardFailed, match=r"b\.tar"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     assert sorted(path.name for path in (tmp_path / "tokens").glob("*.parquet")) == [
@@ -413,8 +413,8 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "BACKOFF_SECONDS", 0.01)
-    making.tar(tmp_path / "train.tar", PICTURES)
+    monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.01)
+    dataset_files.tar(tmp_path / "train.tar", PICTURES)
     assert (
         tokenize(
             str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K
@@ -446,7 +446,7 @@ def test_a_source_that_is_none(
 
 @pytest.mark.parametrize("k", [0, -1, 257])
 def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
-    making.tar(tmp_path / "train.tar", PICTURES[:1])
+    dataset_files.tar(tmp_path / "train.tar", PICTURES[:1])
     with pytest.raises(ValueError, match="1 to 256"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=k)
     assert not (tmp_path / "tokens").exists()

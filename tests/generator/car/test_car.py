@@ -15,10 +15,10 @@ from generator.car import model
 from generator.car.model import Car, byte_tokenizer, small_language
 from generator.car.recipe import AlignRecipe, FinetuneRecipe
 from generator.car.train import Align, Finetune
-from tests.photographs import crops
+from tests.support.photographs import crops
 from tokenizer import checkpoint
-from tokenizer.channeltok import ChannelTok, ShuffleShape
-from tokenizer.cvq import Cvq, CvqShape
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.cvq import Cvq, CvqShape
 
 pytestmark = [
     pytest.mark.filterwarnings(

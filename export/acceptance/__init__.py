@@ -1,0 +1,1 @@
+"""Does a GPU host compute what the checkpoint does, and how fast?"""

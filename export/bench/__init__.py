@@ -1,0 +1,1 @@
+"""Engines and families side by side."""

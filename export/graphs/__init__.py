@@ -1,0 +1,1 @@
+"""Checkpoints to ONNX graphs, their precisions and their parity with PyTorch."""

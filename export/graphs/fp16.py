@@ -1,0 +1,73 @@
+"""fp16 for the GPU. TensorRT 11 takes every precision from the graph, so the graph says it: convolution by convolution.
+
+Norms, SiLUs, the quantiser and the pixels at both ends stay fp32; attention and the residual stream follow the convolutions around them.
+docs/decisions/0010 has what each place costs, as `python -m export.graphs.fp16 CHECKPOINT` prints it.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from tokenizer import checkpoint
+from tokenizer.evaluation import inference
+from tokenizer.models.bsq import BITS
+from tokenizer.training.data import evaluation_photos
+
+LAST = -1
+
+
+def halve(part: nn.Module, keep: tuple[int, ...] = (LAST,)) -> None:
+    """Make the convolutions of an encoder or a decoder compute in fp16, but those whose place in the order of the data is in `keep`.
+
+    Changes `part`; what goes in and what comes out keeps its type. For export: PyTorch itself runs it on a CPU, but slowly.
+    """
+    convolutions = [module for module in part.modules() if isinstance(module, nn.Conv2d)]
+    for convolution in convolutions:
+        convolution.register_forward_pre_hook(_cast_input)
+    for convolution in set(convolutions) - {convolutions[i] for i in keep}:
+        convolution.half()
+
+
+def _cast_input(convolution: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].to(convolution.weight.dtype),)
+
+
+def main() -> None:
+    """Print how many bits flip and how far pixels move, against fp32, for each choice of convolutions that stay fp32."""
+    parser = argparse.ArgumentParser(prog="python -m export.graphs.fp16", description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", default="../shared/data/val", help="photos to compare on")
+    parser.add_argument("--photos", type=int, default=32)
+    options = parser.parse_args()
+    model = checkpoint.load(options.checkpoint)
+    photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+    tokens = inference.encode(model, photos)
+    pictures = inference.decode(model, tokens, model.shape.channels).astype(np.int16)
+    print(
+        f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} | decode: largest pixel difference | mean |\n|---|---|---|---|"
+    )
+    for name, keep in {
+        "none": (),
+        "the first": (0,),
+        "the last": (LAST,),
+        "both": (0, LAST),
+    }.items():
+        half = copy.deepcopy(model)
+        halve(half.encoder, keep)
+        halve(half.decoder, keep)
+        flips = np.unpackbits(
+            (inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)
+        ).sum()
+        difference = np.abs(inference.decode(half, tokens, model.shape.channels) - pictures)
+        print(
+            f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) | {difference.max()} | {difference.mean():.4f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The folder of a generator in the model repository: `<generator>_generate`, from version 2 on with `_v<version>`.
+
+    model_repository/demo_generate/     config.pbtxt, 1/model.onnx, 1/model.py
+
+It has no `tokenizer` parameter, for it is no part of one: `fingerprint` says whose tokens it makes.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from export.graphs import generator_graph
+from export.triton import generator_backend, repository, triton_config
+
+MODEL_FILE = Path(generator_backend.__file__)
+
+
+def model_name(generator: str, version: int = 1) -> str:
+    return f"{generator}_generate" if version == 1 else f"{generator}_generate_v{version}"
+
+
+def interface(message: Any, channels: int) -> None:
+    """Declare in a ModelConfig what the gateway sends to a generator of `channels` tokens, and what it streams back."""
+    message.model_transaction_policy.decoupled = True
+    int32, int64, fp32 = (
+        model_config_pb2.TYPE_INT32,
+        model_config_pb2.TYPE_INT64,
+        model_config_pb2.TYPE_FP32,
+    )
+    for name, data_type, size in (
+        ("class", int32, 1),
+        ("prefix", int32, channels),
+        ("length", int32, 1),
+        ("seed", int64, 1),
+        ("temperature", fp32, 1),
+        ("top_k", int32, 1),
+    ):
+        message.input.add(name=name, data_type=data_type, dims=[size])
+    for name, size in (
+        ("token", -1),
+        ("index", 1),
+    ):  # some that follow each other, and the place of the first
+        message.output.add(name=name, data_type=int32, dims=[size])
+
+
+def config(graph: bytes, version: int = 1) -> str:
+    """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.graphs.generator_graph."""
+    facts = generator_graph.facts(onnx.load_model_from_string(graph))
+    message = model_config_pb2.ModelConfig(
+        name=model_name(facts.generator, version), backend="python", max_batch_size=0
+    )
+    interface(message, facts.channels)
+    message.instance_group.add(
+        count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )  # see triton_generator
+    parameters = {
+        **facts.as_strings(),
+        "version": str(version),
+        "graph_sha256": hashlib.sha256(graph).hexdigest(),
+        "engine": "onnxruntime",
+        "precision": "f32",
+        "at_once": str(triton_config.CPU_INSTANCES),
+        "threads": str(triton_config.CPU_THREADS),
+    }
+    for key, value in parameters.items():
+        message.parameters[key].string_value = value
+    return f"{repository.HEADER.replace('repository', 'generator_repository')}{text_format.MessageToString(message)}"
+
+
+def write(folder: Path, graph: bytes) -> str:
+    """Make a serialised step graph what the repository `folder` serves of its generator; all other models stay.
+
+    The version is that of the model replaced, plus one when this one has other weights or another tokenizer. Returns the model's name.
+    """
+    facts = generator_graph.facts(onnx.load_model_from_string(graph))
+    whose = {"generator": facts.generator}
+    weights = {
+        "generator_fingerprint": facts.generator_fingerprint,
+        "fingerprint": facts.fingerprint,
+    }
+    version = repository.next_version(folder, whose, weights)
+    name = model_name(facts.generator, version)
+    with repository.replaced(folder, whose) as fresh:
+        (fresh / name / "1").mkdir(parents=True)
+        (fresh / name / "1/model.onnx").write_bytes(graph)
+        shutil.copyfile(MODEL_FILE, fresh / name / "1/model.py")
+        (fresh / name / "config.pbtxt").write_text(config(graph, version))
+    return name

@@ -1,0 +1,162 @@
+"""Triton's python backend around one ONNX graph on the CPU. `export.triton.repository` copies this file into each model as `1/model.py`.
+
+It stands alone beside `model.onnx` and knows nothing of tokenizers: names and types come from the graph. All requests that Triton batched
+run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
+OpenVINO treat each picture of a batch alike, to the last bit (tests/export/triton/test_python_backend.py holds them to it).
+
+Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and pictures in that batch.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import triton_python_backend_utils as pb_utils
+except ModuleNotFoundError:
+    pb_utils = None  # outside Triton, where benchmarks load the same engines
+
+# Both engines report their use from their import on (docs/decisions/0035).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+
+INT8_GRAPH = "model_int8.onnx"
+Loaded = tuple[
+    list[str], list[str], Callable[[dict[str, Any]], list[Any]]
+]  # names of inputs and of outputs; arrays by name to arrays
+
+
+class TritonPythonModel:
+    """One instance of an engine. Parameters of config.pbtxt: engine (onnxruntime, openvino), precision (f32, bf16, int8), threads."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what the engine raises."""
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise RuntimeError(
+                f"numpy {np.__version__} is installed, but this Triton's python backend hands over wrong values and empty outputs under "
+                "numpy 2 without an error; install numpy 1.26"
+            )
+        given = json.loads(args["model_config"]).get("parameters", {})
+        parameters = {name: value["string_value"] for name, value in given.items()}
+        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        engine, precision, threads = (
+            parameters[name] for name in ("engine", "precision", "threads")
+        )
+        largest = int(json.loads(args["model_config"])["max_batch_size"])
+        self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), largest)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order: outputs, or an error for a request that cannot run."""
+        try:
+            return self._run(requests)
+        except Exception as error:
+            if len(requests) > 1:  # find out whose fault it is: the others are answered
+                return [self.execute([request])[0] for request in requests]
+            pb_utils.Logger.log_error(f"a request failed: {error!r}")
+            return [
+                pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError(f"the graph cannot run on this input: {error}")
+                )
+            ]
+
+    def _run(self, requests: list[Any]) -> list[Any]:
+        feed: dict[str, Any] = {}
+        for name in self.inputs:
+            parts = [
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests
+            ]
+            feed[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            ends = np.cumsum([len(part) for part in parts])[:-1]
+        started = time.perf_counter_ns()
+        outputs = self.run(feed)
+        elapsed = time.perf_counter_ns() - started
+        execution = np.array([[elapsed, len(feed[self.inputs[0]])]], np.int64)
+        results = [np.split(array, ends) for array in outputs]
+        return [
+            pb_utils.InferenceResponse(
+                [
+                    *(
+                        pb_utils.Tensor(name, part)
+                        for name, part in zip(self.outputs, parts, strict=True)
+                    ),
+                    pb_utils.Tensor("execution", execution.repeat(len(parts[0]), axis=0)),
+                ]
+            )
+            for parts in zip(*results, strict=True)
+        ]
+
+
+def load(graph: Path, engine: str, precision: str, threads: int, batch: int = 1) -> Loaded:
+    """An ONNX file on `engine` (onnxruntime or openvino), computing in `precision` (f32, bf16; int8 runs INT8_GRAPH, which lies beside it).
+
+    batch: how many pictures it gets at once most often. It takes any number of them.
+    Raises ValueError for an engine or a precision that is not there, and what the engine raises.
+    """
+    engines = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    if engine not in engines:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(engines)}")
+    return engines[engine](str(graph), precision, threads, batch)
+
+
+def _onnxruntime(graph: str, precision: str, threads: int, batch: int) -> Loaded:
+    import onnxruntime
+
+    if precision != "f32":
+        raise ValueError(f"ONNX Runtime computes in f32 here, not in {precision}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    outputs = [tensor.name for tensor in session.get_outputs()]
+    return (
+        [tensor.name for tensor in session.get_inputs()],
+        outputs,
+        lambda feed: session.run(outputs, feed),
+    )
+
+
+def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
+    import openvino
+
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # each instance is a process of its own: all of them would pin to the same core
+    }
+    if precision == "int8":  # what is not int8 in it runs in bf16 where the processor has it
+        graph = str(Path(graph).with_name(INT8_GRAPH))
+    else:
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    # Where OpenVINO knows the batch it takes a sixth to a fifth less time. One form for all batches beside those of fixed size is no
+    # choice: it rounds in another way, and a picture's tokens would depend on its neighbours (docs/decisions/0025).
+    core, requests = openvino.Core(), {}
+    for size in sorted({1, batch}, reverse=True):
+        model = core.read_model(graph)
+        model.reshape({port: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
+        compiled = core.compile_model(model, "CPU", settings)
+        requests[size] = compiled.create_infer_request()
+    inputs, outputs = (
+        [port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs)
+    )
+
+    def run(feed: dict[str, Any]) -> list[Any]:
+        count, done, parts = len(feed[inputs[0]]), 0, []
+        while done < count:
+            size = next(size for size in requests if size <= count - done)
+            answer = requests[size].infer(
+                {name: array[done : done + size] for name, array in feed.items()}, share_inputs=True
+            )
+            done += size
+            parts.append(list(answer.values()))
+        return [
+            np.concatenate(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True)
+        ]
+
+    return inputs, outputs, run

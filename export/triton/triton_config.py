@@ -1,0 +1,117 @@
+"""What runs a graph inside Triton, as config.pbtxt says it: Triton's python backend on a CPU, ONNX Runtime or TensorRT on a GPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from export.triton.tensorrt_plans import plan_name
+
+# One plan file for each of these may lie in a model's folder; Triton takes that of its GPU.
+COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
+# Hardly quicker beyond it, and where one instance takes all that waits, the next finds single pictures, which cost most
+# (docs/decisions/0025).
+CPU_MAX_BATCH = 4
+# Bytes of a graph from which a picture alone keeps a core as busy: larger batches only push it out of the caches, and take memory.
+CPU_ALONE = 64_000_000
+# What the service replaces by its machine's best: on two cores two instances of one thread outrun one of two by a third.
+CPU_INSTANCES = 2
+CPU_THREADS = 1
+GPU_MAX_BATCH = 128
+GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this one
+# What model.py adds to the graph's outputs: the nanoseconds the graph ran, and the pictures of its batch. Triton gives both only as sums.
+EXECUTION = model_config_pb2.ModelOutput(
+    name="execution", data_type=model_config_pb2.TYPE_INT64, dims=[2]
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """name: as `python -m export engines --engine` takes it.
+
+    describe: adds to a ModelConfig, whose tensors are known, all that runs a graph of so many bytes.
+    """
+
+    name: str
+    describe: Callable[[Any, int], None]
+
+
+def _python(message: Any, size: int) -> None:
+    message.backend = "python"
+    message.max_batch_size = 1 if size >= CPU_ALONE else CPU_MAX_BATCH
+    message.output.append(EXECUTION)
+    message.instance_group.add(
+        count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
+    )
+    for key, value in {"engine": "onnxruntime", "precision": "f32", "threads": CPU_THREADS}.items():
+        message.parameters[key].string_value = str(value)
+
+
+def _gpu(message: Any, backend: str, engine: str) -> None:
+    message.backend = backend
+    message.parameters["engine"].string_value = engine
+    message.parameters["precision"].string_value = (
+        "f32" if message.parameters["role"].string_value == "encode" else "f16"
+    )  # export.graphs.fp16
+    message.max_batch_size = GPU_MAX_BATCH
+    message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_GPU)
+    message.dynamic_batching.preferred_batch_size.extend([GPU_BEST_BATCH, GPU_MAX_BATCH])
+    for batch in (1, GPU_MAX_BATCH):  # the first inference of each shape is slow: not a caller's
+        warmup = message.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
+        tensor = message.input[0]
+        warmup.inputs[tensor.name].CopyFrom(
+            model_config_pb2.ModelWarmup.Input(
+                data_type=tensor.data_type, dims=tensor.dims, zero_data=True
+            )
+        )
+
+
+def _onnxruntime(provider: str, options: dict[str, str]) -> Callable[[Any, int], None]:
+    def describe(message: Any, size: int) -> None:
+        _gpu(message, "onnxruntime", f"onnxruntime-{provider}")
+        accelerator = message.optimization.execution_accelerators.gpu_execution_accelerator.add(
+            name=provider
+        )
+        accelerator.parameters.update(options)
+
+    return describe
+
+
+def _tensorrt(message: Any, size: int) -> None:
+    _gpu(message, "tensorrt", "tensorrt")
+    for capability in COMPUTE_CAPABILITIES:
+        message.cc_model_filenames[capability] = plan_name(capability)
+    tensor = message.input[0]
+    # A graph for each power of two also runs the batches below it, down to the next one: no batch is without.
+    message.optimization.cuda.graphs = True
+    batch, lower = 1, 1
+    while batch <= GPU_MAX_BATCH:
+        spec = message.optimization.cuda.graph_spec.add(batch_size=batch)
+        spec.input[tensor.name].dim.extend(tensor.dims)
+        spec.graph_lower_bound.batch_size = lower
+        spec.graph_lower_bound.input[tensor.name].dim.extend(tensor.dims)
+        batch, lower = 2 * batch, batch + 1
+    profile = {"min_batch": 1, "opt_batch": GPU_BEST_BATCH, "max_batch": GPU_MAX_BATCH}
+    facts = {"input_name": tensor.name, "input_shape": "x".join(map(str, tensor.dims)), **profile}
+    for key, value in facts.items():  # export.triton.tensorrt_plans builds from these
+        message.parameters[key].string_value = str(value)
+
+
+PYTHON = Engine("python", _python)
+# use_tf32: what the graph keeps in fp32 is meant to be.
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        PYTHON,
+        Engine("onnxruntime-cuda", _onnxruntime("cuda", {"use_tf32": "0"})),
+        Engine(
+            "onnxruntime-tensorrt",
+            _onnxruntime(
+                "tensorrt",
+                {"trt_engine_cache_enable": "1", "trt_engine_cache_path": "/tmp/tensorrt"},
+            ),
+        ),
+        Engine("tensorrt", _tensorrt),
+    )
+}

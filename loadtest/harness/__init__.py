@@ -1,0 +1,1 @@
+"""Start a service and read what its processes use."""

@@ -1,0 +1,1 @@
+"""What Encode, Decode and Generate do, whichever protocol a call came by."""

@@ -1,0 +1,266 @@
+"""Encode and Decode, once, for both protocols."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from channeltok.quality import Measured, Quality
+from channeltok.tokens import TokenBytesError, Tokens
+from numpy.typing import NDArray
+
+import imaging
+from service.core.admission import Admission, Place, Priority
+from service.core.call_record import Account, Stages
+from service.core.prefixes import measured, prefixes
+from service.core.rate_limit import RateLimit
+from service.core.registry import Catalogue, Tokenizer
+from service.errors import (
+    BadK,
+    BadPicture,
+    BadRequest,
+    BadTokens,
+    DeadlineExceeded,
+    EngineUnavailable,
+    FingerprintMismatch,
+    TooLarge,
+    TooManyPixels,
+    UnsupportedFormat,
+)
+from service.observability import metrics
+from service.settings import Settings
+from service.triton.client import Triton
+from service.triton.health import RETRY_AFTER_SECONDS
+
+T = TypeVar("T")
+_PATIENT = {
+    Priority.INTERACTIVE: frozenset[str](),
+    Priority.BULK: frozenset({"admission"}),
+}  # streams wait for their places
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Result of encode. engine: see Model.engine. curve: what was measured to choose k by quality, by ascending k; empty without."""
+
+    tokenizer: Tokenizer
+    tokens: Tokens
+    stages: Stages
+    engine: str
+    curve: list[Measured] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Result of decode. picture: bytes in the format asked for. engine: see Model.engine."""
+
+    tokenizer: Tokenizer
+    picture: bytes
+    k: int
+    stages: Stages
+    engine: str
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Tokenization:
+    """The two things the service does.
+
+    catalogue: replaced when Triton serves something else. look_again: asks Triton at once; the supervisor's, where there is one.
+    """
+
+    def __init__(self, triton: Triton, settings: Settings) -> None:
+        self.catalogue = Catalogue([])
+        self.look_again: Callable[[], Awaitable[None]] = _nothing
+        self._triton = triton
+        self._settings = settings
+        self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
+        self.rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
+        self._picture_threads = ThreadPoolExecutor(
+            settings.picture_threads, thread_name_prefix="pictures"
+        )
+
+    async def encode(
+        self,
+        picture: bytes,
+        k: int | None,
+        tokenizer: str | None,
+        *,
+        quality: Quality | None = None,
+        rpc: str = "encode",
+        timeout: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Encoded:
+        """Bytes of a JPEG, PNG or WebP to the first k tokens (all when None), or to as many as `quality` asks for.
+
+        timeout: seconds left to the caller's deadline.
+        Raises ServiceError, as the table in service/errors.py says.
+        """
+        async with self._call(rpc, timeout, priority) as (call, place):
+            served = self.catalogue.by_name(tokenizer)
+            if k is not None and not 1 <= k <= served.channels:
+                raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
+            if len(picture) > self._settings.max_message_bytes:
+                raise TooLarge(
+                    f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
+                )
+            if k is not None and quality is not None:
+                raise BadRequest(
+                    "k says how many tokens to keep, and so does a quality: ask for one of them"
+                )
+            k = k or served.channels
+            call.concerns(served.name, k)
+            pixels = await self._prepared(picture, served.picture_size)
+            call.done("unpack")
+            inference = await self._triton.infer(
+                served.encoder, pixels[None], under_way=place.wait_for
+            )
+            call.inferred(inference)
+            ids = self._ids(inference.output[0], served)
+            curve = []
+            if quality is not None:
+                curve = await self._curve(
+                    call, place, served, pixels, ids, quality.budgets(served.channels)
+                )
+                k = quality.choose(curve).k
+                call.concerns(served.name, k)
+            tokens = Tokens(ids[:k], served.fingerprint)
+            metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
+            metrics.TOKENS.labels(rpc).inc(k)
+        return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
+
+    async def _curve(
+        self,
+        call: Account,
+        place: Place,
+        served: Tokenizer,
+        pixels: NDArray[np.uint8],
+        ids: NDArray[np.uint16],
+        budgets: list[int],
+    ) -> list[Measured]:
+        """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
+        decoded = []
+        for width, decoder, some in served.decoders_for(budgets):
+            inference = await self._triton.infer(
+                decoder, prefixes(ids, some, width), under_way=place.wait_for
+            )
+            call.inferred(inference)
+            decoded.append(inference.output)
+        curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
+        call.done("measure")
+        return curve
+
+    async def decode(
+        self,
+        tokens: Tokens | bytes,
+        format: str,
+        tokenizer: str | None,
+        *,
+        rpc: str = "decode",
+        timeout: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Decoded:
+        """Tokens, or token bytes, to a picture in `format` ("JPEG", "PNG" or "WEBP").
+
+        timeout: as for encode. Raises ServiceError, as the table in service/errors.py says.
+        """
+        async with self._call(rpc, timeout, priority) as (call, place):
+            if isinstance(tokens, bytes):
+                try:
+                    tokens = Tokens.from_bytes(tokens)
+                except TokenBytesError as error:
+                    raise BadTokens(str(error)) from error
+            served = await self._maker_of(tokens, tokenizer)
+            served.check(tokens)
+            call.concerns(served.name, tokens.k)
+            budget, decoder = served.decoder_for(tokens.k)
+            padded = prefixes(tokens.ids, [tokens.k], budget)
+            call.done("unpack")
+            inference = await self._triton.infer(decoder, padded, under_way=place.wait_for)
+            call.inferred(inference)
+            picture = await self._rendered(inference.output[0], format)
+            call.done("render")
+            metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
+            metrics.TOKENS.labels(rpc).inc(tokens.k)
+        return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
+
+    async def preview(self, tokens: Tokens, served: Tokenizer, format: str, place: Place) -> bytes:
+        """What `decode` gives, for a call that has been admitted elsewhere, to `place`, and keeps its own account.
+
+        tokens: ids below served.codes, at most served.channels of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
+        """
+        await self.rate_limit.take(wait=True)
+        budget, decoder = served.decoder_for(tokens.k)
+        inference = await self._triton.infer(
+            decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=place.wait_for
+        )
+        return await self._rendered(inference.output[0], format)
+
+    async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
+        try:
+            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
+        except FingerprintMismatch:
+            await (
+                self.look_again()
+            )  # another gateway of the same Triton may have seen a new version before us
+            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
+
+    def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
+        """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
+        if output.min() < 0 or output.max() >= served.codes:
+            self._triton.answers.suspect(served.encoder.name, time.perf_counter())
+            raise EngineUnavailable(
+                "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
+            )
+        return output.astype(np.uint16)
+
+    @asynccontextmanager
+    async def _call(
+        self, rpc: str, timeout: float | None, priority: Priority
+    ) -> AsyncIterator[tuple[Account, Place]]:
+        """Admission, deadline, and what is told of it afterwards, around one picture."""
+        with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.rate_limit.take(wait=priority is Priority.BULK)
+                    async with self.admission.place(priority, timeout) as place:
+                        call.done("admission")
+                        with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
+                            yield call, place
+            except TimeoutError as error:
+                raise DeadlineExceeded("the deadline passed") from error
+
+    async def _prepared(self, picture: bytes, size: int) -> NDArray[np.uint8]:
+        # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
+        return (
+            self._prepare(picture, size)
+            if imaging.is_quick(picture)
+            else await self._in_thread(self._prepare, picture, size)
+        )
+
+    async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
+        quick = format == "JPEG" and pixels.size <= 3 * imaging.QUICK_PIXELS
+        return (
+            imaging.render(pixels, format)
+            if quick
+            else await self._in_thread(imaging.render, pixels, format)
+        )
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work, *args)
+
+    def _prepare(self, picture: bytes, size: int) -> NDArray[np.uint8]:
+        try:
+            return imaging.prepare(picture, size, self._settings.max_pixels)
+        except imaging.TooManyPixels as error:
+            raise TooManyPixels(str(error)) from error
+        except imaging.UnsupportedFormat as error:
+            raise UnsupportedFormat(str(error)) from error
+        except imaging.BadPicture as error:
+            raise BadPicture(str(error)) from error

@@ -1,0 +1,1 @@
+"""Start, probe and heal engines, or run them in this process."""

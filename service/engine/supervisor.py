@@ -1,0 +1,364 @@
+"""Keeps the engine served: learns what Triton serves, proves it by real inferences, repairs what died, hangs or answers rubbish."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from service.core.registry import Catalogue, Generator, Tokenizer
+from service.engine.embedded_triton import EmbeddedTriton
+from service.engine.probe import Probe
+from service.errors import CannotStart, ServiceError
+from service.observability import metrics
+from service.settings import Settings
+from service.triton.client import Triton
+from service.triton.models import Model
+
+log = structlog.get_logger()
+REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
+KILL_SECONDS = 0.1  # between looks at what is suspected, a dictionary
+LOOK_AGAIN_SECONDS = 1.0
+LONGEST_PAUSE = 30.0
+REASON_SECONDS = 60.0  # between two log lines that give the same reason for not being ready
+
+
+class Serving(Protocol):
+    """Whatever goes by the catalogue."""
+
+    catalogue: Catalogue
+
+
+class Supervisor:
+    """`ready` turns true when every model of every tokenizer answered a real inference; `announce` is told of each turn."""
+
+    def __init__(
+        self,
+        triton: Triton,
+        embedded: EmbeddedTriton | None,
+        tokenization: Serving,
+        settings: Settings,
+        announce: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self.ready = False
+        self._triton = triton
+        self._embedded = embedded
+        self._tokenization = tokenization
+        self._settings = settings
+        self._announce = announce
+        self._probe = Probe(triton, settings.engine_timeout, settings.probe_seconds)
+        self._repairs = _Repairs()
+        self._looking = asyncio.Lock()
+        self._looked = 0.0
+        self._deaf_since: float | None = (
+            None  # when Triton was asked first what it serves and did not say
+        )
+        self._generators: list[
+            Generator
+        ] = []  # all that Triton has, also those that calls are not sent to yet
+        self._generating: set[str] = (
+            set()
+        )  # models of those that answered when they were asked last
+        self._logged_at: dict[str, float] = {}  # reasons logged within the last minute -> when
+        self._known: dict[
+            str, Model
+        ] = {}  # models that Triton had, by name, until they are retired
+        self._loading = (
+            asyncio.Lock()
+        )  # what is new is not loaded while Triton is started again, which loads all
+
+    async def watch(self) -> None:
+        """For ever: a look every `probe_seconds`; with an embedded Triton also one at its repository, and every half second one at its
+        processes.
+
+        Each in a loop of its own. What loads models may wait long: for one that hangs while it begins; and, as Triton loads nothing while
+        an engine that hangs has the cores (decision 32), for what is suspected to be killed.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self._settings.probe_seconds, self._look))
+            group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
+            if self._embedded is not None:
+                group.create_task(
+                    self._every(self._settings.probe_seconds, self._load_new, self._embedded)
+                )
+                group.create_task(self._every(KILL_SECONDS, self._kill_suspects, self._embedded))
+                group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
+
+    async def _every(
+        self, seconds: float, work: Callable[..., Awaitable[None]], *args: object
+    ) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                await work(*args)
+            except (ServiceError, CannotStart) as error:
+                await self._turn(False, str(error))
+            except Exception as error:
+                log.exception("supervisor_failed", exc_info=error)
+                await self._turn(False, "the supervisor failed")
+            await asyncio.sleep(max(0.0, seconds - (time.monotonic() - started)))
+
+    async def look_again(self) -> None:
+        """Now instead of when it is time, for a caller who knows of a tokenizer that we do not; once a second at most."""
+        async with self._looking:
+            if time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
+                with contextlib.suppress(ServiceError):
+                    if self._embedded is not None:
+                        await self._load_new(self._embedded)
+                    await self._look()
+
+    async def _look(self) -> None:
+        self._looked = time.monotonic()
+        if self._embedded is not None:
+            await self._retire(self._embedded)
+        began = time.perf_counter()
+        try:
+            models = await self._triton.models()
+            self._deaf_since = None
+        except ServiceError:
+            self._deaf_since = self._deaf_since or began
+            if self._embedded is None:
+                self._triton.reconnect()
+            for name in self._known:
+                metrics.ENGINE_READY.labels(name).set(0)
+            raise
+        models += self._lost(models)
+        found = self._catalogue(models)
+        if (
+            not self._tokenization.catalogue.tokenizers
+        ):  # at start: callers learn what will be served, and that it is not yet
+            self._publish(found)
+        looks = list(
+            zip(
+                found.tokenizers,
+                await asyncio.gather(*map(self._look_at, found.tokenizers)),
+                strict=True,
+            )
+        )
+        # A version that fails is no reason to be not ready while another of the same name works: nobody is sent to it.
+        working = {tokenizer.name for tokenizer, failures in looks if not failures}
+        left_out = {
+            tokenizer.fingerprint
+            for tokenizer, failures in looks
+            if failures and tokenizer.name in working
+        }
+        self._generators = found.generators
+        unproven = self._unproven()
+        served = [
+            one
+            for one in models
+            if one.parameters.get("fingerprint") not in left_out and one.name not in unproven
+        ]
+        self._publish(self._catalogue(served))
+        why_not = [
+            failure
+            for tokenizer, failures in looks
+            if tokenizer.fingerprint not in left_out
+            for failure in failures
+        ]
+        await self._turn(
+            bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer"
+        )
+
+    def _lost(self, models: list[Model]) -> list[Model]:
+        """What Triton had and has no more is not ready (it is being reloaded, say); what is retired is nothing any more.
+
+        Returned is what our own Triton is to have again: callers are told that it is down, and not that nobody knows it.
+        """
+        found = self._catalogue(models)
+        names = {one.name for one in found.tokenizers} | {one.name for one in found.generators}
+        fingerprints = {model.parameters.get("fingerprint") for model in models}
+        lost = []
+        for name in self._known.keys() - {model.name for model in models}:
+            facts = self._known[name].parameters
+            replaced = _owner(facts) in names and facts["fingerprint"] not in fingerprints
+            if replaced or (self._embedded is not None and name not in self._embedded.on_disk()):
+                metrics.ENGINE_READY.labels(name).set(
+                    math.nan
+                )  # no series of several processes can be removed
+                del self._known[name]
+            else:
+                metrics.ENGINE_READY.labels(name).set(0)
+                lost += [self._known[name]] if self._embedded is not None else []
+        self._known |= {
+            model.name: model for model in models if _owner(model.parameters) is not None
+        }
+        return lost
+
+    def _catalogue(self, models: list[Model]) -> Catalogue:
+        return Catalogue(models, self._settings.default_tokenizer, self._settings.default_generator)
+
+    async def _look_at_generators(self) -> None:
+        """In a loop of its own, because generators answer slowly; and no word on readiness, because single pictures do without them."""
+        models = [generator.model for generator in self._generators]
+        for model, error in zip(
+            models, await asyncio.gather(*map(self._probe.look_at_generator, models)), strict=True
+        ):
+            metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
+            metrics.ENGINE_READY.labels(model.name).set(error is None)
+            if error is None:
+                self._generating.add(model.name)
+                self._repairs.worked(model.name)
+            else:
+                if model.name in self._generating:
+                    log.warning("generator_failed", model=model.name, why=str(error))
+                self._generating.discard(model.name)
+
+    def _unproven(self) -> set[str]:
+        """Models of generators that do not answer while another version of the same name does: nobody is sent to them."""
+        working = {
+            generator.name
+            for generator in self._generators
+            if generator.model.name in self._generating
+        }
+        return {
+            one.model.name for one in self._generators if one.name in working
+        } - self._generating
+
+    async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
+        failures = []
+        for model, error in zip(
+            tokenizer.models,
+            await asyncio.gather(*map(self._probe.look, tokenizer.models)),
+            strict=True,
+        ):
+            metrics.ENGINE_READY.labels(model.name).set(error is None)
+            metrics.ENGINE_RESTARTS.labels(model.name)  # from 0 on
+            if error is None:
+                self._repairs.worked(model.name)
+            else:
+                failures.append(f"{model.name}: {error}")
+        return failures
+
+    async def _load_new(self, embedded: EmbeddedTriton) -> None:
+        async with self._loading:
+            if embedded.failure() is None and self._repairs.due("repository"):
+                self._repairs.tried("repository")
+                if await embedded.load_new(self._triton):
+                    self._repairs.worked("repository")
+
+    async def _retire(self, embedded: EmbeddedTriton) -> None:
+        catalogue = self._tokenization.catalogue
+        current = filter(catalogue.is_current, catalogue.tokenizers)
+        in_use = {model.name for tokenizer in current for model in tokenizer.models}
+        in_use |= {generator.model.name for generator in catalogue.current_generators}
+        await embedded.retire(self._triton, in_use)
+
+    async def _repair(self, embedded: EmbeddedTriton) -> None:
+        await self._repair_server(embedded)
+        await self._repair_models(embedded)
+
+    async def _repair_server(self, embedded: EmbeddedTriton) -> None:
+        failure = embedded.failure()
+        if (
+            failure is None
+            and self._deaf_since is not None
+            and time.perf_counter() - self._deaf_since > self._settings.engine_timeout
+        ):
+            failure = "tritonserver does not answer"
+        if failure is not None:
+            await self._turn(False, failure)
+            if self._repairs.due("triton"):
+                self._repairs.tried("triton")
+                log.warning("restarting", what="triton", why=failure)
+                metrics.ENGINE_RESTARTS.labels("triton").inc()
+                async with self._loading:
+                    await embedded.restart(self._triton)
+                self._deaf_since = None
+                self._repairs.worked("triton")
+
+    async def _kill_suspects(self, embedded: EmbeddedTriton) -> None:
+        # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
+        # What was sent before an engine was loaded failed for the cause of the one before.
+        suspects, loaded = self._triton.answers.suspects, embedded.loaded
+        failing = {
+            name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]
+        }
+        for name in failing:
+            if self._repairs.due(name) and name not in embedded.broken():
+                log.warning("killing", model=name)
+                embedded.kill(name)
+
+    async def _repair_models(self, embedded: EmbeddedTriton) -> None:
+        for name in embedded.broken():
+            if self._repairs.due(name):
+                self._repairs.tried(name)
+                log.warning("reloading", model=name)
+                metrics.ENGINE_RESTARTS.labels(name).inc()
+                try:
+                    await embedded.reload(self._triton, name)
+                finally:
+                    self._triton.streams.end(name)
+
+    def _publish(self, catalogue: Catalogue) -> None:
+        before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue
+        for tokenizer in before.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)
+        for tokenizer in catalogue.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(
+                catalogue.is_current(tokenizer)
+            )
+            if tokenizer.fingerprint not in {one.fingerprint for one in before.tokenizers}:
+                log.info(
+                    "serving",
+                    tokenizer=tokenizer.name,
+                    version=tokenizer.version,
+                    fingerprint=tokenizer.fingerprint,
+                )
+        for generator in catalogue.generators:
+            if generator.fingerprint not in {one.fingerprint for one in before.generators}:
+                log.info(
+                    "serving",
+                    generator=generator.name,
+                    version=generator.version,
+                    fingerprint=generator.fingerprint,
+                )
+
+    async def _turn(self, ready: bool, why_not: str) -> None:
+        if not ready:
+            self._log_reason(why_not)
+        if ready != self.ready:
+            if ready:
+                log.info("ready")
+                self._logged_at.clear()
+            self.ready = ready
+            metrics.READY.set(ready)
+            await self._announce(ready)
+
+    def _log_reason(self, why_not: str) -> None:
+        """Log why the service is not ready: a new reason at once, the same one again after a minute."""
+        now = time.monotonic()
+        self._logged_at = {
+            why: at for why, at in self._logged_at.items() if now - at < REASON_SECONDS
+        }
+        if why_not not in self._logged_at:
+            self._logged_at[why_not] = now
+            log.warning("not_ready", why=why_not)
+
+
+def _owner(facts: Mapping[str, str]) -> str | None:
+    """The tokenizer or generator that a model belongs to, by name."""
+    return facts.get("tokenizer") or facts.get("generator")
+
+
+class _Repairs:
+    """When to try: at once, and after ever longer pauses what does not work in between."""
+
+    def __init__(self) -> None:
+        self._tries: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    def due(self, what: str) -> bool:
+        return time.monotonic() >= self._not_before.get(what, 0.0)
+
+    def tried(self, what: str) -> None:
+        self._tries[what] = self._tries.get(what, 0) + 1
+        self._not_before[what] = time.monotonic() + min(0.5 * 2 ** self._tries[what], LONGEST_PAUSE)
+
+    def worked(self, what: str) -> None:
+        """It works again: the next try is due at once."""
+        self._tries.pop(what, None)
+        self._not_before.pop(what, None)

@@ -1,0 +1,1 @@
+"""The gRPC server: translates between the contract and service.core."""

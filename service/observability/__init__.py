@@ -1,0 +1,1 @@
+"""Metrics, traces, logs and the context of a request."""

@@ -1,0 +1,1 @@
+"""Client of Triton: batching, streaming and the health of its models."""

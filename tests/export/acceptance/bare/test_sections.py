@@ -1,0 +1,100 @@
+"""A part that fails or comes too late costs no other part, and the report is on disk after each."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from export.acceptance.bare.sections import Sections
+from export.acceptance.report import Report
+
+
+def fail() -> None:
+    raise RuntimeError("no such kernel")
+
+
+def read(folder: Path) -> str:
+    return (folder / "report.md").read_text()
+
+
+def test_what_fails_is_told_and_the_next_section_runs(tmp_path: Path) -> None:
+    report = Report()
+    sections = Sections(report, tmp_path, 60)
+    sections.section("First", lambda: report.say("one"))
+    sections.section("Second", fail)
+    assert "RuntimeError: no such kernel" in read(tmp_path)
+    sections.section("Third", lambda: report.say("three"))
+    sections.close()
+    written = read(tmp_path)
+    assert "\none\n" in written
+    assert "\nthree\n" in written
+    assert "- failed: Second: RuntimeError: no such kernel" in written
+    assert sections.left_out == []
+
+
+def test_the_report_is_written_after_every_section(tmp_path: Path) -> None:
+    report = Report()
+    sections = Sections(report, tmp_path, 60)
+    sections.section("First", lambda: report.say("one"))
+    assert "\none\n" in read(tmp_path)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sections.section("Second", interrupted)
+    assert "\none\n" in read(tmp_path)
+
+
+def test_a_cell_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    sections = Sections(Report(), tmp_path, 60)
+    done: list[str] = []
+
+    def work() -> None:
+        assert sections.attempt("one", lambda: done.append("one"), 10)
+        assert not sections.attempt("two", fail, 10)
+        assert sections.attempt("three", lambda: done.append("three"), 10)
+
+    sections.section("All", work)
+    assert done == ["one", "three"]
+    assert sections.failed == ["two: RuntimeError: no such kernel"]
+
+
+def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
+    sections = Sections(Report(), tmp_path, 0)
+    sections.section("Speed", fail)
+    sections.close()
+    assert sections.failed == []
+    assert "- not run: Speed: no time was left" in read(tmp_path)
+
+
+def test_what_takes_no_time_is_done_when_the_time_is_over(tmp_path: Path) -> None:
+    report = Report()
+    sections = Sections(report, tmp_path, 0)
+    sections.section("Summary", lambda: report.say("one"), instant=True)
+    assert "\none\n" in read(tmp_path)
+    assert sections.left_out == []
+
+
+def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
+    tmp_path: Path,
+) -> None:
+    sections = Sections(Report(), tmp_path, 60)
+
+    def compile_forever() -> None:
+        try:
+            while True:
+                time.sleep(0.01)
+        except TimeoutError as error:
+            raise RuntimeError("the compiler failed") from error
+
+    assert not sections.attempt("compiled", compile_forever, 0.05)
+    assert sections.failed == []
+    assert sections.left_out == ["compiled: stopped after 0 s"]
+
+
+def test_a_report_without_gaps_says_so(tmp_path: Path) -> None:
+    sections = Sections(Report(), tmp_path, 60)
+    sections.section("First", lambda: None)
+    sections.close()
+    assert "Nothing: every part came to its end." in read(tmp_path)

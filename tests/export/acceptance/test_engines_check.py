@@ -1,0 +1,45 @@
+"""NVIDIA's compiler takes the demo's graphs and refuses what it must."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export.acceptance import engines_check
+from export.triton import repository, triton_config
+
+
+def test_the_control_is_refused() -> None:
+    with pytest.raises(engines_check.Refused, match="Unique"):
+        engines_check.compile_graph(engines_check.unservable(), ((1,), (1,), (1,)))
+
+
+def test_a_profile_the_graph_cannot_have_is_refused(decodes: dict[int, bytes]) -> None:
+    with pytest.raises(engines_check.Refused):
+        engines_check.compile_graph(decodes[32], ((1, 33), (2, 33), (4, 33)))
+
+
+def test_the_command_compiles_each_model_and_reports(
+    tmp_path: Path,
+    encode: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    repository.write(tmp_path / "models", "demo", [encode], triton_config.ENGINES["tensorrt"])
+    engines_check.main(["models"])
+    report = json.loads((tmp_path / "build/engines-check.json").read_text())
+    assert report["models"] == 1
+    assert report["failed"] == 0
+    assert report["demo_encode_bytes"] > 1e6
+    assert "the control was refused" in capsys.readouterr().out
+
+
+def test_the_command_fails_for_a_graph_that_is_refused(
+    tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    repository.write(tmp_path / "models", "demo", [encode], triton_config.ENGINES["tensorrt"])
+    (tmp_path / "models/demo_encode/1/model.onnx").write_bytes(engines_check.unservable())
+    with pytest.raises(SystemExit, match="demo_encode is refused: "):
+        engines_check.main(["models"])

@@ -1,0 +1,63 @@
+"""fp16 where it is meant, fp32 where it is needed, and pictures that look the same."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from export.graphs import fp16, graph, parity
+from tokenizer.models.channeltok import ChannelTok
+
+
+@pytest.fixture(scope="module")
+def decode(model: ChannelTok) -> onnx.ModelProto:
+    halved = copy.deepcopy(model)
+    fp16.halve(halved.decoder)
+    return graph.decode_graph(halved, "demo", 256)
+
+
+def test_all_convolutions_but_the_last_are_fp16(decode: onnx.ModelProto) -> None:
+    types = {tensor.name: tensor.data_type for tensor in decode.graph.initializer}
+    types |= {
+        node.output[0]: node.attribute[0].i for node in decode.graph.node if node.op_type == "Cast"
+    }  # weights stored as fp16
+    weights = {
+        op: [types[node.input[1]] for node in decode.graph.node if node.op_type == op]
+        for op in ("Conv", "GroupNormalization")
+    }
+    assert weights["Conv"] == [
+        *[onnx.TensorProto.FLOAT16] * (len(weights["Conv"]) - 1),
+        onnx.TensorProto.FLOAT,
+    ]
+    assert set(weights["GroupNormalization"]) == {onnx.TensorProto.FLOAT}
+
+
+def test_the_pictures_are_those_of_fp32(
+    decode: onnx.ModelProto, decodes: dict[int, bytes], encode: bytes, photos: NDArray[np.uint8]
+) -> None:
+    tokens = parity.run(encode, photos)
+    ours, theirs = (
+        parity.run(one, tokens).astype(np.int16)
+        for one in (decode.SerializeToString(), decodes[256])
+    )
+    assert np.abs(ours - theirs).max() <= 2
+
+
+def test_the_fingerprint_is_that_of_the_checkpoint(
+    decode: onnx.ModelProto, decodes: dict[int, bytes]
+) -> None:
+    assert (
+        graph.facts(decode).fingerprint
+        == graph.facts(onnx.load_model_from_string(decodes[256])).fingerprint
+    )
+
+
+def test_encode_too_can_be_halved(model: ChannelTok) -> None:
+    halved = copy.deepcopy(model)
+    fp16.halve(halved.encoder, keep=())
+    assert {node.op_type for node in graph.encode_graph(halved, "demo").graph.node} >= {
+        "Conv",
+        "GroupNormalization",
+    }

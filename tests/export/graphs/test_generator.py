@@ -1,0 +1,287 @@
+"""A generator's graph does what its checkpoint does, and real Triton streams its tokens."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from numpy.typing import NDArray
+
+from export.__main__ import main
+from export.graphs import generator_graph, generator_parity
+from export.triton import generator_repository, repository
+from export.triton.generator_backend import Steps, gumbel
+from generator import checkpoint
+from service.core.registry import Catalogue
+from service.engine.embedded_triton import EmbeddedTriton
+from service.errors import EngineUnavailable
+from service.settings import Settings
+from service.triton.client import Triton
+from service.triton.models import Model
+from tests.support.random_generator import CLASSES, random_generator
+
+CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return generator_graph.step_graph(random_generator(CHANNELS), "tiny").SerializeToString()
+
+
+@pytest.mark.parametrize("prediction", ["bits", "softmax"])
+def test_parity(prediction: str) -> None:
+    length = 70
+    generator = random_generator(length, prediction)
+    made = generator_graph.step_graph(generator, "tiny")
+    result = generator_parity.measure(generator.model, made.SerializeToString(), [-1, 0, 2], length)
+    assert result.out_of_bounds == []
+    assert result.tokens == 3 * length
+    others = random_generator(length, prediction, seed=1)
+    assert generator_parity.measure(others.model, made.SerializeToString(), [0], 32).out_of_bounds
+    assert made.opset_import[0].version == 21
+    stored = [
+        weight for weight in made.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16
+    ]
+    assert len(stored) >= 2 * 4
+
+
+def test_a_bit_that_is_certain_spoils_no_other() -> None:
+    """The logarithm of a sigmoid is minus infinity from 104 on in fp32; a model that has learnt much is that certain."""
+    generator = random_generator()
+    with torch.no_grad():
+        generator.model.prediction.linear.weight.mul_(1000)
+    steps = Steps(generator_graph.step_graph(generator, "tiny").SerializeToString(), threads=1)
+    _, logits = generator_parity.greedy(steps, 0, 8)
+    assert np.isfinite(logits).all()
+    assert logits.min() < -1000
+
+
+def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
+    steps = Steps(graph, threads=1)
+    noise = [gumbel(5, index, 2, 256) for index in range(6)]
+    one_by_one, tokens = steps.begin(1, 1.0, 0), [-1]
+    for index in range(6):
+        tokens.append(one_by_one.step(tokens[-1:], noise[index])[0])
+    assert steps.begin(1, 1.0, 0).step(tokens[:6], noise[5])[0] == tokens[6]
+
+
+def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
+    config = repository.parse(generator_repository.config(graph, 2))
+    assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == (
+        "tiny_generate_v2",
+        0,
+        True,
+    )
+    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
+        "class": [1],
+        "prefix": [CHANNELS],
+        "length": [1],
+        "seed": [1],
+        "temperature": [1],
+        "top_k": [1],
+    }
+    said = {name: value.string_value for name, value in config.parameters.items()}
+    assert "tokenizer" not in said
+    assert json.loads(said["classes"]) == CLASSES
+    expected = {
+        "generator": "tiny",
+        "role": "generate",
+        "family": "gpt",
+        "channels": str(CHANNELS),
+        "codes": "65536",
+        "bits_per_token": "16",
+    }
+    assert expected.items() <= said.items()
+    assert said["fingerprint"] == random_generator().tokenizer
+    assert said["generator_fingerprint"] == checkpoint.fingerprint(random_generator(CHANNELS).model)
+
+
+def test_a_checkpoint_becomes_a_model_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model_repository/other").mkdir(parents=True)
+    for seed, name in ((0, "tiny_generate"), (0, "tiny_generate"), (1, "tiny_generate_v2")):
+        checkpoint.save(random_generator(seed=seed), Path("tiny.safetensors"))
+        main(["generator", "tiny.safetensors", "--report", "build/parity.json"])
+        assert sorted(path.name for path in Path("model_repository").iterdir()) == ["other", name]
+    assert sorted(path.name for path in Path(f"model_repository/{name}/1").iterdir()) == [
+        "model.onnx",
+        "model.py",
+    ]
+    assert json.loads(Path("build/parity.json").read_text())["different_tokens"] == 0
+    Path("none.safetensors").write_bytes(b"none")
+    with pytest.raises(SystemExit, match="is not a generator's checkpoint"):
+        main(["generator", "none.safetensors"])
+
+
+def _inputs(
+    length: int,
+    *,
+    prefix: tuple[int, ...] = (),
+    seed: int = 7,
+    label: int = 1,
+    temperature: float = 1.0,
+) -> dict[str, NDArray[Any]]:
+    padded = np.full(CHANNELS, -1, np.int32)
+    padded[: len(prefix)] = prefix
+    return {
+        "class": np.array([label], np.int32),
+        "prefix": padded,
+        "length": np.array([length], np.int32),
+        "seed": np.array([seed], np.int64),
+        "temperature": np.array([temperature], np.float32),
+        "top_k": np.array([0], np.int32),
+    }
+
+
+class Streams:
+    """Asks the real Triton, as the gateway does."""
+
+    def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
+        self.triton, self.model, self.engine = triton, model, engine
+        self.under_way: list[asyncio.Task[None]] = []
+
+    def call(self, length: int, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
+        return self.triton.streams.ask(
+            self.model, _inputs(length, **options), under_way=self.under_way.append
+        )
+
+    async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
+        """All of a sequence; that their places are told in order is asserted."""
+        made: list[int] = []
+        async for answer in self.call(*arguments, **options):
+            assert answer["index"].tolist() == [len(options.get("prefix", ())) + len(made)]
+            made += answer["token"].tolist()
+        return made
+
+    async def idle(self) -> bool:
+        """Whether the engine process does nothing for a while."""
+        before = sum(self.engine.cpu_times()[:2])
+        await asyncio.sleep(0.4)
+        return sum(self.engine.cpu_times()[:2]) - before < 0.05
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Streams]:
+    folder = tmp_path_factory.mktemp("generator") / "repository"
+    generator_repository.write(folder, graph)
+    embedded = EmbeddedTriton(
+        Settings(model_repository=folder, engine_instances=1, engine_threads=1)
+    )
+    triton = Triton(embedded.url)
+    await embedded.start(triton)
+    try:
+        (model,) = await triton.models()
+        assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
+        assert Catalogue([model]).tokenizers == []
+        (engine,) = embedded._engines["tiny_generate"].processes
+        yield Streams(triton, model, engine)
+    finally:
+        await triton.close()
+        await embedded.stop()
+    assert (
+        not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    )  # until whoever it falls to as a child has seen its end
+
+
+module_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@module_loop
+async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: bytes) -> None:
+    steps = Steps(graph, threads=1)
+    generation, newest, expected = steps.begin(1, 1.0, 0), -1, []
+    for index in range(40):
+        newest, _ = generation.step([newest], gumbel(7, index, 2, 256))
+        expected.append(newest)
+    assert await streams.tokens(40) == expected
+    assert (
+        await streams.tokens(40, prefix=tuple(expected[:15])) == expected[15:]
+    )  # goes on as the whole did
+    assert await streams.tokens(15, prefix=tuple(expected[:15])) == []
+    assert len(set(await streams.tokens(40, seed=-8)) & set(expected)) < 20
+    assert await streams.tokens(20, temperature=0) == await streams.tokens(
+        20, temperature=0, seed=8
+    )
+
+
+@module_loop
+async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
+    streams: Streams,
+) -> None:
+    sizes = [len(answer["token"]) async for answer in streams.call(400)]
+    assert sizes[0] == 1
+    assert sum(sizes) == 400
+    assert 1 < len(sizes) < 300
+
+
+@module_loop
+async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
+    alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
+    together = await asyncio.gather(
+        *(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4))
+    )
+    assert together == alone
+
+
+@module_loop
+async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: Streams) -> None:
+    async with contextlib.aclosing(streams.call(CHANNELS)) as long:
+        await anext(long)
+        assert len(await streams.tokens(5)) == 5
+        assert not streams.under_way[-2].done()
+
+
+@module_loop
+async def test_sequences_that_are_left_stop(streams: Streams) -> None:
+    del streams.under_way[:]
+    calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
+    for call in calls:
+        await anext(call)
+    left = list(streams.under_way)
+    kept = asyncio.create_task(streams.tokens(CHANNELS))
+    await asyncio.sleep(0.02)
+    for call in calls:
+        await call.aclose()
+    await asyncio.wait_for(asyncio.gather(*left), 3)
+    assert not kept.done()
+    assert len(await kept) == CHANNELS
+    assert await streams.idle()
+
+
+@module_loop
+async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
+    good = asyncio.create_task(streams.tokens(30))
+    for mistake, sentence in (
+        ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
+        ({"prefix": (5, 65536)}, "token ids from 0 to 65535"),
+        ({"prefix": (5, -1, 7)}, "then -1 to its end"),
+        ({"prefix": tuple(range(20))}, "not below the 20 tokens of the prefix, not 10"),
+        ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
+    ):
+        with pytest.raises(EngineUnavailable) as caught:
+            await streams.tokens(10, **mistake)
+        assert sentence in caught.value.__notes__[0]
+    assert len(await good) == 30
+
+
+@module_loop
+async def test_sequences_of_a_gateway_that_died_stop(streams: Streams) -> None:
+    """The last of the module: Triton may die of it, too, and then they stop as well."""
+    gateway = Triton(streams.triton.url)
+    call = gateway.streams.ask(streams.model, _inputs(CHANNELS))
+    await anext(call)
+    await gateway.close()
+    async with asyncio.timeout(3):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while not await streams.idle():
+                pass

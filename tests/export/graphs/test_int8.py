@@ -1,0 +1,120 @@
+"""int8 where it pays, pictures that stay close to fp32, and the law of batches; with the trained demo tokenizer, whose ranges are real."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from numpy.typing import NDArray
+
+import imaging
+from export.__main__ import DEMO
+from export.graphs import graph, int8
+from tests.support.photographs import crops
+from tokenizer import checkpoint
+from tokenizer.evaluation import fidelity, inference
+from tokenizer.models.bsq import ABSENT
+from tokenizer.models.channeltok import ChannelTok
+
+Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def trained() -> ChannelTok:
+    return checkpoint.load(DEMO)
+
+
+@pytest.fixture(scope="module")
+def plain(trained: ChannelTok) -> bytes:
+    return graph.decode_graph(trained, "demo", 256).SerializeToString()
+
+
+def tokens_of(model: ChannelTok, count: int, seed: int) -> NDArray[np.int32]:
+    return inference.encode(
+        model, np.stack([imaging.prepare(data, 128) for data in crops(count, seed)])
+    ).numpy()
+
+
+@pytest.fixture(scope="module")
+def quantised(trained: ChannelTok, plain: bytes) -> bytes:
+    return int8.quantise(plain, tokens_of(trained, 8, seed=1))
+
+
+@pytest.fixture(scope="module")
+def tokens(trained: ChannelTok) -> NDArray[np.int32]:
+    """Of photographs not calibrated on: whole, and half of them cut to k = 64."""
+    found = tokens_of(trained, 8, seed=2)
+    found[4:, 64:] = ABSENT
+    return found
+
+
+def compiled(model: bytes, precision: str, threads: int = 1) -> openvino.CompiledModel:
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", settings)
+
+
+def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:
+    request = compiled(model, precision, threads).create_infer_request()
+    return lambda tokens: np.array(request.infer({0: tokens})[0])
+
+
+@pytest.mark.skipif(
+    "amx_int8" in Path("/proc/cpuinfo").read_text(),
+    reason="with AMX OpenVINO runs one of the 16 in int8: decision 12",
+)
+def test_the_3x3_convolutions_and_no_others_run_in_int8(quantised: bytes) -> None:
+    """As OpenVINO compiled it, not only as the file says."""
+    kinds = [
+        operator.get_rt_info()["primitiveType"].astype(str)
+        for operator in compiled(quantised, "f32").get_runtime_model().get_ops()
+        if operator.get_rt_info()["layerType"].astype(str) == "Convolution"
+    ]
+    assert len(kinds) == 27
+    assert sum(kind.endswith("_I8") for kind in kinds) == 16
+    assert not any(kind.endswith("_I8") for kind in kinds if "1x1" in kind)
+
+
+def test_the_file_is_smaller_and_says_what_it_is(quantised: bytes, plain: bytes) -> None:
+    ours, theirs = onnx.load_model_from_string(quantised), onnx.load_model_from_string(plain)
+    assert len(quantised) < 0.7 * len(plain)
+    assert graph.facts(ours) == graph.facts(theirs)
+    assert (ours.graph.input, ours.graph.output) == (theirs.graph.input, theirs.graph.output)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_pictures_stay_close_to_fp32(
+    quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str
+) -> None:
+    """precision: of what is not int8."""
+    assert (
+        fidelity.psnr(decoder(plain, "f32")(tokens), decoder(quantised, precision)(tokens)).min()
+        >= 40
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_law_a_picture_never_depends_on_its_neighbours(
+    quantised: bytes, tokens: NDArray[np.int32], threads: int
+) -> None:
+    decode = decoder(quantised, "bf16", threads)
+    alone = np.concatenate([decode(row[None]) for row in tokens])
+    for order in (
+        [0, 1],
+        [7, 0, 3],
+        [2, 2, 6, 5, 1],
+        list(range(8)),
+        [*range(7, -1, -1), 4, *range(8)],
+    ):
+        assert np.array_equal(decode(tokens[order]), alone[order])
+
+
+def test_a_graph_not_made_here_is_refused() -> None:
+    with pytest.raises(ValueError, match="metadata"):
+        int8.quantise(onnx.ModelProto().SerializeToString(), np.zeros((1, 256), np.int32))

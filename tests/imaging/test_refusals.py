@@ -1,0 +1,204 @@
+"""What is no picture for us is refused in time and with a sentence; nothing else ever comes out than that or pixels."""
+
+import io
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import imaging
+from imaging import BadPicture, TooManyPixels, UnsupportedFormat
+from tests.support.photographs import encoded, jpeg, photograph
+
+PHOTO = Image.fromarray(photograph("coffee")[100:148, 200:264])  # 64 x 48
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """69 bytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", bytes(12))
+        + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    data = bytearray(encoded(PHOTO, "JPEG"))
+    frame = data.index(b"\xff\xc0") + 5
+    data[frame : frame + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_claiming(9000, 9000), png_claiming(2**31 - 1, 2**31 - 1), jpeg_claiming(60_000, 60_000)],
+)
+def test_too_many_pixels_are_refused_before_any_decoding(data: bytes) -> None:
+    assert len(png_claiming(9000, 9000)) == 69
+    started = time.perf_counter()
+    with pytest.raises(TooManyPixels, match="at most 36,000,000 are allowed"):
+        imaging.prepare(data, 128)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    data = encoded(PHOTO, "PNG")
+    assert imaging.prepare(data, 16, max_pixels=64 * 48).shape == (16, 16, 3)
+    with pytest.raises(TooManyPixels, match="64 x 48 = 3,072 pixels"):
+        imaging.prepare(data, 16, max_pixels=64 * 48 - 1)
+
+
+def test_nothing_is_refused_as_empty() -> None:
+    for call in (imaging.read_header, imaging.decode, lambda data: imaging.prepare(data, 16)):
+        with pytest.raises(BadPicture, match="0 bytes"):
+            call(b"")
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [(name, encoded(PHOTO, name)) for name in ("GIF", "BMP", "TIFF", "ICO", "AVIF")]
+    + [
+        ("JPEG 2000", encoded(PHOTO, "JPEG2000")),
+        ("HEIC", HEIC),
+        ("SVG", SVG),
+        ("SVG", b"\xef\xbb\xbf  <svg></svg>"),
+        ("PSD", b"8BPS\0\1"),
+    ]
+    + [
+        ("JPEG XL", b"\xff\x0a\xfa\x1f"),
+        ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        ("QOI", b"qoif\0\0\0\1\0\0\0\1\4\0"),
+    ],
+)
+def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
+    with pytest.raises(UnsupportedFormat, match=f"this is {name}: send a JPEG, PNG or WebP"):
+        imaging.prepare(data, 16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x",
+        bytes(1000),
+        b"hello, world" * 50,
+        b"<html><body>404</body></html>",
+        b"%PDF-1.7\n",
+        b"BMW is a car maker",
+    ],
+)
+def test_what_is_no_picture_at_all_is_told_so(data: bytes) -> None:
+    with pytest.raises(BadPicture, match="not a picture") as refused:
+        imaging.prepare(data, 16)
+    assert not isinstance(refused.value, UnsupportedFormat)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.9, 0.98])
+def test_a_truncated_picture_is_refused_not_filled_with_grey(format: str, share: float) -> None:
+    data = encoded(PHOTO, format)
+    with pytest.raises(BadPicture, match=f"the {format} cannot be decoded") as refused:
+        imaging.prepare(data[: max(12, int(len(data) * share))], 16)
+    assert type(refused.value) is BadPicture
+
+
+def test_a_truncated_cmyk_jpeg_is_refused() -> None:
+    data = encoded(PHOTO.convert("CMYK"), "JPEG")
+    with pytest.raises(BadPicture, match="truncated"):
+        imaging.prepare(data[: len(data) // 2], 16)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "tail",
+    [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"],
+    ids=["archive", "page", "document"],
+)
+def test_what_hangs_on_a_picture_goes_nowhere(format: str, tail: bytes) -> None:
+    """A polyglot is refused, or is the picture it begins with; and one that begins as something else is no picture."""
+    data = encoded(PHOTO, format)
+    try:
+        pixels = imaging.prepare(data + tail, 16)
+    except BadPicture:
+        pass
+    else:
+        assert np.array_equal(pixels, imaging.prepare(data, 16))
+        assert tail[:8] not in imaging.render(pixels, format)
+    with pytest.raises(BadPicture):
+        imaging.prepare(tail + data, 16)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_an_animation_is_refused(format: str) -> None:
+    frames = [PHOTO, PHOTO.transpose(Image.Transpose.ROTATE_180)]
+    with pytest.raises(BadPicture, match="2 frames; send a picture with one"):
+        imaging.prepare(encoded(frames[0], format, save_all=True, append_images=frames[1:]), 16)
+
+
+def seeds() -> list[bytes]:
+    """Small pictures with everything that has a parser of its own: EXIF, a profile, alpha, a palette, CMYK, previews."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small = PHOTO.resize((24, 16))
+    profile = Image.open(io.BytesIO(encoded(small, "PNG"))).info.get("icc_profile", b"profile" * 20)
+    return [
+        *(
+            encoded(small, format, exif=exif, icc_profile=profile)
+            for format in ("JPEG", "PNG", "WEBP")
+        ),
+        encoded(small.convert("CMYK"), "JPEG", exif=exif),
+        encoded(small, "MPO", save_all=True, append_images=[small]),
+        encoded(small, "JPEG", progressive=True),
+        encoded(small.convert("RGBA"), "WEBP", lossless=True),
+        encoded(small.quantize(16), "PNG", transparency=3),
+        encoded(small, "PNG", save_all=True, append_images=[small.rotate(90)]),
+    ]
+
+
+SEEDS = seeds()
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """One of the seeds with a few bytes overwritten, cut out or repeated, mostly near the front, where the headers are."""
+    data = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.one_of(st.integers(0, min(400, len(data))), st.integers(0, len(data))))
+        length = draw(st.integers(0, 8))
+        data[at : at + length] = draw(
+            st.one_of(st.binary(max_size=8), st.just(bytes(data[at : at + length]) * 2))
+        )
+    return bytes(data)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(damaged(), st.binary(max_size=200)))
+def test_any_bytes_are_refused_or_become_pixels(data: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks about broken EXIF
+        try:
+            pixels = imaging.prepare(data, 16, max_pixels=1_000_000)
+        except BadPicture as refused:
+            assert str(refused)
+            return
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+
+
+def test_a_large_jpeg_within_the_limit_is_read() -> None:
+    assert imaging.read_header(jpeg()).format == "JPEG"
+    assert imaging.prepare(jpeg(), 128).shape == (128, 128, 3)

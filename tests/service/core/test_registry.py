@@ -1,0 +1,224 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from channeltok import Tokens
+
+from service.core.registry import Catalogue
+from service.errors import (
+    BadTokens,
+    EngineUnavailable,
+    FingerprintMismatch,
+    UnknownClass,
+    UnknownGenerator,
+    UnknownTokenizer,
+)
+from service.triton.models import Model, Tensor
+
+PICTURE, TOKENS = (
+    Tensor("picture", "UINT8", np.uint8, (128, 128, 3)),
+    Tensor("tokens", "INT32", np.int32, (256,)),
+)
+FACTS = {
+    "family": "channeltok",
+    "picture_size": "128",
+    "channels": "256",
+    "bits_per_token": "16",
+    "fingerprint": "00" * 8,
+}
+
+
+def models(
+    name: str, fingerprint: str, budgets: tuple[int, ...] = (256,), version: int = 1
+) -> list[Model]:
+    facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint, "version": str(version)}
+    encode = Model(f"{name}_encode", PICTURE, TOKENS, {**facts, "role": "encode", "budget": "256"})
+    decodes = [
+        Model(f"{name}_decode_k{k}", TOKENS, PICTURE, {**facts, "role": "decode", "budget": str(k)})
+        for k in budgets
+    ]
+    return [encode, *decodes]
+
+
+A, B, C = "a" * 16, "b" * 16, "c" * 16
+
+
+def test_by_name_and_by_fingerprint() -> None:
+    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    assert catalogue.by_name("dog").fingerprint == B
+    assert catalogue.by_fingerprint(B, None).name == "dog"
+    assert catalogue.by_fingerprint(A, "cat").name == "cat"
+
+
+def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
+    both = [*models("dog", B), *models("cat", A)]
+    assert Catalogue(both).by_name(None).name == "cat"
+    assert Catalogue(both, default="dog").by_name("").name == "dog"
+    assert [tokenizer.name for tokenizer in Catalogue(both, default="dog").tokenizers] == [
+        "dog",
+        "cat",
+    ]
+
+
+def test_a_default_that_is_not_served_is_said_not_replaced() -> None:
+    with pytest.raises(UnknownTokenizer, match="cow"):
+        Catalogue(models("cat", A), default="cow").by_name(None)
+
+
+def test_what_is_not_served() -> None:
+    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    with pytest.raises(UnknownTokenizer, match="cat, dog"):
+        catalogue.by_name("cow")
+    with pytest.raises(FingerprintMismatch, match=C):
+        catalogue.by_fingerprint(C, None)
+    with pytest.raises(FingerprintMismatch):
+        catalogue.by_fingerprint(A, "dog")
+    with pytest.raises(EngineUnavailable):
+        Catalogue([]).by_name(None)
+
+
+def test_the_smallest_budget_that_fits() -> None:
+    tokenizer = Catalogue(models("cat", A, (64, 256, 128))).by_name(None)
+    assert list(tokenizer.decoders) == [64, 128, 256]
+    assert [tokenizer.decoder_for(k)[0] for k in (1, 64, 65, 128, 129, 256)] == [
+        64,
+        64,
+        128,
+        128,
+        256,
+        256,
+    ]
+
+
+def test_half_a_tokenizer_is_not_served() -> None:
+    encode, decode = models("cat", A)
+    assert not Catalogue([encode]).tokenizers
+    assert not Catalogue([decode]).tokenizers
+    assert not Catalogue(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
+    other_training = replace(decode, parameters={**decode.parameters, "fingerprint": B})
+    assert not Catalogue([encode, other_training]).tokenizers
+
+
+def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
+    catalogue = Catalogue(
+        [*models("cat", A, version=9), *models("cat", B, version=10), *models("ant", C)]
+    )
+    old, new = catalogue.by_fingerprint(A, "cat"), catalogue.by_name("cat")
+    assert (old.version, new.version) == (9, 10)
+    assert (catalogue.is_current(old), catalogue.is_current(new)) == (False, True)
+    assert catalogue.by_fingerprint(A, None) is old
+    assert [tokenizer.fingerprint for tokenizer in catalogue.tokenizers] == [C, B, A]
+    with pytest.raises(FingerprintMismatch):
+        catalogue.by_fingerprint(C, "cat")
+
+
+def test_models_of_others_are_left_alone() -> None:
+    foreign = Model("resnet", PICTURE, TOKENS, {})
+    assert [tokenizer.name for tokenizer in Catalogue([foreign, *models("cat", A)]).tokenizers] == [
+        "cat"
+    ]
+
+
+def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
+    (tokenizer,) = Catalogue(models("cat", A, (8, 64, 256))).tokenizers
+    asked = [
+        (budget, model.name, ks) for budget, model, ks in tokenizer.decoders_for([1, 8, 9, 64, 256])
+    ]
+    assert asked == [
+        (8, "cat_decode_k8", [1, 8]),
+        (64, "cat_decode_k64", [9, 64]),
+        (256, "cat_decode_k256", [256]),
+    ]
+
+
+def test_tokens_that_it_cannot_have_made_are_refused() -> None:
+    (tokenizer,) = Catalogue(
+        [
+            replace(model, parameters={**model.parameters, "codes": "300"})
+            for model in models("cat", A)
+        ]
+    ).tokenizers
+    tokenizer.check(Tokens([0, 299], A))
+    with pytest.raises(BadTokens, match="an id is 300; those of tokenizer 'cat' are 0 to 299"):
+        tokenizer.check(Tokens([0, 300], A))
+    with pytest.raises(BadTokens, match="257 ids; tokenizer 'cat' takes 1 to 256"):
+        tokenizer.check(Tokens([0] * 257, A))
+
+
+def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> Model:
+    facts = {
+        "generator": name,
+        "role": "generate",
+        "family": "gpt",
+        "fingerprint": fingerprint,
+        "bits_per_token": "16",
+        "channels": "256",
+    }
+    own = {
+        "generator_fingerprint": f"{version:016x}",
+        "version": str(version),
+        "classes": '["cat", "dog"]',
+    }
+    return Model(f"{name}_generate", TOKENS, TOKENS, {**facts, **own, **changed})
+
+
+def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:
+    catalogue = Catalogue(
+        [
+            *models("cat", A),
+            *models("dog", B),
+            generator("two", B),
+            generator("one", A),
+            generator("lost", C),
+        ]
+    )
+    assert [(one.name, one.tokenizer.name) for one in catalogue.generators] == [
+        ("one", "cat"),
+        ("two", "dog"),
+    ]
+    assert catalogue.generator(None).name == "one"
+    assert catalogue.generator("two").tokenizer.fingerprint == B
+    assert [one.name for one in catalogue.tokenizers] == ["cat", "dog"]
+    assert (
+        Catalogue(
+            [*models("cat", A), generator("one", A), generator("two", A)], default_generator="two"
+        )
+        .generator("")
+        .name
+        == "two"
+    )
+    with pytest.raises(UnknownGenerator, match="one, two"):
+        catalogue.generator("lost")
+
+
+def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
+    assert not Catalogue([*models("cat", A), generator("longer", A, channels="257")]).generators
+    assert not Catalogue([*models("cat", A), generator("more", A, bits_per_token="17")]).generators
+    assert not Catalogue([generator("alone", A)]).generators
+    with pytest.raises(UnknownGenerator, match="no generator is served"):
+        Catalogue(models("cat", A)).generator(None)
+
+
+def test_of_two_versions_of_a_generator_the_newer_is_asked() -> None:
+    catalogue = Catalogue([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
+    assert [one.version for one in catalogue.generators] == [10, 9]
+    assert [one.version for one in catalogue.current_generators] == [10]
+    assert catalogue.generator("one").version == 10
+
+
+def test_classes_by_name() -> None:
+    served = Catalogue([*models("cat", A), generator("one", A)]).generator("one")
+    assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
+    with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
+        served.class_number("cow")
+    many = Catalogue(
+        [
+            *models("cat", A),
+            generator("one", A, classes=str([f"c{n}" for n in range(12)]).replace("'", '"')),
+        ]
+    ).generator("one")
+    with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
+        many.class_number("cow")
+    none = Catalogue([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
+    with pytest.raises(UnknownClass, match="no classes"):
+        none.class_number("cow")

@@ -1,0 +1,27 @@
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from service.observability.metrics import SECONDS, budget_label
+
+
+@pytest.mark.parametrize(
+    ("k", "label"),
+    [(1, "1"), (2, "2"), (3, "4"), (64, "64"), (65, "128"), (256, "256"), (257, "512")],
+)
+def test_budget_label(k: int, label: str) -> None:
+    assert budget_label(k) == label
+
+
+def test_buckets_are_geometric_from_1_ms_to_10_s() -> None:
+    assert (SECONDS[0], SECONDS[-1], len(SECONDS)) == (0.001, 10.0, 17)
+    assert all(1.7 < after / before < 1.9 for before, after in itertools.pairwise(SECONDS))
+
+
+def test_the_page_lists_every_metric_and_nothing_else() -> None:
+    page = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    ours = {family.name for family in REGISTRY.collect() if family.name.startswith("channeltok_")}
+    assert set(re.findall(r"^\| `(channeltok_\w+)`", page, re.MULTILINE)) == ours

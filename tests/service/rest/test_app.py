@@ -1,0 +1,35 @@
+import pytest
+
+from service.errors import NotAcceptable
+from service.rest.app import _negotiate
+
+PICTURES = ("image/png", "image/jpeg", "image/webp")
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("*/*", "image/png"),
+        ("image/*", "image/png"),
+        ("image/webp", "image/webp"),
+        ("IMAGE/JPEG", "image/jpeg"),
+        ("image/png;q=0.1, image/webp;q=0.9", "image/webp"),
+        ("text/html, image/jpeg;q=0.5, */*;q=0.1", "image/jpeg"),
+        ("image/png;q=0, */*", "image/jpeg"),
+        # What a browser sends.
+        (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+            "image/webp",
+        ),
+    ],
+)
+def test_the_offer_liked_best(accept: str, expected: str) -> None:
+    assert _negotiate(accept, PICTURES) == expected
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/gif", "image/png;q=0", "", "image/png;q=rubbish"]
+)
+def test_nothing_acceptable(accept: str) -> None:
+    with pytest.raises(NotAcceptable, match="image/png, image/jpeg, image/webp"):
+        _negotiate(accept, PICTURES)

@@ -1,0 +1,259 @@
+"""A real gRPC server with an obvious rule instead of a model, and faults on demand.
+
+The rule: token i of a picture is its i-th byte. A decoded picture is the name of its format, a colon and the ids as bytes.
+The faults, asked for by the picture's bytes (in Decode by the ids as bytes):
+
+    fail:CODE       the documented error of that code, with details; OVERLOADED asks for a retry after 1.5 s
+    bare:STATUS     an error of that gRPC status without details, as from a proxy
+    slow            no answer until the caller has gone
+    garbage         an answer that holds no token bytes
+and in streams only
+    neither         an answer with neither result nor error
+    twice           two answers
+    stranger        an answer with an id that nobody asked for
+    hang up         the stream ends, well, with everything unanswered
+    die             the stream ends with UNAVAILABLE
+    reject          the stream ends with OVERLOADED and its details
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from channeltok import Tokens
+from channeltok._messages import MAX_MESSAGE_BYTES
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1.tokenizer_pb2_grpc import TokenizerServicer, add_TokenizerServicer_to_server
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+FINGERPRINT = "0123456789abcdef"
+RETRY_AFTER = 1.5
+
+STATUS_OF = {
+    "BAD_PICTURE": grpc.StatusCode.INVALID_ARGUMENT,
+    "BAD_K": grpc.StatusCode.INVALID_ARGUMENT,
+    "BAD_TOKENS": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNSUPPORTED_FORMAT": grpc.StatusCode.INVALID_ARGUMENT,
+    "TOO_MANY_PIXELS": grpc.StatusCode.INVALID_ARGUMENT,
+    "BAD_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
+    "TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "UNKNOWN_TOKENIZER": grpc.StatusCode.NOT_FOUND,
+    "FINGERPRINT_MISMATCH": grpc.StatusCode.FAILED_PRECONDITION,
+    "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "ENGINE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+    "FROM_THE_FUTURE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def tokens_of(picture: bytes) -> Tokens:
+    """What the service makes of a picture."""
+    return Tokens(list(picture), FINGERPRINT)
+
+
+def status_of(code: str) -> status_pb2.Status:
+    """The documented error of a code."""
+    details = [error_details_pb2.ErrorInfo(reason=code, domain="channeltok")]
+    if code == "OVERLOADED":
+        details.append(
+            error_details_pb2.RetryInfo(
+                retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000)
+            )
+        )
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(
+        code=STATUS_OF[code].value[0], message=f"this is {code}", details=packed
+    )
+
+
+class _Fault(Exception):
+    def __init__(self, status: status_pb2.Status) -> None:
+        self.status = status
+
+
+class FaultyService(TokenizerServicer):
+    def __init__(self) -> None:
+        self.answered: list[int] = []  # ids of the last stream, in the order of the answers
+
+    def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
+        return _unary(_encode, request, request.picture, context)
+
+    def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
+        return _unary(_decode, request, _payload(request), context)
+
+    def EncodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        return self._stream(
+            pb.EncodeStreamResponse, _encode, lambda r: r.picture, requests, context
+        )
+
+    def DecodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        return self._stream(pb.DecodeStreamResponse, _decode, _payload, requests, context)
+
+    def ListTokenizers(
+        self, request: pb.ListTokenizersRequest, context: grpc.ServicerContext
+    ) -> pb.ListTokenizersResponse:
+        bytewise = pb.TokenizerInfo(
+            name="bytewise",
+            family="none",
+            fingerprint=FINGERPRINT,
+            channels=256,
+            bits_per_token=8,
+            picture_size=64,
+            budgets=[32, 64, 256],
+        )
+        other = pb.TokenizerInfo(
+            name="another-one",
+            family="none",
+            fingerprint="f" * 16,
+            channels=8,
+            bits_per_token=16,
+            codes=64_000,
+            picture_size=256,
+        )
+        return pb.ListTokenizersResponse(tokenizers=[bytewise, other])
+
+    def _stream(
+        self,
+        make: Callable[..., Any],
+        serve: Callable[[Any], Any],
+        payload_of: Callable[[Any], bytes],
+        requests: Iterator[Any],
+        context: grpc.ServicerContext,
+    ) -> Iterator[Any]:
+        self.answered = []
+        silent = False
+        for item in _shuffled(requests):
+            payload = payload_of(item.request)
+            if payload == b"slow":
+                silent = True
+                continue
+            if payload == b"hang up":
+                return
+            if payload == b"die":
+                context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+            if payload == b"reject":
+                context.abort_with_status(rpc_status.to_status(status_of("OVERLOADED")))
+            if payload == b"neither":
+                yield make(id=item.id)
+                continue
+            self.answered.append(item.id)
+            number = item.id + 1_000_000 if payload == b"stranger" else item.id
+            try:
+                answer = make(id=number, response=serve(item.request))
+            except _Fault as fault:
+                answer = make(id=number, error=fault.status)
+            yield answer
+            if payload == b"twice":
+                yield answer
+        while silent and context.is_active():
+            time.sleep(0.01)
+
+
+def start(service: FaultyService, address: str = "127.0.0.1:0") -> tuple[grpc.Server, str]:
+    """The server, and the address it listens on."""
+    limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(max_workers=16), options=limits)
+    add_TokenizerServicer_to_server(service, server)
+    port = server.add_insecure_port(address)
+    server.start()
+    return server, f"127.0.0.1:{port}"
+
+
+def _unary(
+    serve: Callable[[Any], Any], request: Any, payload: bytes, context: grpc.ServicerContext
+) -> Any:
+    if payload.startswith(b"bare:"):
+        context.abort(grpc.StatusCode[payload[5:].decode()], "no details")
+    if payload == b"slow":
+        while context.is_active():
+            time.sleep(0.01)
+    try:
+        return serve(request)
+    except _Fault as fault:
+        context.abort_with_status(rpc_status.to_status(fault.status))
+
+
+def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
+    picture = request.picture
+    _raise_asked_for(picture)
+    if request.tokenizer not in ("", "bytewise"):
+        raise _Fault(status_of("UNKNOWN_TOKENIZER"))
+    if request.HasField("k") and not 1 <= request.k <= len(picture):
+        raise _Fault(status_of("BAD_K"))
+    if picture == b"garbage":
+        return pb.EncodeResponse(tokens=b"garbage")
+    tokens = tokens_of(picture)
+    if request.HasField("k"):
+        tokens = tokens.prefix(request.k)
+    return pb.EncodeResponse(
+        tokenizer="bytewise", fingerprint=FINGERPRINT, k=tokens.k, tokens=tokens.to_bytes()
+    )
+
+
+def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
+    try:
+        tokens = Tokens.from_bytes(request.tokens)
+    except ValueError:
+        raise _Fault(status_of("BAD_TOKENS")) from None
+    if tokens.fingerprint != FINGERPRINT:
+        raise _Fault(status_of("FINGERPRINT_MISMATCH"))
+    payload = bytes(tokens.ids.tolist())
+    _raise_asked_for(payload)
+    format = pb.PictureFormat.Name(request.format).removeprefix("PICTURE_FORMAT_").lower()
+    return pb.DecodeResponse(
+        picture=f"{format}:".encode() + payload,
+        format=request.format,
+        tokenizer="bytewise",
+        k=tokens.k,
+    )
+
+
+def _payload(request: pb.DecodeRequest) -> bytes:
+    try:
+        return bytes(Tokens.from_bytes(request.tokens).ids.tolist())
+    except ValueError:
+        return b""
+
+
+def _raise_asked_for(payload: bytes) -> None:
+    if payload.startswith(b"fail:"):
+        raise _Fault(status_of(payload[5:].decode()))
+
+
+def _shuffled(requests: Iterator[Any]) -> Iterator[Any]:
+    """What has arrived, four at a time, the last first; whatever there is when nothing arrives for 10 ms."""
+    arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def receive() -> None:
+        try:
+            for request in requests:
+                arrived.put(request)
+        except Exception:  # the caller has gone; grpc's exception for it has no type of its own
+            pass
+        arrived.put(None)
+
+    threading.Thread(target=receive, daemon=True).start()
+    held: list[Any] = []
+    ended = False
+    while not ended:
+        request = None
+        try:
+            request = arrived.get(timeout=0.01)
+            ended = request is None
+        except queue.Empty:
+            pass
+        if request is not None:
+            held.append(request)
+        if request is None or len(held) == 4:
+            yield from reversed(held)
+            held.clear()

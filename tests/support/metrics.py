@@ -1,0 +1,32 @@
+"""Reading the metrics page."""
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.running import Service
+
+
+def families(service: Service) -> dict[str, dict[str, str]]:
+    """All metric families: name -> {type, help}."""
+    return {
+        family.name: {"type": family.type, "help": family.documentation}
+        for family in _parse(service)
+    }
+
+
+def sample(service: Service, name: str, model_suffix: str = "", **labels: str) -> float:
+    """Sum of the samples called `name` whose labels match; model_suffix: how the model label ends."""
+    return sum(
+        one.value
+        for family in _parse(service)
+        for one in family.samples
+        if one.name in (name, f"{name}_total")  # the parser adds it to Triton's counters
+        and one.labels.get("model", "").endswith(model_suffix)
+        and all(one.labels.get(key) == value for key, value in labels.items())
+    )
+
+
+def _parse(service: Service):  # type: ignore[no-untyped-def]
+    return list(
+        text_string_to_metric_families(httpx.get(f"{service.rest}/metrics").raise_for_status().text)
+    )

@@ -1,0 +1,131 @@
+"""Debian's Prometheus, on the configuration and the rules that the project ships."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.running import ROOT, eventually
+
+SHIPPED = ROOT / "deploy/prometheus"
+RULES = {
+    path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("rules/*.yml"))
+}
+RECORDINGS: dict[str, str] = {}
+ALERTS: dict[str, dict[str, Any]] = {}
+for _file in RULES.values():
+    for _group in _file["groups"]:
+        for _rule in _group["rules"]:
+            if "alert" in _rule:
+                ALERTS[_rule["alert"]] = _rule
+            else:
+                RECORDINGS[_rule["record"]] = _rule["expr"]
+
+
+def program(name: str) -> str:
+    """prometheus or promtool. Skips the test where there is none, which .ci/run rules out."""
+    found = shutil.which(name, path=f"{ROOT / 'build/prometheus'}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"no {name} here: `make build/prometheus` unpacks Debian's")
+    return found
+
+
+def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        [program("promtool"), *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@dataclass
+class Prometheus:
+    """A running Prometheus. url: of its HTTP API."""
+
+    url: str
+
+    def query(self, expr: str) -> list[dict[str, Any]]:
+        """What PromQL yields now. AssertionError when it is not valid."""
+        reply = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).json()
+        assert reply["status"] == "success", f"{expr}: {reply['error']}"
+        result = reply["data"]["result"]
+        return (
+            [{"metric": {}, "value": result}] if reply["data"]["resultType"] == "scalar" else result
+        )
+
+    def firing(self) -> dict[str, dict[str, Any]]:
+        """The alerts that fire now, by name; of several with one name the last."""
+        alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=30).json()["data"]["alerts"]
+        return {
+            alert["labels"]["alertname"]: alert for alert in alerts if alert["state"] == "firing"
+        }
+
+    def unhealthy_rules(self) -> list[str]:
+        """Rules whose last evaluation failed, with the cause."""
+        groups = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
+        return [
+            f"{rule['name']}: {rule.get('lastError')}"
+            for group in groups
+            for rule in group["rules"]
+            if rule["health"] == "err"
+        ]
+
+
+@contextmanager
+def scraping(folder: Path, *, gateways: list[str], tritons: list[str]) -> Iterator[Prometheus]:
+    """The shipped configuration, changed in three things: the targets (HOST:PORT), a second between scrapes, and alerts that
+    fire after one second where the shipped ones wait for minutes. The rules' expressions and windows are the shipped ones."""
+    config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    targets = {"gateway": gateways, "triton": tritons}
+    config["scrape_configs"] = [
+        {"job_name": job["job_name"], "static_configs": [{"targets": targets[job["job_name"]]}]}
+        for job in config["scrape_configs"]
+    ]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (folder / "rules").mkdir()
+    for rules in SHIPPED.glob("rules/*.yml"):
+        (folder / "rules" / rules.name).write_text(
+            re.sub(r"^( +for): \w+$", r"\1: 1s", rules.read_text(), flags=re.MULTILINE)
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        eventually(lambda: _ready(address), 30, "Prometheus")
+        yield Prometheus(f"http://{address}")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _ready(address: str) -> bool:
+    try:
+        return httpx.get(f"http://{address}/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,57 @@
+"""What choosing k by photo saves, on curves made by hand and on real photos."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from channeltok import Measured, Quality
+from PIL import Image
+
+from imaging.similarity import ssim
+from tokenizer import checkpoint
+from tokenizer.evaluation import adaptive_length, inference
+from tokenizer.training.data import evaluation_photos
+
+WEIGHTS = Path("tokenizer/weights/demo.safetensors")
+PHOTOS = "docs/images/*.jpg"
+
+
+def test_tokens_go_where_they_bring_most() -> None:
+    tried = Quality(ssim=0.5).budgets(64)
+    flat = [Measured(k, 0.4, 20.0) for k in tried]
+    steep = [Measured(k, k / 64, 20.0) for k in tried]
+    assert adaptive_length.chosen([flat, steep], Quality(ssim_per_token=0.01), 64) == (
+        2 * (2 + 64) / 2,
+        (0.4 + 1) / 2,
+    )
+    assert adaptive_length.fixed([flat, steep]) == (
+        [2 * k for k in tried],
+        [(0.4 + k / 64) / 2 for k in tried],
+    )
+
+
+def test_a_curve_is_what_the_decoder_makes() -> None:
+    model = checkpoint.load(WEIGHTS)
+    photos = evaluation_photos(PHOTOS, 128)
+    rows = adaptive_length.curves(model, photos)
+    decoded = inference.decode(model, inference.encode(model, photos), 96)
+    assert [next(one.ssim for one in row if one.k == 96) for row in rows] == pytest.approx(
+        ssim(photos, decoded).tolist()
+    )
+    assert {one.k for one in rows[0]} >= set(Quality(ssim=0.5).budgets(256))
+
+
+def test_the_command_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["by_quality", str(WEIGHTS), "--data", PHOTOS, "-o", str(tmp_path / "plot.png")],
+    )
+    adaptive_length.main()
+    assert np.asarray(Image.open(tmp_path / "plot.png")).std() > 10
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows
+    assert all(row.endswith("% |") for row in rows)

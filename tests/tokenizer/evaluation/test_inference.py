@@ -1,0 +1,38 @@
+"""Photos to tokens to pictures."""
+
+import numpy as np
+import torch
+
+from tokenizer.evaluation import inference
+from tokenizer.models.channeltok import ChannelTok, ShuffleShape
+from tokenizer.training.data import to_unit
+
+
+def test_pixels_come_back_as_they_went_in() -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
+    assert torch.equal(inference.to_uint8(to_unit(every)), every)
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    pixels = torch.tensor([-3.0, -1.0, 0.0, 0.0001, 1.0, 7.0]).reshape(1, 1, 1, 6)
+    assert inference.to_uint8(pixels).flatten().tolist() == [0, 0, 128, 128, 255, 255]
+
+
+def test_a_budget_is_a_prefix_and_the_rest_is_absent() -> None:
+    torch.manual_seed(0)
+    model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).eval()
+    photos = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    tokens = inference.encode(model, photos)
+    other_tail = tokens.clone()
+    other_tail[:, 8:] = 0
+    assert np.array_equal(
+        inference.decode(model, tokens, 8), inference.decode(model, other_tail, 8)
+    )
+    assert not np.array_equal(
+        inference.decode(model, tokens, 32), inference.decode(model, other_tail, 32)
+    )
+
+
+def test_budgets_end_with_the_channels() -> None:
+    assert inference.budgets(256) == (8, 16, 32, 64, 128, 256)
+    assert inference.budgets(512)[-1] == 512

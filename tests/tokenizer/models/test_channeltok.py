@@ -1,0 +1,167 @@
+"""The shapes are the paper's, to the parameter; tail-drop does what Algorithm 1 says."""
+
+from itertools import accumulate
+
+import pytest
+import torch
+from torch import nn
+
+from tokenizer.models.blocks import parameter_count
+from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleShape, draw_budgets
+
+TINY = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
+
+
+def on_meta(size: str) -> ChannelTok:
+    with torch.device("meta"):
+        return ChannelTok(SIZES[size])
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ("full", 159_305_603),
+        ("tiny", 6_297_219),
+        ("small", 18_159_619),
+        ("medium", 31_726_467),
+        ("large", 72_389_507),
+    ],
+)
+def test_every_size_of_the_paper_has_its_parameters(size: str, parameters: int) -> None:
+    assert parameter_count(on_meta(size)) == parameters
+
+
+def test_the_full_size_sums_up_as_published() -> None:
+    model = on_meta("full")
+    assert (parameter_count(model.encoder), parameter_count(model.decoder)) == (
+        64_620_800,
+        94_684_803,
+    )
+
+    def sums(module: nn.Module) -> set[int]:
+        return set(accumulate(parameter_count(layer) for layer in module.children()))
+
+    assert {5_376, 2_859_648, 9_156_224, 20_566_400, 38_194_944, 57_541_376} <= sums(model.encoder)
+    assert {26_719_360, 57_463_040, 78_061_056, 87_997_696, 92_525_056, 94_679_232} <= sums(
+        model.decoder
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_turns_pictures_into_4x4_channels_and_back(size: str) -> None:
+    model, shape = on_meta(size), SIZES[size]
+    pixels = torch.empty(2, 3, shape.picture_size, shape.picture_size, device="meta")
+    latents = model.encoder(pixels)
+    assert latents.shape == (2, shape.channels, 4, 4)
+    assert model.decoder(latents).shape == pixels.shape
+
+
+def test_tokens_of_a_picture_and_back() -> None:
+    torch.manual_seed(0)
+    model = ChannelTok(TINY).eval()
+    with torch.inference_mode():
+        tokens = model.encode(torch.rand(3, 3, 128, 128) * 2 - 1)
+        pixels = model.decode(tokens)
+    assert (tokens.shape, tokens.dtype) == ((3, 32), torch.int32)
+    assert tokens.min() >= 0
+    assert tokens.max() < 2**16
+    assert (pixels.shape, pixels.dtype) == ((3, 3, 128, 128), torch.float32)
+
+
+def test_the_papers_latents_end_in_a_silu() -> None:
+    torch.manual_seed(0)
+    model = ChannelTok(SIZES["tiny"]).eval()
+    with torch.inference_mode():
+        latents = model.encoder(torch.rand(1, 3, 256, 256) * 2 - 1)
+    assert latents.min() >= -0.2785
+
+
+@pytest.fixture
+def quantiser_alone() -> ChannelTok:
+    """Encoder and decoder that do nothing: forward() takes latents and returns the codes that the decoder would see."""
+    model = ChannelTok(TINY)
+    model.encoder, model.decoder = nn.Identity(), nn.Identity()
+    return model
+
+
+def test_the_decoder_sees_zeros_past_the_budget(quantiser_alone: ChannelTok) -> None:
+    codes, unit, active = quantiser_alone(torch.randn(3, 32, 4, 4), torch.tensor([1, 7, 32]))
+    assert active.sum(1).tolist() == [1, 7, 32]
+    assert not codes[~active].any()
+    assert torch.allclose(codes[active].abs(), torch.tensor(0.25))
+    assert torch.allclose(unit.flatten(2).norm(dim=2), torch.ones(3, 32))
+
+
+def test_no_gradient_reaches_latents_past_the_budget(quantiser_alone: ChannelTok) -> None:
+    latents = torch.randn(3, 32, 4, 4, requires_grad=True)
+    codes, unit, active = quantiser_alone(latents, torch.tensor([1, 7, 32]))
+    ((codes * torch.randn_like(codes)).sum() + unit.square().sin().sum()).backward()
+    assert latents.grad is not None
+    assert not latents.grad[~active].any()
+    assert latents.grad[active].flatten(1).any(dim=1).all()
+
+
+def test_training_and_serving_decode_alike() -> None:
+    torch.manual_seed(0)
+    model = ChannelTok(TINY).eval()
+    pixels = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        trained, _, _ = model(pixels, torch.tensor([5, 32]))
+        tokens = model.encode(pixels)
+        tokens[0, 5:] = -1
+        assert torch.allclose(model.decode(tokens), trained, atol=1e-5)
+
+
+def test_budgets_are_drawn_as_in_algorithm_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    budgets = draw_budgets(20_000, 256, 0.5, generator)
+    assert budgets.min() >= 1
+    assert budgets.max() == 256
+    assert abs((budgets == 256).float().mean() - 0.5) < 0.02
+    dropped = budgets[budgets < 256].float()
+    assert abs(dropped.mean() - 256 * (0.002 + 1) / 2) < 3  # uniform
+    assert (draw_budgets(1000, 256, 1.0, generator) == 256).all()
+    assert (draw_budgets(1000, 256, 0.0, generator) < 256).all()
+    assert (draw_budgets(1000, 1, 0.0, generator) == 1).all()
+
+
+def test_new_shape_fields_are_left_out_at_their_defaults() -> None:
+    """Fingerprints are taken over what is written: the shipped ones must not change."""
+    written = ShuffleShape().model_dump(mode="json")
+    assert {"full_size_channels", "budget_hint", "more_blocks"}.isdisjoint(written)
+
+
+def test_a_full_size_convolution_lets_patches_overlap() -> None:
+    def reach(full_size_channels: int) -> int:
+        """How many pixels to the right the patch of one position of the last feature map reaches."""
+        torch.manual_seed(0)
+        decoder = ChannelTok(
+            TINY.model_copy(update={"full_size_channels": full_size_channels})
+        ).decoder
+        layers = list(decoder)[-2 if not full_size_channels else -3 :]
+        features = torch.zeros(1, 32, 32, 32, requires_grad=True)
+        out = features
+        for layer in layers:
+            out = layer(out)
+        out[0, :, 64, 64].sum().backward()
+        assert features.grad is not None
+        return int((features.grad.abs().sum((0, 1, 2)) > 0).sum())
+
+    # Pixel 64 is the first of its patch: alone it depends on 3 columns of features, with a 3x3 convolution at full size on 4.
+    assert (reach(0), reach(8)) == (3, 4)
+
+
+def test_the_budget_hint_begins_as_nothing_and_tells_which_channels_are_there() -> None:
+    torch.manual_seed(0)
+    plain = ChannelTok(TINY).eval()
+    hinted = ChannelTok(TINY.model_copy(update={"budget_hint": True})).eval()
+    hinted.load_state_dict(plain.state_dict() | {"decoder.hint": torch.zeros(32, 32)})
+    tokens = torch.randint(2**16, (2, 8), dtype=torch.int32)
+    with torch.inference_mode():
+        assert torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))
+        hinted.decoder.hint[8:] = 1.0  # type: ignore[union-attr, index]
+        assert torch.equal(
+            plain.decode_prefix(tokens), hinted.decode_prefix(tokens)
+        )  # none of those is there
+        hinted.decoder.hint[7] = 1.0  # type: ignore[union-attr, index]
+        assert not torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))

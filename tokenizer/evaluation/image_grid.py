@@ -1,0 +1,67 @@
+"""Sheets of pictures: what the commands that show a tokenizer at work share."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+import imaging
+from tokenizer import checkpoint
+from tokenizer.evaluation.fidelity import Pictures
+from tokenizer.models.base import Tokenizer
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Pictures uint8 [N, H, W, 3] below one another, each under its title."""
+
+    titles: Sequence[str]
+    pictures: Pictures
+
+
+def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Pictures, Path]:
+    """The model, the photos prepared for it, uint8 [N, S, S, 3], and the file to write, from `WEIGHTS PHOTO... -o PICTURE`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("weights", type=Path, help="safetensors checkpoint")
+    parser.add_argument("photos", type=Path, nargs="+", help="JPEG, PNG or WebP files")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    options = parser.parse_args()
+    model = checkpoint.load(options.weights)
+    return (
+        model,
+        np.stack(
+            [
+                imaging.prepare(path.read_bytes(), model.shape.picture_size)
+                for path in options.photos
+            ]
+        ),
+        options.output,
+    )
+
+
+def draw(columns: Sequence[Column], output: Path) -> None:
+    """Write the columns side by side as a PNG."""
+    from matplotlib import pyplot
+
+    rows = len(columns[0].pictures)
+    figure, axes = pyplot.subplots(
+        rows,
+        len(columns),
+        figsize=(2 * len(columns), 2.2 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for number, column in enumerate(columns):
+        for axis, title, picture in zip(
+            axes[:, number], column.titles, column.pictures, strict=True
+        ):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(title, fontsize=9)
+            axis.axis("off")
+    figure.savefig(output, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,1 @@
+"""The three tokenizers and the layers they are built from."""

@@ -1,0 +1,266 @@
+"""ChannelTok (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): one latent channel is one token, ordered coarse to fine.
+
+A picture [3, S, S] in [-1, 1] becomes latents [C, 4, 4]; each channel is quantised to 16 bits; any prefix of k channels decodes.
+Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, not in the paper).
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.blocks import Down, Norm, Up, level, middle
+from tokenizer.models.bsq import BITS, codes_from_tokens, live_bits, quantize, tokens_from_latents
+
+if TYPE_CHECKING:
+    from tokenizer.training.losses import Objective
+
+LATENT_SIDE = 4
+
+
+class PaperShape(BaseModel):
+    """The paper's convolutional backbone for 256 px pictures.
+
+    widths: the stem's width, then one per level. The encoder halves the picture between levels and then down to 4x4; the decoder mirrors
+    it. level_attention: the full size attends at 32x32 in the encoder and at 16x16 and 32x32 in the decoder; the small sizes in the middle
+    only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["paper"] = "paper"
+    picture_size: int = 256
+    channels: int = 512
+    encoder_widths: tuple[int, ...]
+    decoder_widths: tuple[int, ...]
+    level_attention: bool = False
+
+    @property
+    def decoder_stride(self) -> int:
+        """Side in pixels of the blocks that the decoder's last layers join: where a grid would show."""
+        return 2
+
+    def build(self) -> "ChannelTok":
+        """A tokenizer of this shape with fresh weights."""
+        return ChannelTok(self)
+
+
+class ShuffleShape(BaseModel):
+    """A CPU variant of ours, not in the paper: pixels enter and leave by a 4-pixel space-to-depth shuffle.
+
+    Convolutions at full size with few channels are bound by memory on a CPU; the same work at a quarter of the side runs at matrix speed.
+    widths: one per side S/4, S/8, S/16, S/32; the last two levels attend. docs/decisions/0003 has the measured alternatives.
+    more_blocks: Res at S/4 and at S/8 beyond the least, in encoder and decoder alike.
+    full_size_channels: feature maps at full size, which one 3x3 convolution turns into the pixels, so that neighbouring patches overlap.
+    0: the last convolution writes each patch by itself, and any loss that rewards texture draws a grid of patches.
+    budget_hint: whether the decoder is told by a learned vector which channels are there, beside their codes of 0 where they are not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["shuffle"] = "shuffle"
+    picture_size: int = 128
+    channels: int = 256
+    patch: int = 4
+    widths: tuple[int, int, int, int] = (64, 96, 192, 256)
+    # Left out at 0, as in every shape written before there was this: the fingerprint is taken over what is written.
+    more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
+    full_size_channels: int = Field(default=0, ge=0, exclude_if=lambda channels: channels == 0)
+    budget_hint: bool = Field(default=False, exclude_if=lambda hint: not hint)
+
+    @property
+    def decoder_stride(self) -> int:
+        """Side in pixels of the blocks that the decoder's last layer writes: where a grid would show."""
+        return self.patch
+
+    def build(self) -> "ChannelTok":
+        """A tokenizer of this shape with fresh weights."""
+        return ChannelTok(self)
+
+
+def _paper(widths: tuple[int, ...]) -> PaperShape:
+    return PaperShape(channels=256, encoder_widths=widths, decoder_widths=widths[::-1])
+
+
+SIZES: dict[str, PaperShape | ShuffleShape] = {
+    "full": PaperShape(
+        channels=512,
+        encoder_widths=(192, 256, 384, 512, 640),
+        decoder_widths=(640, 512, 384, 256, 192),
+        level_attention=True,
+    ),
+    "tiny": _paper((32, 32, 32, 64, 128)),
+    "small": _paper((32, 32, 64, 128, 256)),
+    "medium": _paper((32, 128, 256, 256, 256)),
+    "large": PaperShape(
+        channels=256,
+        encoder_widths=(128, 128, 128, 256, 256, 512),
+        decoder_widths=(512, 256, 256, 128, 128),
+    ),
+    "demo": ShuffleShape(),
+    "demo2": ShuffleShape(widths=(64, 128, 192, 256), full_size_channels=8, budget_hint=True),
+}
+
+
+def paper_encoder(shape: PaperShape) -> nn.Sequential:
+    """float [B, 3, S, S] -> latents float [B, C, 4, 4], all >= -0.279 because the last operation is a SiLU."""
+    width, *widths = shape.encoder_widths
+    side = shape.picture_size
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+    for next_width in widths[:-1]:
+        layers += [*level(width, next_width, 2), Down(next_width, next_width), nn.SiLU()]
+        width, side = next_width, side // 2
+    layers += level(width, widths[-1], 2, attention=shape.level_attention)
+    width = widths[-1]
+    layers += [
+        *middle(width),
+        Norm(width),
+        nn.SiLU(),
+        nn.Conv2d(width, shape.channels, 3, padding=1),
+    ]
+    for _ in range(int(math.log2(side // LATENT_SIDE))):
+        layers += [Down(shape.channels, shape.channels), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def paper_decoder(shape: PaperShape) -> nn.Sequential:
+    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S] in [-1, 1]."""
+    widths = shape.decoder_widths
+    width, side = widths[0], shape.picture_size >> (len(widths) - 1)
+    layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 3, padding=1), *middle(width)]
+    for _ in range(int(math.log2(side // LATENT_SIDE))):
+        layers += [Up(width, width), nn.SiLU()]
+    for i, next_width in enumerate(widths):
+        if i > 0:
+            layers += [Up(width, width), nn.SiLU()]
+        layers += level(width, next_width, 3, attention=shape.level_attention and side << i <= 32)
+        width = next_width
+    layers += [Norm(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
+    """float [B, 3, S, S] -> latents float [B, C, 4, 4], unbounded: a last SiLU made it learn slower."""
+    a, b, c, d = shape.widths
+    return nn.Sequential(
+        nn.PixelUnshuffle(shape.patch),
+        nn.Conv2d(3 * shape.patch**2, a, 3, padding=1),
+        *level(a, a, shape.more_blocks, zero_init=True),
+        Down(a, b),
+        *level(b, b, 2 + shape.more_blocks, zero_init=True),
+        Down(b, c),
+        *middle(c, zero_init=True),
+        Down(c, d),
+        *middle(d, zero_init=True),
+        Norm(d),
+        nn.SiLU(),
+        nn.Conv2d(d, shape.channels, 3, padding=1),
+    )
+
+
+def _widen(width_in: int, width_out: int) -> list[nn.Module]:
+    # The 1x1 before the upsampling does a 36th of the work of the paper's conv3 after it; the Res that follows smooths the blocks.
+    return [nn.Conv2d(width_in, width_out, 1), nn.Upsample(scale_factor=2.0, mode="nearest")]
+
+
+class ShuffleDecoder(nn.Sequential):
+    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S], about [-1, 1] but not limited to it."""
+
+    CODE_SCALE = (
+        4.0  # codes of +-0.25 enter as +-1: at their own size the first layers learned slowly
+    )
+
+    def __init__(self, shape: ShuffleShape) -> None:
+        a, b, c, d = shape.widths
+        full = shape.full_size_channels
+        super().__init__(
+            nn.Conv2d(shape.channels, d, 3, padding=1),
+            *middle(d, zero_init=True),
+            *_widen(d, c),
+            *middle(c, zero_init=True),
+            *_widen(c, b),
+            *level(b, b, 2 + shape.more_blocks, zero_init=True),
+            *_widen(b, a),
+            *level(a, a, 1 + shape.more_blocks, zero_init=True),
+            Norm(a),
+            nn.SiLU(),
+            nn.Conv2d(a, (full or 3) * shape.patch**2, 3, padding=1),
+            nn.PixelShuffle(shape.patch),
+            *([nn.Conv2d(full, 3, 3, padding=1)] if full else []),
+        )
+        # One row per channel, summed over the channels that are there.
+        self.hint = nn.Parameter(torch.zeros(shape.channels, d)) if shape.budget_hint else None
+
+    def forward(self, codes: Tensor) -> Tensor:
+        first, *others = self
+        x = first(codes * self.CODE_SCALE)
+        if self.hint is not None:
+            present = (codes[:, :, 0, 0] != 0).to(x.dtype)  # a code is never 0
+            x = x + (present @ self.hint)[:, :, None, None]
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+class ChannelTok(Tokenizer):
+    """Encoder, quantiser (no parameters), decoder."""
+
+    family = "channeltok"
+    title = "ChannelTok"
+    use_name = "live_bits"
+    codes = 2**BITS
+    bits_of_a_flip = 1  # each is the sign of a number of its own
+    shape: PaperShape | ShuffleShape
+
+    def __init__(self, shape: PaperShape | ShuffleShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if isinstance(shape, PaperShape):
+            self.encoder, self.decoder = paper_encoder(shape), paper_decoder(shape)
+        else:
+            self.encoder, self.decoder = shuffle_encoder(shape), ShuffleDecoder(shape)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]. Keep the first k for a budget of k."""
+        return tokens_from_latents(self.encoder(pixels))
+
+    def decode_prefix(self, tokens: Tensor) -> Tensor:
+        missing = self.shape.channels - tokens.shape[1]
+        return self.decoder(F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, missing)))
+
+    def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The training pass.
+
+        pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C], see `draw_budgets`.
+        Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]). Channels past the budget get no gradient and
+        are 0 at the decoder.
+        """
+        latents = self.encoder(pixels)
+        active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
+        keep = active[:, :, None, None]
+        quantized = quantize(torch.where(keep, latents, latents.detach()))
+        return self.decoder(quantized.codes * keep), quantized.unit, active
+
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
+        reconstruction, unit, active = passed
+        return objective.tokenizer_loss(pixels, reconstruction, unit, active, views)
+
+    def use(self, tokens: Tensor) -> float:
+        """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures."""
+        return live_bits(tokens)
+
+
+def draw_budgets(
+    batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None
+) -> Tensor:
+    """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability `keep_all`, otherwise floor(C t), t ~ U(0.002, 1)."""
+    t = torch.empty(batch).uniform_(0.002, 1, generator=generator)
+    budgets = (channels * t).floor().clamp(1, channels).long()
+    everything = torch.rand(batch, generator=generator) < keep_all
+    return torch.where(everything, channels, budgets)

@@ -1,0 +1,163 @@
+"""Channel-wise vector quantisation (CVQ, arXiv 2605.26089): one latent channel is one token, an entry of one learned codebook.
+
+An entry is a whole channel map of 4x4 numbers, the nearest by Frobenius norm. The backbone is the CPU variant that ChannelTok's demo has
+(`ShuffleShape`), not the paper's VQGAN, so that the two quantisers can be compared at equal cost.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from tokenizer.models.base import Tokenizer
+from tokenizer.models.channeltok import LATENT_SIDE, ShuffleDecoder, ShuffleShape, shuffle_encoder
+
+if TYPE_CHECKING:
+    from tokenizer.training.losses import Objective
+
+MAP = LATENT_SIDE**2  # numbers of a channel map
+ROWS_AT_ONCE = 256  # of distances to all codes while training: they fit the cache, where those of a whole batch would not
+
+
+class CvqShape(BaseModel):
+    """The backbone, and how many entries the codebook has. Ids must fit 16 bits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["cvq"] = "cvq"
+    backbone: ShuffleShape = ShuffleShape()
+    codes: int = Field(default=4_096, ge=2, le=2**16)
+
+    @property
+    def picture_size(self) -> int:
+        """S: the side of a picture in pixels."""
+        return self.backbone.picture_size
+
+    @property
+    def channels(self) -> int:
+        """C: tokens of a picture."""
+        return self.backbone.channels
+
+    @property
+    def decoder_stride(self) -> int:
+        """Side in pixels of the blocks that the decoder's last layer writes."""
+        return self.backbone.decoder_stride
+
+    def build(self) -> "Cvq":
+        """A tokenizer of this shape with fresh weights."""
+        return Cvq(self)
+
+
+class Codebook(nn.Module):
+    """Channel maps that follow what they are nearest to, as online k-means; one that nothing is near to is restarted.
+
+    Moving averages: van den Oord et al. 2017 (VQ-VAE, arXiv 1711.00937, appendix A.1). Random restarts: Dhariwal et al. 2020 (Jukebox,
+    arXiv 2005.00341, section 3): an entry whose moving average of uses falls below a threshold becomes a random latent of the batch.
+    Neither is a gradient's, so both happen in `follow`, in training only. `uses` starts at 0: the first batch makes the whole codebook.
+    """
+
+    DECAY = 0.99
+    RESTART_BELOW = (
+        0.1  # uses a step; a batch of 64 photos uses each of 4,096 entries 3 times on average
+    )
+    entries: Tensor  # float [N, 16]
+    uses: Tensor  # float [N]
+
+    def __init__(self, codes: int) -> None:
+        super().__init__()
+        self.register_buffer("entries", torch.randn(codes, MAP))
+        self.register_buffer("uses", torch.zeros(codes))
+
+    def nearest(self, maps: Tensor) -> Tensor:
+        """Maps float [..., 16] to the ids int64 [...] of the nearest entries.
+
+        |x - e|^2 less |x|^2, which is the same for all entries, as one matrix product: [x, 1] with [-2e, |e|^2].
+        """
+        table = torch.cat([-2 * self.entries, self.entries.square().sum(1, keepdim=True)], dim=1)
+        return (torch.cat([maps, torch.ones_like(maps[..., :1])], dim=-1) @ table.T).argmin(dim=-1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids int [...], negative = absent, to maps float [..., 16]: 0 where absent."""
+        table = torch.cat([self.entries, torch.zeros_like(self.entries[:1])])
+        return F.embedding(torch.where(ids < 0, len(self.entries), ids), table)
+
+    @torch.no_grad()
+    def follow(self, maps: Tensor, ids: Tensor) -> None:
+        """Move each entry towards the mean of the maps nearest to it, then restart the dead. maps: float [M, 16], ids: int64 [M]."""
+        counts = torch.zeros_like(self.uses).index_add_(0, ids, torch.ones_like(maps[:, 0]))
+        sums = torch.zeros_like(self.entries).index_add_(0, ids, maps)
+        self.uses.lerp_(counts, 1 - self.DECAY)
+        # The moving averages of sums over that of counts, written as a step, so that the sums need no memory of their own.
+        step = (sums - counts[:, None] * self.entries) / self.uses.clamp(min=1e-6)[:, None]
+        self.entries.add_(step, alpha=1 - self.DECAY)
+        dead = (self.uses < self.RESTART_BELOW).nonzero().flatten()
+        if len(dead):
+            self.entries[dead] = maps[torch.randint(len(maps), (len(dead),), device=maps.device)]
+            self.uses[dead] = len(maps) / len(self.uses)
+
+
+class Cvq(Tokenizer):
+    """Encoder, codebook, decoder."""
+
+    family = "cvq"
+    title = "CVQ"
+    use_name = "utilisation"
+    shape: CvqShape
+    codebook: Codebook
+
+    def __init__(self, shape: CvqShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = shuffle_encoder(shape.backbone)
+        self.codebook = Codebook(shape.codes)
+        self.decoder = ShuffleDecoder(shape.backbone)
+
+    @property
+    def codes(self) -> int:
+        """Entries of the codebook."""
+        return len(self.codebook.entries)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.codebook.nearest(self.encoder(pixels).flatten(2)).to(torch.int32)
+
+    def decode_prefix(self, tokens: Tensor) -> Tensor:
+        maps = self.codebook(tokens)
+        missing = self.shape.channels - tokens.shape[1]
+        return self.decoder(
+            F.pad(maps, (0, 0, 0, missing)).unflatten(2, (LATENT_SIDE, LATENT_SIDE))
+        )
+
+    def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
+        """As Tokenizer's; second comes the commitment, a scalar: mean squared distance of latents from their entries.
+
+        Channels past the budget (nested channel dropout) are 0 at the decoder and teach nothing.
+        """
+        latents = self.encoder(pixels)
+        active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
+        with torch.autocast(latents.device.type, enabled=False):
+            maps = latents.flatten(2).float()[active]  # [tokens, 16]
+            with torch.no_grad():
+                ids = torch.cat(
+                    [self.codebook.nearest(some) for some in maps.detach().split(ROWS_AT_ONCE)]
+                )
+            hard = self.codebook(ids)
+            if self.training:
+                self.codebook.follow(maps.detach(), ids)
+            codes = torch.zeros_like(latents.flatten(2), dtype=torch.float32)
+            codes[active] = maps + (hard - maps).detach()  # straight through
+            commitment = F.mse_loss(maps, hard)
+        return self.decoder(codes.unflatten(2, (LATENT_SIDE, LATENT_SIDE))), commitment
+
+    def loss(
+        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+    ) -> Tensor:
+        reconstruction, commitment = passed
+        return (
+            objective.picture_loss(pixels, reconstruction, views)
+            + objective.recipe.commitment_weight * commitment
+        )
+
+    def use(self, tokens: Tensor) -> float:
+        """Utilisation: share of the codebook's entries that occur in `tokens`, int32 [N, C]."""
+        return len(tokens.unique()) / self.codes

@@ -1,0 +1,33 @@
+"""The discriminator of a hinge GAN: are these pixels, patch by patch, a photo's?"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.models.blocks import Norm
+
+
+class PatchDiscriminator(nn.Sequential):
+    """PatchGAN (Isola et al. 2017) of 64 channels and 3 layers with GroupNorm: 2,766,529 parameters.
+
+    float [B, 3, H, W] in [-1, 1] to one score for each patch of 70 pixels, float [B, 1, H/8 - 2, W/8 - 2]: more is more like a photo.
+    """
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for width, stride in ((64, 2), (128, 2), (256, 1)):
+            layers += [
+                nn.Conv2d(width, 2 * width, 4, stride=stride, padding=1),
+                Norm(2 * width),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*layers, nn.Conv2d(512, 1, 4, padding=1))
+
+
+def discriminator_loss(photos: Tensor, pictures: Tensor) -> Tensor:
+    """Hinge loss of the discriminator, halved as in the paper. Scores of photos and of decoded pictures to a scalar."""
+    return 0.5 * (F.relu(1 - photos).mean() + F.relu(1 + pictures).mean())
+
+
+def generator_loss(pictures: Tensor) -> Tensor:
+    """Hinge loss of the decoder: scores of its pictures to a scalar."""
+    return -pictures.mean()

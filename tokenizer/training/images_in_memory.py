@@ -1,0 +1,163 @@
+"""All training photos, decoded once and kept on the training device, which crops, flips and recolours
+a whole batch at once.
+
+A GPU that trains thousands of photos a second would wait for any loader; here a batch is two matrix products.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import webdataset as wds
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import imaging
+from tokenizer.training.data import MAX_STRETCH, SUFFIXES, shards
+
+SHORT_SIDE, LONG_SIDE = (
+    176,
+    264,
+)  # pixels of a kept photo at most; what is longer than 3:2 keeps its middle
+
+
+class PhotosInMemory:
+    """Photos as uint8 [N, 3, 176, 264] on a device: 0.14 MB each.
+
+    Portraits are stored transposed. What a smaller photo leaves is unused.
+    """
+
+    def __init__(self, photos: list[NDArray[np.uint8]], device: torch.device) -> None:
+        """photos: uint8 [H, W, 3] of any size. Raises ValueError when there are none."""
+        if not photos:
+            raise ValueError("there are no photos to train on")
+        self.pixels = torch.zeros(len(photos), 3, SHORT_SIDE, LONG_SIDE, dtype=torch.uint8)
+        self.heights, self.widths = torch.zeros(len(photos)), torch.zeros(len(photos))
+        self.is_portrait = torch.tensor([photo.shape[0] > photo.shape[1] for photo in photos])
+        for i, photo in enumerate(photos):
+            kept = _fitted(photo.transpose(1, 0, 2) if self.is_portrait[i] else photo)
+            height, width = kept.shape[:2]
+            self.pixels[i, :, :height, :width] = torch.tensor(kept).permute(2, 0, 1)
+            self.heights[i], self.widths[i] = height, width
+        for name in ("pixels", "heights", "widths", "is_portrait"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def from_shards(
+        cls, pattern: str, device: torch.device, threads: int | None = None
+    ) -> "PhotosInMemory":
+        """All photos of the shards that `pattern` names (see tokenizer.training.data.shards). Raises FileNotFoundError when there are none."""
+        files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(
+            SUFFIXES
+        )
+        with ThreadPoolExecutor(
+            threads or os.cpu_count()
+        ) as pool:  # decoders release the interpreter
+            return cls(
+                list(
+                    pool.map(lambda data: np.asarray(imaging.decode(data[0]).convert("RGB")), files)
+                ),
+                device,
+            )
+
+    def batches(
+        self,
+        size: int,
+        batch: int,
+        seed: int,
+        *,
+        least_area: float,
+        colour: float,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> Iterator[Tensor]:
+        """Endless batches float32 [batch, 3, size, size] in [-1, 1], channels last; each epoch in a new order.
+
+        least_area: the smallest share of a photo's area that a crop covers. colour: see `change_colours`. rank: which part of each epoch,
+        of as many as there are processes. Raises ValueError when such a part holds fewer photos than one batch.
+        """
+        if len(self) // processes < batch:
+            raise ValueError(
+                f"{len(self)} photos are fewer than one batch of {batch} for each of {processes} processes"
+            )
+        order = torch.Generator().manual_seed(seed)
+        draw = torch.Generator(self.pixels.device).manual_seed(seed + 1_000_003 * rank)
+        while True:
+            epoch = torch.randperm(len(self), generator=order)[rank::processes]
+            for chosen in epoch.split(batch):
+                if len(chosen) == batch:
+                    yield self._batch(chosen.to(self.pixels.device), size, least_area, colour, draw)
+
+    def _batch(
+        self, chosen: Tensor, size: int, least_area: float, colour: float, draw: torch.Generator
+    ) -> Tensor:
+        heights, widths, is_portrait = (
+            self.heights[chosen],
+            self.widths[chosen],
+            self.is_portrait[chosen],
+        )
+        u = torch.rand(6, len(chosen), generator=draw, device=chosen.device)
+        area = heights * widths * (least_area + (1 - least_area) * u[0])
+        ratio = MAX_STRETCH ** (2 * u[1] - 1)
+        w, h = (
+            torch.minimum(widths, (area * ratio).sqrt()),
+            torch.minimum(heights, (area / ratio).sqrt()),
+        )
+        rows = resampling((heights - h) * u[2], h, heights, SHORT_SIDE, size)
+        columns = resampling((widths - w) * u[3], w, widths, LONG_SIDE, size)
+        pixels = self.pixels[chosen].float() / 127.5 - 1
+        crops = rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)
+        crops = torch.where(is_portrait[:, None, None, None], crops.transpose(2, 3), crops)
+        crops = torch.where((u[4] < 0.5)[:, None, None, None], crops.flip(3), crops)
+        if colour:
+            crops = change_colours(crops, colour, draw)
+        return crops.clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+
+
+def resampling(start: Tensor, length: Tensor, limit: Tensor, side: int, size: int) -> Tensor:
+    """The matrices that resize the pixels from `start` to `start + length` of a line of `side` to `size`, float [B, size, side].
+
+    Bicubic (a = -0.5) with antialiasing, as Pillow's: the kernel is as wide as the step is long, pixels from `limit` on do not count, and
+    weights sum to 1. start, length, limit: float [B], in pixels.
+    """
+    step = (length / size)[:, None, None]
+    reach = step.clamp(min=1)
+    centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    at = torch.arange(side, device=start.device) + 0.5
+    x = ((at - centre) / reach).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * (at < limit[:, None, None])
+    return weights / weights.sum(2, keepdim=True)
+
+
+def change_colours(pixels: Tensor, strength: float, draw: torch.Generator) -> Tensor:
+    """Photos float [B, 3, H, W] with contrast and saturation times 1 +- strength, and brightness plus or minus half of it."""
+    u = (
+        2 * torch.rand(3, len(pixels), 1, 1, 1, generator=draw, device=pixels.device) - 1
+    ) * strength
+    grey = pixels.mean(1, keepdim=True)
+    pixels = grey + (pixels - grey) * (1 + u[0])
+    mean = grey.mean((2, 3), keepdim=True)
+    return mean + (pixels - mean) * (1 + u[1]) + 0.5 * u[2]
+
+
+def _fitted(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A landscape photo that fits: the middle of what is longer than 3:2, shrunk where the short side is too long."""
+    height, width = photo.shape[:2]
+    kept = min(width, height * LONG_SIDE / SHORT_SIDE)
+    if height <= SHORT_SIDE and kept == width:
+        return photo
+    scale = min(1.0, SHORT_SIDE / height)
+    left = (width - kept) / 2
+    size = (min(LONG_SIDE, round(kept * scale)), round(height * scale))
+    return np.asarray(
+        Image.fromarray(photo).resize(
+            size, Image.Resampling.BICUBIC, box=(left, 0, left + kept, height)
+        )
+    )
