@@ -105,13 +105,13 @@ bench-serving: $(VENV)/dev.stamp build/serve-full  ## what serving costs, agains
 capacity: $(VENV)/dev.stamp  ## the rate that holds a p99 of 250 ms, and what becomes of more
 	$(BIN)/python -m loadtest.bench.capacity
 
-cost: $(VENV)/dev.stamp  ## what a picture costs, over clients, k, sizes and batches, beside a model of it
+cost: $(VENV)/dev.stamp  ## what an image costs, over clients, k, sizes and batches, beside a model of it
 	$(BIN)/python -m loadtest.bench.cost
 
 soak: $(VENV)/dev.stamp  ## 80 % of the capacity for 15 minutes: no error, flat memory, the same p99
 	$(BIN)/python -m loadtest.bench.soak $(SOAK)
 
-capacity-report: $(VENV)/dev.stamp  ## pictures for docs/capacity.md of what capacity, cost, bench-peers and soak left in build
+capacity-report: $(VENV)/dev.stamp  ## images for docs/capacity.md of what capacity, cost, bench-peers and soak left in build
 	$(BIN)/python -m loadtest.bench.capacity_report
 
 perf-analyzer: $(VENV)/dev.stamp | build/perf-analyzer  ## Triton's own load generator beside ours, without and with the gateway
@@ -192,7 +192,7 @@ train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped
 	$(MAKE) ship
 
 # Everything that shows or serves a tokenizer is made from one file, so that nothing of two trainings lies side by side. NAME=cvq, or
-# flextok: that one. The demo's pictures and reports lie where README shows them, the others' in folders of their names.
+# flextok: that one. The demo's images and reports lie where README shows them, the others' in folders of their names.
 NAME ?= demo
 RUN ?= runs/$(NAME)
 DEMO = tokenizer/weights/demo.safetensors
@@ -207,7 +207,7 @@ ship: $(VENV)/dev.stamp  ## put the weights of a training run in place, NAME=dem
 	install -m 644 $(RUN)/curve.png $(IMAGES)/learning-curve.png
 	$(MAKE) card
 
-card: $(if $(filter demo,$(NAME)),demo-graphs) $(VENV)/dev.stamp  ## pictures, judge's reports and model card of tokenizer/weights/NAME.safetensors
+card: $(if $(filter demo,$(NAME)),demo-graphs) $(VENV)/dev.stamp  ## images, judge's reports and model card of tokenizer/weights/NAME.safetensors
 	mkdir -p $(IMAGES)
 	$(BIN)/python -m tokenizer.evaluation.coarse_to_fine $(WEIGHTS) $(PHOTOS) -o $(IMAGES)/coarse-to-fine.png
 	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/kodak $(call codecs,kodak) -o $(QUALITY)/kodak

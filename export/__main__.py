@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         found = evaluation_photos(
             options.data,
-            model.shape.picture_size,
+            model.shape.image_size,
             options.photos + options.int8 * int8.CALIBRATION_PHOTOS,
         )
     except FileNotFoundError as error:

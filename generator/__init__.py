@@ -1,1 +1,1 @@
-"""Autoregressive generation: a GPT that continues the token sequence of a picture, coarse to fine, and may stop after any of them."""
+"""Autoregressive generation: a GPT that continues the token sequence of an image, coarse to fine, and may stop after any of them."""

@@ -1,6 +1,6 @@
 """A GPT over channel tokens, conditioned on a class (LlamaGen: Sun et al. 2024, arXiv 2406.06525).
 
-The first position of a sequence is the class, so a picture's C tokens are C - 1 positions more and each position foretells the next token.
+The first position of a sequence is the class, so an image's C tokens are C - 1 positions more and each position foretells the next token.
 Root mean square norms, rotary positions in one dimension, gated linear units, no biases. Any length is a whole sequence: the
 tokens are ordered coarse to fine, and generation may stop after each.
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from generator.output_head import PREDICTIONS
-from generator.token_model import Foreteller
+from generator.token_model import TokenModel
 
 ROTARY_BASE = 10_000.0
 Cache = list[
@@ -156,8 +156,8 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
-class Gpt(Foreteller):
-    """The class and the first tokens of a picture to the next one. A token id of -1 stands at the first position, where the class is."""
+class Gpt(TokenModel):
+    """The class and the first tokens of an image to the next one. A token id of -1 stands at the first position, where the class is."""
 
     cosines: Tensor
     sines: Tensor

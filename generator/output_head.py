@@ -16,7 +16,7 @@ BYTE = 256  # values of it
 UNITS = 24  # of the small network of each bit
 
 
-class Prediction(nn.Module, ABC):
+class OutputHead(nn.Module, ABC):
     """draws, values: of each token, how many choices it is made of and of how many values; noise is float [B, draws, values]."""
 
     draws: int
@@ -41,7 +41,7 @@ class Prediction(nn.Module, ABC):
         """
 
 
-class Softmax(Prediction):
+class Softmax(OutputHead):
     """One choice of all ids."""
 
     draws = 1
@@ -69,7 +69,7 @@ class Softmax(Prediction):
         return choose(logits, top_k, (temperature * noise)[:, 0]), logits[:, None]
 
 
-class Bits(Prediction):
+class Bits(OutputHead):
     """The 16 bits of an id one after the other, each given those before it: a small network for each bit sees the position's vector and the
     earlier bits as +-1. For codes that are corners of a cube (tokenizer.models.bsq), where ids that share bits are alike.
 
@@ -204,4 +204,4 @@ def gumbel(source: torch.Generator, *shape: int) -> Tensor:
     return -torch.log(-torch.log(torch.rand(*shape, generator=source).clamp(1e-20, 1 - 1e-7)))
 
 
-PREDICTIONS: dict[str, type[Prediction]] = {"softmax": Softmax, "bits": Bits}
+PREDICTIONS: dict[str, type[OutputHead]] = {"softmax": Softmax, "bits": Bits}

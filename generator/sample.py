@@ -1,4 +1,4 @@
-"""`python -m generator.sample WEIGHTS CLASS... -o PICTURE`: what a generator makes of classes, each at growing k."""
+"""`python -m generator.sample WEIGHTS CLASS... -o IMAGE`: what a generator makes of classes, each at growing k."""
 
 import argparse
 import sys
@@ -29,7 +29,7 @@ def sample(
 ) -> Tensor:
     """A whole sequence for each class id (-1 = none): int32 [B, C]; equal arguments give equal tokens.
 
-    temperature: 0 = the likeliest. top_k: 0 = all. The noise is another than the service's: equal seeds give other pictures there.
+    temperature: 0 = the likeliest. top_k: 0 = all. The noise is another than the service's: equal seeds give other images there.
     """
     batch, source = len(labels), torch.Generator().manual_seed(seed)
     classes, cache = torch.tensor(labels), model.empty_cache(batch, room=model.shape.channels)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Foreteller(nn.Module, ABC):
-    """Tells how unexpected each token of a picture is, given a class and those before it."""
+class TokenModel(nn.Module, ABC):
+    """Tells how unexpected each token of an image is, given a class and those before it."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The tokens of all training photos, encoded once and kept: a generator never sees a pixel.
 
-Pass 0 holds each photo by the picture contract, pass 1 the same mirrored, and each later pass a random crop, half of them mirrored. A pass
+Pass 0 holds each photo by the image contract, pass 1 the same mirrored, and each later pass a random crop, half of them mirrored. A pass
 that was once encoded by a tokenizer lies in `<folder>/<fingerprint>/`, so a longer run encodes only what is new.
 """
 
@@ -67,7 +67,7 @@ def _pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> Photos:
 def _encode(
     model: Tokenizer, pattern: str, number: int
 ) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
-    size = model.shape.picture_size
+    size = model.shape.image_size
     crop = RandomCrop(size, seed=number)
     dataset = (
         wds.WebDataset(shards(pattern), shardshuffle=False)

@@ -1,4 +1,4 @@
-"""How a model that foretells a picture's tokens is trained: whatever foretells them, the run is the same."""
+"""How a model that foretells an image's tokens is trained: whatever foretells them, the run is the same."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from generator.recipe import GeneratorRecipe
-from generator.token_model import Foreteller, bits_per_token, channel_weights
+from generator.token_model import TokenModel, bits_per_token, channel_weights
 from generator.tokens import NO_CLASS, encoded
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.models.base import Tokenizer
@@ -39,7 +39,7 @@ _NOT_RECORDED = {
     "compile",
 }
 
-Model = TypeVar("Model", bound=Foreteller)
+Model = TypeVar("Model", bound=TokenModel)
 Settings = TypeVar("Settings", bound=GeneratorRecipe)
 
 

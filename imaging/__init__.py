@@ -1,4 +1,4 @@
-"""The picture contract: from the bytes of a JPEG, PNG or WebP to the square of pixels a tokenizer sees, and back.
+"""The image contract: from the bytes of a JPEG, PNG or WebP to the square of pixels a tokenizer sees, and back.
 
 Training, evaluation and serving all go through here, so that a model meets at serving what it was trained on:
 
@@ -12,7 +12,7 @@ Training, evaluation and serving all go through here, so that a model meets at s
 
 from imaging.read import (
     QUICK_PIXELS,
-    BadPicture,
+    BadImage,
     Header,
     TooManyPixels,
     UnsupportedFormat,
@@ -26,7 +26,7 @@ from imaging.write import FORMATS, render
 __all__ = [
     "FORMATS",
     "QUICK_PIXELS",
-    "BadPicture",
+    "BadImage",
     "Header",
     "TooManyPixels",
     "UnsupportedFormat",

@@ -36,7 +36,7 @@ _OTHERS = {
     b"8BPS": "PSD",
     b"qoif": "QOI",
 }
-_TURNS = {  # EXIF orientation to what turns the picture upright
+_TURNS = {  # EXIF orientation to what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,21 +47,21 @@ _TURNS = {  # EXIF orientation to what turns the picture upright
 }
 
 
-class BadPicture(ValueError):
-    """The bytes are not a picture we can read: no picture at all, empty, broken, truncated or animated."""
+class BadImage(ValueError):
+    """The bytes are not an image we can read: no image at all, empty, broken, truncated or animated."""
 
 
-class UnsupportedFormat(BadPicture):
-    """The bytes are a picture, but not a JPEG, PNG or WebP."""
+class UnsupportedFormat(BadImage):
+    """The bytes are an image, but not a JPEG, PNG or WebP."""
 
 
-class TooManyPixels(BadPicture):
+class TooManyPixels(BadImage):
     """The header claims more pixels than allowed; nothing was decoded."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before any decoding. width and height in pixels, before the EXIF turn."""
+    """What an image says of itself before any decoding. width and height in pixels, before the EXIF turn."""
 
     format: str
     width: int
@@ -69,7 +69,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Format ("JPEG", "PNG" or "WEBP") and size, without decoding. Raises BadPicture or UnsupportedFormat."""
+    """Format ("JPEG", "PNG" or "WEBP") and size, without decoding. Raises BadImage or UnsupportedFormat."""
     format, image = _open(data)
     return Header(format, image.width, image.height)
 
@@ -86,17 +86,17 @@ def is_quick(data: bytes) -> bool:
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """Steps 1 to 3: an upright picture in mode RGB (or CMYK, where its profile still has to be applied). Raises BadPicture."""
+    """Steps 1 to 3: an upright image in mode RGB (or CMYK, where its profile still has to be applied). Raises BadImage."""
     format, image = _open(data)
     if image.width * image.height > max_pixels:
         raise TooManyPixels(
-            f"the picture claims {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {max_pixels:,} are allowed"
+            f"the image claims {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {max_pixels:,} are allowed"
         )
     frames = (
         1 if format == "JPEG" else getattr(image, "n_frames", 1)
     )  # further frames of a JPEG are a camera's previews and gain maps
     if frames > 1:
-        raise BadPicture(f"the picture has {frames} frames; send a picture with one")
+        raise BadImage(f"the image has {frames} frames; send an image with one")
     profile = image.info.get("icc_profile")
     try:
         orientation = image.getexif().get(0x0112)
@@ -117,7 +117,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
 def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """The whole contract: bytes of a JPEG, PNG or WebP to uint8 [size, size, 3], sRGB.
 
-    Raises BadPicture or one of its kinds, with a sentence fit for the caller.
+    Raises BadImage or one of its kinds, with a sentence fit for the caller.
     """
     image = decode(data, max_pixels)
     side = min(image.size)
@@ -138,7 +138,7 @@ def square(
 
 def _open(data: bytes) -> tuple[str, Image.Image]:
     if not data:
-        raise BadPicture("the picture is empty: 0 bytes")
+        raise BadImage("the image is empty: 0 bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=ALLOWED)
     except _BROKEN as error:
@@ -148,8 +148,8 @@ def _open(data: bytes) -> tuple[str, Image.Image]:
     ), image  # MPO: what Pillow calls a JPEG with previews
 
 
-def _refusal(data: bytes) -> BadPicture:
-    """Why Pillow does not open `data`: ours but broken, somebody else's, or no picture."""
+def _refusal(data: bytes) -> BadImage:
+    """Why Pillow does not open `data`: ours but broken, somebody else's, or no image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _damaged("WEBP")
     for magic, format in _OURS.items():
@@ -158,7 +158,7 @@ def _refusal(data: bytes) -> BadPicture:
     other = _other_format(data)
     if other:
         return UnsupportedFormat(f"this is {other}: send a JPEG, PNG or WebP")
-    return BadPicture("not a picture: send a JPEG, PNG or WebP")
+    return BadImage("not an image: send a JPEG, PNG or WebP")
 
 
 def _other_format(data: bytes) -> str | None:
@@ -184,8 +184,8 @@ def _other_format(data: bytes) -> str | None:
     return "SVG" if head.startswith(b"<") and b"<svg" in head else None
 
 
-def _damaged(format: str) -> BadPicture:
-    return BadPicture(f"the {format} cannot be decoded: truncated or damaged")
+def _damaged(format: str) -> BadImage:
+    return BadImage(f"the {format} cannot be decoded: truncated or damaged")
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:

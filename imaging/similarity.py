@@ -1,21 +1,21 @@
-"""How like its original a picture is, without any network."""
+"""How like its original an image is, without any network."""
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-Pictures = NDArray[np.uint8]  # [N, H, W, 3]
+Images = NDArray[np.uint8]  # [N, H, W, 3]
 
 
-def psnr(photos: Pictures, pictures: Pictures) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each picture in dB: 10 log10(255^2 / mean squared error). Two uint8 [N, H, W, 3] to [N]."""
-    error = np.square(photos.astype(np.float64) - pictures).mean(axis=(1, 2, 3))
+def psnr(photos: Images, images: Images) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each image in dB: 10 log10(255^2 / mean squared error). Two uint8 [N, H, W, 3] to [N]."""
+    error = np.square(photos.astype(np.float64) - images).mean(axis=(1, 2, 3))
     ratio: NDArray[np.float64] = 10 * np.log10(255**2 / np.maximum(error, 1e-6))
     return ratio
 
 
-def ssim(photos: Pictures, pictures: Pictures) -> NDArray[np.float64]:
-    """Structural similarity of each picture, at most 1. Two uint8 [N, H, W, 3] to [N].
+def ssim(photos: Images, images: Images) -> NDArray[np.float64]:
+    """Structural similarity of each image, at most 1. Two uint8 [N, H, W, 3] to [N].
 
     Wang, Bovik, Sheikh, Simoncelli 2004 with their settings: Gaussian window of 1.5 pixels, mean over the colours.
     """
@@ -27,5 +27,5 @@ def ssim(photos: Pictures, pictures: Pictures) -> NDArray[np.float64]:
         "data_range": 255,
     }
     return np.array(
-        [structural_similarity(a, b, **settings) for a, b in zip(photos, pictures, strict=True)]
+        [structural_similarity(a, b, **settings) for a, b in zip(photos, images, strict=True)]
     )

@@ -9,7 +9,7 @@ from PIL import Image
 
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 JPEG_QUALITY = (
-    95  # a tokenizer's picture has its own artefacts; JPEG should add none that can be seen
+    95  # a tokenizer's image has its own artefacts; JPEG should add none that can be seen
 )
 
 

@@ -1,13 +1,13 @@
-"""What can go wrong on the way of a picture or of tokens, and the one table of what callers see.
+"""What can go wrong on the way of an image or of tokens, and the one table of what callers see.
 
     bytes --> who calls? --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
                |              |             |             |          |          |
-               |              TooLarge      RateLimited   |          BadPicture EngineUnavailable, Overloaded (its queue is full)
+               |              TooLarge      RateLimited   |          BadImage EngineUnavailable, Overloaded (its queue is full)
                |              TooSlow       Overloaded    |                     InternalError (ours)
                |              BadRequest    Stopping      UnsupportedFormat
                Unauthenticated                            TooManyPixels
 
-    token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> picture --> reply
+    token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> image --> reply
                      |        |                             |
                      BadTokens UnknownTokenizer             BadTokens
                                FingerprintMismatch
@@ -79,12 +79,12 @@ class TooSlow(
 ): ...
 
 
-class BadPicture(
+class BadImage(
     ServiceError,
-    code="BAD_PICTURE",
+    code="BAD_IMAGE",
     grpc=StatusCode.INVALID_ARGUMENT,
     http=422,
-    title="The picture cannot be read",
+    title="The image cannot be read",
 ): ...
 
 
@@ -147,7 +147,7 @@ class TooManyPixels(
     code="TOO_MANY_PIXELS",
     grpc=StatusCode.INVALID_ARGUMENT,
     http=413,
-    title="The picture has too many pixels",
+    title="The image has too many pixels",
 ): ...
 
 

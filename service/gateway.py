@@ -20,15 +20,15 @@ from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.grpc.server import GrpcServer
 from service.observability import metrics, tracing
-from service.observability.request_context import RestCalls
+from service.observability.request_context import RequestMiddleware
 from service.rest import generate
 from service.rest.app import create_app
 from service.rest.server import HttpServer
-from service.security.auth import Access, RestAccess
+from service.security.auth import Authenticator, AuthMiddleware
 from service.security.tls import Tls
 from service.settings import Settings
 from service.triton.client import Triton
-from service.triton.health import Answers
+from service.triton.health import EngineHealth
 
 log = structlog.get_logger()
 # gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    tls, access = Tls.of(settings), Access.of(settings)
+    tls, access = Tls.of(settings), Authenticator.of(settings)
     _allow_open_files(2 * settings.max_connections)
     _warn_of_plain_text(settings)
     rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=settings.reuse_port)
@@ -69,7 +69,7 @@ async def serve(settings: Settings) -> None:
     )
     generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
-        RestCalls(RestAccess(app, access)),
+        RequestMiddleware(AuthMiddleware(app, access)),
         settings,
         None if tls is None else tls.rest_context(),
         LAST_REPLIES_SECONDS,
@@ -83,7 +83,7 @@ async def serve(settings: Settings) -> None:
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
         if settings.report:
-            stack.callback(asyncio.create_task(_report(triton.answers)).cancel)
+            stack.callback(asyncio.create_task(_report(triton.health)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
         await _unless(stop, _until_ready(supervisor))
@@ -96,10 +96,10 @@ async def serve(settings: Settings) -> None:
             )
         await stop.wait()
         # The order matters: fail readiness, refuse new work, finish what was accepted, close the ports, and only then take the engine away.
-        log.info("draining", delay=settings.drain_delay, seconds=settings.drain_seconds)
+        log.info("draining", delay=settings.drain_delay_seconds, seconds=settings.drain_seconds)
         watch.cancel()
         await grpc_server.set_ready(False)
-        await asyncio.sleep(settings.drain_delay)
+        await asyncio.sleep(settings.drain_delay_seconds)
         admissions = (tokenization.admission, generation.admission)
         for admission in admissions:
             admission.close()
@@ -134,7 +134,7 @@ def _grpc_server(
     generation: Generation,
     settings: Settings,
     tls: Tls | None,
-    access: Access,
+    access: Authenticator,
 ) -> GrpcServer:
     try:
         return GrpcServer(
@@ -204,14 +204,14 @@ def say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float
     )
 
 
-async def _report(answers: Answers) -> None:
+async def _report(health: EngineHealth) -> None:
     """To whoever started this worker, in lines: that its event loop turns; and which engines failed its callers, and when, for that is
     where they are healed."""
     said: dict[str, float] = {}
     while True:
         print("alive")
-        for model, sent in answers.suspects.items() - said.items():
+        for model, sent in health.suspected_at.items() - said.items():
             print("suspect", model, sent)
         sys.stdout.flush()
-        said = dict(answers.suspects)
+        said = dict(health.suspected_at)
         await asyncio.sleep(REPORT_SECONDS)

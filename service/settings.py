@@ -11,7 +11,7 @@ _CORES = len(os.sched_getaffinity(0))
 
 
 class Settings(BaseSettings):
-    """ChannelTok Serving: pictures to short, ordered token sequences and back, over gRPC and REST.
+    """ChannelTok Serving: images to short, ordered token sequences and back, over gRPC and REST.
 
     Each flag is also an environment variable: --grpc-port is CHANNELTOK_GRPC_PORT.
     """
@@ -54,14 +54,14 @@ class Settings(BaseSettings):
         float | None,
         Field(
             gt=0,
-            description="Pictures a second for each client (its token, else its address). Set it so that one cannot starve the rest.",
+            description="Images a second for each client (its token, else its address). Set it so that one cannot starve the rest.",
         ),
     ] = None
     rate_burst: Annotated[
         int,
         Field(
             ge=1,
-            description="Pictures a client may send at once before rate_limit slows it. Raise it for callers that come in bursts.",
+            description="Images a client may send at once before rate_limit slows it. Raise it for callers that come in bursts.",
         ),
     ] = 64
     rest_port: Annotated[
@@ -172,48 +172,48 @@ class Settings(BaseSettings):
             description="Threads inside one engine copy. Raise it, and lower the instances, when single requests matter most.",
         ),
     ] = 1
-    picture_threads: Annotated[
+    image_threads: Annotated[
         int,
         Field(
             ge=1,
-            description="Threads that decode and write pictures. Raise it when the engine runs on a GPU and these are the limit.",
+            description="Threads that decode and write images. Raise it when the engine runs on a GPU and these are the limit.",
         ),
     ] = _CORES
     max_in_flight: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Pictures in work at once. Lower it for shorter waits, raise it when the engine's batches do not fill. "
+            description="Images in work at once. Lower it for shorter waits, raise it when the engine's batches do not fill. "
             "Unset: 8 for each engine instance, 256 with a Triton elsewhere.",
         ),
     ] = None
-    max_waiting: Annotated[
+    max_queue_size: Annotated[
         int,
         Field(
             ge=0,
-            description="Single pictures that may wait for a place; the next is refused with a retry hint. It bounds memory.",
+            description="Single images that may wait for a place; the next is refused with a retry hint. It bounds memory.",
         ),
     ] = 256
-    max_wait: Annotated[
+    max_queue_seconds: Annotated[
         float,
         Field(
             ge=0,
-            description="Seconds that a single picture may have to wait for a place; the next is refused with a retry hint. "
-            "Raise it for callers that come in bursts and can wait. Streams wait as long as they like.",
+            description="Seconds that a single image may have to wait for a place; the next is refused with a retry hint. "
+            "Raise it for callers that come in bursts and can wait. StreamingClient wait as long as they like.",
         ),
     ] = 0.1
     stream_window: Annotated[
         int,
         Field(
             ge=1,
-            description="Pictures one stream may have in flight. Raise it when a bulk client far away does not fill the engine.",
+            description="Images one stream may have in flight. Raise it when a bulk client far away does not fill the engine.",
         ),
     ] = 64
     max_generations: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Pictures that are generated at once; the next is refused with a retry hint. Raise it where the engine joins them. "
+            description="Images that are generated at once; the next is refused with a retry hint. Raise it where the engine joins them. "
             "Unset: one for each engine instance, 64 with a Triton elsewhere.",
         ),
     ] = None
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1024,
-            description="Largest picture or message taken, in bytes. Raise it only for larger originals: it bounds memory.",
+            description="Largest image or message taken, in bytes. Raise it only for larger originals: it bounds memory.",
         ),
     ] = 16 * 2**20
     max_pixels: Annotated[
@@ -249,7 +249,7 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=1,
-            description="Calls under way on one gRPC connection. Keep it above max_waiting, or callers queue where no one sees it.",
+            description="Calls under way on one gRPC connection. Keep it above max_queue_size, or callers queue where no one sees it.",
         ),
     ] = 1024
     receive_seconds: Annotated[
@@ -266,14 +266,14 @@ class Settings(BaseSettings):
             description="Seconds a connection without calls is kept. Above those of a proxy in front, or it meets closed connections.",
         ),
     ] = 75.0
-    request_timeout: Annotated[
+    request_timeout_seconds: Annotated[
         float,
         Field(
             gt=0,
             description="Seconds a call may take when its caller sets no deadline. Raise it for slow engines.",
         ),
     ] = 30.0
-    drain_delay: Annotated[
+    drain_delay_seconds: Annotated[
         float,
         Field(
             ge=0,
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
             description="Time between the small real inferences that decide readiness. Shorter notices a dead engine sooner.",
         ),
     ] = 2.0
-    engine_timeout: Annotated[
+    engine_timeout_seconds: Annotated[
         float,
         Field(
             gt=0,

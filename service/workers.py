@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import multiprocess
 
-from service.core.registry import Catalogue
+from service.core.registry import Registry
 from service.engine import child_process
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
@@ -26,7 +26,7 @@ from service.gateway import bind, say_ready
 from service.observability import metrics
 from service.settings import Settings
 from service.triton.client import Triton
-from service.triton.health import Answers
+from service.triton.health import EngineHealth
 
 log = structlog.get_logger()
 PATIENCE_SECONDS = 4.0  # with a worker that gives no sign of life, twice
@@ -51,13 +51,13 @@ async def serve(settings: Settings) -> None:
             "rest_port": rest_socket.getsockname()[1],
             "grpc_port": grpc_socket.getsockname()[1],
         }
-        answers = Answers()
+        health = EngineHealth()
         if settings.triton_url is None:
             embedded = EmbeddedTriton(settings)
             triton = Triton(embedded.url)
             stack.push_async_callback(triton.close)
             stack.push_async_callback(embedded.stop)
-            answers = triton.answers
+            health = triton.health
             await embedded.start(triton)
             watch = asyncio.create_task(
                 Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch()
@@ -65,8 +65,7 @@ async def serve(settings: Settings) -> None:
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
         workers = [
-            _Worker(_environment(settings, shared), answers.suspect)
-            for _ in range(settings.workers)
+            _Worker(_environment(settings, shared), health.suspect) for _ in range(settings.workers)
         ]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
         stopping = asyncio.create_task(stop.wait())
@@ -86,7 +85,7 @@ async def serve(settings: Settings) -> None:
             keeper.cancel()
         await asyncio.gather(
             *(
-                worker.stop(settings.drain_delay + settings.drain_seconds + LAST_SECONDS)
+                worker.stop(settings.drain_delay_seconds + settings.drain_seconds + LAST_SECONDS)
                 for worker in workers
             )
         )
@@ -97,7 +96,7 @@ async def serve(settings: Settings) -> None:
 class _Shelf:
     """Where the supervisor leaves its catalogue; the workers have theirs from Triton."""
 
-    catalogue: Catalogue = field(default_factory=lambda: Catalogue([]))
+    catalogue: Registry = field(default_factory=lambda: Registry([]))
 
 
 async def _nobody(ready: bool) -> None:
@@ -116,8 +115,8 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
         "report": True,
         "max_in_flight": share(settings.places),
         "max_generations": share(settings.generation_places),
-        "max_waiting": share(settings.max_waiting),
-        "picture_threads": share(settings.picture_threads),
+        "max_queue_size": share(settings.max_queue_size),
+        "image_threads": share(settings.image_threads),
         "max_connections": share(settings.max_connections),
     }
     values = settings.model_dump(mode="json", exclude_none=True) | shared | own

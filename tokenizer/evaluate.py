@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tokenizer import checkpoint
 from tokenizer.evaluation import codecs, efficientnet_distance, inference
-from tokenizer.evaluation.fidelity import Pictures, grid_energy, l1, psnr, ssim
+from tokenizer.evaluation.fidelity import Images, grid_energy, l1, psnr, ssim
 from tokenizer.models.base import Tokenizer
 from tokenizer.training.data import evaluation_photos
 
@@ -35,7 +35,7 @@ HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "distance": False}
 class Row:
     """One line of the table: means over the photos. None: not measurable here.
 
-    size: bytes of a picture. distance, frechet: of efficientnet_distance. grid: see fidelity.grid_energy. kept: share of photos that the codec
+    size: bytes of an image. distance, frechet: of efficientnet_distance. grid: see fidelity.grid_energy. kept: share of photos that the codec
     could save in so few bytes; the other figures are of all photos or, where kept < 1, None.
     """
 
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def bits(self) -> int:
-        """Bits of a picture."""
+        """Bits of an image."""
         return 8 * self.size
 
 
@@ -74,7 +74,7 @@ class Report:
     use_name: str = "live_bits"
 
 
-def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], float | None, float]:
+def judge_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float | None, float]:
     """A row for each budget, the Frechet distance's floor and the use of ids. photos: uint8 [N, S, S, 3]."""
     tokens = inference.encode(model, photos)
     budgets = inference.budgets(model.shape.channels)
@@ -90,19 +90,19 @@ def judge_tokenizer(model: Tokenizer, photos: Pictures) -> tuple[list[Row], floa
             model.title,
             k,
             k * model.bits_per_token // 8,
-            psnr=float(psnr(photos, pictures).mean()),
-            ssim=float(ssim(photos, pictures).mean()),
+            psnr=float(psnr(photos, images).mean()),
+            ssim=float(ssim(photos, images).mean()),
             distance=float(distances[i].mean()),
-            l1=float(l1(photos, pictures).mean()),
-            grid=grid_energy(pictures, model.shape.decoder_stride),
+            l1=float(l1(photos, images).mean()),
+            grid=grid_energy(images, model.shape.decoder_stride),
             frechet=frechet[i],
         )
-        for i, (k, pictures) in enumerate(zip(budgets, decoded, strict=True))
+        for i, (k, images) in enumerate(zip(budgets, decoded, strict=True))
     ]
     return rows, floor, model.use(tokens)
 
 
-def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
+def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
     """A row for each of CODEC_SIZES. Each measure takes the scale that suits it best, photo by photo: the strongest opponent there is."""
     with ThreadPoolExecutor(
         os.cpu_count()
@@ -113,9 +113,7 @@ def judge_codec(codec: str, photos: Pictures) -> Iterator[Row]:
         if kept < 1:
             yield Row(codec, None, size, kept=kept)
             continue
-        versions = [
-            np.stack([candidate.picture for candidate in by_size[size]]) for by_size in saved
-        ]
+        versions = [np.stack([candidate.image for candidate in by_size[size]]) for by_size in saved]
         of = [
             np.repeat(photo[None], len(version), axis=0)
             for photo, version in zip(photos, versions, strict=True)
@@ -231,7 +229,7 @@ def plot(report: Report, path: Path) -> None:
                     label=method,
                 )
         axis.set_xscale("log", base=2)
-        axis.set(xlabel="bytes of a picture", title=label)
+        axis.set(xlabel="bytes of an image", title=label)
         axis.set_xticks(
             sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes]
         )
@@ -249,7 +247,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         default="../shared/data/val",
-        help="a folder of pictures or of .tar shards, one .tar, or a glob of them",
+        help="a folder of images or of .tar shards, one .tar, or a glob of them",
     )
     parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
     rivals = parser.add_mutually_exclusive_group()
@@ -274,7 +272,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model = checkpoint.load(options.checkpoint)
-    photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+    photos = evaluation_photos(options.data, model.shape.image_size, options.photos)
     rows, floor, use = judge_tokenizer(model, photos)
     if options.codecs:
         rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]

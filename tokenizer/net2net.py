@@ -19,7 +19,7 @@ from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
 def grow(small: Tokenizer, widths: tuple[int, int, int, int], more_blocks: int) -> ChannelTok:
-    """A model of these widths and blocks with the same tokens and pictures, but for rounding.
+    """A model of these widths and blocks with the same tokens and images, but for rounding.
 
     Raises ValueError for a shape that is no ShuffleShape, or cannot grow into this one: each width must be a multiple of what it was.
     """

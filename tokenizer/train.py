@@ -142,7 +142,7 @@ class Trainer:
         recipe.run.mkdir(parents=True, exist_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask_to_stop)
-        size = self.model.shape.picture_size
+        size = self.model.shape.image_size
         # A resumed run must not see its first photos again, nor draw its first budgets.
         seed = recipe.seed + self.views
         torch.manual_seed(seed + 1_000_003 * self.group.rank)

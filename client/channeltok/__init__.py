@@ -1,4 +1,4 @@
-"""Client of the ChannelTok tokenizer service: pictures to short, ordered token sequences and back."""
+"""Client of the ChannelTok tokenizer service: images to short, ordered token sequences and back."""
 
 from importlib.metadata import version
 
@@ -26,7 +26,7 @@ from channeltok.generation import (
     Preview,
     Started,
 )
-from channeltok.quality import Measured, Quality
+from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import TokenBytesError, Tokens
 
 __version__ = version("channeltok")
@@ -42,11 +42,11 @@ __all__ = [
     "GeneratorInfo",
     "InternalError",
     "InvalidInput",
-    "Measured",
     "NewTokens",
     "Overloaded",
     "Preview",
     "Quality",
+    "QualityPoint",
     "Started",
     "TokenBytesError",
     "TokenizerInfo",

@@ -26,7 +26,7 @@ from channeltok._channel import (
     typed_errors,
 )
 from channeltok._messages import (
-    PictureFormat,
+    ImageFormat,
     TokenizerInfo,
     check_format,
     check_k,
@@ -36,7 +36,7 @@ from channeltok._messages import (
     encode_request,
     read_decode_item,
     read_encode_item,
-    read_picture,
+    read_image,
     read_tokenizers,
     read_tokens,
 )
@@ -99,14 +99,14 @@ class AsyncClient:
 
     async def encode(
         self,
-        picture: bytes,
+        image: bytes,
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Tokens:
         """As `Client.encode`."""
-        request = encode_request(picture, k, tokenizer, quality)
+        request = encode_request(image, k, tokenizer, quality)
         with typed_errors():
             response = await self._stub.Encode(
                 request, timeout=self._timeout, metadata=self._metadata()
@@ -114,7 +114,7 @@ class AsyncClient:
         return read_tokens(response)
 
     async def decode(
-        self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None
+        self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
     ) -> bytes:
         """As `Client.decode`."""
         request = decode_request(tokens, format, tokenizer)
@@ -122,29 +122,29 @@ class AsyncClient:
             response = await self._stub.Decode(
                 request, timeout=self._timeout, metadata=self._metadata()
             )
-        return read_picture(response)
+        return read_image(response)
 
     def encode_stream(
         self,
-        pictures: AsyncIterable[bytes] | Iterable[bytes],
+        images: AsyncIterable[bytes] | Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         in_flight: int = 64,
         *,
         quality: Quality | None = None,
     ) -> AsyncGenerator[Tokens | ChannelTokError, None]:
-        """As `Client.encode_stream`; `pictures` is read on the event loop, so one that blocks belongs into an async iterable."""
+        """As `Client.encode_stream`; `images` is read on the event loop, so one that blocks belongs into an async iterable."""
         check_k(k)
 
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
-            self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight)
+            self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
         )
 
     def decode_stream(
         self,
         tokens: AsyncIterable[Tokens | bytes] | Iterable[Tokens | bytes],
-        format: PictureFormat = "png",
+        format: ImageFormat = "png",
         tokenizer: str | None = None,
         in_flight: int = 64,
     ) -> AsyncGenerator[bytes | ChannelTokError, None]:
@@ -174,7 +174,7 @@ class AsyncClient:
         temperature: float | None = None,
         top_k: int | None = None,
         previews: Sequence[int] = (),
-        preview_format: PictureFormat = "png",
+        preview_format: ImageFormat = "png",
         generator: str | None = None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """As `Client.generate`, to iterate with `async for`."""

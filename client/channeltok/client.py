@@ -22,7 +22,7 @@ from channeltok._channel import (
     typed_errors,
 )
 from channeltok._messages import (
-    PictureFormat,
+    ImageFormat,
     TokenizerInfo,
     check_format,
     check_k,
@@ -32,7 +32,7 @@ from channeltok._messages import (
     encode_request,
     read_decode_item,
     read_encode_item,
-    read_picture,
+    read_image,
     read_tokenizers,
     read_tokens,
 )
@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 
 
 class Client:
-    """Pictures to tokens and back, over gRPC. Safe to share between threads; close it, or use it as a context manager.
+    """Images to tokens and back, over gRPC. Safe to share between threads; close it, or use it as a context manager.
 
     target: a gRPC target such as "127.0.0.1:50051" or "dns:///tokenizer.example:50051".
     timeout: seconds, above 0: the deadline of each call. For a stream, the longest wait for the next answer while items are in flight.
@@ -101,65 +101,65 @@ class Client:
 
     def encode(
         self,
-        picture: bytes,
+        image: bytes,
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Tokens:
-        """The first k tokens of a picture.
+        """The first k tokens of an image.
 
-        picture: the bytes of a JPEG, PNG or WebP. k: 1 to the tokenizer's channels; None: all of them. tokenizer: a name from
-        `tokenizers()`; None: the default one. quality: instead of k, what the picture must be like; `curve` of the result says what it is.
+        image: the bytes of a JPEG, PNG or WebP. k: 1 to the tokenizer's max_tokens; None: all of them. tokenizer: a name from
+        `tokenizers()`; None: the default one. quality: instead of k, what the image must be like; `curve` of the result says what it is.
         """
-        request = encode_request(picture, k, tokenizer, quality)
+        request = encode_request(image, k, tokenizer, quality)
         with typed_errors():
             response = self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
         return read_tokens(response)
 
     def decode(
-        self, tokens: Tokens | bytes, format: PictureFormat = "png", tokenizer: str | None = None
+        self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
     ) -> bytes:
-        """The picture that the tokens (or token bytes) stand for, as the bytes of a PNG, JPEG or WebP, `picture_size` pixels square.
+        """The image that the tokens (or token bytes) stand for, as the bytes of a PNG, JPEG or WebP, `image_size` pixels square.
 
         tokenizer: a name from `tokenizers()`; None: the one that made the tokens.
         """
         request = decode_request(tokens, format, tokenizer)
         with typed_errors():
             response = self._stub.Decode(request, timeout=self._timeout, metadata=self._metadata())
-        return read_picture(response)
+        return read_image(response)
 
     def encode_stream(
         self,
-        pictures: Iterable[bytes],
+        images: Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         in_flight: int = 64,
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        """Many pictures over one call: for each, in the order given, its tokens or the error it failed with.
+        """Many images over one call: for each, in the order given, its tokens or the error it failed with.
 
-        A bad picture costs its own place only: its error is yielded, not raised. What is raised is what ends the stream: Unavailable,
-        DeadlineExceeded and the like, or whatever `pictures` itself raised, after the results of all that came before it.
+        A bad image costs its own place only: its error is yielded, not raised. What is raised is what ends the stream: Unavailable,
+        DeadlineExceeded and the like, or whatever `images` itself raised, after the results of all that came before it.
 
-        pictures: may be endless. It is read in another thread, never more than `in_flight` items ahead of the results taken.
+        images: may be endless. It is read in another thread, never more than `in_flight` items ahead of the results taken.
         """
         check_k(k)
 
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
-            self._stub.EncodeStream, pictures, build, read_encode_item, checked_in_flight(in_flight)
+            self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
         )
 
     def decode_stream(
         self,
         tokens: Iterable[Tokens | bytes],
-        format: PictureFormat = "png",
+        format: ImageFormat = "png",
         tokenizer: str | None = None,
         in_flight: int = 64,
     ) -> Generator[bytes | ChannelTokError, None, None]:
-        """Many token sequences over one call: for each, in the order given, its picture or the error it failed with.
+        """Many token sequences over one call: for each, in the order given, its image or the error it failed with.
 
         By the same rules as `encode_stream`.
         """
@@ -188,10 +188,10 @@ class Client:
         temperature: float | None = None,
         top_k: int | None = None,
         previews: Sequence[int] = (),
-        preview_format: PictureFormat = "png",
+        preview_format: ImageFormat = "png",
         generator: str | None = None,
     ) -> Generator[GenerationEvent, None, None]:
-        """A new picture, as it is made: Started, NewTokens and Previews, and Generated with all of its tokens, for `decode`.
+        """A new image, as it is made: Started, NewTokens and Previews, and Generated with all of its tokens, for `decode`.
 
         class_name: one of the generator's; None: no class. k: tokens of the whole sequence; None: as many as the generator makes. seed: 0
         to 2^63 - 1; None: one is drawn, and told in Started. prefix: tokens to begin with, at most k. temperature: 0 (the likeliest each

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 class ChannelTokError(Exception):
     """A call, or one item of a stream, failed.
 
-    code: stable name of the cause, such as BAD_PICTURE; a newer service may send names that this release does not know.
+    code: stable name of the cause, such as BAD_IMAGE; a newer service may send names that this release does not know.
     message: a sentence for people.
     retry_after: seconds after which the service suggests to try again; None where it suggests nothing.
     """
@@ -34,7 +34,7 @@ class ChannelTokError(Exception):
 
 
 class InvalidInput(ChannelTokError):
-    """The request cannot be served: BAD_PICTURE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS, UNSUPPORTED_FORMAT,
+    """The request cannot be served: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS, UNSUPPORTED_FORMAT,
     TOO_MANY_PIXELS or BAD_REQUEST."""
 
 
@@ -75,7 +75,7 @@ class InternalError(ChannelTokError):
 
 
 _BY_CODE: dict[str, type[ChannelTokError]] = {
-    "BAD_PICTURE": InvalidInput,
+    "BAD_IMAGE": InvalidInput,
     "BAD_K": InvalidInput,
     "BAD_TOKENS": InvalidInput,
     "BAD_SAMPLING": InvalidInput,

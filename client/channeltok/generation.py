@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from channeltok._messages import FORMATS, PictureFormat, check_format, check_k
+from channeltok._messages import FORMATS, ImageFormat, check_format, check_k
 from channeltok.errors import InternalError, InvalidInput
 from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -16,7 +16,7 @@ class GeneratorInfo:
     """One generator that the service serves.
 
     name: what `generator=` takes. family: family of models. generator_fingerprint: names its training. tokenizer, fingerprint: of the
-    tokenizer that decodes what it makes. channels: the largest k. classes: what `class_name=` takes; empty where it knows none.
+    tokenizer that decodes what it makes. max_tokens: the largest k. classes: what `class_name=` takes; empty where it knows none.
     """
 
     name: str
@@ -24,7 +24,7 @@ class GeneratorInfo:
     generator_fingerprint: str
     tokenizer: str
     fingerprint: str
-    channels: int
+    max_tokens: int
     classes: tuple[str, ...]
 
 
@@ -49,10 +49,10 @@ class NewTokens:
 
 @dataclass(frozen=True)
 class Preview:
-    """The picture that the first k tokens make, in the format asked for."""
+    """The image that the first k tokens make, in the format asked for."""
 
     k: int
-    picture: bytes
+    image: bytes
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def generate_request(
     temperature: float | None,
     top_k: int | None,
     previews: Sequence[int],
-    preview_format: PictureFormat,
+    preview_format: ImageFormat,
     generator: str | None,
 ) -> pb.GenerateRequest:
     """Whether it can be served the service says; refused here is what the message cannot carry. Raises InvalidInput."""
@@ -84,7 +84,7 @@ def generate_request(
     if seed is not None and not 0 <= seed <= _MAX_UINT64:
         raise InvalidInput("BAD_SAMPLING", f"seed is 0 to 2^63 - 1, not {seed}")
     if top_k is not None and not 0 <= top_k < 2**32:
-        raise InvalidInput("BAD_SAMPLING", f"top_k is 0 to the tokenizer's codes, not {top_k}")
+        raise InvalidInput("BAD_SAMPLING", f"top_k is 0 to the tokenizer's vocab_size, not {top_k}")
     return pb.GenerateRequest(
         generator=generator,
         class_name=class_name,
@@ -107,7 +107,7 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
         case "tokens":
             return NewTokens(response.tokens.index, tuple(response.tokens.ids))
         case "preview":
-            return Preview(response.preview.k, response.preview.picture)
+            return Preview(response.preview.k, response.preview.image)
         case "finished":
             try:
                 return Generated(
@@ -130,7 +130,7 @@ def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:
             g.generator_fingerprint,
             g.tokenizer,
             g.fingerprint,
-            g.channels,
+            g.max_tokens,
             tuple(g.classes),
         )
         for g in response.generators

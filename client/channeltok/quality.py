@@ -1,10 +1,10 @@
-"""How many tokens a picture needs: asked for by what the picture must be like, not by a number."""
+"""How many tokens an image needs: asked for by what the image must be like, not by a number."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-# What is tried, as shares of a tokenizer's channels: finer where a step costs more bytes.
+# What is tried, as shares of a tokenizer's max_tokens: finer where a step costs more bytes.
 _TRIED = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 _BYTES_PER_TOKEN = 2
 _TARGETS = {
@@ -15,8 +15,8 @@ _TARGETS = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the picture is like that the first k tokens make, against the original as the tokenizer sees it.
+class QualityPoint:
+    """What the image is like that the first k tokens make, against the original as the tokenizer sees it.
 
     ssim: structural similarity, at most 1. psnr: peak signal-to-noise ratio, dB.
     """
@@ -28,11 +28,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Quality:
-    """How many tokens a picture is worth, by one target, or by a limit, or by a target within a limit. Raises ValueError.
+    """How many tokens an image is worth, by one target, or by a limit, or by a target within a limit. Raises ValueError.
 
     ssim (above 0, at most 1), psnr (dB, above 0): the fewest tokens that reach it; where none of what is tried does, those that make the
-    best picture. ssim_per_token (above 0): tokens for as long as they bring so much SSIM each: of all ways to spend a number of tokens on
-    many pictures, the one with the highest mean SSIM. max_bytes: 2 for each token; alone, the best picture within it.
+    best image. ssim_per_token (above 0): tokens for as long as they bring so much SSIM each: of all ways to spend a number of tokens on
+    many images, the one with the highest mean SSIM. max_bytes: 2 for each token; alone, the best image within it.
     """
 
     ssim: float | None = None
@@ -82,18 +82,18 @@ class Quality:
             f"{name}={value:g}" for name, value in asdict(self).items() if value is not None
         )
 
-    def budgets(self, channels: int) -> list[int]:
-        """The k to try, ascending, for a tokenizer of so many channels."""
+    def budgets(self, max_tokens: int) -> list[int]:
+        """The k to try, ascending, for a tokenizer of so many max_tokens."""
         most = (
-            channels
+            max_tokens
             if self.max_bytes is None
-            else min(channels, self.max_bytes // _BYTES_PER_TOKEN)
+            else min(max_tokens, self.max_bytes // _BYTES_PER_TOKEN)
         )
         return sorted(
-            {most, *(k for share in _TRIED if 1 <= (k := round(share * channels)) < most)}
+            {most, *(k for share in _TRIED if 1 <= (k := round(share * max_tokens)) < most)}
         )
 
-    def choose(self, curve: Sequence[Measured]) -> Measured:
+    def choose(self, curve: Sequence[QualityPoint]) -> QualityPoint:
         """Of `curve`, by ascending k; of equals the shortest."""
         if self.ssim_per_token is not None:
             price = self.ssim_per_token
@@ -103,7 +103,7 @@ class Quality:
             curve, key=lambda one: (one.ssim if self.psnr is None else one.psnr, -one.k)
         )
 
-    def reached_by(self, one: Measured) -> bool:
+    def reached_by(self, one: QualityPoint) -> bool:
         """Whether it has the ssim or psnr asked for; False where neither is."""
         if self.ssim is not None:
             return one.ssim >= self.ssim

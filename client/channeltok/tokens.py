@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from channeltok.quality import Measured
+from channeltok.quality import QualityPoint
 
 MAGIC = b"CTOK"
 VERSION = 1
@@ -40,7 +40,7 @@ class TokenBytesError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The first k tokens of a picture, coarse to fine, and which tokenizer made them.
+    """The first k tokens of an image, coarse to fine, and which tokenizer made them.
 
     ids: uint16 [k], k from 1 to 65535; read-only, a copy of what was given. Any 1-D sequence of integers from 0 to 65535 is taken.
     fingerprint: 16 lower-case hex digits.
@@ -52,7 +52,7 @@ class Tokens:
 
     ids: NDArray[np.uint16]
     fingerprint: str
-    curve: tuple[Measured, ...] = ()
+    curve: tuple[QualityPoint, ...] = ()
 
     def __post_init__(self) -> None:
         if not _FINGERPRINT.fullmatch(self.fingerprint):
@@ -65,7 +65,7 @@ class Tokens:
         return len(self.ids)
 
     def prefix(self, k: int) -> Self:
-        """The first k tokens: the tokens of the same picture at the smaller budget k. k from 1 to self.k, else ValueError."""
+        """The first k tokens: the tokens of the same image at the smaller budget k. k from 1 to self.k, else ValueError."""
         k = operator.index(k)
         if not 1 <= k <= self.k:
             raise ValueError(f"a prefix of these tokens has 1 to {self.k} of them, not {k}")

@@ -54,9 +54,7 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(number("Gateways ready", COUNT, "sum(channeltok_ready)"))
         .with_panel(
-            number(
-                "Goodput: pictures answered", PER_SECOND, per_second("channeltok_pictures_total")
-            )
+            number("Goodput: images answered", PER_SECOND, per_second("channeltok_images_total"))
         )
         .with_panel(
             number("Calls failed, last hour", SHARE, "channeltok:calls_failed:ratio_rate1h")
@@ -105,17 +103,17 @@ def build() -> dashboard.Dashboard:
         .with_row(dashboard.Row("Saturation"))
         .with_panel(
             graph(
-                "Pictures in flight",
+                "Images in flight",
                 COUNT,
-                ("sum by (rpc) (channeltok_in_flight_pictures)", "{{rpc}}"),
-                ("sum(channeltok_max_in_flight_pictures)", "limit"),
+                ("sum by (rpc) (channeltok_images_in_flight)", "{{rpc}}"),
+                ("sum(channeltok_images_in_flight_limit)", "limit"),
             )
         )
         .with_panel(
             graph(
-                "Pictures waiting for a place",
+                "Images waiting for a place",
                 COUNT,
-                ("sum by (priority) (channeltok_waiting_pictures)", "{{priority}}"),
+                ("sum by (priority) (channeltok_images_waiting)", "{{priority}}"),
             )
         )
         .with_panel(
@@ -163,12 +161,12 @@ def build() -> dashboard.Dashboard:
             graph(
                 "Generations in flight",
                 COUNT,
-                ("sum(channeltok_in_flight_generations)", "in flight"),
-                ("sum(channeltok_max_in_flight_generations)", "limit"),
+                ("sum(channeltok_generations_in_flight)", "in flight"),
+                ("sum(channeltok_generations_in_flight_limit)", "limit"),
             )
         )
-        .with_panel(token_time("First token", "channeltok_first_token_seconds"))
-        .with_panel(token_time("Between two tokens", "channeltok_next_token_seconds"))
+        .with_panel(token_time("First token", "channeltok_time_to_first_token_seconds"))
+        .with_panel(token_time("Between two tokens", "channeltok_inter_token_latency_seconds"))
         .with_row(dashboard.Row("Engine"))
         .with_panel(
             graph("Engine ready", COUNT, ("min by (model) (channeltok_engine_ready)", "{{model}}"))
@@ -177,14 +175,17 @@ def build() -> dashboard.Dashboard:
             graph(
                 "Restarts in 15 minutes",
                 COUNT,
-                ("sum by (what) (increase(channeltok_engine_restarts_total[15m]))", "{{what}}"),
+                (
+                    "sum by (component) (increase(channeltok_engine_restarts_total[15m]))",
+                    "{{component}}",
+                ),
             )
         )
         .with_panel(
             graph(
                 "Batch: mean size",
                 COUNT,
-                ("model:channeltok_batch_pictures:mean5m", "{{model}}, as pictures saw it"),
+                ("model:channeltok_batch_size:mean5m", "{{model}}, as images saw it"),
                 ("model:nv_inference_batch:mean5m", "{{model}}, as Triton made it"),
             )
         )
@@ -216,20 +217,18 @@ def build() -> dashboard.Dashboard:
         .with_panel(
             triton_time("Triton: mean time in the engine", "nv_inference_compute_infer_duration_us")
         )
-        .with_row(dashboard.Row("Pictures, tokens, bytes"))
+        .with_row(dashboard.Row("Images, tokens, bytes"))
         .with_panel(
-            graph(
-                "Pictures", PER_SECOND, (per_second("channeltok_pictures_total", "rpc"), "{{rpc}}")
-            )
+            graph("Images", PER_SECOND, (per_second("channeltok_images_total", "rpc"), "{{rpc}}"))
         )
         .with_panel(
             graph("Tokens", PER_SECOND, (per_second("channeltok_tokens_total", "rpc"), "{{rpc}}"))
         )
         .with_panel(
             graph(
-                "Bytes of pictures",
+                "Bytes of images",
                 BYTES_PER_SECOND,
-                (per_second("channeltok_picture_bytes_total", "rpc"), "{{rpc}}"),
+                (per_second("channeltok_image_bytes_total", "rpc"), "{{rpc}}"),
             )
         )
         .with_row(dashboard.Row("Budget mix: k rounded up to a power of two"))
@@ -242,18 +241,18 @@ def build() -> dashboard.Dashboard:
             graph(
                 "By reason",
                 PER_SECOND,
-                (per_second("channeltok_rejected_total", "reason"), "{{reason}}"),
+                (per_second("channeltok_errors_total", "code"), "{{code}}"),
             )
         )
         .with_panel(
             graph(
                 "By reason, share of all calls",
                 SHARE,
-                ("reason:channeltok_rejected:ratio_rate5m", "{{reason}}"),
+                ("code:channeltok_errors:ratio_rate5m", "{{code}}"),
             )
         )
         .with_panel(
-            graph("By rpc", PER_SECOND, (per_second("channeltok_rejected_total", "rpc"), "{{rpc}}"))
+            graph("By rpc", PER_SECOND, (per_second("channeltok_errors_total", "rpc"), "{{rpc}}"))
         )
         .with_row(dashboard.Row("Tokenizers"))
         .with_panel(
@@ -347,7 +346,7 @@ def budget_mix(title: str, rpc: str) -> timeseries.Panel:
         graph(
             title,
             SHARE,
-            (f'rpc_budget:channeltok_pictures:ratio_rate5m{{rpc="{rpc}"}}', "{{budget}}"),
+            (f'rpc_budget:channeltok_images:ratio_rate5m{{rpc="{rpc}"}}', "{{budget}}"),
             width=6,
         )
     )

@@ -2,7 +2,7 @@
 
     python docs/examples/train_on_tokens.py TRAIN VALIDATION -k 64
 
-TRAIN and VALIDATION are what `channeltok tokenize` wrote of pictures with labels.
+TRAIN and VALIDATION are what `channeltok tokenize` wrote of images with labels.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def signs(tokens: Tensor) -> Tensor:
 
 
 def whole(dataset: TokenDataset, classes: list[str]) -> tuple[Tensor, Tensor]:
-    """All tokens, and labels as places in `classes`; pictures of other classes are left out."""
+    """All tokens, and labels as places in `classes`; images of other classes are left out."""
     (batch,) = dataset.batches(len(dataset))
     place = torch.tensor(
         [classes.index(name) if name in classes else -1 for name in dataset.classes] + [-1]

@@ -21,7 +21,7 @@ def in_batches(run: Run, case: Case, batch: int) -> Array:
 
 
 def compare(report: Report, engine: str, run: Run, of: list[Case], batch: int) -> None:
-    """Bits and pixels against fp32, and whether a picture's result depends on its neighbours in a batch."""
+    """Bits and pixels against fp32, and whether an image's result depends on its neighbours in a batch."""
     report.say(
         "",
         f"### {engine}",
@@ -69,7 +69,7 @@ def time_it(
     )
     report.say(
         "",
-        f"{engine}: ms (pictures/s) by batch",
+        f"{engine}: ms (images/s) by batch",
         "",
         "| model | " + " | ".join(map(str, batches)) + " |",
         "|---" * (len(batches) + 1) + "|",

@@ -32,7 +32,7 @@ REQUESTS, AT_ONCE = 512, 64
 COUNTING_SECONDS = 5.0
 EPILOG = "Without Triton, on a host with PyTorch alone: python -m export.acceptance --bare --help"
 COMPARED_BATCH = (
-    32  # in which a picture's result must be what it is alone; less where no such batch is timed
+    32  # in which an image's result must be what it is alone; less where no such batch is timed
 )
 
 
@@ -61,7 +61,7 @@ def tensor(config: Any, array: Array) -> Any:
 
 
 def count_batches(report: Report, client: Any, of: list[Case]) -> None:
-    """Triton's own counters over single pictures sent many at once: fewer executions than requests, or its batching does not work."""
+    """Triton's own counters over single images sent many at once: fewer executions than requests, or its batching does not work."""
     report.say(
         "",
         f"Triton's counters over {REQUESTS} single requests, {AT_ONCE} at once",
@@ -106,10 +106,10 @@ def _raise(error: Exception | None) -> None:
 
 
 def compare_cuda_graphs(report: Report, client: Any, of: list[Case]) -> None:
-    """Triton's own compute time for one picture with CUDA graphs and, the same model loaded again, without: they have to help."""
+    """Triton's own compute time for one image with CUDA graphs and, the same model loaded again, without: they have to help."""
     report.say(
         "",
-        "CUDA graphs, by Triton's counters: ms of compute for one picture",
+        "CUDA graphs, by Triton's counters: ms of compute for one image",
         "",
         "| model | with | without |",
         "|---|---|---|",
@@ -156,7 +156,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--random", choices=SIZES, help="the graphs of `python -m export engines --random SIZE`"
     )
     parser.add_argument(
-        "--data", required=True, help="photos: a folder of pictures or of .tar shards"
+        "--data", required=True, help="photos: a folder of images or of .tar shards"
     )
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument(
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     of = cases(
         options.repository,
         model,
-        evaluation_photos(options.data, model.shape.picture_size, options.photos),
+        evaluation_photos(options.data, model.shape.image_size, options.photos),
     )
     report = Report()
     report.say(

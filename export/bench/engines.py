@@ -57,8 +57,8 @@ REPORT = Path("build/bench-engines.json")
 class Result:
     """One engine on one graph.
 
-    rates: pictures/s by batch. gflops: of the fastest batch. gemm: GFLOP/s of a matrix product, same process; None where torch has none.
-    error: against REFERENCE, PSNR of pictures in dB or the share of token bits that differ; None for the reference itself.
+    rates: images/s by batch. gflops: of the fastest batch. gemm: GFLOP/s of a matrix product, same process; None where torch has none.
+    error: against REFERENCE, PSNR of images in dB or the share of token bits that differ; None for the reference itself.
     """
 
     engine: str
@@ -71,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Task:
-    """A folder with the graph, the module it came from and the int8 graph; what goes in; floating-point operations for one picture."""
+    """A folder with the graph, the module it came from and the int8 graph; what goes in; floating-point operations for one image."""
 
     role: Role
     folder: Path
@@ -83,7 +83,7 @@ def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
     """Write what the engines load, so that a process holds no more than its engine does."""
     trained = size == "demo"
     model = checkpoint.load(DEMO) if trained else random_model(size)
-    channels, side = model.shape.channels, model.shape.picture_size
+    channels, side = model.shape.channels, model.shape.image_size
     compared, calibrated = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
     photos = evaluation_photos(data, side, compared + calibrated)
     if len(photos) <= compared:
@@ -175,7 +175,7 @@ class EngineProcess:
         return cast(float | None, self._pipe.recv())
 
     def seconds(self, batch: int) -> float:
-        """Of one run on so many pictures."""
+        """Of one run on so many images."""
         self._pipe.send(batch)
         return cast(float, self._pipe.recv())
 
@@ -240,7 +240,7 @@ def _error(role: Role, made: Array, due: Array) -> float:
 
 def table(size: str, role: Role, results: list[Result]) -> str:
     """Markdown."""
-    speeds = " | ".join(f"pictures/s, batch {batch}" for batch in BATCHES)
+    speeds = " | ".join(f"images/s, batch {batch}" for batch in BATCHES)
     lines = [
         f"{size}, {role}",
         "",
@@ -287,7 +287,7 @@ def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
             if value is not None:
                 found[f"{key}_{name}"] = value
         for batch, rate in result.rates.items():
-            found[f"{key}_batch_{batch}_pictures_per_s"] = rate
+            found[f"{key}_batch_{batch}_images_per_s"] = rate
     return {f"{size}_{role}_{name}": value for name, value in found.items()}
 
 
@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         default="../shared/data/val",
-        help="photos: a folder of pictures or of .tar shards, one .tar, or a glob",
+        help="photos: a folder of images or of .tar shards, one .tar, or a glob",
     )
     options = parser.parse_args()
     found: dict[str, float] = {}

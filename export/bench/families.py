@@ -3,9 +3,9 @@
 Four legs, each by itself or all in one run; build/bench-families.json keeps what an earlier run measured.
 
 quality: the trained tokenizers at the same bytes, by PSNR, SSIM, a perceptual distance that losses may use, and the independent judge.
-cost: encode and decode of a picture by the graphs of the demo sizes in ONNX Runtime, and how FlexTok's decode grows with k.
+cost: encode and decode of an image by the graphs of the demo sizes in ONNX Runtime, and how FlexTok's decode grows with k.
 size: the full ChannelTok decoder against the decoder of FlexTok's d12-d12, both with random weights, in each engine.
-generate: the tokens of a picture by the demo's generator, with its cache and without, in ONNX Runtime.
+generate: the tokens of an image by the demo's generator, with its cache and without, in ONNX Runtime.
 """
 
 import argparse
@@ -55,12 +55,12 @@ def trained(name: str) -> Tokenizer | None:
 
 
 def quality(data: str, count: int | None) -> Figures:
-    """By family and bytes: k, and how like the photos the pictures are; by family: how much of the ids is used."""
+    """By family and bytes: k, and how like the photos the images are; by family: how much of the ids is used."""
     models = {name: model for name in NAMES if (model := trained(name)) is not None}
     perceptual = Perceptual("alex").eval()
     found: Figures = {}
     for name, model in models.items():
-        photos = evaluation_photos(data, model.shape.picture_size, count)
+        photos = evaluation_photos(data, model.shape.image_size, count)
         tokens = inference.encode(model, photos)
         ids = np.unique(tokens.numpy(), return_counts=True)[1] / tokens.numel()
         found |= {
@@ -76,12 +76,12 @@ def quality(data: str, count: int | None) -> Figures:
         }
         decoded = [inference.decode(model, tokens, k) for k in budgets.values()]
         distances, _ = efficientnet_distance.judge(photos, decoded)
-        for (size, k), pictures, distance in zip(budgets.items(), decoded, distances, strict=True):
+        for (size, k), images, distance in zip(budgets.items(), decoded, distances, strict=True):
             measures = {
                 "k": k,
-                "psnr": psnr(photos, pictures).mean(),
-                "ssim": ssim(photos, pictures).mean(),
-                "perceptual": _perceptual(perceptual, photos, pictures),
+                "psnr": psnr(photos, images).mean(),
+                "ssim": ssim(photos, images).mean(),
+                "perceptual": _perceptual(perceptual, photos, images),
                 "independent": distance.mean(),
             }
             found |= {
@@ -92,17 +92,15 @@ def quality(data: str, count: int | None) -> Figures:
 
 
 @torch.inference_mode()
-def _perceptual(
-    network: Perceptual, photos: NDArray[np.uint8], pictures: NDArray[np.uint8]
-) -> float:
+def _perceptual(network: Perceptual, photos: NDArray[np.uint8], images: NDArray[np.uint8]) -> float:
     pairs = zip(
-        *(torch.from_numpy(some).split(inference.BATCH) for some in (pictures, photos)), strict=True
+        *(torch.from_numpy(some).split(inference.BATCH) for some in (images, photos)), strict=True
     )
     return float(torch.cat([network(to_unit(one), to_unit(other)) for one, other in pairs]).mean())
 
 
 def cost(data: str, rounds: int) -> Figures:
-    """Milliseconds of a picture and bytes of memory, by family and role; FlexTok's decode by k. All graphs take turns."""
+    """Milliseconds of an image and bytes of memory, by family and role; FlexTok's decode by k. All graphs take turns."""
     with tempfile.TemporaryDirectory() as folder:
         tasks = dict(_demo_tasks(data, Path(folder)))
         engines = {key: EngineProcess(REFERENCE, task) for key, task in tasks.items()}
@@ -115,7 +113,7 @@ def cost(data: str, rounds: int) -> Figures:
 def _demo_tasks(data: str, folder: Path) -> Iterator[tuple[str, Task]]:
     for name in NAMES:
         model = trained(name) or random_model(name)
-        photos = evaluation_photos(data, model.shape.picture_size, 4)
+        photos = evaluation_photos(data, model.shape.image_size, 4)
         tokens, channels = inference.encode(model, photos).numpy(), model.shape.channels
         yield (
             f"{name}_encode",
@@ -135,7 +133,7 @@ def _demo_tasks(data: str, folder: Path) -> Iterator[tuple[str, Task]]:
 
 
 def size(rounds: int, engines: tuple[str, ...]) -> Figures:
-    """Seconds of a picture of 256 pixels from 256 tokens, by engine, and how many times faster ChannelTok is.
+    """Seconds of an image of 256 pixels from 256 tokens, by engine, and how many times faster ChannelTok is.
 
     A FlexTok decode is D12.steps Euler steps: what a graph of one takes, and for each further one what a graph of two takes longer. A
     first step is cheaper: of a known noise, the pass without tokens is a constant that an engine computes when it loads. Its VAE decoder
@@ -213,7 +211,7 @@ def _task(folder: Path, role: Role, model: bytes, given: NDArray[Any]) -> Task:
 
 
 def _in_turns(engines: dict[str, EngineProcess], rounds: int) -> Figures:
-    """Median seconds of one picture. The processes end."""
+    """Median seconds of one image. The processes end."""
     times: dict[str, list[float]] = {key: [] for key in engines}
     for _ in range(rounds):
         for key, engine in engines.items():
@@ -241,7 +239,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         default="../shared/data/kodak",
-        help="photos: a folder of pictures or of .tar shards, one .tar, or a glob",
+        help="photos: a folder of images or of .tar shards, one .tar, or a glob",
     )
     parser.add_argument("--photos", type=int, help="how many of them (all)")
     parser.add_argument("--write", action="store_true", help="write docs/families.md")

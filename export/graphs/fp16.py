@@ -44,9 +44,9 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=32)
     options = parser.parse_args()
     model = checkpoint.load(options.checkpoint)
-    photos = evaluation_photos(options.data, model.shape.picture_size, options.photos)
+    photos = evaluation_photos(options.data, model.shape.image_size, options.photos)
     tokens = inference.encode(model, photos)
-    pictures = inference.decode(model, tokens, model.shape.channels).astype(np.int16)
+    images = inference.decode(model, tokens, model.shape.channels).astype(np.int16)
     print(
         f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} | decode: largest pixel difference | mean |\n|---|---|---|---|"
     )
@@ -62,7 +62,7 @@ def main() -> None:
         flips = np.unpackbits(
             (inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)
         ).sum()
-        difference = np.abs(inference.decode(half, tokens, model.shape.channels) - pictures)
+        difference = np.abs(inference.decode(half, tokens, model.shape.channels) - images)
         print(
             f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) | {difference.max()} | {difference.mean():.4f} |",
             flush=True,

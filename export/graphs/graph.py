@@ -1,4 +1,4 @@
-"""A checkpoint becomes two kinds of ONNX graph: pictures to tokens, and tokens of one budget to pictures.
+"""A checkpoint becomes two kinds of ONNX graph: images to tokens, and tokens of one budget to images.
 
 Everything lies inside the graph, uint8 pixels at one end and int32 tokens at the other: whatever runs it (ONNX Runtime, TensorRT, another
 client's runtime) cannot normalise, quantise or round in another way.
@@ -28,7 +28,7 @@ OPSET = 21  # 20 takes GroupNorm apart; 23 makes one Attention op, whose fp32 fo
 class Facts:
     """What a graph says of itself in its metadata, and its Triton model in the parameters of config.pbtxt.
 
-    role: what it does. budget: tokens per picture at its token end. picture_size: S, in pixels. fingerprint: see tokenizer.checkpoint.
+    role: what it does. budget: tokens per image at its token end. picture_size: S, in pixels. fingerprint: see tokenizer.checkpoint.
     family, bits_per_token: see tokenizer.models.base. codes: how many ids there are, said only where they are fewer than those bits hold.
     """
 
@@ -51,7 +51,7 @@ def _facts_of(model: Tokenizer, name: str, role: Literal["encode", "decode"], bu
         name,
         role,
         budget,
-        model.shape.picture_size,
+        model.shape.image_size,
         model.shape.channels,
         checkpoint.fingerprint(model),
         model.family,
@@ -67,19 +67,19 @@ FreeAxes = tuple[
 
 
 class Encode(nn.Module):
-    """picture uint8 [N, S, S, 3] -> tokens int32 [N, C]."""
+    """image uint8 [N, S, S, 3] -> tokens int32 [N, C]."""
 
     def __init__(self, model: Tokenizer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         # TensorRT knows uint8 only at the edge of a network: the cast comes first here and last in Decode.
-        return self.model.encode(picture.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1)
+        return self.model.encode(image.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
 class Decode(nn.Module):
-    """tokens int32 [N, budget], -1 = absent -> picture uint8 [N, S, S, 3]. Channels from `budget` on are absent."""
+    """tokens int32 [N, budget], -1 = absent -> image uint8 [N, S, S, 3]. Channels from `budget` on are absent."""
 
     def __init__(self, model: Tokenizer) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class Decode(nn.Module):
 def encode_graph(model: Tokenizer, name: str) -> onnx.ModelProto:
     """The graph `picture` uint8 [N, S, S, 3] -> `tokens` int32 [N, C], with its facts; `name` is the tokenizer's."""
     shape = model.shape
-    picture = torch.zeros(2, shape.picture_size, shape.picture_size, 3, dtype=torch.uint8)
-    graph = to_onnx(Encode(model), picture, "picture", "tokens")
+    image = torch.zeros(2, shape.image_size, shape.image_size, 3, dtype=torch.uint8)
+    graph = to_onnx(Encode(model), image, "picture", "tokens")
     return _with_facts(graph, _facts_of(model, name, "encode", shape.channels))
 
 

@@ -18,7 +18,7 @@ from tokenizer.evaluation import inference
 from tokenizer.models.bsq import ABSENT
 
 CALIBRATION_PHOTOS = 300
-MIN_PSNR = 38.0  # dB, of its pictures against those of fp32
+MIN_PSNR = 38.0  # dB, of its images against those of fp32
 
 
 def quantise(decode_graph: bytes, tokens: NDArray[np.int32]) -> bytes:

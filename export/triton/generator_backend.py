@@ -26,7 +26,7 @@ except ModuleNotFoundError:
 # ONNX Runtime reports its use from its import on (docs/decisions/0035).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-TOGETHER_SECONDS = 0.01  # a screen shows a picture every 16 ms
+TOGETHER_SECONDS = 0.01  # a screen shows an image every 16 ms
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:

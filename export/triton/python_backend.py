@@ -1,10 +1,10 @@
 """Triton's python backend around one ONNX graph on the CPU. `export.triton.repository` copies this file into each model as `1/model.py`.
 
 It stands alone beside `model.onnx` and knows nothing of tokenizers: names and types come from the graph. All requests that Triton batched
-run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
-OpenVINO treat each picture of a batch alike, to the last bit (tests/export/triton/test_python_backend.py holds them to it).
+run as one array. That keeps the law that an image's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
+OpenVINO treat each image of a batch alike, to the last bit (tests/export/triton/test_python_backend.py holds them to it).
 
-Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and pictures in that batch.
+Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and images in that batch.
 """
 
 import json
@@ -95,7 +95,7 @@ class TritonPythonModel:
 def load(graph: Path, engine: str, precision: str, threads: int, batch: int = 1) -> Loaded:
     """An ONNX file on `engine` (onnxruntime or openvino), computing in `precision` (f32, bf16; int8 runs INT8_GRAPH, which lies beside it).
 
-    batch: how many pictures it gets at once most often. It takes any number of them.
+    batch: how many images it gets at once most often. It takes any number of them.
     Raises ValueError for an engine or a precision that is not there, and what the engine raises.
     """
     engines = {"onnxruntime": _onnxruntime, "openvino": _openvino}
@@ -135,7 +135,7 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
     else:
         settings["INFERENCE_PRECISION_HINT"] = precision
     # Where OpenVINO knows the batch it takes a sixth to a fifth less time. One form for all batches beside those of fixed size is no
-    # choice: it rounds in another way, and a picture's tokens would depend on its neighbours (docs/decisions/0025).
+    # choice: it rounds in another way, and an image's tokens would depend on its neighbours (docs/decisions/0025).
     core, requests = openvino.Core(), {}
     for size in sorted({1, batch}, reverse=True):
         model = core.read_model(graph)

@@ -10,17 +10,17 @@ from export.triton.tensorrt_plans import plan_name
 
 # One plan file for each of these may lie in a model's folder; Triton takes that of its GPU.
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
-# Hardly quicker beyond it, and where one instance takes all that waits, the next finds single pictures, which cost most
+# Hardly quicker beyond it, and where one instance takes all that waits, the next finds single images, which cost most
 # (docs/decisions/0025).
 CPU_MAX_BATCH = 4
-# Bytes of a graph from which a picture alone keeps a core as busy: larger batches only push it out of the caches, and take memory.
+# Bytes of a graph from which an image alone keeps a core as busy: larger batches only push it out of the caches, and take memory.
 CPU_ALONE = 64_000_000
 # What the service replaces by its machine's best: on two cores two instances of one thread outrun one of two by a third.
 CPU_INSTANCES = 2
 CPU_THREADS = 1
 GPU_MAX_BATCH = 128
 GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this one
-# What model.py adds to the graph's outputs: the nanoseconds the graph ran, and the pictures of its batch. Triton gives both only as sums.
+# What model.py adds to the graph's outputs: the nanoseconds the graph ran, and the images of its batch. Triton gives both only as sums.
 EXECUTION = model_config_pb2.ModelOutput(
     name="execution", data_type=model_config_pb2.TYPE_INT64, dims=[2]
 )

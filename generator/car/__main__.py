@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 
 def sample(arguments: list[str]) -> None:
-    """Draw pictures of texts. Raises ValueError where the checkpoint is none, or is of another tokenizer."""
+    """Draw images of texts. Raises ValueError where the checkpoint is none, or is of another tokenizer."""
     parser = argparse.ArgumentParser(
         prog="python -m generator.car sample",
         description="Draw what a CAR makes of texts, coarse to fine.",

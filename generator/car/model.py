@@ -1,4 +1,4 @@
-"""A decoder-only language model that goes on from a text with the channels of a picture, coarse to fine (CAR, arXiv 2605.26089).
+"""A decoder-only language model that goes on from a text with the channels of an image, coarse to fine (CAR, arXiv 2605.26089).
 
 A codeword, a channel map of 16 numbers, enters through a projector of two layers instead of the language model's own embedding, and a
 head of its own tells which codeword is next. The text is read by the language model's own tokenizer and embedding.
@@ -28,7 +28,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from generator.output_head import choose, gumbel
-from generator.token_model import Foreteller
+from generator.token_model import TokenModel
 
 LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"
@@ -82,8 +82,8 @@ def local_language(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     return language, text
 
 
-class Car(Foreteller):
-    """Text and the first codewords of a picture to the next codeword.
+class Car(TokenModel):
+    """Text and the first codewords of an image to the next codeword.
 
     codewords: float [N, 16], of the CVQ tokenizer with the fingerprint `tokenizer`; they do not train. channels: C. classes: names, which
     become texts.
@@ -115,7 +115,7 @@ class Car(Foreteller):
         self.projector = nn.Sequential(
             nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width)
         )
-        self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where a picture begins
+        self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where an image begins
         self.head = nn.Linear(width, len(codewords), bias=False)
         nn.init.zeros_(self.head.weight)
 
@@ -139,7 +139,7 @@ class Car(Foreteller):
     def generate(
         self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0
     ) -> Tensor:
-        """The first k tokens of a picture for each text, int32 [B, k]; equal arguments give equal tokens.
+        """The first k tokens of an image for each text, int32 [B, k]; equal arguments give equal tokens.
 
         1 <= k <= channels. temperature: 0 = the likeliest. top_k: 0 = all. Raises ValueError when k is out of range.
         """

@@ -1,4 +1,4 @@
-"""`make capacity`: the pictures/s at which the p99 of latency still is within an objective, and what becomes of more.
+"""`make capacity`: the images/s at which the p99 of latency still is within an objective, and what becomes of more.
 
 Open loop (loadtest/load/open_loop.py): latencies count from when a call was due. The largest rate that holds the objective is searched by legs
 of --seconds each; then the service is asked for more than that. Service and generator share the cores unless --grpc names one elsewhere.
@@ -147,9 +147,9 @@ def targets(address: str) -> dict[str, Grpc]:
     jpegs = photos()
     with Client(address, timeout=60) as client:
         tokens = [client.encode(jpeg, K).to_bytes() for jpeg in jpegs]
-    encode = tuple(pb.EncodeRequest(picture=jpeg, k=K).SerializeToString() for jpeg in jpegs)
+    encode = tuple(pb.EncodeRequest(image=jpeg, k=K).SerializeToString() for jpeg in jpegs)
     decode = tuple(
-        pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG).SerializeToString()
+        pb.DecodeRequest(tokens=one, format=pb.IMAGE_FORMAT_JPEG).SerializeToString()
         for one in tokens
     )
     return {"encode": Grpc(address, ENCODE, encode), "decode": Grpc(address, DECODE, decode)}

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def draw(build: Path, images: Path) -> list[Path]:
-    """The pictures written."""
+    """The images written."""
     mpl.use("Agg")
     plots: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
         "clients": ("bench-peers", by_clients),
@@ -94,7 +94,7 @@ def by_clients(measured: dict[str, Any]) -> Figure:
         )
     axes.set(
         xlabel="clients in a closed loop",
-        ylabel="pictures/s",
+        ylabel="images/s",
         title="Encode, JPEG in, tokens out, on two shared cores",
         ylim=(0, None),
     )
@@ -160,7 +160,7 @@ def by_rate(measured: dict[str, Any]) -> Figure:
 
 
 def batches(measured: dict[str, Any]) -> Figure:
-    """Shares of pictures by the size of their batch, against clients."""
+    """Shares of images by the size of their batch, against clients."""
     roles = list(measured["batches"])
     figure, row = plt.subplots(1, len(roles), figsize=(7, 3.2), sharey=True, squeeze=False)
     for axes, role in zip(row[0], roles, strict=True):
@@ -181,16 +181,16 @@ def batches(measured: dict[str, Any]) -> Figure:
         axes.set(title=role.capitalize(), xlabel="clients in a closed loop")
         axes.set_xticks(range(len(loads)), list(loads))
         axes.grid(visible=False)
-    row[0, 0].set_ylabel("share of pictures, %")
+    row[0, 0].set_ylabel("share of images, %")
     handles, labels = row[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], title="pictures in\ntheir batch", loc="outside right center"
+        handles[::-1], labels[::-1], title="images in\ntheir batch", loc="outside right center"
     )
     return figure
 
 
 def cpu(measured: dict[str, Any]) -> Figure:
-    """Core time of a picture by stage, at 16 clients."""
+    """Core time of an image by stage, at 16 clients."""
     figure, axes = plt.subplots(figsize=(7, 2.3))
     roles = list(measured["cells"])
     for height, role in enumerate(roles[::-1]):
@@ -224,7 +224,7 @@ def cpu(measured: dict[str, Any]) -> Figure:
             left += spent[stage]
     axes.set_yticks(range(len(roles)), [role.capitalize() for role in roles[::-1]])
     axes.set(
-        xlabel="core ms of a picture, 16 clients on the same cores",
+        xlabel="core ms of an image, 16 clients on the same cores",
         title="Where the processor time goes",
     )
     axes.grid(visible=False, axis="y")

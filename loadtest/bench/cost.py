@@ -1,9 +1,9 @@
-"""`make cost`: what a picture costs, over clients, budgets, sizes of JPEG and batches, beside a small model of it.
+"""`make cost`: what an image costs, over clients, budgets, sizes of JPEG and batches, beside a small model of it.
 
 The model is fitted to few cells and compared with all others, whose error is printed:
 
-    core ms of a picture  = graph + gateway and the rest + slope * megapixels of the JPEG beyond 256 x 256
-    pictures/s            = min(clients / latency of one client, cores / core ms)
+    core ms of an image  = graph + gateway and the rest + slope * megapixels of the JPEG beyond 256 x 256
+    images/s            = min(clients / latency of one client, cores / core ms)
     ms of a batch of B    = fixed + each * B                                        (the bare graph on all cores)
 
 Core ms are CPU time measured, of the service and of the clients, for both are on the same cores. Closed loops of --seconds, in one run.
@@ -39,7 +39,7 @@ CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 BUDGETS = (32, 64, 128, 256)
 SIDES = (256, 512, 1024, 2048)  # pixels of the JPEG
 BATCHES = (1, 2, 4, 8, 16, 32)
-STREAMED = (1, 4, 16, 32)  # pictures of a stream
+STREAMED = (1, 4, 16, 32)  # images of a stream
 FULL = 16  # clients that fill both cores
 HISTOGRAM_CLIENTS = (1, 4, 16, 64)
 REPORT = Path("build/cost.json")
@@ -47,7 +47,7 @@ REPORT = Path("build/cost.json")
 
 @dataclass(frozen=True)
 class Cell:
-    """One closed loop. p50, p99: seconds. cpu: core milliseconds of a picture by kind of process. Bytes of a request and of its answer."""
+    """One closed loop. p50, p99: seconds. cpu: core milliseconds of an image by kind of process. Bytes of a request and of its answer."""
 
     throughput: float
     p50: float
@@ -71,14 +71,14 @@ class Model:
     slope: float = 0.0
 
     def throughput(self, clients: int, megapixels: float = 256**2 / 1e6) -> float:
-        """Pictures/s of so many clients in a closed loop."""
+        """Images/s of so many clients in a closed loop."""
         more = self.slope * (megapixels - 256**2 / 1e6)
         return min(clients / (self.latency + more / 1000), CORES / (self.cost + more) * 1000)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A bidirectional method; a call is a stream of `batch` pictures, all sent at once. bodies: serialised requests."""
+    """A bidirectional method; a call is a stream of `batch` images, all sent at once. bodies: serialised requests."""
 
     address: str
     method: str
@@ -113,7 +113,7 @@ class Table:
         self.cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._pid, self._generators, self._seconds = service.process.pid, generators, seconds
 
-    def cell(self, target: Any, callers: int, pictures_a_call: int = 1) -> Cell:
+    def cell(self, target: Any, callers: int, images_a_call: int = 1) -> Cell:
         """SystemExit unless every call was answered."""
         generator = psutil.Process().children()
         before, clients = process_stats.cpu(self._pid), _clients(generator, self._pid)
@@ -121,7 +121,7 @@ class Table:
         after, clients = process_stats.cpu(self._pid), _clients(generator, self._pid) - clients
         if set(report.counts()) != {report.good}:
             raise SystemExit(f"calls failed: {report.counts()}")
-        done = len(report.codes) * pictures_a_call
+        done = len(report.codes) * images_a_call
         cpu = {kind: 1000 * (after[kind] - before[kind]) / done for kind in after} | {
             "clients": 1000 * clients / done
         }
@@ -159,18 +159,18 @@ def main() -> None:
     batches: dict[str, dict[str, dict[str, int]]] = {}
     fits: dict[str, dict[str, float]] = {}
     # A closed loop of 64 waits longer than the service lets anybody by default, and nobody shall be refused here.
-    with running(max_wait="30") as service, Generators(1) as generators:
+    with running(max_queue_seconds="30") as service, Generators(1) as generators:
         with Client(service.grpc, timeout=60) as client:
-            size = client.tokenizers()[0].picture_size
+            size = client.tokenizers()[0].image_size
             tokens = [client.encode(jpeg) for jpeg in jpegs]
             answers = {
                 "encode": {k: len(client.encode(jpegs[0], k).to_bytes()) for k in BUDGETS},
                 "decode": {k: len(client.decode(tokens[0].prefix(k), "jpeg")) for k in BUDGETS},
             }
         table = Table(service, generators, seconds)
-        jpeg_back = pb.PICTURE_FORMAT_JPEG
+        jpeg_back = pb.IMAGE_FORMAT_JPEG
         requests: dict[str, dict[int, list[Any]]] = {
-            "encode": {k: [pb.EncodeRequest(picture=jpeg, k=k) for jpeg in jpegs] for k in BUDGETS},
+            "encode": {k: [pb.EncodeRequest(image=jpeg, k=k) for jpeg in jpegs] for k in BUDGETS},
             "decode": {
                 k: [
                     pb.DecodeRequest(tokens=one.prefix(k).to_bytes(), format=jpeg_back)
@@ -208,7 +208,7 @@ def main() -> None:
             model = Model(measured[1].p50, measured[FULL].cost, slope)
             fits[role] = asdict(model)
             print(
-                f"\n{role}: one client waits {1000 * model.latency:.2f} ms, a picture costs {model.cost:.2f} core ms",
+                f"\n{role}: one client waits {1000 * model.latency:.2f} ms, an image costs {model.cost:.2f} core ms",
                 end="",
             )
             print(f" and {slope:.2f} more for each megapixel\n{HEAD}" if large else f"\n{HEAD}")
@@ -260,7 +260,7 @@ def main() -> None:
             )
         whole, graph_alone = fits[role]["cost"], fits[role]["graph"]
         print(
-            f"  a picture's {whole:.2f} core ms: graph {graph_alone:.2f}, all else {whole - graph_alone:.2f}"
+            f"  an image's {whole:.2f} core ms: graph {graph_alone:.2f}, all else {whole - graph_alone:.2f}"
         )
     figures = {
         "cores": CORES,
@@ -288,9 +288,7 @@ def _uploads(service: Service, side: int) -> Grpc:
         buffer = io.BytesIO()
         square = photo.crop((corner, corner, corner + edge, corner + edge))
         square.resize((side, side), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=90)
-        bodies.append(
-            pb.EncodeRequest(picture=buffer.getvalue(), k=BUDGETS[-1]).SerializeToString()
-        )
+        bodies.append(pb.EncodeRequest(image=buffer.getvalue(), k=BUDGETS[-1]).SerializeToString())
     return Grpc(service.grpc, ENCODE, tuple(bodies))
 
 
@@ -306,7 +304,7 @@ def _stream(service: Service, role: str, requests: list[Any], batch: int) -> Str
 
 
 def _batches(service: Service, role: str) -> dict[str, int]:
-    """Pictures so far by the size of the batch they were computed in, rounded up to a power of two."""
+    """Images so far by the size of the batch they were computed in, rounded up to a power of two."""
     with urllib.request.urlopen(f"{service.rest}/metrics", timeout=10) as reply:
         return dict(_buckets(reply.read().decode(), role))
 
@@ -314,7 +312,7 @@ def _batches(service: Service, role: str) -> dict[str, int]:
 def _buckets(exposition: str, role: str) -> Iterator[tuple[str, int]]:
     below = 0
     for family in text_string_to_metric_families(exposition):
-        if family.name != "channeltok_batch_pictures":
+        if family.name != "channeltok_batch_size":
             continue
         for sample in family.samples:
             if sample.name.endswith("_bucket") and f"_{role}" in sample.labels["model"]:

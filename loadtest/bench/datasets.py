@@ -3,7 +3,7 @@
 Bare: as in loadtest/bench/throughput.py, as a plain loop and at its best, a stretch of each before and after each round.
 Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place.
 Ray: the photos COPIES times over, by as many workers as cores on a cluster that runs already, against the same without Ray; the workers'
-start counts. Memory: of this process, as the pictures of the first such run without Ray are done; growth from a tenth of them to all.
+start counts. Memory: of this process, as the images of the first such run without Ray are done; growth from a tenth of them to all.
 """
 
 import argparse
@@ -33,24 +33,24 @@ ROUNDS = 3
 COPIES, RAY_ROUNDS = 3, 2
 SECONDS = 5.0
 REPORT = Path("build/bench-datasets.json")
-EVERY = 500  # pictures between readings of memory
+EVERY = 500  # images between readings of memory
 
 
 class Memory(Watcher):
-    """Resident bytes of this process, by pictures done."""
+    """Resident bytes of this process, by images done."""
 
     def __init__(self) -> None:
         self.readings: list[tuple[int, int]] = []
-        self._pictures = 0
+        self._images = 0
         self._lock = threading.Lock()
         self._process = psutil.Process()
 
-    def advance(self, shard: sources.Shard, source_bytes: int, pictures: int, rejects: int) -> None:
+    def advance(self, shard: sources.Shard, source_bytes: int, images: int, rejects: int) -> None:
         """See Watcher."""
         with self._lock:
-            self._pictures += 1
-            if self._pictures % EVERY == 0:
-                self.readings.append((self._pictures, self._process.memory_info().rss))
+            self._images += 1
+            if self._images % EVERY == 0:
+                self.readings.append((self._images, self._process.memory_info().rss))
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     data = parser.parse_args().data
     (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     engine = LocalEngine(REPOSITORY)
-    size = engine.tokenizers()[0].picture_size
+    size = engine.tokenizers()[0].image_size
     bare = Bare(
         "encode", graph, np.stack([imaging.prepare(photo, size) for photo in _photos(data, 16)])
     )
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
             summary = tokenize(data, f"{folder}/plain-{number}", [engine])
-            rates.append(summary.new_pictures / summary.seconds)
+            rates.append(summary.new_images / summary.seconds)
             for name, how in arrangements.items():
                 bare_rates[name].append(bare.throughput(how, SECONDS)[0])
                 ratios[name].append(rates[-1] / statistics.mean(bare_rates[name][-2:]))
@@ -101,29 +101,29 @@ def main() -> None:
             ray_ratios.append(plain.seconds / spread.seconds)
     engine.close()
     print(
-        f"{summary.pictures:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds"
+        f"{summary.images:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds"
     )
     print(
-        f"  tokenized         {statistics.median(rates):8.1f} pictures/s   ({', '.join(f'{rate:.1f}' for rate in rates)})"
+        f"  tokenized         {statistics.median(rates):8.1f} images/s   ({', '.join(f'{rate:.1f}' for rate in rates)})"
     )
     for name, how in arrangements.items():
         print(
-            f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} pictures/s   ({' '.join(bare.engine)}, {how})"
+            f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} images/s   ({' '.join(bare.engine)}, {how})"
         )
         print(
             f"  tokenized over it {statistics.median(ratios[name]):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios[name])})"
         )
-    print(f"{plain.pictures:,} photos, {CORES} Ray workers")
+    print(f"{plain.images:,} photos, {CORES} Ray workers")
     print(
         f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})"
     )
-    print("  pictures   resident MB")
+    print("  images   resident MB")
     for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
         print(f"  {done:8,}   {resident / 1e6:8.0f}")
     at = dict(memory.readings)
-    tenth = min(at, key=lambda done: abs(done - plain.pictures / 10))
+    tenth = min(at, key=lambda done: abs(done - plain.images / 10))
     growth = at[max(at)] / at[tenth] - 1
-    print(f"  from {tenth:,} to {max(at):,} pictures: {growth:+.1%}")
+    print(f"  from {tenth:,} to {max(at):,} images: {growth:+.1%}")
     figures = {
         "tokenize_over_bare": statistics.median(ratios["bare graph"]),
         "tokenize_over_best_bare": statistics.median(ratios["bare at its best"]),

@@ -1,6 +1,6 @@
 """`make flame-graph`: where the gateway's time goes while 16 callers keep it busy, and what Triton says of its own.
 
-py-spy samples the gateway's process without stopping it; with native frames it would have to, and let 7 pictures/s through. What C does
+py-spy samples the gateway's process without stopping it; with native frames it would have to, and let 7 images/s through. What C does
 counts for the Python that called it. The flame graph is docs/images/gateway-flame.svg: open it in a browser, it can be clicked into. The
 table beside it has the leaves of the same load by where they are, as shares of one core.
 """
@@ -20,7 +20,7 @@ from loadtest.harness.service_process import Service, running
 from loadtest.load.open_loop import Generators, Mixed
 
 SAMPLES_PER_SECOND = 250
-PICTURE = Path("docs/images/gateway-flame.svg")
+IMAGE = Path("docs/images/gateway-flame.svg")
 SITE_PACKAGES = re.compile(r"/\S*/site-packages/")
 
 
@@ -34,20 +34,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     with (
-        running(max_wait="30") as service,
+        running(max_queue_seconds="30") as service,
         Generators(1) as generators,
         tempfile.TemporaryDirectory() as folder,
     ):
         load = Mixed(tuple(targets(service.grpc).values()))
         stacks = Path(folder) / "stacks"
-        for form, file in (("flamegraph", PICTURE), ("raw", stacks)):
+        for form, file in (("flamegraph", IMAGE), ("raw", stacks)):
             answers = generators.closed_loop(load, CALLERS, options.seconds + 4)
             record(service, form, file, options.seconds)
             print(
-                f"{CALLERS} callers, Encode and Decode by turns: {answers.result().goodput:.1f} pictures/s while py-spy watched"
+                f"{CALLERS} callers, Encode and Decode by turns: {answers.result().goodput:.1f} images/s while py-spy watched"
             )
         samples = options.seconds * SAMPLES_PER_SECOND
-        print(f"wrote {PICTURE}\n\nof one core, by leaf\n")
+        print(f"wrote {IMAGE}\n\nof one core, by leaf\n")
         for place, count in leaves(stacks.read_text()).most_common(25):
             print(f"{count / samples:7.1%}  {place}")
         print(
@@ -88,12 +88,12 @@ def leaves(stacks: str) -> Counter[str]:
 
 
 def statistics(service: Service) -> str:
-    """What Triton counted since it started: time in its queue and in the model, and how many pictures a run of the model took."""
+    """What Triton counted since it started: time in its queue and in the model, and how many images a run of the model took."""
     with grpc.insecure_channel(service.triton_address()) as channel:
         asked = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(
             service_pb2.ModelStatisticsRequest()
         )
-    rows = [f"{'model':24}{'queue':>8}{'input':>8}{'model':>8}{'output':>8}{'pictures/run':>14}"]
+    rows = [f"{'model':24}{'queue':>8}{'input':>8}{'model':>8}{'output':>8}{'images/run':>14}"]
     for model in asked.model_stats:
         stages = model.inference_stats
         times = [

@@ -44,7 +44,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Carried:
-    """Pictures/s, and pictures per second of core time of all processes but the callers', of Triton alone and with the gateway."""
+    """Images/s, and images per second of core time of all processes but the callers', of Triton alone and with the gateway."""
 
     triton_per_second: float
     triton_per_core: float
@@ -58,8 +58,8 @@ def triton_targets(service: Service) -> dict[str, Grpc]:
     with Client(service.grpc) as client:
         tokenizer = client.tokenizers()[0]
         tokens = [client.encode(jpeg).ids for jpeg in jpegs]
-    name, k = tokenizer.name, tokenizer.channels
-    pixels = [imaging.prepare(jpeg, tokenizer.picture_size) for jpeg in jpegs]
+    name, k = tokenizer.name, tokenizer.max_tokens
+    pixels = [imaging.prepare(jpeg, tokenizer.image_size) for jpeg in jpegs]
     address = service.triton_address()
     encode = tuple(_request(f"{name}_encode", "picture", "UINT8", one) for one in pixels)
     decode = tuple(
@@ -143,7 +143,7 @@ def _request(model: str, name: str, datatype: str, array: NDArray[np.generic]) -
 
 
 def _encode() -> onnx.ModelProto:
-    """picture uint8 [N, S, S, 3] -> tokens int32 [N, C]: its first C bytes."""
+    """image uint8 [N, S, S, 3] -> tokens int32 [N, C]: its first C bytes."""
     nodes = [
         helper.make_node("Flatten", ["picture"], ["bytes"]),
         helper.make_node("Slice", ["bytes", "zero", "channels", "one"], ["first"]),
@@ -159,7 +159,7 @@ def _encode() -> onnx.ModelProto:
 
 
 def _decode() -> onnx.ModelProto:
-    """tokens int32 [N, C] -> picture uint8 [N, S, S, 3]: their low bytes, again and again."""
+    """tokens int32 [N, C] -> image uint8 [N, S, S, 3]: their low bytes, again and again."""
     nodes = [
         helper.make_node("Cast", ["tokens"], ["bytes"], to=TensorProto.UINT8),
         helper.make_node("Tile", ["bytes", "times"], ["many"]),

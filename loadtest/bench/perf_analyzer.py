@@ -44,20 +44,20 @@ def main() -> None:
     options = parser.parse_args()
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with (
-        running(max_wait="30") as service,
+        running(max_queue_seconds="30") as service,
         Generators(1) as generators,
         tempfile.TemporaryDirectory() as folder,
     ):
         jpegs = photos(16)
         with Client(service.grpc) as client:
-            size = client.tokenizers()[0].picture_size
+            size = client.tokenizers()[0].image_size
             tokens = [client.encode(jpeg) for jpeg in jpegs]
         for role, target in targets(service.grpc).items():
             (model,) = (path.name for path in REPOSITORY.glob(MODELS[role]))
             data = Path(folder) / f"{role}.json"
             data.write_text(json.dumps({"data": inputs(role, jpegs, tokens, size)}))
             print(
-                f"\n{role}, pictures/s\n{'callers':>8}{'Triton':>10}{'gateway':>10}{'gateway / Triton':>18}"
+                f"\n{role}, images/s\n{'callers':>8}{'Triton':>10}{'gateway':>10}{'gateway / Triton':>18}"
             )
             figures[role] = {}
             for callers in CALLERS:

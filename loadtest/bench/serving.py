@@ -22,7 +22,7 @@ from loadtest.peers.__main__ import compare
 FULL = Path("build/serve-full")
 FULL_CALLS = 2  # of each caller: with batches of four on two instances they end together
 FULL_SECONDS = 60.0
-PATIENCE = "600"  # seconds: 16 pictures take 40
+PATIENCE = "600"  # seconds: 16 images take 40
 REPORT = Path("build/bench-serving.json")
 
 
@@ -47,12 +47,14 @@ def main() -> None:
 
 
 def _full_decode() -> dict[str, object]:
-    """The full size with random weights: 16 callers, two pictures each, between two stretches of the plain loop."""
+    """The full size with random weights: 16 callers, two images each, between two stretches of the plain loop."""
     (graph,) = FULL.glob("*_decode_k512/1/model.onnx")
     bare = Bare("decode", graph, np.random.default_rng(0).integers(0, 2**16, (1, 512), np.int32))
     before, _ = bare.throughput(PLAIN_LOOP, FULL_SECONDS)
     with (
-        running(model_repository=str(FULL), request_timeout=PATIENCE, max_wait=PATIENCE) as service,
+        running(
+            model_repository=str(FULL), request_timeout_seconds=PATIENCE, max_queue_seconds=PATIENCE
+        ) as service,
         Client(service.grpc, timeout=float(PATIENCE)) as client,
         ThreadPoolExecutor(CLIENTS) as callers,
     ):
@@ -66,7 +68,7 @@ def _full_decode() -> dict[str, object]:
     ratio = served / plain
     engine = " ".join(bare.engine)
     print(
-        f"\nfull decode, {engine}: served {served:.3f} pictures/s, bare {before:.3f} before and {after:.3f} after: {ratio:.3f}"
+        f"\nfull decode, {engine}: served {served:.3f} images/s, bare {before:.3f} before and {after:.3f} after: {ratio:.3f}"
     )
     return {
         "full_decode_served_over_bare": ratio,
@@ -91,7 +93,7 @@ def _gateway(generators: Generators, rounds: int, seconds: float) -> dict[str, o
         float(str(figures[f"{role}_gateway_added_p50_ms"])) for role in gateway_overhead.ROLES
     )
     print(
-        "\na model that computes nothing, pictures per second of core time: Triton alone, with the gateway, ratio"
+        "\na model that computes nothing, images per second of core time: Triton alone, with the gateway, ratio"
     )
     for role, carried in gateway_overhead.identity(generators, rounds, seconds).items():
         figures[f"{role}_identity_over_triton_per_core"] = ratio = (

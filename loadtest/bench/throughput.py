@@ -1,6 +1,6 @@
-"""`make bench`: pictures/s through the service against the bare graph in a loop, in one run, and where the missing share goes.
+"""`make bench`: images/s through the service against the bare graph in a loop, in one run, and where the missing share goes.
 
-Bare: the engine that the service chooses, in this process, on pixels and ids that are ready. Once as a plain loop, picture after picture,
+Bare: the engine that the service chooses, in this process, on pixels and ids that are ready. Once as a plain loop, image after image,
 on as many threads as the service's engines have together; and once at the best of several arrangements found in the same run.
 Served: `python -m service` as it starts by default, 16 clients over gRPC on the same cores, JPEG at both ends. The clients' own work is
 on the same cores too, and is shown.
@@ -43,7 +43,7 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the bare graph is run: `sessions` at once, each on `threads` threads, `batch` pictures a run."""
+    """How the bare graph is run: `sessions` at once, each on `threads` threads, `batch` images a run."""
 
     sessions: int
     threads: int
@@ -70,7 +70,7 @@ class Bare:
         self._feed = feed
 
     def throughput(self, arrangement: Arrangement, seconds: float) -> tuple[float, float]:
-        """(pictures/s, CPU seconds per picture)."""
+        """(images/s, CPU seconds per image)."""
         engine = (*self.engine, arrangement.threads, arrangement.batch)
         loaded = [python_backend.load(self._graph, *engine) for _ in range(arrangement.sessions)]
         feed = {loaded[0][0][0]: self._feed[: arrangement.batch]}
@@ -98,7 +98,7 @@ class Bare:
 
 @dataclass(frozen=True)
 class Load:
-    """What one stretch of load did. cpu: CPU seconds per picture by kind of process."""
+    """What one stretch of load did. cpu: CPU seconds per image by kind of process."""
 
     throughput: float
     cpu: dict[str, float]
@@ -106,7 +106,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Round:
-    """Pictures/s of the plain loop, pictures/s and CPU seconds per picture at its best, and what was served, one after the other."""
+    """Images/s of the plain loop, images/s and CPU seconds per image at its best, and what was served, one after the other."""
 
     plain: float
     best: float
@@ -238,7 +238,7 @@ def measure() -> dict[str, float]:
 
 async def _prepare(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], int]:
     async with AsyncClient(target) as client:
-        size = (await client.tokenizers())[0].picture_size
+        size = (await client.tokenizers())[0].image_size
         return [await client.encode(photo) for photo in jpegs], size
 
 
@@ -258,17 +258,17 @@ def report(
     cpu = {kind: median(one.served.cpu[kind] for one in rounds) for kind in rounds[0].served.cpu}
     wall = CORES / served
     print(
-        f"\n{name}: {engine}, median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the picture's end"
+        f"\n{name}: {engine}, median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, {CLIENTS} clients, JPEG at the image's end"
     )
-    print(f"  served           {served:8.1f} pictures/s")
+    print(f"  served           {served:8.1f} images/s")
     print(
-        f"  bare graph       {plain:8.1f} pictures/s   served / bare {over_plain:.3f}   (a plain loop: {PLAIN_LOOP})"
-    )
-    print(
-        f"  bare at its best {best:8.1f} pictures/s   served / best {over_best:.3f}   ({arrangement})"
+        f"  bare graph       {plain:8.1f} images/s   served / bare {over_plain:.3f}   (a plain loop: {PLAIN_LOOP})"
     )
     print(
-        f"  {1000 * wall:.2f} ms of core time for each served picture, {1000 * bare_cpu:.2f} for a bare one at its best; it goes to"
+        f"  bare at its best {best:8.1f} images/s   served / best {over_best:.3f}   ({arrangement})"
+    )
+    print(
+        f"  {1000 * wall:.2f} ms of core time for each served image, {1000 * bare_cpu:.2f} for a bare one at its best; it goes to"
     )
     spent = {
         "the graph, as bare at its best": bare_cpu,

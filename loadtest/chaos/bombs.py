@@ -27,7 +27,7 @@ from loadtest.harness.service_process import Service, running
 from service.settings import Settings
 
 GIB = 2**30
-BYTES_PER_PIXEL = 16  # of a picture while it is decoded and resized: RGB or RGBA, a copy in another mode, a copy that is turned
+BYTES_PER_PIXEL = 16  # of an image while it is decoded and resized: RGB or RGBA, a copy in another mode, a copy that is turned
 IDLE_SYSTEM = GIB  # gateway, tritonserver and the demo's engines at rest take 0.6 GB
 RECEIVE_SECONDS, IDLE_SECONDS, GRACE = 2, 3, 4
 REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "422", "429")
@@ -36,10 +36,10 @@ REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "422", "429")
 def memory_limit(settings: Settings) -> int:
     """Resident bytes that the service may take at most with these settings: what docs/reliability.md promises.
 
-    Itself at rest, a message of the largest size for each picture that may be in it, and a picture of the most pixels for each thread.
+    Itself at rest, a message of the largest size for each image that may be in it, and an image of the most pixels for each thread.
     """
-    messages = (settings.places + settings.max_waiting) * settings.max_message_bytes
-    return IDLE_SYSTEM + messages + settings.picture_threads * settings.max_pixels * BYTES_PER_PIXEL
+    messages = (settings.places + settings.max_queue_size) * settings.max_message_bytes
+    return IDLE_SYSTEM + messages + settings.image_threads * settings.max_pixels * BYTES_PER_PIXEL
 
 
 def bombs(short: bool) -> Rows:
@@ -73,7 +73,7 @@ def bombs(short: bool) -> Rows:
     limit = memory_limit(Settings()) / GIB
     yield Row(
         "bombs_taken",
-        "picture and gzip bombs that were not refused",
+        "image and gzip bombs that were not refused",
         len(taken),
         0,
         note=counted(taken),
@@ -87,7 +87,7 @@ def bombs(short: bool) -> Rows:
     )
     yield Row(
         "bombs_large_failed",
-        "36-megapixel pictures neither answered nor refused",
+        "36-megapixel images neither answered nor refused",
         len(large),
         0,
         note=counted(large),
@@ -143,7 +143,7 @@ def _good_callers(service: Service, known: Known) -> Iterator[_Good]:
     stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
 
     def over_grpc() -> bytes:
-        return bytes(stub.Encode(pb.EncodeRequest(picture=PHOTOS[0]), timeout=20).tokens)
+        return bytes(stub.Encode(pb.EncodeRequest(image=PHOTOS[0]), timeout=20).tokens)
 
     def call_on(call: object) -> None:
         while not stop.wait(0.1):
@@ -198,15 +198,15 @@ def _jpeg(width: int, height: int) -> bytes:
 
 
 def _small_bombs(service: Service, times: int) -> Iterator[tuple[str, str]]:
-    pictures = {
+    images = {
         "PNG 9000 x 9000": _png(9000, 9000),
         "PNG 2^31": _png(2**31 - 1, 2**31 - 1),
         "JPEG 60000 x 60000": _jpeg(60_000, 60_000),
     }
-    for what, picture in pictures.items():
+    for what, image in images.items():
         for _ in range(times):
-            yield what, _encode_grpc(service, picture)
-            yield what, _encode_rest(service, picture)
+            yield what, _encode_grpc(service, image)
+            yield what, _encode_rest(service, image)
     for _ in range(min(times, 3)):
         yield "gzip bomb", _encode_grpc(service, bytes(GIB // 4), grpc.Compression.Gzip)
 
@@ -218,7 +218,7 @@ def _huge_messages(service: Service, size: int) -> Iterator[tuple[str, str]]:
 
 
 def _largest_allowed(service: Service, count: int) -> list[str]:
-    """Pictures of nearly the allowed pixels, all black, so that they are small: more of them at once than there are threads."""
+    """Images of nearly the allowed pixels, all black, so that they are small: more of them at once than there are threads."""
     buffer = io.BytesIO()
     Image.new("RGB", (5990, 5990)).save(buffer, "PNG")
     codes: list[str] = []
@@ -234,22 +234,22 @@ def _largest_allowed(service: Service, count: int) -> list[str]:
 
 
 def _encode_grpc(
-    service: Service, picture: bytes, compression: grpc.Compression = grpc.Compression.NoCompression
+    service: Service, image: bytes, compression: grpc.Compression = grpc.Compression.NoCompression
 ) -> str:
     with grpc.insecure_channel(
         service.grpc, options=[("grpc.max_send_message_length", -1)]
     ) as channel:
         try:
             stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
-            stub.Encode(pb.EncodeRequest(picture=picture), timeout=30, compression=compression)
+            stub.Encode(pb.EncodeRequest(image=image), timeout=30, compression=compression)
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
 
 
-def _encode_rest(service: Service, picture: bytes) -> str:
+def _encode_rest(service: Service, image: bytes) -> str:
     try:
-        return str(httpx.post(f"{service.rest}/v1/encode", content=picture, timeout=30).status_code)
+        return str(httpx.post(f"{service.rest}/v1/encode", content=image, timeout=30).status_code)
     except httpx.HTTPError as error:
         return type(error).__name__
 

@@ -50,8 +50,8 @@ def known_answers(service: Service) -> Known:
     """What an undisturbed service answers."""
     known: Known = {}
     with Client(service.grpc) as client:
-        for photo, picture in enumerate(PHOTOS):
-            tokens = client.encode(picture)
+        for photo, image in enumerate(PHOTOS):
+            tokens = client.encode(image)
             known[tokens.fingerprint, "encode", photo] = tokens.to_bytes()
             known[tokens.fingerprint, "decode", photo] = client.decode(tokens, "jpeg")
     return known
@@ -232,8 +232,8 @@ class Callers:
 class _Grpc:
     client: AsyncClient
 
-    async def encode(self, picture: bytes) -> Tokens:
-        return await self.client.encode(picture)
+    async def encode(self, image: bytes) -> Tokens:
+        return await self.client.encode(image)
 
     async def decode(self, tokens: Tokens) -> bytes:
         return await self.client.decode(tokens, "jpeg")
@@ -243,9 +243,9 @@ class _Grpc:
 class _Rest:
     session: aiohttp.ClientSession
 
-    async def encode(self, picture: bytes) -> Tokens:
+    async def encode(self, image: bytes) -> Tokens:
         return Tokens.from_bytes(
-            await self._post("/v1/encode", picture, "image/jpeg", "application/octet-stream")
+            await self._post("/v1/encode", image, "image/jpeg", "application/octet-stream")
         )
 
     async def decode(self, tokens: Tokens) -> bytes:

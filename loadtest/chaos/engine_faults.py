@@ -78,7 +78,7 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
         0,
         note=counted(others),
     )
-    yield Row(f"{key}_wrong", "wrong pictures or tokens", wrong(outcomes, known), 0)
+    yield Row(f"{key}_wrong", "wrong images or tokens", wrong(outcomes, known), 0)
     yield Row(f"{key}_calls", "calls", len(outcomes), note=counted(codes))
 
 

@@ -1,6 +1,6 @@
 """Inputs that nobody would send: nothing may answer with a 5xx (or gRPC's INTERNAL, UNKNOWN), hang or crash.
 
-schemathesis draws requests from the OpenAPI document, hypothesis draws protobuf messages and token bytes, and pictures of every format are
+schemathesis draws requests from the OpenAPI document, hypothesis draws protobuf messages and token bytes, and images of every format are
 cut, spliced and flipped. Each run draws anew; a failure names its seed and the input's first bytes.
 """
 
@@ -168,7 +168,7 @@ def fuzz(short: bool) -> Rows:
                     16_000,
                     lambda count: _drawn(sender, _token_bytes(tokens), count, number),
                 ),
-                ("pictures", 9_000, lambda count: _pictures(sender, count, number)),
+                ("images", 9_000, lambda count: _images(sender, count, number)),
             ]
             for name, count, source in sources:
                 started, before = time.monotonic(), verdicts.codes.total()
@@ -270,7 +270,7 @@ def _messages(tokens: bytes) -> st.SearchStrategy[Input]:
     name = st.one_of(st.just(""), st.just("demo"), st.text(max_size=20))
     encode = st.builds(
         pb.EncodeRequest,
-        picture=payload,
+        image=payload,
         k=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
         tokenizer=name,
     )
@@ -328,14 +328,14 @@ def _token_bytes(tokens: bytes) -> st.SearchStrategy[Input]:
         st.sampled_from(["application/octet-stream", "application/json"]),
     )
     over_grpc = st.builds(
-        lambda one: _input("Decode", pb.DecodeRequest(tokens=one, format=pb.PICTURE_FORMAT_JPEG)),
+        lambda one: _input("Decode", pb.DecodeRequest(tokens=one, format=pb.IMAGE_FORMAT_JPEG)),
         body,
     )
     return st.one_of(over_grpc, over_grpc, over_rest)
 
 
-def _pictures(sender: Sender, count: int, number: int) -> None:
-    """Small ones, so that those that are still pictures cost little."""
+def _images(sender: Sender, count: int, number: int) -> None:
+    """Small ones, so that those that are still images cost little."""
     chance = random.Random(number)
     photo = Image.open(io.BytesIO(PHOTOS[0])).resize((48, 40))
     originals = []
@@ -374,7 +374,7 @@ def _pictures(sender: Sender, count: int, number: int) -> None:
             request = (
                 Input("/v1/encode", body, "image/jpeg")
                 if one % 3 == 0
-                else _input("Encode", pb.EncodeRequest(picture=body, k=1))
+                else _input("Encode", pb.EncodeRequest(image=body, k=1))
             )
             batch.append(request)
         sender.send(batch)

@@ -14,7 +14,7 @@ from loadtest.chaos.callers import PHOTOS
 from loadtest.harness.service_process import Service, running
 
 PATIENT, IMPATIENT = 16, 24
-DEADLINES = (0.001, 0.1)  # seconds; alone a picture takes some 10 ms, among so many callers some 60
+DEADLINES = (0.001, 0.1)  # seconds; alone an image takes some 10 ms, among so many callers some 60
 PAUSE = 0.1  # of who is refused, as the hint says
 OK, LATE, REFUSED = "OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"
 
@@ -78,7 +78,7 @@ async def _calls(
             while time.monotonic() < end:
                 code = OK
                 try:
-                    request = pb.EncodeRequest(picture=chance.choice(PHOTOS))
+                    request = pb.EncodeRequest(image=chance.choice(PHOTOS))
                     await stub.Encode(request, timeout=chance.uniform(*DEADLINES) if leaves else 30)
                 except grpc.aio.AioRpcError as error:
                     code = error.code().name

@@ -121,7 +121,7 @@ class Port:
     def stream(self, papers: Papers) -> str:
         """The same for EncodeStream."""
         with self._channel(papers) as channel:
-            item = pb.EncodeStreamRequest(request=pb.EncodeRequest(picture=PHOTOS[0]))
+            item = pb.EncodeStreamRequest(request=pb.EncodeRequest(image=PHOTOS[0]))
             try:
                 stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
                 next(stub.EncodeStream(iter([item]), timeout=5, metadata=papers.metadata))

@@ -1,4 +1,4 @@
-"""A service with a planted leak, which proves the meter: it keeps all pictures, twice. `python -m loadtest.chaos.leaky_service`"""
+"""A service with a planted leak, which proves the meter: it keeps all images, twice. `python -m loadtest.chaos.leaky_service`"""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ _kept: list[bytes] = []
 _encode = Tokenization.encode
 
 
-async def _keep(self: Tokenization, picture: bytes, *arguments: Any, **named: Any) -> Encoded:
-    _kept.append(picture + picture)  # a copy: not shared with whoever else has it
-    return await _encode(self, picture, *arguments, **named)
+async def _keep(self: Tokenization, image: bytes, *arguments: Any, **named: Any) -> Encoded:
+    _kept.append(image + image)  # a copy: not shared with whoever else has it
+    return await _encode(self, image, *arguments, **named)
 
 
 if __name__ == "__main__":

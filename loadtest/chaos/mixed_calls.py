@@ -108,7 +108,7 @@ class Mix:
     async def _good_grpc(self) -> None:
         number, photo = self._photo()
         try:
-            reply = await self.stub.Encode(pb.EncodeRequest(picture=photo))
+            reply = await self.stub.Encode(pb.EncodeRequest(image=photo))
         except grpc.aio.AioRpcError as error:
             _raise_if_overloaded(error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
             raise
@@ -124,7 +124,7 @@ class Mix:
 
     async def _bad_grpc(self) -> None:
         try:
-            await self.stub.Encode(pb.EncodeRequest(picture=self._rubbish()))
+            await self.stub.Encode(pb.EncodeRequest(image=self._rubbish()))
             self._expect("bad_grpc", False)
         except grpc.aio.AioRpcError as error:
             _raise_if_overloaded(error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -138,7 +138,7 @@ class Mix:
 
     async def _oversized_grpc(self) -> None:
         try:
-            await self.stub.Encode(pb.EncodeRequest(picture=OVERSIZED))
+            await self.stub.Encode(pb.EncodeRequest(image=OVERSIZED))
             self._expect("oversized_grpc", False)
         except grpc.aio.AioRpcError as error:
             self._expect("oversized_grpc", error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -167,16 +167,14 @@ class Mix:
     async def _impatient(self) -> None:
         with suppress(grpc.aio.AioRpcError):
             await self.stub.Encode(
-                pb.EncodeRequest(picture=self._photo()[1]), timeout=self.chance.uniform(0.001, 0.02)
+                pb.EncodeRequest(image=self._photo()[1]), timeout=self.chance.uniform(0.001, 0.02)
             )
 
     async def _vanishing_stream(self) -> None:
         call = self.stub.EncodeStream()
         for number in range(4):
             await call.write(
-                pb.EncodeStreamRequest(
-                    id=number, request=pb.EncodeRequest(picture=self._photo()[1])
-                )
+                pb.EncodeStreamRequest(id=number, request=pb.EncodeRequest(image=self._photo()[1]))
             )
         await call.read()
         call.cancel()

@@ -21,7 +21,7 @@ from loadtest.load.open_loop import ENCODE, HEALTH, Generators, Grpc, Report, Re
 K = 64
 REFUSED, REFUSED_SECONDS = "RESOURCE_EXHAUSTED", 0.05
 SETTINGS = {"engine_instances": "1", "max_in_flight": "1", "probe_seconds": "5"}
-# Pictures' times that a caller may have to wait: one in work and one who waits are within three times the calm p99, two who wait are not.
+# Images' times that a caller may have to wait: one in work and one who waits are within three times the calm p99, two who wait are not.
 WAITING = 1.9
 
 
@@ -40,17 +40,17 @@ def open_loop(short: bool) -> Rows:
     """
     levels, seconds = ((1, 5), 4.0) if short else ((1, 2, 5, 10), 20.0)
     settings = {"engine_instances": "1"}
-    bodies = tuple(pb.EncodeRequest(picture=photo, k=K).SerializeToString() for photo in PHOTOS)
+    bodies = tuple(pb.EncodeRequest(image=photo, k=K).SerializeToString() for photo in PHOTOS)
     if not short:
         settings = {"model_repository": str(models.wide_repository()), **SETTINGS}
         with (
             running(**settings) as service,
             Generators(1) as generators,
-        ):  # how long a picture takes is the machine's to say
+        ):  # how long an image takes is the machine's to say
             alone = generators.closed_loop(
                 Grpc(service.grpc, ENCODE, bodies), 1, seconds / 4
             ).result()
-        settings["max_wait"] = str(WAITING * alone.latency(50, "OK"))
+        settings["max_queue_seconds"] = str(WAITING * alone.latency(50, "OK"))
     with running(**settings) as service, Generators(3) as generators:
         encode = Grpc(service.grpc, ENCODE, bodies)
         health: dict[tuple[str, float], list[Future[Report]]] = defaultdict(list)

@@ -23,17 +23,17 @@ What the service was put through, and what was measured meanwhile: real processe
 table and exits non-zero when a line does not hold; `python -m loadtest.chaos --write` also writes this page. A shorter form of every attack
 runs in CI (`tests/chaos`).
 
-Measured on {machine}, {date}; service and attackers shared the cores. **{holding} of {asked} lines hold.**
+QualityPoint on {machine}, {date}; service and attackers shared the cores. **{holding} of {asked} lines hold.**
 """
 MEMORY = """## Memory
 
 The service's processes take at most, resident:
 
-    {idle:g} GiB + (max_in_flight + max_waiting) x max_message_bytes + picture_threads x max_pixels x {pixel} bytes
+    {idle:g} GiB + (max_in_flight + max_queue_size) x max_message_bytes + image_threads x max_pixels x {pixel} bytes
 
-{limit:.1f} GiB with the defaults on this machine: itself at rest, a largest message for every picture that may be in it, and a picture
-of the most pixels in every thread that reads pictures. Lower those settings for a smaller machine. Bodies that are still on their way
-count per connection, not per picture: a hundred stalled uploads are part of the attack below, `max_connections` of them are not.
+{limit:.1f} GiB with the defaults on this machine: itself at rest, a largest message for every image that may be in it, and an image
+of the most pixels in every thread that reads images. Lower those settings for a smaller machine. Bodies that are still on their way
+count per connection, not per image: a hundred stalled uploads are part of the attack below, `max_connections` of them are not.
 """
 
 

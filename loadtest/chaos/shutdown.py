@@ -15,7 +15,7 @@ from service.settings import Settings
 def sigterm(short: bool) -> Rows:
     """Each time a service of its own."""
     rounds = 1 if short else 5
-    limit = Settings().drain_delay + Settings().drain_seconds
+    limit = Settings().drain_delay_seconds + Settings().drain_seconds
     outcomes: list[Outcome] = []
     exits, exit_codes, unfinished, left_behind, still_calling, mistaken = [], 0, 0.0, 0, 0, 0
     for _ in range(rounds):
@@ -54,7 +54,7 @@ def sigterm(short: bool) -> Rows:
     yield Row(
         "sigterm_unfinished", "accepted and left unfinished, as the service logs it", unfinished, 0
     )
-    yield Row("sigterm_wrong", "wrong pictures or tokens", mistaken, 0)
+    yield Row("sigterm_wrong", "wrong images or tokens", mistaken, 0)
     yield Row(
         "sigterm_callers_left_waiting", "rounds in which a caller was never told", still_calling, 0
     )

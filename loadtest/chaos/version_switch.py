@@ -64,7 +64,7 @@ def switch(short: bool) -> Rows:
     yield Row("switch_failed", "failed requests", len(failures), 0, note=counted(failures))
     yield Row(
         "switch_wrong",
-        "tokens and pictures other than those of their own fingerprint",
+        "tokens and images other than those of their own fingerprint",
         wrong(outcomes, known),
         0,
     )

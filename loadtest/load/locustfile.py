@@ -58,11 +58,11 @@ class TokenizerUser(User):
 
     @task
     def decode(self) -> None:
-        """The first k tokens of a photo to a picture. What that needs and nobody asked for yet is asked for, in calls that count too."""
+        """The first k tokens of a photo to an image. What that needs and nobody asked for yet is asked for, in calls that count too."""
         photo, k = WORKLOAD.draw_photo(), WORKLOAD.draw_budget()
         tokens = WORKLOAD.known_tokens(photo) or self.send_encode(photo, FULL)
-        WORKLOAD.picture_size = WORKLOAD.picture_size or self.send_tokenizers()
-        if tokens is not None and WORKLOAD.picture_size is not None:
+        WORKLOAD.image_size = WORKLOAD.image_size or self.send_tokenizers()
+        if tokens is not None and WORKLOAD.image_size is not None:
             self.send_decode(tokens.prefix(k))
 
     def send_encode(self, photo: bytes, k: int) -> Tokens | None:
@@ -74,7 +74,7 @@ class TokenizerUser(User):
         raise NotImplementedError
 
     def send_tokenizers(self) -> int | None:
-        """Side of the pictures that the default tokenizer makes."""
+        """Side of the images that the default tokenizer makes."""
         raise NotImplementedError
 
 
@@ -104,13 +104,13 @@ class GrpcUser(TokenizerUser):
         return self._send(
             f"Decode k={tokens.k}",
             lambda: self._client.decode(tokens, "jpeg"),
-            WORKLOAD.check_picture,
+            WORKLOAD.check_image,
         )
 
     def send_tokenizers(self) -> int | None:
         """ListTokenizers."""
         served = self._send("ListTokenizers", self._client.tokenizers)
-        return served[0].picture_size if served is not None else None
+        return served[0].image_size if served is not None else None
 
     def _send(
         self,
@@ -171,7 +171,7 @@ class RestUser(TokenizerUser, FastHttpUser):
         """POST /v1/decode."""
 
         def read(body: bytes) -> bytes:
-            WORKLOAD.check_picture(body)
+            WORKLOAD.check_image(body)
             return body
 
         document = json.dumps(
@@ -186,7 +186,7 @@ class RestUser(TokenizerUser, FastHttpUser):
             "GET",
             "/v1/tokenizers",
             "/v1/tokenizers",
-            lambda body: int(json.loads(body)["tokenizers"][0]["picture_size"]),
+            lambda body: int(json.loads(body)["tokenizers"][0]["image_size"]),
         )
 
     def _send(
@@ -220,7 +220,7 @@ def _status(error: ChannelTokError) -> str:
 
 
 def _length(answer: object) -> int:
-    """Bytes of tokens or of a picture."""
+    """Bytes of tokens or of an image."""
     if isinstance(answer, Tokens):
         return len(answer.to_bytes())
     return len(answer) if isinstance(answer, bytes) else 0

@@ -40,7 +40,7 @@ class Workload:
             width: [_jpeg(image, width) for image in images] for width in SHARE_OF_WIDTH
         }
         self._tokens: dict[bytes, Tokens] = {}
-        self.picture_size: int | None = None
+        self.image_size: int | None = None
 
     def draw_photo(self) -> bytes:
         """A JPEG, of a width by its share."""
@@ -73,16 +73,16 @@ class Workload:
         if k > known.k:
             self._tokens[photo] = tokens
 
-    def check_picture(self, picture: bytes) -> None:
+    def check_image(self, image: bytes) -> None:
         """Raises Failure unless it is a whole JPEG of the size that the tokenizer makes."""
         try:
-            with Image.open(io.BytesIO(picture), formats=["JPEG"]) as image:
-                image.load()
+            with Image.open(io.BytesIO(image), formats=["JPEG"]) as opened:
+                opened.load()
         except (OSError, ValueError) as error:
             raise Failure("wrong answer: not a JPEG") from error
-        if image.size != (self.picture_size, self.picture_size):
+        if opened.size != (self.image_size, self.image_size):
             raise Failure(
-                f"wrong answer: {image.width} x {image.height} pixels, not {self.picture_size} square"
+                f"wrong answer: {opened.width} x {opened.height} pixels, not {self.image_size} square"
             )
 
 

@@ -67,7 +67,7 @@ class Peer:
         return f"multipart/form-data; boundary={BOUNDARY}" if self.form else "image/jpeg"
 
     def body(self, jpeg: bytes) -> bytes:
-        """Of a request for one picture."""
+        """Of a request for one image."""
         if self.v2:
             data, parameters = [base64.b64encode(jpeg).decode()], {"content_type": "base64"}
             return json.dumps(
@@ -136,7 +136,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One stretch of load. Pictures/s, and seconds of latency of good answers."""
+    """One stretch of load. Images/s, and seconds of latency of good answers."""
 
     goodput: float
     p50: float
@@ -195,17 +195,17 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
             flush=True,
         )
 
-    encode = tuple(pb.EncodeRequest(picture=jpeg).SerializeToString() for jpeg in jpegs)
+    encode = tuple(pb.EncodeRequest(image=jpeg).SerializeToString() for jpeg in jpegs)
     with Generators(1) as generators:
         for _ in range(rounds):
-            with running(max_wait="30") as service:
+            with running(max_queue_seconds="30") as service:
                 with Client(service.grpc) as client:
                     right = client.encode(jpegs[0]).ids.tolist()
                 measure(OURS, Grpc(service.grpc, ENCODE, encode))
                 measure("ChannelTok REST", Rest(f"{service.rest}/v1/encode", "POST", tuple(jpegs)))
                 measure("Triton, pixels", triton_targets(service)["encode"])
             if processor_has_bf16():
-                with running(max_wait="30", encode_precision="bf16") as service:
+                with running(max_queue_seconds="30", encode_precision="bf16") as service:
                     measure(OUR_BEST, Grpc(service.grpc, ENCODE, encode))
             for name in names:
                 with peer(name, pythons[name]) as url:
@@ -230,7 +230,7 @@ def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object
     """Print the table and the ratios; return them."""
     loads = [*(f"{callers}" for callers in CALLERS), "open"]
     print(
-        f"\npictures/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best"
+        f"\nimages/s and p99 in ms, medians of {rounds} rounds; the last column is an open loop at {OPEN_SHARE} of each one's best"
     )
     print(f"{'':16}" + "".join(f"{load:>18}" for load in loads))
     for name, row in medians.items():
@@ -324,7 +324,7 @@ def peer(name: str, python: Path) -> Iterator[str]:
 
 
 def ids(name: str, url: str, jpeg: bytes) -> list[int]:
-    """What a peer answers for one picture. OSError while it does not."""
+    """What a peer answers for one image. OSError while it does not."""
     request = urllib.request.Request(
         url, PEERS[name].body(jpeg), {"content-type": PEERS[name].content_type}
     )

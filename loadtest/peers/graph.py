@@ -1,4 +1,4 @@
-"""What all peers share: the picture contract, and the encode graph in ONNX Runtime."""
+"""What all peers share: the image contract, and the encode graph in ONNX Runtime."""
 
 import os
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Who is worked on now, who waits for a place, and who is refused.
 
-Only `limit` pictures are in the engine at once: enough to fill its batches. More would wait inside Triton, where they can be neither
+Only `limit` images are in the engine at once: enough to fill its batches. More would wait inside Triton, where they can be neither
 refused nor overtaken. The others wait here:
 
-- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_wait`, the call is refused at once. Little's
+- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_queue_seconds`, the call is refused at once. Little's
   law tells it: with all places taken, one becomes free every (mean time in a place) / limit.
 - bulk ones (items of a stream) for as long as their callers do, which slows the sender down: that is what a stream's flow control is for.
   One place of `BULK_SHARE` goes to them also under interactive overload.
@@ -34,41 +34,45 @@ class Priority(StrEnum):
     BULK = "bulk"
 
 
-class Place:
-    """A picture's. It is free when its holder has left it and all the work that it waits for is done."""
+class Permit:
+    """An image's. It is free when its holder has left it and all the work that it waits for is done."""
 
     def __init__(self, free: Callable[[], None]) -> None:
         self._free, self._held = free, 1
 
-    def wait_for(self, work: asyncio.Future[Any]) -> None:
+    def hold_until(self, work: asyncio.Future[Any]) -> None:
         """Not to be free before `work` is done: what is in the engine takes its time, whether or not its caller has left."""
         self._held += 1
-        work.add_done_callback(lambda _: self.leave())
+        work.add_done_callback(lambda _: self.release())
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._held -= 1
         if not self._held:
             self._free()
 
 
 class Admission:
-    """`limit` places, one per picture.
+    """`limit` places, one per image.
 
-    max_waiting: interactive pictures in the queue at most. max_wait: seconds that one may have to wait when it comes.
-    what: the pictures' name in sentences. max_in_flight: tells the limit.
+    max_queue_size: interactive images in the queue at most. max_queue_seconds: seconds that one may have to wait when it comes.
+    what: the images' name in sentences. max_in_flight: tells the limit.
     """
 
     def __init__(
         self,
         limit: int,
-        max_waiting: int,
-        max_wait: float,
-        what: str = "pictures",
+        max_queue_size: int,
+        max_queue_seconds: float,
+        what: str = "images",
         max_in_flight: Gauge = metrics.MAX_IN_FLIGHT,
     ) -> None:
         self._what = what
         self.closed = asyncio.Event()
-        self._limit, self._max_waiting, self._max_wait = limit, max_waiting, max_wait
+        self._limit, self._max_queue_size, self._max_queue_seconds = (
+            limit,
+            max_queue_size,
+            max_queue_seconds,
+        )
         self._in_flight = 0
         self._seconds = 0.0  # mean time in a place
         self._queues: dict[Priority, deque[asyncio.Future[None]]] = {
@@ -80,23 +84,25 @@ class Admission:
         max_in_flight.set(limit)
 
     @asynccontextmanager
-    async def place(self, priority: Priority, timeout: float | None = None) -> AsyncIterator[Place]:
-        """Hold a place. timeout: seconds until nobody wants the picture any more.
+    async def acquire(
+        self, priority: Priority, timeout: float | None = None
+    ) -> AsyncIterator[Permit]:
+        """Hold a place. timeout: seconds until nobody wants the image any more.
 
-        Raises Overloaded when an interactive picture would get none soon enough, Stopping once closed.
+        Raises Overloaded when an interactive image would get none soon enough, Stopping once closed.
         """
-        await self._enter(priority, timeout)
+        await self._admit(priority, timeout)
         entered = time.monotonic()
 
         def free() -> None:
             self._seconds += LATEST * (time.monotonic() - entered - self._seconds)
-            self._leave()
+            self._release()
 
-        place = Place(free)
+        permit = Permit(free)
         try:
-            yield place
+            yield permit
         finally:
-            place.leave()
+            permit.release()
 
     def close(self) -> None:
         """Refuse whatever comes from now on. What is in flight or waits goes on."""
@@ -110,7 +116,7 @@ class Admission:
             )
 
     async def idle(self, timeout: float) -> int:
-        """Wait until nothing is in flight, `timeout` seconds at most. Returns how many pictures still are."""
+        """Wait until nothing is in flight, `timeout` seconds at most. Returns how many images still are."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -118,7 +124,7 @@ class Admission:
             return self._in_flight + sum(map(len, self._queues.values()))
         return 0
 
-    async def _enter(self, priority: Priority, timeout: float | None) -> None:
+    async def _admit(self, priority: Priority, timeout: float | None) -> None:
         self.refuse_if_closed()
         if self._in_flight < self._limit:  # so nobody waits: places are handed on
             self._in_flight += 1
@@ -128,7 +134,7 @@ class Admission:
         if priority is Priority.INTERACTIVE:
             wait = (len(queue) + 1) * self._seconds / self._limit
             too_late = timeout is not None and wait + self._seconds > timeout
-            if len(queue) >= self._max_waiting or wait > self._max_wait or too_late:
+            if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds or too_late:
                 said = f"{self._limit} {self._what} are in work, the limit, and {len(queue)} wait: try again"
                 raise Overloaded(said, max(RETRY_AFTER_SECONDS, wait))
         turn = asyncio.get_running_loop().create_future()
@@ -138,12 +144,12 @@ class Admission:
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
-                self._leave()  # the place came when its caller was gone
+                self._release()  # the place came when its caller was gone
             elif turn in queue:
                 queue.remove(turn)
             raise
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Hand the place on."""
         interactive, bulk = self._queues[Priority.INTERACTIVE], self._queues[Priority.BULK]
         while interactive or bulk:

@@ -26,43 +26,43 @@ def ran_out(seconds: float, timeout: float | None) -> bool:
 
 
 @dataclass
-class Account:
+class CallRecord:
     """One call's way through the service: its stages, its clock, and, when it is left as a context, what is said of it.
 
-    slow_seconds: a call that takes longer has a line in the log. patient: stages whose time is no slowness. timeout: seconds to the
+    slow_seconds: a call that takes longer has a line in the log. untimed_stages: stages whose time is no slowness. timeout: seconds to the
     caller's deadline.
     """
 
     rpc: str
     slow_seconds: float
-    patient: frozenset[str] = frozenset()
+    untimed_stages: frozenset[str] = frozenset()
     timeout: float | None = None
     stages: Stages = field(default_factory=dict)
     tokenizer: str = ""
     k: int = 0
     budget: str = ""
     started: float = field(default_factory=time.perf_counter)
-    lap: float = field(default_factory=time.perf_counter)
+    stage_started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.span = tracing.picture(self.rpc)
+        self.span = tracing.image(self.rpc)
 
-    def concerns(self, tokenizer: str, k: int) -> None:
+    def set_subject(self, tokenizer: str, k: int) -> None:
         self.tokenizer, self.k, self.budget = tokenizer, k, metrics.budget_label(k)
 
-    def done(self, stage: str) -> None:
+    def end_stage(self, stage: str) -> None:
         now = time.perf_counter()
-        self.stages[stage] = now - self.lap
-        self.lap = now
+        self.stages[stage] = now - self.stage_started
+        self.stage_started = now
         self.span.stage(stage, self.stages[stage])
 
-    def inferred(self, inference: Inference) -> None:
+    def add_inference(self, inference: Inference) -> None:
         if inference.queue_seconds is not None:
             self.stages["engine_queue"] = (
                 self.stages.get("engine_queue", 0.0) + inference.queue_seconds
             )
         self.stages["engine"] = self.stages.get("engine", 0.0) + inference.compute_seconds
-        self.lap = time.perf_counter()
+        self.stage_started = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class Account:
     ) -> None:
         match error:
             case None:
-                metrics.PICTURES.labels(self.rpc).inc()
+                metrics.IMAGES.labels(self.rpc).inc()
                 for stage, seconds in self.stages.items():
                     metrics.STAGE_SECONDS.labels(self.rpc, stage, self.budget).observe(seconds)
                 self._close("OK")
@@ -95,7 +95,7 @@ class Account:
         seconds = time.perf_counter() - self.started
         metrics.REQUEST_SECONDS.labels(self.rpc, code).observe(seconds)
         if code != "OK":
-            metrics.REJECTED.labels(self.rpc, code).inc()
+            metrics.ERRORS.labels(self.rpc, code).inc()
         ours = is_ours(code)
         self.span.end(code, ours, {"tokenizer": self.tokenizer, "k": self.k})
         if (
@@ -103,7 +103,8 @@ class Account:
         ):  # that one is logged with its traceback where it becomes a reply
             log.error("call_failed", why=why, **self._facts(code, seconds))
         elif (
-            seconds - sum(self.stages.get(stage, 0.0) for stage in self.patient) > self.slow_seconds
+            seconds - sum(self.stages.get(stage, 0.0) for stage in self.untimed_stages)
+            > self.slow_seconds
         ):
             log.warning("slow_call", **self._facts(code, seconds))
 

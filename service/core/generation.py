@@ -1,9 +1,9 @@
-"""Generate, once, for both protocols: new tokens by a generator in Triton, and the pictures that they make on the way.
+"""Generate, once, for both protocols: new tokens by a generator in Triton, and the images that they make on the way.
 
     request --> generator, sampling, prefix --> place --> Triton's stream --> tokens ----------------> events
                                                                                └─ at each preview's k: decode ─┘
 
-A caller who reads slowly holds no place: what is made waits for them here, and it is little (a few hundred ids, a few pictures).
+A caller who reads slowly holds no place: what is made waits for them here, and it is little (a few hundred ids, a few images).
 """
 
 import asyncio
@@ -18,10 +18,10 @@ import numpy as np
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
-from service.core.admission import Admission, Place, Priority
-from service.core.call_record import Account, Stages
+from service.core.admission import Admission, Permit, Priority
+from service.core.call_record import CallRecord, Stages
 from service.core.prefixes import prefixes
-from service.core.registry import Generator
+from service.core.registry import ServedGenerator
 from service.core.tokenization import Tokenization
 from service.errors import (
     BadK,
@@ -47,7 +47,7 @@ _RPC = "generate"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GenerateRequest:
     """What a caller asks for; see GenerateRequest in the contract. generator, class_name: empty or None for none named.
 
     prefix: tokens or token bytes, empty for none. previews: budgets in any order. preview_format: "JPEG", "PNG" or "WEBP".
@@ -68,7 +68,7 @@ class Wanted:
 class Started:
     """The first event."""
 
-    generator: Generator
+    generator: ServedGenerator
     seed: int
     k: int
 
@@ -83,17 +83,17 @@ class NewTokens:
 
 @dataclass(frozen=True)
 class Preview:
-    """picture: what decode gives of the first k tokens."""
+    """image: what decode gives of the first k tokens."""
 
     k: int
-    picture: bytes
+    image: bytes
 
 
 @dataclass(frozen=True)
 class Finished:
     """The last event. tokens: the whole sequence."""
 
-    generator: Generator
+    generator: ServedGenerator
     tokens: Tokens
     stages: Stages
 
@@ -105,7 +105,7 @@ Event = Started | NewTokens | Preview | Finished
 class _Task:
     """What was wanted, checked and complete. prefix: uint16 [j], j from 0 to k. previews: ascending."""
 
-    generator: Generator
+    generator: ServedGenerator
     class_number: int
     prefix: NDArray[np.uint16]
     k: int
@@ -119,7 +119,7 @@ class _Task:
         """As the Triton model takes them."""
         return {
             "class": np.array([self.class_number], np.int32),
-            "prefix": prefixes(self.prefix, [len(self.prefix)], self.generator.channels)[0],
+            "prefix": prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
             "length": np.array([self.k], np.int32),
             "seed": np.array([self.seed], np.int64),
             "temperature": np.array([self.temperature], np.float32),
@@ -127,7 +127,7 @@ class _Task:
         }
 
 
-class _Outbox:
+class _EventBuffer:
     """Events that were made and not yet read. Tokens that wait together leave together."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class _Outbox:
 
 
 class Generation:
-    """The one thing it does. It has places of its own: a long generation takes none from single pictures."""
+    """The one thing it does. It has places of its own: a long generation takes none from single images."""
 
     def __init__(self, tokenization: Tokenization, triton: Triton, settings: Settings) -> None:
         self._tokenization = tokenization
@@ -167,19 +167,19 @@ class Generation:
         )
 
     @property
-    def generators(self) -> list[Generator]:
+    def generators(self) -> list[ServedGenerator]:
         """Those that calls go to, the default one first."""
         return self._tokenization.catalogue.current_generators
 
     async def generate(
-        self, wanted: Wanted, timeout: float | None = None
+        self, wanted: GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Started, then NewTokens and Previews as they are made, and Finished. Nothing comes before the first token is made.
 
         timeout: seconds left to the caller's deadline. Iterate within `contextlib.aclosing`: closing stops the engine at once.
         Raises ServiceError, as the table in service/errors.py says.
         """
-        outbox = _Outbox()
+        outbox = _EventBuffer()
         making = asyncio.create_task(self._make(wanted, timeout, outbox))
         making.add_done_callback(lambda _: outbox.close())
         try:
@@ -190,29 +190,33 @@ class Generation:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)  # the engine has been told to stop
 
-    async def _make(self, wanted: Wanted, timeout: float | None, outbox: _Outbox) -> None:
-        with Account(
+    async def _make(
+        self, wanted: GenerateRequest, timeout: float | None, outbox: _EventBuffer
+    ) -> None:
+        with CallRecord(
             _RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout
         ) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._tokenization.rate_limit.take(wait=False)
                     task = self._checked(wanted)
-                    call.concerns(task.generator.tokenizer.name, task.k)
-                    async with self.admission.place(Priority.INTERACTIVE) as place:
-                        call.done("admission")
+                    call.set_subject(task.generator.tokenizer.name, task.k)
+                    async with self.admission.acquire(Priority.INTERACTIVE) as permit:
+                        call.end_stage("admission")
                         with metrics.GENERATIONS.track_inprogress():
-                            await self._run(task, call, place, outbox)
+                            await self._run(task, call, permit, outbox)
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed before the last token") from error
 
-    async def _run(self, task: _Task, call: Account, place: Place, outbox: _Outbox) -> None:
+    async def _run(
+        self, task: _Task, call: CallRecord, permit: Permit, outbox: _EventBuffer
+    ) -> None:
         tokenizer = task.generator.tokenizer
         ids = task.prefix.tolist()
         to_show: asyncio.Queue[Tokens] = asyncio.Queue()
-        showing = asyncio.create_task(self._show(task, place, to_show, outbox))
+        showing = asyncio.create_task(self._show(task, permit, to_show, outbox))
         try:
-            async with aclosing(self._new_ids(task, call, place)) as new_ids:
+            async with aclosing(self._new_ids(task, call, permit)) as new_ids:
                 shown = 0
                 async for new in new_ids:
                     if len(ids) == len(task.prefix):
@@ -225,15 +229,15 @@ class Generation:
                             Tokens(ids[: task.previews[shown]], tokenizer.fingerprint)
                         )
                         shown += 1
-            call.done("tokens")
+            call.end_stage("tokens")
             await showing
-            call.done("previews")
+            call.end_stage("previews")
         finally:
             showing.cancel()
         outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
 
     async def _new_ids(
-        self, task: _Task, call: Account, place: Place
+        self, task: _Task, call: CallRecord, permit: Permit
     ) -> AsyncGenerator[list[int], None]:
         """The ids after the prefix, as they come; a single empty list where there are none to make.
 
@@ -246,23 +250,23 @@ class Generation:
         name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
         latest = call.started
         async with aclosing(
-            self._triton.streams.ask(model, task.inputs(), under_way=place.wait_for)
+            self._triton.streams.infer(model, task.inputs(), under_way=permit.hold_until)
         ) as responses:
             async for response in responses:
                 index, new = (
                     response[output].tolist() if output in response else []
                     for output in ("index", "token")
                 )
-                valid = all(0 <= one < task.generator.tokenizer.codes for one in new)
+                valid = all(0 <= one < task.generator.tokenizer.vocab_size for one in new)
                 if index != [due] or not new or len(new) > task.k - due or not valid:
                     break
                 now = time.perf_counter()
                 if due == len(task.prefix):
-                    metrics.FIRST_TOKEN_SECONDS.labels(name).observe(now - latest)
-                    call.done("first_token")
+                    metrics.TIME_TO_FIRST_TOKEN.labels(name).observe(now - latest)
+                    call.end_stage("first_token")
                 else:
                     for _ in new:
-                        metrics.NEXT_TOKEN_SECONDS.labels(name).observe((now - latest) / len(new))
+                        metrics.INTER_TOKEN_LATENCY.labels(name).observe((now - latest) / len(new))
                 latest = now
                 metrics.TOKENS.labels(_RPC).inc(len(new))
                 due += len(new)
@@ -270,23 +274,23 @@ class Generation:
             else:
                 if due == task.k:
                     return
-        self._triton.answers.suspect(model.name, asked)
+        self._triton.health.suspect(model.name, asked)
         raise EngineUnavailable(
             "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
         )
 
     async def _show(
-        self, task: _Task, place: Place, to_show: asyncio.Queue[Tokens], outbox: _Outbox
+        self, task: _Task, permit: Permit, to_show: asyncio.Queue[Tokens], outbox: _EventBuffer
     ) -> None:
         for _ in task.previews:
             tokens = await to_show.get()
-            picture = await self._tokenization.preview(
-                tokens, task.generator.tokenizer, task.preview_format, place
+            image = await self._tokenization.preview(
+                tokens, task.generator.tokenizer, task.preview_format, permit
             )
-            metrics.PICTURE_BYTES.labels(_RPC).inc(len(picture))
-            outbox.put(Preview(tokens.k, picture))
+            metrics.IMAGE_BYTES.labels(_RPC).inc(len(image))
+            outbox.put(Preview(tokens.k, image))
 
-    def _checked(self, wanted: Wanted) -> _Task:
+    def _checked(self, wanted: GenerateRequest) -> _Task:
         temperature = TEMPERATURE if wanted.temperature is None else wanted.temperature
         if not 0 <= temperature <= MAX_TEMPERATURE:  # NaN is neither
             raise BadSampling(f"temperature is {temperature:g}; it is 0 to {MAX_TEMPERATURE:g}")
@@ -294,15 +298,15 @@ class Generation:
         if not 0 <= seed <= MAX_SEED:
             raise BadSampling(f"seed is {seed}; it is 0 to {MAX_SEED}")
         generator = self._tokenization.catalogue.generator(wanted.generator)
-        codes = generator.tokenizer.codes
-        top_k = min(TOP_K, codes) if wanted.top_k is None else wanted.top_k
-        if not 0 <= top_k <= codes:
+        vocab_size = generator.tokenizer.vocab_size
+        top_k = min(TOP_K, vocab_size) if wanted.top_k is None else wanted.top_k
+        if not 0 <= top_k <= vocab_size:
             raise BadSampling(
-                f"top_k is {top_k}; generator {generator.name!r} takes 0 (all) to {codes}"
+                f"top_k is {top_k}; generator {generator.name!r} takes 0 (all) to {vocab_size}"
             )
-        k = generator.channels if wanted.k is None else wanted.k
-        if not 1 <= k <= generator.channels:
-            raise BadK(f"k is {k}; generator {generator.name!r} takes 1 to {generator.channels}")
+        k = generator.max_tokens if wanted.k is None else wanted.k
+        if not 1 <= k <= generator.max_tokens:
+            raise BadK(f"k is {k}; generator {generator.name!r} takes 1 to {generator.max_tokens}")
         previews = sorted(set(wanted.previews))
         if len(previews) > MAX_PREVIEWS:
             raise BadRequest(
@@ -323,7 +327,7 @@ class Generation:
         )
 
 
-def _prefix(tokens: Tokens | bytes, generator: Generator, k: int) -> NDArray[np.uint16]:
+def _prefix(tokens: Tokens | bytes, generator: ServedGenerator, k: int) -> NDArray[np.uint16]:
     """The ids, uint16 [j], j from 0 to k. Raises BadTokens, FingerprintMismatch."""
     if not tokens:
         return np.zeros(0, np.uint16)
@@ -342,8 +346,8 @@ def _prefix(tokens: Tokens | bytes, generator: Generator, k: int) -> NDArray[np.
         raise BadTokens(
             f"the prefix has {tokens.k} tokens, and k is {k}: it is to be as long at most"
         )
-    if tokens.ids.max() >= tokenizer.codes:
+    if tokens.ids.max() >= tokenizer.vocab_size:
         raise BadTokens(
-            f"an id of the prefix is {tokens.ids.max()}; those of tokenizer {tokenizer.name!r} are 0 to {tokenizer.codes - 1}"
+            f"an id of the prefix is {tokens.ids.max()}; those of tokenizer {tokenizer.name!r} are 0 to {tokenizer.vocab_size - 1}"
         )
     return tokens.ids

@@ -1,9 +1,9 @@
-"""The first k tokens as a decoder takes them, and what pictures they make."""
+"""The first k tokens as a decoder takes them, and what images they make."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from channeltok.quality import Measured
+from channeltok.quality import QualityPoint
 from numpy.typing import NDArray
 
 from imaging.similarity import psnr, ssim
@@ -21,8 +21,8 @@ def prefixes(ids: NDArray[np.uint16], budgets: Sequence[int], width: int) -> NDA
 
 def measured(
     original: NDArray[np.uint8], decoded: NDArray[np.uint8], budgets: Sequence[int]
-) -> list[Measured]:
-    """How like the original each picture is. original: uint8 [S, S, 3]. decoded: uint8 [len(budgets), S, S, 3]."""
+) -> list[QualityPoint]:
+    """How like the original each image is. original: uint8 [S, S, 3]. decoded: uint8 [len(budgets), S, S, 3]."""
     originals = np.broadcast_to(original, decoded.shape)
     both = zip(budgets, ssim(originals, decoded), psnr(originals, decoded), strict=True)
-    return [Measured(k, float(likeness), float(ratio)) for k, likeness, ratio in both]
+    return [QualityPoint(k, float(likeness), float(ratio)) for k, likeness, ratio in both]

@@ -1,4 +1,4 @@
-"""How many pictures a second one client may send: a token bucket for each."""
+"""How many images a second one client may send: a token bucket for each."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 
 
 class _Bucket:
-    """Holds up to `burst` pictures and is refilled with `rate` a second."""
+    """Holds up to `burst` images and is refilled with `rate` a second."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._rate, self._burst = rate, burst
@@ -22,7 +22,7 @@ class _Bucket:
         self.queue = asyncio.Lock()  # those who wait, one after another
 
     def take(self) -> float:
-        """0 when a picture could be taken out, else the seconds until one can."""
+        """0 when an image could be taken out, else the seconds until one can."""
         now = time.monotonic()
         self._level = min(self._burst, self._level + (now - self._filled) * self._rate)
         self._filled = now
@@ -33,21 +33,21 @@ class _Bucket:
 
 
 class RateLimit:
-    """`rate` pictures a second and client, after a burst of `burst`; None: no limit. A worker process counts what it serves itself."""
+    """`rate` images a second and client, after a burst of `burst`; None: no limit. A worker process counts what it serves itself."""
 
     def __init__(self, rate: float | None, burst: int) -> None:
         self._rate, self._burst = rate, burst
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     async def take(self, *, wait: bool) -> None:
-        """One picture of the present caller. Raises RateLimited, or with `wait` comes back when it is its turn."""
+        """One image of the present caller. Raises RateLimited, or with `wait` comes back when it is its turn."""
         if self._rate is None:
             return
         bucket = self._bucket(caller.get(), self._rate)
         seconds = bucket.take()
         if seconds and not wait:
             raise RateLimited(
-                f"more than {self._rate:g} pictures a second: try again in {seconds:.2g} s", seconds
+                f"more than {self._rate:g} images a second: try again in {seconds:.2g} s", seconds
             )
         if seconds:
             async with bucket.queue:

@@ -22,11 +22,11 @@ _SHOWN = 10  # names in a sentence
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class ServedTokenizer:
     """One training of a tokenizer, and the Triton models that run it.
 
     version: counts the trainings that were served under one name; calls by that name go to the highest.
-    channels: tokens of a whole picture, the largest k. picture_size: side of the square it sees and makes, pixels.
+    max_tokens: tokens of a whole image, the largest k. image_size: side of the square it sees and makes, pixels.
     decoders: budget -> model, ascending by budget.
     """
 
@@ -34,16 +34,16 @@ class Tokenizer:
     version: int
     family: str
     fingerprint: str
-    channels: int
+    max_tokens: int
     bits_per_token: int
-    picture_size: int
+    image_size: int
     encoder: Model
     decoders: dict[int, Model]
 
     @property
-    def codes(self) -> int:
-        """How many ids a token may have: 0 to codes - 1."""
-        return self.encoder.codes
+    def vocab_size(self) -> int:
+        """How many ids a token may have: 0 to vocab_size - 1."""
+        return self.encoder.vocab_size
 
     @property
     def models(self) -> list[Model]:
@@ -60,20 +60,20 @@ class Tokenizer:
             yield budget, model, list(some)
 
     def check(self, tokens: Tokens) -> None:
-        """Raises BadTokens for what it cannot have made: more tokens than its channels, or ids that it does not have."""
-        if tokens.k > self.channels:
-            raise BadTokens(f"{tokens.k} ids; tokenizer {self.name!r} takes 1 to {self.channels}")
-        if tokens.ids.max() >= self.codes:
+        """Raises BadTokens for what it cannot have made: more tokens than its max_tokens, or ids that it does not have."""
+        if tokens.k > self.max_tokens:
+            raise BadTokens(f"{tokens.k} ids; tokenizer {self.name!r} takes 1 to {self.max_tokens}")
+        if tokens.ids.max() >= self.vocab_size:
             raise BadTokens(
-                f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.codes - 1}"
+                f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.vocab_size - 1}"
             )
 
 
 @dataclass(frozen=True)
-class Generator:
+class ServedGenerator:
     """One training of a generator, and the Triton model that runs it.
 
-    version: as a tokenizer's. fingerprint: its own. tokenizer: the training whose tokens it makes. channels: the most tokens it makes.
+    version: as a tokenizer's. fingerprint: its own. tokenizer: the training whose tokens it makes. max_tokens: the most tokens it makes.
     classes: what can be asked for, in the order of the model's numbers.
     """
 
@@ -81,9 +81,9 @@ class Generator:
     version: int
     family: str
     fingerprint: str
-    channels: int
+    max_tokens: int
     classes: tuple[str, ...]
-    tokenizer: Tokenizer
+    tokenizer: ServedTokenizer
     model: Model
 
     def class_number(self, name: str | None) -> int:
@@ -98,7 +98,7 @@ class Generator:
         return self.classes.index(name)
 
 
-class Catalogue:
+class Registry:
     """The tokenizers and generators served at one moment; a change of what Triton serves makes a new one.
 
     Of one name several versions can be there while one replaces the other: encode goes to the newest, decode to whichever made the tokens.
@@ -126,7 +126,7 @@ class Catalogue:
             key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
         )
         self._default = default
-        self._by_name: dict[str, Tokenizer] = {}
+        self._by_name: dict[str, ServedTokenizer] = {}
         for tokenizer in self.tokenizers:
             self._by_name.setdefault(tokenizer.name, tokenizer)
         self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in self.tokenizers}
@@ -139,16 +139,16 @@ class Catalogue:
             generators, key=lambda one: (one.name != default_generator, one.name, -one.version)
         )
         self._default_generator = default_generator
-        self._generators: dict[str, Generator] = {}
+        self._generators: dict[str, ServedGenerator] = {}
         for generator in self.generators:
             self._generators.setdefault(generator.name, generator)
 
     @property
-    def current_generators(self) -> list[Generator]:
+    def current_generators(self) -> list[ServedGenerator]:
         """Those that calls by their names go to, the default one first."""
         return list(self._generators.values())
 
-    def generator(self, name: str | None) -> Generator:
+    def generator(self, name: str | None) -> ServedGenerator:
         """The newest called `name`; the default one for None or an empty name. Raises UnknownGenerator."""
         if not self._generators:
             raise UnknownGenerator("no generator is served here: only encode and decode are")
@@ -159,11 +159,11 @@ class Catalogue:
             )
         return self._generators[name]
 
-    def is_current(self, tokenizer: Tokenizer) -> bool:
+    def is_current(self, tokenizer: ServedTokenizer) -> bool:
         """Whether calls by its name go to it, and not to a newer version."""
         return self._by_name[tokenizer.name] is tokenizer
 
-    def by_name(self, name: str | None) -> Tokenizer:
+    def by_name(self, name: str | None) -> ServedTokenizer:
         """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
         if not self._by_name:
             raise EngineUnavailable("no tokenizer is loaded: try again", 2.0)
@@ -176,7 +176,7 @@ class Catalogue:
             )
         return self._by_name[name]
 
-    def by_fingerprint(self, fingerprint: str, name: str | None) -> Tokenizer:
+    def by_fingerprint(self, fingerprint: str, name: str | None) -> ServedTokenizer:
         """The one that made tokens of this fingerprint. Raises FingerprintMismatch when it is not served, or is not `name`."""
         named = self.by_name(name) if name or not self._by_name else None
         found = self._by_fingerprint.get(fingerprint)
@@ -195,7 +195,7 @@ class Catalogue:
         return found
 
 
-def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
+def _assemble(name: str, models: list[Model]) -> ServedTokenizer | None:
     encoders = [model for model in models if model.parameters["role"] == "encode"]
     decoders = {
         int(model.parameters["budget"]): model
@@ -205,35 +205,39 @@ def _assemble(name: str, models: list[Model]) -> Tokenizer | None:
     if not encoders:
         return None
     facts = encoders[0].parameters
-    channels = int(facts["channels"])
-    if max(decoders, default=0) < channels:
+    max_tokens = int(facts["channels"])
+    if max(decoders, default=0) < max_tokens:
         return None
-    return Tokenizer(
+    return ServedTokenizer(
         name=name,
         version=int(facts.get("version", 1)),
         family=facts["family"],
         fingerprint=facts["fingerprint"],
-        channels=channels,
+        max_tokens=max_tokens,
         bits_per_token=int(facts["bits_per_token"]),
-        picture_size=int(facts["picture_size"]),
+        image_size=int(facts["picture_size"]),
         encoder=encoders[0],
         decoders=dict(sorted(decoders.items())),
     )
 
 
-def _generator(model: Model, tokenizers: dict[str, Tokenizer]) -> Generator | None:
+def _generator(model: Model, tokenizers: dict[str, ServedTokenizer]) -> ServedGenerator | None:
     facts = model.parameters
     if "generator" not in facts or facts.get("role") != "generate":
         return None
-    tokenizer, channels = tokenizers.get(facts["fingerprint"]), int(facts["channels"])
-    if tokenizer is None or channels > tokenizer.channels or model.codes > tokenizer.codes:
+    tokenizer, max_tokens = tokenizers.get(facts["fingerprint"]), int(facts["channels"])
+    if (
+        tokenizer is None
+        or max_tokens > tokenizer.max_tokens
+        or model.vocab_size > tokenizer.vocab_size
+    ):
         return None
-    return Generator(
+    return ServedGenerator(
         name=facts["generator"],
         version=int(facts.get("version", 1)),
         family=facts["family"],
         fingerprint=facts["generator_fingerprint"],
-        channels=channels,
+        max_tokens=max_tokens,
         classes=tuple(json.loads(facts.get("classes", "[]"))),
         tokenizer=tokenizer,
         model=model,

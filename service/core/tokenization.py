@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from channeltok.quality import Measured, Quality
+from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
 import imaging
-from service.core.admission import Admission, Place, Priority
-from service.core.call_record import Account, Stages
+from service.core.admission import Admission, Permit, Priority
+from service.core.call_record import CallRecord, Stages
 from service.core.prefixes import measured, prefixes
 from service.core.rate_limit import RateLimit
-from service.core.registry import Catalogue, Tokenizer
+from service.core.registry import Registry, ServedTokenizer
 from service.errors import (
+    BadImage,
     BadK,
-    BadPicture,
     BadRequest,
     BadTokens,
     DeadlineExceeded,
@@ -47,19 +47,19 @@ _PATIENT = {
 class Encoded:
     """Result of encode. engine: see Model.engine. curve: what was measured to choose k by quality, by ascending k; empty without."""
 
-    tokenizer: Tokenizer
+    tokenizer: ServedTokenizer
     tokens: Tokens
     stages: Stages
     engine: str
-    curve: list[Measured] = field(default_factory=list)
+    curve: list[QualityPoint] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Result of decode. picture: bytes in the format asked for. engine: see Model.engine."""
+    """Result of decode. image: bytes in the format asked for. engine: see Model.engine."""
 
-    tokenizer: Tokenizer
-    picture: bytes
+    tokenizer: ServedTokenizer
+    image: bytes
     k: int
     stages: Stages
     engine: str
@@ -76,19 +76,21 @@ class Tokenization:
     """
 
     def __init__(self, triton: Triton, settings: Settings) -> None:
-        self.catalogue = Catalogue([])
+        self.catalogue = Registry([])
         self.look_again: Callable[[], Awaitable[None]] = _nothing
         self._triton = triton
         self._settings = settings
-        self.admission = Admission(settings.places, settings.max_waiting, settings.max_wait)
+        self.admission = Admission(
+            settings.places, settings.max_queue_size, settings.max_queue_seconds
+        )
         self.rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
-        self._picture_threads = ThreadPoolExecutor(
-            settings.picture_threads, thread_name_prefix="pictures"
+        self._image_threads = ThreadPoolExecutor(
+            settings.image_threads, thread_name_prefix="images"
         )
 
     async def encode(
         self,
-        picture: bytes,
+        image: bytes,
         k: int | None,
         tokenizer: str | None,
         *,
@@ -102,58 +104,58 @@ class Tokenization:
         timeout: seconds left to the caller's deadline.
         Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, priority) as (call, place):
+        async with self._call(rpc, timeout, priority) as (call, permit):
             served = self.catalogue.by_name(tokenizer)
-            if k is not None and not 1 <= k <= served.channels:
-                raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.channels}")
-            if len(picture) > self._settings.max_message_bytes:
+            if k is not None and not 1 <= k <= served.max_tokens:
+                raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.max_tokens}")
+            if len(image) > self._settings.max_message_bytes:
                 raise TooLarge(
-                    f"the picture has {len(picture):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
+                    f"the image has {len(image):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
                 )
             if k is not None and quality is not None:
                 raise BadRequest(
                     "k says how many tokens to keep, and so does a quality: ask for one of them"
                 )
-            k = k or served.channels
-            call.concerns(served.name, k)
-            pixels = await self._prepared(picture, served.picture_size)
-            call.done("unpack")
+            k = k or served.max_tokens
+            call.set_subject(served.name, k)
+            pixels = await self._prepared(image, served.image_size)
+            call.end_stage("unpack")
             inference = await self._triton.infer(
-                served.encoder, pixels[None], under_way=place.wait_for
+                served.encoder, pixels[None], under_way=permit.hold_until
             )
-            call.inferred(inference)
+            call.add_inference(inference)
             ids = self._ids(inference.output[0], served)
             curve = []
             if quality is not None:
                 curve = await self._curve(
-                    call, place, served, pixels, ids, quality.budgets(served.channels)
+                    call, permit, served, pixels, ids, quality.budgets(served.max_tokens)
                 )
                 k = quality.choose(curve).k
-                call.concerns(served.name, k)
+                call.set_subject(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint)
-            metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
+            metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(k)
         return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
 
     async def _curve(
         self,
-        call: Account,
-        place: Place,
-        served: Tokenizer,
+        call: CallRecord,
+        permit: Permit,
+        served: ServedTokenizer,
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
         budgets: list[int],
-    ) -> list[Measured]:
-        """What a picture is like at each of the budgets: all that one decoder has to do is one batch."""
+    ) -> list[QualityPoint]:
+        """What an image is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
             inference = await self._triton.infer(
-                decoder, prefixes(ids, some, width), under_way=place.wait_for
+                decoder, prefixes(ids, some, width), under_way=permit.hold_until
             )
-            call.inferred(inference)
+            call.add_inference(inference)
             decoded.append(inference.output)
         curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
-        call.done("measure")
+        call.end_stage("measure")
         return curve
 
     async def decode(
@@ -166,11 +168,11 @@ class Tokenization:
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Decoded:
-        """Tokens, or token bytes, to a picture in `format` ("JPEG", "PNG" or "WEBP").
+        """Tokens, or token bytes, to an image in `format` ("JPEG", "PNG" or "WEBP").
 
         timeout: as for encode. Raises ServiceError, as the table in service/errors.py says.
         """
-        async with self._call(rpc, timeout, priority) as (call, place):
+        async with self._call(rpc, timeout, priority) as (call, permit):
             if isinstance(tokens, bytes):
                 try:
                     tokens = Tokens.from_bytes(tokens)
@@ -178,31 +180,33 @@ class Tokenization:
                     raise BadTokens(str(error)) from error
             served = await self._maker_of(tokens, tokenizer)
             served.check(tokens)
-            call.concerns(served.name, tokens.k)
+            call.set_subject(served.name, tokens.k)
             budget, decoder = served.decoder_for(tokens.k)
             padded = prefixes(tokens.ids, [tokens.k], budget)
-            call.done("unpack")
-            inference = await self._triton.infer(decoder, padded, under_way=place.wait_for)
-            call.inferred(inference)
-            picture = await self._rendered(inference.output[0], format)
-            call.done("render")
-            metrics.PICTURE_BYTES.labels(rpc).inc(len(picture))
+            call.end_stage("unpack")
+            inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
+            call.add_inference(inference)
+            image = await self._rendered(inference.output[0], format)
+            call.end_stage("render")
+            metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
-        return Decoded(served, picture, tokens.k, call.stages, decoder.engine)
+        return Decoded(served, image, tokens.k, call.stages, decoder.engine)
 
-    async def preview(self, tokens: Tokens, served: Tokenizer, format: str, place: Place) -> bytes:
+    async def preview(
+        self, tokens: Tokens, served: ServedTokenizer, format: str, permit: Permit
+    ) -> bytes:
         """What `decode` gives, for a call that has been admitted elsewhere, to `place`, and keeps its own account.
 
-        tokens: ids below served.codes, at most served.channels of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
+        tokens: ids below served.vocab_size, at most served.max_tokens of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
         """
         await self.rate_limit.take(wait=True)
         budget, decoder = served.decoder_for(tokens.k)
         inference = await self._triton.infer(
-            decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=place.wait_for
+            decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=permit.hold_until
         )
         return await self._rendered(inference.output[0], format)
 
-    async def _maker_of(self, tokens: Tokens, name: str | None) -> Tokenizer:
+    async def _maker_of(self, tokens: Tokens, name: str | None) -> ServedTokenizer:
         try:
             return self.catalogue.by_fingerprint(tokens.fingerprint, name)
         except FingerprintMismatch:
@@ -211,10 +215,10 @@ class Tokenization:
             )  # another gateway of the same Triton may have seen a new version before us
             return self.catalogue.by_fingerprint(tokens.fingerprint, name)
 
-    def _ids(self, output: NDArray[np.int32], served: Tokenizer) -> NDArray[np.uint16]:
+    def _ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
-        if output.min() < 0 or output.max() >= served.codes:
-            self._triton.answers.suspect(served.encoder.name, time.perf_counter())
+        if output.min() < 0 or output.max() >= served.vocab_size:
+            self._triton.health.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable(
                 "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
             )
@@ -223,25 +227,25 @@ class Tokenization:
     @asynccontextmanager
     async def _call(
         self, rpc: str, timeout: float | None, priority: Priority
-    ) -> AsyncIterator[tuple[Account, Place]]:
-        """Admission, deadline, and what is told of it afterwards, around one picture."""
-        with Account(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
+    ) -> AsyncIterator[tuple[CallRecord, Permit]]:
+        """Admission, deadline, and what is told of it afterwards, around one image."""
+        with CallRecord(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self.rate_limit.take(wait=priority is Priority.BULK)
-                    async with self.admission.place(priority, timeout) as place:
-                        call.done("admission")
+                    async with self.admission.acquire(priority, timeout) as permit:
+                        call.end_stage("admission")
                         with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
-                            yield call, place
+                            yield call, permit
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed") from error
 
-    async def _prepared(self, picture: bytes, size: int) -> NDArray[np.uint8]:
+    async def _prepared(self, image: bytes, size: int) -> NDArray[np.uint8]:
         # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
         return (
-            self._prepare(picture, size)
-            if imaging.is_quick(picture)
-            else await self._in_thread(self._prepare, picture, size)
+            self._prepare(image, size)
+            if imaging.is_quick(image)
+            else await self._in_thread(self._prepare, image, size)
         )
 
     async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
@@ -253,14 +257,14 @@ class Tokenization:
         )
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._image_threads, work, *args)
 
-    def _prepare(self, picture: bytes, size: int) -> NDArray[np.uint8]:
+    def _prepare(self, image: bytes, size: int) -> NDArray[np.uint8]:
         try:
-            return imaging.prepare(picture, size, self._settings.max_pixels)
+            return imaging.prepare(image, size, self._settings.max_pixels)
         except imaging.TooManyPixels as error:
             raise TooManyPixels(str(error)) from error
         except imaging.UnsupportedFormat as error:
             raise UnsupportedFormat(str(error)) from error
-        except imaging.BadPicture as error:
-            raise BadPicture(str(error)) from error
+        except imaging.BadImage as error:
+            raise BadImage(str(error)) from error

@@ -29,7 +29,7 @@ from service.triton.client import Triton
 log = structlog.get_logger()
 INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked for it
 # What an execution holds, of whichever model: as many run at once as there are instances of one. More would share the processor, take
-# turns in its caches, and find fewer pictures waiting (docs/decisions/0032).
+# turns in its caches, and find fewer images waiting (docs/decisions/0032).
 CORES = "cores"
 START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0

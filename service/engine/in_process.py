@@ -1,7 +1,7 @@
-"""The engines of a model repository in this process, without Triton: for whole datasets, where nobody waits for one picture.
+"""The engines of a model repository in this process, without Triton: for whole datasets, where nobody waits for one image.
 
-The graph, the engine, its arithmetic and the picture contract are those that the service has, so a picture gets the same tokens here and
-there, bit for bit. What is left out is what a dataset does not need: two gRPC hops for each picture.
+The graph, the engine, its arithmetic and the image contract are those that the service has, so an image gets the same tokens here and
+there, bit for bit. What is left out is what a dataset does not need: two gRPC hops for each image.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from channeltok import errors
-from channeltok._messages import PictureFormat, TokenizerInfo
+from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok.errors import ChannelTokError, InvalidInput
 from channeltok.quality import Quality
 from channeltok.tokens import TokenBytesError, Tokens
@@ -26,7 +26,7 @@ from tritonclient.grpc import model_config_pb2
 
 import imaging
 from service.core.prefixes import measured, prefixes
-from service.core.registry import Catalogue, Tokenizer
+from service.core.registry import Registry, ServedTokenizer
 from service.engine.cpu import cpu_engine
 from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
 from service.settings import Settings
@@ -38,10 +38,10 @@ BATCH = 16
 _FIRST = threading.Lock()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_CODES: dict[type[imaging.BadPicture], str] = {
+_CODES: dict[type[imaging.BadImage], str] = {
     imaging.TooManyPixels: "TOO_MANY_PIXELS",
     imaging.UnsupportedFormat: "UNSUPPORTED_FORMAT",
-    imaging.BadPicture: "BAD_PICTURE",
+    imaging.BadImage: "BAD_IMAGE",
 }
 
 
@@ -55,7 +55,7 @@ class LocalEngine:
         self._repository = repository
         self._settings = Settings()
         configs = [_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
-        self._catalogue = Catalogue(
+        self._catalogue = Registry(
             [model_of(config) for config in configs], self._settings.default_tokenizer
         )
         if not self._catalogue.tokenizers:
@@ -75,10 +75,10 @@ class LocalEngine:
                 one.name,
                 one.family,
                 one.fingerprint,
-                one.channels,
+                one.max_tokens,
                 one.bits_per_token,
-                one.codes,
-                one.picture_size,
+                one.vocab_size,
+                one.image_size,
                 tuple(one.decoders),
             )
             for one in filter(self._catalogue.is_current, self._catalogue.tokenizers)
@@ -86,23 +86,25 @@ class LocalEngine:
 
     def encode_stream(
         self,
-        pictures: Iterable[bytes],
+        images: Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's channels."""
+        """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's max_tokens."""
         served = self._catalogue.by_name(tokenizer)
         return self._stream(
-            pictures,
-            lambda batch: self._encode(served, batch, served.channels if k is None else k, quality),
+            images,
+            lambda batch: self._encode(
+                served, batch, served.max_tokens if k is None else k, quality
+            ),
         )
 
     def decode_stream(
         self,
         tokens: Iterable[Tokens | bytes],
-        format: PictureFormat = "png",
+        format: ImageFormat = "png",
         tokenizer: str | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """As `channeltok.Client.decode_stream`; tokens of several trainings may be mixed."""
@@ -122,17 +124,15 @@ class LocalEngine:
             yield from under_way.popleft().result()
 
     def _encode(
-        self, served: Tokenizer, batch: list[bytes], k: int, quality: Quality | None
+        self, served: ServedTokenizer, batch: list[bytes], k: int, quality: Quality | None
     ) -> list[Tokens | ChannelTokError]:
         results: list[Tokens | ChannelTokError | None] = []
         pixels = []
-        for picture in batch:
+        for image in batch:
             try:
-                pixels.append(
-                    imaging.prepare(picture, served.picture_size, self._settings.max_pixels)
-                )
+                pixels.append(imaging.prepare(image, served.image_size, self._settings.max_pixels))
                 results.append(None)
-            except imaging.BadPicture as error:
+            except imaging.BadImage as error:
                 results.append(InvalidInput(_CODES[type(error)], str(error)))
         ids = self._run(served.encoder, np.stack(pixels)).astype(np.uint16) if pixels else []
         if quality is None:
@@ -145,12 +145,12 @@ class LocalEngine:
 
     def _chosen(
         self,
-        served: Tokenizer,
+        served: ServedTokenizer,
         quality: Quality,
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
     ) -> Tokens:
-        budgets = quality.budgets(served.channels)
+        budgets = quality.budgets(served.max_tokens)
         decoded = [
             self._run(decoder, prefixes(ids, some, width))
             for width, decoder, some in served.decoders_for(budgets)
@@ -159,7 +159,7 @@ class LocalEngine:
         return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
 
     def _decode(
-        self, batch: list[Tokens | bytes], format: PictureFormat, tokenizer: str | None
+        self, batch: list[Tokens | bytes], format: ImageFormat, tokenizer: str | None
     ) -> list[bytes | ChannelTokError]:
         given: dict[int, Tokens] = {}
         results: list[bytes | ChannelTokError] = [b""] * len(batch)
@@ -177,13 +177,13 @@ class LocalEngine:
                     errors.FingerprintMismatch(error.code, error.detail)
                 ] * len(rows)
             else:
-                made = self._pictures([given[row] for row in rows], served, format)
+                made = self._images([given[row] for row in rows], served, format)
             for row, result in zip(rows, made, strict=True):
                 results[row] = result
         return results
 
-    def _pictures(
-        self, tokens: list[Tokens], served: Tokenizer, format: PictureFormat
+    def _images(
+        self, tokens: list[Tokens], served: ServedTokenizer, format: ImageFormat
     ) -> list[bytes | ChannelTokError]:
         made: list[bytes | ChannelTokError] = [b""] * len(tokens)
         by_budget: dict[int, list[int]] = defaultdict(

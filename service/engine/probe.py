@@ -14,10 +14,10 @@ from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, Serv
 from service.triton.client import Triton
 from service.triton.models import Model
 
-TIMEOUT = 10.0  # seconds, or `engine_timeout` where that is less; under load a probe waits in the engine's queue like everybody
+TIMEOUT = 10.0  # seconds, or `engine_timeout_seconds` where that is less; under load a probe waits in the engine's queue like everybody
 LOOKS = 10
 SHARE = (
-    0.01  # of one engine's time that questions may take: a picture of the full size takes seconds
+    0.01  # of one engine's time that questions may take: an image of the full size takes seconds
 )
 PROBE_TOKENS = 4
 # An engine gives the same answer to the same question. A GPU may choose another kernel for another batch, and differ by a little.
@@ -32,10 +32,10 @@ class Probe:
     Remembers what each model answered first: an engine that answers something else later computes rubbish (NaN, say).
     """
 
-    def __init__(self, triton: Triton, engine_timeout: float, probe_seconds: float) -> None:
+    def __init__(self, triton: Triton, engine_timeout_seconds: float, probe_seconds: float) -> None:
         self._triton = triton
-        self._engine_timeout = engine_timeout
-        self._timeout = min(TIMEOUT, engine_timeout)
+        self._engine_timeout = engine_timeout_seconds
+        self._timeout = min(TIMEOUT, engine_timeout_seconds)
         self._probe_seconds = probe_seconds
         self._first: dict[str, NDArray[Any]] = {}
         self._spared: dict[str, int] = defaultdict(int)
@@ -49,11 +49,11 @@ class Probe:
 
     async def look(self, model: Model) -> ServiceError | None:
         """What is wrong with the model, None where nothing is. One that hangs or answers rubbish becomes a suspect of Triton's client."""
-        recent = self._triton.answers.silent_seconds(model) < self._probe_seconds
-        callers_got_answers = recent and self._triton.answers.count(model) > self._own[model.name]
+        recent = self._triton.health.silent_seconds(model) < self._probe_seconds
+        callers_got_answers = recent and self._triton.health.count(model) > self._own[model.name]
         if callers_got_answers and self._spared[model.name] < LOOKS - 1:
             self._spared[model.name] += 1
-            self._own[model.name] = self._triton.answers.count(model)
+            self._own[model.name] = self._triton.health.count(model)
             return None
         if self._asked_lately(model):
             return None
@@ -61,23 +61,23 @@ class Probe:
         try:
             return await self._ask(model)
         finally:
-            self._own[model.name] = self._triton.answers.count(model)
+            self._own[model.name] = self._triton.health.count(model)
 
     async def look_at_generator(self, model: Model) -> ServiceError | None:
         """As `look`. While callers wait for tokens it is asked nothing: whether they come says it all, and the question would wait behind
-        whole pictures."""
+        whole images."""
         started = time.perf_counter()
-        if self._triton.streams.waited_for(model):
-            if self._triton.answers.silent_seconds(model) <= self._engine_timeout:
+        if self._triton.streams.has_waiters(model):
+            if self._triton.health.silent_seconds(model) <= self._engine_timeout:
                 return None
             # Since when, so that what hung before a repair is no reason for the next.
-            self._triton.answers.suspect(model.name, started - self._engine_timeout)
-            self._triton.streams.end(model.name)
+            self._triton.health.suspect(model.name, started - self._engine_timeout)
+            self._triton.streams.cancel_all(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
             async with asyncio.timeout(self._timeout):
                 async with aclosing(
-                    self._triton.streams.ask(model, _first_tokens(model))
+                    self._triton.streams.infer(model, _first_tokens(model))
                 ) as responses:
                     output = np.concatenate([response["token"] async for response in responses])
         except Overloaded:
@@ -88,7 +88,7 @@ class Probe:
         except ServiceError as error:
             return error
         if not np.array_equal(output, self._first.setdefault(model.name, output)):
-            self._triton.answers.suspect(model.name, started)
+            self._triton.health.suspect(model.name, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         return None
 
@@ -106,7 +106,7 @@ class Probe:
             return error
         output = inference.output
         if not _alike(output, self._first.setdefault(model.name, output)):
-            self._triton.answers.suspect(model.name, started)
+            self._triton.health.suspect(model.name, started)
             return EngineUnavailable("the engine answers a question otherwise than at first")
         self._asked[model.name] = time.perf_counter()
         self._fastest[model.name] = min(
@@ -115,25 +115,25 @@ class Probe:
         return None
 
     def _suspect_if_silent(self, model: Model, asked: float) -> None:
-        if self._triton.answers.silent_seconds(model) >= self._engine_timeout:
-            self._triton.answers.suspect(model.name, asked)
+        if self._triton.health.silent_seconds(model) >= self._engine_timeout:
+            self._triton.health.suspect(model.name, asked)
 
     def _asked_lately(self, model: Model) -> bool:
         """As lately as `SHARE` forbids to ask again, and nobody was failed since."""
         asked = self._asked.get(model.name, -math.inf)
         return (
-            asked > self._triton.answers.failed_at(model)
+            asked > self._triton.health.failed_at(model)
             and time.perf_counter() < asked + self._fastest.get(model.name, 0.0) / SHARE
         )
 
 
 def _question(model: Model) -> NDArray[Any]:
-    """A picture of slopes for an encoder, every 257th id, of those there are, for a decoder."""
+    """An image of slopes for an encoder, every 257th id, of those there are, for a decoder."""
     if model.input.dtype is np.uint8:
         height, width, _ = model.input.shape
         y, x = np.mgrid[:height, :width]
         return np.stack([y % 256, x % 256, (x + y) % 256], axis=-1).astype(np.uint8)
-    return (np.arange(model.input.shape[0]) * 257 % model.codes).astype(model.input.dtype)
+    return (np.arange(model.input.shape[0]) * 257 % model.vocab_size).astype(model.input.dtype)
 
 
 def _first_tokens(model: Model) -> dict[str, NDArray[Any]]:

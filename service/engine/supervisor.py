@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from service.core.registry import Catalogue, Generator, Tokenizer
+from service.core.registry import Registry, ServedGenerator, ServedTokenizer
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.probe import Probe
 from service.errors import CannotStart, ServiceError
@@ -29,7 +29,7 @@ REASON_SECONDS = 60.0  # between two log lines that give the same reason for not
 class Serving(Protocol):
     """Whatever goes by the catalogue."""
 
-    catalogue: Catalogue
+    catalogue: Registry
 
 
 class Supervisor:
@@ -49,7 +49,7 @@ class Supervisor:
         self._tokenization = tokenization
         self._settings = settings
         self._announce = announce
-        self._probe = Probe(triton, settings.engine_timeout, settings.probe_seconds)
+        self._probe = Probe(triton, settings.engine_timeout_seconds, settings.probe_seconds)
         self._repairs = _Repairs()
         self._looking = asyncio.Lock()
         self._looked = 0.0
@@ -57,7 +57,7 @@ class Supervisor:
             None  # when Triton was asked first what it serves and did not say
         )
         self._generators: list[
-            Generator
+            ServedGenerator
         ] = []  # all that Triton has, also those that calls are not sent to yet
         self._generating: set[str] = (
             set()
@@ -188,11 +188,11 @@ class Supervisor:
         }
         return lost
 
-    def _catalogue(self, models: list[Model]) -> Catalogue:
-        return Catalogue(models, self._settings.default_tokenizer, self._settings.default_generator)
+    def _catalogue(self, models: list[Model]) -> Registry:
+        return Registry(models, self._settings.default_tokenizer, self._settings.default_generator)
 
     async def _look_at_generators(self) -> None:
-        """In a loop of its own, because generators answer slowly; and no word on readiness, because single pictures do without them."""
+        """In a loop of its own, because generators answer slowly; and no word on readiness, because single images do without them."""
         models = [generator.model for generator in self._generators]
         for model, error in zip(
             models, await asyncio.gather(*map(self._probe.look_at_generator, models)), strict=True
@@ -218,7 +218,7 @@ class Supervisor:
             one.model.name for one in self._generators if one.name in working
         } - self._generating
 
-    async def _look_at(self, tokenizer: Tokenizer) -> list[str]:
+    async def _look_at(self, tokenizer: ServedTokenizer) -> list[str]:
         failures = []
         for model, error in zip(
             tokenizer.models,
@@ -256,7 +256,7 @@ class Supervisor:
         if (
             failure is None
             and self._deaf_since is not None
-            and time.perf_counter() - self._deaf_since > self._settings.engine_timeout
+            and time.perf_counter() - self._deaf_since > self._settings.engine_timeout_seconds
         ):
             failure = "tritonserver does not answer"
         if failure is not None:
@@ -273,7 +273,7 @@ class Supervisor:
     async def _kill_suspects(self, embedded: EmbeddedTriton) -> None:
         # A model that failed callers may still answer the probe: one of its processes is alive. And Triton calls all of them ready.
         # What was sent before an engine was loaded failed for the cause of the one before.
-        suspects, loaded = self._triton.answers.suspects, embedded.loaded
+        suspects, loaded = self._triton.health.suspected_at, embedded.loaded
         failing = {
             name for name in suspects.keys() & loaded.keys() if suspects[name] > loaded[name]
         }
@@ -291,9 +291,9 @@ class Supervisor:
                 try:
                     await embedded.reload(self._triton, name)
                 finally:
-                    self._triton.streams.end(name)
+                    self._triton.streams.cancel_all(name)
 
-    def _publish(self, catalogue: Catalogue) -> None:
+    def _publish(self, catalogue: Registry) -> None:
         before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue
         for tokenizer in before.tokenizers:
             metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)

@@ -18,19 +18,23 @@ from service.core.rate_limit import caller
 from service.errors import BadRequest, TooSlow
 from service.grpc.errors import abort
 from service.observability import request_context
-from service.security.auth import Access
+from service.security.auth import Authenticator
 
 _HEALTH = f"/{health.SERVICE_NAME}/"  # open to all
 
 
-class GrpcEntrance:
+class GuardedServer:
     """Stands in the server's place where servicers are added. Not an interceptor, which gRPC asks anew for every call, and twice as slow.
 
     surrounded: the service whose calls have a request id and an access line.
     """
 
     def __init__(
-        self, server: grpc.aio.Server, access: Access, receive_seconds: float, surrounded: str
+        self,
+        server: grpc.aio.Server,
+        access: Authenticator,
+        receive_seconds: float,
+        surrounded: str,
     ) -> None:
         self._server = server
         self._access = access
@@ -39,7 +43,9 @@ class GrpcEntrance:
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """As the server's."""
-        self._server.add_generic_rpc_handlers([_Behind(self, handler) for handler in handlers])
+        self._server.add_generic_rpc_handlers(
+            [_GuardedHandler(self, handler) for handler in handlers]
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """As the aio server's, which knows only generic ones and takes no notice."""
@@ -82,7 +88,7 @@ class GrpcEntrance:
             return await result  # None of a method that writes its replies itself
 
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
-            with request_context.GrpcCall(context, rpc) if surrounded else nullcontext():
+            with request_context.GrpcRequest(context, rpc) if surrounded else nullcontext():
                 try:
                     return await answer(context)
                 except grpc.aio.AbortError:
@@ -112,8 +118,8 @@ class GrpcEntrance:
         return _parsed(message, handler)
 
 
-class _Behind(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, entrance: GrpcEntrance, handler: grpc.GenericRpcHandler) -> None:
+class _GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, entrance: GuardedServer, handler: grpc.GenericRpcHandler) -> None:
         self._entrance = entrance
         self._handler = handler
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}

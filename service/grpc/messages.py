@@ -3,13 +3,13 @@
 from channeltok.v1 import tokenizer_pb2 as pb
 
 from service.core.call_record import Stages
-from service.core.generation import Event, Finished, NewTokens, Preview, Started, Wanted
-from service.core.registry import Generator
+from service.core.generation import Event, Finished, GenerateRequest, NewTokens, Preview, Started
+from service.core.registry import ServedGenerator
 
 
-def wanted(request: pb.GenerateRequest, preview_format: str) -> Wanted:
+def wanted(request: pb.GenerateRequest, preview_format: str) -> GenerateRequest:
     """preview_format: "JPEG", "PNG" or "WEBP"."""
-    return Wanted(
+    return GenerateRequest(
         generator=request.generator,
         class_name=request.class_name,
         prefix=request.prefix,
@@ -36,8 +36,8 @@ def reply(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(started=started)
         case NewTokens(index, ids):
             return pb.GenerateResponse(tokens=pb.NewTokens(index=index, ids=ids))
-        case Preview(k, picture):
-            return pb.GenerateResponse(preview=pb.Preview(k=k, picture=picture))
+        case Preview(k, image):
+            return pb.GenerateResponse(preview=pb.Preview(k=k, image=image))
         case Finished(generator, tokens, stages):
             finished = pb.GenerationFinished(
                 tokens=tokens.to_bytes(), stages=stage_times(stages), engine=generator.model.engine
@@ -45,14 +45,14 @@ def reply(event: Event) -> pb.GenerateResponse:
             return pb.GenerateResponse(finished=finished)
 
 
-def info(generator: Generator) -> pb.GeneratorInfo:
+def info(generator: ServedGenerator) -> pb.GeneratorInfo:
     return pb.GeneratorInfo(
         name=generator.name,
         family=generator.family,
         generator_fingerprint=generator.fingerprint,
         tokenizer=generator.tokenizer.name,
         fingerprint=generator.tokenizer.fingerprint,
-        channels=generator.channels,
+        max_tokens=generator.max_tokens,
         classes=generator.classes,
     )
 

@@ -18,19 +18,19 @@ from service.core.generation import Generation
 from service.core.tokenization import Tokenization
 from service.errors import BadRequest, DeadlineExceeded, UnsupportedFormat
 from service.grpc import messages
-from service.grpc.entrance import GrpcEntrance
+from service.grpc.entrance import GuardedServer
 from service.grpc.errors import status_of
-from service.security.auth import Access
+from service.security.auth import Authenticator
 from service.settings import Settings
 
 Context: TypeAlias = grpc.aio.ServicerContext
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
-MESSAGE_OVERHEAD = 4096  # so that a picture of exactly the allowed size fits into its message
+MESSAGE_OVERHEAD = 4096  # so that an image of exactly the allowed size fits into its message
 
 _PILLOW_NAMES = {
-    pb.PICTURE_FORMAT_PNG: "PNG",
-    pb.PICTURE_FORMAT_JPEG: "JPEG",
-    pb.PICTURE_FORMAT_WEBP: "WEBP",
+    pb.IMAGE_FORMAT_PNG: "PNG",
+    pb.IMAGE_FORMAT_JPEG: "JPEG",
+    pb.IMAGE_FORMAT_WEBP: "WEBP",
 }
 _Item = TypeVar("_Item")
 _Reply = TypeVar("_Reply", bound=Message)
@@ -77,10 +77,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                     name=tokenizer.name,
                     family=tokenizer.family,
                     fingerprint=tokenizer.fingerprint,
-                    channels=tokenizer.channels,
+                    max_tokens=tokenizer.max_tokens,
                     bits_per_token=tokenizer.bits_per_token,
-                    codes=tokenizer.codes,
-                    picture_size=tokenizer.picture_size,
+                    vocab_size=tokenizer.vocab_size,
+                    image_size=tokenizer.image_size,
                     budgets=list(tokenizer.decoders),
                 )
                 for tokenizer in self._tokenization.catalogue.tokenizers
@@ -91,7 +91,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         wanted = messages.wanted(
-            request, _pillow_name(request.preview_format or pb.PICTURE_FORMAT_PNG)
+            request, _pillow_name(request.preview_format or pb.IMAGE_FORMAT_PNG)
         )
         async with aclosing(self._generation.generate(wanted, self._time_left(context))) as events:
             async for event in events:
@@ -108,7 +108,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         k = request.k if request.HasField("k") else None
         quality = _quality(request.quality) if request.HasField("quality") else None
         encoded = await self._tokenization.encode(
-            request.picture,
+            request.image,
             k,
             request.tokenizer,
             quality=quality,
@@ -123,19 +123,19 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             tokens=encoded.tokens.to_bytes(),
             stages=messages.stage_times(encoded.stages),
             engine=encoded.engine,
-            curve=[pb.Measured(k=one.k, ssim=one.ssim, psnr=one.psnr) for one in encoded.curve],
+            curve=[pb.QualityPoint(k=one.k, ssim=one.ssim, psnr=one.psnr) for one in encoded.curve],
         )
 
     async def _decode(
         self, request: pb.DecodeRequest, rpc: str, timeout: float, priority: Priority
     ) -> pb.DecodeResponse:
-        format = request.format or pb.PICTURE_FORMAT_PNG
+        format = request.format or pb.IMAGE_FORMAT_PNG
         name = _pillow_name(format)
         decoded = await self._tokenization.decode(
             request.tokens, name, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority
         )
         return pb.DecodeResponse(
-            picture=decoded.picture,
+            image=decoded.image,
             format=format,
             tokenizer=decoded.tokenizer.name,
             k=decoded.k,
@@ -171,10 +171,10 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     def _time_left(self, context: Context) -> float:
         remaining = context.time_remaining()
         if remaining is None:
-            return self._settings.request_timeout
+            return self._settings.request_timeout_seconds
         if remaining <= 0:
             raise DeadlineExceeded("the deadline passed before the work began")
-        return float(min(remaining, 10 * self._settings.request_timeout))
+        return float(min(remaining, 10 * self._settings.request_timeout_seconds))
 
 
 class GrpcServer:
@@ -185,7 +185,7 @@ class GrpcServer:
         tokenization: Tokenization,
         generation: Generation,
         settings: Settings,
-        access: Access,
+        access: Authenticator,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         """credentials: of TLS; plain text without."""
@@ -222,7 +222,7 @@ class GrpcServer:
             ],
         )
         self._health = health.aio.HealthServicer()
-        entrance = GrpcEntrance(self._server, access, settings.receive_seconds, surrounded=SERVICE)
+        entrance = GuardedServer(self._server, access, settings.receive_seconds, surrounded=SERVICE)
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(
             TokenizerServicer(tokenization, generation, settings), entrance
         )
@@ -307,10 +307,10 @@ async def _answer_all(
             task.cancel()
 
 
-def _pillow_name(format: pb.PictureFormat) -> str:
+def _pillow_name(format: pb.ImageFormat) -> str:
     name = _PILLOW_NAMES.get(format)
     if name is None:
-        raise UnsupportedFormat(f"picture format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
+        raise UnsupportedFormat(f"image format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP")
     return name
 
 

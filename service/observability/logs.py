@@ -18,7 +18,7 @@ _FOR_EVERY_LINE: list[Processor] = [
     structlog.processors.TimeStamper(fmt="iso"),
 ]
 _AS_JSON: list[Processor] = [
-    # Without the local variables that are structlog's default: they are pictures, tokens and authorization headers.
+    # Without the local variables that are structlog's default: they are images, tokens and authorization headers.
     structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     ),

@@ -33,66 +33,66 @@ STAGE_SECONDS = Histogram(
     buckets=SECONDS,
 )
 IN_FLIGHT = Gauge(
-    "channeltok_in_flight_pictures",
-    "Pictures admitted and not yet answered",
+    "channeltok_images_in_flight",
+    "Images admitted and not yet answered",
     ["rpc"],
     multiprocess_mode="livesum",
 )
 MAX_IN_FLIGHT = Gauge(
-    "channeltok_max_in_flight_pictures",
-    "The limit that pictures in flight run against",
+    "channeltok_images_in_flight_limit",
+    "The limit that images in flight run against",
     multiprocess_mode="livesum",
 )
 WAITING = Gauge(
-    "channeltok_waiting_pictures",
-    "Pictures that wait for a place, by priority (interactive or bulk)",
+    "channeltok_images_waiting",
+    "Images that wait for a place, by priority (interactive or bulk)",
     ["priority"],
     multiprocess_mode="livesum",
 )
 for _priority in ("interactive", "bulk"):
     WAITING.labels(_priority)  # from 0 on
 GENERATIONS = Gauge(
-    "channeltok_in_flight_generations",
-    "Pictures that are being generated",
+    "channeltok_generations_in_flight",
+    "Images that are being generated",
     multiprocess_mode="livesum",
 )
 MAX_GENERATIONS = Gauge(
-    "channeltok_max_in_flight_generations",
+    "channeltok_generations_in_flight_limit",
     "The limit that generations in flight run against",
     multiprocess_mode="livesum",
 )
-FIRST_TOKEN_SECONDS = Histogram(
-    "channeltok_first_token_seconds",
+TIME_TO_FIRST_TOKEN = Histogram(
+    "channeltok_time_to_first_token_seconds",
     "Time from the arrival of a call of Generate to its first new token, by generator",
     ["generator"],
     buckets=SECONDS,
 )
-NEXT_TOKEN_SECONDS = Histogram(
-    "channeltok_next_token_seconds",
+INTER_TOKEN_LATENCY = Histogram(
+    "channeltok_inter_token_latency_seconds",
     "Time between two tokens of one generation, by generator",
     ["generator"],
     buckets=SECONDS,
 )
-REJECTED = Counter(
-    "channeltok_rejected_total",
-    "Calls and stream items refused, by rpc and error code",
-    ["rpc", "reason"],
+ERRORS = Counter(
+    "channeltok_errors_total",
+    "Calls and stream items that ended in an error, by rpc and error code",
+    ["rpc", "code"],
 )
-BATCH_PICTURES = Histogram(
-    "channeltok_batch_pictures",
-    "Pictures in the batch that a picture was computed in, by Triton model; one observation per picture",
+BATCH_SIZE = Histogram(
+    "channeltok_batch_size",
+    "Images in the batch that an image was computed in, by Triton model; one observation per image",
     ["model"],
     buckets=[2**exponent for exponent in range(8)],
 )
-PICTURES = Counter("channeltok_pictures_total", "Pictures encoded, decoded or generated", ["rpc"])
+IMAGES = Counter("channeltok_images_total", "Images encoded, decoded or generated", ["rpc"])
 TOKENS = Counter(
     "channeltok_tokens_total",
     "Tokens returned by encode, taken by decode or made by generate",
     ["rpc"],
 )
-PICTURE_BYTES = Counter(
-    "channeltok_picture_bytes_total",
-    "Bytes of pictures taken by encode, returned by decode or as previews",
+IMAGE_BYTES = Counter(
+    "channeltok_image_bytes_total",
+    "Bytes of images taken by encode, returned by decode or as previews",
     ["rpc"],
 )
 READY = Gauge("channeltok_ready", "1 while the service is ready", multiprocess_mode="livemin")
@@ -111,11 +111,11 @@ TOKENIZER_INFO = Gauge(
 ENGINE_RESTARTS = Counter(
     "channeltok_engine_restarts_total",
     "Restarts of the embedded Triton, of a model in it or of a worker",
-    ["what"],
+    ["component"],
 )
-for _what in ("triton", "worker"):
+for _component in ("triton", "worker"):
     ENGINE_RESTARTS.labels(
-        _what
+        _component
     )  # from 0 on: Prometheus sees no increase in a counter that appears at 1
 
 

@@ -41,7 +41,7 @@ def _begin(headers: Mapping[str, str]) -> str:
     return request_id
 
 
-class GrpcCall:
+class GrpcRequest:
     """Around one gRPC call, in the task that serves it."""
 
     def __init__(self, context: grpc.aio.ServicerContext, rpc: str) -> None:
@@ -66,7 +66,7 @@ class GrpcCall:
         _access("grpc", self._rpc, code.name, self._started)
 
 
-class RestCalls:
+class RequestMiddleware:
     """The ASGI application, surrounded."""
 
     def __init__(self, app: ASGIApp) -> None:

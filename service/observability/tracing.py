@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, one span for each picture's way through the service. Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
+"""OpenTelemetry traces, one span for each image's way through the service. Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
     caller's span                               its context comes in the W3C headers of the call
-      └─ encode                                 one picture: k, tokenizer, code
+      └─ encode                                 one image: k, tokenizer, code
            ├─ admission
            ├─ unpack
            └─ engine                            its context goes to Triton
@@ -39,8 +39,8 @@ class UnsupportedProtocol(RuntimeError):
     """The environment asks for a transport that is not there; the message says which one is."""
 
 
-class PictureSpan(Protocol):
-    """The span of one picture, current until it ends."""
+class ImageSpan(Protocol):
+    """The span of one image, current until it ends."""
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage that took `seconds` and ended now."""
@@ -120,14 +120,14 @@ def incoming(headers: Mapping[str, str]) -> None:
         context.attach(TraceContextTextMapPropagator().extract(headers))
 
 
-def picture(rpc: str) -> PictureSpan:
-    """Begin the span of one picture."""
+def image(rpc: str) -> ImageSpan:
+    """Begin the span of one image."""
     return _OFF if _tracer is None else _Recorded(_tracer, rpc)
 
 
 @contextmanager
 def engine(model: str) -> Iterator[Metadata | None]:
-    """A span around one inference of a picture; yields the metadata that carries its context to Triton."""
+    """A span around one inference of an image; yields the metadata that carries its context to Triton."""
     if _tracer is None:
         yield None
         return

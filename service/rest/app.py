@@ -46,14 +46,12 @@ _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 class MeasuredDocument(BaseModel):
-    """What the picture is like that the first k tokens make."""
+    """What the image is like that the first k tokens make."""
 
     k: int
     ssim: Annotated[
         float,
-        Field(
-            description="structural similarity to the picture as the tokenizer sees it, at most 1"
-        ),
+        Field(description="structural similarity to the image as the tokenizer sees it, at most 1"),
     ]
     psnr: Annotated[float, Field(description="peak signal-to-noise ratio, dB")]
 
@@ -97,11 +95,13 @@ class TokenizerDocument(BaseModel):
     name: str
     family: str
     fingerprint: str
-    channels: Annotated[int, Field(description="tokens of a whole picture: the largest k")]
+    max_tokens: Annotated[int, Field(description="tokens of a whole image: the largest k")]
     bits_per_token: int
-    codes: Annotated[int, Field(description="how many ids a token may have: 0 to codes - 1")]
-    picture_size: Annotated[
-        int, Field(description="side of the square picture it sees and makes, in pixels")
+    vocab_size: Annotated[
+        int, Field(description="how many ids a token may have: 0 to vocab_size - 1")
+    ]
+    image_size: Annotated[
+        int, Field(description="side of the square image it sees and makes, in pixels")
     ]
     budgets: Annotated[list[int], Field(description="budgets with a decode engine, ascending")]
 
@@ -122,7 +122,7 @@ def create_app(
     app = FastAPIOffline(  # its /docs needs no network; FastAPI's own loads scripts from a CDN
         title="ChannelTok Serving",
         version="1",
-        description="Pictures to short, ordered token sequences and back.",
+        description="Images to short, ordered token sequences and back.",
         responses={
             "4XX": {"model": Problem, "content": {PROBLEM: {}}},
             "5XX": {"model": Problem, "content": {PROBLEM: {}}},
@@ -136,7 +136,7 @@ def create_app(
 
     @app.post(
         "/v1/encode",
-        summary="A picture to its first k tokens",
+        summary="An image to its first k tokens",
         openapi_extra={
             "requestBody": {"required": True, "content": dict.fromkeys(FORMATS, _BINARY)}
         },
@@ -165,13 +165,13 @@ def create_app(
     ) -> Response:
         media_type = _negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         require_content_type(request, (*FORMATS, OCTETS))
-        picture = await read_body(request, settings)
+        image = await read_body(request, settings)
         work = tokenization.encode(
-            picture,
+            image,
             _parse_k(k),
             tokenizer,
             quality=_parse_quality(quality),
-            timeout=settings.request_timeout,
+            timeout=settings.request_timeout_seconds,
         )
         encoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(encoded.stages), ENGINE: encoded.engine}
@@ -188,7 +188,7 @@ def create_app(
 
     @app.post(
         "/v1/decode",
-        summary="Tokens to a picture",
+        summary="Tokens to an image",
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -217,11 +217,11 @@ def create_app(
             tokens, named = _parse_tokens(body)
             tokenizer = tokenizer or named
         work = tokenization.decode(
-            tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout
+            tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout_seconds
         )
         decoded = await unless_gone(request, work)
         headers = {"Server-Timing": _server_timing(decoded.stages), ENGINE: decoded.engine}
-        return Response(decoded.picture, media_type=media_type, headers=headers)
+        return Response(decoded.image, media_type=media_type, headers=headers)
 
     @app.get("/v1/tokenizers", summary="What is served now")
     async def tokenizers() -> TokenizersDocument:
@@ -231,10 +231,10 @@ def create_app(
                     name=served.name,
                     family=served.family,
                     fingerprint=served.fingerprint,
-                    channels=served.channels,
+                    max_tokens=served.max_tokens,
                     bits_per_token=served.bits_per_token,
-                    codes=served.codes,
-                    picture_size=served.picture_size,
+                    vocab_size=served.vocab_size,
+                    image_size=served.image_size,
                     budgets=list(served.decoders),
                 )
                 for served in tokenization.catalogue.tokenizers
@@ -447,10 +447,10 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
-    return problem(foreseen(error))
+    return problem(to_service_error(error))
 
 
-def foreseen(error: Exception) -> ServiceError:
+def to_service_error(error: Exception) -> ServiceError:
     """The error as callers may know it. What we did not foresee is logged here and becomes INTERNAL without a word of it."""
     if isinstance(error, ServiceError):
         return error

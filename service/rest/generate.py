@@ -22,19 +22,19 @@ from service.core.generation import (
     TOP_K,
     Event,
     Finished,
+    GenerateRequest,
     Generation,
     NewTokens,
     Preview,
     Started,
-    Wanted,
 )
 from service.errors import BadRequest
 from service.rest.app import (
     JSON,
     document_of,
-    foreseen,
     read_body,
     require_content_type,
+    to_service_error,
     tokens_of,
     unless_gone,
 )
@@ -62,12 +62,12 @@ class GenerateDocument(BaseModel):
     prefix: Annotated[
         dict[str, Any] | None,
         Field(
-            description="tokens that the sequence begins with, as encode answers them: a picture to be gone on with; at most k"
+            description="tokens that the sequence begins with, as encode answers them: an image to be gone on with; at most k"
         ),
     ] = None
     k: Annotated[
         int | None,
-        Field(description="tokens of the whole sequence; the generator's channels when absent"),
+        Field(description="tokens of the whole sequence; the generator's max_tokens when absent"),
     ] = None
     seed: Annotated[
         int | None,
@@ -90,16 +90,16 @@ class GenerateDocument(BaseModel):
     previews: Annotated[
         list[int],
         Field(
-            description=f"budgets, at most {MAX_PREVIEWS}, at which the picture so far is decoded and sent"
+            description=f"budgets, at most {MAX_PREVIEWS}, at which the image so far is decoded and sent"
         ),
     ] = []
     preview_format: Literal["png", "jpeg", "webp"] = "png"
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerateRequest:
         """Raises BadRequest, BadTokens."""
         given = self.model_dump(exclude={"prefix", "preview_format"})
         prefix = b"" if self.prefix is None else tokens_of(self.prefix, "prefix")[0]
-        return Wanted(**given, prefix=prefix, preview_format=self.preview_format.upper())
+        return GenerateRequest(**given, prefix=prefix, preview_format=self.preview_format.upper())
 
 
 class GeneratorDocument(BaseModel):
@@ -110,7 +110,7 @@ class GeneratorDocument(BaseModel):
     generator_fingerprint: Annotated[str, Field(description="16 hex digits that name its training")]
     tokenizer: Annotated[str, Field(description="name of the tokenizer that decodes what it makes")]
     fingerprint: Annotated[str, Field(description="fingerprint of that tokenizer")]
-    channels: Annotated[int, Field(description="the largest k")]
+    max_tokens: Annotated[int, Field(description="the largest k")]
     classes: Annotated[
         list[str], Field(description="what `class` may be; empty where it knows none")
     ]
@@ -127,7 +127,7 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
 
     @app.post(
         "/v1/generate",
-        summary="A new picture, token by token",
+        summary="A new image, token by token",
         description="Server-sent events: `start`, then `token` as they are made and a `preview` at each k that was asked for, then `done`, "
         "whose data decode takes as it is; or `error`, with a problem as its data. What cannot be done is a problem before any event. "
         "Hanging up stops the work at once.",
@@ -143,7 +143,7 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
     async def generate(request: Request) -> Response:
         require_content_type(request, (JSON,))
         wanted = _parse(await read_body(request, settings))
-        events = generation.generate(wanted, settings.request_timeout)
+        events = generation.generate(wanted, settings.request_timeout_seconds)
         first = await unless_gone(request, anext(events))
         return _EventStream(
             _told(first, events, f"image/{wanted.preview_format.lower()}"),
@@ -161,7 +161,7 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
                     generator_fingerprint=served.fingerprint,
                     tokenizer=served.tokenizer.name,
                     fingerprint=served.tokenizer.fingerprint,
-                    channels=served.channels,
+                    max_tokens=served.max_tokens,
                     classes=list(served.classes),
                 )
                 for served in generation.generators
@@ -179,7 +179,7 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _parse(body: bytes) -> Wanted:
+def _parse(body: bytes) -> GenerateRequest:
     try:
         return GenerateDocument.model_validate_json(body).wanted()
     except ValidationError as error:
@@ -199,7 +199,7 @@ async def _told(
             async for event in events:
                 yield _line(event, media_type)
         except Exception as error:
-            yield _framed("error", document_of(foreseen(error)).model_dump())
+            yield _framed("error", document_of(to_service_error(error)).model_dump())
 
 
 def _line(event: Event, media_type: str) -> bytes:
@@ -216,10 +216,10 @@ def _line(event: Event, media_type: str) -> bytes:
             return _framed("start", start)
         case NewTokens(index, ids):
             return _framed("token", {"index": index, "ids": ids})
-        case Preview(k, picture):
+        case Preview(k, image):
             return _framed(
                 "preview",
-                {"k": k, "media_type": media_type, "picture": base64.b64encode(picture).decode()},
+                {"k": k, "media_type": media_type, "image": base64.b64encode(image).decode()},
             )
         case Finished(generator, tokens, stages):
             document = {

@@ -33,14 +33,14 @@ _RPC = {  # of the metrics' label, by the last part of the path
 _GRPC_PEER = re.compile(r"ipv[46]:\[?([^\]]+?)\]?:\d+")
 
 
-class Access:
+class Authenticator:
     """Without tokens everybody is let in."""
 
     def __init__(self, tokens: BearerTokens | None) -> None:
         self._tokens = tokens
 
     @classmethod
-    def of(cls, settings: Settings) -> "Access":
+    def of(cls, settings: Settings) -> "Authenticator":
         """Raises CannotStart when the file of tokens is set and no good."""
         return cls(
             None if settings.bearer_token_file is None else BearerTokens(settings.bearer_token_file)
@@ -53,7 +53,7 @@ class Access:
         try:
             return self._tokens.client(authorization)
         except Unauthenticated:
-            metrics.REJECTED.labels(
+            metrics.ERRORS.labels(
                 _RPC.get(path.rpartition("/")[2], "other"), Unauthenticated.code
             ).inc()
             raise
@@ -77,10 +77,10 @@ class Access:
         return f"address {ipaddress.ip_network((int(address), 64), strict=False)}"
 
 
-class RestAccess:
-    """Access in front of an ASGI application."""
+class AuthMiddleware:
+    """Authentication in front of an ASGI application."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Authenticator) -> None:
         self._app = app
         self._access = access
 

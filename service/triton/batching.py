@@ -14,15 +14,15 @@ from service.triton.detached import UnderWay, leave
 from service.triton.models import Inference, Model
 
 # Of the event loop, until what is asked goes to Triton: microseconds where nothing else is to be done, and while other calls are read and
-# their pictures prepared, long enough for them to come along.
+# their images prepared, long enough for them to come along.
 TURNS = 8
 # What waits for company goes after so long whatever is under way: of several Tritons behind one address one may hang.
-HELD_SECONDS = 0.1
+MAX_HOLD_SECONDS = 0.1
 
 
 @dataclass
 class _Group:
-    """Arrays that go as one request. size: pictures in them. waiting: callers who still do. closed: no others can join them."""
+    """Arrays that go as one request. size: images in them. waiting: callers who still do. closed: no others can join them."""
 
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
@@ -35,7 +35,7 @@ class _Group:
     answer: asyncio.Task[Inference] = field(init=False)
 
 
-class Joining:
+class Batcher:
     """What is asked of one model.
 
     A request that is not full goes at once, unless all instances have a full run each under way. Then it would wait in Triton; it waits
@@ -46,10 +46,10 @@ class Joining:
         """infer: asks Triton, without joining."""
         self._infer = infer
         self._open: _Group | None = None
-        self._under_way = 0  # pictures
+        self._under_way = 0  # images
 
-    async def ask(self, model: Model, array: NDArray[Any], under_way: UnderWay) -> Inference:
-        """array: of model.largest_request pictures at most. queue_seconds has the time until it was sent, too.
+    async def infer(self, model: Model, array: NDArray[Any], under_way: UnderWay) -> Inference:
+        """array: of model.largest_request images at most. queue_seconds has the time until it was sent, too.
 
         Raises what `infer` raises. Who is cancelled takes nobody along.
         """
@@ -79,10 +79,10 @@ class Joining:
             inference, output=inference.output[first : first + len(array)], queue_seconds=queued
         )
 
-    def _group(self, model: Model, pictures: int) -> _Group:
+    def _group(self, model: Model, images: int) -> _Group:
         """One that has room for them."""
         group = self._open
-        if group is not None and group.size + pictures > model.largest_request:
+        if group is not None and group.size + images > model.largest_request:
             self._close(group)
             group = None
         if group is None:
@@ -102,7 +102,7 @@ class Joining:
         for _ in range(TURNS if self._under_way else 0):
             await asyncio.sleep(0)
         with suppress(TimeoutError):
-            async with asyncio.timeout(HELD_SECONDS):
+            async with asyncio.timeout(MAX_HOLD_SECONDS):
                 while (
                     not group.closed and self._under_way >= model.instances * model.largest_request
                 ):

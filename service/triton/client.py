@@ -13,11 +13,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import EngineUnavailable
 from service.observability import metrics, tracing
-from service.triton.batching import Joining
-from service.triton.detached import LEFT_SECONDS, UnderWay, leave, nobody
-from service.triton.health import RETRY_AFTER_SECONDS, Answers
+from service.triton.batching import Batcher
+from service.triton.detached import ABANDONED_TIMEOUT, UnderWay, leave, nobody
+from service.triton.health import RETRY_AFTER_SECONDS, EngineHealth
 from service.triton.models import EXECUTION, Inference, Model, model_of, request_of
-from service.triton.streaming import Streams
+from service.triton.streaming import StreamingClient
 
 
 def _channel(url: str) -> Any:
@@ -44,14 +44,14 @@ class Triton:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.answers = Answers()
-        self._joining: dict[str, Joining] = defaultdict(lambda: Joining(self._infer))  # by model
+        self.health = EngineHealth()
+        self._batchers: dict[str, Batcher] = defaultdict(lambda: Batcher(self._infer))  # by model
         self._replaced: dict[
             asyncio.Task[None], Any
         ] = {}  # what closes a replaced channel -> the channel, until its calls end
         self._channel = _channel(url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self.streams = Streams(lambda: self._stub, self.answers)
+        self.streams = StreamingClient(lambda: self._stub, self.health)
 
     def reconnect(self) -> None:
         """Use a new channel from now on; calls under way finish on the old one.
@@ -59,7 +59,7 @@ class Triton:
         gRPC waits up to two minutes before it looks up a name again that it could not resolve, or whose server moved. A new channel
         looks it up at once.
         """
-        closing = asyncio.create_task(self._channel.close(LEFT_SECONDS))
+        closing = asyncio.create_task(self._channel.close(ABANDONED_TIMEOUT))
         self._replaced[closing] = self._channel
         closing.add_done_callback(self._replaced.pop)
         self._channel = _channel(self.url)
@@ -74,7 +74,7 @@ class Triton:
         )
 
     async def alive(self, timeout: float = 1.0) -> bool:
-        """Whether the server answers at all."""
+        """Whether the server inferences at all."""
         try:
             reply = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout)
         except grpc.aio.AioRpcError:
@@ -140,25 +140,25 @@ class Triton:
         Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full).
         """
         started = time.perf_counter()
-        self.answers.of(model)  # asked from now on
+        self.health.for_model(model)  # asked from now on
         try:
             with tracing.engine(model.name) as metadata:
                 most = model.largest_request
                 if len(array) <= most:
                     return await self._send(model, array, metadata, under_way)
                 parts = np.split(array, range(most, len(array), most))
-                answers = await asyncio.gather(
+                inferences = await asyncio.gather(
                     *(self._send(model, part, metadata, under_way) for part in parts)
                 )
                 slowest = max(
-                    answers,
-                    key=lambda answer: (answer.queue_seconds or 0.0) + answer.compute_seconds,
+                    inferences,
+                    key=lambda one: (one.queue_seconds or 0.0) + one.compute_seconds,
                 )
                 return replace(
-                    slowest, output=np.concatenate([answer.output for answer in answers])
+                    slowest, output=np.concatenate([inference.output for inference in inferences])
                 )
         except asyncio.CancelledError:
-            self.answers.given_up(model, started)
+            self.health.record_abandoned(model, started)
             raise
 
     async def _send(
@@ -169,7 +169,7 @@ class Triton:
         under_way: UnderWay,
     ) -> Inference:
         if metadata is None:
-            return await self._joining[model.name].ask(model, array, under_way)
+            return await self._batchers[model.name].infer(model, array, under_way)
         # Of a trace: alone, for a request has room for one context.
         answer = asyncio.create_task(self._infer(model, array, metadata))
         under_way(answer)
@@ -185,13 +185,13 @@ class Triton:
         started = time.perf_counter()
         try:
             reply = await self._stub.ModelInfer(request, metadata=metadata)
-        except asyncio.CancelledError:  # LEFT_SECONDS after its last caller left
-            self.answers.given_up(model, started)
+        except asyncio.CancelledError:  # ABANDONED_TIMEOUT after its last caller left
+            self.health.record_abandoned(model, started)
             raise
         except grpc.aio.AioRpcError as error:
-            raise self.answers.failure(model, started, error.details() or "") from error
-        answered = self.answers.of(model)
-        answered.answer(started, len(array))
+            raise self.health.failure(model, started, error.details() or "") from error
+        answered = self.health.for_model(model)
+        answered.record_reply(started, len(array))
         elapsed = answered.at - started
         raw = {
             output.name: content
@@ -200,7 +200,7 @@ class Triton:
         content = raw.get(model.output.name, b"")
         due = len(array) * model.output.nbytes
         if len(content) != due:
-            self.answers.suspect(model.name, started)
+            self.health.suspect(model.name, started)
             raise EngineUnavailable(
                 f"the engine answered {len(content)} bytes where {due} were due",
                 RETRY_AFTER_SECONDS,
@@ -209,9 +209,9 @@ class Triton:
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
         if execution.size != 2 * len(array):
             return Inference(output, None, elapsed)
-        nanoseconds, pictures = execution[:2]  # the same for each entry
+        nanoseconds, images = execution[:2]  # the same for each entry
         answered.execution = max(answered.execution, nanoseconds / 1e9)
         for _ in array:
-            metrics.BATCH_PICTURES.labels(model.name).observe(pictures)
+            metrics.BATCH_SIZE.labels(model.name).observe(images)
         compute = min(elapsed, nanoseconds / 1e9)
         return Inference(output, elapsed - compute, compute)

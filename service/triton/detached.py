@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-LEFT_SECONDS = 60.0  # only what is not answered for so long after is given up
+ABANDONED_TIMEOUT = 60.0  # only what is not answered for so long after is given up
 
 UnderWay = Callable[
     [asyncio.Task[Any]], None
@@ -18,5 +18,5 @@ def nobody(work: asyncio.Task[Any]) -> None:
 def leave(work: asyncio.Task[Any]) -> None:
     """To be done with nobody waiting for it."""
     if not work.done():
-        timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, work.cancel)
+        timer = asyncio.get_running_loop().call_later(ABANDONED_TIMEOUT, work.cancel)
         work.add_done_callback(lambda _: timer.cancel())

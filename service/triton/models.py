@@ -18,7 +18,7 @@ _DTYPES: dict[int, tuple[str, type[np.generic]]] = {
 }
 DTYPE_OF = dict(_DTYPES.values())  # Triton's name of it -> numpy's
 _DATATYPES = {np.dtype(dtype): datatype for datatype, dtype in _DTYPES.values()}
-# Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, pictures in the batch. Others do not have it.
+# Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, images in the batch. Others do not have it.
 EXECUTION = "execution"
 
 
@@ -41,7 +41,7 @@ class Tensor:
 class Model:
     """One Triton model as its config.pbtxt describes it.
 
-    parameters: the facts export/ wrote there. largest_request: pictures in a request at most, so that all instances get some.
+    parameters: the facts export/ wrote there. largest_request: images in a request at most, so that all instances get some.
     instances: engines of it in one Triton.
     """
 
@@ -53,8 +53,8 @@ class Model:
     instances: int = 1
 
     @property
-    def codes(self) -> int:
-        """How many ids a token may have: 0 to codes - 1. Said where they are fewer than the bits of a token hold."""
+    def vocab_size(self) -> int:
+        """How many ids a token may have: 0 to vocab_size - 1. Said where they are fewer than the bits of a token hold."""
         return int(self.parameters.get("codes", 2 ** int(self.parameters["bits_per_token"])))
 
     @property

@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from service.observability import tracing
 from service.triton.detached import UnderWay, leave, nobody
-from service.triton.health import OVERTAKEN_SECONDS, Answered, Answers
+from service.triton.health import OVERTAKEN_SECONDS, EngineHealth, ModelHealth
 from service.triton.models import DTYPE_OF, Model, request_of
 
 
-class Streams:
+class StreamingClient:
     """Of one Triton."""
 
-    def __init__(self, stub: Callable[[], Any], answers: Answers) -> None:
+    def __init__(self, stub: Callable[[], Any], health: EngineHealth) -> None:
         """stub: returns Triton's stub on the current connection."""
         self._stub = stub
-        self._answers = answers
-        self._waited_for: dict[str, int] = defaultdict(int)  # by model
+        self._health = health
+        self._waiters: dict[str, int] = defaultdict(int)  # by model
         self._readings: dict[str, set[asyncio.Task[None]]] = defaultdict(
             set
         )  # of all that are open, also where nobody waits
 
-    async def ask(
+    async def infer(
         self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay = nobody
     ) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
         """What a generator answers, output by name, one dictionary for each response as it comes.
@@ -39,11 +39,11 @@ class Streams:
         Raises EngineUnavailable, also in the middle; Overloaded.
         """
         started = latest = time.perf_counter()
-        answered = self._answers.of(model)
-        if not self._waited_for[model.name] and not answered.owing:
+        answered = self._health.for_model(model)
+        if not self._waiters[model.name] and not answered.has_unfinished_stream:
             answered.at = started  # it was asked nothing before, and so was not silent
-        self._waited_for[model.name] += 1
-        answered.owing = True
+        self._waiters[model.name] += 1
+        answered.has_unfinished_stream = True
         complete = asyncio.get_running_loop().create_future()
 
         async def requests() -> AsyncIterator[Any]:
@@ -65,9 +65,9 @@ class Streams:
         try:
             while (reply := await replies.get()) is not None:
                 if isinstance(reply, grpc.aio.AioRpcError):
-                    raise self._answers.failure(model, started, reply.details() or "") from reply
+                    raise self._health.failure(model, started, reply.details() or "") from reply
                 if reply.error_message:
-                    raise self._answers.failure(model, started, reply.error_message)
+                    raise self._health.failure(model, started, reply.error_message)
                 latest = time.perf_counter()
                 if reply.infer_response.outputs:
                     yield {
@@ -83,36 +83,36 @@ class Streams:
                 if _is_final(reply):
                     complete.set_result(True)
                     return
-            raise self._answers.failure(model, started, "its stream ended early")
+            raise self._health.failure(model, started, "its stream ended early")
         finally:
-            self._waited_for[model.name] -= 1
+            self._waiters[model.name] -= 1
             if not complete.done():
                 complete.set_result(False)
             leave(reading)
             if (
                 answered.sent - latest > OVERTAKEN_SECONDS
             ):  # younger ones were answered meanwhile: the process that has this one hangs
-                self._answers.suspect(model.name, started)
+                self._health.suspect(model.name, started)
 
-    def waited_for(self, model: Model) -> bool:
+    def has_waiters(self, model: Model) -> bool:
         """Whether somebody waits for answers of it."""
-        return self._waited_for[model.name] > 0
+        return self._waiters[model.name] > 0
 
-    def end(self, name: str) -> None:
+    def cancel_all(self, name: str) -> None:
         """Of a model whose process is gone: Triton would never end them. Who waits gets EngineUnavailable."""
         for reading in list(self._readings[name]):
             reading.cancel()
 
 
-async def _read(call: Any, answered: Answered, replies: asyncio.Queue[Any]) -> None:
+async def _read(call: Any, answered: ModelHealth, replies: asyncio.Queue[Any]) -> None:
     """What comes, to the end: a reply each, an error in place of the rest, None. In a task of its own, because gRPC cancels a call
     whose reader is cancelled."""
     started = time.perf_counter()
     try:
         async for reply in call:
-            answered.answer(started)
+            answered.record_reply(started)
             if _is_final(reply):
-                answered.owing = False
+                answered.has_unfinished_stream = False
             replies.put_nowait(reply)
     except grpc.aio.AioRpcError as error:
         replies.put_nowait(error)

@@ -123,7 +123,7 @@ def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixtur
         ("encode .", 1, "Is a directory"),
         ("encode /", 1, "Is a directory"),
         ("encode good.jpg -o no/such/folder.ctok", 1, "No such file or directory"),
-        ("encode bad.jpg", 1, "this is BAD_PICTURE [BAD_PICTURE]"),
+        ("encode bad.jpg", 1, "this is BAD_IMAGE [BAD_IMAGE]"),
         ("encode overload.jpg", 1, "(try again in 1.5 s)"),
         ("encode good.jpg -k 0", 1, "BAD_K"),
         ("encode good.jpg -k -1", 1, "BAD_K"),
@@ -141,7 +141,7 @@ def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixtur
         ("encode good.jpg --ids -o -", 2, "--ids"),
         ("encode good.jpg --server=", 2, "--server: is empty"),
         ("encode good.jpg -k many", 2, "-k"),
-        ("encode", 2, "PICTURE"),
+        ("encode", 2, "IMAGE"),
         ("", 2, "COMMAND"),
         ("paint good.jpg", 2, "paint"),
     ],
@@ -150,7 +150,7 @@ def test_what_goes_wrong_is_one_line(
     here: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, what: str
 ) -> None:
     (here / "good.jpg").write_bytes(b"abc")
-    (here / "bad.jpg").write_bytes(b"fail:BAD_PICTURE")
+    (here / "bad.jpg").write_bytes(b"fail:BAD_IMAGE")
     (here / "overload.jpg").write_bytes(b"fail:OVERLOADED")
     (here / "foreign.ctok").write_bytes(Tokens([1], "f" * 16).to_bytes())
     actual, out, err = run(capfd, *arguments.split())

@@ -30,7 +30,7 @@ from tests.support.faulty_service import FINGERPRINT, RETRY_AFTER, FaultyService
 
 Connect = Callable[..., Any]
 
-PICTURES = [f"picture {number}".encode() for number in range(200)]
+IMAGES = [f"image {number}".encode() for number in range(200)]
 
 
 # One call
@@ -93,7 +93,7 @@ def test_tokenizers(client: Any) -> None:
     assert first == TokenizerInfo(
         "bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256)
     )  # ids by bits: it does not say how many
-    assert (second.name, second.codes, second.budgets) == ("another-one", 64_000, ())
+    assert (second.name, second.vocab_size, second.budgets) == ("another-one", 64_000, ())
 
 
 @pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
@@ -180,23 +180,23 @@ def test_a_service_that_comes_back_is_found_again(connect: Connect) -> None:
 
 def test_a_slow_source_is_not_the_services_delay(target: str) -> None:
     def slow() -> Iterator[bytes]:
-        for picture in PICTURES[:3]:
+        for image in IMAGES[:3]:
             time.sleep(0.5)
-            yield picture
+            yield image
 
     with Client(target, timeout=0.3) as client:
-        assert list(client.encode_stream(slow())) == [tokens_of(p) for p in PICTURES[:3]]
+        assert list(client.encode_stream(slow())) == [tokens_of(p) for p in IMAGES[:3]]
 
 
 async def test_a_slow_async_source_is_not_the_services_delay(target: str) -> None:
     async def slow() -> AsyncIterator[bytes]:
-        for picture in PICTURES[:3]:
+        for image in IMAGES[:3]:
             await asyncio.sleep(0.5)
-            yield picture
+            yield image
 
     async with AsyncClient(target, timeout=0.3) as client:
         assert [result async for result in client.encode_stream(slow())] == [
-            tokens_of(p) for p in PICTURES[:3]
+            tokens_of(p) for p in IMAGES[:3]
         ]
 
 
@@ -204,7 +204,7 @@ def test_threads_share_a_client(target: str) -> None:
     results = {}
 
     def work(client: Client, name: int) -> None:
-        results[name] = [client.encode(p) for p in PICTURES[:20]]
+        results[name] = [client.encode(p) for p in IMAGES[:20]]
 
     with Client(target) as client:
         threads = [threading.Thread(target=work, args=(client, name)) for name in range(4)]
@@ -212,7 +212,7 @@ def test_threads_share_a_client(target: str) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert list(results.values()) == [[tokens_of(p) for p in PICTURES[:20]]] * 4
+    assert list(results.values()) == [[tokens_of(p) for p in IMAGES[:20]]] * 4
 
 
 def test_an_async_client_needs_its_event_loop() -> None:
@@ -222,9 +222,9 @@ def test_an_async_client_needs_its_event_loop() -> None:
 
 async def test_calls_and_streams_at_the_same_time(target: str) -> None:
     async def source() -> AsyncIterator[bytes]:
-        for picture in PICTURES:
+        for image in IMAGES:
             await asyncio.sleep(0)
-            yield picture
+            yield image
 
     async with AsyncClient(target) as client:
 
@@ -232,10 +232,10 @@ async def test_calls_and_streams_at_the_same_time(target: str) -> None:
             return [result async for result in client.encode_stream(source())]
 
         streams = [all_of() for _ in range(4)]
-        calls = [client.encode(p) for p in PICTURES[:50]]
+        calls = [client.encode(p) for p in IMAGES[:50]]
         results = await asyncio.gather(*streams, *calls)
-    assert results[:4] == [[tokens_of(p) for p in PICTURES]] * 4
-    assert results[4:] == [tokens_of(p) for p in PICTURES[:50]]
+    assert results[:4] == [[tokens_of(p) for p in IMAGES]] * 4
+    assert results[4:] == [tokens_of(p) for p in IMAGES[:50]]
 
 
 async def test_a_cancelled_task_is_cancelled(target: str) -> None:

@@ -21,7 +21,7 @@ from google.rpc import status_pb2
 from tests.support.faulty_service import RETRY_AFTER, status_of
 
 CAUSE_OF_CODE = {
-    "BAD_PICTURE": InvalidInput,
+    "BAD_IMAGE": InvalidInput,
     "BAD_K": InvalidInput,
     "BAD_TOKENS": InvalidInput,
     "UNSUPPORTED_FORMAT": InvalidInput,

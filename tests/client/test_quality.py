@@ -1,7 +1,7 @@
 """What is asked for by quality: how it is written, what is tried, what is chosen."""
 
 import pytest
-from channeltok import Measured, Quality
+from channeltok import Quality, QualityPoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,12 +47,12 @@ def test_what_is_no_quality_is_refused(text: str, said: str) -> None:
         Quality.parse(text)
 
 
-@given(channels=st.integers(1, 65_535), max_bytes=st.none() | st.integers(2, 200_000))
+@given(max_tokens=st.integers(1, 65_535), max_bytes=st.none() | st.integers(2, 200_000))
 def test_what_is_tried_ascends_within_the_limit_and_has_its_end(
-    channels: int, max_bytes: int | None
+    max_tokens: int, max_bytes: int | None
 ) -> None:
-    budgets = Quality(ssim=0.5, max_bytes=max_bytes).budgets(channels)
-    most = channels if max_bytes is None else min(channels, max_bytes // 2)
+    budgets = Quality(ssim=0.5, max_bytes=max_bytes).budgets(max_tokens)
+    most = max_tokens if max_bytes is None else min(max_tokens, max_bytes // 2)
     assert budgets == sorted(set(budgets))
     assert (budgets[0] >= 1, budgets[-1]) == (True, most)
     assert len(budgets) <= 10
@@ -64,10 +64,10 @@ def test_the_demos_are() -> None:
 
 
 CURVE = [
-    Measured(8, 0.4, 18.0),
-    Measured(16, 0.55, 20.0),
-    Measured(32, 0.54, 21.0),
-    Measured(64, 0.55, 20.5),
+    QualityPoint(8, 0.4, 18.0),
+    QualityPoint(16, 0.55, 20.0),
+    QualityPoint(32, 0.54, 21.0),
+    QualityPoint(64, 0.55, 20.5),
 ]
 
 

@@ -23,28 +23,26 @@ from tests.support.faulty_service import RETRY_AFTER, FaultyService, start, toke
 
 Connect = Callable[..., Any]
 
-PICTURES = [f"picture {number}".encode() for number in range(200)]
+IMAGES = [f"image {number}".encode() for number in range(200)]
 
 
 def test_results_come_in_the_order_of_the_source(client: Any, service: FaultyService) -> None:
-    assert list(client.encode_stream(PICTURES)) == [tokens_of(p) for p in PICTURES]
+    assert list(client.encode_stream(IMAGES)) == [tokens_of(p) for p in IMAGES]
     assert service.answered != sorted(service.answered), "the service was to answer out of order"
-    assert list(client.decode_stream(map(tokens_of, PICTURES), "webp")) == [
-        b"webp:" + p for p in PICTURES
+    assert list(client.decode_stream(map(tokens_of, IMAGES), "webp")) == [
+        b"webp:" + p for p in IMAGES
     ]
     assert service.answered != sorted(service.answered), "the service was to answer out of order"
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 1000])
 def test_any_number_in_flight(client: Any, in_flight: int) -> None:
-    pictures = PICTURES[:20]
-    assert list(client.encode_stream(pictures, k=3, in_flight=in_flight)) == [
-        tokens_of(p).prefix(3) for p in pictures
+    images = IMAGES[:20]
+    assert list(client.encode_stream(images, k=3, in_flight=in_flight)) == [
+        tokens_of(p).prefix(3) for p in images
     ]
-    tokens = [tokens_of(p).to_bytes() for p in pictures]
-    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [
-        b"png:" + p for p in pictures
-    ]
+    tokens = [tokens_of(p).to_bytes() for p in images]
+    assert list(client.decode_stream(tokens, in_flight=in_flight)) == [b"png:" + p for p in images]
 
 
 def test_an_empty_source(client: Any) -> None:
@@ -59,9 +57,9 @@ def test_bad_arguments_are_refused_before_anything_is_sent(client: Any) -> None:
 
 
 def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
-    pictures = [
+    images = [
         b"a",
-        b"fail:BAD_PICTURE",
+        b"fail:BAD_IMAGE",
         b"b",
         b"garbage",
         b"neither",
@@ -69,9 +67,9 @@ def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
         b"fail:OVERLOADED",
         b"c",
     ]
-    a, bad, b, garbage, neither, large, overloaded, c = client.encode_stream(pictures)
+    a, bad, b, garbage, neither, large, overloaded, c = client.encode_stream(images)
     assert [a, b, c] == [tokens_of(p) for p in (b"a", b"b", b"c")]
-    assert (type(bad), bad.code) == (InvalidInput, "BAD_PICTURE")
+    assert (type(bad), bad.code) == (InvalidInput, "BAD_IMAGE")
     assert type(garbage) is InternalError
     assert type(neither) is InternalError
     assert type(large) is TooLarge
@@ -141,11 +139,11 @@ def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
 
 def test_what_the_source_raises_comes_after_what_it_gave(client: Any) -> None:
     def broken() -> Iterator[bytes]:
-        yield from PICTURES[:10]
+        yield from IMAGES[:10]
         raise KeyError("lost")
 
     stream = client.encode_stream(broken())
-    assert [next(stream) for _ in range(10)] == [tokens_of(p) for p in PICTURES[:10]]
+    assert [next(stream) for _ in range(10)] == [tokens_of(p) for p in IMAGES[:10]]
     with pytest.raises(KeyError, match="lost"):
         next(stream)
 
@@ -169,11 +167,11 @@ def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
 def test_what_ends_the_stream_is_raised(
     client: Any, fault: bytes, cause: type[ChannelTokError], what: str
 ) -> None:
-    pictures = itertools.chain(
+    images = itertools.chain(
         [fault], itertools.repeat(b"abc")
     )  # a source that never ends by itself
     with pytest.raises(cause, match=what):
-        for _ in client.encode_stream(pictures):
+        for _ in client.encode_stream(images):
             pass
     assert client.encode(b"abc") == tokens_of(b"abc")
 
@@ -212,7 +210,7 @@ def test_an_answer_that_never_comes(connect: Connect) -> None:
 
 def test_a_slow_caller_is_not_the_services_delay(connect: Connect) -> None:
     results = []
-    for result in connect(timeout=0.3).encode_stream(PICTURES[:3], in_flight=2):
+    for result in connect(timeout=0.3).encode_stream(IMAGES[:3], in_flight=2):
         time.sleep(0.5)
         results.append(result)
-    assert results == [tokens_of(p) for p in PICTURES[:3]]
+    assert results == [tokens_of(p) for p in IMAGES[:3]]

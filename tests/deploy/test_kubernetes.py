@@ -159,7 +159,7 @@ def test_the_gateway_is_given_settings_it_has(monkeypatch: pytest.MonkeyPatch) -
         CONTAINERS["gateway/gateway"]["lifecycle"]["preStop"]["sleep"]["seconds"],
     )
     assert grace > sleep + settings.drain_seconds + 5  # and time to end
-    assert settings.picture_threads <= int(
+    assert settings.image_threads <= int(
         CONTAINERS["gateway/gateway"]["resources"]["limits"]["cpu"]
     )
     host, port = str(settings.triton_url).removeprefix("dns:///").split(":")

@@ -63,7 +63,7 @@ def test_every_error_code_is_somebodys_fault() -> None:
     faults = {
         "the service's": _pattern(RECORDINGS["channeltok:calls_failed:rate5m"], "code"),
         "the load's": "OVERLOADED|STOPPING",
-        "callers'": _pattern(ALERTS["ChannelTokClientFaults"]["expr"], "reason"),
+        "callers'": _pattern(ALERTS["ChannelTokClientFaults"]["expr"], "code"),
     }
     codes = [ServiceError.code, *(error.code for error in ServiceError.__subclasses__())]
     blamed = {

@@ -33,8 +33,8 @@ QUERIES_OF_THE_RUNBOOK = sorted(
     }
 )
 OF_GENERATORS = (
-    "channeltok_first_token_seconds",
-    "channeltok_next_token_seconds",
+    "channeltok_time_to_first_token_seconds",
+    "channeltok_inter_token_latency_seconds",
 )  # none is served here
 EMPTY_WHEN_HEALTHY = {"Alerts A"}
 # How fast is slow depends on the machine and on what else runs there.
@@ -97,7 +97,7 @@ def loaded(
             list(client.encode_stream(crops(4), k=8))
             list(client.decode_stream(tokens))
             httpx.post(f"{service.rest}/v1/encode?k=64", content=jpeg()).raise_for_status()
-            assert httpx.post(f"{service.rest}/v1/encode", content=b"no picture").status_code == 422
+            assert httpx.post(f"{service.rest}/v1/encode", content=b"no image").status_code == 422
             with suppress(ChannelTokError):
                 client.encode(jpeg(), 999)
 
@@ -161,7 +161,9 @@ def test_what_breaks_is_told(tmp_path: Path) -> None:
     """Faults of callers, overload, a killed engine, one that nobody heals, no engine, no gateway: each alert in its turn."""
     program("prometheus")
     with ExitStack() as stack:
-        one = stack.enter_context(running(max_in_flight="2", max_waiting="2", probe_seconds="0.5"))
+        one = stack.enter_context(
+            running(max_in_flight="2", max_queue_size="2", probe_seconds="0.5")
+        )
         two = stack.enter_context(running(triton_url=one.triton_address(), probe_seconds="0.5"))
         to_one, to_two = (
             stack.enter_context(Client(service.grpc, timeout=20)) for service in (one, two)
@@ -195,7 +197,7 @@ def test_what_breaks_is_told(tmp_path: Path) -> None:
             20,
             "the first scrape of all targets",
         )
-        with callers(4, lambda: to_two.encode(b"no picture")):
+        with callers(4, lambda: to_two.encode(b"no image")):
             fires("ChannelTokClientFaults")
         assert told <= {"ChannelTokClientFaults"} | MACHINE_DECIDES
         with callers(16, lambda: to_one.encode(jpeg())):

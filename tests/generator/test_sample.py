@@ -72,8 +72,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_draws_a_row_for_each_class(files: list[str]) -> None:
     made = run(*files, "cat", "bee")
     assert made.returncode == 0, made.stderr
-    with Image.open(files[-1]) as picture:
-        assert picture.height > 2 * 200
+    with Image.open(files[-1]) as image:
+        assert image.height > 2 * 200
 
 
 def test_what_does_not_fit_is_said_in_a_sentence(files: list[str]) -> None:

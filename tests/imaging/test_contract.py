@@ -1,4 +1,4 @@
-"""The picture contract, step by step, against Pillow doing the same the long way."""
+"""The image contract, step by step, against Pillow doing the same the long way."""
 
 import io
 
@@ -121,7 +121,7 @@ def test_srgb_and_unreadable_profiles_change_nothing() -> None:
         )
 
 
-def test_an_rgb_profile_on_a_grey_picture_and_a_cmyk_one_on_rgb_change_nothing_fatal() -> None:
+def test_an_rgb_profile_on_a_grey_image_and_a_cmyk_one_on_rgb_change_nothing_fatal() -> None:
     grey = PHOTO.convert("L")
     assert imaging.prepare(encoded(grey, "JPEG", icc_profile=SRGB), 64).shape == (64, 64, 3)
     assert imaging.prepare(encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=SRGB), 64).shape == (
@@ -174,7 +174,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_the_smallest_pictures_are_pictures(format: str, size: tuple[int, int]) -> None:
+def test_the_smallest_images_are_images(format: str, size: tuple[int, int]) -> None:
     pixels = imaging.prepare(
         encoded(Image.new("RGB", size, (40, 90, 200)), format, quality=100), 16
     )
@@ -182,7 +182,7 @@ def test_the_smallest_pictures_are_pictures(format: str, size: tuple[int, int]) 
     assert np.abs(pixels.astype(int) - (40, 90, 200)).max() <= 6
 
 
-def test_a_camera_jpeg_with_previews_is_its_first_picture() -> None:
+def test_a_camera_jpeg_with_previews_is_its_first_image() -> None:
     preview = PHOTO.resize((50, 40))
     data = encoded(PHOTO, "MPO", save_all=True, append_images=[preview])
     assert imaging.read_header(data) == imaging.Header("JPEG", 200, 160)

@@ -1,4 +1,4 @@
-"""What is no picture for us is refused in time and with a sentence; nothing else ever comes out than that or pixels."""
+"""What is no image for us is refused in time and with a sentence; nothing else ever comes out than that or pixels."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import imaging
-from imaging import BadPicture, TooManyPixels, UnsupportedFormat
+from imaging import BadImage, TooManyPixels, UnsupportedFormat
 from tests.support.photographs import encoded, jpeg, photograph
 
 PHOTO = Image.fromarray(photograph("coffee")[100:148, 200:264])  # 64 x 48
@@ -62,7 +62,7 @@ def test_the_limit_itself_is_allowed() -> None:
 
 def test_nothing_is_refused_as_empty() -> None:
     for call in (imaging.read_header, imaging.decode, lambda data: imaging.prepare(data, 16)):
-        with pytest.raises(BadPicture, match="0 bytes"):
+        with pytest.raises(BadImage, match="0 bytes"):
             call(b"")
 
 
@@ -102,24 +102,24 @@ def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
         b"BMW is a car maker",
     ],
 )
-def test_what_is_no_picture_at_all_is_told_so(data: bytes) -> None:
-    with pytest.raises(BadPicture, match="not a picture") as refused:
+def test_what_is_no_image_at_all_is_told_so(data: bytes) -> None:
+    with pytest.raises(BadImage, match="not an image") as refused:
         imaging.prepare(data, 16)
     assert not isinstance(refused.value, UnsupportedFormat)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.9, 0.98])
-def test_a_truncated_picture_is_refused_not_filled_with_grey(format: str, share: float) -> None:
+def test_a_truncated_image_is_refused_not_filled_with_grey(format: str, share: float) -> None:
     data = encoded(PHOTO, format)
-    with pytest.raises(BadPicture, match=f"the {format} cannot be decoded") as refused:
+    with pytest.raises(BadImage, match=f"the {format} cannot be decoded") as refused:
         imaging.prepare(data[: max(12, int(len(data) * share))], 16)
-    assert type(refused.value) is BadPicture
+    assert type(refused.value) is BadImage
 
 
 def test_a_truncated_cmyk_jpeg_is_refused() -> None:
     data = encoded(PHOTO.convert("CMYK"), "JPEG")
-    with pytest.raises(BadPicture, match="truncated"):
+    with pytest.raises(BadImage, match="truncated"):
         imaging.prepare(data[: len(data) // 2], 16)
 
 
@@ -129,29 +129,29 @@ def test_a_truncated_cmyk_jpeg_is_refused() -> None:
     [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"],
     ids=["archive", "page", "document"],
 )
-def test_what_hangs_on_a_picture_goes_nowhere(format: str, tail: bytes) -> None:
-    """A polyglot is refused, or is the picture it begins with; and one that begins as something else is no picture."""
+def test_what_hangs_on_an_image_goes_nowhere(format: str, tail: bytes) -> None:
+    """A polyglot is refused, or is the image it begins with; and one that begins as something else is no image."""
     data = encoded(PHOTO, format)
     try:
         pixels = imaging.prepare(data + tail, 16)
-    except BadPicture:
+    except BadImage:
         pass
     else:
         assert np.array_equal(pixels, imaging.prepare(data, 16))
         assert tail[:8] not in imaging.render(pixels, format)
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImage):
         imaging.prepare(tail + data, 16)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_an_animation_is_refused(format: str) -> None:
     frames = [PHOTO, PHOTO.transpose(Image.Transpose.ROTATE_180)]
-    with pytest.raises(BadPicture, match="2 frames; send a picture with one"):
+    with pytest.raises(BadImage, match="2 frames; send an image with one"):
         imaging.prepare(encoded(frames[0], format, save_all=True, append_images=frames[1:]), 16)
 
 
 def seeds() -> list[bytes]:
-    """Small pictures with everything that has a parser of its own: EXIF, a profile, alpha, a palette, CMYK, previews."""
+    """Small images with everything that has a parser of its own: EXIF, a profile, alpha, a palette, CMYK, previews."""
     exif = Image.Exif()
     exif[0x0112] = 6
     small = PHOTO.resize((24, 16))
@@ -193,7 +193,7 @@ def test_any_bytes_are_refused_or_become_pixels(data: bytes) -> None:
         warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks about broken EXIF
         try:
             pixels = imaging.prepare(data, 16, max_pixels=1_000_000)
-        except BadPicture as refused:
+        except BadImage as refused:
             assert str(refused)
             return
     assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)

@@ -35,16 +35,16 @@ def test_a_comparison_is_measured_and_written(
     assert figures["best_peer_ratio_c16"] > 0
 
 
-def test_a_form_holds_the_picture() -> None:
-    body = peers.PEERS["BentoML"].body(b"\xff\xd8picture")
+def test_a_form_holds_the_image() -> None:
+    body = peers.PEERS["BentoML"].body(b"\xff\xd8image")
     assert body.startswith(b"--" + peers.BOUNDARY.encode())
-    assert body.count(b"\xff\xd8picture") == 1
-    assert peers.PEERS["FastAPI"].body(b"picture") == b"picture"
+    assert body.count(b"\xff\xd8image") == 1
+    assert peers.PEERS["FastAPI"].body(b"image") == b"image"
 
 
-def test_the_open_inference_protocol_carries_the_picture_in_base64() -> None:
+def test_the_open_inference_protocol_carries_the_image_in_base64() -> None:
     mlserver = peers.PEERS["MLServer"]
-    (jpeg,) = json.loads(mlserver.body(b"\xff\xd8picture"))["inputs"]
+    (jpeg,) = json.loads(mlserver.body(b"\xff\xd8image"))["inputs"]
     assert jpeg["parameters"] == {"content_type": "base64"}
-    assert base64.b64decode(*jpeg["data"]) == b"\xff\xd8picture"
+    assert base64.b64decode(*jpeg["data"]) == b"\xff\xd8image"
     assert (mlserver.path, peers.PEERS["FastAPI"].path) == ("/v2/models/encode/infer", "/encode")

@@ -8,17 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Pictures = Iterable[tuple[str, bytes]]  # key, bytes of a JPEG
+Images = Iterable[tuple[str, bytes]]  # key, bytes of a JPEG
 
 
-def tar(path: Path, pictures: Pictures, labels: bool = False) -> Path:
-    """WebDataset: KEY.jpg, and with `labels` KEY.cls, the number of the picture modulo 3."""
+def tar(path: Path, images: Images, labels: bool = False) -> Path:
+    """WebDataset: KEY.jpg, and with `labels` KEY.cls, the number of the image modulo 3."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
-        for number, (key, picture) in enumerate(pictures):
-            members = [(f"{key}.jpg", picture)] + [
-                (f"{key}.cls", str(number % 3).encode())
-            ] * labels
+        for number, (key, image) in enumerate(images):
+            members = [(f"{key}.jpg", image)] + [(f"{key}.cls", str(number % 3).encode())] * labels
             for name, content in members:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
@@ -26,21 +24,21 @@ def tar(path: Path, pictures: Pictures, labels: bool = False) -> Path:
     return path
 
 
-def folder(path: Path, pictures: Pictures) -> Path:
+def folder(path: Path, images: Images) -> Path:
     """KEY.jpg, a file each."""
-    for key, picture in pictures:
+    for key, image in images:
         file = path / f"{key}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture)
+        file.write_bytes(image)
     return path
 
 
-def parquet(path: Path, pictures: Pictures) -> Path:
-    """As Hugging Face datasets writes pictures: image {bytes, path}, label."""
+def parquet(path: Path, images: Images) -> Path:
+    """As Hugging Face datasets writes images: image {bytes, path}, label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"image": {"bytes": picture, "path": f"{key}.jpg"}, "label": number % 3}
-        for number, (key, picture) in enumerate(pictures)
+        {"image": {"bytes": image, "path": f"{key}.jpg"}, "label": number % 3}
+        for number, (key, image) in enumerate(images)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path

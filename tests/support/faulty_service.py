@@ -1,7 +1,7 @@
 """A real gRPC server with an obvious rule instead of a model, and faults on demand.
 
-The rule: token i of a picture is its i-th byte. A decoded picture is the name of its format, a colon and the ids as bytes.
-The faults, asked for by the picture's bytes (in Decode by the ids as bytes):
+The rule: token i of an image is its i-th byte. A decoded image is the name of its format, a colon and the ids as bytes.
+The faults, asked for by the image's bytes (in Decode by the ids as bytes):
 
     fail:CODE       the documented error of that code, with details; OVERLOADED asks for a retry after 1.5 s
     bare:STATUS     an error of that gRPC status without details, as from a proxy
@@ -36,7 +36,7 @@ FINGERPRINT = "0123456789abcdef"
 RETRY_AFTER = 1.5
 
 STATUS_OF = {
-    "BAD_PICTURE": grpc.StatusCode.INVALID_ARGUMENT,
+    "BAD_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
     "BAD_K": grpc.StatusCode.INVALID_ARGUMENT,
     "BAD_TOKENS": grpc.StatusCode.INVALID_ARGUMENT,
     "UNSUPPORTED_FORMAT": grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,9 +53,9 @@ STATUS_OF = {
 }
 
 
-def tokens_of(picture: bytes) -> Tokens:
-    """What the service makes of a picture."""
-    return Tokens(list(picture), FINGERPRINT)
+def tokens_of(image: bytes) -> Tokens:
+    """What the service makes of an image."""
+    return Tokens(list(image), FINGERPRINT)
 
 
 def status_of(code: str) -> status_pb2.Status:
@@ -86,15 +86,13 @@ class FaultyService(TokenizerServicer):
         self.answered: list[int] = []  # ids of the last stream, in the order of the answers
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
-        return _unary(_encode, request, request.picture, context)
+        return _unary(_encode, request, request.image, context)
 
     def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
         return _unary(_decode, request, _payload(request), context)
 
     def EncodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        return self._stream(
-            pb.EncodeStreamResponse, _encode, lambda r: r.picture, requests, context
-        )
+        return self._stream(pb.EncodeStreamResponse, _encode, lambda r: r.image, requests, context)
 
     def DecodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         return self._stream(pb.DecodeStreamResponse, _decode, _payload, requests, context)
@@ -106,19 +104,19 @@ class FaultyService(TokenizerServicer):
             name="bytewise",
             family="none",
             fingerprint=FINGERPRINT,
-            channels=256,
+            max_tokens=256,
             bits_per_token=8,
-            picture_size=64,
+            image_size=64,
             budgets=[32, 64, 256],
         )
         other = pb.TokenizerInfo(
             name="another-one",
             family="none",
             fingerprint="f" * 16,
-            channels=8,
+            max_tokens=8,
             bits_per_token=16,
-            codes=64_000,
-            picture_size=256,
+            vocab_size=64_000,
+            image_size=256,
         )
         return pb.ListTokenizersResponse(tokenizers=[bytewise, other])
 
@@ -184,15 +182,15 @@ def _unary(
 
 
 def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
-    picture = request.picture
-    _raise_asked_for(picture)
+    image = request.image
+    _raise_asked_for(image)
     if request.tokenizer not in ("", "bytewise"):
         raise _Fault(status_of("UNKNOWN_TOKENIZER"))
-    if request.HasField("k") and not 1 <= request.k <= len(picture):
+    if request.HasField("k") and not 1 <= request.k <= len(image):
         raise _Fault(status_of("BAD_K"))
-    if picture == b"garbage":
+    if image == b"garbage":
         return pb.EncodeResponse(tokens=b"garbage")
-    tokens = tokens_of(picture)
+    tokens = tokens_of(image)
     if request.HasField("k"):
         tokens = tokens.prefix(request.k)
     return pb.EncodeResponse(
@@ -209,9 +207,9 @@ def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
         raise _Fault(status_of("FINGERPRINT_MISMATCH"))
     payload = bytes(tokens.ids.tolist())
     _raise_asked_for(payload)
-    format = pb.PictureFormat.Name(request.format).removeprefix("PICTURE_FORMAT_").lower()
+    format = pb.ImageFormat.Name(request.format).removeprefix("IMAGE_FORMAT_").lower()
     return pb.DecodeResponse(
-        picture=f"{format}:".encode() + payload,
+        image=f"{format}:".encode() + payload,
         format=request.format,
         tokenizer="bytewise",
         k=tokens.k,

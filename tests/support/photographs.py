@@ -33,7 +33,7 @@ def jpeg(name: str = "chelsea", quality: int = 95) -> bytes:
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    """Any picture in any of Pillow's formats."""
+    """Any image in any of Pillow's formats."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -43,7 +43,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 def crops(count: int, seed: int = 0) -> tuple[bytes, ...]:
     """`count` different JPEGs: crops of 128 to 300 pixels, of various shapes, out of the photographs."""
     random = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for i in range(count):
         photo = photograph(NAMES[i % len(NAMES)])
         height, width = random.integers(128, 300, 2)
@@ -52,5 +52,5 @@ def crops(count: int, seed: int = 0) -> tuple[bytes, ...]:
             random.integers(0, photo.shape[1] - width),
         )
         crop = np.ascontiguousarray(photo[top : top + height, left : left + width])
-        pictures.append(simplejpeg.encode_jpeg(crop, quality=int(random.integers(70, 98))))
-    return tuple(pictures)
+        images.append(simplejpeg.encode_jpeg(crop, quality=int(random.integers(70, 98))))
+    return tuple(images)

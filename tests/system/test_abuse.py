@@ -10,7 +10,7 @@ from channeltok import ChannelTokError, Client
 from tests.support.metrics import sample
 from tests.support.photographs import crops, jpeg
 from tests.support.running import Service, eventually
-from tests.system.test_bad_input import BAD_PICTURES, bomb
+from tests.system.test_bad_input import BAD_IMAGES, bomb
 
 
 def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> None:
@@ -21,10 +21,10 @@ def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> Non
         assert client.encode(jpeg(), 16) == expected
 
     def bad(chance: random.Random) -> None:
-        picture, code, _ = chance.choice(list(BAD_PICTURES.values()))
+        image, code, _ = chance.choice(list(BAD_IMAGES.values()))
         try:
-            client.encode(picture)
-            raise AssertionError("a bad picture was taken")
+            client.encode(image)
+            raise AssertionError("a bad image was taken")
         except ChannelTokError as error:
             assert error.code == code
 
@@ -83,6 +83,4 @@ def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> Non
     )
     assert service.process.poll() is None
     assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
-    eventually(
-        lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service"
-    )
+    eventually(lambda: sample(service, "channeltok_images_in_flight") == 0, 30, "an empty service")

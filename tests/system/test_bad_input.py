@@ -47,17 +47,17 @@ def animated_webp() -> bytes:
 
 
 PHOTO = Image.fromarray(photograph("chelsea"))
-BAD_PICTURES = {
-    "not a picture": (b"this is no picture at all", "BAD_PICTURE", 422),
-    "empty": (b"", "BAD_PICTURE", 422),
-    "truncated JPEG": (jpeg()[: len(jpeg()) // 2], "BAD_PICTURE", 422),
-    "truncated PNG": (encoded(PHOTO, "PNG")[:5000], "BAD_PICTURE", 422),
-    "truncated WebP": (encoded(PHOTO, "WEBP")[:5000], "BAD_PICTURE", 422),
+BAD_IMAGES = {
+    "not an image": (b"this is no image at all", "BAD_IMAGE", 422),
+    "empty": (b"", "BAD_IMAGE", 422),
+    "truncated JPEG": (jpeg()[: len(jpeg()) // 2], "BAD_IMAGE", 422),
+    "truncated PNG": (encoded(PHOTO, "PNG")[:5000], "BAD_IMAGE", 422),
+    "truncated WebP": (encoded(PHOTO, "WEBP")[:5000], "BAD_IMAGE", 422),
     "GIF": (encoded(PHOTO, "GIF"), "UNSUPPORTED_FORMAT", 415),
     "BMP": (encoded(PHOTO, "BMP"), "UNSUPPORTED_FORMAT", 415),
     "TIFF": (encoded(PHOTO, "TIFF"), "UNSUPPORTED_FORMAT", 415),
     "81 megapixels in 69 bytes": (bomb(), "TOO_MANY_PIXELS", 413),
-    "animated WebP": (animated_webp(), "BAD_PICTURE", 422),
+    "animated WebP": (animated_webp(), "BAD_IMAGE", 422),
 }
 BAD_K = ["0", "-1", "257", "abc", "", "1.5", "99999999999999999999"]
 
@@ -83,12 +83,12 @@ def is_problem(reply: httpx.Response, status: int, code: str) -> None:
     assert len(problem["detail"]) > 10
 
 
-@pytest.mark.parametrize("name", BAD_PICTURES)
-def test_bad_pictures(rest: httpx.Client, client: Client, name: str) -> None:
-    picture, code, status = BAD_PICTURES[name]
-    is_problem(rest.post("/v1/encode", content=picture, headers=JPEG), status, code)
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images(rest: httpx.Client, client: Client, name: str) -> None:
+    image, code, status = BAD_IMAGES[name]
+    is_problem(rest.post("/v1/encode", content=image, headers=JPEG), status, code)
     with pytest.raises(ChannelTokError) as caught:
-        client.encode(picture)
+        client.encode(image)
     assert caught.value.code == code
 
 
@@ -225,7 +225,7 @@ def test_media_types(rest: httpx.Client, client: Client) -> None:
         headers={**OCTETS, "Accept": "image/png;q=0.1, image/webp;q=0.9, */*;q=0.05"},
     )
     assert liked.headers["content-type"] == "image/webp"
-    # A picture is what its bytes say, whatever the caller calls it.
+    # An image is what its bytes say, whatever the caller calls it.
     assert (
         rest.post(
             "/v1/encode?k=4", content=jpeg(), headers={"Content-Type": "image/png"}
@@ -254,8 +254,8 @@ def test_grpc_status_and_details(service: Service) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
         expected = {
-            StatusCode.INVALID_ARGUMENT: pb.EncodeRequest(picture=bomb()),
-            StatusCode.NOT_FOUND: pb.EncodeRequest(picture=jpeg(), tokenizer="nobody"),
+            StatusCode.INVALID_ARGUMENT: pb.EncodeRequest(image=bomb()),
+            StatusCode.NOT_FOUND: pb.EncodeRequest(image=jpeg(), tokenizer="nobody"),
         }
         for code, request in expected.items():
             with pytest.raises(grpc.RpcError) as caught:
@@ -267,15 +267,15 @@ def test_grpc_status_and_details(service: Service) -> None:
             )
         assert caught.value.code() == StatusCode.FAILED_PRECONDITION
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Encode(pb.EncodeRequest(picture=jpeg()), timeout=0.0005)
+            stub.Encode(pb.EncodeRequest(image=jpeg()), timeout=0.0005)
         assert caught.value.code() == StatusCode.DEADLINE_EXCEEDED
 
 
-def test_one_bad_picture_leaves_the_stream_alive(client: Client) -> None:
+def test_one_bad_image_leaves_the_stream_alive(client: Client) -> None:
     outcomes = list(client.encode_stream([jpeg(), b"rubbish", bomb(), jpeg("coffee")], k=8))
     assert outcomes[0] == client.encode(jpeg(), 8)
     assert [getattr(outcome, "code", None) for outcome in outcomes[1:3]] == [
-        "BAD_PICTURE",
+        "BAD_IMAGE",
         "TOO_MANY_PIXELS",
     ]
     assert outcomes[3] == client.encode(jpeg("coffee"), 8)

@@ -23,23 +23,23 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_service_and_engine_in_process_agree_to_the_last_byte(
     service: Service, tmp_path: Path
 ) -> None:
-    pictures = [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(100))]
+    images = [(f"photo-{number:03d}", image) for number, image in enumerate(crops(100))]
     for shard in range(3):
-        dataset_files.tar(tmp_path / f"source/{shard}.tar", pictures[shard::3])
+        dataset_files.tar(tmp_path / f"source/{shard}.tar", images[shard::3])
     engine = LocalEngine(ROOT / "model_repository")
     with Client(service.grpc) as one, Client(service.grpc) as other:
         served = tokenize(str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64)
     local = tokenize(str(tmp_path / "source"), str(tmp_path / "local"), [engine], k=64)
     engine.close()
-    assert served.pictures == local.pictures == 100
+    assert served.images == local.images == 100
     assert content(tmp_path / "served") == content(tmp_path / "local")
 
 
 def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = dataset_files.folder(
-        tmp_path / "photos", [(f"{n}", picture) for n, picture in enumerate(crops(5))]
+        tmp_path / "photos", [(f"{n}", image) for n, image in enumerate(crops(5))]
     )
-    (source / "bad.jpg").write_bytes(b"no picture")
+    (source / "bad.jpg").write_bytes(b"no image")
     command = [
         "tokenize",
         str(source),
@@ -51,13 +51,13 @@ def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFix
     ]
     assert cli.main(command) == 0
     told = capsys.readouterr()
-    assert "5 pictures, 8 tokens each by demo" in told.out
+    assert "5 images, 8 tokens each by demo" in told.out
     assert "1 rejects in .channeltok/rejects.jsonl" in told.out
-    assert "pictures-00000: 5 pictures, 1 rejects" in told.err
+    assert "images-00000: 5 images, 1 rejects" in told.err
     assert cli.main(command) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert cli.main([*command, "--max-rejects", "0"]) == 1
-    assert "1 pictures were refused, and 0 are allowed" in capsys.readouterr().err
+    assert "1 images were refused, and 0 are allowed" in capsys.readouterr().err
     assert cli.main([*command[:3], "-k", "9", "--server", service.grpc]) == 1
     assert "k 8, not 9" in capsys.readouterr().err
 

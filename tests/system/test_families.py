@@ -88,7 +88,9 @@ def served(client: Client, request: pytest.FixtureRequest) -> TokenizerInfo:
 
 def budgets_around(served: TokenizerInfo) -> list[int]:
     """The least k, the largest, and those on both sides of where another decoder takes over."""
-    return sorted({1, served.channels, *(k + more for k in served.budgets[:-1] for more in (0, 1))})
+    return sorted(
+        {1, served.max_tokens, *(k + more for k in served.budgets[:-1] for more in (0, 1))}
+    )
 
 
 def test_all_are_served_and_the_demo_answers_who_names_none(
@@ -110,7 +112,7 @@ def test_all_are_served_and_the_demo_answers_who_names_none(
 def test_prefix(client: Client, served: TokenizerInfo) -> None:
     for photo in crops(3):
         everything = client.encode(photo, tokenizer=served.name)
-        assert everything.k == served.channels
+        assert everything.k == served.max_tokens
         for k in budgets_around(served):
             assert client.encode(photo, k, tokenizer=served.name) == everything.prefix(k)
 
@@ -126,7 +128,7 @@ def test_same_tokens_alone_and_inside_any_batch(client: Client, served: Tokenize
     assert list(client.encode_stream(photos, tokenizer=served.name)) == alone
 
 
-def test_same_pictures_alone_and_in_a_stream_of_all_families_mixed(
+def test_same_images_alone_and_in_a_stream_of_all_families_mixed(
     client: Client, local: LocalEngine
 ) -> None:
     mixed = []
@@ -139,7 +141,7 @@ def test_same_pictures_alone_and_in_a_stream_of_all_families_mixed(
     assert list(local.decode_stream(mixed)) == alone
 
 
-def test_same_tokens_and_pictures_after_a_restart(client: Client, models: Path) -> None:
+def test_same_tokens_and_images_after_a_restart(client: Client, models: Path) -> None:
     names = list(FAMILIES)
     tokens = [client.encode(photo, tokenizer=name) for name in names for photo in crops(5)]
     decoded = [client.decode(one) for one in tokens]
@@ -156,7 +158,7 @@ def test_same_tokens_and_pictures_after_a_restart(client: Client, models: Path) 
 def test_there_and_back_over_both_protocols(
     client: Client, rest: httpx.Client, served: TokenizerInfo
 ) -> None:
-    k = served.channels // 2
+    k = served.max_tokens // 2
     tokens = client.encode(jpeg("coffee"), k, tokenizer=served.name)
     document = rest.post(
         "/v1/encode",
@@ -166,15 +168,13 @@ def test_there_and_back_over_both_protocols(
     ).json()
     assert (document["tokenizer"], document["fingerprint"]) == (served.name, served.fingerprint)
     assert document["tokens"] == tokens.ids.tolist()
-    assert tokens.ids.max() < served.codes
-    picture = client.decode(tokens, "png")
-    header = imaging.read_header(picture)
-    assert (header.width, header.height) == (served.picture_size, served.picture_size)
+    assert tokens.ids.max() < served.vocab_size
+    image = client.decode(tokens, "png")
+    header = imaging.read_header(image)
+    assert (header.width, header.height) == (served.image_size, served.image_size)
     for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
         headers = {**body.pop("headers", {}), "Accept": "image/png"}
-        assert (
-            rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == picture
-        )  # type: ignore[arg-type]
+        assert rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == image  # type: ignore[arg-type]
 
 
 def test_served_values_are_those_of_the_bare_graphs(
@@ -182,7 +182,7 @@ def test_served_values_are_those_of_the_bare_graphs(
 ) -> None:
     photos = crops(8)
     tokens = [client.encode(photo, tokenizer=served.name) for photo in photos]
-    pixels = np.stack([imaging.prepare(photo, served.picture_size) for photo in photos])
+    pixels = np.stack([imaging.prepare(photo, served.image_size) for photo in photos])
     encode = (models / f"{served.name}_encode/1/model.onnx").read_bytes()
     assert np.array_equal(np.stack([one.ids for one in tokens]), parity.run(encode, pixels))
     for k in served.budgets:
@@ -191,7 +191,7 @@ def test_served_values_are_those_of_the_bare_graphs(
             int
         )
         decoded = np.stack(
-            [imaging.prepare(client.decode(one.prefix(k)), served.picture_size) for one in tokens]
+            [imaging.prepare(client.decode(one.prefix(k)), served.image_size) for one in tokens]
         )
         assert np.abs(decoded - due).max() <= (
             MOST_IN_BF16[served.name] if processor_has_bf16() else 0
@@ -202,13 +202,16 @@ def test_ids_that_it_does_not_have_are_refused(
     client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
 ) -> None:
     good = client.encode(jpeg(), 8, tokenizer=served.name)
-    document = {"fingerprint": served.fingerprint, "tokens": [*good.ids.tolist()[:7], served.codes]}
+    document = {
+        "fingerprint": served.fingerprint,
+        "tokens": [*good.ids.tolist()[:7], served.vocab_size],
+    }
     reply = rest.post("/v1/decode", json=document)
     assert (reply.status_code, reply.json()["code"]) == (422, "BAD_TOKENS")
-    if served.codes == 2**16:  # token bytes hold no other id
+    if served.vocab_size == 2**16:  # token bytes hold no other id
         return
-    bad = Tokens([*good.ids.tolist()[:7], served.codes], served.fingerprint)
-    with pytest.raises(ChannelTokError, match=f"0 to {served.codes - 1}") as caught:
+    bad = Tokens([*good.ids.tolist()[:7], served.vocab_size], served.fingerprint)
+    with pytest.raises(ChannelTokError, match=f"0 to {served.vocab_size - 1}") as caught:
         client.decode(bad)
     assert caught.value.code == "BAD_TOKENS"
     for engine in (client, local):
@@ -221,15 +224,15 @@ def test_ids_that_it_does_not_have_are_refused(
 def test_k_out_of_range_is_refused(
     client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
 ) -> None:
-    for k in (0, served.channels + 1):
-        with pytest.raises(ChannelTokError, match=f"1 to {served.channels}") as caught:
+    for k in (0, served.max_tokens + 1):
+        with pytest.raises(ChannelTokError, match=f"1 to {served.max_tokens}") as caught:
             client.encode(jpeg(), k, tokenizer=served.name)
         assert caught.value.code == "BAD_K"
         reply = rest.post(
             "/v1/encode", params={"k": k, "tokenizer": served.name}, content=jpeg(), headers=JPEG
         )
         assert (reply.status_code, reply.json()["code"]) == (422, "BAD_K")
-    too_many = Tokens([0] * (served.channels + 1), served.fingerprint)
+    too_many = Tokens([0] * (served.max_tokens + 1), served.fingerprint)
     with pytest.raises(ChannelTokError) as caught:
         client.decode(too_many)
     assert caught.value.code == "BAD_TOKENS"
@@ -250,14 +253,14 @@ def test_tokens_of_one_are_refused_by_every_other(client: Client, served: Tokeni
 def test_the_curve_of_a_quality_is_what_decoding_shows(
     client: Client, local: LocalEngine, served: TokenizerInfo
 ) -> None:
-    asked = Quality(ssim=0.5, max_bytes=served.channels)  # 2 bytes a token: at most half of them
+    asked = Quality(ssim=0.5, max_bytes=served.max_tokens)  # 2 bytes a token: at most half of them
     tokens = client.encode(jpeg(), tokenizer=served.name, quality=asked)
-    assert [one.k for one in tokens.curve] == asked.budgets(served.channels)
-    original = imaging.prepare(jpeg(), served.picture_size)[None]
+    assert [one.k for one in tokens.curve] == asked.budgets(served.max_tokens)
+    original = imaging.prepare(jpeg(), served.image_size)[None]
     everything = client.encode(jpeg(), tokenizer=served.name)
     for one in tokens.curve:
         decoded = imaging.prepare(
-            client.decode(everything.prefix(one.k), "png"), served.picture_size
+            client.decode(everything.prefix(one.k), "png"), served.image_size
         )[None]
         assert (one.ssim, one.psnr) == pytest.approx(
             (ssim(original, decoded)[0], psnr(original, decoded)[0])
@@ -271,7 +274,7 @@ def test_datasets_through_the_service_and_in_process_agree(
 ) -> None:
     dataset_files.tar(
         tmp_path / "source/0.tar",
-        [(f"photo-{number:03d}", picture) for number, picture in enumerate(crops(30))],
+        [(f"photo-{number:03d}", image) for number, image in enumerate(crops(30))],
     )
     with Client(together.grpc) as client:
         for folder, engine in {"served": client, "local": local}.items():
@@ -282,7 +285,7 @@ def test_datasets_through_the_service_and_in_process_agree(
                 k=24,
                 tokenizer=served.name,
             )
-            assert summary.pictures == 30
+            assert summary.images == 30
     served_file, local_file = (
         next((tmp_path / folder).glob("*.parquet")).read_bytes() for folder in ("served", "local")
     )

@@ -1,4 +1,4 @@
-"""The paper's 159 M model, served end to end as `make serve MODEL=full` does: the same pictures as PyTorch makes."""
+"""The paper's 159 M model, served end to end as `make serve MODEL=full` does: the same images as PyTorch makes."""
 
 import io
 from pathlib import Path
@@ -39,7 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["f32", "auto"])
-def test_decoded_pictures_equal_pytorchs(repository: Path, precision: str) -> None:
+def test_decoded_images_equal_pytorchs(repository: Path, precision: str) -> None:
     model, photo = random_model("full"), jpeg("chelsea")
     tokens = inference.encode(model, imaging.prepare(photo, 256)[None].copy())
     with (
@@ -53,9 +53,9 @@ def test_decoded_pictures_equal_pytorchs(repository: Path, precision: str) -> No
         assert flipped <= 4  # of 8,192: random weights leave some latents next to 0
         ours = Tokens(tokens[0].numpy(), served.fingerprint)
         for k in (32, 64, 128, 256, 512):
-            picture = np.asarray(Image.open(io.BytesIO(client.decode(ours.prefix(k), "png"))))
+            image = np.asarray(Image.open(io.BytesIO(client.decode(ours.prefix(k), "png"))))
             due = inference.decode(model, tokens, k)
             if precision == "f32":
-                assert np.abs(picture.astype(int) - due[0]).max() <= 1
+                assert np.abs(image.astype(int) - due[0]).max() <= 1
             else:  # bf16, where the processor has it, moves single pixels further
-                assert fidelity.psnr(due, picture[None])[0] >= 40
+                assert fidelity.psnr(due, image[None])[0] >= 40

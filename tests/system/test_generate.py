@@ -57,7 +57,7 @@ def generating(made: GeneratorRepository) -> Iterator[Service]:
         "max_generations": str(PLACES),
         "engine_instances": "2",
         "probe_seconds": "1",
-        "engine_timeout": "2",
+        "engine_timeout_seconds": "2",
     }
     with running(model_repository=str(made.models), **settings) as service:
         yield service
@@ -65,7 +65,7 @@ def generating(made: GeneratorRepository) -> Iterator[Service]:
         assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
         assert not [
             line for line in service.log if '"not_ready"' in line
-        ]  # single pictures do without a generator
+        ]  # single images do without a generator
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def tokens_of(client: Client, *arguments: Any, **options: Any) -> Tokens:
 def test_what_generates(caller: Client, web: httpx.Client) -> None:
     (info,) = caller.generators()
     (tokenizer,) = caller.tokenizers()
-    assert (info.name, info.family, info.generator_fingerprint, info.channels) == (
+    assert (info.name, info.family, info.generator_fingerprint, info.max_tokens) == (
         "sketch",
         "gpt",
         GENERATOR_FINGERPRINT,
@@ -127,8 +127,8 @@ def test_what_generates(caller: Client, web: httpx.Client) -> None:
 
 def test_what_is_done_decode_takes(caller: Client, web: httpx.Client) -> None:
     *_, (_, done) = events(web, k=12, seed=7)
-    picture = web.post("/v1/decode", json=done).raise_for_status().content
-    assert picture == caller.decode(tokens_of(caller, k=12, seed=7))
+    image = web.post("/v1/decode", json=done).raise_for_status().content
+    assert image == caller.decode(tokens_of(caller, k=12, seed=7))
 
 
 async def test_the_same_seed_gives_the_same_tokens_by_every_way(
@@ -170,7 +170,7 @@ async def test_the_same_seed_gives_the_same_tokens_by_every_way(
     assert tokens_of(caller, k=30, top_k=5).ids.max() < 5
 
 
-def test_a_seed_that_was_drawn_repeats_the_picture(caller: Client) -> None:
+def test_a_seed_that_was_drawn_repeats_the_image(caller: Client) -> None:
     started, *_, last = caller.generate(k=6)
     again = tokens_of(caller, k=6, seed=started.seed)
     assert again == last.tokens
@@ -189,7 +189,7 @@ def test_tokens_come_as_they_are_made(caller: Client) -> None:
     assert len(times) > 20  # on a busy machine a few may come together
 
 
-def test_a_picture_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
+def test_an_image_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
     prefix = caller.encode(jpeg(), 10)
     _, *new, last = caller.generate(k=16, seed=1, prefix=prefix)
     assert last.tokens.prefix(10) == prefix
@@ -209,7 +209,7 @@ def test_previews_are_what_decode_gives_and_delay_no_token(
     seen = list(caller.generate(k=60, seed=3, previews=[60, 4, 30, 4]))
     assert isinstance(seen[-1], Generated)
     tokens = seen[-1].tokens
-    assert [(event.k, event.picture) for event in seen if isinstance(event, Preview)] == [
+    assert [(event.k, event.image) for event in seen if isinstance(event, Preview)] == [
         (k, caller.decode(tokens.prefix(k))) for k in (4, 30, 60)
     ]
     first = next(place for place, event in enumerate(seen) if isinstance(event, Preview))
@@ -312,7 +312,7 @@ def test_who_leaves_stops_the_engine(
             eventually(lambda: made.sequences() == 1, 3, "the sequence alone, without a probe")
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence, which had 8 s to go")
     eventually(
-        lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "a free place"
+        lambda: sample(generating, "channeltok_generations_in_flight") == 0, 3, "a free place"
     )
     assert (
         sample(generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED")
@@ -329,7 +329,7 @@ def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepos
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence")
 
 
-def test_too_many_are_refused_at_once_and_single_pictures_are_not(
+def test_too_many_are_refused_at_once_and_single_images_are_not(
     caller: Client, web: httpx.Client, generating: Service
 ) -> None:
     streams = [caller.generate(k=LONG) for _ in range(PLACES)]
@@ -337,9 +337,9 @@ def test_too_many_are_refused_at_once_and_single_pictures_are_not(
         for stream in streams:
             next(stream)
         assert (
-            sample(generating, "channeltok_in_flight_generations")
+            sample(generating, "channeltok_generations_in_flight")
             == PLACES
-            == sample(generating, "channeltok_max_in_flight_generations")
+            == sample(generating, "channeltok_generations_in_flight_limit")
         )
         with pytest.raises(Overloaded) as caught:
             next(caller.generate(k=1))
@@ -355,7 +355,7 @@ def test_too_many_are_refused_at_once_and_single_pictures_are_not(
         for stream in streams:
             stream.close()
     eventually(
-        lambda: sample(generating, "channeltok_in_flight_generations") == 0, 3, "free places"
+        lambda: sample(generating, "channeltok_generations_in_flight") == 0, 3, "free places"
     )
     assert tokens_of(caller, k=1)
 
@@ -365,7 +365,7 @@ def replaced(generating: Service, caller: Client) -> Iterator[None]:
     """What is done within spoils the generator's process: a new one makes the same tokens afterwards."""
 
     def restarts() -> float:
-        return sample(generating, "channeltok_engine_restarts_total", what="sketch_generate")
+        return sample(generating, "channeltok_engine_restarts_total", component="sketch_generate")
 
     def works() -> bool:
         try:
@@ -390,7 +390,7 @@ def test_a_generator_that_fails_in_the_middle_is_replaced(
         made.fault.write_text(fault)
         with pytest.raises(Unavailable):
             list(stream)
-        assert httpx.get(f"{generating.rest}/readyz").status_code == 200  # single pictures go on
+        assert httpx.get(f"{generating.rest}/readyz").status_code == 200  # single images go on
 
 
 def test_an_error_in_the_middle_is_the_last_event(
@@ -412,12 +412,12 @@ def test_an_error_in_the_middle_is_the_last_event(
 def test_metrics(caller: Client, generating: Service) -> None:
     def counted() -> tuple[float, ...]:
         return (
-            sample(generating, "channeltok_first_token_seconds_count", generator="sketch"),
-            sample(generating, "channeltok_next_token_seconds_count", generator="sketch"),
+            sample(generating, "channeltok_time_to_first_token_seconds_count", generator="sketch"),
+            sample(generating, "channeltok_inter_token_latency_seconds_count", generator="sketch"),
             sample(generating, "channeltok_tokens_total", rpc="generate"),
             sample(generating, "channeltok_request_seconds_count", rpc="generate", code="OK"),
             sample(generating, "channeltok_request_seconds_count", rpc="generate", code="BAD_K"),
-            sample(generating, "channeltok_rejected_total", rpc="generate", reason="BAD_K"),
+            sample(generating, "channeltok_errors_total", rpc="generate", code="BAD_K"),
         )
 
     before = counted()

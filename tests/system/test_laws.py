@@ -38,7 +38,7 @@ def test_same_tokens_alone_and_inside_any_batch(service: Service, client: Client
     assert list(client.encode_stream(photos)) == alone
 
 
-def test_same_pictures_alone_and_inside_any_batch(client: Client) -> None:
+def test_same_images_alone_and_inside_any_batch(client: Client) -> None:
     sequences = [tokens for tokens in client.encode_stream(crops(60)) if isinstance(tokens, Tokens)]
     shortened = [tokens.prefix(1 + 4 * i) for i, tokens in enumerate(sequences)]
     alone = [client.decode(tokens) for tokens in shortened]

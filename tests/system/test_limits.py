@@ -1,4 +1,4 @@
-"""What a caller may take: connections, headers, time, memory, pictures a second; and that health answers throughout."""
+"""What a caller may take: connections, headers, time, memory, images a second; and that health answers throughout."""
 
 import itertools
 import socket
@@ -257,7 +257,7 @@ def peak_memory_growth(service: Service) -> Iterator[list[float]]:
 
 
 def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
-    bomb = pb.EncodeRequest(picture=bytes(256 * 2**20))
+    bomb = pb.EncodeRequest(image=bytes(256 * 2**20))
     options = [("grpc.max_send_message_length", -1)]
     with (
         grpc.insecure_channel(tight.grpc, options) as channel,
@@ -269,7 +269,7 @@ def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
             stub.Encode(bomb, compression=grpc.Compression.Gzip, timeout=60)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         honest = stub.Encode(
-            pb.EncodeRequest(picture=jpeg(), k=8), compression=grpc.Compression.Gzip, timeout=30
+            pb.EncodeRequest(image=jpeg(), k=8), compression=grpc.Compression.Gzip, timeout=30
         )
         assert honest.tokens == client.encode(jpeg(), 8).to_bytes()
     assert growth[0] < 128  # half of it
@@ -324,7 +324,7 @@ def test_the_rate_limit() -> None:
             hints = [hint for hint in outcomes if hint is not None]
             assert hints
             assert max(hints) <= max(1, 1 / rate)  # Retry-After knows whole seconds only
-        assert sample(service, "channeltok_rejected_total", reason="RATE_LIMITED") > 0
+        assert sample(service, "channeltok_errors_total", code="RATE_LIMITED") > 0
         # Both protocols draw from one bucket, and health is not asked for any.
         while over_grpc() is None:
             pass

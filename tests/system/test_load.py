@@ -29,7 +29,7 @@ from tests.system.test_self_healing import running_sick
 
 def test_overload_is_refused_with_a_hint() -> None:
     with (
-        running(max_in_flight="2", max_waiting="2") as service,
+        running(max_in_flight="2", max_queue_size="2") as service,
         Client(service.grpc) as client,
         ThreadPoolExecutor(16) as pool,
     ):
@@ -61,18 +61,21 @@ def test_overload_is_refused_with_a_hint() -> None:
 
 
 def test_a_call_overtakes_a_stream() -> None:
-    with running(max_in_flight="1", max_wait="5") as service, Client(service.grpc) as client:
+    with (
+        running(max_in_flight="1", max_queue_seconds="5") as service,
+        Client(service.grpc) as client,
+    ):
         photos = crops(64)
         bulk = client.encode_stream(photos)
         next(bulk)
         eventually(
-            lambda: sample(service, "channeltok_waiting_pictures", priority="bulk") > 16,
+            lambda: sample(service, "channeltok_images_waiting", priority="bulk") > 16,
             30,
             "a queue of the stream's",
         )
-        before = sample(service, "channeltok_pictures_total", rpc="encode_stream")
+        before = sample(service, "channeltok_images_total", rpc="encode_stream")
         client.encode(jpeg())
-        between = sample(service, "channeltok_pictures_total", rpc="encode_stream") - before
+        between = sample(service, "channeltok_images_total", rpc="encode_stream") - before
         assert (
             between < 16
         )  # in turn it would have waited for all that the stream has in its window
@@ -80,7 +83,7 @@ def test_a_call_overtakes_a_stream() -> None:
 
 
 def executed(service: Service) -> int:
-    """Pictures that Triton's encode model computed."""
+    """Images that Triton's encode model computed."""
     with grpc.insecure_channel(service.triton_address()) as channel:
         request = service_pb2.ModelStatisticsRequest(name="demo_encode")
         (model,) = (
@@ -97,7 +100,7 @@ CALLERS = 200  # more than a second of work for one place
 @pytest.mark.parametrize("protocol", ["gRPC", "REST"])
 async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) -> None:
     with running(
-        max_in_flight="1", max_waiting="1000", max_wait="60", probe_seconds="3600"
+        max_in_flight="1", max_queue_size="1000", max_queue_seconds="60", probe_seconds="3600"
     ) as service:
         before = executed(service)
         async with (
@@ -117,9 +120,9 @@ async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) 
                 one.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
         eventually(
-            lambda: sample(service, "channeltok_in_flight_pictures") == 0, 30, "an empty service"
+            lambda: sample(service, "channeltok_images_in_flight") == 0, 30, "an empty service"
         )
-        assert sample(service, "channeltok_waiting_pictures") == 0
+        assert sample(service, "channeltok_images_waiting") == 0
         assert 1 <= executed(service) - before < CALLERS / 4
         assert sample(service, "channeltok_request_seconds_count", code="CANCELLED") > 0
 

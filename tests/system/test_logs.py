@@ -16,10 +16,10 @@ from tests.support.photographs import jpeg
 from tests.support.running import Service, eventually, running
 
 MADE = re.compile("[0-9a-f]{32}")
-SECRET, PICTURE = "Bearer nobody-may-read-this", b"bytes of a picture that nobody may read"
+SECRET, IMAGE = "Bearer nobody-may-read-this", b"bytes of an image that nobody may read"
 BREAK_ENCODE = """
 import service.core.tokenization
-async def encode(self, picture, *rest, **options):
+async def encode(self, image, *rest, **options):
     raise RuntimeError("deliberate")
 service.core.tokenization.Tokenization.encode = encode
 from service.__main__ import main
@@ -35,39 +35,35 @@ def lines(service: Service, event: str | None = None, **facts: Any) -> list[dict
     ]
 
 
-def id_over_rest(service: Service, sent: str | None, picture: bytes) -> str:
+def id_over_rest(service: Service, sent: str | None, image: bytes) -> str:
     headers = {} if sent is None else {"x-request-id": sent}
     return str(
-        httpx.post(
-            f"{service.rest}/v1/encode", content=picture, headers=headers, timeout=60
-        ).headers["x-request-id"]
+        httpx.post(f"{service.rest}/v1/encode", content=image, headers=headers, timeout=60).headers[
+            "x-request-id"
+        ]
     )
 
 
-def id_over_grpc(service: Service, sent: str | None, picture: bytes) -> str:
+def id_over_grpc(service: Service, sent: str | None, image: bytes) -> str:
     metadata = () if sent is None else (("x-request-id", sent),)
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
-        future = stub.Encode.future(
-            pb.EncodeRequest(picture=picture), timeout=60, metadata=metadata
-        )
+        future = stub.Encode.future(pb.EncodeRequest(image=image), timeout=60, metadata=metadata)
         future.exception()  # waits, and does not raise
         return dict(future.trailing_metadata())["x-request-id"]
 
 
 @pytest.mark.parametrize("call", [id_over_rest, id_over_grpc])
-@pytest.mark.parametrize("picture", [jpeg(), b"no picture"], ids=["good", "bad"])
+@pytest.mark.parametrize("image", [jpeg(), b"no image"], ids=["good", "bad"])
 def test_the_request_id_goes_back_as_it_came_when_it_is_sane(
-    service: Service, call: Any, picture: bytes
+    service: Service, call: Any, image: bytes
 ) -> None:
-    assert (
-        call(service, "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z", picture) == "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z"
-    )
-    first, second = call(service, None, picture), call(service, None, picture)
+    assert call(service, "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z", image) == "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z"
+    first, second = call(service, None, image), call(service, None, image)
     assert MADE.fullmatch(first)
     assert first != second
     for insane in ("a" * 65, "two words", 'quo"te', "", "semi;colon", "<script>", "%0a", "{}"):
-        assert MADE.fullmatch(call(service, insane, picture)), insane
+        assert MADE.fullmatch(call(service, insane, image)), insane
 
 
 def test_every_reply_has_an_id(service: Service) -> None:
@@ -107,7 +103,7 @@ def test_a_slow_call_has_one_line_with_its_stages() -> None:
 
 
 def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None:
-    with running(request_timeout="0.002") as service:  # too little for anything
+    with running(request_timeout_seconds="0.002") as service:  # too little for anything
         reply = httpx.post(
             f"{service.rest}/v1/encode", content=jpeg(), headers={"x-request-id": "late"}
         )
@@ -131,17 +127,17 @@ def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None
 def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quoted() -> None:
     with running(("-c", BREAK_ENCODE)) as service:
         headers = {"x-request-id": "quote-me", "authorization": SECRET}
-        reply = httpx.post(f"{service.rest}/v1/encode", content=PICTURE, headers=headers)
+        reply = httpx.post(f"{service.rest}/v1/encode", content=IMAGE, headers=headers)
         assert (reply.status_code, reply.headers["x-request-id"]) == (500, "quote-me")
         assert reply.json()["detail"] == "an error of ours; it was logged under request id quote-me"
-        assert id_over_grpc(service, "me-too", PICTURE) == "me-too"
+        assert id_over_grpc(service, "me-too", IMAGE) == "me-too"
         with (
             Client(service.grpc) as client,
             pytest.raises(InternalError, match=r"request id [0-9a-f]{32}"),
         ):
-            client.encode(PICTURE)
+            client.encode(IMAGE)
         with Client(service.grpc) as client:
-            (answer,) = client.encode_stream([PICTURE])
+            (answer,) = client.encode_stream([IMAGE])
             assert re.search("request id [0-9a-f]{32}", str(answer))
         assert service.stop() == 0
         assert len(lines(service, "internal_error")) == 4

@@ -18,11 +18,11 @@ from channeltok.v1 import tokenizer_pb2 as pb
 from service.errors import ServiceError
 from service.grpc.server import GrpcServer
 from service.rest.app import create_app
-from service.security.auth import Access
+from service.security.auth import Authenticator
 from service.settings import Settings
 from tests.support.photographs import jpeg
 from tests.support.running import Service, eventually, running
-from tests.system.test_bad_input import BAD_K, BAD_PICTURES
+from tests.system.test_bad_input import BAD_IMAGES, BAD_K
 
 INTERNALS = re.compile(
     r"/(?:tmp|home|root|usr|opt|work|app|proc|dev)/|\.py\b|site-packages|Traceback|File \"|0x[0-9a-f]{6,}|<class|NoneType"
@@ -85,7 +85,7 @@ def heard() -> Iterator[Heard]:
     """Of a service whose limits are all easy to reach; checked when the test has caused what it causes."""
     with running(
         max_in_flight="2",
-        max_waiting="2",
+        max_queue_size="2",
         receive_seconds="1",
         probe_seconds="0.5",
         engine_instances="1",
@@ -97,9 +97,9 @@ def heard() -> Iterator[Heard]:
 
 
 def wrong_input(heard: Heard, tokens: Tokens) -> None:
-    for picture, _, _ in BAD_PICTURES.values():
-        heard.rest("POST", "/v1/encode", content=picture)
-        heard.grpc(ENCODE, pb.EncodeRequest(picture=picture).SerializeToString())
+    for image, _, _ in BAD_IMAGES.values():
+        heard.rest("POST", "/v1/encode", content=image)
+        heard.grpc(ENCODE, pb.EncodeRequest(image=image).SerializeToString())
     for k in BAD_K:
         heard.rest("POST", "/v1/encode", params={"k": k}, content=jpeg())
     octets = {"Content-Type": "application/octet-stream"}
@@ -149,12 +149,12 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
     heard.grpc("/nothing", b"")
     heard.grpc("/grpc.health.v1.Health/Check", b"\xff")
     heard.grpc("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff")
-    heard.grpc(ENCODE, pb.EncodeRequest(picture=bytes(17 * 2**20)).SerializeToString())
+    heard.grpc(ENCODE, pb.EncodeRequest(image=bytes(17 * 2**20)).SerializeToString())
     heard.grpc(DECODE, pb.DecodeRequest(tokens=tokens.to_bytes(), format=99).SerializeToString())  # type: ignore[arg-type]
 
 
 def too_much(heard: Heard) -> None:
-    message = pb.EncodeRequest(picture=jpeg()).SerializeToString()
+    message = pb.EncodeRequest(image=jpeg()).SerializeToString()
 
     def ask() -> None:
         for _ in range(20):
@@ -178,7 +178,7 @@ def too_much(heard: Heard) -> None:
 
 def a_broken_engine(heard: Heard) -> None:
     service = heard.service
-    picture = pb.EncodeRequest(picture=jpeg()).SerializeToString()
+    image = pb.EncodeRequest(image=jpeg()).SerializeToString()
     with Client(service.grpc) as client:
         tokens = client.encode(jpeg()).to_bytes()
     triton = service.children("tritonserver")[0]
@@ -187,7 +187,7 @@ def a_broken_engine(heard: Heard) -> None:
     def ask_for(seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            heard.grpc(ENCODE, picture, timeout=1)
+            heard.grpc(ENCODE, image, timeout=1)
             heard.rest("POST", "/v1/encode", content=jpeg())
             heard.grpc(DECODE, pb.DecodeRequest(tokens=tokens).SerializeToString(), timeout=1)
             time.sleep(0.02)
@@ -237,12 +237,12 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
         reply = await rest.post("/v1/encode", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (500, "INTERNAL")
     assert not internals(f"{reply.headers}{reply.text}")
-    server = GrpcServer(Broken(), Broken(), settings, Access(None))  # type: ignore[arg-type]
+    server = GrpcServer(Broken(), Broken(), settings, Authenticator(None))  # type: ignore[arg-type]
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(ENCODE)(
-                pb.EncodeRequest(picture=jpeg()).SerializeToString(), timeout=10
+                pb.EncodeRequest(image=jpeg()).SerializeToString(), timeout=10
             )
     await server.stop(0)
     assert caught.value.code() == grpc.StatusCode.INTERNAL

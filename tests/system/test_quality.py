@@ -39,17 +39,17 @@ def test_all_ways_in_agree(service: Service) -> None:
 
     async def over_asyncio() -> list[object]:
         async with AsyncClient(service.grpc) as client:
-            singly = [await client.encode(picture, quality=ASKED) for picture in some]
+            singly = [await client.encode(image, quality=ASKED) for image in some]
             return [*singly, *[one async for one in client.encode_stream(some, quality=ASKED)]]
 
     with Client(service.grpc) as client, httpx.Client(base_url=service.rest) as rest:
-        expected = [client.encode(picture, quality=ASKED) for picture in some]
+        expected = [client.encode(image, quality=ASKED) for image in some]
         assert len({tokens.k for tokens in expected}) > 1
         assert list(client.encode_stream(some, quality=ASKED)) == expected
         assert asyncio.run(over_asyncio()) == [*expected, *expected]
-        for picture, tokens in zip(some, expected, strict=True):
+        for image, tokens in zip(some, expected, strict=True):
             document = (
-                rest.post("/v1/encode", params={"quality": str(ASKED)}, content=picture)
+                rest.post("/v1/encode", params={"quality": str(ASKED)}, content=image)
                 .raise_for_status()
                 .json()
             )
@@ -61,7 +61,7 @@ def test_all_ways_in_agree(service: Service) -> None:
             octets = rest.post(
                 "/v1/encode",
                 params={"quality": str(ASKED)},
-                content=picture,
+                content=image,
                 headers={"Accept": "application/octet-stream"},
             )
             assert Tokens.from_bytes(octets.content) == tokens
@@ -106,7 +106,7 @@ def test_over_grpc_too(
 ) -> None:
     monkeypatch.setattr(
         "channeltok.client.encode_request",
-        lambda picture, *_: pb.EncodeRequest(picture=picture, quality=quality),
+        lambda image, *_: pb.EncodeRequest(image=image, quality=quality),
     )
     with Client(service.grpc) as client, pytest.raises(InvalidInput) as caught:
         client.encode(jpeg())

@@ -47,7 +47,7 @@ def test_what_is_served(rest: httpx.Client, client: Client) -> None:
     (served,) = client.tokenizers()
     assert document["fingerprint"] == served.fingerprint
     assert re.fullmatch("[0-9a-f]{16}", served.fingerprint)
-    assert (served.channels, served.bits_per_token, served.picture_size, served.family) == (
+    assert (served.max_tokens, served.bits_per_token, served.image_size, served.family) == (
         256,
         16,
         128,
@@ -70,7 +70,7 @@ def test_documents_need_no_network(rest: httpx.Client) -> None:
 def test_metrics_count_what_happened(service: Service, client: Client) -> None:
     def counted() -> tuple[float, ...]:
         return (
-            sample(service, "channeltok_pictures_total", rpc="decode"),
+            sample(service, "channeltok_images_total", rpc="decode"),
             sample(service, "channeltok_tokens_total", rpc="decode"),
             sample(
                 service, "channeltok_stage_seconds_count", rpc="decode", stage="engine", budget="32"
@@ -83,7 +83,7 @@ def test_metrics_count_what_happened(service: Service, client: Client) -> None:
                 budget="32",
             ),
             sample(service, "channeltok_request_seconds_count", rpc="encode", code="BAD_K"),
-            sample(service, "channeltok_rejected_total", rpc="encode", reason="BAD_K"),
+            sample(service, "channeltok_errors_total", rpc="encode", code="BAD_K"),
         )
 
     tokens = client.encode(jpeg(), 20)

@@ -114,7 +114,7 @@ async def test_both_clients_and_the_command_line(
         assert [result async for result in client.decode_stream([tokens] * 2)] == [
             await client.decode(tokens)
         ] * 2
-    (picture := tmp_path / "photo.jpg").write_bytes(jpeg())
+    (image := tmp_path / "photo.jpg").write_bytes(jpeg())
     (token := tmp_path / "token").write_text(TOKEN + "\n")
     tls = [
         "--ca",
@@ -124,7 +124,7 @@ async def test_both_clients_and_the_command_line(
         "--key",
         str(caller.key),
     ]
-    ask = ["encode", str(picture), "-k", "8", "--server", guarded.grpc, *tls]
+    ask = ["encode", str(image), "-k", "8", "--server", guarded.grpc, *tls]
     assert command_line([*ask, "--bearer-token-file", str(token)]) == 0
     assert (tmp_path / "photo.ctok").read_bytes() == tokens.to_bytes()
     assert command_line(ask) == 1
@@ -341,7 +341,7 @@ def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
 def test_a_url_is_not_fetched(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bait, Client(service.grpc) as client:
         bait.settimeout(0.5)
-        url = f"http://127.0.0.1:{bait.getsockname()[1]}/picture.jpg"
+        url = f"http://127.0.0.1:{bait.getsockname()[1]}/image.jpg"
         svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}"/></svg>'
         xml = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{url}">]><svg>&x;</svg>'
         for document in (url, svg, xml, f'{{"url": "{url}"}}'):

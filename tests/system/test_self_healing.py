@@ -35,7 +35,7 @@ def triton(service: Service) -> psutil.Process:
 
 
 def restarts(service: Service, what: str) -> float:
-    return sample(service, "channeltok_engine_restarts_total", what=what)
+    return sample(service, "channeltok_engine_restarts_total", component=what)
 
 
 def tokens(client: Client) -> Tokens | None:
@@ -98,7 +98,7 @@ def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> N
 SICK = """
 
 class TritonPythonModel(TritonPythonModel):
-    \"\"\"Answers rubbish, once FLAG says which, until the process is a new one.\"\"\"
+    \"\"\"EngineHealth rubbish, once FLAG says which, until the process is a new one.\"\"\"
 
     def initialize(self, args):
         super().initialize(args)
@@ -150,7 +150,7 @@ def running_sick(tmp_path: Path, flag: Path, **settings: str) -> Iterator[Servic
 def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
     """With one engine process for each model."""
     with running_sick(
-        tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout="1"
+        tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout_seconds="1"
     ) as service:
         yield service
 
@@ -173,7 +173,7 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, f
     """Triton does not load the decoder anew before the decoder's calls are done, which wait for the core that the encoder has."""
     with Client(sick.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
         expected = client.encode(jpeg())
-        picture = client.decode(expected)
+        image = client.decode(expected)
         flag.write_text("hangs")
         calls = [pool.submit(client.encode, jpeg())]
         time.sleep(0.2)
@@ -188,7 +188,7 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, f
         )
         eventually(lambda: tokens(client) == expected, 30, "the right answer")
         eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 30, "readiness")
-        assert client.decode(expected) == picture
+        assert client.decode(expected) == image
         assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
 
 
@@ -240,7 +240,7 @@ def deaf(process: psutil.Process) -> Iterator[None]:
 
 def test_a_triton_that_answers_nobody_is_replaced() -> None:
     with (
-        running(engine_instances="1", probe_seconds="0.5", engine_timeout="3") as service,
+        running(engine_instances="1", probe_seconds="0.5", engine_timeout_seconds="3") as service,
         Client(service.grpc, timeout=5) as client,
     ):
         expected = client.encode(jpeg())

@@ -22,12 +22,12 @@ JPEG = {"Content-Type": "image/jpeg"}
 OCTETS = "application/octet-stream"
 
 
-def mean_square_error(picture: bytes, photo: bytes, size: int) -> float:
-    restored, original = imaging.prepare(picture, size), imaging.prepare(photo, size)
+def mean_square_error(image: bytes, photo: bytes, size: int) -> float:
+    restored, original = imaging.prepare(image, size), imaging.prepare(photo, size)
     return float(np.square(restored.astype(float) - original.astype(float)).mean())
 
 
-def test_rest_gives_64_ids_and_a_picture_of_the_photo(rest: httpx.Client) -> None:
+def test_rest_gives_64_ids_and_an_image_of_the_photo(rest: httpx.Client) -> None:
     document = (
         rest.post("/v1/encode?k=64", content=jpeg("astronaut"), headers=JPEG)
         .raise_for_status()
@@ -39,15 +39,15 @@ def test_rest_gives_64_ids_and_a_picture_of_the_photo(rest: httpx.Client) -> Non
         "/v1/decode", json=document, headers={"Accept": "image/png"}
     ).raise_for_status()
     assert reply.headers["content-type"] == "image/png"
-    size = rest.get("/v1/tokenizers").json()["tokenizers"][0]["picture_size"]
+    size = rest.get("/v1/tokenizers").json()["tokenizers"][0]["image_size"]
     grey = imaging.render(np.full((size, size, 3), 128, np.uint8), "PNG")
     assert mean_square_error(reply.content, jpeg("astronaut"), size) < 0.6 * mean_square_error(
         grey, jpeg("astronaut"), size
     )
 
 
-def test_more_tokens_give_a_better_picture(client: Client) -> None:
-    size = client.tokenizers()[0].picture_size
+def test_more_tokens_give_a_better_image(client: Client) -> None:
+    size = client.tokenizers()[0].image_size
     errors = []
     for k in (8, 32, 256):
         restored = [
@@ -67,14 +67,14 @@ def test_rest_and_grpc_give_the_same_bytes(rest: httpx.Client, client: Client) -
         .content
     )
     assert octets == tokens.to_bytes()
-    picture = (
+    image = (
         rest.post(
             "/v1/decode", content=octets, headers={"Content-Type": OCTETS, "Accept": "image/png"}
         )
         .raise_for_status()
         .content
     )
-    assert picture == client.decode(tokens, "png")
+    assert image == client.decode(tokens, "png")
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_rest_and_grpc_give_the_same_bytes(rest: httpx.Client, client: Client) -
 def test_every_format_in_and_out(
     client: Client, rest: httpx.Client, format: str, media_type: str
 ) -> None:
-    picture = client.decode(client.encode(jpeg()), format)  # type: ignore[arg-type]
-    assert imaging.read_header(picture).format.lower() == format
+    image = client.decode(client.encode(jpeg()), format)  # type: ignore[arg-type]
+    assert imaging.read_header(image).format.lower() == format
     document = (
-        rest.post("/v1/encode", content=picture, headers={"Content-Type": media_type})
+        rest.post("/v1/encode", content=image, headers={"Content-Type": media_type})
         .raise_for_status()
         .json()
     )
@@ -137,10 +137,10 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
         ROOT / f"model_repository/{served.name}_encode/1/model.onnx"
     )
     decode = onnxruntime.InferenceSession(
-        ROOT / f"model_repository/{served.name}_decode_k{served.channels}/1/model.onnx"
+        ROOT / f"model_repository/{served.name}_decode_k{served.max_tokens}/1/model.onnx"
     )
     photos = crops(20)
-    pixels = np.stack([imaging.prepare(photo, served.picture_size) for photo in photos])
+    pixels = np.stack([imaging.prepare(photo, served.image_size) for photo in photos])
     bare = np.concatenate([encode.run(None, {"picture": one[None]})[0] for one in pixels])
     tokens = [client.encode(photo) for photo in photos]
     assert (np.stack([sequence.ids for sequence in tokens]) == bare).all()
@@ -148,7 +148,7 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
     kept[:, 50:] = -1
     restored = np.concatenate([decode.run(None, {"tokens": one[None]})[0] for one in kept])
     decoded = [
-        imaging.prepare(client.decode(sequence.prefix(50)), served.picture_size)
+        imaging.prepare(client.decode(sequence.prefix(50)), served.image_size)
         for sequence in tokens
     ]
     difference = np.abs(np.stack(decoded).astype(int) - restored)
@@ -168,7 +168,7 @@ def test_a_reply_names_its_engine(rest: httpx.Client, service: Service) -> None:
     ]
     with grpc.insecure_channel(service.grpc) as channel:
         stub = tokenizer_pb2_grpc.TokenizerStub(channel)
-        encoded = stub.Encode(tokenizer_pb2.EncodeRequest(picture=jpeg()))
+        encoded = stub.Encode(tokenizer_pb2.EncodeRequest(image=jpeg()))
         decoded = stub.Decode(tokenizer_pb2.DecodeRequest(tokens=encoded.tokens))
     assert [encoded.engine, decoded.engine] == engines
 

@@ -142,7 +142,7 @@ def test_rest_and_decode_and_streams_are_traced(
         eventually(
             lambda: len(bulk_spans(collector, bulk)) == 3,
             20,
-            "a span for each picture of the stream",
+            "a span for each image of the stream",
         )
         assert {span.parent for span in bulk_spans(collector, bulk)} == {
             format_span_id(bulk.get_span_context().span_id)
@@ -179,12 +179,12 @@ def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(
             tracer.start_as_current_span("shop") as shop,
             pytest.raises(ChannelTokError),
         ):
-            client.encode(b"no picture", 20)
+            client.encode(b"no image", 20)
         trace = format_trace_id(shop.get_span_context().trace_id)
         return trace
 
     spans = trace_of(collector, 3, call)
-    assert spans["encode"].attributes["channeltok.code"] == "BAD_PICTURE"
+    assert spans["encode"].attributes["channeltok.code"] == "BAD_IMAGE"
     assert (
         spans["encode"].status == 0
     )  # a caller's fault is no error of the server's, by OpenTelemetry's conventions

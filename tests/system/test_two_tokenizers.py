@@ -64,7 +64,7 @@ def test_both_are_served_each_with_its_own_fingerprint(both: Client, theirs: Pat
     assert set(served) == {"demo", "theirs"}
     assert served["theirs"].fingerprint == checkpoint.fingerprint(checkpoint.load(theirs))
     assert served["demo"].fingerprint != served["theirs"].fingerprint
-    assert (served["theirs"].picture_size, served["theirs"].channels) == (256, 256)
+    assert (served["theirs"].image_size, served["theirs"].max_tokens) == (256, 256)
 
 
 def test_tokens_find_the_tokenizer_that_made_them(both: Client, theirs: Path) -> None:

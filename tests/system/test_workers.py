@@ -36,7 +36,7 @@ def serves(worker: psutil.Process, service: Service) -> bool:
 
 def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None:
     with (
-        running(workers="2", probe_seconds="0.5", max_wait="30") as service,
+        running(workers="2", probe_seconds="0.5", max_queue_seconds="30") as service,
         ThreadPoolExecutor(16) as pool,
     ):
         assert len(workers(service)) == 2
@@ -48,20 +48,20 @@ def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None
                 service.grpc, [("grpc.use_local_subchannel_pool", 1)]
             ) as channel:
                 reply: pb.EncodeResponse = tokenizer_pb2_grpc.TokenizerStub(channel).Encode(
-                    pb.EncodeRequest(picture=jpeg()), timeout=60
+                    pb.EncodeRequest(image=jpeg()), timeout=60
                 )
                 return reply.tokens
 
-        before = sample(service, "channeltok_pictures_total", rpc="encode")
+        before = sample(service, "channeltok_images_total", rpc="encode")
         busy = Counter({worker.pid: -sum(worker.cpu_times()[:2]) for worker in workers(service)})
         assert len(set(pool.map(encode, range(64)))) == 1
         for worker in workers(service):
             busy[worker.pid] += sum(worker.cpu_times()[:2])
         assert all(seconds > 0 for seconds in busy.values()), "one of them did nothing"
         for _ in range(8):  # whichever answers
-            assert sample(service, "channeltok_pictures_total", rpc="encode") - before == 64
+            assert sample(service, "channeltok_images_total", rpc="encode") - before == 64
             assert sample(service, "channeltok_ready") == 1
-            assert sample(service, "channeltok_max_in_flight_pictures") == 16
+            assert sample(service, "channeltok_images_in_flight_limit") == 16
             assert sample(service, "nv_inference_count", model_suffix="encode") >= 64
 
 
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_or_stands_still_is_replaced_and_a_stop_loses_nothing
                 lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness"
             )
         eventually(
-            lambda: sample(service, "channeltok_engine_restarts_total", what="worker") == 2,
+            lambda: sample(service, "channeltok_engine_restarts_total", component="worker") == 2,
             30,
             "their count",
         )

@@ -49,5 +49,5 @@ def test_one_changed_weight_is_another_fingerprint() -> None:
 def test_another_shape_is_another_fingerprint() -> None:
     model = random_model()
     before = checkpoint.fingerprint(model)
-    model.shape = SHAPE.model_copy(update={"picture_size": 256})  # the same weights, other pictures
+    model.shape = SHAPE.model_copy(update={"image_size": 256})  # the same weights, other images
     assert checkpoint.fingerprint(model) != before

@@ -1,11 +1,11 @@
-"""`python -m tokenizer.evaluation.adaptive_length WEIGHTS --data PHOTOS -o PICTURE`: what it saves to choose k for each photo and not once for all."""
+"""`python -m tokenizer.evaluation.adaptive_length WEIGHTS --data PHOTOS -o IMAGE`: what it saves to choose k for each photo and not once for all."""
 
 import argparse
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from channeltok import Measured, Quality
+from channeltok import Quality, QualityPoint
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ PRICES = np.geomspace(1e-4, 1e-2, 25)  # SSIM a token must bring
 FLOORS = np.arange(0.1, 0.9, 0.05)
 BYTES_PER_TOKEN = 2
 
-Curves = list[list[Measured]]  # of each photo, by ascending k
+Curves = list[list[QualityPoint]]  # of each photo, by ascending k
 
 
 def curves(model: Tokenizer, photos: NDArray[np.uint8]) -> Curves:
@@ -34,7 +34,7 @@ def curves(model: Tokenizer, photos: NDArray[np.uint8]) -> Curves:
         for row, likeness, ratio in zip(
             rows, ssim(photos, decoded), psnr(photos, decoded), strict=True
         ):
-            row.append(Measured(k, float(likeness), float(ratio)))
+            row.append(QualityPoint(k, float(likeness), float(ratio)))
     return rows
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
     model = checkpoint.load(options.weights)
     channels = model.shape.channels
-    rows = curves(model, evaluation_photos(options.data, model.shape.picture_size, options.photos))
+    rows = curves(model, evaluation_photos(options.data, model.shape.image_size, options.photos))
     fixed_bytes, fixed_ssim = fixed(rows)
     by_price = sorted(
         {chosen(rows, Quality(ssim_per_token=float(price)), channels) for price in PRICES}

@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.bit_use WEIGHTS --data PHOTOS -o PICTURE`: what each channel's bits and ids are used for."""
+"""`python -m tokenizer.evaluation.bit_use WEIGHTS --data PHOTOS -o IMAGE`: what each channel's bits and ids are used for."""
 
 import argparse
 from pathlib import Path
@@ -23,7 +23,7 @@ def bit_entropy(tokens: Tensor) -> NDArray[np.float64]:
 
 
 def id_entropy(tokens: Tensor) -> NDArray[np.float64]:
-    """Entropy of each channel's ids over the pictures, in bits: [C], at most log2 N. tokens: int32 [N, C]."""
+    """Entropy of each channel's ids over the images, in bits: [C], at most log2 N. tokens: int32 [N, C]."""
     counts = [
         np.unique(channel, return_counts=True)[1] / len(channel) for channel in tokens.T.numpy()
     ]
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model = checkpoint.load(options.weights)
-    tokens = inference.encode(model, evaluation_photos(options.data, model.shape.picture_size))
+    tokens = inference.encode(model, evaluation_photos(options.data, model.shape.image_size))
     photos, channels = tokens.shape
     share, live = ones(tokens), live_bits(tokens)
     figure, (even, entropy) = pyplot.subplots(

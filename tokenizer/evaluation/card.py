@@ -50,7 +50,7 @@ def card(weights: Path, reports: list[Path]) -> str:
     return template.format(
         name=weights.stem,
         title=model.title,
-        size=model.shape.picture_size,
+        size=model.shape.image_size,
         kind=type(model.shape).__name__,
         channels=model.shape.channels,
         codes=model.codes,

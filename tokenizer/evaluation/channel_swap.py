@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.channel_swap WEIGHTS PHOTO PHOTO... -o PICTURE`: the first s channels of one photo, the rest of the next."""
+"""`python -m tokenizer.evaluation.channel_swap WEIGHTS PHOTO PHOTO... -o IMAGE`: the first s channels of one photo, the rest of the next."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def main() -> None:
         columns.append((f"{s} of A, {channels - s} of B", inference.decode(model, mixed, channels)))
     columns.append((f"B, k = {channels}", np.roll(decoded, -1, axis=0)))
     image_grid.draw(
-        [image_grid.Column([title] * len(photos), pictures) for title, pictures in columns], output
+        [image_grid.Column([title] * len(photos), images) for title, images in columns], output
     )
 
 

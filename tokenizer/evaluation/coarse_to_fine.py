@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.coarse_to_fine WEIGHTS PHOTO... -o PICTURE`: the same photos at growing k, beside the original."""
+"""`python -m tokenizer.evaluation.coarse_to_fine WEIGHTS PHOTO... -o IMAGE`: the same photos at growing k, beside the original."""
 
 from tokenizer.evaluation import image_grid, inference
 from tokenizer.evaluation.fidelity import psnr

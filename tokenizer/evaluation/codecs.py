@@ -36,10 +36,10 @@ QUALITIES = (0, 1, 2, 3, 4, 5, 7, 10, 13, 16, 20, 25, 30, 36, 43, 50, 60, 70, 80
 
 @dataclass(frozen=True)
 class Saved:
-    """A photo after a codec. size: bytes of the whole file. picture: uint8 [S, S, 3], brought back to the photo's size."""
+    """A photo after a codec. size: bytes of the whole file. image: uint8 [S, S, 3], brought back to the photo's size."""
 
     size: int
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
 
 
 def candidates(

@@ -17,11 +17,11 @@ from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizer.evaluation.fidelity import Pictures
+from tokenizer.evaluation.fidelity import Images
 
 SIDE = 224  # what the network was trained on
 LAYERS = (0, 2, 4, 10, 15)  # the last block at each of the sides 112, 56, 28, 14, 7
-POOLED_LAYER = 10  # 112 numbers a picture: few enough for the covariance of some hundred pictures
+POOLED_LAYER = 10  # 112 numbers an image: few enough for the covariance of some hundred images
 BATCH = 16
 
 
@@ -51,9 +51,9 @@ def _listening(network: Any, into: list[Tensor]) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def features(pictures: Pictures) -> list[Tensor]:
+def features(images: Images) -> list[Tensor]:
     """uint8 [N, H, W, 3] to one float [N, C, h, w] for each of LAYERS."""
-    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
     pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
     found: list[Tensor] = []
     network = _network()
@@ -63,7 +63,7 @@ def features(pictures: Pictures) -> list[Tensor]:
 
 
 def judge(
-    photos: Pictures, versions: Sequence[Pictures]
+    photos: Images, versions: Sequence[Images]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distance of each version of each photo, and what the Frechet distance needs.
 
@@ -88,11 +88,11 @@ def judge(
     return np.concatenate(found, axis=1), np.concatenate(pooled, axis=1)
 
 
-def distances(photo: NDArray[np.uint8], pictures: Pictures) -> NDArray[np.float64]:
+def distances(photo: NDArray[np.uint8], images: Images) -> NDArray[np.float64]:
     """Distance, as of `judge`, of many versions of one photo. uint8 [H, W, 3] and [N, H, W, 3] to [N]."""
     own = features(photo[None])
     return np.concatenate(
-        [_distance(own, features(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)]
+        [_distance(own, features(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
     )
 
 
@@ -115,11 +115,11 @@ def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     )
 
 
-def frechet_of_halves(photos: NDArray[np.float64], pictures: NDArray[np.float64]) -> float:
+def frechet_of_halves(photos: NDArray[np.float64], images: NDArray[np.float64]) -> float:
     """Frechet distance of the decoded half of a set from its real other half, each way and averaged; halves are every other photo.
 
-    photos, pictures: pooled features [N, D] of the same photos, real and decoded. Decoded and real never show the same photo, so that a
+    photos, images: pooled features [N, D] of the same photos, real and decoded. Decoded and real never show the same photo, so that a
     perfect tokenizer reaches the floor and no less: the floor is `frechet_of_halves(photos, photos)`.
     """
     even, odd = slice(0, None, 2), slice(1, None, 2)
-    return (frechet(pictures[even], photos[odd]) + frechet(pictures[odd], photos[even])) / 2
+    return (frechet(images[even], photos[odd]) + frechet(images[odd], photos[even])) / 2

@@ -1,4 +1,4 @@
-"""Sheets of pictures: what the commands that show a tokenizer at work share."""
+"""Sheets of images: what the commands that show a tokenizer at work share."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 import imaging
 from tokenizer import checkpoint
-from tokenizer.evaluation.fidelity import Pictures
+from tokenizer.evaluation.fidelity import Images
 from tokenizer.models.base import Tokenizer
 
 matplotlib.use("Agg")
@@ -18,14 +18,14 @@ matplotlib.use("Agg")
 
 @dataclass(frozen=True)
 class Column:
-    """Pictures uint8 [N, H, W, 3] below one another, each under its title."""
+    """Images uint8 [N, H, W, 3] below one another, each under its title."""
 
     titles: Sequence[str]
-    pictures: Pictures
+    images: Images
 
 
-def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Pictures, Path]:
-    """The model, the photos prepared for it, uint8 [N, S, S, 3], and the file to write, from `WEIGHTS PHOTO... -o PICTURE`."""
+def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Images, Path]:
+    """The model, the photos prepared for it, uint8 [N, S, S, 3], and the file to write, from `WEIGHTS PHOTO... -o IMAGE`."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("weights", type=Path, help="safetensors checkpoint")
     parser.add_argument("photos", type=Path, nargs="+", help="JPEG, PNG or WebP files")
@@ -35,10 +35,7 @@ def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Pictu
     return (
         model,
         np.stack(
-            [
-                imaging.prepare(path.read_bytes(), model.shape.picture_size)
-                for path in options.photos
-            ]
+            [imaging.prepare(path.read_bytes(), model.shape.image_size) for path in options.photos]
         ),
         options.output,
     )
@@ -48,7 +45,7 @@ def draw(columns: Sequence[Column], output: Path) -> None:
     """Write the columns side by side as a PNG."""
     from matplotlib import pyplot
 
-    rows = len(columns[0].pictures)
+    rows = len(columns[0].images)
     figure, axes = pyplot.subplots(
         rows,
         len(columns),
@@ -57,10 +54,8 @@ def draw(columns: Sequence[Column], output: Path) -> None:
         layout="constrained",
     )
     for number, column in enumerate(columns):
-        for axis, title, picture in zip(
-            axes[:, number], column.titles, column.pictures, strict=True
-        ):
-            axis.imshow(picture, interpolation="nearest")
+        for axis, title, image in zip(axes[:, number], column.titles, column.images, strict=True):
+            axis.imshow(image, interpolation="nearest")
             axis.set_title(title, fontsize=9)
             axis.axis("off")
     figure.savefig(output, dpi=110)

@@ -1,4 +1,4 @@
-"""Photos to tokens to pictures with a model in memory: what training, judging and export all look at."""
+"""Photos to tokens to images with a model in memory: what training, judging and export all look at."""
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def encode(model: Tokenizer, photos: NDArray[np.uint8]) -> Tensor:
 
 @torch.inference_mode()
 def decode(model: Tokenizer, tokens: Tensor, budget: int) -> NDArray[np.uint8]:
-    """The first `budget` of token ids int32 [N, C] to pictures uint8 [N, S, S, 3]."""
+    """The first `budget` of token ids int32 [N, C] to images uint8 [N, S, S, 3]."""
     kept = tokens[:, :budget].split(BATCH)
     return np.concatenate(
         [to_uint8(model.decode_prefix(part.to(_device(model)))).cpu().numpy() for part in kept]

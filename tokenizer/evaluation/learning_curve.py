@@ -1,4 +1,4 @@
-"""The picture of a run: PSNR by budget, and the share of live bits, against photos seen."""
+"""The image of a run: PSNR by budget, and the share of live bits, against photos seen."""
 
 import json
 import math
@@ -17,8 +17,8 @@ USES = {
 }
 
 
-def plot(log: Path, picture: Path) -> None:
-    """Draw `picture` from `log`, a file of one JSON object for each evaluation."""
+def plot(log: Path, image: Path) -> None:
+    """Draw `image` from `log`, a file of one JSON object for each evaluation."""
     from matplotlib import pyplot
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -48,5 +48,5 @@ def plot(log: Path, picture: Path) -> None:
         ylim=(0, 102),
         title=use.replace("_", " ").capitalize(),
     )
-    figure.savefig(picture, dpi=120)
+    figure.savefig(image, dpi=120)
     pyplot.close(figure)

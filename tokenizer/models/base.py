@@ -1,12 +1,24 @@
 """What every family of tokenizers is to training, judging and export: an ordered sequence of token ids, any prefix of which decodes."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
+from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tokenizer.training.losses import Objective
+
+
+# Fingerprints hash the serialised shape, so a renamed field keeps the name it was first written
+# with. Models of such a shape need `serialize_by_alias=True`.
+ImageSize = Annotated[
+    int,
+    Field(
+        validation_alias=AliasChoices("image_size", "picture_size"),
+        serialization_alias="picture_size",
+    ),
+]
 
 
 class TokenizerShape(Protocol):
@@ -17,12 +29,12 @@ class TokenizerShape(Protocol):
         """What names it in a checkpoint."""
 
     @property
-    def picture_size(self) -> int:
-        """S: the side of a picture in pixels."""
+    def image_size(self) -> int:
+        """S: the side of an image in pixels."""
 
     @property
     def channels(self) -> int:
-        """C: tokens of a picture, the largest budget."""
+        """C: tokens of an image, the largest budget."""
 
     @property
     def decoder_stride(self) -> int:
@@ -34,7 +46,7 @@ class TokenizerShape(Protocol):
 
 
 class Tokenizer(nn.Module, ABC):
-    """A picture float [B, 3, S, S] in [-1, 1] to C token ids, coarse to fine, and back from the first k of them.
+    """An image float [B, 3, S, S] in [-1, 1] to C token ids, coarse to fine, and back from the first k of them.
 
     family: as graphs and Triton models name it. title: as tables for people do. use_name: what `use` measures, as logs name it.
     """
@@ -92,7 +104,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def use(self, tokens: Tensor) -> float:
-        """How much of what ids could say they do say, 0 to 1. tokens: int32 [N, C] of N pictures."""
+        """How much of what ids could say they do say, 0 to 1. tokens: int32 [N, C] of N images."""
 
     def inner_weights(self) -> list[Tensor]:
         """The matrices of the model, or what flattens to one, that face neither pixels nor codes: what Muon may take."""

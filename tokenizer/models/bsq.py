@@ -15,7 +15,7 @@ from torch import Tensor
 BITS = 16
 CODE = 1 / math.sqrt(BITS)  # a code is +-0.25 in each of its 16 places: a corner of the unit sphere
 ABSENT = -1  # token id of a channel that was dropped; its code is 0, which no token has
-RARE = 0.05  # a bit that is 1 in fewer pictures than this, or 0 in fewer, is as good as dead
+RARE = 0.05  # a bit that is 1 in fewer images than this, or 0 in fewer, is as good as dead
 _WEIGHTS = [
     2 ** (BITS - 1 - p) for p in range(BITS)
 ]  # most significant bit first, p = 4 * row + column
@@ -113,7 +113,7 @@ def factorised_entropy(unit: Tensor, active: Tensor, inverse_temperature: float 
 
 
 def ones(tokens: Tensor) -> NDArray[np.float64]:
-    """Share of pictures in which each bit is 1, most significant bit first. tokens: int32 [N, C]. Returns [C, 16]."""
+    """Share of images in which each bit is 1, most significant bit first. tokens: int32 [N, C]. Returns [C, 16]."""
     return (
         torch.stack([(tokens >> (BITS - 1 - p)) & 1 for p in range(BITS)], dim=2)
         .double()
@@ -123,6 +123,6 @@ def ones(tokens: Tensor) -> NDArray[np.float64]:
 
 
 def live_bits(tokens: Tensor) -> float:
-    """Share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures. tokens: int32 [N, C]."""
+    """Share of the C x 16 bits that are 1 in between 5 % and 95 % of images. tokens: int32 [N, C]."""
     share = ones(tokens)
     return float(((share > RARE) & (share < 1 - RARE)).mean())

@@ -1,6 +1,6 @@
 """ChannelTok (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): one latent channel is one token, ordered coarse to fine.
 
-A picture [3, S, S] in [-1, 1] becomes latents [C, 4, 4]; each channel is quantised to 16 bits; any prefix of k channels decodes.
+An image [3, S, S] in [-1, 1] becomes latents [C, 4, 4]; each channel is quantised to 16 bits; any prefix of k channels decodes.
 Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, not in the paper).
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from tokenizer.models.base import Tokenizer
+from tokenizer.models.base import ImageSize, Tokenizer
 from tokenizer.models.blocks import Down, Norm, Up, level, middle
 from tokenizer.models.bsq import BITS, codes_from_tokens, live_bits, quantize, tokens_from_latents
 
@@ -23,16 +23,16 @@ LATENT_SIDE = 4
 
 
 class PaperShape(BaseModel):
-    """The paper's convolutional backbone for 256 px pictures.
+    """The paper's convolutional backbone for 256 px images.
 
-    widths: the stem's width, then one per level. The encoder halves the picture between levels and then down to 4x4; the decoder mirrors
+    widths: the stem's width, then one per level. The encoder halves the image between levels and then down to 4x4; the decoder mirrors
     it. level_attention: the full size attends at 32x32 in the encoder and at 16x16 and 32x32 in the decoder; the small sizes in the middle
     only.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["paper"] = "paper"
-    picture_size: int = 256
+    image_size: ImageSize = 256
     channels: int = 512
     encoder_widths: tuple[int, ...]
     decoder_widths: tuple[int, ...]
@@ -59,9 +59,9 @@ class ShuffleShape(BaseModel):
     budget_hint: whether the decoder is told by a learned vector which channels are there, beside their codes of 0 where they are not.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["shuffle"] = "shuffle"
-    picture_size: int = 128
+    image_size: ImageSize = 128
     channels: int = 256
     patch: int = 4
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
@@ -107,7 +107,7 @@ SIZES: dict[str, PaperShape | ShuffleShape] = {
 def paper_encoder(shape: PaperShape) -> nn.Sequential:
     """float [B, 3, S, S] -> latents float [B, C, 4, 4], all >= -0.279 because the last operation is a SiLU."""
     width, *widths = shape.encoder_widths
-    side = shape.picture_size
+    side = shape.image_size
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
     for next_width in widths[:-1]:
         layers += [*level(width, next_width, 2), Down(next_width, next_width), nn.SiLU()]
@@ -128,7 +128,7 @@ def paper_encoder(shape: PaperShape) -> nn.Sequential:
 def paper_decoder(shape: PaperShape) -> nn.Sequential:
     """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S] in [-1, 1]."""
     widths = shape.decoder_widths
-    width, side = widths[0], shape.picture_size >> (len(widths) - 1)
+    width, side = widths[0], shape.image_size >> (len(widths) - 1)
     layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 3, padding=1), *middle(width)]
     for _ in range(int(math.log2(side // LATENT_SIDE))):
         layers += [Up(width, width), nn.SiLU()]
@@ -252,7 +252,7 @@ class ChannelTok(Tokenizer):
         return objective.tokenizer_loss(pixels, reconstruction, unit, active, views)
 
     def use(self, tokens: Tensor) -> float:
-        """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of pictures."""
+        """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of images."""
         return live_bits(tokens)
 
 

@@ -24,19 +24,19 @@ ROWS_AT_ONCE = 256  # of distances to all codes while training: they fit the cac
 class CvqShape(BaseModel):
     """The backbone, and how many entries the codebook has. Ids must fit 16 bits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["cvq"] = "cvq"
     backbone: ShuffleShape = ShuffleShape()
     codes: int = Field(default=4_096, ge=2, le=2**16)
 
     @property
-    def picture_size(self) -> int:
-        """S: the side of a picture in pixels."""
-        return self.backbone.picture_size
+    def image_size(self) -> int:
+        """S: the side of an image in pixels."""
+        return self.backbone.image_size
 
     @property
     def channels(self) -> int:
-        """C: tokens of a picture."""
+        """C: tokens of an image."""
         return self.backbone.channels
 
     @property
@@ -154,7 +154,7 @@ class Cvq(Tokenizer):
     ) -> Tensor:
         reconstruction, commitment = passed
         return (
-            objective.picture_loss(pixels, reconstruction, views)
+            objective.image_loss(pixels, reconstruction, views)
             + objective.recipe.commitment_weight * commitment
         )
 

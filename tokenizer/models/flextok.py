@@ -1,7 +1,7 @@
-"""A tokenizer after FlexTok (Bachmann et al. 2025, arXiv 2502.13967): ordered registers, and a flow that draws the picture from them.
+"""A tokenizer after FlexTok (Bachmann et al. 2025, arXiv 2502.13967): ordered registers, and a flow that draws the image from them.
 
-Patches of the picture and registers pass a transformer; each register becomes one token by finite scalar quantisation. A second
-transformer, given the tokens, takes noise to the picture along straight paths (rectified flow: Liu et al. 2022, arXiv 2209.03003).
+Patches of the image and registers pass a transformer; each register becomes one token by finite scalar quantisation. A second
+transformer, given the tokens, takes noise to the image along straight paths (rectified flow: Liu et al. 2022, arXiv 2209.03003).
 The paper works on latents of a frozen VAE and aligns features with a pretrained network; the demo size works on pixels and has neither.
 """
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from tokenizer.models import fsq
-from tokenizer.models.base import Tokenizer
+from tokenizer.models.base import ImageSize, Tokenizer
 from tokenizer.models.transformer import Layer, TimedLayer, TimeEmbedding, norm
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class FlexShape(BaseModel):
-    """Sizes of both transformers, and how a picture is drawn.
+    """Sizes of both transformers, and how an image is drawn.
 
     width: a multiple of 64, the width of a head. registers: C. planes: numbers of a pixel, 3, or a VAE's channels.
-    steps: Euler steps from noise to picture. guidance: how far to go from what no token tells towards what the tokens tell
+    steps: Euler steps from noise to image. guidance: how far to go from what no token tells towards what the tokens tell
     (Ho, Salimans 2022, arXiv 2207.12598): 1 is the tokens alone, anything else doubles the work.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["flextok"] = "flextok"
-    picture_size: int = 128
+    image_size: ImageSize = 128
     planes: int = 3
     patch: int = 16
     registers: int = 64
@@ -44,7 +44,7 @@ class FlexShape(BaseModel):
 
     @property
     def channels(self) -> int:
-        """C: tokens of a picture."""
+        """C: tokens of an image."""
         return self.registers
 
     @property
@@ -54,17 +54,17 @@ class FlexShape(BaseModel):
 
     @property
     def patches(self) -> int:
-        """Patches of a picture."""
-        return (self.picture_size // self.patch) ** 2
+        """Patches of an image."""
+        return (self.image_size // self.patch) ** 2
 
     def build(self) -> "FlexTok":
         """A tokenizer of this shape with fresh weights."""
         return FlexTok(self)
 
 
-# The paper's d12-d12 without its VAE, whose latents are its pixels: 32 x 32 of 16 numbers for a picture of 256.
+# The paper's d12-d12 without its VAE, whose latents are its pixels: 32 x 32 of 16 numbers for an image of 256.
 D12 = FlexShape(
-    picture_size=32,
+    image_size=32,
     planes=16,
     patch=2,
     registers=256,
@@ -115,16 +115,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Noisy pixels, their times and codes to the picture that is expected behind the noise.
+    """Noisy pixels, their times and codes to the image that is expected behind the noise.
 
-    The network tells the picture and not the velocity, which follows from it: the noise of a patch has as many numbers as the model is wide
+    The network tells the image and not the velocity, which follows from it: the noise of a patch has as many numbers as the model is wide
     and would take all of it (Li, He 2025, arXiv 2511.13720).
     """
 
     def __init__(self, shape: FlexShape, patches: Tensor, registers: Tensor) -> None:
         """patches, registers: their positions, see FlexTok."""
         super().__init__()
-        self.side = shape.picture_size // shape.patch
+        self.side = shape.image_size // shape.patch
         self.patchify = Patchify(shape, 0.7 * patches)
         with torch.no_grad():
             self.patchify.project.weight *= 0.1  # or noise would drown positions and tokens, and the tokens would stay without a use
@@ -182,7 +182,7 @@ class FlexTok(Tokenizer):
     # of a patch still shows its colour, and no token is needed. Some are 1, where tokens are all there is, and where decoding begins.
     TIME_MEAN = 2.0
     ALL_NOISE = 0.5
-    LEAST_TIME = 0.05  # the velocity is the difference to the picture over the time: below this the time counts as this
+    LEAST_TIME = 0.05  # the velocity is the difference to the image over the time: below this the time counts as this
 
     shape: FlexShape
     encoder: Encoder
@@ -203,9 +203,9 @@ class FlexTok(Tokenizer):
             Encoder(shape, patches, registers),
             Decoder(shape, patches, registers),
         )
-        # The same for all pictures, so that the same tokens give the same picture; in the checkpoint, so that they do everywhere.
+        # The same for all images, so that the same tokens give the same image; in the checkpoint, so that they do everywhere.
         generator = torch.Generator().manual_seed(0)
-        side = shape.picture_size
+        side = shape.image_size
         self.register_buffer(
             "noise",
             torch.randn(1, shape.planes, side, side, generator=generator, device="cpu")
@@ -223,22 +223,20 @@ class FlexTok(Tokenizer):
         x = self.noise.expand(tokens.shape[0], -1, -1, -1)
         times = euler_times(self.shape.steps)
         for time, following in pairwise(times):
-            picture = self.expected(x, torch.full((1,), time, device=x.device), codes, present)
-            x = picture + (x - picture) * (
-                following / time
-            )  # x - dt * velocity, of (x - picture) / time
+            image = self.expected(x, torch.full((1,), time, device=x.device), codes, present)
+            x = image + (x - image) * (following / time)  # x - dt * velocity, of (x - image) / time
         return x
 
     def expected(self, noisy: Tensor, times: Tensor, codes: Tensor, present: Tensor) -> Tensor:
-        """The picture that the decoder expects, with guidance. Arguments as Decoder.forward's."""
-        picture = self.decoder(noisy, times, codes, present)
+        """The image that the decoder expects, with guidance. Arguments as Decoder.forward's."""
+        image = self.decoder(noisy, times, codes, present)
         if self.shape.guidance == 1:
-            return picture
+            return image
         blind = self.decoder(noisy, times, codes[:, :0], present[:, :0])
-        return blind + self.shape.guidance * (picture - blind)
+        return blind + self.shape.guidance * (image - blind)
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
-        """As Tokenizer's; second come the times float [B, 1, 1, 1] of the noise under which each picture was to be found.
+        """As Tokenizer's; second come the times float [B, 1, 1, 1] of the noise under which each image was to be found.
 
         Registers past the budget (nested dropout) are the mask token.
         """
@@ -254,9 +252,9 @@ class FlexTok(Tokenizer):
     def loss(
         self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
     ) -> Tensor:
-        """Mean squared error of the velocity, noise - picture; a recipe's losses on pictures are of no use to a flow and not taken."""
-        picture, times = passed
-        return ((picture.float() - pixels) / times.clamp(min=self.LEAST_TIME)).square().mean()
+        """Mean squared error of the velocity, noise - image; a recipe's losses on images are of no use to a flow and not taken."""
+        image, times = passed
+        return ((image.float() - pixels) / times.clamp(min=self.LEAST_TIME)).square().mean()
 
     def use(self, tokens: Tensor) -> float:
         """Use of levels: how many are in even use (e to the entropy), as a share of those there are; mean over the six numbers."""

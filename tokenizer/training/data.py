@@ -69,9 +69,9 @@ def training_batches(
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
-    """The first `count` photos (all when None) by the picture contract: uint8 [count, size, size, 3].
+    """The first `count` photos (all when None) by the image contract: uint8 [count, size, size, 3].
 
-    pattern: shards, in their order, or picture files, by name: a folder of either, one file, or a glob pattern.
+    pattern: shards, in their order, or image files, by name: a folder of either, one file, or a glob pattern.
     Raises FileNotFoundError when there are none.
     """
     return np.stack([imaging.prepare(data, size) for data in islice(_files(pattern), count)])

@@ -23,11 +23,11 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(512, 1, 4, padding=1))
 
 
-def discriminator_loss(photos: Tensor, pictures: Tensor) -> Tensor:
-    """Hinge loss of the discriminator, halved as in the paper. Scores of photos and of decoded pictures to a scalar."""
-    return 0.5 * (F.relu(1 - photos).mean() + F.relu(1 + pictures).mean())
+def discriminator_loss(photos: Tensor, images: Tensor) -> Tensor:
+    """Hinge loss of the discriminator, halved as in the paper. Scores of photos and of decoded images to a scalar."""
+    return 0.5 * (F.relu(1 - photos).mean() + F.relu(1 + images).mean())
 
 
-def generator_loss(pictures: Tensor) -> Tensor:
-    """Hinge loss of the decoder: scores of its pictures to a scalar."""
-    return -pictures.mean()
+def generator_loss(images: Tensor) -> Tensor:
+    """Hinge loss of the decoder: scores of its images to a scalar."""
+    return -images.mean()

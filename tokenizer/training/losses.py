@@ -27,7 +27,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Scalar to minimise over the tokenizer. Arguments as ChannelTok.forward takes and returns them; views: photos seen before."""
         recipe = self.recipe
-        loss = self.picture_loss(pixels, reconstruction, views)
+        loss = self.image_loss(pixels, reconstruction, views)
         if recipe.entropy_weight:
             entropy = factorised_entropy(unit, active)
             loss = loss + recipe.entropy_weight * (entropy.per_sample - entropy.batch)
@@ -36,8 +36,8 @@ class Objective(nn.Module):
             loss = loss + recipe.commitment_weight * F.mse_loss(kept, kept.sign() * CODE)
         return loss
 
-    def picture_loss(self, pixels: Tensor, reconstruction: Tensor, views: int) -> Tensor:
-        """The part that looks at pictures alone, whatever made them: pixels, features, adversary. Scalar."""
+    def image_loss(self, pixels: Tensor, reconstruction: Tensor, views: int) -> Tensor:
+        """The part that looks at images alone, whatever made them: pixels, features, adversary. Scalar."""
         recipe = self.recipe
         reconstruction = reconstruction.float()
         loss = recipe.l1_weight * F.l1_loss(reconstruction, pixels)
@@ -57,7 +57,7 @@ class Objective(nn.Module):
     def _perceptual_distance(
         perceptual: Perceptual, reconstruction: Tensor, pixels: Tensor
     ) -> Tensor:
-        """Mean distance of the pictures less a few first rows and columns: a trunk that looks at every fourth pixel invites a grid."""
+        """Mean distance of the images less a few first rows and columns: a trunk that looks at every fourth pixel invites a grid."""
         down, right = torch.randint(GRID, (2,)).tolist()
         return perceptual(reconstruction[:, :, down:, right:], pixels[:, :, down:, right:]).mean()
 

@@ -42,10 +42,10 @@ class Perceptual(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1))
         self.requires_grad_(False)
 
-    def forward(self, pictures: Tensor, photos: Tensor) -> Tensor:
+    def forward(self, images: Tensor, photos: Tensor) -> Tensor:
         """Distance of each pair: two float [B, 3, H, W] in [-1, 1], sides of 64 or more, to [B], 0 where equal."""
-        total = pictures.new_zeros(len(pictures))
-        a, b = ((pixels - self.shift) / self.scale for pixels in (pictures, photos))
+        total = images.new_zeros(len(images))
+        a, b = ((pixels - self.shift) / self.scale for pixels in (images, photos))
         for number, block in enumerate(self.blocks):
             a, b = block(a), block(b)
             difference = (

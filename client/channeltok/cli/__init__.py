@@ -11,7 +11,7 @@ from typing import NoReturn
 import grpc
 
 from channeltok._channel import DEFAULT_TARGET
-from channeltok._messages import PictureFormat, TokenizerInfo
+from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok.cli import datasets, generate
 from channeltok.client import Client
 from channeltok.errors import ChannelTokError, UnknownTokenizer
@@ -20,7 +20,7 @@ from channeltok.tokens import TokenBytesError, Tokens
 SUFFIX = ".ctok"
 FIRST_IDS = 8
 
-_FORMAT_OF_SUFFIX: dict[str, PictureFormat] = {
+_FORMAT_OF_SUFFIX: dict[str, ImageFormat] = {
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
@@ -106,27 +106,27 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(
         prog="channeltok",
-        description="Pictures to short token sequences and back, by a ChannelTok service.",
+        description="Images to short token sequences and back, by a ChannelTok service.",
     )
     parser.add_argument(
         "--version", action="version", version=f"channeltok {version('channeltok')}"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    encode = commands.add_parser("encode", parents=[service], help="a picture to tokens")
-    encode.add_argument("input", metavar="PICTURE", type=Path, help="a JPEG, PNG or WebP")
+    encode = commands.add_parser("encode", parents=[service], help="an image to tokens")
+    encode.add_argument("input", metavar="IMAGE", type=Path, help="a JPEG, PNG or WebP")
     length = encode.add_mutually_exclusive_group()
     length.add_argument("-k", type=int, help="how many tokens to keep; default: all")
     length.add_argument("--quality", metavar="Q", type=datasets.quality, help=datasets.QUALITY_HELP)
     encode.add_argument(
-        "-o", "--output", metavar="FILE", help=f"default: PICTURE with {SUFFIX}; - is stdout"
+        "-o", "--output", metavar="FILE", help=f"default: IMAGE with {SUFFIX}; - is stdout"
     )
     encode.add_argument(
         "--ids", action="store_true", help="print the ids too, as text on one line of stdout"
     )
     encode.set_defaults(run=_encode)
 
-    decode = commands.add_parser("decode", parents=[service], help="tokens to a picture")
+    decode = commands.add_parser("decode", parents=[service], help="tokens to an image")
     decode.add_argument("input", metavar="TOKENS", type=Path, help=f"a {SUFFIX} file")
     decode.add_argument(
         "-o",
@@ -177,10 +177,10 @@ def _connect(options: argparse.Namespace) -> Client:
 def _encode(options: argparse.Namespace) -> None:
     if options.ids and options.output == "-":
         raise _Refused("--ids and -o - would both write to stdout", exit_code=2)
-    picture = options.input.read_bytes()
+    image = options.input.read_bytes()
     output = options.output or str(options.input.with_suffix(SUFFIX))
     with _connect(options) as client:
-        tokens = client.encode(picture, options.k, options.tokenizer, quality=options.quality)
+        tokens = client.encode(image, options.k, options.tokenizer, quality=options.quality)
     data = tokens.to_bytes()
     _write(output, data)
     summary = (
@@ -202,9 +202,9 @@ def _decode(options: argparse.Namespace) -> None:
         raise _Refused(f"{output} exists; to write over it, say so with -o {output}")
     format = _format(output)
     with _connect(options) as client:
-        picture = client.decode(tokens, format, options.tokenizer)
-    _write(output, picture)
-    summary = f"{_name(output)}: {format} of {len(picture)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
+        image = client.decode(tokens, format, options.tokenizer)
+    _write(output, image)
+    summary = f"{_name(output)}: {format} of {len(image)} bytes, from {tokens.k} tokens, fingerprint {tokens.fingerprint}"
     print(summary, file=sys.stderr if output == "-" else sys.stdout)
 
 
@@ -236,10 +236,10 @@ def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
             t.name,
             t.family,
             t.fingerprint,
-            str(t.channels),
+            str(t.max_tokens),
             str(t.bits_per_token),
-            str(t.codes),
-            f"{t.picture_size}x{t.picture_size}",
+            str(t.vocab_size),
+            f"{t.image_size}x{t.image_size}",
             " ".join(map(str, t.budgets)),
         )
         for t in tokenizers
@@ -251,13 +251,13 @@ def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
     )
 
 
-def _format(output: str) -> PictureFormat:
+def _format(output: str) -> ImageFormat:
     if output == "-":
         return "png"
     suffix = Path(output).suffix.lower()
     if suffix not in _FORMAT_OF_SUFFIX:
         raise _Refused(
-            f"{output}: the suffix of a picture is one of {', '.join(_FORMAT_OF_SUFFIX)}",
+            f"{output}: the suffix of an image is one of {', '.join(_FORMAT_OF_SUFFIX)}",
             exit_code=2,
         )
     return _FORMAT_OF_SUFFIX[suffix]

@@ -21,7 +21,7 @@ Connect: TypeAlias = Callable[[argparse.Namespace], Client]
 
 
 QUALITY_HELP = (
-    "instead of -k, by picture: the fewest tokens that reach ssim=0.6 or psnr=24, as many as bring ssim_per_token=0.001 each, "
+    "instead of -k, by image: the fewest tokens that reach ssim=0.6 or psnr=24, as many as bring ssim_per_token=0.001 each, "
     "or the best in max_bytes=128; a limit can stand beside a target: ssim=0.6,max_bytes=128"
 )
 
@@ -42,7 +42,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
     """Add the three to the subparsers `commands`. connect: to the server of the options."""
     engine = argparse.ArgumentParser(add_help=False, parents=parents)
     engine.add_argument(
-        "--embedded",
+        "--in-process",
         metavar="REPOSITORY",
         type=Path,
         nargs="?",
@@ -73,7 +73,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
         "--max-rejects",
         metavar="N",
         type=int,
-        help="stop when more pictures than this have no tokens; default: never",
+        help="stop when more images than this have no tokens; default: never",
     )
     tokenize.add_argument(
         "--ray",
@@ -84,9 +84,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
         run=lambda options: _run(partial(_tokenize, connect=connect), options, connect)
     )
 
-    detokenize = commands.add_parser(
-        "detokenize", parents=[engine], help="token shards to pictures"
-    )
+    detokenize = commands.add_parser("detokenize", parents=[engine], help="token shards to images")
     detokenize.add_argument(
         "source",
         metavar="TOKENS",
@@ -108,10 +106,8 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
     verify.add_argument(
         "destination", metavar="TOKENS", help="what `channeltok tokenize` wrote as Parquet"
     )
-    verify.add_argument(
-        "--sample", metavar="N", type=int, default=100, help="pictures; default: 100"
-    )
-    verify.add_argument("--seed", type=int, default=0, help="which pictures; default: 0")
+    verify.add_argument("--sample", metavar="N", type=int, default=100, help="images; default: 100")
+    verify.add_argument("--seed", type=int, default=0, help="which images; default: 0")
     verify.set_defaults(run=lambda options: _run(_verify, options, connect))
 
 
@@ -128,8 +124,8 @@ def _run(
             f"datasets need more packages: pip install 'channeltok[batch]' ({error})"
         ) from error
     with ExitStack() as stack:
-        if options.embedded is not None:
-            engines: list[Any] = [stack.enter_context(_embedded(options.embedded))]
+        if options.in_process is not None:
+            engines: list[Any] = [stack.enter_context(_in_process(options.in_process))]
         else:
             servers = (
                 argparse.Namespace(**{**vars(options), "server": server})
@@ -140,7 +136,7 @@ def _run(
             command(options, engines)
         except (
             datasets.SourceError,
-            datasets.CannotMix,
+            datasets.DestinationMismatch,
             datasets.TooManyRejects,
             datasets.ShardFailed,
             ValueError,
@@ -173,7 +169,7 @@ def _cluster(options: argparse.Namespace, connect: Connect) -> "Cluster":
         from channeltok.datasets.on_ray import Cluster
     except ImportError as error:
         raise NotDone(f"--ray needs Ray: pip install 'channeltok[ray]' ({error})") from error
-    if options.embedded is None:
+    if options.in_process is None:
         given = {name: value for name, value in vars(options).items() if name != "run"}
         servers = [
             argparse.Namespace(**{**given, "server": server})
@@ -186,7 +182,7 @@ def _cluster(options: argparse.Namespace, connect: Connect) -> "Cluster":
     checkout = Path(service.__path__[0]).parent
     return Cluster(
         options.ray,
-        partial(LocalEngine, options.embedded.resolve(), threads=1),
+        partial(LocalEngine, options.in_process.resolve(), threads=1),
         import_path=checkout,
     )
 
@@ -201,7 +197,7 @@ def _detokenize(options: argparse.Namespace, engines: list[Any]) -> None:
     count = datasets.detokenize(
         options.source, options.folder, engines[0], k=options.k, format=options.format
     )
-    print(f"{options.folder}: {count:,} pictures")
+    print(f"{options.folder}: {count:,} images")
 
 
 def _verify(options: argparse.Namespace, engines: list[Any]) -> None:
@@ -212,21 +208,21 @@ def _verify(options: argparse.Namespace, engines: list[Any]) -> None:
     )
     different, missing = len(verified.different), len(verified.missing)
     print(
-        f"{options.destination}: {verified.pictures:,} pictures made into tokens again, {different} differ, {missing} are gone"
+        f"{options.destination}: {verified.images:,} images made into tokens again, {different} differ, {missing} are gone"
     )
     if first := [*verified.different, *verified.missing][:1]:
         raise NotDone(f"not the same, {first[0]} for one")
 
 
 @contextmanager
-def _embedded(repository: Path) -> Iterator["LocalEngine"]:
+def _in_process(repository: Path) -> Iterator["LocalEngine"]:
     checkout = Path(__file__).parents[3]
     if (checkout / "service").is_dir() and str(checkout) not in sys.path:
         sys.path.append(str(checkout))  # installed from it, only the client is importable
     try:
         from service.engine.in_process import LocalEngine
     except ImportError as error:
-        why = f"--embedded needs the project's checkout and its extra `serve` ({error}); or name a service with --server"
+        why = f"--in-process needs the project's checkout and its extra `serve` ({error}); or name a service with --server"
         raise NotDone(why) from error
     try:
         engine = LocalEngine(repository)
@@ -241,29 +237,29 @@ def _embedded(repository: Path) -> Iterator["LocalEngine"]:
 def _told(summary: "Summary", destination: str) -> str:
     rejects = f"; {summary.rejects} rejects in .channeltok/rejects.jsonl" if summary.rejects else ""
     if summary.done_before == summary.shards:
-        return f"{destination}: all {summary.shards} shards were done before, {summary.pictures:,} pictures{rejects}; nothing to do"
-    rate = summary.new_pictures / max(summary.seconds, 1e-9)
+        return f"{destination}: all {summary.shards} shards were done before, {summary.images:,} images{rejects}; nothing to do"
+    rate = summary.new_images / max(summary.seconds, 1e-9)
     each = (
         f"{summary.lengths['mean_k']:.1f} tokens in the mean"
         if summary.lengths
         else f"{summary.k} tokens each"
     )
-    told = f"{destination}: {summary.pictures:,} pictures, {each} by {summary.tokenizer} {summary.fingerprint}"
-    return f"{told}; {summary.new_pictures:,} of them now, in {summary.seconds:.1f} s ({rate:.0f}/s){rejects}{_lengths_told(summary)}"
+    told = f"{destination}: {summary.images:,} images, {each} by {summary.tokenizer} {summary.fingerprint}"
+    return f"{told}; {summary.new_images:,} of them now, in {summary.seconds:.1f} s ({rate:.0f}/s){rejects}{_lengths_told(summary)}"
 
 
 def _lengths_told(summary: "Summary") -> str:
     if not (told := summary.lengths):
         return ""
-    most = max(told["pictures_by_k"].values())
+    most = max(told["images_by_k"].values())
     lines = [
         f"k {k:5}  {count:9,}  {'#' * round(40 * count / most)}"
-        for k, count in told["pictures_by_k"].items()
+        for k, count in told["images_by_k"].items()
     ]
     lines.append(f"{told['bytes']:,} bytes of ids")
     if told["as_sure"]:
         lines.append(
-            f"{told['reached']:,} pictures reach {summary.quality}; for as many, all need {_fixed_told(told['as_sure'])}"
+            f"{told['reached']:,} images reach {summary.quality}; for as many, all need {_fixed_told(told['as_sure'])}"
         )
     lines.append(
         f"SSIM {told['mean_ssim']:.3f} in the mean, as with {_fixed_told(told['as_alike'])}"

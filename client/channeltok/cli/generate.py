@@ -1,4 +1,4 @@
-"""`channeltok generate`: a new picture."""
+"""`channeltok generate`: a new image."""
 
 import argparse
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from channeltok._messages import PictureFormat
+from channeltok._messages import ImageFormat
 from channeltok.client import Client
 from channeltok.generation import Generated, NewTokens, Preview, Started
 from channeltok.tokens import Tokens
 
 Connect = Callable[[argparse.Namespace], Client]
-FormatOf = Callable[[str], PictureFormat]
+FormatOf = Callable[[str], ImageFormat]
 
 
 def add_command(
@@ -22,7 +22,7 @@ def add_command(
     format_of: FormatOf,
 ) -> None:
     """connect: the client that the options ask for. format_of: that of an output's name; complains about others."""
-    generate = commands.add_parser("generate", parents=parents, help="a new picture")
+    generate = commands.add_parser("generate", parents=parents, help="a new image")
     generate.add_argument("--generator", metavar="NAME", help="default: the service's")
     generate.add_argument(
         "--class",
@@ -30,9 +30,9 @@ def add_command(
         metavar="CLASS",
         help="what it shows: one of the generator's classes",
     )
-    generate.add_argument("-k", type=int, help="tokens of the picture; default: all")
+    generate.add_argument("-k", type=int, help="tokens of the image; default: all")
     generate.add_argument(
-        "--seed", type=int, help="the same gives the same picture; default: drawn, and told"
+        "--seed", type=int, help="the same gives the same image; default: drawn, and told"
     )
     generate.add_argument(
         "--prefix", dest="input", metavar="TOKENS", type=Path, help="a .ctok file to go on with"
@@ -50,14 +50,14 @@ def add_command(
         metavar="K,K,...",
         type=_budgets,
         default=[],
-        help="write the picture at these k too",
+        help="write the image at these k too",
     )
     generate.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         required=True,
-        help="the picture: .png, .jpg, .jpeg, .webp; - is PNG on stdout",
+        help="the image: .png, .jpg, .jpeg, .webp; - is PNG on stdout",
     )
     generate.add_argument("--tokens", metavar="FILE", type=Path, help="write the token bytes too")
     generate.set_defaults(run=lambda options: _generate(options, connect, format_of))
@@ -98,12 +98,12 @@ def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf
                 case NewTokens():
                     _progress(f"\r{event.index + len(event.ids)}/{k} tokens")
                 case Preview():
-                    _write(_beside(options.output, event.k), event.picture)
+                    _write(_beside(options.output, event.k), event.image)
                 case Generated():
                     tokens = event.tokens
         _progress("\n")
-        picture = client.decode(tokens, format)
-    _write(options.output, picture)
+        image = client.decode(tokens, format)
+    _write(options.output, image)
     if options.tokens is not None:
         options.tokens.write_bytes(tokens.to_bytes())
     name = "stdout" if options.output == "-" else options.output

@@ -1,11 +1,11 @@
-"""Whole datasets of pictures to shards of tokens, exactly once: `channeltok tokenize`, and the same from Python.
+"""Whole datasets of images to shards of tokens, exactly once: `channeltok tokenize`, and the same from Python.
 
-    source shard -> pictures -> [ engine ] -> rows and rejects -> token shard, renamed into place -> ledger
+    source shard -> images -> [ engine ] -> rows and rejects -> token shard, renamed into place -> ledger
 
 Needs the extra `batch`: `pip install "channeltok[batch]"`.
 """
 
-from channeltok.datasets.destination import CannotMix
+from channeltok.datasets.destination import DestinationMismatch
 from channeltok.datasets.detokenizing import Verified, detokenize, verify
 from channeltok.datasets.run import ShardFailed, Summary, TooManyRejects, tokenize
 from channeltok.datasets.shard import Engine
@@ -14,7 +14,7 @@ from channeltok.datasets.token_dataset import Batch, TokenDataset
 
 __all__ = [
     "Batch",
-    "CannotMix",
+    "DestinationMismatch",
     "Engine",
     "ShardFailed",
     "SourceError",

@@ -27,13 +27,13 @@ from channeltok.datasets.length_stats import Lengths
 FOLDER = ".channeltok"  # hidden: readers of the dataset pass it by
 
 
-class CannotMix(Exception):
+class DestinationMismatch(Exception):
     """The destination holds tokens that were made another way; the message says what differs."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What every row of a destination has in common. k: tokens a picture; None where `quality`, as text, decides them."""
+    """What every row of a destination has in common. k: tokens an image; None where `quality`, as text, decides them."""
 
     tokenizer: str
     fingerprint: str
@@ -45,7 +45,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Reject:
-    """A picture without tokens. offset: as in Sample. code, reason: as the service would answer."""
+    """An image without tokens. offset: as in Sample. code, reason: as the service would answer."""
 
     key: str
     source: str
@@ -69,7 +69,7 @@ class Destination:
     """A folder of token shards, on any file system that fsspec knows."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
-        """Raises CannotMix when something else lies there, OSError when it cannot be written."""
+        """Raises DestinationMismatch when something else lies there, OSError when it cannot be written."""
         self._fs, self._root = fsspec.url_to_fs(url)
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
@@ -96,7 +96,7 @@ class Destination:
             found = self._fs.find(self._root) if self._fs.exists(self._root) else []
             for stranger in (path for path in found if f"/{FOLDER}/" not in path):
                 name = posixpath.relpath(stranger, self._root)
-                raise CannotMix(
+                raise DestinationMismatch(
                     f"{url} holds {name}, which no run of ours made: take an empty folder"
                 ) from None
             self._put(path, _json(asdict(manifest)))
@@ -107,7 +107,7 @@ class Destination:
             if there.get(name) != value
         ]
         if differences:
-            raise CannotMix(
+            raise DestinationMismatch(
                 f"{url} was begun with {', '.join(differences)}: finish it that way, or take another folder"
             )
 

@@ -1,4 +1,4 @@
-"""Tokens back to pictures, and back to where they came from."""
+"""Tokens back to images, and back to where they came from."""
 
 import os
 import random
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from channeltok._messages import PictureFormat
+from channeltok._messages import ImageFormat
 from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import Shard, SourceError, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
@@ -19,15 +19,15 @@ SHARDS = 8  # that a verification reads at most
 
 
 class Decoder(Protocol):
-    """Whatever makes pictures of tokens: `channeltok.Client`, or an engine in this process."""
+    """Whatever makes images of tokens: `channeltok.Client`, or an engine in this process."""
 
     def decode_stream(
         self,
         tokens: Iterable[Tokens | bytes],
-        format: PictureFormat = "png",
+        format: ImageFormat = "png",
         tokenizer: str | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
-        """For each token sequence, in order, its picture or its error."""
+        """For each token sequence, in order, its image or its error."""
         ...
 
 
@@ -37,11 +37,11 @@ def detokenize(
     decoder: Decoder,
     *,
     k: int | None = None,
-    format: PictureFormat = "jpeg",
+    format: ImageFormat = "jpeg",
 ) -> int:
-    """A picture KEY.SUFFIX in `folder` for every row of the token shards at `source`; returns how many. k: None for all tokens.
+    """An image KEY.SUFFIX in `folder` for every row of the token shards at `source`; returns how many. k: None for all tokens.
 
-    Pictures that are there already are made again. Raises SourceError (also for a key that leads out of the folder), ValueError,
+    Images that are there already are made again. Raises SourceError (also for a key that leads out of the folder), ValueError,
     ChannelTokError, OSError.
     """
     dataset = TokenDataset(source, k)
@@ -54,27 +54,27 @@ def detokenize(
             yield one
 
     count = 0
-    for picture in decoder.decode_stream(tokens(), format):
+    for image in decoder.decode_stream(tokens(), format):
         key = keys.popleft()
-        if isinstance(picture, ChannelTokError):
-            raise picture
+        if isinstance(image, ChannelTokError):
+            raise image
         path = root / f"{key}.{'jpg' if format == 'jpeg' else format}"
         if root not in Path(os.path.normpath(path)).parents:
             raise SourceError(f"the key {key!r} leads out of {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        path.write_bytes(image)
         count += 1
     return count
 
 
 @dataclass
 class Verified:
-    """pictures: that were made into tokens again. different: keys whose tokens are others now, or whose picture is refused.
+    """images: that were made into tokens again. different: keys whose tokens are others now, or whose image is refused.
 
     missing: keys no longer in the source.
     """
 
-    pictures: int = 0
+    images: int = 0
     different: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -82,7 +82,7 @@ class Verified:
 def verify(
     source: str, destination: str, engine: Engine, *, sample: int = 100, seed: int = 0
 ) -> Verified:
-    """Make tokens of `sample` pictures again, of at most `SHARDS` shards, and compare. source: what `destination` was made of.
+    """Make tokens of `sample` images again, of at most `SHARDS` shards, and compare. source: what `destination` was made of.
 
     Raises SourceError, and ChannelTokError where the engine fails, or has another training.
     """
@@ -127,19 +127,19 @@ def _verify_shard(
         return
     keys: list[str] = []
 
-    def pictures() -> Generator[bytes, None, None]:
+    def images() -> Generator[bytes, None, None]:
         for sample in shard.samples():
             if sample.key in expected:
                 keys.append(sample.key)
-                yield sample.picture  # no bytes where it cannot be read any more: refused
+                yield sample.image  # no bytes where it cannot be read any more: refused
                 if len(keys) == len(expected):
                     return
 
     k = max((tokens.k for tokens in expected.values()), default=None)
-    for number, result in enumerate(engine.encode_stream(pictures(), k, tokenizer)):
+    for number, result in enumerate(engine.encode_stream(images(), k, tokenizer)):
         if isinstance(result, ChannelTokError) and not isinstance(result, (InvalidInput, TooLarge)):
             raise result
-        verified.pictures += 1
+        verified.images += 1
         due = expected[keys[number]]
         if isinstance(result, ChannelTokError) or result.prefix(due.k) != due:
             verified.different.append(keys[number])

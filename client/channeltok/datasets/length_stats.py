@@ -1,4 +1,4 @@
-"""How many tokens pictures got that were encoded to a quality, and what the same number for all would have cost."""
+"""How many tokens images got that were encoded to a quality, and what the same number for all would have cost."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _BYTES_PER_TOKEN = 2
 
 @dataclass
 class Sums:
-    """Over pictures: of their SSIM and their PSNR, and how many reach what was asked."""
+    """Over images: of their SSIM and their PSNR, and how many reach what was asked."""
 
     ssim: float = 0.0
     psnr: float = 0.0
@@ -29,15 +29,15 @@ class Sums:
 
 @dataclass
 class Lengths:
-    """pictures: k -> how many have so many tokens. chosen: of these pictures as they are. fixed: k -> had all of them k tokens."""
+    """images: k -> how many have so many tokens. chosen: of these images as they are. fixed: k -> had all of them k tokens."""
 
-    pictures: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
     chosen: Sums = field(default_factory=Sums)
     fixed: dict[int, Sums] = field(default_factory=dict)
 
     def add(self, tokens: Tokens, asked: Quality) -> None:
-        """One picture, of which `tokens.curve` is known."""
-        self.pictures[tokens.k] += 1
+        """One image, of which `tokens.curve` is known."""
+        self.images[tokens.k] += 1
         for one in tokens.curve:
             sums = Sums(one.ssim, one.psnr, int(asked.reached_by(one)))
             self.fixed.setdefault(one.k, Sums()).add(sums)
@@ -46,7 +46,7 @@ class Lengths:
 
     def merge(self, other: "Lengths") -> None:
         """Those of another shard."""
-        self.pictures.update(other.pictures)
+        self.images.update(other.images)
         self.chosen.add(other.chosen)
         for k, sums in other.fixed.items():
             self.fixed.setdefault(k, Sums()).add(sums)
@@ -54,14 +54,14 @@ class Lengths:
     def told(self) -> dict[str, Any]:
         """For a summary. bytes: of all ids.
 
-        as_alike, as_sure: had all pictures the same k, the k at which their mean SSIM is the same, and the one at which as many reach what
-        was asked; between two that were tried, by linear interpolation. saved: the share of its bytes that choosing k by picture does
+        as_alike, as_sure: had all images the same k, the k at which their mean SSIM is the same, and the one at which as many reach what
+        was asked; between two that were tried, by linear interpolation. saved: the share of its bytes that choosing k by image does
         without; negative where it takes more.
         """
-        count = self.pictures.total()
+        count = self.images.total()
         if not count:
             return {}
-        mean_k = sum(k * pictures for k, pictures in self.pictures.items()) / count
+        mean_k = sum(k * images for k, images in self.images.items()) / count
         tried = sorted(self.fixed)
 
         def same_for_all(measure: Callable[[Sums], float]) -> dict[str, float]:
@@ -83,7 +83,7 @@ class Lengths:
 
         return {
             "mean_k": mean_k,
-            "pictures_by_k": dict(sorted(self.pictures.items())),
+            "images_by_k": dict(sorted(self.images.items())),
             **mean(self.chosen),
             "bytes": round(_BYTES_PER_TOKEN * mean_k * count),
             "as_alike": same_for_all(lambda sums: sums.ssim),
@@ -94,10 +94,10 @@ class Lengths:
     def written(self) -> dict[str, Any]:
         """For a ledger; `read` takes it, through JSON too."""
         fixed = {k: asdict(sums) for k, sums in self.fixed.items()}
-        return {"pictures": dict(self.pictures), "chosen": asdict(self.chosen), "fixed": fixed}
+        return {"images": dict(self.images), "chosen": asdict(self.chosen), "fixed": fixed}
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Self:
-        pictures = Counter({int(k): count for k, count in written["pictures"].items()})
+        images = Counter({int(k): count for k, count in written["images"].items()})
         fixed = {int(k): Sums(**sums) for k, sums in written["fixed"].items()}
-        return cls(pictures, Sums(**written["chosen"]), fixed)
+        return cls(images, Sums(**written["chosen"]), fixed)

@@ -20,7 +20,7 @@ class Meter(Watcher):
         self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[None] | None = None
-        self._shards = self._done = self._pictures = self._rejects = 0
+        self._shards = self._done = self._images = self._rejects = 0
         self._seen: dict[str, int] = {}  # shard -> bytes of it that the bar has
         self._started = self._told = time.monotonic()
 
@@ -45,10 +45,10 @@ class Meter(Watcher):
         if done_before:
             self._line(f"{done_before} of {shards} shards were done before")
 
-    def advance(self, shard: Shard, source_bytes: int, pictures: int, rejects: int) -> None:
+    def advance(self, shard: Shard, source_bytes: int, images: int, rejects: int) -> None:
         """See Watcher."""
         with self._lock:
-            self._pictures += pictures
+            self._images += images
             self._rejects += rejects
             self._fill(shard, min(shard.size, self._seen.get(shard.name, 0) + source_bytes))
             if not self._terminal and time.monotonic() - self._told > LINE_SECONDS:
@@ -60,7 +60,7 @@ class Meter(Watcher):
             self._done += 1
             self._fill(shard, shard.size)
             if not self._terminal:
-                self._line(f"{shard.name}: {rows} pictures, {rejects} rejects; {self._state()}")
+                self._line(f"{shard.name}: {rows} images, {rejects} rejects; {self._state()}")
 
     def fail(self, shard: Shard, why: str, again: bool) -> None:
         """See Watcher."""
@@ -75,8 +75,8 @@ class Meter(Watcher):
         self._seen[shard.name] = seen
 
     def _state(self) -> str:
-        rate = self._pictures / max(time.monotonic() - self._started, 1e-9)
-        return f"{self._pictures:,} pictures, {rate:.0f}/s, {self._rejects} rejects, {self._done} of {self._shards} shards"
+        rate = self._images / max(time.monotonic() - self._started, 1e-9)
+        return f"{self._images:,} images, {rate:.0f}/s, {self._rejects} rejects, {self._done} of {self._shards} shards"
 
     def _line(self, text: str) -> None:
         self._told = time.monotonic()

@@ -22,7 +22,7 @@ AT_ONCE = 2  # shards: one is drained, read or written while the other keeps the
 
 
 class TooManyRejects(Exception):
-    """More pictures were refused than the run may leave out. What is finished stays; a higher limit goes on from there."""
+    """More images were refused than the run may leave out. What is finished stays; a higher limit goes on from there."""
 
 
 class ShardFailed(Exception):
@@ -31,7 +31,7 @@ class ShardFailed(Exception):
 
 @dataclass
 class Summary:
-    """What a run did. pictures, rejects: of all shards, those of earlier runs too. seconds: this run's. new_pictures: this run's rows.
+    """What a run did. images, rejects: of all shards, those of earlier runs too. seconds: this run's. new_images: this run's rows.
 
     failed: source shard -> why. lengths: where a quality decides k, what came of it (see Lengths.told).
     """
@@ -42,8 +42,8 @@ class Summary:
     quality: str | None
     shards: int
     done_before: int = 0
-    pictures: int = 0
-    new_pictures: int = 0
+    images: int = 0
+    new_images: int = 0
     rejects: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
@@ -56,8 +56,8 @@ class Watcher:
     def begin(self, shards: int, done_before: int, source_bytes: int) -> None:
         """Of `shards`, `done_before` were done by earlier runs; source_bytes: of the others."""
 
-    def advance(self, shard: Shard, source_bytes: int, pictures: int, rejects: int) -> None:
-        """So many more of the shard's bytes, tokenized pictures and rejects."""
+    def advance(self, shard: Shard, source_bytes: int, images: int, rejects: int) -> None:
+        """So many more of the shard's bytes, tokenized images and rejects."""
 
     def finish(self, shard: Shard, rows: int, rejects: int) -> None:
         """A shard is in its place."""
@@ -79,13 +79,13 @@ def tokenize(
     watcher: Watcher | None = None,
     cluster: "Cluster | None" = None,
 ) -> Summary:
-    """Every picture of `source` to its first k tokens in `destination`, both paths or URLs; goes on where an earlier run stopped.
+    """Every image of `source` to its first k tokens in `destination`, both paths or URLs; goes on where an earlier run stopped.
 
-    engines: shards are spread over them. k: None for all tokens. quality: instead of k, decides it picture by picture.
-    container: "parquet" or "webdataset". max_rejects: pictures that may have no tokens; None for any number.
+    engines: shards are spread over them. k: None for all tokens. quality: instead of k, decides it image by image.
+    container: "parquet" or "webdataset". max_rejects: images that may have no tokens; None for any number.
     cluster: a Ray cluster whose workers, with engines of their own, do the shards; `engines` then only tell which tokenizer it is.
 
-    Raises SourceError, CannotMix, TooManyRejects, ShardFailed, ChannelTokError (the engine cannot be asked at all), and ValueError for
+    Raises SourceError, DestinationMismatch, TooManyRejects, ShardFailed, ChannelTokError (the engine cannot be asked at all), and ValueError for
     a k or a tokenizer that the engine does not have, and for a k beside a quality.
     """
     started = time.monotonic()
@@ -96,9 +96,9 @@ def tokenize(
             "k says how many tokens to keep, and so does a quality: ask for one of them"
         )
     if quality is None and k is None:
-        k = info.channels
-    if k is not None and not 1 <= k <= info.channels:
-        raise ValueError(f"k is 1 to {info.channels} for tokenizer {info.name!r}, not {k}")
+        k = info.max_tokens
+    if k is not None and not 1 <= k <= info.max_tokens:
+        raise ValueError(f"k is 1 to {info.max_tokens} for tokenizer {info.name!r}, not {k}")
     asked = None if quality is None else str(quality)
     place = Destination(destination, Manifest(info.name, info.fingerprint, k, container, asked))
     watcher = watcher or Watcher()
@@ -123,7 +123,7 @@ def tokenize(
         elif left:
             run.work_on(cluster, left)
     finally:
-        summary.pictures, summary.new_pictures = run.pictures, run.new_pictures
+        summary.images, summary.new_images = run.images, run.new_images
         rejects = run.all_rejects()
         summary.rejects, summary.failed, summary.lengths = (
             len(rejects),
@@ -146,7 +146,7 @@ class _Run:
     """What the threads of a run share."""
 
     def __init__(self, job: Job, max_rejects: int | None, watcher: Watcher) -> None:
-        self.pictures = self.new_pictures = 0
+        self.images = self.new_images = 0
         self.rejects: list[Reject] = []
         self.failed: dict[str, str] = {}
         self.lengths = Lengths()
@@ -159,7 +159,7 @@ class _Run:
 
     def count(self, entry: Entry) -> None:
         """A shard that is done."""
-        self.pictures += entry.rows
+        self.images += entry.rows
         self.rejects += entry.rejects
         if entry.lengths is not None:
             self.lengths.merge(entry.lengths)
@@ -212,7 +212,7 @@ class _Run:
         with self._lock:
             self._under_way.pop(shard.name, None)
             self.count(entry)
-            self.new_pictures += entry.rows
+            self.new_images += entry.rows
         self._watcher.finish(shard, entry.rows, len(entry.rejects))
 
     def _do(self, shard: Shard, engine: Engine) -> Entry:
@@ -236,7 +236,7 @@ class _Run:
             rejects = self.all_rejects()
             last = f"{rejects[-1].key} in {rejects[-1].source}: {rejects[-1].reason}"
             raise TooManyRejects(
-                f"{len(rejects)} pictures were refused, and {self._max_rejects} are allowed; the last one: {last}"
+                f"{len(rejects)} images were refused, and {self._max_rejects} are allowed; the last one: {last}"
             )
 
 

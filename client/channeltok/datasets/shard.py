@@ -1,4 +1,4 @@
-"""One shard from its pictures to its place: the same wherever it is done, in a thread here or on another machine."""
+"""One shard from its images to its place: the same wherever it is done, in a thread here or on another machine."""
 
 import io
 import time
@@ -22,7 +22,7 @@ ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, 
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
 Each = Callable[
     [int, Reject | None], None
-]  # told of each picture: its bytes, and why it has no tokens
+]  # told of each image: its bytes, and why it has no tokens
 
 
 class Engine(Protocol):
@@ -34,13 +34,13 @@ class Engine(Protocol):
 
     def encode_stream(
         self,
-        pictures: Iterable[bytes],
+        images: Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        """For each picture, in order, its tokens or its error. Safe to call from several threads."""
+        """For each image, in order, its tokens or its error. Safe to call from several threads."""
         ...
 
 
@@ -82,7 +82,7 @@ class Job:
     ) -> Entry:
         """Tokenize a shard and put it in its place. Calling it again does no harm.
 
-        Raises SourceError, ChannelTokError where the engine fails (only what is wrong with a picture makes a reject), OSError.
+        Raises SourceError, ChannelTokError where the engine fails (only what is wrong with an image makes a reject), OSError.
         """
         rows, rejects = self._tokenized(shard, engine, each)
         lengths = None
@@ -103,17 +103,17 @@ class Job:
 
         def refuse(sample: Sample, code: str, reason: str) -> None:
             rejects.append(Reject(sample.key, shard.path, sample.offset, code, reason))
-            each(len(sample.picture), rejects[-1])
+            each(len(sample.image), rejects[-1])
 
-        def pictures() -> Iterator[bytes]:
+        def images() -> Iterator[bytes]:
             for sample in shard.samples():
                 if sample.refusal:
                     refuse(sample, "UNREADABLE", sample.refusal)
                 else:
-                    sent.append((sample, _size(sample.picture)))
-                    yield sample.picture
+                    sent.append((sample, _size(sample.image)))
+                    yield sample.image
 
-        for result in engine.encode_stream(pictures(), self.k, info.name, quality=self.quality):
+        for result in engine.encode_stream(images(), self.k, info.name, quality=self.quality):
             sample, (width, height) = sent.popleft()
             if isinstance(result, (InvalidInput, TooLarge)):
                 refuse(sample, result.code, result.message)
@@ -135,14 +135,14 @@ class Job:
                         height,
                     )
                 )
-                each(len(sample.picture), None)
+                each(len(sample.image), None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
 
 
-def _size(picture: bytes) -> tuple[int, int]:
-    """Width and height as the header says; 0, 0 for what is no picture, which the engine will say better."""
+def _size(image: bytes) -> tuple[int, int]:
+    """Width and height as the header says; 0, 0 for what is no image, which the engine will say better."""
     try:
-        with Image.open(io.BytesIO(picture)) as image:
-            return image.size
+        with Image.open(io.BytesIO(image)) as opened:
+            return opened.size
     except Exception:
         return 0, 0

@@ -1,7 +1,7 @@
-"""Where pictures come from: folder trees, WebDataset tars and Parquet files, on any file system that fsspec knows.
+"""Where images come from: folder trees, WebDataset tars and Parquet files, on any file system that fsspec knows.
 
 A source falls into shards by its own layout alone, the same for every run and machine: each tar and each Parquet file is one, and loose
-pictures make shards of `FOLDER_SHARD` in the order of their paths.
+images make shards of `FOLDER_SHARD` in the order of their paths.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FOLDER_SHARD = 1000
-MAX_PICTURE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
-# What people take for a picture. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
+MAX_IMAGE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
+# What people take for an image. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
 READ = ("jpg", "jpeg", "jpe", "jfif", "png", "webp")
 NOT_READ = [
     "avif",
@@ -43,25 +43,25 @@ SUFFIXES = frozenset([*READ, *NOT_READ])
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 KEY_COLUMNS = ("key", "__key__")
-_PARQUET_BATCH = 64  # rows of pictures in memory at once
+_PARQUET_BATCH = 64  # rows of images in memory at once
 
 
 class SourceError(Exception):
-    """The source is not there, holds no pictures, or a shard of it cannot be read; the message says which and why."""
+    """The source is not there, holds no images, or a shard of it cannot be read; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a shard. key: unique in the shard. label: its class, where the source names one.
+    """One image of a shard. key: unique in the shard. label: its class, where the source names one.
 
     offset: where it is: the byte of a tar at which its header begins, the row of a Parquet file, the place among a folder shard's files.
-    refusal: why there is no `picture`; empty where there is one.
+    refusal: why there is no `image`; empty where there is one.
     """
 
     key: str
     offset: int
     label: str | None
-    picture: bytes
+    image: bytes
     refusal: str = ""
 
 
@@ -78,7 +78,7 @@ class Shard(ABC):
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """All pictures, in the order of the source. Raises SourceError or OSError where the shard itself cannot be read."""
+        """All images, in the order of the source. Raises SourceError or OSError where the shard itself cannot be read."""
 
 
 class _Member(tarfile.TarInfo):
@@ -110,13 +110,13 @@ class Tar(Shard):
             raise SourceError(f"{self.path}: the tar is damaged: {error}") from error
 
     def _grouped(self, tar: tarfile.TarFile) -> Iterator[Sample]:
-        key, pictures, label = "", list[tuple[tarfile.TarInfo, bytes]](), ""
+        key, images, label = "", list[tuple[tarfile.TarInfo, bytes]](), ""
 
         def finished() -> Iterator[Sample]:
-            for number, (member, data) in enumerate(pictures):
+            for number, (member, data) in enumerate(images):
                 refusal = _too_large(member.size)
                 if number:
-                    refusal = f"{pictures[0][0].name} is the picture of this sample already"
+                    refusal = f"{images[0][0].name} is the image of this sample already"
                 name = f"{key}#{number}" if number else key
                 yield Sample(
                     name,
@@ -133,17 +133,17 @@ class Tar(Shard):
             stem, _, suffix = base.partition(".")
             if posixpath.join(folder, stem) != key:
                 yield from finished()
-                key, pictures, label = posixpath.join(folder, stem), [], ""
+                key, images, label = posixpath.join(folder, stem), [], ""
             kind = suffix.rpartition(".")[2].lower()
             if kind in SUFFIXES:
-                pictures.append((member, b"" if _too_large(member.size) else _content(tar, member)))
+                images.append((member, b"" if _too_large(member.size) else _content(tar, member)))
             elif kind == "cls" and member.size < 1000:
                 label = _content(tar, member).decode(errors="replace").strip()
         yield from finished()
 
 
 class Parquet(Shard):
-    """A Parquet file with a column of pictures: bytes, or the Hugging Face layout {bytes, path}."""
+    """A Parquet file with a column of images: bytes, or the Hugging Face layout {bytes, path}."""
 
     def samples(self) -> Iterator[Sample]:
         try:
@@ -154,26 +154,26 @@ class Parquet(Shard):
 
     def _rows(self, file: pq.ParquetFile) -> Iterator[Sample]:
         names = file.schema_arrow.names
-        image = next((name for name in IMAGE_COLUMNS if name in names), None)
-        if image is None:
+        column = next((name for name in IMAGE_COLUMNS if name in names), None)
+        if column is None:
             has, wanted = ", ".join(names), ", ".join(IMAGE_COLUMNS)
             raise SourceError(
-                f"{self.path}: no column of pictures: it has {has}, and pictures are looked for in {wanted}"
+                f"{self.path}: no column of images: it has {has}, and images are looked for in {wanted}"
             )
         label = next((name for name in LABEL_COLUMNS if name in names), None)
         key = next((name for name in KEY_COLUMNS if name in names), None)
         row = 0
         for batch in file.iter_batches(
-            _PARQUET_BATCH, columns=[name for name in (image, label, key) if name]
+            _PARQUET_BATCH, columns=[name for name in (column, label, key) if name]
         ):
             for values in batch.to_pylist():
-                picture = values[image]
-                if isinstance(picture, dict):
-                    picture = picture.get("bytes")
+                image = values[column]
+                if isinstance(image, dict):
+                    image = image.get("bytes")
                 refusal = (
-                    "the row has no picture bytes"
-                    if not isinstance(picture, bytes)
-                    else _too_large(len(picture))
+                    "the row has no image bytes"
+                    if not isinstance(image, bytes)
+                    else _too_large(len(image))
                 )
                 given = values[key] if key else None
                 yield Sample(
@@ -182,14 +182,14 @@ class Parquet(Shard):
                     else f"{posixpath.basename(self.name)}/{row:08d}",
                     row,
                     str(values[label]) if label and values[label] is not None else None,
-                    b"" if refusal else picture,
+                    b"" if refusal else image,
                     refusal,
                 )
                 row += 1
 
 
 class Folder(Shard):
-    """Loose pictures: (key, path, size) each."""
+    """Loose images: (key, path, size) each."""
 
     def __init__(self, fs: Any, root: str, name: str, files: list[tuple[str, str, int]]) -> None:
         listing = "\n".join(f"{key}\t{size}" for key, _, size in files)
@@ -209,16 +209,16 @@ class Folder(Shard):
             if key in keys:
                 key, refusal = (
                     posixpath.relpath(path, self._path),
-                    f"another picture is called {key} already",
+                    f"another image is called {key} already",
                 )
             keys.add(key)
-            picture = b""
+            image = b""
             if not refusal:
                 try:
-                    picture = self._fs.cat_file(path)
+                    image = self._fs.cat_file(path)
                 except (FileNotFoundError, PermissionError) as error:
                     refusal = f"the file cannot be read: {error.strerror or error}"
-            yield Sample(key, number, posixpath.dirname(key) or None, picture, refusal)
+            yield Sample(key, number, posixpath.dirname(key) or None, image, refusal)
 
 
 def find_shards(source: str) -> list[Shard]:
@@ -249,12 +249,10 @@ def find_shards(source: str) -> list[Shard]:
         elif kind in SUFFIXES:
             loose.append((base, path, size))
     for number, start in enumerate(range(0, len(loose), FOLDER_SHARD)):
-        shards.append(
-            Folder(fs, root, f"pictures-{number:05d}", loose[start : start + FOLDER_SHARD])
-        )
+        shards.append(Folder(fs, root, f"images-{number:05d}", loose[start : start + FOLDER_SHARD]))
     if not shards:
         raise SourceError(
-            f"{source}: no pictures there: no .tar, no .parquet, and no file that ends like a picture's"
+            f"{source}: no images there: no .tar, no .parquet, and no file that ends like an image's"
         )
     most, times = Counter(shard.name for shard in shards).most_common(1)[0]
     if times > 1:
@@ -282,7 +280,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _too_large(size: int) -> str:
     return (
-        f"the picture has {size:,} bytes; at most {MAX_PICTURE_BYTES:,} are allowed"
-        if size > MAX_PICTURE_BYTES
+        f"the image has {size:,} bytes; at most {MAX_IMAGE_BYTES:,} are allowed"
+        if size > MAX_IMAGE_BYTES
         else ""
     )

@@ -1,4 +1,4 @@
-"""Tokens of a finished destination, for whoever trains on them or wants the pictures back."""
+"""Tokens of a finished destination, for whoever trains on them or wants the images back."""
 
 import posixpath
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens: int64 [n, k], coarse to fine; -1 where a picture has fewer.
+    """tokens: int64 [n, k], coarse to fine; -1 where an image has fewer.
 
     labels: int64 [n], places in `TokenDataset.classes`; -1 where there is none.
     """
@@ -34,7 +34,7 @@ class Batch:
 class TokenDataset:
     """The Parquet shards of `channeltok tokenize`, a path or URL, at any budget up to the one they were made with.
 
-    k: tokens a picture; None for all there are. The first k are the tokens at the budget k, so nothing is written anew for a smaller one.
+    k: tokens an image; None for all there are. The first k are the tokens at the budget k, so nothing is written anew for a smaller one.
     Raises SourceError when no token shards are there, ValueError for a k that they do not have.
     """
 
@@ -66,13 +66,13 @@ class TokenDataset:
         return sorted(label for label in labels if label is not None)
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Images."""
         return sum(self._metadata(shard).num_rows for shard in self.shards)
 
     def batches(
         self, size: int, *, seed: int | None = None, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
-        """Once through, `size` pictures at a time (the last may be fewer).
+        """Once through, `size` images at a time (the last may be fewer).
 
         seed: mixes the shards, and the rows of each; another one for each epoch. None keeps the order.
         part: (i, n) is the i-th of n equal parts, for n processes; each has about as many rows of every shard.
@@ -80,7 +80,7 @@ class TokenDataset:
         index, parts = part
         if not 0 <= index < parts or size < 1:
             raise ValueError(
-                f"a part is (i, n) with 0 <= i < n, and a batch has at least 1 picture, not {part} and {size}"
+                f"a part is (i, n) with 0 <= i < n, and a batch has at least 1 image, not {part} and {size}"
             )
         chance = None if seed is None else np.random.default_rng(seed)
         order = (
@@ -108,7 +108,7 @@ class TokenDataset:
             yield left
 
     def rows(self) -> Iterator[tuple[str, Tokens]]:
-        """key and tokens of every picture, in order."""
+        """key and tokens of every image, in order."""
         for shard in self.shards:
             yield from self.rows_of(shard)
 

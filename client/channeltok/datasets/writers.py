@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from channeltok.quality import Measured
+from channeltok.quality import QualityPoint
 from channeltok.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of one picture, and where it came from.
+    """Tokens of one image, and where it came from.
 
-    source, offset: shard, and place in it. width, height: of the picture, pixels, before its EXIF turn.
+    source, offset: shard, and place in it. width, height: of the image, pixels, before its EXIF turn.
     """
 
     key: str
@@ -118,7 +118,7 @@ def webdataset(rows: list[Row], k: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def _reached(tokens: Tokens) -> Measured:
+def _reached(tokens: Tokens) -> QualityPoint:
     return next(one for one in tokens.curve if one.k == tokens.k)
 
 

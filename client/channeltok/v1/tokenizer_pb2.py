@@ -25,26 +25,26 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hanneltok/v1/tokenizer.proto\x12\rchanneltok.v1\x1a\x17google/rpc/status.proto\"\x83\x01\n\rEncodeRequest\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12,\n\x07quality\x18\x04 \x01(\x0b\x32\x16.channeltok.v1.QualityH\x01\x88\x01\x01\x42\x04\n\x02_kB\n\n\x08_quality\"\x97\x01\n\x07Quality\x12\x11\n\x04ssim\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04psnr\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0essim_per_token\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x07\n\x05_ssimB\x07\n\x05_psnrB\x0c\n\n_max_bytesB\x11\n\x0f_ssim_per_token\"1\n\x08Measured\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0c\n\x04ssim\x18\x02 \x01(\x01\x12\x0c\n\x04psnr\x18\x03 \x01(\x01\"\xb5\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12&\n\x05\x63urve\x18\x07 \x03(\x0b\x32\x17.channeltok.v1.Measured\"`\n\rDecodeRequest\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\"\xa7\x01\n\x0e\x44\x65\x63odeResponse\x12\x0f\n\x07picture\x18\x01 \x01(\x0c\x12,\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1c.channeltok.v1.PictureFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\t\n\x01k\x18\x04 \x01(\r\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x02\"P\n\x13\x45ncodeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.EncodeRequest\"\x84\x01\n\x14\x45ncodeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.EncodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"P\n\x13\x44\x65\x63odeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.DecodeRequest\"\x84\x01\n\x14\x44\x65\x63odeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x17\n\x15ListTokenizersRequest\"J\n\x16ListTokenizersResponse\x12\x30\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.TokenizerInfo\"\xa2\x01\n\rTokenizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\x12\x16\n\x0e\x62its_per_token\x18\x05 \x01(\r\x12\x14\n\x0cpicture_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x07 \x03(\r\x12\r\n\x05\x63odes\x18\x08 \x01(\r\"\x8a\x02\n\x0fGenerateRequest\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x12\n\nclass_name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\x0c\x12\x0e\n\x01k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x03\x88\x01\x01\x12\x10\n\x08previews\x18\x08 \x03(\r\x12\x34\n\x0epreview_format\x18\t \x01(\x0e\x32\x1c.channeltok.v1.PictureFormatB\x04\n\x02_kB\x07\n\x05_seedB\x0e\n\x0c_temperatureB\x08\n\x06_top_k\"\xde\x01\n\x10GenerateResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .channeltok.v1.GenerationStartedH\x00\x12*\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.channeltok.v1.NewTokensH\x00\x12)\n\x07preview\x18\x03 \x01(\x0b\x32\x16.channeltok.v1.PreviewH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.channeltok.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"g\n\x11GenerationStarted\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x11\n\ttokenizer\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\t\n\x01k\x18\x05 \x01(\r\"\'\n\tNewTokens\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\"%\n\x07Preview\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0f\n\x07picture\x18\x02 \x01(\x0c\"^\n\x12GenerationFinished\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\"\x17\n\x15ListGeneratorsRequest\"J\n\x16ListGeneratorsResponse\x12\x30\n\ngenerators\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.GeneratorInfo\"\x97\x01\n\rGeneratorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x1d\n\x15generator_fingerprint\x18\x03 \x01(\t\x12\x11\n\ttokenizer\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t*y\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12PICTURE_FORMAT_PNG\x10\x01\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x02\x12\x17\n\x13PICTURE_FORMAT_WEBP\x10\x03\x32\xe0\x04\n\tTokenizer\x12\x45\n\x06\x45ncode\x12\x1c.channeltok.v1.EncodeRequest\x1a\x1d.channeltok.v1.EncodeResponse\x12\x45\n\x06\x44\x65\x63ode\x12\x1c.channeltok.v1.DecodeRequest\x1a\x1d.channeltok.v1.DecodeResponse\x12[\n\x0c\x45ncodeStream\x12\".channeltok.v1.EncodeStreamRequest\x1a#.channeltok.v1.EncodeStreamResponse(\x01\x30\x01\x12[\n\x0c\x44\x65\x63odeStream\x12\".channeltok.v1.DecodeStreamRequest\x1a#.channeltok.v1.DecodeStreamResponse(\x01\x30\x01\x12]\n\x0eListTokenizers\x12$.channeltok.v1.ListTokenizersRequest\x1a%.channeltok.v1.ListTokenizersResponse\x12M\n\x08Generate\x12\x1e.channeltok.v1.GenerateRequest\x1a\x1f.channeltok.v1.GenerateResponse0\x01\x12]\n\x0eListGenerators\x12$.channeltok.v1.ListGeneratorsRequest\x1a%.channeltok.v1.ListGeneratorsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hanneltok/v1/tokenizer.proto\x12\rchanneltok.v1\x1a\x17google/rpc/status.proto\"\x81\x01\n\rEncodeRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0e\n\x01k\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12,\n\x07quality\x18\x04 \x01(\x0b\x32\x16.channeltok.v1.QualityH\x01\x88\x01\x01\x42\x04\n\x02_kB\n\n\x08_quality\"\x97\x01\n\x07Quality\x12\x11\n\x04ssim\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04psnr\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0essim_per_token\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x07\n\x05_ssimB\x07\n\x05_psnrB\x0c\n\n_max_bytesB\x11\n\x0f_ssim_per_token\"5\n\x0cQualityPoint\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0c\n\x04ssim\x18\x02 \x01(\x01\x12\x0c\n\x04psnr\x18\x03 \x01(\x01\"\xb9\x01\n\x0e\x45ncodeResponse\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\t\n\x01k\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\x0c\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12*\n\x05\x63urve\x18\x07 \x03(\x0b\x32\x1b.channeltok.v1.QualityPoint\"^\n\rDecodeRequest\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12*\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.channeltok.v1.ImageFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\"\xa3\x01\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05image\x18\x01 \x01(\x0c\x12*\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.channeltok.v1.ImageFormat\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\t\n\x01k\x18\x04 \x01(\r\x12(\n\x06stages\x18\x05 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x02\"P\n\x13\x45ncodeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.EncodeRequest\"\x84\x01\n\x14\x45ncodeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.EncodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"P\n\x13\x44\x65\x63odeStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.channeltok.v1.DecodeRequest\"\x84\x01\n\x14\x44\x65\x63odeStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.channeltok.v1.DecodeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x17\n\x15ListTokenizersRequest\"J\n\x16ListTokenizersResponse\x12\x30\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.TokenizerInfo\"\xa7\x01\n\rTokenizerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x16\n\x0e\x62its_per_token\x18\x05 \x01(\r\x12\x12\n\nimage_size\x18\x06 \x01(\r\x12\x0f\n\x07\x62udgets\x18\x07 \x03(\r\x12\x12\n\nvocab_size\x18\x08 \x01(\r\"\x88\x02\n\x0fGenerateRequest\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x12\n\nclass_name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\x0c\x12\x0e\n\x01k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x03\x88\x01\x01\x12\x10\n\x08previews\x18\x08 \x03(\r\x12\x32\n\x0epreview_format\x18\t \x01(\x0e\x32\x1a.channeltok.v1.ImageFormatB\x04\n\x02_kB\x07\n\x05_seedB\x0e\n\x0c_temperatureB\x08\n\x06_top_k\"\xde\x01\n\x10GenerateResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .channeltok.v1.GenerationStartedH\x00\x12*\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.channeltok.v1.NewTokensH\x00\x12)\n\x07preview\x18\x03 \x01(\x0b\x32\x16.channeltok.v1.PreviewH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.channeltok.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"g\n\x11GenerationStarted\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\x11\n\ttokenizer\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\t\n\x01k\x18\x05 \x01(\r\"\'\n\tNewTokens\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\"#\n\x07Preview\x12\t\n\x01k\x18\x01 \x01(\r\x12\r\n\x05image\x18\x02 \x01(\x0c\"^\n\x12GenerationFinished\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.channeltok.v1.StageTime\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\"\x17\n\x15ListGeneratorsRequest\"J\n\x16ListGeneratorsResponse\x12\x30\n\ngenerators\x18\x01 \x03(\x0b\x32\x1c.channeltok.v1.GeneratorInfo\"\x99\x01\n\rGeneratorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x1d\n\x15generator_fingerprint\x18\x03 \x01(\t\x12\x11\n\ttokenizer\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t*o\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x01\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x02\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x03\x32\xe0\x04\n\tTokenizer\x12\x45\n\x06\x45ncode\x12\x1c.channeltok.v1.EncodeRequest\x1a\x1d.channeltok.v1.EncodeResponse\x12\x45\n\x06\x44\x65\x63ode\x12\x1c.channeltok.v1.DecodeRequest\x1a\x1d.channeltok.v1.DecodeResponse\x12[\n\x0c\x45ncodeStream\x12\".channeltok.v1.EncodeStreamRequest\x1a#.channeltok.v1.EncodeStreamResponse(\x01\x30\x01\x12[\n\x0c\x44\x65\x63odeStream\x12\".channeltok.v1.DecodeStreamRequest\x1a#.channeltok.v1.DecodeStreamResponse(\x01\x30\x01\x12]\n\x0eListTokenizers\x12$.channeltok.v1.ListTokenizersRequest\x1a%.channeltok.v1.ListTokenizersResponse\x12M\n\x08Generate\x12\x1e.channeltok.v1.GenerateRequest\x1a\x1f.channeltok.v1.GenerateResponse0\x01\x12]\n\x0eListGenerators\x12$.channeltok.v1.ListGeneratorsRequest\x1a%.channeltok.v1.ListGeneratorsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'channeltok.v1.tokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PICTUREFORMAT']._serialized_start=2639
-  _globals['_PICTUREFORMAT']._serialized_end=2760
+  _globals['_IMAGEFORMAT']._serialized_start=2642
+  _globals['_IMAGEFORMAT']._serialized_end=2753
   _globals['_ENCODEREQUEST']._serialized_start=74
-  _globals['_ENCODEREQUEST']._serialized_end=205
-  _globals['_QUALITY']._serialized_start=208
-  _globals['_QUALITY']._serialized_end=359
-  _globals['_MEASURED']._serialized_start=361
-  _globals['_MEASURED']._serialized_end=410
-  _globals['_ENCODERESPONSE']._serialized_start=413
-  _globals['_ENCODERESPONSE']._serialized_end=594
-  _globals['_DECODEREQUEST']._serialized_start=596
-  _globals['_DECODEREQUEST']._serialized_end=692
-  _globals['_DECODERESPONSE']._serialized_start=695
+  _globals['_ENCODEREQUEST']._serialized_end=203
+  _globals['_QUALITY']._serialized_start=206
+  _globals['_QUALITY']._serialized_end=357
+  _globals['_QUALITYPOINT']._serialized_start=359
+  _globals['_QUALITYPOINT']._serialized_end=412
+  _globals['_ENCODERESPONSE']._serialized_start=415
+  _globals['_ENCODERESPONSE']._serialized_end=600
+  _globals['_DECODEREQUEST']._serialized_start=602
+  _globals['_DECODEREQUEST']._serialized_end=696
+  _globals['_DECODERESPONSE']._serialized_start=699
   _globals['_DECODERESPONSE']._serialized_end=862
   _globals['_STAGETIME']._serialized_start=864
   _globals['_STAGETIME']._serialized_end=907
@@ -61,25 +61,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=1368
   _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=1442
   _globals['_TOKENIZERINFO']._serialized_start=1445
-  _globals['_TOKENIZERINFO']._serialized_end=1607
-  _globals['_GENERATEREQUEST']._serialized_start=1610
-  _globals['_GENERATEREQUEST']._serialized_end=1876
-  _globals['_GENERATERESPONSE']._serialized_start=1879
-  _globals['_GENERATERESPONSE']._serialized_end=2101
-  _globals['_GENERATIONSTARTED']._serialized_start=2103
-  _globals['_GENERATIONSTARTED']._serialized_end=2206
-  _globals['_NEWTOKENS']._serialized_start=2208
-  _globals['_NEWTOKENS']._serialized_end=2247
-  _globals['_PREVIEW']._serialized_start=2249
-  _globals['_PREVIEW']._serialized_end=2286
-  _globals['_GENERATIONFINISHED']._serialized_start=2288
-  _globals['_GENERATIONFINISHED']._serialized_end=2382
-  _globals['_LISTGENERATORSREQUEST']._serialized_start=2384
-  _globals['_LISTGENERATORSREQUEST']._serialized_end=2407
-  _globals['_LISTGENERATORSRESPONSE']._serialized_start=2409
-  _globals['_LISTGENERATORSRESPONSE']._serialized_end=2483
-  _globals['_GENERATORINFO']._serialized_start=2486
-  _globals['_GENERATORINFO']._serialized_end=2637
-  _globals['_TOKENIZER']._serialized_start=2763
-  _globals['_TOKENIZER']._serialized_end=3371
+  _globals['_TOKENIZERINFO']._serialized_end=1612
+  _globals['_GENERATEREQUEST']._serialized_start=1615
+  _globals['_GENERATEREQUEST']._serialized_end=1879
+  _globals['_GENERATERESPONSE']._serialized_start=1882
+  _globals['_GENERATERESPONSE']._serialized_end=2104
+  _globals['_GENERATIONSTARTED']._serialized_start=2106
+  _globals['_GENERATIONSTARTED']._serialized_end=2209
+  _globals['_NEWTOKENS']._serialized_start=2211
+  _globals['_NEWTOKENS']._serialized_end=2250
+  _globals['_PREVIEW']._serialized_start=2252
+  _globals['_PREVIEW']._serialized_end=2287
+  _globals['_GENERATIONFINISHED']._serialized_start=2289
+  _globals['_GENERATIONFINISHED']._serialized_end=2383
+  _globals['_LISTGENERATORSREQUEST']._serialized_start=2385
+  _globals['_LISTGENERATORSREQUEST']._serialized_end=2408
+  _globals['_LISTGENERATORSRESPONSE']._serialized_start=2410
+  _globals['_LISTGENERATORSRESPONSE']._serialized_end=2484
+  _globals['_GENERATORINFO']._serialized_start=2487
+  _globals['_GENERATORINFO']._serialized_end=2640
+  _globals['_TOKENIZER']._serialized_start=2756
+  _globals['_TOKENIZER']._serialized_end=3364
 # @@protoc_insertion_point(module_scope)

@@ -8,28 +8,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class PictureFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class ImageFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    PICTURE_FORMAT_UNSPECIFIED: _ClassVar[PictureFormat]
-    PICTURE_FORMAT_PNG: _ClassVar[PictureFormat]
-    PICTURE_FORMAT_JPEG: _ClassVar[PictureFormat]
-    PICTURE_FORMAT_WEBP: _ClassVar[PictureFormat]
-PICTURE_FORMAT_UNSPECIFIED: PictureFormat
-PICTURE_FORMAT_PNG: PictureFormat
-PICTURE_FORMAT_JPEG: PictureFormat
-PICTURE_FORMAT_WEBP: PictureFormat
+    IMAGE_FORMAT_UNSPECIFIED: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_PNG: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_JPEG: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_WEBP: _ClassVar[ImageFormat]
+IMAGE_FORMAT_UNSPECIFIED: ImageFormat
+IMAGE_FORMAT_PNG: ImageFormat
+IMAGE_FORMAT_JPEG: ImageFormat
+IMAGE_FORMAT_WEBP: ImageFormat
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("picture", "k", "tokenizer", "quality")
-    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("image", "k", "tokenizer", "quality")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
-    picture: bytes
+    image: bytes
     k: int
     tokenizer: str
     quality: Quality
-    def __init__(self, picture: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
+    def __init__(self, image: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
 
 class Quality(_message.Message):
     __slots__ = ("ssim", "psnr", "max_bytes", "ssim_per_token")
@@ -43,7 +43,7 @@ class Quality(_message.Message):
     ssim_per_token: float
     def __init__(self, ssim: _Optional[float] = ..., psnr: _Optional[float] = ..., max_bytes: _Optional[int] = ..., ssim_per_token: _Optional[float] = ...) -> None: ...
 
-class Measured(_message.Message):
+class QualityPoint(_message.Message):
     __slots__ = ("k", "ssim", "psnr")
     K_FIELD_NUMBER: _ClassVar[int]
     SSIM_FIELD_NUMBER: _ClassVar[int]
@@ -68,8 +68,8 @@ class EncodeResponse(_message.Message):
     tokens: bytes
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     engine: str
-    curve: _containers.RepeatedCompositeFieldContainer[Measured]
-    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ..., curve: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ...) -> None: ...
+    curve: _containers.RepeatedCompositeFieldContainer[QualityPoint]
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ..., curve: _Optional[_Iterable[_Union[QualityPoint, _Mapping]]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("tokens", "format", "tokenizer")
@@ -77,25 +77,25 @@ class DecodeRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     tokens: bytes
-    format: PictureFormat
+    format: ImageFormat
     tokenizer: str
-    def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ...) -> None: ...
+    def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., tokenizer: _Optional[str] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("picture", "format", "tokenizer", "k", "stages", "engine")
-    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("image", "format", "tokenizer", "k", "stages", "engine")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
-    picture: bytes
-    format: PictureFormat
+    image: bytes
+    format: ImageFormat
     tokenizer: str
     k: int
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     engine: str
-    def __init__(self, picture: _Optional[bytes] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
+    def __init__(self, image: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class StageTime(_message.Message):
     __slots__ = ("stage", "seconds")
@@ -152,24 +152,24 @@ class ListTokenizersResponse(_message.Message):
     def __init__(self, tokenizers: _Optional[_Iterable[_Union[TokenizerInfo, _Mapping]]] = ...) -> None: ...
 
 class TokenizerInfo(_message.Message):
-    __slots__ = ("name", "family", "fingerprint", "channels", "bits_per_token", "picture_size", "budgets", "codes")
+    __slots__ = ("name", "family", "fingerprint", "max_tokens", "bits_per_token", "image_size", "budgets", "vocab_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
-    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BITS_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    PICTURE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
-    CODES_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     fingerprint: str
-    channels: int
+    max_tokens: int
     bits_per_token: int
-    picture_size: int
+    image_size: int
     budgets: _containers.RepeatedScalarFieldContainer[int]
-    codes: int
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., picture_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., codes: _Optional[int] = ...) -> None: ...
+    vocab_size: int
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., image_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., vocab_size: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format")
@@ -190,8 +190,8 @@ class GenerateRequest(_message.Message):
     temperature: float
     top_k: int
     previews: _containers.RepeatedScalarFieldContainer[int]
-    preview_format: PictureFormat
-    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[PictureFormat, str]] = ...) -> None: ...
+    preview_format: ImageFormat
+    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[ImageFormat, str]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "tokens", "preview", "finished")
@@ -228,12 +228,12 @@ class NewTokens(_message.Message):
     def __init__(self, index: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Preview(_message.Message):
-    __slots__ = ("k", "picture")
+    __slots__ = ("k", "image")
     K_FIELD_NUMBER: _ClassVar[int]
-    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     k: int
-    picture: bytes
-    def __init__(self, k: _Optional[int] = ..., picture: _Optional[bytes] = ...) -> None: ...
+    image: bytes
+    def __init__(self, k: _Optional[int] = ..., image: _Optional[bytes] = ...) -> None: ...
 
 class GenerationFinished(_message.Message):
     __slots__ = ("tokens", "stages", "engine")
@@ -256,19 +256,19 @@ class ListGeneratorsResponse(_message.Message):
     def __init__(self, generators: _Optional[_Iterable[_Union[GeneratorInfo, _Mapping]]] = ...) -> None: ...
 
 class GeneratorInfo(_message.Message):
-    __slots__ = ("name", "family", "generator_fingerprint", "tokenizer", "fingerprint", "channels", "classes")
+    __slots__ = ("name", "family", "generator_fingerprint", "tokenizer", "fingerprint", "max_tokens", "classes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
-    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     generator_fingerprint: str
     tokenizer: str
     fingerprint: str
-    channels: int
+    max_tokens: int
     classes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., generator_fingerprint: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., channels: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., generator_fingerprint: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...

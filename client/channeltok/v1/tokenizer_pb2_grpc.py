@@ -75,22 +75,22 @@ class TokenizerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Encode(self, request, context):
-        """One picture to its first k tokens.
+        """One image to its first k tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """Tokens to a picture.
+        """Tokens to an image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeStream(self, request_iterator, context):
-        """Many pictures over one call. Replies come as they are ready, not in order: match them by id.
-        One bad picture answers with an error of its own and leaves the stream alive.
+        """Many images over one call. Replies come as they are ready, not in order: match them by id.
+        One bad image answers with an error of its own and leaves the stream alive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +111,7 @@ class TokenizerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """A new picture, token by token: `started`, then `tokens` as they are made and a `preview` at each k that was asked for, then `finished`.
+        """A new image, token by token: `started`, then `tokens` as they are made and a `preview` at each k that was asked for, then `finished`.
         Nothing comes before the first token is made, so what cannot be done is an error before any reply. Cancelling stops the work at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -77,11 +77,11 @@ def main(arguments: list[str]) -> None:
     counts = {"demo": scale.photos, "full": scale.large_photos}
     photos = {
         name: torch.from_numpy(
-            evaluation_photos(options.data, model.shape.picture_size, counts[name])
+            evaluation_photos(options.data, model.shape.image_size, counts[name])
         )
         for name, model in models.items()
     }
-    measured = Measured(sections, models, photos, device, scale)
+    measured = QualityPoint(sections, models, photos, device, scale)
     measured.all_but_graphs_and_compiled()
     sections.section(
         "The exported graphs",
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
 
 
 @dataclass
-class Measured:
+class QualityPoint:
     """Two models on a device, and what is known of their speed so far.
 
     photos: uint8 [N, S, S, 3] by model. rates: of matrix products, see export.acceptance.bare.rates.

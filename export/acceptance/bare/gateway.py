@@ -5,7 +5,7 @@ from export.acceptance.bare.speed import Speeds
 from export.acceptance.report import Report
 
 # Milliseconds of a core for each image, of the gateway and of tritonserver: docs/performance.md,
-# "Where the core time of a served picture goes", latest run, an AMD EPYC with avx512_bf16.
+# "Where the core time of a served image goes", latest run, an AMD EPYC with avx512_bf16.
 GATEWAY_MS: dict[Role, float] = {"encode": 1.47, "decode": 1.02}
 TRITON_MS: dict[Role, float] = {"encode": 0.20, "decode": 0.18}
 

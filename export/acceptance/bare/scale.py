@@ -72,7 +72,7 @@ REHEARSAL = Scale(
     large_photos=2,
     small=ShuffleShape(channels=32, widths=(32, 32, 32, 32), full_size_channels=8),
     full=PaperShape(
-        picture_size=8,
+        image_size=8,
         channels=32,
         encoder_widths=(32, 32),
         decoder_widths=(32, 32),
@@ -80,7 +80,7 @@ REHEARSAL = Scale(
     ),
     flextok=D12.model_copy(
         update={
-            "picture_size": 8,
+            "image_size": 8,
             "registers": 16,
             "width": 64,
             "encoder_depth": 1,

@@ -159,7 +159,7 @@ def _module(model: Tokenizer, role: Role) -> nn.Module:
 
 
 def _given(model: Tokenizer, role: Role, batch: int, device: torch.device) -> Tensor:
-    size, channels = model.shape.picture_size, model.shape.channels
+    size, channels = model.shape.image_size, model.shape.channels
     if role == "encode":
         return torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, device=device)
     return torch.randint(model.codes, (batch, channels), dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""Tokens of a dataset back to pictures, compared with their source, and in batches for training."""
+"""Tokens of a dataset back to images, compared with their source, and in batches for training."""
 
 import io
 import shutil
@@ -24,17 +24,17 @@ KEYS = [f"{'abc'[number % 3]}/photo-{number:02d}" for number in range(30)]
 @pytest.fixture(scope="module")
 def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    pictures = list(zip(KEYS, crops(30), strict=True))
+    images = list(zip(KEYS, crops(30), strict=True))
     for shard in range(3):
         dataset_files.tar(
-            folder / f"source/train-{shard}.tar", pictures[shard * 10 : shard * 10 + 10]
+            folder / f"source/train-{shard}.tar", images[shard * 10 : shard * 10 + 10]
         )
     tokenize(str(folder / "source"), str(folder / "tokens"), [engine], k=K)
     return folder
 
 
 @pytest.mark.parametrize("k", [K, 8])
-def test_pictures_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: int) -> None:
+def test_images_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: int) -> None:
     assert detokenize(str(made / "tokens"), tmp_path / "photos", engine, k=k, format="png") == 30
     files = sorted((tmp_path / "photos").rglob("*.png"))
     assert {str(file.relative_to(tmp_path / "photos")) for file in files} == {
@@ -62,10 +62,10 @@ def test_a_key_cannot_lead_out_of_the_folder(
 
 def test_what_was_not_touched_is_the_same(engine: LocalEngine, made: Path) -> None:
     verified = verify(str(made / "source"), str(made / "tokens"), engine, sample=20)
-    assert (verified.pictures, verified.different, verified.missing) == (20, [], [])
+    assert (verified.images, verified.different, verified.missing) == (20, [], [])
 
 
-def test_another_picture_and_a_lost_shard_are_found(
+def test_another_image_and_a_lost_shard_are_found(
     engine: LocalEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
@@ -78,14 +78,14 @@ def test_another_picture_and_a_lost_shard_are_found(
     assert sorted(verified.missing) == sorted(KEYS[20:])
 
 
-def test_a_picture_that_cannot_be_read_any_more_is_another(
+def test_an_image_that_cannot_be_read_any_more_is_another(
     engine: LocalEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
-    pictures = crops(10, seed=9)
+    images = crops(10, seed=9)
     dataset_files.tar(
         tmp_path / "source/train-1.tar",
-        [(KEYS[10], b"no picture"), *zip(KEYS[11:20], pictures[1:], strict=True)],
+        [(KEYS[10], b"no image"), *zip(KEYS[11:20], images[1:], strict=True)],
     )
     verified = verify(str(tmp_path / "source"), str(made / "tokens"), engine, sample=30)
     assert (sorted(verified.different), verified.missing) == (sorted(KEYS[10:20]), [])
@@ -93,9 +93,9 @@ def test_a_picture_that_cannot_be_read_any_more_is_another(
 
 def test_bad_token_bytes_are_refused_alone(engine: LocalEngine, made: Path) -> None:
     tokens = dict(TokenDataset(str(made / "tokens")).rows())[KEYS[0]]
-    picture, error, again = engine.decode_stream([tokens, b"no tokens", tokens.to_bytes()])
+    image, error, again = engine.decode_stream([tokens, b"no tokens", tokens.to_bytes()])
     assert isinstance(error, InvalidInput)
-    assert (error.code, picture) == ("BAD_TOKENS", again)
+    assert (error.code, image) == ("BAD_TOKENS", again)
 
 
 def test_another_training_is_said_to_be_one(
@@ -168,23 +168,23 @@ def test_no_tokens(tmp_path: Path) -> None:
 
 
 def test_the_commands(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedded = ["--embedded", str(ROOT / "model_repository")]
+    embedded = ["--in-process", str(ROOT / "model_repository")]
     assert (
         cli.main(
             ["detokenize", str(made / "tokens"), str(tmp_path / "photos"), "-k", "32", *embedded]
         )
         == 0
     )
-    assert "30 pictures" in capsys.readouterr().out
+    assert "30 images" in capsys.readouterr().out
     assert (
         cli.main(["verify", str(made / "source"), str(made / "tokens"), "--sample", "9", *embedded])
         == 0
     )
-    assert "9 pictures made into tokens again, 0 differ, 0 are gone" in capsys.readouterr().out
+    assert "9 images made into tokens again, 0 differ, 0 are gone" in capsys.readouterr().out
     (made / "empty").mkdir()
     assert cli.main(["verify", str(made / "empty"), str(made / "tokens"), *embedded]) == 1
     assert "nothing is there" in capsys.readouterr().err
-    assert cli.main(["tokenize", "a", "b", "--embedded", str(tmp_path / "nowhere")]) == 1
+    assert cli.main(["tokenize", "a", "b", "--in-process", str(tmp_path / "nowhere")]) == 1
     assert "holds no tokenizer" in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
         str(destination),
         "-k",
         "32",
-        "--embedded",
+        "--in-process",
         str(ROOT / "model_repository"),
     ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -45,13 +45,11 @@ def content(destination: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_path: Path) -> None:
-    pictures = [
-        (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 60))
-    ]
+    images = [(f"photo-{number:04d}", image) for number, image in enumerate(crops(SHARDS * 60))]
     for shard in range(SHARDS):
         dataset_files.tar(
             tmp_path / f"source/train-{shard:04d}.tar",
-            [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
+            [*images[shard::SHARDS], (f"bad-{shard}", b"no image")],
         )
     started = time.monotonic()
     assert start(tmp_path / "source", tmp_path / "undisturbed").wait(120) == 0

@@ -1,4 +1,4 @@
-"""Datasets whose pictures have as many tokens as each of them needs."""
+"""Datasets whose images have as many tokens as each of them needs."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from channeltok import Quality, Tokens, cli
-from channeltok.datasets import CannotMix, TokenDataset, tokenize, verify
+from channeltok.datasets import DestinationMismatch, TokenDataset, tokenize, verify
 from PIL import Image
 
 import imaging
@@ -18,7 +18,7 @@ from tests.client.datasets.conftest import ROOT
 from tests.support import dataset_files
 from tests.support.photographs import crops
 
-PICTURES = [(f"photo-{number:02d}", picture) for number, picture in enumerate(crops(24))]
+IMAGES = [(f"photo-{number:02d}", image) for number, image in enumerate(crops(24))]
 ASKED = Quality(ssim=0.6)
 
 
@@ -26,12 +26,12 @@ ASKED = Quality(ssim=0.6)
 def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adaptive")
     for shard in range(2):
-        dataset_files.tar(folder / f"source/train-{shard}.tar", PICTURES[shard::2], labels=True)
+        dataset_files.tar(folder / f"source/train-{shard}.tar", IMAGES[shard::2], labels=True)
     tokenize(str(folder / "source"), str(folder / "tokens"), [engine], quality=ASKED)
     return folder
 
 
-def test_each_picture_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, made: Path) -> None:
+def test_each_image_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, made: Path) -> None:
     """As one finds them who decodes every budget by itself."""
     rows = {
         row["key"]: row
@@ -40,13 +40,13 @@ def test_each_picture_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, m
     }
     everything = dict(
         zip(
-            [key for key, _ in PICTURES],
-            engine.encode_stream([picture for _, picture in PICTURES]),
+            [key for key, _ in IMAGES],
+            engine.encode_stream([image for _, image in IMAGES]),
             strict=True,
         )
     )
-    for key, picture in PICTURES:
-        original, tokens, row = imaging.prepare(picture, 128, 10**9), everything[key], rows[key]
+    for key, image in IMAGES:
+        original, tokens, row = imaging.prepare(image, 128, 10**9), everything[key], rows[key]
         assert isinstance(tokens, Tokens)
         likeness = []
         for decoded in engine.decode_stream([tokens.prefix(k) for k in ASKED.budgets(256)]):
@@ -77,7 +77,7 @@ def test_the_summary_adds_up_over_a_second_run(engine: LocalEngine, made: Path) 
         "lengths"
     ] == json.loads(json.dumps(told))
     assert told["bytes"] == 2 * sum(row["k"] for row in rows)
-    assert sum(told["pictures_by_k"].values()) == 24
+    assert sum(told["images_by_k"].values()) == 24
     assert told["mean_ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]), abs=1e-6)
     assert told["reached"] == sum(row["ssim"] >= 0.6 for row in rows)
     ks, likeness = [one["k"] for one in told["fixed"]], [one["mean_ssim"] for one in told["fixed"]]
@@ -115,7 +115,7 @@ def test_a_price_for_tokens_saves_bytes_at_the_same_mean(
 
 def test_verify_takes_them(engine: LocalEngine, made: Path) -> None:
     verified = verify(str(made / "source"), str(made / "tokens"), engine, sample=24)
-    assert (verified.pictures, verified.different, verified.missing) == (24, [], [])
+    assert (verified.images, verified.different, verified.missing) == (24, [], [])
 
 
 @pytest.mark.filterwarnings(
@@ -139,16 +139,16 @@ def test_webdataset_tells_what_they_reach(engine: LocalEngine, made: Path, tmp_p
 
 
 def test_another_quality_is_not_mixed_in(engine: LocalEngine, made: Path) -> None:
-    with pytest.raises(CannotMix, match=r"ssim=0\.6"):
+    with pytest.raises(DestinationMismatch, match=r"ssim=0\.6"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], quality=Quality(ssim=0.7))
-    with pytest.raises(CannotMix, match=r"ssim=0\.6"):
+    with pytest.raises(DestinationMismatch, match=r"ssim=0\.6"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], k=64)
     with pytest.raises(ValueError, match="one of them"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], k=64, quality=ASKED)
 
 
 def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedded = ["--embedded", str(ROOT / "model_repository")]
+    embedded = ["--in-process", str(ROOT / "model_repository")]
     assert (
         cli.main(
             [

@@ -44,17 +44,15 @@ def _workers() -> list[psutil.Process]:
 @pytest.mark.slow  # 40 s, and once more than 4 minutes: Ray's own recovery
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
-    pictures = [
-        (f"photo-{number:04d}", picture) for number, picture in enumerate(crops(SHARDS * 100))
-    ]
+    images = [(f"photo-{number:04d}", image) for number, image in enumerate(crops(SHARDS * 100))]
     for shard in range(SHARDS):
         dataset_files.tar(
             tmp_path / f"source/train-{shard}.tar",
-            [*pictures[shard::SHARDS], (f"bad-{shard}", b"no picture")],
+            [*images[shard::SHARDS], (f"bad-{shard}", b"no image")],
         )
 
     def command(destination: str, *more: str) -> list[str]:
-        engine = ["--embedded", str(ROOT / "model_repository")]
+        engine = ["--in-process", str(ROOT / "model_repository")]
         return [
             *COMMAND,
             str(tmp_path / "source"),
@@ -82,7 +80,7 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
     workers[0].kill()
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
-    assert "600 pictures" in out
+    assert "600 images" in out
     assert len(workers) == 2
     assert content(tmp_path / "spread") == content(tmp_path / "plain")
 
@@ -91,10 +89,8 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
     for shard in range(3):
-        pictures = [
-            (f"photo-{shard}-{number}", picture) for number, picture in enumerate(crops(20))
-        ]
-        dataset_files.tar(tmp_path / f"source/train-{shard}.tar", pictures)
+        images = [(f"photo-{shard}-{number}", image) for number, image in enumerate(crops(20))]
+        dataset_files.tar(tmp_path / f"source/train-{shard}.tar", images)
     with running() as service:
         for destination, more in {"plain": [], "spread": ["--ray", address]}.items():
             command = [
@@ -119,7 +115,7 @@ def test_the_command_reaches_nothing_but_the_cluster(
     """`home` comes after `address`: the cluster keeps the environment that tells it not to report."""
     dataset_files.tar(
         tmp_path / "source/train-0.tar",
-        [(f"photo-{number}", picture) for number, picture in enumerate(crops(20))],
+        [(f"photo-{number}", image) for number, image in enumerate(crops(20))],
     )
     own = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
     command = [
@@ -128,7 +124,7 @@ def test_the_command_reaches_nothing_but_the_cluster(
         str(tmp_path / "tokens"),
         "-k",
         "8",
-        "--embedded",
+        "--in-process",
         str(ROOT / "model_repository"),
     ]
     assert_stays_here(tmp_path, *command, "--ray", address, own=own)

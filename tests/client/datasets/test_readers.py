@@ -23,11 +23,11 @@ KEYS = [f"class/photo-{number:02d}" for number in range(12)]
 @pytest.fixture(scope="module")
 def tokens(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
-    pictures = list(zip(KEYS, crops(12), strict=True))
+    images = list(zip(KEYS, crops(12), strict=True))
     for number in range(2):
         dataset_files.tar(
             folder / f"source/train-{number}.tar",
-            pictures[number * 6 : number * 6 + 6],
+            images[number * 6 : number * 6 + 6],
             labels=True,
         )
     tokenize(str(folder / "source"), str(folder / "tokens"), [engine], k=K)

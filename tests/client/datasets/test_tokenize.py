@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from channeltok import ChannelTokError, Tokens
 from channeltok._messages import TokenizerInfo
-from channeltok.datasets import CannotMix, ShardFailed, SourceError, TooManyRejects, shard, tokenize
+from channeltok.datasets import (
+    DestinationMismatch,
+    ShardFailed,
+    SourceError,
+    TooManyRejects,
+    shard,
+    tokenize,
+)
 from channeltok.errors import Unavailable
 from channeltok.quality import Quality
 from numpy.typing import NDArray
@@ -26,8 +33,8 @@ from service.engine.in_process import LocalEngine
 from tests.support import dataset_files
 from tests.support.photographs import crops, encoded, jpeg
 
-PICTURES = [
-    (f"{'ab'[number % 2]}/photo-{number:03d}", picture) for number, picture in enumerate(crops(40))
+IMAGES = [
+    (f"{'ab'[number % 2]}/photo-{number:03d}", image) for number, image in enumerate(crops(40))
 ]
 K = 64
 
@@ -44,24 +51,24 @@ def rows_of(destination: Path) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module")
 def right(engine: LocalEngine) -> dict[str, list[int]]:
-    tokens = engine.encode_stream((picture for _, picture in PICTURES), K)
+    tokens = engine.encode_stream((image for _, image in IMAGES), K)
     return {
         key: one.ids.tolist()
-        for (key, _), one in zip(PICTURES, tokens, strict=True)
+        for (key, _), one in zip(IMAGES, tokens, strict=True)
         if isinstance(one, Tokens)
     }
 
 
 def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    source = dataset_files.folder(tmp_path / "photos", PICTURES)
-    (source / "README.txt").write_text("no picture, and no reject")
+    source = dataset_files.folder(tmp_path / "photos", IMAGES)
+    (source / "README.txt").write_text("no image, and no reject")
     (source / ".thumbnail.jpg").write_bytes(b"hidden")
     summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
-    assert (summary.pictures, summary.rejects, summary.shards) == (40, 0, 1)
+    assert (summary.images, summary.rejects, summary.shards) == (40, 0, 1)
     assert rows_of(tmp_path / "tokens") == right
     labels = {
         row["key"]: row["label"]
-        for row in pq.read_table(tmp_path / "tokens/pictures-00000.parquet").to_pylist()
+        for row in pq.read_table(tmp_path / "tokens/images-00000.parquet").to_pylist()
     }
     assert all(label == key[0] for key, label in labels.items())
 
@@ -75,8 +82,8 @@ def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
     (links / "photo.jpg").symlink_to(tmp_path / "blobs/2")
     (links / "gone.jpg").symlink_to(tmp_path / "blobs/3")
     summary = tokenize(str(links), str(tmp_path / "tokens"), [engine], k=8)
-    assert (summary.pictures, summary.rejects) == (2, 1)
-    assert tokenize(f"{links}/*.tar", str(tmp_path / "again"), [engine], k=8).pictures == 1
+    assert (summary.images, summary.rejects) == (2, 1)
+    assert tokenize(f"{links}/*.tar", str(tmp_path / "again"), [engine], k=8).images == 1
 
 
 def test_a_folder_falls_into_shards_by_its_listing_alone(
@@ -86,10 +93,10 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("channeltok.datasets.sources.FOLDER_SHARD", 15)
-    source = dataset_files.folder(tmp_path / "photos", PICTURES)
+    source = dataset_files.folder(tmp_path / "photos", IMAGES)
     assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
     assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [
-        f"pictures-{n:05d}.parquet" for n in range(3)
+        f"images-{n:05d}.parquet" for n in range(3)
     ]
     assert rows_of(tmp_path / "tokens") == right
 
@@ -97,22 +104,22 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
 def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
     for number in range(2):
         dataset_files.tar(
-            tmp_path / f"source/set/train-{number:04d}.tar", PICTURES[number::2], labels=True
+            tmp_path / f"source/set/train-{number:04d}.tar", IMAGES[number::2], labels=True
         )
     summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
-    assert (summary.shards, summary.pictures) == (2, 40)
+    assert (summary.shards, summary.images) == (2, 40)
     assert rows_of(tmp_path / "tokens") == right
     table = pq.read_table(tmp_path / "tokens/set/train-0001.parquet")
     assert set(table.column("label").to_pylist()) == {"0", "1", "2"}
     first = table.to_pylist()[0]
-    photo = Image.open(io.BytesIO(dict(PICTURES)[first["key"]]))
+    photo = Image.open(io.BytesIO(dict(IMAGES)[first["key"]]))
     assert (first["width"], first["height"]) == photo.size
     assert (first["k"], first["tokenizer"], first["fingerprint"]) == (
         K,
         "demo",
         engine.tokenizers()[0].fingerprint,
     )
-    # The offset leads to the picture's header in the source.
+    # The offset leads to the image's header in the source.
     with open(first["source"], "rb") as file:
         file.seek(first["offset"])
         with tarfile.open(fileobj=file, mode="r|") as rest:
@@ -121,7 +128,7 @@ def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_p
     assert member.name == first["key"] + ".jpg"
 
 
-def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(
+def test_a_tar_with_two_images_in_a_sample_loses_neither_silently(
     engine: LocalEngine, tmp_path: Path
 ) -> None:
     with tarfile.open(tmp_path / "two.tar", "w") as archive:
@@ -130,13 +137,13 @@ def test_a_tar_with_two_pictures_in_a_sample_loses_neither_silently(
             member.size = len(jpeg())
             archive.addfile(member, io.BytesIO(jpeg()))
     summary = tokenize(str(tmp_path / "two.tar"), str(tmp_path / "tokens"), [engine], k=8)
-    assert (summary.pictures, summary.rejects) == (1, 1)
+    assert (summary.images, summary.rejects) == (1, 1)
 
 
 def test_hugging_face_parquet(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    dataset_files.parquet(tmp_path / "source/train.parquet", PICTURES)
+    dataset_files.parquet(tmp_path / "source/train.parquet", IMAGES)
     tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     table = pq.read_table(tmp_path / "tokens/train.parquet").to_pylist()
     assert [row["tokens"] for row in table] == list(right.values())
@@ -144,12 +151,12 @@ def test_hugging_face_parquet(
 
 
 def test_any_file_system(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", IMAGES)
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/source/train.tar", (tmp_path / "train.tar").read_bytes())
     for _ in range(2):
         summary = tokenize("memory://source", "memory://tokens", [engine], k=K)
-    assert (summary.done_before, summary.new_pictures, summary.pictures) == (1, 0, 40)
+    assert (summary.done_before, summary.new_images, summary.images) == (1, 0, 40)
     table = pq.read_table(io.BytesIO(fs.cat_file("/tokens/train.parquet"))).to_pylist()
     assert {row["key"]: row["tokens"] for row in table} == right
     fs.rm("/source", recursive=True)
@@ -164,7 +171,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_a_tar_behind_http(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    dataset_files.tar(tmp_path / "web/train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "web/train.tar", IMAGES)
     handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -179,7 +186,7 @@ def test_a_tar_behind_http(
 
 
 def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(
         str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset"
     )
@@ -208,7 +215,7 @@ def _bad_files() -> dict[str, bytes]:
     )
     kinds: list[tuple[str, bytes]] = [
         ("jpg", b""),
-        ("jpg", b"no picture at all"),
+        ("jpg", b"no image at all"),
         ("png", bytes(bomb)),
         ("gif", encoded(photo, "GIF")),
         ("bmp", encoded(photo, "BMP")),
@@ -225,10 +232,10 @@ def _bad_files() -> dict[str, bytes]:
     }
 
 
-def test_exactly_the_bad_pictures_are_rejected(
+def test_exactly_the_bad_images_are_rejected(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    source = dataset_files.folder(tmp_path / "photos", PICTURES)
+    source = dataset_files.folder(tmp_path / "photos", IMAGES)
     bad = _bad_files()
     for name, content in bad.items():
         (source / name).write_bytes(content)
@@ -241,7 +248,7 @@ def test_exactly_the_bad_pictures_are_rejected(
         name.rpartition(".")[0] for name in bad
     )
     assert all(reject["reason"] and reject["code"] for reject in rejects)
-    assert {"BAD_PICTURE", "UNSUPPORTED_FORMAT", "TOO_MANY_PIXELS", "UNREADABLE"} == {
+    assert {"BAD_IMAGE", "UNSUPPORTED_FORMAT", "TOO_MANY_PIXELS", "UNREADABLE"} == {
         reject["code"] for reject in rejects
     }
     assert summary.rejects == 200
@@ -251,9 +258,9 @@ def test_exactly_the_bad_pictures_are_rejected(
 def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
     engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
-    dataset_files.tar(tmp_path / "source/good.tar", PICTURES)
+    dataset_files.tar(tmp_path / "source/good.tar", IMAGES)
     dataset_files.tar(
-        tmp_path / "source/zz-bad.tar", [(str(number), b"no picture") for number in range(60)]
+        tmp_path / "source/zz-bad.tar", [(str(number), b"no image") for number in range(60)]
     )
     with pytest.raises(TooManyRejects, match="5 are allowed"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=5)
@@ -265,11 +272,11 @@ def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
 
 
 def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
     summary = tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
-    assert (summary.done_before, summary.new_pictures) == (1, 0)
+    assert (summary.done_before, summary.new_images) == (1, 0)
     assert {
         path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")
     } == before
@@ -282,9 +289,9 @@ def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
 def test_what_would_not_fit_is_not_mixed_in(
     engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
-    with pytest.raises(CannotMix, match=named):
+    with pytest.raises(DestinationMismatch, match=named):
         tokenize(
             str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], **{"k": K, **change}
         )  # type: ignore[arg-type]
@@ -302,19 +309,19 @@ class _Renamed:
 
     def encode_stream(
         self,
-        pictures: Iterable[bytes],
+        images: Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        yield from self._engine.encode_stream(pictures, k, tokenizer, quality=quality)
+        yield from self._engine.encode_stream(images, k, tokenizer, quality=quality)
 
 
 def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
-    with pytest.raises(CannotMix, match="0123456789abcdef"):
+    with pytest.raises(DestinationMismatch, match="0123456789abcdef"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
 
 
@@ -322,29 +329,29 @@ def test_an_engine_that_changes_within_a_run_is_noticed(
     engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.0)
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
     assert not list((tmp_path / "tokens").glob("*.parquet"))
 
 
 def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens/thesis.parquet").write_text("dear")
-    with pytest.raises(CannotMix, match="thesis"):
+    with pytest.raises(DestinationMismatch, match="thesis"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
 def test_a_source_that_changed_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:4])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
-    dataset_files.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", IMAGES)
     with pytest.raises(SourceError, match="is not what it was"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
-def _cut_in_a_picture(tar: bytes) -> bytes:
+def _cut_in_an_image(tar: bytes) -> bytes:
     return tar[: len(tar) // 2 // 512 * 512 + 100]
 
 
@@ -362,14 +369,14 @@ def _a_broken_header(tar: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "damage", [_cut_in_a_picture, _cut_in_a_header, _cut_between_two, _a_broken_header]
+    "damage", [_cut_in_an_image, _cut_in_a_header, _cut_between_two, _a_broken_header]
 )
 def test_a_damaged_shard_costs_that_shard_only(
     engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    whole = dataset_files.tar(tmp_path / "source/a.tar", PICTURES[:20])
+    whole = dataset_files.tar(tmp_path / "source/a.tar", IMAGES[:20])
     (tmp_path / "source/b.tar").write_bytes(damage(whole.read_bytes()))
-    dataset_files.tar(tmp_path / "source/c.tar", PICTURES[20:])
+    dataset_files.tar(tmp_path / "source/c.tar", IMAGES[20:])
     with pytest.raises(ShardFailed, match=r"b\.tar"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     assert sorted(path.name for path in (tmp_path / "tokens").glob("*.parquet")) == [
@@ -392,14 +399,14 @@ class _Failing(_Renamed):
 
     def encode_stream(
         self,
-        pictures: Iterable[bytes],
+        images: Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
     ) -> Iterator[Tokens | ChannelTokError]:  # type: ignore[override]
         for number, result in enumerate(
-            super().encode_stream(pictures, k, tokenizer, quality=quality)
+            super().encode_stream(images, k, tokenizer, quality=quality)
         ):
             if self.left and number == 5:
                 self.left -= 1
@@ -414,11 +421,11 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.01)
-    dataset_files.tar(tmp_path / "train.tar", PICTURES)
+    dataset_files.tar(tmp_path / "train.tar", IMAGES)
     assert (
         tokenize(
             str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Failing(engine, 2)], k=K
-        ).pictures
+        ).images
         == 40
     )
     assert rows_of(tmp_path / "tokens") == right
@@ -430,7 +437,7 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
     ("source", "said"),
     [
         ("nowhere", "nothing is there"),
-        (".", "no pictures there"),
+        (".", "no images there"),
         ("ftpx://x/y", "ftpx"),
         ("memory://void", "nothing is there"),
     ],
@@ -446,7 +453,7 @@ def test_a_source_that_is_none(
 
 @pytest.mark.parametrize("k", [0, -1, 257])
 def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
-    dataset_files.tar(tmp_path / "train.tar", PICTURES[:1])
+    dataset_files.tar(tmp_path / "train.tar", IMAGES[:1])
     with pytest.raises(ValueError, match="1 to 256"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=k)
     assert not (tmp_path / "tokens").exists()
@@ -457,8 +464,8 @@ def test_rows_are_the_arrays_that_the_engine_gave(
 ) -> None:
     """A batch of 16 and a batch of 8 at its end: the same tokens as alone."""
     alone: list[NDArray[np.uint16]] = []
-    for _, picture in PICTURES[:5]:
-        (one,) = engine.encode_stream([picture], K)
+    for _, image in IMAGES[:5]:
+        (one,) = engine.encode_stream([image], K)
         assert isinstance(one, Tokens)
         alone.append(one.ids)
     assert [ids.tolist() for ids in alone] == list(right.values())[:5]

@@ -66,7 +66,7 @@ def test_the_page_has_what_was_measured_and_says_what_was_not(
         "| onnxruntime f32 | 2.00 | 2.50 | 5.00 | 1.25 | 2.50 |\n| each in its best |  |  |  | 1.25 | 2.50 |",
     ):
         assert row in page
-    assert page.count(families_page.NOT_YET) == 2  # what a picture costs, and generation
+    assert page.count(families_page.NOT_YET) == 2  # what an image costs, and generation
     assert families_page.tables({}) == ""
 
 

@@ -14,7 +14,7 @@ from tokenizer.models.flextok import FlexShape
 
 SMALL = (
     CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), codes=300),
-    FlexShape(picture_size=32, registers=32, width=64, encoder_depth=1, decoder_depth=1, steps=2),
+    FlexShape(image_size=32, registers=32, width=64, encoder_depth=1, decoder_depth=1, steps=2),
 )
 
 
@@ -38,7 +38,7 @@ def test_parity_and_facts(shape: CvqShape | FlexShape) -> None:
     decodes = {budget: graph.decode_graph(model, "one", budget) for budget in (4, 32)}
     serialised = {budget: decode.SerializeToString() for budget, decode in decodes.items()}
     result = parity.measure(
-        model, encode.SerializeToString(), serialised, photos_of_side(shape.picture_size)
+        model, encode.SerializeToString(), serialised, photos_of_side(shape.image_size)
     )
     assert result.out_of_bounds == []
     said = graph.facts(decodes[4])

@@ -1,4 +1,4 @@
-"""fp16 where it is meant, fp32 where it is needed, and pictures that look the same."""
+"""fp16 where it is meant, fp32 where it is needed, and images that look the same."""
 
 import copy
 
@@ -34,7 +34,7 @@ def test_all_convolutions_but_the_last_are_fp16(decode: onnx.ModelProto) -> None
     assert set(weights["GroupNormalization"]) == {onnx.TensorProto.FLOAT}
 
 
-def test_the_pictures_are_those_of_fp32(
+def test_the_images_are_those_of_fp32(
     decode: onnx.ModelProto, decodes: dict[int, bytes], encode: bytes, photos: NDArray[np.uint8]
 ) -> None:
     tokens = parity.run(encode, photos)

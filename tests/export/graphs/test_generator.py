@@ -20,7 +20,7 @@ from export.graphs import generator_graph, generator_parity
 from export.triton import generator_repository, repository
 from export.triton.generator_backend import Steps, gumbel
 from generator import checkpoint
-from service.core.registry import Catalogue
+from service.core.registry import Registry
 from service.engine.embedded_triton import EmbeddedTriton
 from service.errors import EngineUnavailable
 from service.settings import Settings
@@ -143,7 +143,7 @@ def _inputs(
     }
 
 
-class Streams:
+class StreamingClient:
     """Asks the real Triton, as the gateway does."""
 
     def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
@@ -171,7 +171,9 @@ class Streams:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Streams]:
+async def streams(
+    graph: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[StreamingClient]:
     folder = tmp_path_factory.mktemp("generator") / "repository"
     generator_repository.write(folder, graph)
     embedded = EmbeddedTriton(
@@ -182,9 +184,9 @@ async def streams(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> Asy
     try:
         (model,) = await triton.models()
         assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
-        assert Catalogue([model]).tokenizers == []
+        assert Registry([model]).tokenizers == []
         (engine,) = embedded._engines["tiny_generate"].processes
-        yield Streams(triton, model, engine)
+        yield StreamingClient(triton, model, engine)
     finally:
         await triton.close()
         await embedded.stop()
@@ -197,7 +199,7 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @module_loop
-async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: bytes) -> None:
+async def test_triton_streams_what_the_graph_gives(streams: StreamingClient, graph: bytes) -> None:
     steps = Steps(graph, threads=1)
     generation, newest, expected = steps.begin(1, 1.0, 0), -1, []
     for index in range(40):
@@ -216,7 +218,7 @@ async def test_triton_streams_what_the_graph_gives(streams: Streams, graph: byte
 
 @module_loop
 async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
-    streams: Streams,
+    streams: StreamingClient,
 ) -> None:
     sizes = [len(answer["token"]) async for answer in streams.call(400)]
     assert sizes[0] == 1
@@ -225,7 +227,7 @@ async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
 
 
 @module_loop
-async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
+async def test_sequences_do_not_change_beside_others(streams: StreamingClient) -> None:
     alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
     together = await asyncio.gather(
         *(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4))
@@ -234,7 +236,7 @@ async def test_sequences_do_not_change_beside_others(streams: Streams) -> None:
 
 
 @module_loop
-async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: Streams) -> None:
+async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: StreamingClient) -> None:
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
         assert len(await streams.tokens(5)) == 5
@@ -242,7 +244,7 @@ async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: Streams) -
 
 
 @module_loop
-async def test_sequences_that_are_left_stop(streams: Streams) -> None:
+async def test_sequences_that_are_left_stop(streams: StreamingClient) -> None:
     del streams.under_way[:]
     calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
@@ -259,7 +261,7 @@ async def test_sequences_that_are_left_stop(streams: Streams) -> None:
 
 
 @module_loop
-async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
+async def test_a_mistake_ends_its_own_stream_alone(streams: StreamingClient) -> None:
     good = asyncio.create_task(streams.tokens(30))
     for mistake, sentence in (
         ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
@@ -275,7 +277,7 @@ async def test_a_mistake_ends_its_own_stream_alone(streams: Streams) -> None:
 
 
 @module_loop
-async def test_sequences_of_a_gateway_that_died_stop(streams: Streams) -> None:
+async def test_sequences_of_a_gateway_that_died_stop(streams: StreamingClient) -> None:
     """The last of the module: Triton may die of it, too, and then they stop as well."""
     gateway = Triton(streams.triton.url)
     call = gateway.streams.ask(streams.model, _inputs(CHANNELS))

@@ -44,13 +44,13 @@ def test_names_types_and_free_batch(encode: bytes, decodes: dict[int, bytes]) ->
             for tensor in (*session.get_inputs(), *session.get_outputs())
         ]
 
-    picture, tokens = (
+    image, tokens = (
         ("picture", "tensor(uint8)", ["batch", 128, 128, 3]),
         ("tokens", "tensor(int32)", ["batch", 256]),
     )
-    assert signature(encode) == [picture, tokens]
-    assert signature(decodes[256]) == [tokens, picture]
-    assert signature(decodes[32]) == [("tokens", "tensor(int32)", ["batch", 32]), picture]
+    assert signature(encode) == [image, tokens]
+    assert signature(decodes[256]) == [tokens, image]
+    assert signature(decodes[32]) == [("tokens", "tensor(int32)", ["batch", 32]), image]
 
 
 def test_parity_with_pytorch(
@@ -94,9 +94,9 @@ def test_fp16_storage_changes_no_bit(
             super().__init__()
             self.encoder = model.encoder
 
-        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
             latents: torch.Tensor = self.encoder(
-                picture.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
+                image.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
             )
             return latents
 

@@ -1,4 +1,4 @@
-"""int8 where it pays, pictures that stay close to fp32, and the law of batches; with the trained demo tokenizer, whose ranges are real."""
+"""int8 where it pays, images that stay close to fp32, and the law of batches; with the trained demo tokenizer, whose ranges are real."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_the_file_is_smaller_and_says_what_it_is(quantised: bytes, plain: bytes)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_pictures_stay_close_to_fp32(
+def test_images_stay_close_to_fp32(
     quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str
 ) -> None:
     """precision: of what is not int8."""
@@ -100,7 +100,7 @@ def test_pictures_stay_close_to_fp32(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_law_a_picture_never_depends_on_its_neighbours(
+def test_the_law_an_image_never_depends_on_its_neighbours(
     quantised: bytes, tokens: NDArray[np.int32], threads: int
 ) -> None:
     decode = decoder(quantised, "bf16", threads)

@@ -101,7 +101,7 @@ def latents(encode: bytes) -> bytes:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("engine", "precision"), ENGINES)
 @pytest.mark.parametrize("role", ["encode", "decode"])
-def test_the_law_a_picture_never_depends_on_its_neighbours(
+def test_the_law_an_image_never_depends_on_its_neighbours(
     triton: ModuleType,
     tmp_path: Path,
     role: str,

@@ -78,7 +78,7 @@ def test_a_plan_of_another_profile_is_refused(models: Path) -> None:
     config.write_text(text.replace(entry % 32, entry % 8))
     with pytest.raises(
         Refused,
-        match=r"its profile is .*optShapes=picture:8x128x128x3.* and was .*optShapes=picture:32x",
+        match=r"its profile is .*optShapes=image:8x128x128x3.* and was .*optShapes=image:32x",
     ):
         tensorrt_plans.check(models, SERVER)
 

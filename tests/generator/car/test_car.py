@@ -92,7 +92,7 @@ def test_what_is_generated_is_the_likeliest_by_the_whole_sequence(car: Car) -> N
                 assert (car(changed, labels)[:, at] >= likeliest[:, at] - 1e-4).all()
 
 
-def test_a_picture_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
+def test_an_image_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
     together = car.generate(TEXTS, 32, seed=0, temperature=0)
     assert torch.equal(car.generate(TEXTS[:1], 32, seed=0, temperature=0), together[:1])
     tokens = torch.randint(CODES, (2, 32))
@@ -103,7 +103,7 @@ def test_a_picture_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
         )
 
 
-def test_one_seed_one_picture(car: Car) -> None:
+def test_one_seed_one_image(car: Car) -> None:
     assert torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
     assert not torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=2))
     assert car.generate(TEXTS, 8, seed=1).dtype == torch.int32

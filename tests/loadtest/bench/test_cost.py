@@ -11,14 +11,14 @@ from loadtest.bench.cost import CORES, Model, _buckets
 
 pytestmark = pytest.mark.bench
 EXPOSITION = """\
-# TYPE channeltok_batch_pictures histogram
-channeltok_batch_pictures_bucket{le="1.0",model="demo_encode"} 3.0
-channeltok_batch_pictures_bucket{le="2.0",model="demo_encode"} 5.0
-channeltok_batch_pictures_bucket{le="4.0",model="demo_encode"} 9.0
-channeltok_batch_pictures_bucket{le="+Inf",model="demo_encode"} 9.0
-channeltok_batch_pictures_count{model="demo_encode"} 9.0
-channeltok_batch_pictures_sum{model="demo_encode"} 23.0
-channeltok_batch_pictures_bucket{le="1.0",model="demo_decode_k256"} 7.0
+# TYPE channeltok_batch_size histogram
+channeltok_batch_size_bucket{le="1.0",model="demo_encode"} 3.0
+channeltok_batch_size_bucket{le="2.0",model="demo_encode"} 5.0
+channeltok_batch_size_bucket{le="4.0",model="demo_encode"} 9.0
+channeltok_batch_size_bucket{le="+Inf",model="demo_encode"} 9.0
+channeltok_batch_size_count{model="demo_encode"} 9.0
+channeltok_batch_size_sum{model="demo_encode"} 23.0
+channeltok_batch_size_bucket{le="1.0",model="demo_decode_k256"} 7.0
 """
 
 
@@ -61,7 +61,7 @@ def test_costs_are_measured_written_and_drawn(
         )
         assert (
             sum(figures["batches"][role]["1"].values()) == figures["batches"][role]["1"]["1"] > 0
-        )  # one client's pictures are alone
+        )  # one client's images are alone
         small, large = figures["cells"][role]["k"]
         assert (
             (small["bytes_out"] < large["bytes_out"])

@@ -99,12 +99,12 @@ def locust(folder: Path, host: str, target: str, seconds: int) -> Run:
 
 
 class WrongService(FaultyService):
-    """Refuses one budget, and decodes, slowly, to what is no picture."""
+    """Refuses one budget, and decodes, slowly, to what is no image."""
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
         if request.k == 64:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-        return super().Encode(pb.EncodeRequest(picture=request.picture[:256], k=request.k), context)
+        return super().Encode(pb.EncodeRequest(image=request.image[:256], k=request.k), context)
 
     def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
         time.sleep(SLOW)
@@ -117,7 +117,7 @@ class WrongRest(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._answer(200, {"tokenizers": [{"picture_size": 128}]})
+        self._answer(200, {"tokenizers": [{"image_size": 128}]})
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

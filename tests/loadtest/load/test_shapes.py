@@ -22,7 +22,7 @@ BRISK = ["--headless", "--only-summary", "--stop-timeout", "10"]
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running(max_wait="30") as started:  # nobody is refused on a busy machine
+    with running(max_queue_seconds="30") as started:  # nobody is refused on a busy machine
         yield started
 
 

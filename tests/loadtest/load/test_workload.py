@@ -23,7 +23,7 @@ def drawing() -> Workload:
 def workload(monkeypatch: pytest.MonkeyPatch, drawing: Workload) -> Workload:
     """With nothing answered so far."""
     monkeypatch.setattr(drawing, "_tokens", {})
-    monkeypatch.setattr(drawing, "picture_size", 128)
+    monkeypatch.setattr(drawing, "image_size", 128)
     return drawing
 
 
@@ -73,16 +73,16 @@ def test_only_full_tokens_are_known(workload: Workload) -> None:
     assert workload.known_tokens(PHOTO) == Tokens(IDS, MADE_BY)
 
 
-def test_a_picture_is_a_whole_jpeg_of_the_right_size(workload: Workload) -> None:
+def test_an_image_is_a_whole_jpeg_of_the_right_size(workload: Workload) -> None:
     right = encoded(Image.effect_noise((128, 128), 80), "JPEG")
-    workload.check_picture(right)
+    workload.check_image(right)
     for wrong in (
         b"",
-        b"not a picture",
+        b"not an image",
         right[: len(right) // 2],
         encoded(Image.new("RGB", (128, 128)), "PNG"),
     ):
         with pytest.raises(Failure, match=r"^wrong answer: not a JPEG$"):
-            workload.check_picture(wrong)
+            workload.check_image(wrong)
     with pytest.raises(Failure, match=r"^wrong answer: 128 x 64 pixels, not 128 square$"):
-        workload.check_picture(encoded(Image.new("RGB", (128, 64)), "JPEG"))
+        workload.check_image(encoded(Image.new("RGB", (128, 64)), "JPEG"))

@@ -13,7 +13,7 @@ SOON = 0.01
 
 
 def waiting(priority: Priority) -> float | None:
-    return REGISTRY.get_sample_value("channeltok_waiting_pictures", {"priority": priority})
+    return REGISTRY.get_sample_value("channeltok_images_waiting", {"priority": priority})
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _nobody_is_left_waiting() -> Iterator[None]:
 
 
 async def held(admission: Admission, seconds: float) -> None:
-    async with admission.place(CALL):
+    async with admission.acquire(CALL):
         await asyncio.sleep(seconds)
 
 
@@ -56,13 +56,13 @@ async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
         await held(admission, 0.01)
     async with (
         asyncio.timeout(5),
-        admission.place(CALL, timeout=0.001),
+        admission.acquire(CALL, timeout=0.001),
     ):  # free: nobody knows how long it will take today
         started = loop.time()
         with pytest.raises(Overloaded):
-            await admission.place(CALL, timeout=0.015).__aenter__()
+            await admission.acquire(CALL, timeout=0.015).__aenter__()
         assert loop.time() - started < 0.01
-        waiter = asyncio.create_task(admission.place(CALL, timeout=1).__aenter__())
+        waiter = asyncio.create_task(admission.acquire(CALL, timeout=1).__aenter__())
         await asyncio.sleep(SOON)
         assert waiting(CALL) == 1
     await waiter
@@ -79,11 +79,11 @@ async def _refused(admission: Admission) -> bool:
 
 async def test_the_queue_is_bounded() -> None:
     admission = Admission(1, 1, 60)
-    async with admission.place(CALL):
-        first = asyncio.create_task(admission.place(CALL).__aenter__())
+    async with admission.acquire(CALL):
+        first = asyncio.create_task(admission.acquire(CALL).__aenter__())
         await asyncio.sleep(SOON)
         with pytest.raises(Overloaded):
-            await asyncio.wait_for(admission.place(CALL).__aenter__(), 5)
+            await asyncio.wait_for(admission.acquire(CALL).__aenter__(), 5)
     await first
 
 
@@ -92,10 +92,10 @@ async def test_calls_go_before_streams_which_keep_their_share() -> None:
     order: list[Priority] = []
 
     async def work(priority: Priority) -> None:
-        async with admission.place(priority):
+        async with admission.acquire(priority):
             order.append(priority)
 
-    async with asyncio.TaskGroup() as group, admission.place(CALL):
+    async with asyncio.TaskGroup() as group, admission.acquire(CALL):
         for priority in [STREAM] * 3 + [CALL] * 16:
             group.create_task(work(priority))
         await asyncio.sleep(SOON)
@@ -107,38 +107,38 @@ async def test_calls_go_before_streams_which_keep_their_share() -> None:
 
 async def test_cancelled_waiters_take_no_place() -> None:
     admission = Admission(1, 10, 60)
-    async with admission.place(CALL):
+    async with admission.acquire(CALL):
         tasks = [
-            asyncio.create_task(admission.place(priority).__aenter__())
+            asyncio.create_task(admission.acquire(priority).__aenter__())
             for priority in (CALL, STREAM)
         ]
         await asyncio.sleep(SOON)
         for task in tasks:
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5), admission.place(CALL):
+    async with asyncio.timeout(5), admission.acquire(CALL):
         pass
 
 
 async def test_a_place_given_to_one_who_leaves_at_that_moment_is_not_lost() -> None:
     admission = Admission(1, 10, 60)
     async with AsyncExitStack() as held:
-        await held.enter_async_context(admission.place(CALL))
-        leaving = asyncio.create_task(admission.place(CALL).__aenter__())
+        await held.enter_async_context(admission.acquire(CALL))
+        leaving = asyncio.create_task(admission.acquire(CALL).__aenter__())
         await asyncio.sleep(SOON)
         await held.aclose()  # the place is handed to it, and before it runs it is cancelled
         leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    async with asyncio.timeout(5), admission.place(CALL):
+    async with asyncio.timeout(5), admission.acquire(CALL):
         pass
 
 
 async def test_a_place_comes_back_when_the_work_fails() -> None:
     admission = Admission(1, 10, 60)
     with pytest.raises(ZeroDivisionError):
-        async with admission.place(CALL):
+        async with admission.acquire(CALL):
             _ = 1 / 0
-    async with asyncio.timeout(5), admission.place(CALL):
+    async with asyncio.timeout(5), admission.acquire(CALL):
         pass
 
 
@@ -147,17 +147,17 @@ async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
     done: list[str] = []
 
     async def queued() -> None:
-        async with admission.place(STREAM):
+        async with admission.acquire(STREAM):
             done.append("queued")
 
     async with AsyncExitStack() as held:
-        await held.enter_async_context(admission.place(CALL))
+        await held.enter_async_context(admission.acquire(CALL))
         waiter = asyncio.create_task(queued())
         await asyncio.sleep(SOON)
         admission.close()
         for priority in Priority:
             with pytest.raises(Stopping) as caught:
-                await admission.place(priority).__aenter__()
+                await admission.acquire(priority).__aenter__()
             assert caught.value.retry_after
         assert await admission.idle(SOON) == 2
     assert await admission.idle(5) == 0
@@ -168,9 +168,9 @@ async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
 async def test_a_place_is_not_free_before_the_work_that_its_holder_left_behind_is_done() -> None:
     admission = Admission(1, 10, 60)
     work = [asyncio.get_running_loop().create_future() for _ in range(3)]
-    async with admission.place(CALL) as place:
+    async with admission.acquire(CALL) as permit:
         for one in work:
-            place.wait_for(one)
+            permit.hold_until(one)
         work[0].set_result(None)
     waiter = asyncio.create_task(held(admission, 0))
     work[1].cancel()

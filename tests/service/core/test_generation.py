@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.core.generation import Event, Finished, Generation, NewTokens, Started, Wanted
-from service.core.registry import Catalogue
+from service.core.generation import Event, Finished, GenerateRequest, Generation, NewTokens, Started
+from service.core.registry import Registry
 from service.core.tokenization import Tokenization
 from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
 from service.settings import Settings
 from service.triton.detached import UnderWay
-from service.triton.health import Answers
+from service.triton.health import EngineHealth
 from service.triton.models import Model
 from tests.service.core.test_registry import A, generator, models
 
@@ -35,10 +35,10 @@ class Scripted:
         self.let.set()
         self.open = 0
         self.asked: list[Mapping[str, NDArray[Any]]] = []
-        self.answers = Answers()
+        self.health = EngineHealth()
         self.streams = self
 
-    async def ask(
+    async def infer(
         self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay
     ) -> AsyncGenerator[Response, None]:
         self.asked.append(inputs)
@@ -54,12 +54,12 @@ class Scripted:
 def generating(responses: list[Response], places: int = 1) -> tuple[Generation, Scripted]:
     triton, settings = Scripted(responses), Settings(max_generations=places)
     tokenization = Tokenization(triton, settings)  # type: ignore[arg-type]
-    tokenization.catalogue = Catalogue([*models("cat", A), generator("one", A)])
+    tokenization.catalogue = Registry([*models("cat", A), generator("one", A)])
     return Generation(tokenization, triton, settings), triton  # type: ignore[arg-type]
 
 
 async def events(generation: Generation, **wanted: Any) -> list[Event]:
-    async with aclosing(generation.generate(Wanted(**wanted), 10)) as stream:
+    async with aclosing(generation.generate(GenerateRequest(**wanted), 10)) as stream:
         return [event async for event in stream]
 
 
@@ -88,7 +88,7 @@ async def test_what_the_model_is_asked() -> None:
 
 async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> None:
     generation, triton = generating([token(n, n) for n in range(5)])
-    async with aclosing(generation.generate(Wanted(k=5), 10)) as stream:
+    async with aclosing(generation.generate(GenerateRequest(k=5), 10)) as stream:
         first = await anext(stream)
         assert isinstance(first, Started)
         await asyncio.sleep(0.05)
@@ -106,7 +106,7 @@ async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> N
 
 async def test_no_token_waits_for_the_next() -> None:
     generation, triton = generating([token(n, n) for n in range(3)])
-    async with aclosing(generation.generate(Wanted(k=3), 10)) as stream:
+    async with aclosing(generation.generate(GenerateRequest(k=3), 10)) as stream:
         triton.let.clear()
         pending = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.02)
@@ -166,7 +166,7 @@ async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) 
     generation, triton = generating(responses)
     with pytest.raises(EngineUnavailable):
         await events(generation, k=3)
-    assert set(triton.answers.suspects) == {"one_generate"}
+    assert set(triton.health.suspected_at) == {"one_generate"}
     assert triton.open == 0
     generation.admission.close()
     assert await generation.admission.idle(0.1) == 0
@@ -174,7 +174,7 @@ async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) 
 
 async def test_closing_stops_the_engine_before_it_returns() -> None:
     generation, triton = generating([token(n, n) for n in range(9)])
-    stream = generation.generate(Wanted(k=9), 10)
+    stream = generation.generate(GenerateRequest(k=9), 10)
     await anext(stream)
     triton.let.clear()
     await asyncio.sleep(0)
@@ -202,7 +202,7 @@ async def test_the_deadline() -> None:
     generation, triton = generating([token(0, 1)])
     triton.let.clear()
     with pytest.raises(ServiceError) as caught:
-        async with aclosing(generation.generate(Wanted(k=1), 0.05)) as stream:
+        async with aclosing(generation.generate(GenerateRequest(k=1), 0.05)) as stream:
             await anext(stream)
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert triton.open == 0

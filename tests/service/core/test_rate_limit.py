@@ -31,7 +31,7 @@ async def test_a_burst_then_the_rate() -> None:
 async def test_the_hint_is_kept() -> None:
     limit = RateLimit(10, 1)
     await limit.take(wait=False)
-    with pytest.raises(RateLimited, match="10 pictures a second") as caught:
+    with pytest.raises(RateLimited, match="10 images a second") as caught:
         await limit.take(wait=False)
     assert caught.value.retry_after is not None
     assert 0.05 < caught.value.retry_after <= 0.1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from channeltok import Tokens
 
-from service.core.registry import Catalogue
+from service.core.registry import Registry
 from service.errors import (
     BadTokens,
     EngineUnavailable,
@@ -15,7 +15,7 @@ from service.errors import (
 )
 from service.triton.models import Model, Tensor
 
-PICTURE, TOKENS = (
+IMAGE, TOKENS = (
     Tensor("picture", "UINT8", np.uint8, (128, 128, 3)),
     Tensor("tokens", "INT32", np.int32, (256,)),
 )
@@ -32,9 +32,9 @@ def models(
     name: str, fingerprint: str, budgets: tuple[int, ...] = (256,), version: int = 1
 ) -> list[Model]:
     facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint, "version": str(version)}
-    encode = Model(f"{name}_encode", PICTURE, TOKENS, {**facts, "role": "encode", "budget": "256"})
+    encode = Model(f"{name}_encode", IMAGE, TOKENS, {**facts, "role": "encode", "budget": "256"})
     decodes = [
-        Model(f"{name}_decode_k{k}", TOKENS, PICTURE, {**facts, "role": "decode", "budget": str(k)})
+        Model(f"{name}_decode_k{k}", TOKENS, IMAGE, {**facts, "role": "decode", "budget": str(k)})
         for k in budgets
     ]
     return [encode, *decodes]
@@ -44,7 +44,7 @@ A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 
 def test_by_name_and_by_fingerprint() -> None:
-    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    catalogue = Registry([*models("cat", A), *models("dog", B)])
     assert catalogue.by_name("dog").fingerprint == B
     assert catalogue.by_fingerprint(B, None).name == "dog"
     assert catalogue.by_fingerprint(A, "cat").name == "cat"
@@ -52,9 +52,9 @@ def test_by_name_and_by_fingerprint() -> None:
 
 def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
     both = [*models("dog", B), *models("cat", A)]
-    assert Catalogue(both).by_name(None).name == "cat"
-    assert Catalogue(both, default="dog").by_name("").name == "dog"
-    assert [tokenizer.name for tokenizer in Catalogue(both, default="dog").tokenizers] == [
+    assert Registry(both).by_name(None).name == "cat"
+    assert Registry(both, default="dog").by_name("").name == "dog"
+    assert [tokenizer.name for tokenizer in Registry(both, default="dog").tokenizers] == [
         "dog",
         "cat",
     ]
@@ -62,11 +62,11 @@ def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
 
 def test_a_default_that_is_not_served_is_said_not_replaced() -> None:
     with pytest.raises(UnknownTokenizer, match="cow"):
-        Catalogue(models("cat", A), default="cow").by_name(None)
+        Registry(models("cat", A), default="cow").by_name(None)
 
 
 def test_what_is_not_served() -> None:
-    catalogue = Catalogue([*models("cat", A), *models("dog", B)])
+    catalogue = Registry([*models("cat", A), *models("dog", B)])
     with pytest.raises(UnknownTokenizer, match="cat, dog"):
         catalogue.by_name("cow")
     with pytest.raises(FingerprintMismatch, match=C):
@@ -74,11 +74,11 @@ def test_what_is_not_served() -> None:
     with pytest.raises(FingerprintMismatch):
         catalogue.by_fingerprint(A, "dog")
     with pytest.raises(EngineUnavailable):
-        Catalogue([]).by_name(None)
+        Registry([]).by_name(None)
 
 
 def test_the_smallest_budget_that_fits() -> None:
-    tokenizer = Catalogue(models("cat", A, (64, 256, 128))).by_name(None)
+    tokenizer = Registry(models("cat", A, (64, 256, 128))).by_name(None)
     assert list(tokenizer.decoders) == [64, 128, 256]
     assert [tokenizer.decoder_for(k)[0] for k in (1, 64, 65, 128, 129, 256)] == [
         64,
@@ -92,15 +92,15 @@ def test_the_smallest_budget_that_fits() -> None:
 
 def test_half_a_tokenizer_is_not_served() -> None:
     encode, decode = models("cat", A)
-    assert not Catalogue([encode]).tokenizers
-    assert not Catalogue([decode]).tokenizers
-    assert not Catalogue(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
+    assert not Registry([encode]).tokenizers
+    assert not Registry([decode]).tokenizers
+    assert not Registry(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
     other_training = replace(decode, parameters={**decode.parameters, "fingerprint": B})
-    assert not Catalogue([encode, other_training]).tokenizers
+    assert not Registry([encode, other_training]).tokenizers
 
 
 def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
-    catalogue = Catalogue(
+    catalogue = Registry(
         [*models("cat", A, version=9), *models("cat", B, version=10), *models("ant", C)]
     )
     old, new = catalogue.by_fingerprint(A, "cat"), catalogue.by_name("cat")
@@ -113,14 +113,14 @@ def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
 
 
 def test_models_of_others_are_left_alone() -> None:
-    foreign = Model("resnet", PICTURE, TOKENS, {})
-    assert [tokenizer.name for tokenizer in Catalogue([foreign, *models("cat", A)]).tokenizers] == [
+    foreign = Model("resnet", IMAGE, TOKENS, {})
+    assert [tokenizer.name for tokenizer in Registry([foreign, *models("cat", A)]).tokenizers] == [
         "cat"
     ]
 
 
 def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
-    (tokenizer,) = Catalogue(models("cat", A, (8, 64, 256))).tokenizers
+    (tokenizer,) = Registry(models("cat", A, (8, 64, 256))).tokenizers
     asked = [
         (budget, model.name, ks) for budget, model, ks in tokenizer.decoders_for([1, 8, 9, 64, 256])
     ]
@@ -132,7 +132,7 @@ def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
 
 
 def test_tokens_that_it_cannot_have_made_are_refused() -> None:
-    (tokenizer,) = Catalogue(
+    (tokenizer,) = Registry(
         [
             replace(model, parameters={**model.parameters, "codes": "300"})
             for model in models("cat", A)
@@ -163,7 +163,7 @@ def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> 
 
 
 def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:
-    catalogue = Catalogue(
+    catalogue = Registry(
         [
             *models("cat", A),
             *models("dog", B),
@@ -180,7 +180,7 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
     assert catalogue.generator("two").tokenizer.fingerprint == B
     assert [one.name for one in catalogue.tokenizers] == ["cat", "dog"]
     assert (
-        Catalogue(
+        Registry(
             [*models("cat", A), generator("one", A), generator("two", A)], default_generator="two"
         )
         .generator("")
@@ -192,26 +192,26 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
 
 
 def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
-    assert not Catalogue([*models("cat", A), generator("longer", A, channels="257")]).generators
-    assert not Catalogue([*models("cat", A), generator("more", A, bits_per_token="17")]).generators
-    assert not Catalogue([generator("alone", A)]).generators
+    assert not Registry([*models("cat", A), generator("longer", A, channels="257")]).generators
+    assert not Registry([*models("cat", A), generator("more", A, bits_per_token="17")]).generators
+    assert not Registry([generator("alone", A)]).generators
     with pytest.raises(UnknownGenerator, match="no generator is served"):
-        Catalogue(models("cat", A)).generator(None)
+        Registry(models("cat", A)).generator(None)
 
 
 def test_of_two_versions_of_a_generator_the_newer_is_asked() -> None:
-    catalogue = Catalogue([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
+    catalogue = Registry([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
     assert [one.version for one in catalogue.generators] == [10, 9]
     assert [one.version for one in catalogue.current_generators] == [10]
     assert catalogue.generator("one").version == 10
 
 
 def test_classes_by_name() -> None:
-    served = Catalogue([*models("cat", A), generator("one", A)]).generator("one")
+    served = Registry([*models("cat", A), generator("one", A)]).generator("one")
     assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
     with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
         served.class_number("cow")
-    many = Catalogue(
+    many = Registry(
         [
             *models("cat", A),
             generator("one", A, classes=str([f"c{n}" for n in range(12)]).replace("'", '"')),
@@ -219,6 +219,6 @@ def test_classes_by_name() -> None:
     ).generator("one")
     with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
         many.class_number("cow")
-    none = Catalogue([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
+    none = Registry([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
     with pytest.raises(UnknownClass, match="no classes"):
         none.class_number("cow")

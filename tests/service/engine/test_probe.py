@@ -62,7 +62,7 @@ async def triton(engine: Engine) -> AsyncIterator[Triton]:
 
 @pytest.fixture
 def looks(triton: Triton) -> Probe:
-    return Probe(triton, engine_timeout=5.0, probe_seconds=0.0)
+    return Probe(triton, engine_timeout_seconds=5.0, probe_seconds=0.0)
 
 
 async def test_a_slow_engine_is_asked_rarely(
@@ -119,18 +119,18 @@ async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(
 ) -> None:
     """So a repair that came in between is not followed by another for the same silence."""
     generator = replace(DECODER, parameters={**DECODER.parameters, "channels": "2"})
-    looks = Probe(triton, engine_timeout=0.2, probe_seconds=0.0)
+    looks = Probe(triton, engine_timeout_seconds=0.2, probe_seconds=0.0)
     waiting = asyncio.create_task(
-        anext(triton.streams.ask(generator, {"x": np.zeros(2, np.int32)}))
+        anext(triton.streams.infer(generator, {"x": np.zeros(2, np.int32)}))
     )
     await asyncio.sleep(0.1)
     assert await looks.look_at_generator(generator) is None
     await asyncio.sleep(0.2)
     repaired = time.perf_counter() - 0.1
     assert isinstance(await looks.look_at_generator(generator), DeadlineExceeded)
-    assert triton.answers.suspects["decoder"] < repaired
+    assert triton.health.suspected_at["decoder"] < repaired
     await asyncio.sleep(0.15)
     await looks.look_at_generator(generator)
-    assert triton.answers.suspects["decoder"] > repaired
+    assert triton.health.suspected_at["decoder"] > repaired
     waiting.cancel()
     await asyncio.wait([waiting])

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from service.core.rate_limit import caller
-from service.grpc.entrance import GrpcEntrance
-from service.security.auth import Access
+from service.grpc.entrance import GuardedServer
+from service.security.auth import Authenticator
 
 
 async def one_to_one(request: StringValue, context: Any) -> StringValue:
@@ -51,7 +51,9 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         "ManyToMany": grpc.stream_stream_rpc_method_handler(many_to_many, **codec),
     }
     server = grpc.aio.server()
-    entrance = GrpcEntrance(server, Access(None), receive_seconds=5, surrounded="test.Others")
+    entrance = GuardedServer(
+        server, Authenticator(None), receive_seconds=5, surrounded="test.Others"
+    )
     entrance.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Kinds", methods),)
     )

@@ -4,7 +4,7 @@ import sys
 
 CRASH = """
 import structlog
-from service import logs
+from service.observability import logs
 
 def handle(authorization):
     raise RuntimeError(f"{len(authorization)} characters")

@@ -1,6 +1,6 @@
 import pytest
 
-from service.security.auth import Access
+from service.security.auth import Authenticator
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from service.security.auth import Access
     ],
 )
 def test_a_caller_without_a_token_is_its_address(peer: str, name: str) -> None:
-    assert Access.by_address(peer) == name
+    assert Authenticator.by_address(peer) == name

@@ -90,13 +90,13 @@ async def test_each_gets_his_own_part(engine: tuple[Engine, Triton]) -> None:
     parts = await asyncio.gather(*(ask(triton, value) for value in range(6)), ask(triton, 6, 7, 8))
     assert np.array_equal(np.concatenate([part.output for part in parts]), 2 * entries(*range(9)))
     assert sorted(real.sizes) == [2, 3, 4]  # four at most, and nobody's are torn apart
-    assert triton.answers.count(DOUBLING) == 9
+    assert triton.health.count(DOUBLING) == 9
 
 
 async def test_what_would_wait_in_triton_waits_for_company(
     engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "HELD_SECONDS", 5)
+    monkeypatch.setattr(batching, "MAX_HOLD_SECONDS", 5)
     real, triton = engine
     real.may_answer.clear()
     calls = [
@@ -122,7 +122,7 @@ async def test_the_wait_for_company_ends(
     engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one of several Tritons hangs, no answer ever makes room."""
-    monkeypatch.setattr(batching, "HELD_SECONDS", 0.2)
+    monkeypatch.setattr(batching, "MAX_HOLD_SECONDS", 0.2)
     real, triton = engine
     real.may_answer.clear()
     calls = [asyncio.create_task(ask(triton, *range(4))), asyncio.create_task(ask(triton, 4))]
@@ -137,12 +137,12 @@ async def test_the_wait_for_company_is_time_in_the_queue(engine: tuple[Engine, T
     real, triton = engine
     real.execution, real.may_answer = 1e-6, asyncio.Event()
     calls = [asyncio.create_task(ask(triton, *range(4))), asyncio.create_task(ask(triton, 4))]
-    await asyncio.sleep(batching.HELD_SECONDS + 0.05)
+    await asyncio.sleep(batching.MAX_HOLD_SECONDS + 0.05)
     real.may_answer.set()
     first, held = await asyncio.gather(*calls)
     assert first.queue_seconds is not None
     assert held.queue_seconds is not None
-    assert min(first.queue_seconds, held.queue_seconds) >= 0.9 * batching.HELD_SECONDS
+    assert min(first.queue_seconds, held.queue_seconds) >= 0.9 * batching.MAX_HOLD_SECONDS
 
 
 async def test_who_waits_for_company_may_leave(engine: tuple[Engine, Triton]) -> None:
@@ -151,7 +151,7 @@ async def test_who_waits_for_company_may_leave(engine: tuple[Engine, Triton]) ->
     first = asyncio.create_task(ask(triton, *range(4)))
     await asyncio.sleep(0.05)
     with pytest.raises(TimeoutError):
-        await ask(triton, 4, timeout=batching.HELD_SECONDS / 2)
+        await ask(triton, 4, timeout=batching.MAX_HOLD_SECONDS / 2)
     real.may_answer.set()
     await first
     assert np.array_equal((await ask(triton, 5)).output, 2 * entries(5))
@@ -221,13 +221,13 @@ async def test_what_was_sent_is_answered_though_all_have_gone(
     real.may_answer.set()
     await asyncio.wait_for(asyncio.gather(*under_way), 2)
     assert (real.sizes, real.cancelled) == ([1, 1] if traced else [2], 0)
-    assert triton.answers.count(DOUBLING) == 2
+    assert triton.health.count(DOUBLING) == 2
 
 
 async def test_what_is_never_answered_is_given_up_in_the_end(
     engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detached, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(detached, "ABANDONED_TIMEOUT", 0.3)
     real, triton = engine
     real.may_answer.clear()
     with pytest.raises(TimeoutError):
@@ -243,7 +243,7 @@ async def test_what_is_given_up_though_younger_ones_were_answered_is_in_an_engin
     engine: tuple[Engine, Triton], execution: float, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the deadline of whoever asked was too near to show it; not where the engine may take so long."""
-    monkeypatch.setattr(detached, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(detached, "ABANDONED_TIMEOUT", 0.3)
     monkeypatch.setattr(health, "OVERTAKEN_SECONDS", 0.1)
     real, triton = engine
     real.execution = execution
@@ -254,9 +254,9 @@ async def test_what_is_given_up_though_younger_ones_were_answered_is_in_an_engin
     real.may_answer.set()
     await asyncio.sleep(0.15)
     await ask(triton, 2)
-    assert not triton.answers.suspects
+    assert not triton.health.suspected_at
     await asyncio.sleep(0.3)
-    assert list(triton.answers.suspects) == (["doubling"] if hangs else [])
+    assert list(triton.health.suspected_at) == (["doubling"] if hangs else [])
 
 
 async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:
@@ -266,4 +266,4 @@ async def test_all_are_told_of_a_failure(engine: tuple[Engine, Triton]) -> None:
         *(ask(triton, value) for value in range(3)), return_exceptions=True
     )
     assert [type(error) for error in failures] == [EngineUnavailable] * 3
-    assert list(triton.answers.suspects) == ["doubling"]
+    assert list(triton.health.suspected_at) == ["doubling"]

@@ -75,7 +75,7 @@ async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
 
 async def count(triton: Triton, upto: int) -> list[int]:
     async with aclosing(
-        triton.streams.ask(COUNTING, {"length": np.array([upto], np.int32)})
+        triton.streams.infer(COUNTING, {"length": np.array([upto], np.int32)})
     ) as responses:
         return [int(response["n"][0]) async for response in responses]
 
@@ -83,9 +83,9 @@ async def count(triton: Triton, upto: int) -> list[int]:
 async def test_each_response_comes_by_name(engine: tuple[Engine, Triton]) -> None:
     _, triton = engine
     assert await count(triton, 3) == [0, 1, 2]
-    assert not triton.streams.waited_for(COUNTING)
-    assert triton.answers.count(COUNTING) == 4  # and the end
-    assert not triton.answers.suspects
+    assert not triton.streams.has_waiters(COUNTING)
+    assert triton.health.count(COUNTING) == 4  # and the end
+    assert not triton.health.suspected_at
 
 
 async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine, Triton]) -> None:
@@ -93,12 +93,12 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
     real, triton = engine
     real.silent_at = 1
     under_way: list[asyncio.Task[None]] = []
-    call = triton.streams.ask(
+    call = triton.streams.infer(
         COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
     )
     assert await anext(call)
     await call.aclose()
-    assert not triton.streams.waited_for(COUNTING)
+    assert not triton.streams.has_waiters(COUNTING)
     await asyncio.wait_for(under_way[0], 2)
     assert (real.lengths, len(set(real.ids)), real.cancelled) == ([3, 0], 1, 0)
     assert await count(triton, 1) == [0]
@@ -108,7 +108,7 @@ async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine,
 async def test_what_does_not_stop_is_given_up_in_the_end(
     engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detached, "LEFT_SECONDS", 0.3)
+    monkeypatch.setattr(detached, "ABANDONED_TIMEOUT", 0.3)
     real, triton = engine
     real.silent_at, real.hangs = 1, True
     with pytest.raises(TimeoutError):
@@ -124,14 +124,14 @@ async def test_streams_of_a_process_that_is_gone_end(engine: tuple[Engine, Trito
     real, triton = engine
     real.silent_at, real.hangs = 1, True
     under_way: list[asyncio.Task[None]] = []
-    left = triton.streams.ask(
+    left = triton.streams.infer(
         COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
     )
     await anext(left)
     await left.aclose()
     waiting = asyncio.create_task(count(triton, 3))
     await asyncio.sleep(0.2)
-    triton.streams.end("counting")
+    triton.streams.cancel_all("counting")
     with pytest.raises(EngineUnavailable):
         await asyncio.wait_for(waiting, 2)
     await asyncio.wait(under_way, timeout=2)
@@ -150,7 +150,7 @@ async def test_errors(
     with pytest.raises(kind) as caught:
         await count(triton, 3)
     assert said not in caught.value.detail
-    assert bool(triton.answers.suspects) is suspect
+    assert bool(triton.health.suspected_at) is suspect
 
 
 async def test_an_engine_that_is_down() -> None:
@@ -170,7 +170,7 @@ async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(count(triton, 3), 0.2)
-    assert 0.4 <= triton.answers.silent_seconds(COUNTING) < 0.65
+    assert 0.4 <= triton.health.silent_seconds(COUNTING) < 0.65
 
 
 async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(
@@ -182,7 +182,7 @@ async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(
     stuck = asyncio.create_task(count(triton, 3))
     await asyncio.sleep(0.3)
     assert await count(triton, 2) == [0, 1]
-    assert not triton.answers.suspects
+    assert not triton.health.suspected_at
     stuck.cancel()
     await asyncio.wait([stuck])
-    assert triton.answers.suspects["counting"] <= time.perf_counter() - 0.3
+    assert triton.health.suspected_at["counting"] <= time.perf_counter() - 0.3

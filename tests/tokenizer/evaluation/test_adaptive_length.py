@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from channeltok import Measured, Quality
+from channeltok import Quality, QualityPoint
 from PIL import Image
 
 from imaging.similarity import ssim
@@ -19,8 +19,8 @@ PHOTOS = "docs/images/*.jpg"
 
 def test_tokens_go_where_they_bring_most() -> None:
     tried = Quality(ssim=0.5).budgets(64)
-    flat = [Measured(k, 0.4, 20.0) for k in tried]
-    steep = [Measured(k, k / 64, 20.0) for k in tried]
+    flat = [QualityPoint(k, 0.4, 20.0) for k in tried]
+    steep = [QualityPoint(k, k / 64, 20.0) for k in tried]
     assert adaptive_length.chosen([flat, steep], Quality(ssim_per_token=0.01), 64) == (
         2 * (2 + 64) / 2,
         (0.4 + 1) / 2,

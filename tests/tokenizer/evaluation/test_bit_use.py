@@ -12,7 +12,7 @@ def test_live_bits_are_those_that_change() -> None:
     assert live_bits(tokens) == 0
     tokens[:50] = 0b101
     assert live_bits(tokens) == pytest.approx(2 / 16)
-    tokens[:97] = 0b101  # 97 % of pictures: as good as always
+    tokens[:97] = 0b101  # 97 % of images: as good as always
     assert live_bits(tokens) == 0
 
 

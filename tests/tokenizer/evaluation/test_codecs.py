@@ -17,9 +17,9 @@ def test_more_bytes_are_better_and_never_too_many(codec: str) -> None:
     for size, saved in found.items():
         assert saved
         assert max(one.size for one in saved) <= size
-        pictures = np.stack([one.picture for one in saved])
-        assert pictures.shape[1:] == photo.shape
-        best.append(psnr(np.repeat(photo[None], len(pictures), axis=0), pictures).max())
+        images = np.stack([one.image for one in saved])
+        assert images.shape[1:] == photo.shape
+        best.append(psnr(np.repeat(photo[None], len(images), axis=0), images).max())
     assert best == sorted(best)
     assert best[-1] > best[0] + 1
 

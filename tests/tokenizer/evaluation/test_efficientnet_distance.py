@@ -41,7 +41,7 @@ def test_more_damage_is_further_away(photos: NDArray[np.uint8]) -> None:
     assert (found[1] < found[3]).all()
 
 
-def test_a_picture_is_judged_alike_in_any_company(photos: NDArray[np.uint8]) -> None:
+def test_an_image_is_judged_alike_in_any_company(photos: NDArray[np.uint8]) -> None:
     versions = blurred(photos, 2)
     together, _ = judge(photos, [versions])
     alone = [judge(photos[i : i + 1], [versions[i : i + 1]])[0][0, 0] for i in range(len(photos))]

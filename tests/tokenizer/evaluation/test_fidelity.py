@@ -45,6 +45,6 @@ def test_a_grid_is_seen_at_its_own_stride(photos: NDArray[np.uint8], stride: int
     assert grid_energy(ruled, stride) > 2 * grid_energy(photos, stride)
 
 
-def test_a_picture_too_small_for_its_grid_is_refused() -> None:
+def test_an_image_too_small_for_its_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 32 and a multiple are needed"):
         grid_energy(np.zeros((1, 16, 16, 3), dtype=np.uint8), 4)

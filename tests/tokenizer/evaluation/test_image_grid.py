@@ -1,4 +1,4 @@
-"""The commands that show a tokenizer at work leave a picture."""
+"""The commands that show a tokenizer at work leave an image."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Photos to tokens to pictures."""
+"""Photos to tokens to images."""
 
 import numpy as np
 import torch

@@ -17,10 +17,10 @@ from tokenizer.models.bsq import (
     tokens_from_latents,
 )
 
-tokens_of_a_picture = st.lists(st.integers(ABSENT, 2**16 - 1), min_size=1, max_size=40)
+tokens_of_an_image = st.lists(st.integers(ABSENT, 2**16 - 1), min_size=1, max_size=40)
 
 
-@given(tokens_of_a_picture)
+@given(tokens_of_an_image)
 def test_tokens_survive_their_codes(ids: list[int]) -> None:
     tokens = torch.tensor([ids], dtype=torch.int32)
     codes = codes_from_tokens(tokens)

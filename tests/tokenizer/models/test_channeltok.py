@@ -48,15 +48,15 @@ def test_the_full_size_sums_up_as_published() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_turns_pictures_into_4x4_channels_and_back(size: str) -> None:
+def test_every_size_turns_images_into_4x4_channels_and_back(size: str) -> None:
     model, shape = on_meta(size), SIZES[size]
-    pixels = torch.empty(2, 3, shape.picture_size, shape.picture_size, device="meta")
+    pixels = torch.empty(2, 3, shape.image_size, shape.image_size, device="meta")
     latents = model.encoder(pixels)
     assert latents.shape == (2, shape.channels, 4, 4)
     assert model.decoder(latents).shape == pixels.shape
 
 
-def test_tokens_of_a_picture_and_back() -> None:
+def test_tokens_of_an_image_and_back() -> None:
     torch.manual_seed(0)
     model = ChannelTok(TINY).eval()
     with torch.inference_mode():

@@ -38,7 +38,7 @@ def test_entries_become_the_means_of_clusters_and_none_stays_dead() -> None:
     assert torch.cdist(centres, codebook.entries).min(1).values.max() < 0.2
 
 
-def test_tokens_of_a_picture_and_back(model: Cvq) -> None:
+def test_tokens_of_an_image_and_back(model: Cvq) -> None:
     model.eval()
     with torch.inference_mode():
         tokens = model.encode(torch.rand(2, 3, 128, 128) * 2 - 1)

@@ -11,7 +11,7 @@ from tokenizer.models.flextok import D12, FlexShape, FlexTok, euler_times
 from tokenizer.training.losses import Objective
 from tokenizer.training.recipe import Recipe
 
-SHAPE = FlexShape(picture_size=32, registers=8, width=64, encoder_depth=1, decoder_depth=2, steps=3)
+SHAPE = FlexShape(image_size=32, registers=8, width=64, encoder_depth=1, decoder_depth=2, steps=3)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_prefix_decodes_as_the_full_sequence_with_mask_tokens(model: FlexTok) 
         )
 
 
-def test_the_same_tokens_give_the_same_picture_alone_and_in_a_batch(model: FlexTok) -> None:
+def test_the_same_tokens_give_the_same_image_alone_and_in_a_batch(model: FlexTok) -> None:
     with torch.inference_mode():
         tokens = model.encode(pixels())
         together, again = model.decode(tokens), model.decode(tokens)

@@ -52,9 +52,9 @@ def test_the_discriminator_is_the_papers() -> None:
 
 
 def test_hinge_losses_by_hand() -> None:
-    photos, pictures = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])
-    assert discriminator_loss(photos, pictures).item() == pytest.approx(0.5 * (0.5 + 1.0))
-    assert generator_loss(pictures).item() == pytest.approx(1.0)
+    photos, images = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])
+    assert discriminator_loss(photos, images).item() == pytest.approx(0.5 * (0.5 + 1.0))
+    assert generator_loss(images).item() == pytest.approx(1.0)
 
 
 def test_pixels_alone_load_no_network(photos: Tensor) -> None:
@@ -72,7 +72,7 @@ def at_one_offset(objective: Objective, *arguments: Any) -> Tensor:
     return objective.tokenizer_loss(*arguments)
 
 
-def test_the_perceptual_trunk_sees_the_picture_from_other_offsets_each_time(photos: Tensor) -> None:
+def test_the_perceptual_trunk_sees_the_image_from_other_offsets_each_time(photos: Tensor) -> None:
     objective = Objective(Recipe(l1_weight=0, perceptual_weight=1.0))
     grid = photos.clone()
     grid[:, :, ::4, ::4] += 0.5
@@ -121,5 +121,5 @@ def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
 
 def test_an_ssim_weight_counts_what_is_missing_to_one(photos: Tensor) -> None:
     blurred = F.avg_pool2d(photos, 3, 1, 1)
-    loss = Objective(Recipe(l1_weight=0, ssim_weight=0.3)).picture_loss(photos, blurred, 0)
+    loss = Objective(Recipe(l1_weight=0, ssim_weight=0.3)).image_loss(photos, blurred, 0)
     assert loss.item() == pytest.approx(0.3 * (1 - ssim(photos, blurred).item()))

@@ -22,7 +22,7 @@ def model() -> Tokenizer:
 @pytest.mark.parametrize("kind", precision.ALL, ids=lambda kind: kind.name)
 def test_every_precision_makes_nearly_the_same_image(model: Tokenizer, kind: Precision) -> None:
     torch.manual_seed(0)
-    size = model.shape.picture_size
+    size = model.shape.image_size
     photos = torch.randint(256, (2, size, size, 3), dtype=torch.uint8)
     due = on_cpu(model, photos, 60)
     ready = prepared(model, kind, CPU, channels_last=True)
