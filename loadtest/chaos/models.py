@@ -17,7 +17,8 @@ DEMO = ROOT / "tokenizer/weights/demo.safetensors"
 _WIDE = """
 import sys, torch
 from pathlib import Path
-from export import graph, repository
+from export.graphs import graph
+from export.triton import repository
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 torch.manual_seed(0)
 model = ChannelTok(ShuffleShape(widths=(320, 480, 960, 1280))).half().float().eval()
