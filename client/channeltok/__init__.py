@@ -20,6 +20,7 @@ from channeltok.errors import (
 )
 from channeltok.generation import (
     Generated,
+    GenerateParams,
     GenerationEvent,
     GeneratorInfo,
     NewTokens,
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "FingerprintMismatch",
+    "GenerateParams",
     "Generated",
     "GenerationEvent",
     "GeneratorInfo",

@@ -8,7 +8,6 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Sequence,
 )
 from functools import partial
 from types import TracebackType
@@ -43,6 +42,7 @@ from channeltok._messages import (
 from channeltok._reorder import Answer, CallEnded, Event, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
 from channeltok.generation import (
+    GenerateParams,
     GenerationEvent,
     GeneratorInfo,
     generate_request,
@@ -164,24 +164,9 @@ class AsyncClient:
             )
         return read_tokenizers(response)
 
-    def generate(
-        self,
-        class_name: str | None = None,
-        k: int | None = None,
-        seed: int | None = None,
-        *,
-        prefix: Tokens | bytes | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        previews: Sequence[int] = (),
-        preview_format: ImageFormat = "png",
-        generator: str | None = None,
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """As `Client.generate`, to iterate with `async for`."""
-        request = generate_request(
-            class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator
-        )
-        return self._events(request)
+    def generate(self, params: GenerateParams) -> AsyncGenerator[GenerationEvent, None]:
+        """Like `Client.generate`, to be iterated with `async for`."""
+        return self._events(generate_request(params))
 
     async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
         call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())

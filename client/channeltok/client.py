@@ -6,7 +6,7 @@ when it makes sense. What gRPC does below is reconnect, at most 2 s after the la
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -39,6 +39,7 @@ from channeltok._messages import (
 from channeltok._reorder import Answer, CallEnded, Event, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, from_rpc_error
 from channeltok.generation import (
+    GenerateParams,
     GenerationEvent,
     GeneratorInfo,
     generate_request,
@@ -178,33 +179,20 @@ class Client:
             )
         return read_tokenizers(response)
 
-    def generate(
-        self,
-        class_name: str | None = None,
-        k: int | None = None,
-        seed: int | None = None,
-        *,
-        prefix: Tokens | bytes | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        previews: Sequence[int] = (),
-        preview_format: ImageFormat = "png",
-        generator: str | None = None,
-    ) -> Generator[GenerationEvent, None, None]:
-        """A new image, as it is made: Started, NewTokens and Previews, and Generated with all of its tokens, for `decode`.
+    def generate(self, params: GenerateParams) -> Generator[GenerationEvent, None, None]:
+        """Generate an image token by token.
 
-        class_name: one of the generator's; None: no class. k: tokens of the whole sequence; None: as many as the generator makes. seed: 0
-        to 2^63 - 1; None: one is drawn, and told in Started. prefix: tokens to begin with, at most k. temperature: 0 (the likeliest each
-        time) to 10; None: 0.85. top_k: draw from so many of the likeliest, 0: from all; None: 200. previews: at most 8 budgets.
-        generator: a name from `generators()`; None: the default one.
+        Yields `Started`, then `NewTokens` and `Preview`s as they are made, then `Generated` with the
+        whole sequence (pass its tokens to `decode`). Closing the iterator stops the work; the
+        client's timeout is the deadline of the whole call.
 
-        The client's timeout is the deadline of the whole call. Closing the iterator stops the work. What is raised, is raised by the
-        first `next`, or in the middle when the service fails there.
+        Args:
+            params: what to generate.
+
+        Raises:
+            ChannelTokError: from the first `next`, or later if generation fails on the way.
         """
-        request = generate_request(
-            class_name, k, seed, prefix, temperature, top_k, previews, preview_format, generator
-        )
-        return self._events(request)
+        return self._events(generate_request(params))
 
     def _events(self, request: pb.GenerateRequest) -> Generator[GenerationEvent, None, None]:
         call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())

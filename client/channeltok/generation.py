@@ -1,4 +1,4 @@
-"""Generate's requests built and its events read, the same for both clients."""
+"""Image generation: parameters, events, and their protobuf messages (shared by both clients)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,50 @@ from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 
 _MAX_UINT64 = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateParams:
+    """Parameters of one generated image. None stands for the default.
+
+    Attributes:
+        generator: a name from `Client.generators()`. Default: the service's default generator.
+        class_name: one of the generator's `classes`. Default: no class.
+        prefix: tokens (or token bytes) to continue from, at most k, of the generator's tokenizer.
+        k: length of the whole sequence, 1 to the generator's max_tokens (default).
+        seed: 0 to 2^63 - 1. The same parameters with the same seed give the same tokens. Default:
+            the service draws one and returns it in `Started`.
+        temperature: 0 (always the most likely token) to 10. Default: 0.85.
+        top_k: sample from this many of the most likely ids, 0 (no limit) to the tokenizer's
+            vocab_size. Default: 200.
+        previews: at most 8 values of k at which the image so far is decoded and sent.
+        preview_format: format of the previews.
+
+    Raises:
+        InvalidInput: a value cannot be sent (BAD_K, BAD_SAMPLING, UNSUPPORTED_FORMAT). The service
+            checks the ranges that depend on its generator.
+    """
+
+    generator: str | None = None
+    class_name: str | None = None
+    prefix: Tokens | bytes | None = None
+    k: int | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    previews: Sequence[int] = ()
+    preview_format: ImageFormat = "png"
+
+    def __post_init__(self) -> None:
+        for k in (self.k, *self.previews):
+            check_k(k)
+        check_format(self.preview_format)
+        if self.seed is not None and not 0 <= self.seed <= _MAX_UINT64:
+            raise InvalidInput("BAD_SAMPLING", f"seed is 0 to 2^63 - 1, not {self.seed}")
+        if self.top_k is not None and not 0 <= self.top_k < 2**32:
+            raise InvalidInput(
+                "BAD_SAMPLING", f"top_k is 0 to the tokenizer's vocab_size, not {self.top_k}"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,35 +110,19 @@ class Generated:
 GenerationEvent = Started | NewTokens | Preview | Generated
 
 
-def generate_request(
-    class_name: str | None,
-    k: int | None,
-    seed: int | None,
-    prefix: Tokens | bytes | None,
-    temperature: float | None,
-    top_k: int | None,
-    previews: Sequence[int],
-    preview_format: ImageFormat,
-    generator: str | None,
-) -> pb.GenerateRequest:
-    """Whether it can be served the service says; refused here is what the message cannot carry. Raises InvalidInput."""
-    for budget in (k, *previews):
-        check_k(budget)
-    check_format(preview_format)
-    if seed is not None and not 0 <= seed <= _MAX_UINT64:
-        raise InvalidInput("BAD_SAMPLING", f"seed is 0 to 2^63 - 1, not {seed}")
-    if top_k is not None and not 0 <= top_k < 2**32:
-        raise InvalidInput("BAD_SAMPLING", f"top_k is 0 to the tokenizer's vocab_size, not {top_k}")
+def generate_request(params: GenerateParams) -> pb.GenerateRequest:
+    """The message for `params`; what is None stays absent in it."""
+    prefix = params.prefix
     return pb.GenerateRequest(
-        generator=generator,
-        class_name=class_name,
+        generator=params.generator,
+        class_name=params.class_name,
         prefix=prefix.to_bytes() if isinstance(prefix, Tokens) else prefix,
-        k=k,
-        seed=seed,
-        temperature=temperature,
-        top_k=top_k,
-        previews=previews,
-        preview_format=FORMATS[preview_format],
+        k=params.k,
+        seed=params.seed,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        previews=params.previews,
+        preview_format=FORMATS[params.preview_format],
     )
 
 

@@ -3,26 +3,20 @@
 from typing import Any
 
 import pytest
-from channeltok import InternalError, InvalidInput
+from channeltok import GenerateParams, InternalError, InvalidInput
 from channeltok.generation import generate_request, read_event
 from channeltok.v1 import tokenizer_pb2 as pb
 
 
-def request(**wanted: Any) -> pb.GenerateRequest:
-    absent = dict.fromkeys(
-        ("class_name", "k", "seed", "prefix", "temperature", "top_k", "generator")
-    )
-    return generate_request(**{**absent, "previews": (), "preview_format": "png", **wanted})
-
-
-def test_what_is_not_asked_for_is_absent() -> None:
-    assert [field.name for field, _ in request().ListFields()] == ["preview_format"]
-    zeros = request(k=0, seed=0, temperature=0, top_k=0)
+def test_generate_request_leaves_out_what_is_none() -> None:
+    default = generate_request(GenerateParams())
+    assert [field.name for field, _ in default.ListFields()] == ["preview_format"]
+    zeros = generate_request(GenerateParams(k=0, seed=0, temperature=0, top_k=0))
     assert all(zeros.HasField(name) for name in ("k", "seed", "temperature", "top_k"))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "code"),
+    ("params", "code"),
     [
         ({"k": -1}, "BAD_K"),
         ({"previews": [4, -1]}, "BAD_K"),
@@ -32,9 +26,11 @@ def test_what_is_not_asked_for_is_absent() -> None:
         ({"preview_format": "gif"}, "UNSUPPORTED_FORMAT"),
     ],
 )
-def test_what_no_message_can_carry_is_refused_here(wanted: dict[str, Any], code: str) -> None:
+def test_generate_params_refuse_what_no_message_can_carry(
+    params: dict[str, Any], code: str
+) -> None:
     with pytest.raises(InvalidInput) as caught:
-        request(**wanted)
+        GenerateParams(**params)
     assert caught.value.code == code
 
 
@@ -42,6 +38,6 @@ def test_what_no_message_can_carry_is_refused_here(wanted: dict[str, Any], code:
     "response",
     [pb.GenerateResponse(), pb.GenerateResponse(finished=pb.GenerationFinished(tokens=b"CTOK"))],
 )
-def test_an_answer_that_cannot_be_read_is_the_services_fault(response: pb.GenerateResponse) -> None:
+def test_read_event_refuses_an_unreadable_reply(response: pb.GenerateResponse) -> None:
     with pytest.raises(InternalError):
         read_event(response)

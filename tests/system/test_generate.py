@@ -17,6 +17,7 @@ from channeltok import (
     Client,
     DeadlineExceeded,
     Generated,
+    GenerateParams,
     NewTokens,
     Overloaded,
     Preview,
@@ -99,8 +100,8 @@ def parsed(block: str) -> tuple[str, Any]:
     return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
 
-def tokens_of(client: Client, *arguments: Any, **options: Any) -> Tokens:
-    *_, last = client.generate(*arguments, **options)
+def tokens_of(client: Client, **params: Any) -> Tokens:
+    *_, last = client.generate(GenerateParams(**params))
     assert isinstance(last, Generated)
     return last.tokens
 
@@ -134,7 +135,7 @@ def test_what_is_done_decode_takes(caller: Client, web: httpx.Client) -> None:
 async def test_the_same_seed_gives_the_same_tokens_by_every_way(
     generating: Service, caller: Client, web: httpx.Client
 ) -> None:
-    started, *new, last = caller.generate("cat", 12, 7)
+    started, *new, last = caller.generate(GenerateParams(class_name="cat", k=12, seed=7))
     assert isinstance(started, Started)
     assert isinstance(last, Generated)
     assert (started.generator, started.tokenizer, started.seed, started.k) == (
@@ -148,7 +149,9 @@ async def test_the_same_seed_gives_the_same_tokens_by_every_way(
     ] == last.tokens.ids.tolist()
     assert last.engine == "onnxruntime f32"
     async with AsyncClient(generating.grpc) as client:
-        *_, also = [event async for event in client.generate("cat", 12, 7)]
+        *_, also = [
+            event async for event in client.generate(GenerateParams(class_name="cat", k=12, seed=7))
+        ]
     assert also == last
     (_, start), *_, (name, done) = events(web, **{"class": "cat"}, k=12, seed=7)
     assert start == {
@@ -163,15 +166,15 @@ async def test_the_same_seed_gives_the_same_tokens_by_every_way(
         last.tokens.ids.tolist(),
         last.tokens.fingerprint,
     )
-    assert tokens_of(caller, "cat", 12, 8) != last.tokens
-    assert tokens_of(caller, "dog", 12, 7) != last.tokens
-    greedy = [tokens_of(caller, "cat", 4, seed, temperature=0) for seed in (1, 2)]
+    assert tokens_of(caller, class_name="cat", k=12, seed=8) != last.tokens
+    assert tokens_of(caller, class_name="dog", k=12, seed=7) != last.tokens
+    greedy = [tokens_of(caller, class_name="cat", k=4, seed=seed, temperature=0) for seed in (1, 2)]
     assert greedy[0] == greedy[1]
     assert tokens_of(caller, k=30, top_k=5).ids.max() < 5
 
 
 def test_a_seed_that_was_drawn_repeats_the_image(caller: Client) -> None:
-    started, *_, last = caller.generate(k=6)
+    started, *_, last = caller.generate(GenerateParams(k=6))
     again = tokens_of(caller, k=6, seed=started.seed)
     assert again == last.tokens
     assert tokens_of(caller, k=6) != again
@@ -181,7 +184,7 @@ def test_tokens_come_as_they_are_made(caller: Client) -> None:
     began = time.perf_counter()
     times = [
         time.perf_counter() - began
-        for event in caller.generate(k=40)
+        for event in caller.generate(GenerateParams(k=40))
         if isinstance(event, NewTokens)
     ]
     assert times[-1] >= 40 * PAUSE
@@ -191,7 +194,7 @@ def test_tokens_come_as_they_are_made(caller: Client) -> None:
 
 def test_an_image_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
     prefix = caller.encode(jpeg(), 10)
-    _, *new, last = caller.generate(k=16, seed=1, prefix=prefix)
+    _, *new, last = caller.generate(GenerateParams(k=16, seed=1, prefix=prefix))
     assert last.tokens.prefix(10) == prefix
     assert (new[0].index, sum(len(event.ids) for event in new)) == (10, 6)
     *_, (_, done) = events(
@@ -199,14 +202,15 @@ def test_an_image_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
     )
     assert done["tokens"] == last.tokens.ids.tolist()
     assert [
-        type(event) for event in caller.generate(k=10, prefix=prefix.to_bytes(), previews=[5])
+        type(event)
+        for event in caller.generate(GenerateParams(k=10, prefix=prefix.to_bytes(), previews=[5]))
     ] == [Started, Preview, Generated]
 
 
 def test_previews_are_what_decode_gives_and_delay_no_token(
     caller: Client, web: httpx.Client
 ) -> None:
-    seen = list(caller.generate(k=60, seed=3, previews=[60, 4, 30, 4]))
+    seen = list(caller.generate(GenerateParams(k=60, seed=3, previews=[60, 4, 30, 4])))
     assert isinstance(seen[-1], Generated)
     tokens = seen[-1].tokens
     assert [(event.k, event.image) for event in seen if isinstance(event, Preview)] == [
@@ -254,7 +258,7 @@ def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository,
             "prefix": Tokens([5] * wrong["prefix"], caller.generators()[0].fingerprint),
         }
     with pytest.raises(ChannelTokError, match=said) as caught:
-        next(caller.generate(**wrong))
+        next(caller.generate(GenerateParams(**wrong)))
     assert caught.value.code == code
     assert internals(caught.value.message) is None
     body = {"class" if key == "class_name" else key: value for key, value in wrong.items()}
@@ -290,7 +294,7 @@ def test_a_body_that_is_no_request(web: httpx.Client, body: bytes) -> None:
 
 def test_token_bytes_that_are_none(caller: Client) -> None:
     with pytest.raises(ChannelTokError) as caught:
-        next(caller.generate(prefix=b"CTOKxx"))
+        next(caller.generate(GenerateParams(prefix=b"CTOKxx")))
     assert caught.value.code == "BAD_TOKENS"
 
 
@@ -302,7 +306,7 @@ def test_who_leaves_stops_the_engine(
         generating, "channeltok_request_seconds_count", rpc="generate", code="CANCELLED"
     )
     if way == "gRPC":
-        stream = caller.generate(k=LONG)
+        stream = caller.generate(GenerateParams(k=LONG))
         assert isinstance(next(stream), Started)
         eventually(lambda: made.sequences() == 1, 3, "the sequence alone, without a probe")
         stream.close()
@@ -322,7 +326,7 @@ def test_who_leaves_stops_the_engine(
 
 def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepository) -> None:
     with Client(generating.grpc, timeout=1) as hasty:
-        stream = hasty.generate(k=LONG)
+        stream = hasty.generate(GenerateParams(k=LONG))
         next(stream)
         with pytest.raises(DeadlineExceeded):
             list(stream)
@@ -332,7 +336,7 @@ def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepos
 def test_too_many_are_refused_at_once_and_single_images_are_not(
     caller: Client, web: httpx.Client, generating: Service
 ) -> None:
-    streams = [caller.generate(k=LONG) for _ in range(PLACES)]
+    streams = [caller.generate(GenerateParams(k=LONG)) for _ in range(PLACES)]
     try:
         for stream in streams:
             next(stream)
@@ -342,7 +346,7 @@ def test_too_many_are_refused_at_once_and_single_images_are_not(
             == sample(generating, "channeltok_generations_in_flight_limit")
         )
         with pytest.raises(Overloaded) as caught:
-            next(caller.generate(k=1))
+            next(caller.generate(GenerateParams(k=1)))
         assert caught.value.code == "OVERLOADED"
         assert caught.value.retry_after is not None
         assert caught.value.retry_after >= 1
@@ -385,7 +389,7 @@ def test_a_generator_that_fails_in_the_middle_is_replaced(
     caller: Client, generating: Service, made: GeneratorRepository, fault: str
 ) -> None:
     with replaced(generating, caller):
-        stream = caller.generate(k=LONG)
+        stream = caller.generate(GenerateParams(k=LONG))
         next(stream)  # while it runs, no probe takes the fault
         made.fault.write_text(fault)
         with pytest.raises(Unavailable):
@@ -455,7 +459,7 @@ def test_the_command_line(
         generating.grpc,
     ]
     assert channeltok(["generate", "--class", "cat", "-o", "out.png", *options]) == 0
-    tokens = tokens_of(caller, "cat", 12, 1)
+    tokens = tokens_of(caller, class_name="cat", k=12, seed=1)
     assert Path("out.ctok").read_bytes() == tokens.to_bytes()
     for name, k in (("out.png", 12), ("out.k4.png", 4), ("out.k8.png", 8)):
         assert Path(name).read_bytes() == caller.decode(tokens.prefix(k))
@@ -468,7 +472,7 @@ def test_where_no_generator_is_served(client: Client, rest: httpx.Client) -> Non
     assert client.generators() == []
     assert rest.get("/v1/generators").json() == {"generators": []}
     with pytest.raises(UnknownGenerator, match="no generator is served") as caught:
-        next(client.generate(k=3))
+        next(client.generate(GenerateParams(k=3)))
     is_problem(rest.post("/v1/generate", json={}), 404, caught.value.code)
 
 

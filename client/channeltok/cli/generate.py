@@ -8,7 +8,7 @@ from typing import Any
 
 from channeltok._messages import ImageFormat
 from channeltok.client import Client
-from channeltok.generation import Generated, NewTokens, Preview, Started
+from channeltok.generation import Generated, GenerateParams, NewTokens, Preview, Started
 from channeltok.tokens import Tokens
 
 Connect = Callable[[argparse.Namespace], Client]
@@ -75,20 +75,20 @@ def _budgets(text: str) -> list[int]:
 def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf) -> None:
     format = format_of(options.output)
     prefix = None if options.input is None else Tokens.from_bytes(options.input.read_bytes())
+    params = GenerateParams(
+        generator=options.generator,
+        class_name=options.class_name,
+        prefix=prefix,
+        k=options.k,
+        seed=options.seed,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        previews=options.previews,
+        preview_format=format,
+    )
     with connect(options) as client:
-        events = client.generate(
-            options.class_name,
-            options.k,
-            options.seed,
-            prefix=prefix,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            previews=options.previews,
-            preview_format=format,
-            generator=options.generator,
-        )
         summary = ""
-        for event in events:
+        for event in client.generate(params):
             match event:
                 case Started():
                     k, summary = (
