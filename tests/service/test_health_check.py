@@ -1,4 +1,4 @@
-"""The health check of the images: address, port and protocol from the service's flags and environment."""
+"""The containers' health check takes address, port and protocol from flags and environment."""
 
 import http.server
 import ssl

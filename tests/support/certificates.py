@@ -16,7 +16,7 @@ class Files:
 
 
 def issue(ca: trustme.CA, folder: Path, name: str, *, expired: bool = False) -> Files:
-    """A certificate for 127.0.0.1, in files of that name; one that was issued before is replaced."""
+    """Issue a certificate for 127.0.0.1 into files of that name, replacing an earlier one."""
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     certificate = ca.issue_cert("127.0.0.1", not_after=yesterday if expired else None)
     files = Files(folder / f"{name}.pem", folder / f"{name}.key")

@@ -11,7 +11,7 @@ OVERRIDE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read
 
 
 def merged(base: Any, override: Any) -> Any:
-    """Mappings are merged, lists of volumes and the like are joined, everything else is replaced."""
+    """Merge mappings, concatenate lists, replace everything else, as compose does."""
     if isinstance(base, dict) and isinstance(override, dict):
         return base | {
             key: merged(base[key], value) if key in base else value

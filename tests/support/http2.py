@@ -49,7 +49,7 @@ class Connection:
         self.send(HEADERS, stream, literal, END_HEADERS)
 
     def frames_until(self, *kinds: int) -> tuple[list[int], float]:
-        """The kinds of the frames that came until one of `kinds` or the connection's end (-1), and the seconds it took."""
+        """Frame types up to one of `kinds` or the end of the connection (-1), and the seconds."""
         started, seen = time.monotonic(), []
         while not seen or seen[-1] not in kinds:
             while len(self._buffer) < 9 or len(self._buffer) < 9 + int.from_bytes(

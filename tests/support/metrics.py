@@ -15,7 +15,7 @@ def families(service: Service) -> dict[str, dict[str, str]]:
 
 
 def sample(service: Service, name: str, model_suffix: str = "", **labels: str) -> float:
-    """Sum of the samples called `name` whose labels match; model_suffix: how the model label ends."""
+    """Sum of the samples of `name` whose labels match. model_suffix: end of the model label."""
     return sum(
         one.value
         for family in _parse(service)

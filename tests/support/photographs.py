@@ -1,4 +1,4 @@
-"""Real photographs for tests, from the scikit-image wheel, and any number of different crops of them."""
+"""Photographs for tests, from the scikit-image wheel, and any number of crops of them."""
 
 import io
 from functools import lru_cache
@@ -41,7 +41,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 @lru_cache
 def crops(count: int, seed: int = 0) -> tuple[bytes, ...]:
-    """`count` different JPEGs: crops of 128 to 300 pixels, of various shapes, out of the photographs."""
+    """`count` different JPEGs: crops of the photographs, 128 to 300 pixels, of various shapes."""
     random = np.random.default_rng(seed)
     images = []
     for i in range(count):

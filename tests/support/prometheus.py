@@ -87,8 +87,10 @@ class Prometheus:
 
 @contextmanager
 def scraping(folder: Path, *, gateways: list[str], tritons: list[str]) -> Iterator[Prometheus]:
-    """The shipped configuration, changed in three things: the targets (HOST:PORT), a second between scrapes, and alerts that
-    fire after one second where the shipped ones wait for minutes. The rules' expressions and windows are the shipped ones."""
+    """Prometheus with the shipped rules, on other targets (HOST:PORT).
+
+    It scrapes every second, and alerts fire after one second instead of minutes.
+    """
     config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     targets = {"gateway": gateways, "triton": tritons}

@@ -9,7 +9,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 
 def random_generator(channels: int = 32, prediction: str = "bits", seed: int = 0) -> Generator:
-    """The same weights on every call, of fp16's precision. What training starts at zero is random too."""
+    """A generator with random weights, rounded to fp16, the same on every call."""
     torch.manual_seed(seed)
     codes = 2**16 if prediction == "bits" else 300
     shape = {

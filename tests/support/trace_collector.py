@@ -1,4 +1,4 @@
-"""A receiver of OpenTelemetry traces: OTLP over HTTP, as protobuf (the gateway's exporter) and as JSON (Triton's)."""
+"""Receives OTLP traces over HTTP, as protobuf (from the gateway) and as JSON (from Triton)."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 @dataclass(frozen=True)
 class Span:
-    """One span. Ids are hex, parent is "" for a root. start, end: ns. status: 0 unset, 1 ok, 2 error."""
+    """Ids are hex; parent is "" for a root. start, end: ns. status: 0 unset, 1 ok, 2 error."""
 
     service: str
     name: str

@@ -1,1 +1,1 @@
-"""Against the real thing: the service as a process, its real tritonserver, real gRPC and HTTP clients."""
+"""System tests: the real service process, its tritonserver, real gRPC and HTTP clients."""

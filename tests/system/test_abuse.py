@@ -1,4 +1,4 @@
-"""Good, bad and vanishing callers all at once; then: is it still alive?"""
+"""Valid, invalid and vanishing callers at the same time do not harm the service."""
 
 import random
 import socket
@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from channeltok import ChannelTokError, Client
 
+from tests.support.bad_input import BAD_IMAGES, bomb
 from tests.support.metrics import sample
 from tests.support.photographs import crops, jpeg
 from tests.support.running import Service, eventually
-from tests.system.test_bad_input import BAD_IMAGES, bomb
 
 
 def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> None:
@@ -44,8 +44,8 @@ def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> Non
         host, port = service.rest.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\n"
-                + jpeg()[:500]
+                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+                b"Content-Length: 99999\r\n\r\n" + jpeg()[:500]
             )
 
     def gone_before_the_answer(_: random.Random) -> None:

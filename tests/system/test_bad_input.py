@@ -1,8 +1,5 @@
-"""Every wrong input answers as in the error table, in both protocols; the service is unharmed and logs no crash."""
+"""Each invalid input gets the error of the table, in both protocols, and no crash is logged."""
 
-import io
-import struct
-import zlib
 from collections.abc import Iterator
 
 import grpc
@@ -13,58 +10,18 @@ from channeltok import ChannelTokError, Client, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from grpc import StatusCode
-from PIL import Image
 
-from tests.support.photographs import encoded, jpeg, photograph
+from tests.support.bad_input import BAD_IMAGES, BAD_K, assert_problem, bomb
+from tests.support.photographs import jpeg
 from tests.support.running import Service
 
 JPEG = {"Content-Type": "image/jpeg"}
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
-def bomb(width: int = 9000, height: int = 9000) -> bytes:
-    """A PNG of 69 bytes that claims 81 megapixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 4))
-        + chunk(b"IEND", b"")
-    )
-
-
-def animated_webp() -> bytes:
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
-    return buffer.getvalue()
-
-
-PHOTO = Image.fromarray(photograph("chelsea"))
-BAD_IMAGES = {
-    "not an image": (b"this is no image at all", "BAD_IMAGE", 422),
-    "empty": (b"", "BAD_IMAGE", 422),
-    "truncated JPEG": (jpeg()[: len(jpeg()) // 2], "BAD_IMAGE", 422),
-    "truncated PNG": (encoded(PHOTO, "PNG")[:5000], "BAD_IMAGE", 422),
-    "truncated WebP": (encoded(PHOTO, "WEBP")[:5000], "BAD_IMAGE", 422),
-    "GIF": (encoded(PHOTO, "GIF"), "UNSUPPORTED_FORMAT", 415),
-    "BMP": (encoded(PHOTO, "BMP"), "UNSUPPORTED_FORMAT", 415),
-    "TIFF": (encoded(PHOTO, "TIFF"), "UNSUPPORTED_FORMAT", 415),
-    "81 megapixels in 69 bytes": (bomb(), "TOO_MANY_PIXELS", 413),
-    "animated WebP": (animated_webp(), "BAD_IMAGE", 422),
-}
-BAD_K = ["0", "-1", "257", "abc", "", "1.5", "99999999999999999999"]
-
-
 @pytest.fixture(autouse=True)
 def unharmed(service: Service, client: Client) -> Iterator[None]:
-    """After every test: the same process still works and has logged no exception."""
+    """After each test the same processes still work and have logged no exception."""
     children = {child.pid for child in service.children()}
     yield
     assert service.process.poll() is None
@@ -73,20 +30,10 @@ def unharmed(service: Service, client: Client) -> Iterator[None]:
     assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
 
 
-def is_problem(reply: httpx.Response, status: int, code: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert reply.headers["content-type"] == "application/problem+json"
-    problem = reply.json()
-    assert problem["code"] == code
-    assert problem["status"] == status
-    assert problem["title"]
-    assert len(problem["detail"]) > 10
-
-
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_bad_images(rest: httpx.Client, client: Client, name: str) -> None:
     image, code, status = BAD_IMAGES[name]
-    is_problem(rest.post("/v1/encode", content=image, headers=JPEG), status, code)
+    assert_problem(rest.post("/v1/encode", content=image, headers=JPEG), status, code)
     with pytest.raises(ChannelTokError) as caught:
         client.encode(image)
     assert caught.value.code == code
@@ -98,7 +45,9 @@ def test_the_bomb_is_as_small_as_said() -> None:
 
 @pytest.mark.parametrize("k", BAD_K)
 def test_bad_k_over_rest(rest: httpx.Client, k: str) -> None:
-    is_problem(rest.post("/v1/encode", params={"k": k}, content=jpeg(), headers=JPEG), 422, "BAD_K")
+    assert_problem(
+        rest.post("/v1/encode", params={"k": k}, content=jpeg(), headers=JPEG), 422, "BAD_K"
+    )
 
 
 @pytest.mark.parametrize("k", [0, -1, 257, 2**32 - 1])
@@ -109,13 +58,13 @@ def test_bad_k_over_grpc(client: Client, k: int) -> None:
 
 
 def test_unknown_tokenizer(rest: httpx.Client, client: Client) -> None:
-    is_problem(
+    assert_problem(
         rest.post("/v1/encode?tokenizer=nobody", content=jpeg(), headers=JPEG),
         404,
         "UNKNOWN_TOKENIZER",
     )
     octets = {**OCTETS}
-    is_problem(
+    assert_problem(
         rest.post(
             "/v1/decode?tokenizer=nobody", content=client.encode(jpeg()).to_bytes(), headers=octets
         ),
@@ -133,13 +82,13 @@ def test_unknown_tokenizer(rest: httpx.Client, client: Client) -> None:
 
 def test_foreign_fingerprint(rest: httpx.Client, client: Client) -> None:
     foreign = Tokens(client.encode(jpeg()).ids, "0123456789abcdef")
-    is_problem(
+    assert_problem(
         rest.post("/v1/decode", content=foreign.to_bytes(), headers=OCTETS),
         409,
         "FINGERPRINT_MISMATCH",
     )
     document = {"fingerprint": foreign.fingerprint, "tokens": foreign.ids.tolist()}
-    is_problem(rest.post("/v1/decode", json=document), 409, "FINGERPRINT_MISMATCH")
+    assert_problem(rest.post("/v1/decode", json=document), 409, "FINGERPRINT_MISMATCH")
     with pytest.raises(ChannelTokError) as caught:
         client.decode(foreign)
     assert caught.value.code == "FINGERPRINT_MISMATCH"
@@ -160,15 +109,15 @@ def test_wrong_ids_in_json(rest: httpx.Client, client: Client) -> None:
         [*good["tokens"][:7], 0.5],
         [*good["tokens"][:7], "1"],
     ):
-        is_problem(rest.post("/v1/decode", json={**good, "tokens": ids}), 422, "BAD_TOKENS")
-    is_problem(
+        assert_problem(rest.post("/v1/decode", json={**good, "tokens": ids}), 422, "BAD_TOKENS")
+    assert_problem(
         rest.post("/v1/decode", json={**good, "tokens": good["tokens"][:7]}), 422, "BAD_TOKENS"
     )  # k says 8
-    is_problem(rest.post("/v1/decode", json={**good, "k": 0, "tokens": []}), 422, "BAD_TOKENS")
-    is_problem(
+    assert_problem(rest.post("/v1/decode", json={**good, "k": 0, "tokens": []}), 422, "BAD_TOKENS")
+    assert_problem(
         rest.post("/v1/decode", json={**good, "k": 257, "tokens": [0] * 257}), 422, "BAD_TOKENS"
     )
-    is_problem(rest.post("/v1/decode", json={**good, "fingerprint": "xyz"}), 422, "BAD_TOKENS")
+    assert_problem(rest.post("/v1/decode", json={**good, "fingerprint": "xyz"}), 422, "BAD_TOKENS")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +126,7 @@ def test_wrong_ids_in_json(rest: httpx.Client, client: Client) -> None:
     ids=lambda body: repr(body[:12]),
 )
 def test_malformed_json(rest: httpx.Client, body: bytes) -> None:
-    is_problem(
+    assert_problem(
         rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"}),
         400,
         "BAD_REQUEST",
@@ -196,25 +145,25 @@ def test_wrong_token_bytes(rest: httpx.Client, client: Client) -> None:
         good[:4] + b"\x09" + good[5:],
         Tokens([1] * 300, too_many).to_bytes(),
     ):
-        is_problem(rest.post("/v1/decode", content=wrong, headers=OCTETS), 422, "BAD_TOKENS")
+        assert_problem(rest.post("/v1/decode", content=wrong, headers=OCTETS), 422, "BAD_TOKENS")
         with pytest.raises(ChannelTokError) as caught:
             client.decode(wrong)
         assert caught.value.code == "BAD_TOKENS"
 
 
 def test_media_types(rest: httpx.Client, client: Client) -> None:
-    is_problem(
+    assert_problem(
         rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"}),
         415,
         "UNSUPPORTED_FORMAT",
     )
-    is_problem(
+    assert_problem(
         rest.post("/v1/decode", content=b"k=1", headers={"Content-Type": "text/plain"}),
         415,
         "UNSUPPORTED_FORMAT",
     )
     octets = client.encode(jpeg(), 8).to_bytes()
-    is_problem(
+    assert_problem(
         rest.post("/v1/decode", content=octets, headers={**OCTETS, "Accept": "image/gif"}),
         406,
         "NOT_ACCEPTABLE",
@@ -236,8 +185,8 @@ def test_media_types(rest: httpx.Client, client: Client) -> None:
 
 def test_too_many_bytes(rest: httpx.Client, client: Client, service: Service) -> None:
     huge = b"\xff\xd8" + bytes(17 * 2**20)
-    is_problem(rest.post("/v1/encode", content=huge, headers=JPEG), 413, "TOO_LARGE")
-    is_problem(
+    assert_problem(rest.post("/v1/encode", content=huge, headers=JPEG), 413, "TOO_LARGE")
+    assert_problem(
         rest.post("/v1/encode", content=iter([huge[: 2**20]] * 17), headers=JPEG), 413, "TOO_LARGE"
     )  # no content-length
     with pytest.raises(ChannelTokError) as caught:
@@ -246,8 +195,8 @@ def test_too_many_bytes(rest: httpx.Client, client: Client, service: Service) ->
 
 
 def test_unknown_paths_and_methods(rest: httpx.Client) -> None:
-    is_problem(rest.get("/v1/nothing"), 404, "NO_SUCH_PATH")
-    is_problem(rest.get("/v1/encode"), 405, "METHOD_NOT_ALLOWED")
+    assert_problem(rest.get("/v1/nothing"), 404, "NO_SUCH_PATH")
+    assert_problem(rest.get("/v1/encode"), 405, "METHOD_NOT_ALLOWED")
 
 
 def test_grpc_status_and_details(service: Service) -> None:

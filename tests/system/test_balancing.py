@@ -1,4 +1,4 @@
-"""Several services behind one name: calls go to all of them, and a connection that is told to end costs no call."""
+"""Load balancing over several servers of one name, and connections that servers close."""
 
 import time
 from collections.abc import Iterator
@@ -9,14 +9,6 @@ from channeltok import Client
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import running
-
-AGEING_TRITON = """
-from service.engine.embedded_triton import EmbeddedTriton
-command = EmbeddedTriton._command
-EmbeddedTriton._command = lambda self: [*command(self), "--grpc-max-connection-age=300", "--grpc-max-connection-age-grace=60000"]
-from service.__main__ import main
-main()
-"""
 
 
 def test_all_tritons_behind_one_target_are_used() -> None:
@@ -40,7 +32,9 @@ def test_all_tritons_behind_one_target_are_used() -> None:
 
 def test_connections_that_grow_old_cost_no_call() -> None:
     with (
-        running(("-c", AGEING_TRITON), grpc_connection_seconds="0.3") as service,
+        running(
+            ("-m", "tests.support.programs.ageing_triton"), grpc_connection_seconds="0.3"
+        ) as service,
         Client(service.grpc) as client,
     ):
         stream = client.encode_stream(slowly(40), k=4)

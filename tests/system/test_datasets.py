@@ -1,4 +1,4 @@
-"""A dataset through a running service gives the bytes that the same engine gives in process."""
+"""A dataset encoded through a running service equals one encoded in this process."""
 
 import sys
 from pathlib import Path

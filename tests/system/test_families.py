@@ -1,6 +1,8 @@
-"""Every family of tokenizers, all served at once as `make serve MODEL=all` does: the same laws and the same refusals for each.
+"""All tokenizer families served together, as `make serve MODEL=all` does.
 
-A family that has no trained weights yet has random ones of the same shape: laws do not depend on them.
+Each obeys the same laws and gives the same errors.
+
+A family without trained weights has random ones of the same shape: the laws do not depend on them.
 """
 
 import shutil
@@ -30,13 +32,14 @@ from tokenizer.models.base import Tokenizer
 from tokenizer.models.flextok import FlexTok
 
 FAMILIES = {"demo": "channeltok", "cvq": "cvq", "flextok": "flextok"}
-# Steps of 255 that a pixel may differ from f32 where the processor has bf16 (docs/decisions/0011); a flow decodes in f32 everywhere.
+# Largest pixel difference from f32, in steps of 255, on a processor with bf16
+# (docs/decisions/0011). A flow always decodes in f32.
 MOST_IN_BF16 = {"demo": 3, "cvq": 3, "flextok": 0}
 JPEG, OCTETS = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}
 
 
 def model(name: str) -> Tokenizer:
-    """The trained one, or one of random weights. Of a flow two steps: exporting all takes minutes, and the laws are the same."""
+    """The trained tokenizer, or one with random weights. A flow has only two steps, for speed."""
     trained = ROOT / f"tokenizer/weights/{name}.safetensors"
     found = checkpoint.load(trained) if trained.exists() else random_model(name)
     if isinstance(found, FlexTok):
@@ -46,7 +49,7 @@ def model(name: str) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is served: the committed graphs of the demo, and those that `python -m export` would make of the others."""
+    """A repository with the committed graphs of the demo and exported graphs of the others."""
     folder = tmp_path_factory.mktemp("families") / "models"
     shutil.copytree(ROOT / "model_repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, budgets in {"cvq": (256,), "flextok": (16, 64)}.items():
@@ -174,7 +177,8 @@ def test_there_and_back_over_both_protocols(
     assert (header.width, header.height) == (served.image_size, served.image_size)
     for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
         headers = {**body.pop("headers", {}), "Accept": "image/png"}
-        assert rest.post("/v1/decode", headers=headers, **body).raise_for_status().content == image  # type: ignore[arg-type]
+        decoded = rest.post("/v1/decode", headers=headers, **body)  # type: ignore[arg-type]
+        assert decoded.raise_for_status().content == image
 
 
 def test_served_values_are_those_of_the_bare_graphs(

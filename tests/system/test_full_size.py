@@ -1,4 +1,4 @@
-"""The paper's 159 M model, served end to end as `make serve MODEL=full` does: the same images as PyTorch makes."""
+"""The paper's 159 M model served end to end (`make serve MODEL=full`) decodes as PyTorch does."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Generate against the real service and the real Triton; the network alone is replaced (tests/support/sketch_generator/model.py)."""
+"""Generate with the real service and the real Triton.
+
+Only the neural network is replaced (tests/support/sketch_generator/model.py).
+"""
 
 import json
 import threading
@@ -30,6 +33,8 @@ from channeltok.cli import main as channeltok
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 
+from tests.support.bad_input import assert_problem
+from tests.support.internals import internals
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import Service, eventually, running
@@ -39,8 +44,6 @@ from tests.support.sketch_generator.repository import (
     GENERATOR_FINGERPRINT,
     GeneratorRepository,
 )
-from tests.system.test_bad_input import is_problem
-from tests.system.test_no_internals import internals
 
 PAUSE = 0.03  # seconds for a token
 LONG = 256  # tokens: 8 s
@@ -267,7 +270,7 @@ def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository,
     reply = web.post(
         "/v1/generate", content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
-    is_problem(reply, status, code)
+    assert_problem(reply, status, code)
     assert reply.json()["detail"] == caught.value.message
 
 
@@ -288,7 +291,7 @@ def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository,
 )
 def test_a_body_that_is_no_request(web: httpx.Client, body: bytes) -> None:
     reply = web.post("/v1/generate", content=body, headers={"Content-Type": "application/json"})
-    is_problem(reply, 400, "BAD_REQUEST")
+    assert_problem(reply, 400, "BAD_REQUEST")
     assert internals(reply.text) is None
 
 
@@ -351,7 +354,7 @@ def test_too_many_are_refused_at_once_and_single_images_are_not(
         assert caught.value.retry_after is not None
         assert caught.value.retry_after >= 1
         reply = web.post("/v1/generate", json={"k": 1})
-        is_problem(reply, 429, "OVERLOADED")
+        assert_problem(reply, 429, "OVERLOADED")
         assert int(reply.headers["retry-after"]) >= 1
         tokens = caller.encode(jpeg(), 8)
         assert caller.decode(tokens)
@@ -366,7 +369,7 @@ def test_too_many_are_refused_at_once_and_single_images_are_not(
 
 @contextmanager
 def replaced(generating: Service, caller: Client) -> Iterator[None]:
-    """What is done within spoils the generator's process: a new one makes the same tokens afterwards."""
+    """The body breaks the generator's process. Its successor must make the same tokens."""
 
     def restarts() -> float:
         return sample(generating, "channeltok_engine_restarts_total", component="sketch_generate")
@@ -473,7 +476,7 @@ def test_where_no_generator_is_served(client: Client, rest: httpx.Client) -> Non
     assert rest.get("/v1/generators").json() == {"generators": []}
     with pytest.raises(UnknownGenerator, match="no generator is served") as caught:
         next(client.generate(GenerateParams(k=3)))
-    is_problem(rest.post("/v1/generate", json={}), 404, caught.value.code)
+    assert_problem(rest.post("/v1/generate", json={}), 404, caught.value.code)
 
 
 def test_stopping_lets_what_was_accepted_finish(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decode in int8, as an operator asks for it: exported, served, named in the reply, and close to fp32."""
+"""Decode in int8: exported, served, named in the reply, and close to fp32."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "photos"
 
 
-@pytest.mark.slow  # an export and a calibration; that the graph is right is tested beside export.graphs.int8
+@pytest.mark.slow  # exports and calibrates; tests/export/graphs/test_int8.py tests the graph
 def test_int8_is_served_where_it_was_exported(photos: str) -> None:
     export([str(DEMO), "--int8", "--data", photos, "--photos", "2", "--repository", "models"])
     with (

@@ -1,4 +1,4 @@
-"""Prefix; alone as in any batch; from run to run; after a restart."""
+"""Laws of tokens: prefixes, independence of the batch, and equality after a restart."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor

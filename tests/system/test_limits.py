@@ -1,4 +1,4 @@
-"""What a caller may take: connections, headers, time, memory, images a second; and that health answers throughout."""
+"""Limits on connections, headers, time, memory and images per second; health stays available."""
 
 import itertools
 import socket
@@ -47,7 +47,7 @@ def tight() -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def healthy_throughout(tight: Service) -> Iterator[None]:
-    """A probe as an orchestrator's, on a connection of its own each time, during every test here."""
+    """Health probes as an orchestrator sends them, each on a new connection, during each test."""
     stop, failures, answers = threading.Event(), [], []
 
     def probe() -> None:
@@ -143,7 +143,8 @@ def test_a_body_that_does_not_come_is_answered(tight: Service) -> None:
 def test_a_body_without_end_behind_a_refusal_is_cut_off(tight: Service) -> None:
     with connect(tight) as endless:
         endless.sendall(
-            b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: image/gif\r\n\r\n"
+            b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: image/gif\r\n\r\n"
         )
         started = time.monotonic()
         trickle(endless, itertools.repeat(b"1000\r\n" + bytes(4096) + b"\r\n", 1000))

@@ -1,4 +1,4 @@
-"""Overload, priorities, callers who leave, and a stop in the middle of work."""
+"""Overload, priorities, cancelled calls, deadlines, and stopping under load."""
 
 import asyncio
 import threading
@@ -21,10 +21,10 @@ from channeltok import (
 )
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.support.engines import running_faulty_encoder
 from tests.support.metrics import sample
 from tests.support.photographs import crops, jpeg
 from tests.support.running import Service, eventually, running
-from tests.system.test_self_healing import running_sick
 
 
 def test_overload_is_refused_with_a_hint() -> None:
@@ -129,19 +129,18 @@ async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) 
 
 def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: Path) -> None:
     """The caller's gRPC, ours, or the service: to the first two it is a cancelled call."""
-    flag = tmp_path / "fault"
     with (
-        running_sick(
+        running_faulty_encoder(
             tmp_path,
-            flag,
             probe_seconds="60",
             log_level="debug",
             max_in_flight="64",
             drain_seconds="0.1",
-        ) as service,
+        ) as faulty,
         ThreadPoolExecutor(8) as pool,
     ):
-        flag.write_text("hangs")
+        service = faulty.service
+        faulty.fault.write_text("hangs")
 
         def call(number: int) -> type[Exception] | None:
             with Client(service.grpc, timeout=0.5 + number / 100) as client:

@@ -1,4 +1,4 @@
-"""The log: which calls have a line in it, whose id it carries, and that whatever happens each line is JSON without anybody's data."""
+"""The log: which requests are logged, with which id, always as JSON and without callers' data."""
 
 import json
 import re
@@ -17,18 +17,10 @@ from tests.support.running import Service, eventually, running
 
 MADE = re.compile("[0-9a-f]{32}")
 SECRET, IMAGE = "Bearer nobody-may-read-this", b"bytes of an image that nobody may read"
-BREAK_ENCODE = """
-import service.core.tokenization
-async def encode(self, image, *rest, **options):
-    raise RuntimeError("deliberate")
-service.core.tokenization.Tokenization.encode = encode
-from service.__main__ import main
-main()
-"""
 
 
 def lines(service: Service, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
-    """Lines of the log that have this event and these facts. Raises ValueError when one is not JSON."""
+    """Log lines with this event and these fields. Raises ValueError when a line is not JSON."""
     every = [json.loads(line) for line in list(service.log)]
     return [
         line for line in every if event in (None, line["event"]) and facts.items() <= line.items()
@@ -125,7 +117,7 @@ def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None
 
 
 def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quoted() -> None:
-    with running(("-c", BREAK_ENCODE)) as service:
+    with running(("-m", "tests.support.programs.broken_encode")) as service:
         headers = {"x-request-id": "quote-me", "authorization": SECRET}
         reply = httpx.post(f"{service.rest}/v1/encode", content=IMAGE, headers=headers)
         assert (reply.status_code, reply.headers["x-request-id"]) == (500, "quote-me")

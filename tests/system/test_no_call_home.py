@@ -1,4 +1,4 @@
-"""No process reaches what it was not told to, or writes to the home folder (docs/decisions/0035)."""
+"""No process connects elsewhere by itself or writes to the home folder (docs/decisions/0035)."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""No error tells a caller how we are built: paths, modules, classes, addresses or the engine's own words."""
+"""Errors reveal no internals: no paths, modules, classes, addresses or text from an engine."""
 
-import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import httpx
@@ -20,24 +20,10 @@ from service.grpc.server import GrpcServer
 from service.rest.app import create_app
 from service.security.auth import Authenticator
 from service.settings import Settings
+from tests.support.bad_input import BAD_IMAGES, BAD_K
+from tests.support.internals import internals
 from tests.support.photographs import jpeg
 from tests.support.running import Service, eventually, running
-from tests.system.test_bad_input import BAD_IMAGES, BAD_K
-
-INTERNALS = re.compile(
-    r"/(?:tmp|home|root|usr|opt|work|app|proc|dev)/|\.py\b|site-packages|Traceback|File \"|0x[0-9a-f]{6,}|<class|NoneType"
-    r"|\w(?:Error|Exception|Group)\b|\b(?:grpc|google|asyncio|uvicorn|starlette|fastapi|pydantic|numpy|PIL|orjson|simplejpeg)\b[._]"
-    r"|triton|python_backend|\bstub\b|onnx|openvino|tensorrt|instance|shared memory|\berrno\b|127\.0\.0\.1|localhost",
-    re.IGNORECASE,
-)
-PUBLIC = "type.googleapis.com/google.rpc."  # how gRPC's standard error details begin
-
-
-def internals(text: str) -> str | None:
-    """The first thing in it that no caller should read."""
-    found = INTERNALS.search(text.replace(PUBLIC, ""))
-    return found[0] if found else None
-
 
 ENCODE, DECODE = "/channeltok.v1.Tokenizer/Encode", "/channeltok.v1.Tokenizer/Decode"
 
@@ -82,7 +68,7 @@ class Heard:
 
 @pytest.fixture
 def heard() -> Iterator[Heard]:
-    """Of a service whose limits are all easy to reach; checked when the test has caused what it causes."""
+    """Errors of a service with low limits. They are checked at the end of the test."""
     with running(
         max_in_flight="2",
         max_queue_size="2",
@@ -150,7 +136,8 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
     heard.grpc("/grpc.health.v1.Health/Check", b"\xff")
     heard.grpc("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff")
     heard.grpc(ENCODE, pb.EncodeRequest(image=bytes(17 * 2**20)).SerializeToString())
-    heard.grpc(DECODE, pb.DecodeRequest(tokens=tokens.to_bytes(), format=99).SerializeToString())  # type: ignore[arg-type]
+    unknown_format = pb.DecodeRequest(tokens=tokens.to_bytes(), format=99)  # type: ignore[arg-type]
+    heard.grpc(DECODE, unknown_format.SerializeToString())
 
 
 def too_much(heard: Heard) -> None:
@@ -212,7 +199,8 @@ def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
     a_broken_engine(heard)
     caused = set(heard.by_code)
     everything = {kind.code for kind in ServiceError.__subclasses__()}
-    # RATE_LIMITED, STOPPING and UNAUTHENTICATED have fixed sentences and tests of their own; the rest must have come up.
+    # RATE_LIMITED, STOPPING and UNAUTHENTICATED have fixed sentences and tests of their own.
+    # All others must have come up.
     elsewhere = {
         "UNAUTHENTICATED",
         "RATE_LIMITED",
@@ -224,20 +212,21 @@ def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
 
 
 async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
-    """The one kind that the real service does not produce on demand: its core is replaced by one that fails with a telling text."""
+    """The real service does not produce this on demand, so its core is replaced."""
 
     class Broken:
         async def encode(self, *_: object, **__: object) -> None:
             raise RuntimeError("/opt/secret.py: KeyError in tritonserver at 127.0.0.1:8001")
 
     settings = Settings(grpc_port=0)
-    app = create_app(Broken(), settings, lambda: True, lambda: None)  # type: ignore[arg-type, return-value]
+    broken: Any = Broken()
+    app = create_app(broken, settings, lambda: True, lambda: None)  # type: ignore[return-value]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:
         reply = await rest.post("/v1/encode", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (500, "INTERNAL")
     assert not internals(f"{reply.headers}{reply.text}")
-    server = GrpcServer(Broken(), Broken(), settings, Authenticator(None))  # type: ignore[arg-type]
+    server = GrpcServer(broken, broken, settings, Authenticator(None))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

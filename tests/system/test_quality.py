@@ -1,4 +1,7 @@
-"""Encode by quality, over every way in: the same tokens, chosen by what decoding each budget by itself shows."""
+"""Encode by quality gives the same tokens over every protocol.
+
+The choice agrees with decoding each budget separately.
+"""
 
 import asyncio
 import io

@@ -1,10 +1,7 @@
-"""Start, health, documents, metrics, faults of the engine, stop."""
+"""Starting a service: health, documentation, metrics, an external Triton, failing to start."""
 
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -17,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.support.metrics import families, sample
 from tests.support.photographs import jpeg
-from tests.support.running import ROOT, Service, eventually, running
+from tests.support.running import ROOT, Service, eventually, refused_start, running
 
 
 def test_health(service: Service, rest: httpx.Client) -> None:
@@ -142,20 +139,6 @@ def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
             reply = httpx.post(f"{guest.rest}/v1/encode", content=jpeg())
             assert (reply.status_code, reply.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
             assert reply.headers["retry-after"]
-
-
-def refused_start(**environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "service"],
-        cwd=ROOT,
-        env={**os.environ, "CHANNELTOK_REST_PORT": "0", "CHANNELTOK_GRPC_PORT": "0", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:

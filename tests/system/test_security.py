@@ -1,4 +1,4 @@
-"""Who gets in: TLS, mutual TLS, bearer tokens, and what can be reached at all."""
+"""TLS, mutual TLS, bearer tokens, and which ports can be reached."""
 
 import ipaddress
 import os

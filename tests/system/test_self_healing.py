@@ -1,9 +1,8 @@
-"""Engine processes that die, hang or answer rubbish, and what the service does about it."""
+"""The service replaces engine processes that crash, hang or return wrong results."""
 
 import ctypes
 import itertools
 import os
-import shutil
 import signal
 import threading
 import time
@@ -18,32 +17,19 @@ import pytest
 import tritonclient.grpc
 from channeltok import ChannelTokError, Client, DeadlineExceeded, Tokens, Unavailable
 
+from tests.support.engines import (
+    FaultyEncoder,
+    restarts,
+    running_faulty_encoder,
+    stubs,
+    tokens_or_none,
+    triton,
+)
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
-from tests.support.running import ROOT, Service, eventually, running, standing_still
+from tests.support.running import Service, eventually, running, standing_still
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000  # of Linux' ptrace.h and wait.h
-
-
-def stubs(service: Service, model: str = "") -> list[psutil.Process]:
-    return [child for child in service.children("stub") if f"/{model}" in " ".join(child.cmdline())]
-
-
-def triton(service: Service) -> psutil.Process:
-    (found,) = service.children("tritonserver")
-    return found
-
-
-def restarts(service: Service, what: str) -> float:
-    return sample(service, "channeltok_engine_restarts_total", component=what)
-
-
-def tokens(client: Client) -> Tokens | None:
-    """None where the service says that it has none."""
-    try:
-        return client.encode(jpeg())
-    except ChannelTokError:
-        return None
 
 
 def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]:
@@ -57,9 +43,9 @@ def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]
     }
 
 
-@pytest.mark.slow  # what can be killed is killed in the chaos attacks too; stopping a process is not
+@pytest.mark.slow  # the chaos attacks kill processes too, but do not stop any
 def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> None:
-    """In the middle of work: each call has an answer, right or UNAVAILABLE, and soon all of them are right."""
+    """Under load each call returns the right tokens or UNAVAILABLE, and soon only right tokens."""
     with (
         running(probe_seconds="0.5") as service,
         Client(service.grpc, timeout=20) as client,
@@ -95,128 +81,85 @@ def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> N
             assert len(stubs(service)) == 2 * len(stubs(service, "demo_encode")) == 4
 
 
-SICK = """
-
-class TritonPythonModel(TritonPythonModel):
-    \"\"\"EngineHealth rubbish, once FLAG says which, until the process is a new one.\"\"\"
-
-    def initialize(self, args):
-        super().initialize(args)
-        self.fault = ""
-        Path("FLAG").unlink(missing_ok=True)
-
-    def _run(self, requests):
-        self.fault = self.fault or (Path("FLAG").read_text() if Path("FLAG").exists() else "")
-        if self.fault == "one hangs":
-            Path("FLAG").unlink(missing_ok=True)
-        if self.fault in ("hangs", "one hangs"):
-            time.sleep(3600)
-        responses = super()._run(requests)
-        if not self.fault:
-            return responses
-        rubbish = {"shape": np.zeros((1, 7), np.int32), "ids": np.full((1, 256), 70_000, np.int32), "zeros": np.zeros((1, 256), np.int32)}
-        given = [pb_utils.get_input_tensor_by_name(request, "picture").as_numpy() for request in requests]
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor("tokens", rubbish[self.fault].repeat(len(one), axis=0)),
-                    pb_utils.Tensor("execution", np.ones((len(one), 2), np.int64)),
-                ]
-            )
-            for one in given
-        ]
-"""
-
-
 @pytest.fixture
-def flag(tmp_path: Path) -> Path:
-    """Once it is there the encoder of `sick` is ill, of what it says."""
-    return tmp_path / "fault"
-
-
-@contextmanager
-def running_sick(tmp_path: Path, flag: Path, **settings: str) -> Iterator[Service]:
-    repository = tmp_path / "models"
-    shutil.copytree(
-        ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    with (repository / "demo_encode/1/model.py").open("a") as file:
-        file.write(SICK.replace("FLAG", str(flag)))
-    with running(model_repository=str(repository), **settings) as service:
-        yield service
-
-
-@pytest.fixture
-def sick(tmp_path: Path, flag: Path) -> Iterator[Service]:
+def faulty(tmp_path: Path) -> Iterator[FaultyEncoder]:
     """With one engine process for each model."""
-    with running_sick(
-        tmp_path, flag, probe_seconds="0.3", engine_instances="1", engine_timeout_seconds="1"
-    ) as service:
-        yield service
+    with running_faulty_encoder(
+        tmp_path, probe_seconds="0.3", engine_instances="1", engine_timeout_seconds="1"
+    ) as faulty:
+        yield faulty
 
 
 @pytest.mark.parametrize("fault", ["shape", "ids", "zeros"])
-def test_an_engine_that_answers_rubbish_is_replaced(sick: Service, flag: Path, fault: str) -> None:
-    """zeros is what a graph makes of NaN: well-formed, and found by the probe alone."""
-    with Client(sick.grpc, timeout=2) as client:
+def test_an_engine_that_answers_rubbish_is_replaced(faulty: FaultyEncoder, fault: str) -> None:
+    """`zeros` is well-formed, as from a graph that computes NaN: only the probe notices."""
+    with Client(faulty.service.grpc, timeout=2) as client:
         expected = client.encode(jpeg())
         time.sleep(1)  # for a probe to have learnt the right answer
-        flag.write_text(fault)
+        faulty.fault.write_text(fault)
         if fault in ("shape", "ids"):
             with pytest.raises(Unavailable):
                 client.encode(jpeg())
-        eventually(lambda: restarts(sick, "demo_encode") >= 1, 30, "the restart")
-        eventually(lambda: tokens(client) == expected, 30, "the right answer")
+        eventually(lambda: restarts(faulty.service, "demo_encode") >= 1, 30, "the restart")
+        eventually(lambda: tokens_or_none(client) == expected, 30, "the right answer")
 
 
-def test_an_engine_that_hangs_is_replaced_also_while_another_is(sick: Service, flag: Path) -> None:
-    """Triton does not load the decoder anew before the decoder's calls are done, which wait for the core that the encoder has."""
-    with Client(sick.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
+def test_an_engine_that_hangs_is_replaced_also_while_another_is(faulty: FaultyEncoder) -> None:
+    """Triton reloads the decoder after its calls end. These wait for the hanging encoder."""
+    with Client(faulty.service.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
         expected = client.encode(jpeg())
         image = client.decode(expected)
-        flag.write_text("hangs")
+        faulty.fault.write_text("hangs")
         calls = [pool.submit(client.encode, jpeg())]
         time.sleep(0.2)
         calls += [pool.submit(client.decode, expected)]
         time.sleep(0.2)
-        (decoder,) = stubs(sick, "demo_decode")
+        (decoder,) = stubs(faulty.service, "demo_decode")
         decoder.kill()
         eventually(
-            lambda: restarts(sick, "demo_encode") >= 1 <= restarts(sick, "demo_decode_k256"),
+            lambda: (
+                restarts(faulty.service, "demo_encode")
+                >= 1
+                <= restarts(faulty.service, "demo_decode_k256")
+            ),
             40,
             "both restarts",
         )
-        eventually(lambda: tokens(client) == expected, 30, "the right answer")
-        eventually(lambda: httpx.get(f"{sick.rest}/readyz").status_code == 200, 30, "readiness")
+        eventually(lambda: tokens_or_none(client) == expected, 30, "the right answer")
+        eventually(
+            lambda: httpx.get(f"{faulty.service.rest}/readyz").status_code == 200, 30, "readiness"
+        )
         assert client.decode(expected) == image
         assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
 
 
-def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path, flag: Path) -> None:
-    """The other one answers all who come, and every probe. One caller alone sees it: younger ones were answered, and he was not; and of two
-    workers only his."""
+def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """The other process answers all other callers and every probe.
+
+    One caller notices, through one of two workers: later requests were answered before its own.
+    """
     settings = {"engine_instances": "2", "probe_seconds": "60", "workers": "2"}
     with (
-        running_sick(tmp_path, flag, **settings) as service,
-        Client(service.grpc, timeout=6.5) as client,
+        running_faulty_encoder(tmp_path, **settings) as faulty,
+        Client(faulty.service.grpc, timeout=6.5) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         expected = client.encode(jpeg())
-        flag.write_text("one hangs")
+        faulty.fault.write_text("one hangs")
         overtaken = pool.submit(client.encode, jpeg())
-        eventually(lambda: not flag.exists(), 5, "the fault")
+        eventually(lambda: not faulty.fault.exists(), 5, "the fault")
         while not overtaken.done():
             assert client.encode(jpeg()) == expected
             time.sleep(0.1)
         assert isinstance(overtaken.exception(), DeadlineExceeded)
-        eventually(lambda: restarts(service, "demo_encode") == 1, 20, "the restart")
-        eventually(lambda: tokens(client) == expected, 30, "the right answer")
-        eventually(lambda: len(stubs(service, "demo_encode")) == 2, 30, "two new processes")
+        eventually(lambda: restarts(faulty.service, "demo_encode") == 1, 20, "the restart")
+        eventually(lambda: tokens_or_none(client) == expected, 30, "the right answer")
+        eventually(lambda: len(stubs(faulty.service, "demo_encode")) == 2, 30, "two new processes")
 
 
 @contextmanager
 def deaf(process: psutil.Process) -> Iterator[None]:
-    """All of its threads but the first stand still, until it is killed: to everybody else it is asleep, with nothing to do."""
+    """Stop all threads but the first until the process is killed. It looks asleep, not stopped."""
     threads = [
         int(task) for task in os.listdir(f"/proc/{process.pid}/task") if int(task) != process.pid
     ]
@@ -246,13 +189,13 @@ def test_a_triton_that_answers_nobody_is_replaced() -> None:
         expected = client.encode(jpeg())
         with deaf(triton(service)):
             eventually(lambda: restarts(service, "triton") >= 1, 40, "the restart")
-        eventually(lambda: tokens(client) == expected, 20, "the right answer")
+        eventually(lambda: tokens_or_none(client) == expected, 20, "the right answer")
         eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 30, "readiness")
         assert restarts(service, "triton") == 1
 
 
 def test_a_model_that_triton_has_no_more_is_told() -> None:
-    """Of a Triton that is somebody else's; whose it is comes to a stop before it loads the model again."""
+    """Another service owns the Triton. The owner is stopped, so it does not reload the model."""
     with running(probe_seconds="0.5") as owner:
         address = owner.triton_address()
         with (

@@ -1,4 +1,4 @@
-"""A photo to tokens and back, through every door."""
+"""Round trips of a photograph over REST, gRPC, streams, both clients and the command line."""
 
 import subprocess
 import sys
@@ -152,7 +152,8 @@ def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
         for sequence in tokens
     ]
     difference = np.abs(np.stack(decoded).astype(int) - restored)
-    # The default follows the processor; in bf16 a pixel moves by 2 of 255 with avx512_bf16 (docs/decisions/0011), by 3 with AMX.
+    # The default precision depends on the processor. In bf16 a pixel moves by 2 of 255 with
+    # avx512_bf16 (docs/decisions/0011), by 3 with AMX.
     assert difference.max() <= (3 if processor_has_bf16() else 0)
 
 

@@ -1,4 +1,4 @@
-"""One trace from the caller's span through the gateway into the real Triton, received by a real OTLP endpoint."""
+"""One trace leads from the caller's span through the gateway into Triton, as OTLP shows it."""
 
 import asyncio
 import json
@@ -19,9 +19,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Tracer, format_span_id, format_trace_id
 
 from tests.support.photographs import jpeg
-from tests.support.running import Service, eventually, running
+from tests.support.running import Service, eventually, refused_start, running
 from tests.support.trace_collector import Collector, Span, collecting
-from tests.system.test_running import refused_start
 
 GATEWAY, TRITON, CALLER = "channeltok-gateway", "triton", "caller"
 
@@ -54,7 +53,8 @@ def tracer(collector: Collector) -> Iterator[Tracer]:
 def trace_of(collector: Collector, count: int, call: Callable[[], str]) -> dict[str, Span]:
     """The spans by name of the trace whose id `call` returns, when `count` of them have come.
 
-    Now and then an exporter loses a batch, which OpenTelemetry allows: then another call is made, three in all.
+    An exporter may lose a batch, which OpenTelemetry allows: then the call is repeated, at most
+    three times.
     """
     for _ in range(3):
         trace = call()

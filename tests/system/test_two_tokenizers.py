@@ -1,4 +1,4 @@
-"""A checkpoint trained elsewhere is exported and served under its own name, beside the demo tokenizer."""
+"""A checkpoint trained elsewhere is exported and served beside the demo tokenizer."""
 
 import shutil
 from collections.abc import Iterator

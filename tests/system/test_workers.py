@@ -43,7 +43,8 @@ def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None
         assert len(service.children("tritonserver")) == 1
 
         def encode(_: int) -> bytes:
-            # A connection each, which the system gives to one or the other: channels of one pool would share one.
+            # One connection each, which the kernel gives to either worker. Channels of one pool
+            # would share a connection.
             with grpc.insecure_channel(
                 service.grpc, [("grpc.use_local_subchannel_pool", 1)]
             ) as channel:

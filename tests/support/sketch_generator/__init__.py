@@ -1,1 +1,1 @@
-"""A generator for tests: the real Triton, real streams and real cancellation; only the network is replaced."""
+"""A generator for tests: real Triton, streams and cancellation, without a neural network."""

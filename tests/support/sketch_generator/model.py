@@ -1,12 +1,14 @@
-"""Triton's python backend with the interface of a generator: decoupled, one response for each new token. repository.py
-writes it into a model repository.
+"""Triton python backend with the interface of a generator: decoupled, one response per token.
 
-In the network's place stands a numpy generator seeded by (seed, class, tokens so far), because a trained network is not part of every
-checkout: same request, same tokens; another seed, class or prefix, other tokens; greedy (temperature 0) takes no notice of the seed.
-Everything around it is real: Triton, its streams, how they are stopped. Each sequence has a thread, and one lock for a token.
+repository.py writes it into a model repository. Triton, its streams and how they stop are real.
+A numpy random generator replaces the network, which not every checkout has. Its seed is
+(seed, class, tokens so far): the same request gives the same tokens; another seed, class or prefix
+gives others. Greedy sampling (temperature 0) ignores the seed. Each sequence has a thread, and one
+lock for a token.
 
-Parameters of config.pbtxt besides a generator's: pause, seconds before each token; active, a folder with a file PID-* for each sequence
-that is being made; fault, a file whose text, once it is there, spoils the next token: "hang", "die" or "rubbish".
+Parameters of config.pbtxt besides those of a generator:
+pause: seconds before each token. active: a folder with a file PID-* for each running sequence.
+fault: a file whose text, once written, spoils the next token: "hang", "die" or "rubbish".
 """
 
 import json

@@ -18,14 +18,14 @@ GENERATOR_FINGERPRINT = "feedfacecafebeef"
 
 @dataclass(frozen=True)
 class GeneratorRepository:
-    """models: what the service serves. active: holds a file for each sequence that is being made. fault: see model.py here."""
+    """models: the model repository. active: one file per running sequence. fault: see model.py."""
 
     models: Path
     active: Path
     fault: Path
 
     def sequences(self) -> int:
-        """How many are being made. A process that was killed leaves its files behind; they count no longer."""
+        """Number of running sequences. Files of a killed process do not count."""
         return sum(_runs(int(marker.name.partition("-")[0])) for marker in self.active.iterdir())
 
 
@@ -37,7 +37,7 @@ def _runs(pid: int) -> bool:
 
 
 def write(folder: Path, pause: float, fingerprint: str | None = None) -> GeneratorRepository:
-    """pause: seconds for each token. fingerprint: of the tokenizer whose tokens it claims to make; None: the demo's."""
+    """pause: seconds per token. fingerprint: of the tokenizer it serves, by default the demo."""
     repository = GeneratorRepository(folder / "models", folder / "active", folder / "fault")
     shutil.copytree(
         ROOT / "model_repository", repository.models, ignore=shutil.ignore_patterns("__pycache__")
