@@ -13,7 +13,9 @@ from tests.support.photographs import crops, jpeg
 from tests.support.running import Service, eventually
 
 
-def test_good_bad_and_vanishing_callers(service: Service, client: Client) -> None:
+def test_service_survives_valid_invalid_and_vanishing_callers(
+    service: Service, client: Client
+) -> None:
     expected = client.encode(jpeg(), 16)
     photos = crops(20)
 

@@ -31,7 +31,7 @@ def unharmed(service: Service, client: Client) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_bad_images(rest: httpx.Client, client: Client, name: str) -> None:
+def test_bad_images_are_refused(rest: httpx.Client, client: Client, name: str) -> None:
     image, code, status = BAD_IMAGES[name]
     assert_problem(rest.post("/v1/encode", content=image, headers=JPEG), status, code)
     with pytest.raises(ChannelTokError) as caught:
@@ -39,7 +39,7 @@ def test_bad_images(rest: httpx.Client, client: Client, name: str) -> None:
     assert caught.value.code == code
 
 
-def test_the_bomb_is_as_small_as_said() -> None:
+def test_bomb_is_69_bytes() -> None:
     assert len(bomb()) == 69
 
 
@@ -230,7 +230,7 @@ def test_one_bad_image_leaves_the_stream_alive(client: Client) -> None:
     assert outcomes[3] == client.encode(jpeg("coffee"), 8)
 
 
-def test_deep_json_is_refused_politely(rest: httpx.Client) -> None:
+def test_deeply_nested_json_is_refused(rest: httpx.Client) -> None:
     body = b"[" * 100_000 + b"]" * 100_000
     reply = rest.post("/v1/decode", content=body, headers={"Content-Type": "application/json"})
     assert reply.status_code == 400

@@ -11,7 +11,7 @@ from tests.support.photographs import jpeg
 from tests.support.running import running
 
 
-def test_all_tritons_behind_one_target_are_used() -> None:
+def test_all_tritons_of_one_target_are_used() -> None:
     with running(engine_instances="1") as one, running(engine_instances="1") as other:
         target = f"ipv4:{one.triton_address()},{other.triton_address()}"
         with (
@@ -30,7 +30,7 @@ def test_all_tritons_behind_one_target_are_used() -> None:
         assert all(later - earlier >= 9 for later, earlier in zip(after, before, strict=True))
 
 
-def test_connections_that_grow_old_cost_no_call() -> None:
+def test_closed_connections_cost_no_call() -> None:
     with (
         running(
             ("-m", "tests.support.programs.ageing_triton"), grpc_connection_seconds="0.3"

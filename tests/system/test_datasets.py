@@ -20,9 +20,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_service_and_engine_in_process_agree_to_the_last_byte(
-    service: Service, tmp_path: Path
-) -> None:
+def test_datasets_by_service_and_in_process_are_equal(service: Service, tmp_path: Path) -> None:
     images = [(f"photo-{number:03d}", image) for number, image in enumerate(crops(100))]
     for shard in range(3):
         dataset_files.tar(tmp_path / f"source/{shard}.tar", images[shard::3])

@@ -96,7 +96,7 @@ def budgets_around(served: TokenizerInfo) -> list[int]:
     )
 
 
-def test_all_are_served_and_the_demo_answers_who_names_none(
+def test_all_families_are_served_and_the_demo_is_the_default(
     client: Client, together: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizers = client.tokenizers()
@@ -181,7 +181,7 @@ def test_there_and_back_over_both_protocols(
         assert decoded.raise_for_status().content == image
 
 
-def test_served_values_are_those_of_the_bare_graphs(
+def test_served_values_equal_the_bare_graphs(
     client: Client, models: Path, served: TokenizerInfo
 ) -> None:
     photos = crops(8)
@@ -202,7 +202,7 @@ def test_served_values_are_those_of_the_bare_graphs(
         )
 
 
-def test_ids_that_it_does_not_have_are_refused(
+def test_ids_above_the_vocabulary_are_refused(
     client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
 ) -> None:
     good = client.encode(jpeg(), 8, tokenizer=served.name)
@@ -245,7 +245,9 @@ def test_k_out_of_range_is_refused(
     assert refused.code == "BAD_TOKENS"
 
 
-def test_tokens_of_one_are_refused_by_every_other(client: Client, served: TokenizerInfo) -> None:
+def test_tokens_of_one_family_are_refused_by_every_other(
+    client: Client, served: TokenizerInfo
+) -> None:
     tokens = client.encode(jpeg(), 8, tokenizer=served.name)
     for other in FAMILIES.keys() - {served.name}:
         with pytest.raises(FingerprintMismatch):
@@ -254,7 +256,7 @@ def test_tokens_of_one_are_refused_by_every_other(client: Client, served: Tokeni
         client.decode(Tokens(tokens.ids, "0123456789abcdef"))
 
 
-def test_the_curve_of_a_quality_is_what_decoding_shows(
+def test_quality_curve_equals_decoding(
     client: Client, local: LocalEngine, served: TokenizerInfo
 ) -> None:
     asked = Quality(ssim=0.5, max_bytes=served.max_tokens)  # 2 bytes a token: at most half of them
@@ -273,7 +275,7 @@ def test_the_curve_of_a_quality_is_what_decoding_shows(
     assert list(local.encode_stream([jpeg()], tokenizer=served.name, quality=asked)) == [tokens]
 
 
-def test_datasets_through_the_service_and_in_process_agree(
+def test_datasets_by_service_and_in_process_agree(
     together: Service, local: LocalEngine, served: TokenizerInfo, tmp_path: Path
 ) -> None:
     dataset_files.tar(

@@ -39,7 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["f32", "auto"])
-def test_decoded_images_equal_pytorchs(repository: Path, precision: str) -> None:
+def test_full_size_decode_equals_pytorch(repository: Path, precision: str) -> None:
     model, photo = random_model("full"), jpeg("chelsea")
     tokens = inference.encode(model, imaging.prepare(photo, 256)[None].copy())
     with (

@@ -109,7 +109,7 @@ def tokens_of(client: Client, **params: Any) -> Tokens:
     return last.tokens
 
 
-def test_what_generates(caller: Client, web: httpx.Client) -> None:
+def test_list_generators_describes_the_generator(caller: Client, web: httpx.Client) -> None:
     (info,) = caller.generators()
     (tokenizer,) = caller.tokenizers()
     assert (info.name, info.family, info.generator_fingerprint, info.max_tokens) == (
@@ -129,13 +129,13 @@ def test_what_generates(caller: Client, web: httpx.Client) -> None:
     assert {"/v1/generate", "/v1/generators"} <= set(web.get("/openapi.json").json()["paths"])
 
 
-def test_what_is_done_decode_takes(caller: Client, web: httpx.Client) -> None:
+def test_decode_takes_generated_tokens(caller: Client, web: httpx.Client) -> None:
     *_, (_, done) = events(web, k=12, seed=7)
     image = web.post("/v1/decode", json=done).raise_for_status().content
     assert image == caller.decode(tokens_of(caller, k=12, seed=7))
 
 
-async def test_the_same_seed_gives_the_same_tokens_by_every_way(
+async def test_same_seed_gives_the_same_tokens_over_every_protocol(
     generating: Service, caller: Client, web: httpx.Client
 ) -> None:
     started, *new, last = caller.generate(GenerateParams(class_name="cat", k=12, seed=7))
@@ -176,14 +176,14 @@ async def test_the_same_seed_gives_the_same_tokens_by_every_way(
     assert tokens_of(caller, k=30, top_k=5).ids.max() < 5
 
 
-def test_a_seed_that_was_drawn_repeats_the_image(caller: Client) -> None:
+def test_drawn_seed_repeats_the_image(caller: Client) -> None:
     started, *_, last = caller.generate(GenerateParams(k=6))
     again = tokens_of(caller, k=6, seed=started.seed)
     assert again == last.tokens
     assert tokens_of(caller, k=6) != again
 
 
-def test_tokens_come_as_they_are_made(caller: Client) -> None:
+def test_tokens_arrive_as_they_are_made(caller: Client) -> None:
     began = time.perf_counter()
     times = [
         time.perf_counter() - began
@@ -195,7 +195,7 @@ def test_tokens_come_as_they_are_made(caller: Client) -> None:
     assert len(times) > 20  # on a busy machine a few may come together
 
 
-def test_an_image_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
+def test_prefix_is_continued(caller: Client, web: httpx.Client) -> None:
     prefix = caller.encode(jpeg(), 10)
     _, *new, last = caller.generate(GenerateParams(k=16, seed=1, prefix=prefix))
     assert last.tokens.prefix(10) == prefix
@@ -210,9 +210,7 @@ def test_an_image_is_gone_on_with(caller: Client, web: httpx.Client) -> None:
     ] == [Started, Preview, Generated]
 
 
-def test_previews_are_what_decode_gives_and_delay_no_token(
-    caller: Client, web: httpx.Client
-) -> None:
+def test_previews_equal_decode_and_delay_no_token(caller: Client, web: httpx.Client) -> None:
     seen = list(caller.generate(GenerateParams(k=60, seed=3, previews=[60, 4, 30, 4])))
     assert isinstance(seen[-1], Generated)
     tokens = seen[-1].tokens
@@ -289,20 +287,20 @@ def test_bad_input(caller: Client, web: httpx.Client, made: GeneratorRepository,
         b"\xff",
     ],
 )
-def test_a_body_that_is_no_request(web: httpx.Client, body: bytes) -> None:
+def test_generate_refuses_invalid_bodies(web: httpx.Client, body: bytes) -> None:
     reply = web.post("/v1/generate", content=body, headers={"Content-Type": "application/json"})
     assert_problem(reply, 400, "BAD_REQUEST")
     assert internals(reply.text) is None
 
 
-def test_token_bytes_that_are_none(caller: Client) -> None:
+def test_generate_refuses_invalid_token_bytes(caller: Client) -> None:
     with pytest.raises(ChannelTokError) as caught:
         next(caller.generate(GenerateParams(prefix=b"CTOKxx")))
     assert caught.value.code == "BAD_TOKENS"
 
 
 @pytest.mark.parametrize("way", ["gRPC", "REST"])
-def test_who_leaves_stops_the_engine(
+def test_disconnecting_stops_the_engine(
     caller: Client, generating: Service, made: GeneratorRepository, way: str
 ) -> None:
     cancelled = sample(
@@ -327,7 +325,7 @@ def test_who_leaves_stops_the_engine(
     )
 
 
-def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepository) -> None:
+def test_deadline_stops_the_engine(generating: Service, made: GeneratorRepository) -> None:
     with Client(generating.grpc, timeout=1) as hasty:
         stream = hasty.generate(GenerateParams(k=LONG))
         next(stream)
@@ -336,7 +334,7 @@ def test_the_deadline_stops_the_engine(generating: Service, made: GeneratorRepos
     eventually(lambda: made.sequences() == 0, 3, "the end of the sequence")
 
 
-def test_too_many_are_refused_at_once_and_single_images_are_not(
+def test_too_many_generations_are_refused_and_single_images_are_not(
     caller: Client, web: httpx.Client, generating: Service
 ) -> None:
     streams = [caller.generate(GenerateParams(k=LONG)) for _ in range(PLACES)]
@@ -388,7 +386,7 @@ def replaced(generating: Service, caller: Client) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", ["rubbish", "hang", "die"])
-def test_a_generator_that_fails_in_the_middle_is_replaced(
+def test_generator_that_fails_midway_is_replaced(
     caller: Client, generating: Service, made: GeneratorRepository, fault: str
 ) -> None:
     with replaced(generating, caller):
@@ -400,7 +398,7 @@ def test_a_generator_that_fails_in_the_middle_is_replaced(
         assert httpx.get(f"{generating.rest}/readyz").status_code == 200  # single images go on
 
 
-def test_an_error_in_the_middle_is_the_last_event(
+def test_error_midway_is_the_last_event(
     generating: Service, made: GeneratorRepository, caller: Client
 ) -> None:
     with replaced(generating, caller):
@@ -471,7 +469,7 @@ def test_the_command_line(
     assert "UNKNOWN_CLASS" in capfd.readouterr().err
 
 
-def test_where_no_generator_is_served(client: Client, rest: httpx.Client) -> None:
+def test_generate_without_a_generator_is_refused(client: Client, rest: httpx.Client) -> None:
     assert client.generators() == []
     assert rest.get("/v1/generators").json() == {"generators": []}
     with pytest.raises(UnknownGenerator, match="no generator is served") as caught:
@@ -479,7 +477,7 @@ def test_where_no_generator_is_served(client: Client, rest: httpx.Client) -> Non
     assert_problem(rest.post("/v1/generate", json={}), 404, caught.value.code)
 
 
-def test_stopping_lets_what_was_accepted_finish(tmp_path: Path) -> None:
+def test_stop_lets_accepted_generations_finish(tmp_path: Path) -> None:
     made = repository.write(tmp_path, PAUSE)
     with (
         running(model_repository=str(made.models)) as service,

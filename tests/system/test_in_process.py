@@ -6,7 +6,7 @@ import sys
 from tests.support.running import ROOT
 
 
-def test_threads_that_begin_at_once_do_not_wait_for_each_other() -> None:
+def test_threads_that_start_together_do_not_deadlock() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.programs.two_threads"],
         cwd=ROOT,

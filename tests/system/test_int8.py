@@ -57,7 +57,7 @@ def test_without_its_graph_the_service_says_how_to_get_one() -> None:
         pass
 
 
-def test_photos_must_suffice_to_compare_and_to_calibrate(photos: str) -> None:
+def test_export_refuses_too_few_images(photos: str) -> None:
     with pytest.raises(
         SystemExit, match="--int8 needs other photos to calibrate on than the 10 to compare with"
     ):

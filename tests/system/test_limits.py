@@ -106,7 +106,7 @@ def trickle(connection: socket.socket, pieces: Iterable[bytes]) -> None:
     [b"", b"POST /v1/encode HT", b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nX-Slow: "],
     ids=["silent", "line", "headers"],
 )
-def test_headers_that_do_not_come_end_the_connection(tight: Service, sent: bytes) -> None:
+def test_missing_headers_end_the_connection(tight: Service, sent: bytes) -> None:
     with connect(tight) as slow:
         slow.sendall(sent)
         received, seconds = rest_of(slow)
@@ -114,14 +114,14 @@ def test_headers_that_do_not_come_end_the_connection(tight: Service, sent: bytes
     assert RECEIVE_SECONDS - 0.5 < seconds < RECEIVE_SECONDS + SLACK
 
 
-def test_headers_byte_by_byte_win_no_time(tight: Service) -> None:
+def test_headers_byte_by_byte_gain_no_time(tight: Service) -> None:
     with connect(tight) as slow:
         started = time.monotonic()
         trickle(slow, (bytes([byte]) for byte in b"GET /livez HTTP/1.1\r\nX-Slow: " + b"a" * 1000))
         assert RECEIVE_SECONDS - 0.5 < time.monotonic() - started < RECEIVE_SECONDS + SLACK
 
 
-def test_the_second_request_of_a_connection_has_no_more_time(tight: Service) -> None:
+def test_second_request_of_a_connection_has_the_same_limit(tight: Service) -> None:
     with connect(tight) as slow:
         slow.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in slow.recv(65536)
@@ -131,7 +131,7 @@ def test_the_second_request_of_a_connection_has_no_more_time(tight: Service) -> 
     assert RECEIVE_SECONDS - 0.5 < seconds < RECEIVE_SECONDS + SLACK
 
 
-def test_a_body_that_does_not_come_is_answered(tight: Service) -> None:
+def test_missing_body_is_answered_with_408(tight: Service) -> None:
     with connect(tight) as slow:
         slow.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
         received, seconds = rest_of(slow)
@@ -140,7 +140,7 @@ def test_a_body_that_does_not_come_is_answered(tight: Service) -> None:
     assert seconds < 2 * RECEIVE_SECONDS + SLACK  # and who goes on sending is cut off
 
 
-def test_a_body_without_end_behind_a_refusal_is_cut_off(tight: Service) -> None:
+def test_endless_body_after_an_error_is_cut_off(tight: Service) -> None:
     with connect(tight) as endless:
         endless.sendall(
             b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
@@ -151,7 +151,7 @@ def test_a_body_without_end_behind_a_refusal_is_cut_off(tight: Service) -> None:
         assert time.monotonic() - started < RECEIVE_SECONDS + SLACK
 
 
-def test_a_grpc_message_that_does_not_come_is_answered(tight: Service) -> None:
+def test_missing_grpc_message_is_answered(tight: Service) -> None:
     with http2.Connection(tight.grpc) as slow:
         slow.call(1, METHOD)
         slow.send(http2.DATA, 1, b"\0" + struct.pack(">I", 1000) + b"abc")
@@ -168,7 +168,7 @@ def test_idle_connections_are_closed(tight: Service) -> None:
         assert idle_too.frames_until(http2.GOAWAY)[1] < 2.5 + SLACK
 
 
-def test_a_flood_of_pings_is_hung_up_on(tight: Service) -> None:
+def test_ping_flood_closes_the_connection(tight: Service) -> None:
     with http2.Connection(tight.grpc) as flood:
         with suppress(ConnectionError):  # it may be hung up on before it is through
             for _ in range(20):
@@ -200,7 +200,7 @@ def test_headers_over_the_limit_are_refused(tight: Service) -> None:
     )
 
 
-def test_many_silent_connections_shut_nobody_out_of_rest(tight: Service) -> None:
+def test_silent_connections_block_no_rest_caller(tight: Service) -> None:
     with (
         httpx.Client(base_url=tight.rest) as busy,
         ExitStack() as stack,
@@ -219,7 +219,7 @@ def test_many_silent_connections_shut_nobody_out_of_rest(tight: Service) -> None
         del silent
 
 
-def test_grpc_takes_no_more_connections_than_allowed(tight: Service) -> None:
+def test_grpc_connections_are_limited(tight: Service) -> None:
     with Client(tight.grpc) as client:
         expected = client.encode(jpeg(), 8)
         with ExitStack() as stack:
@@ -257,7 +257,7 @@ def peak_memory_growth(service: Service) -> Iterator[list[float]]:
         watcher.join()
 
 
-def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
+def test_gzip_bomb_is_not_unpacked(tight: Service) -> None:
     bomb = pb.EncodeRequest(image=bytes(256 * 2**20))
     options = [("grpc.max_send_message_length", -1)]
     with (
@@ -276,7 +276,7 @@ def test_a_gzip_bomb_is_not_unpacked(tight: Service) -> None:
     assert growth[0] < 128  # half of it
 
 
-def test_a_gigabyte_is_refused_by_its_length_or_on_the_way(tight: Service) -> None:
+def test_gigabyte_body_is_refused(tight: Service) -> None:
     with peak_memory_growth(tight) as growth:
         with connect(tight) as honest:
             honest.sendall(
@@ -290,7 +290,7 @@ def test_a_gigabyte_is_refused_by_its_length_or_on_the_way(tight: Service) -> No
     assert growth[0] < 96
 
 
-def test_the_rate_limit() -> None:
+def test_rate_limit_refuses_and_recovers() -> None:
     rate, burst = 5.0, 5
     with (
         running(rate_limit=str(rate), rate_burst=str(burst)) as service,

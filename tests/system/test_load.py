@@ -60,7 +60,7 @@ def test_overload_is_refused_with_a_hint() -> None:
         )
 
 
-def test_a_call_overtakes_a_stream() -> None:
+def test_single_call_overtakes_a_stream() -> None:
     with (
         running(max_in_flight="1", max_queue_seconds="5") as service,
         Client(service.grpc) as client,
@@ -98,7 +98,7 @@ CALLERS = 200  # more than a second of work for one place
 
 
 @pytest.mark.parametrize("protocol", ["gRPC", "REST"])
-async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) -> None:
+async def test_queued_work_of_cancelled_calls_never_reaches_the_engine(protocol: str) -> None:
     with running(
         max_in_flight="1", max_queue_size="1000", max_queue_seconds="60", probe_seconds="3600"
     ) as service:
@@ -127,7 +127,7 @@ async def test_work_of_callers_who_left_never_reaches_the_engine(protocol: str) 
         assert sample(service, "channeltok_request_seconds_count", code="CANCELLED") > 0
 
 
-def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: Path) -> None:
+def test_passed_deadline_is_always_deadline_exceeded(tmp_path: Path) -> None:
     """The caller's gRPC, ours, or the service: to the first two it is a cancelled call."""
     with (
         running_faulty_encoder(
@@ -163,7 +163,7 @@ def test_a_deadline_that_passes_is_told_as_one_whoever_sees_it_first(tmp_path: P
         ] == ["DEADLINE_EXCEEDED"] * 24
 
 
-def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
+def test_stop_under_load_loses_no_call_and_leaves_no_process() -> None:
     with running() as service:
         children = service.children()
         shared_memory = f"channeltok_{service.triton_port()}_*"
@@ -209,7 +209,7 @@ def test_stopping_under_load_loses_nothing_and_leaves_nothing() -> None:
     assert not list(Path("/dev/shm").glob(shared_memory))
 
 
-def test_a_stream_is_answered_and_told_when_the_service_stops() -> None:
+def test_stop_answers_a_stream_and_ends_it() -> None:
     with running() as service, Client(service.grpc) as client:
         under_way = threading.Event()
         answers: list[Tokens | ChannelTokError] = []

@@ -47,7 +47,7 @@ def id_over_grpc(service: Service, sent: str | None, image: bytes) -> str:
 
 @pytest.mark.parametrize("call", [id_over_rest, id_over_grpc])
 @pytest.mark.parametrize("image", [jpeg(), b"no image"], ids=["good", "bad"])
-def test_the_request_id_goes_back_as_it_came_when_it_is_sane(
+def test_valid_request_ids_are_returned_unchanged(
     service: Service, call: Any, image: bytes
 ) -> None:
     assert call(service, "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z", image) == "7f9c2ba4-e88f-4a1b-9d7a.x:y_Z"
@@ -58,7 +58,7 @@ def test_the_request_id_goes_back_as_it_came_when_it_is_sane(
         assert MADE.fullmatch(call(service, insane, image)), insane
 
 
-def test_every_reply_has_an_id(service: Service) -> None:
+def test_every_reply_has_a_request_id(service: Service) -> None:
     for path in ("/nowhere", "/livez", "/v1/tokenizers", "/docs"):
         assert (
             httpx.get(service.rest + path, headers={"x-request-id": "mine"}).headers["x-request-id"]
@@ -77,7 +77,7 @@ def test_every_reply_has_an_id(service: Service) -> None:
         assert dict(stream.trailing_metadata())["x-request-id"] == "mine"
 
 
-def test_a_slow_call_has_one_line_with_its_stages() -> None:
+def test_slow_calls_are_logged_once_with_their_stages() -> None:
     with running(slow_call_seconds="0.001") as service:
         id_over_rest(service, "slow-one", jpeg())
         id_over_grpc(service, "slow-two", jpeg())
@@ -94,7 +94,7 @@ def test_a_slow_call_has_one_line_with_its_stages() -> None:
         assert first["seconds"] >= sum(first["stages"].values()) * 0.99
 
 
-def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None:
+def test_server_errors_are_logged_and_client_errors_are_not() -> None:
     with running(request_timeout_seconds="0.002") as service:  # too little for anything
         reply = httpx.post(
             f"{service.rest}/v1/encode", content=jpeg(), headers={"x-request-id": "late"}
@@ -116,7 +116,7 @@ def test_a_call_that_we_fail_has_one_line_and_a_callers_fault_has_none() -> None
         assert not lines(service, "access")  # that is for level debug
 
 
-def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quoted() -> None:
+def test_unexpected_exceptions_are_logged_once_without_data_of_callers() -> None:
     with running(("-m", "tests.support.programs.broken_encode")) as service:
         headers = {"x-request-id": "quote-me", "authorization": SECRET}
         reply = httpx.post(f"{service.rest}/v1/encode", content=IMAGE, headers=headers)
@@ -142,7 +142,7 @@ def test_an_unforeseen_error_is_logged_once_without_anybodys_data_and_can_be_quo
         assert "nobody" not in everything
 
 
-def test_whatever_comes_every_line_is_json() -> None:
+def test_every_log_line_is_json() -> None:
     with running(log_level="debug", max_message_bytes="100000") as service:
         id_over_rest(service, "good", jpeg())
         with Client(service.grpc) as client:

@@ -191,7 +191,7 @@ def a_broken_engine(heard: Heard) -> None:
     eventually(lambda: httpx.get(f"{service.rest}/readyz").status_code == 200, 60, "readiness")
 
 
-def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
+def test_errors_reveal_no_internals(heard: Heard) -> None:
     with Client(heard.service.grpc) as client:
         tokens = client.encode(jpeg())
     wrong_input(heard, tokens)
@@ -211,7 +211,7 @@ def test_no_error_tells_how_we_are_built(heard: Heard) -> None:
     assert everything - caused <= elsewhere, everything - caused
 
 
-async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
+async def test_unexpected_exceptions_reveal_no_internals() -> None:
     """The real service does not produce this on demand, so its core is replaced."""
 
     class Broken:
@@ -248,5 +248,5 @@ async def test_an_unforeseen_fault_of_ours_is_not_told() -> None:
         "KeyError: 'tokens'",
     ],
 )
-def test_the_search_finds_what_it_looks_for(telling: str) -> None:
+def test_internals_are_found(telling: str) -> None:
     assert internals(telling)

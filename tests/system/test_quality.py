@@ -22,7 +22,7 @@ from tests.support.running import Service
 ASKED = Quality(ssim=0.6, max_bytes=384)
 
 
-def test_the_curve_is_what_decoding_shows(service: Service) -> None:
+def test_quality_curve_equals_decoding_each_budget(service: Service) -> None:
     with Client(service.grpc) as client:
         tokens = client.encode(jpeg(), quality=ASKED)
         assert [one.k for one in tokens.curve] == [8, 16, 24, 32, 48, 64, 96, 128, 192]
@@ -37,7 +37,7 @@ def test_the_curve_is_what_decoding_shows(service: Service) -> None:
         assert tokens == everything.prefix(ASKED.choose(tokens.curve).k)
 
 
-def test_all_ways_in_agree(service: Service) -> None:
+def test_quality_gives_the_same_tokens_over_every_protocol(service: Service) -> None:
     some = crops(6)
 
     async def over_asyncio() -> list[object]:
@@ -70,7 +70,7 @@ def test_all_ways_in_agree(service: Service) -> None:
             assert Tokens.from_bytes(octets.content) == tokens
 
 
-def test_stages_and_metrics_tell_of_it(service: Service) -> None:
+def test_quality_has_a_measure_stage_and_metrics(service: Service) -> None:
     before = sample(service, "channeltok_stage_seconds_count", rpc="encode", stage="measure")
     reply = httpx.post(f"{service.rest}/v1/encode", params={"quality": "psnr=20"}, content=jpeg())
     stages = [part.partition(";")[0] for part in reply.headers["server-timing"].split(", ")]
@@ -85,7 +85,7 @@ def test_stages_and_metrics_tell_of_it(service: Service) -> None:
     "query",
     ["quality=fine", "quality=ssim=2", "quality=max_bytes=1", "k=8&quality=ssim=0.5", "quality="],
 )
-def test_what_is_no_quality_is_refused(service: Service, query: str) -> None:
+def test_invalid_quality_is_refused_over_rest(service: Service, query: str) -> None:
     reply = httpx.post(f"{service.rest}/v1/encode?{query}", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (400, "BAD_REQUEST")
     assert (
@@ -104,7 +104,7 @@ def test_what_is_no_quality_is_refused(service: Service, query: str) -> None:
         pb.Quality(max_bytes=0),
     ],
 )
-def test_over_grpc_too(
+def test_invalid_quality_is_refused_over_grpc(
     service: Service, quality: pb.Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

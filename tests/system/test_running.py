@@ -39,7 +39,7 @@ def test_reflection_names_the_service(service: Service) -> None:
     assert {"channeltok.v1.Tokenizer", "grpc.health.v1.Health"} <= names
 
 
-def test_what_is_served(rest: httpx.Client, client: Client) -> None:
+def test_list_tokenizers_describes_the_demo(rest: httpx.Client, client: Client) -> None:
     (document,) = rest.get("/v1/tokenizers").json()["tokenizers"]
     (served,) = client.tokenizers()
     assert document["fingerprint"] == served.fingerprint
@@ -52,7 +52,7 @@ def test_what_is_served(rest: httpx.Client, client: Client) -> None:
     )
 
 
-def test_documents_need_no_network(rest: httpx.Client) -> None:
+def test_api_documents_need_no_network(rest: httpx.Client) -> None:
     page = rest.get("/docs").text
     assert not re.findall(r"(?:src|href)=[\"']https?://", page)
     for path in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page):
@@ -105,7 +105,7 @@ def test_every_metric_is_documented(service: Service) -> None:
     assert {name for name in ours if f"`{name}" not in page} == set()
 
 
-def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client) -> None:
+def test_stages_add_up_to_the_duration(client: Client, rest: httpx.Client) -> None:
     reply = rest.post(
         "/v1/decode",
         content=client.encode(jpeg()).to_bytes(),
@@ -116,7 +116,7 @@ def test_the_sum_of_stages_is_about_the_whole(client: Client, rest: httpx.Client
     assert sum(map(float, stages.values())) / 1000 <= reply.elapsed.total_seconds()
 
 
-def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
+def test_external_triton_is_used_and_its_end_is_an_outage() -> None:
     with running() as owner, Client(owner.grpc) as direct:
         expected = direct.encode(jpeg())
         with (
@@ -141,7 +141,7 @@ def test_a_triton_elsewhere_is_used_and_its_end_is_an_outage() -> None:
             assert reply.headers["retry-after"]
 
 
-def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
+def test_start_that_cannot_work_says_why(tmp_path: Path) -> None:
     assert "python -m export" in refused_start(CHANNELTOK_MODEL_REPOSITORY=str(tmp_path))
     assert "max_pixels" in refused_start(CHANNELTOK_MAX_PIXELS="many")
     with socket.socket() as taken:
@@ -152,7 +152,7 @@ def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
         assert "CHANNELTOK_GRPC_PORT" in refused_start(CHANNELTOK_GRPC_PORT=port)
 
 
-def test_the_idle_system_is_small(service: Service, client: Client) -> None:
+def test_idle_service_is_small(service: Service, client: Client) -> None:
     client.encode(jpeg())
     processes = [psutil.Process(service.process.pid), *service.children()]
     assert len(processes) >= 4  # gateway, tritonserver, a stub for each of encode and decode

@@ -98,11 +98,11 @@ def rest_connects(service: Service, folder: Path, own: Files | None, ca_name: st
         return False
 
 
-def test_the_ready_line_says_https(guarded: Service) -> None:
+def test_ready_line_says_https(guarded: Service) -> None:
     assert guarded.rest.startswith("https://")
 
 
-async def test_both_clients_and_the_command_line(
+async def test_clients_and_command_line_use_tls(
     guarded: Service, folder: Path, caller: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = credentials(folder, caller)
@@ -132,7 +132,7 @@ async def test_both_clients_and_the_command_line(
     assert command_line(ask) == 0
 
 
-def test_only_certificates_of_the_ca_that_are_not_expired_connect(
+def test_mutual_tls_takes_only_valid_certificates_of_the_ca(
     guarded: Service, folder: Path, ca: trustme.CA, caller: Files
 ) -> None:
     strangers = {
@@ -147,7 +147,7 @@ def test_only_certificates_of_the_ca_that_are_not_expired_connect(
         assert not rest_connects(guarded, folder, own), what
 
 
-def test_plain_text_to_a_tls_port_gets_nothing(guarded: Service) -> None:
+def test_tls_port_does_not_answer_plain_text(guarded: Service) -> None:
     with Client(guarded.grpc, timeout=5) as client, pytest.raises(Unavailable):
         client.tokenizers()
     with pytest.raises(httpx.TransportError):
@@ -171,7 +171,7 @@ def old_tls(target: str, own: Files, version: ssl.TLSVersion) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_no_tls_below_1_2(guarded: Service, caller: Files) -> None:
+def test_tls_below_1_2_is_refused(guarded: Service, caller: Files) -> None:
     for target in (guarded.rest, guarded.grpc):
         assert old_tls(target, caller, ssl.TLSVersion.TLSv1_3)
         assert old_tls(target, caller, ssl.TLSVersion.TLSv1_2)
@@ -193,7 +193,7 @@ def test_no_tls_below_1_2(guarded: Service, caller: Files) -> None:
         thread.join(10)
 
 
-def test_a_renewed_certificate_and_another_client_ca_need_no_restart(
+def test_renewed_certificates_need_no_restart(
     guarded: Service, folder: Path, ca: trustme.CA, caller: Files
 ) -> None:
     new_ca = trustme.CA()
@@ -217,7 +217,7 @@ def test_a_renewed_certificate_and_another_client_ca_need_no_restart(
 @pytest.mark.parametrize(
     "authorization", [None, "Bearer", "Bearer wrong", f"Bearer {OTHER_TOKEN}", f"Basic {TOKEN}"]
 )
-def test_without_a_good_token_only_health_answers(
+def test_without_a_valid_bearer_token_only_health_answers(
     guarded: Service, folder: Path, caller: Files, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -273,7 +273,7 @@ def test_without_a_good_token_only_health_answers(
                 call()
 
 
-def test_tokens_are_rotated_without_a_restart(
+def test_bearer_tokens_are_rotated_without_a_restart(
     guarded: Service, folder: Path, caller: Files
 ) -> None:
     def passing(token: str) -> bool:
@@ -313,7 +313,7 @@ def is_loopback(text: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
+def test_only_the_two_ports_are_reachable_from_another_address() -> None:
     with running(host="0.0.0.0") as service:
         own = {int(address.rsplit(":", 1)[1]) for address in (service.rest, service.grpc)}
         processes = [psutil.Process(service.process.pid), *service.children()]
@@ -338,7 +338,7 @@ def test_nothing_but_the_two_ports_is_reachable_from_another_address() -> None:
         assert sample(service, "channeltok_engine_ready") > 0
 
 
-def test_a_url_is_not_fetched(service: Service) -> None:
+def test_urls_are_not_fetched(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bait, Client(service.grpc) as client:
         bait.settimeout(0.5)
         url = f"http://127.0.0.1:{bait.getsockname()[1]}/image.jpg"
@@ -358,7 +358,7 @@ def test_a_url_is_not_fetched(service: Service) -> None:
             bait.accept()
 
 
-def test_a_start_with_bad_files_says_why(tmp_path: Path) -> None:
+def test_start_with_bad_security_files_says_why(tmp_path: Path) -> None:
     (empty := tmp_path / "empty").write_text("")
     for settings, sentence in (
         (

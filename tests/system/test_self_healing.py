@@ -44,7 +44,7 @@ def faults(service: Service) -> dict[str, tuple[list[psutil.Process], int, str]]
 
 
 @pytest.mark.slow  # the chaos attacks kill processes too, but do not stop any
-def test_whatever_stops_the_engine_it_serves_again_and_no_answer_is_wrong() -> None:
+def test_service_recovers_from_every_fault_without_wrong_results() -> None:
     """Under load each call returns the right tokens or UNAVAILABLE, and soon only right tokens."""
     with (
         running(probe_seconds="0.5") as service,
@@ -91,7 +91,7 @@ def faulty(tmp_path: Path) -> Iterator[FaultyEncoder]:
 
 
 @pytest.mark.parametrize("fault", ["shape", "ids", "zeros"])
-def test_an_engine_that_answers_rubbish_is_replaced(faulty: FaultyEncoder, fault: str) -> None:
+def test_engine_with_wrong_results_is_replaced(faulty: FaultyEncoder, fault: str) -> None:
     """`zeros` is well-formed, as from a graph that computes NaN: only the probe notices."""
     with Client(faulty.service.grpc, timeout=2) as client:
         expected = client.encode(jpeg())
@@ -104,7 +104,7 @@ def test_an_engine_that_answers_rubbish_is_replaced(faulty: FaultyEncoder, fault
         eventually(lambda: tokens_or_none(client) == expected, 30, "the right answer")
 
 
-def test_an_engine_that_hangs_is_replaced_also_while_another_is(faulty: FaultyEncoder) -> None:
+def test_hanging_engine_is_replaced_while_another_restarts(faulty: FaultyEncoder) -> None:
     """Triton reloads the decoder after its calls end. These wait for the hanging encoder."""
     with Client(faulty.service.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
         expected = client.encode(jpeg())
@@ -133,7 +133,7 @@ def test_an_engine_that_hangs_is_replaced_also_while_another_is(faulty: FaultyEn
         assert all(isinstance(call.exception(), ChannelTokError) for call in calls)
 
 
-def test_one_of_two_engine_processes_that_hangs_is_replaced(tmp_path: Path) -> None:
+def test_one_hanging_process_of_two_is_replaced(tmp_path: Path) -> None:
     """The other process answers all other callers and every probe.
 
     One caller notices, through one of two workers: later requests were answered before its own.
@@ -181,7 +181,7 @@ def deaf(process: psutil.Process) -> Iterator[None]:
             process.kill()
 
 
-def test_a_triton_that_answers_nobody_is_replaced() -> None:
+def test_unresponsive_triton_is_replaced() -> None:
     with (
         running(engine_instances="1", probe_seconds="0.5", engine_timeout_seconds="3") as service,
         Client(service.grpc, timeout=5) as client,
@@ -194,7 +194,7 @@ def test_a_triton_that_answers_nobody_is_replaced() -> None:
         assert restarts(service, "triton") == 1
 
 
-def test_a_model_that_triton_has_no_more_is_told() -> None:
+def test_readiness_notices_a_model_unloaded_in_an_external_triton() -> None:
     """Another service owns the Triton. The owner is stopped, so it does not reload the model."""
     with running(probe_seconds="0.5") as owner:
         address = owner.triton_address()
@@ -221,7 +221,7 @@ def test_a_model_that_triton_has_no_more_is_told() -> None:
             )
 
 
-def test_children_die_with_a_killed_parent() -> None:
+def test_child_processes_die_with_a_killed_service() -> None:
     with running() as service:
         children = service.children()
         assert any("stub" in child.name() for child in children)

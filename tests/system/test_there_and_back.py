@@ -97,7 +97,7 @@ def test_every_format_in_and_out(
     assert imaging.read_header(reply.content).format.lower() == format
 
 
-def test_both_streams_give_what_single_calls_give(client: Client) -> None:
+def test_streams_equal_single_calls(client: Client) -> None:
     photos = crops(30)
     tokens = list(client.encode_stream(photos, k=40))
     assert tokens == [client.encode(photo, 40) for photo in photos]
@@ -131,7 +131,7 @@ def test_the_command_line(service: Service, client: Client, tmp_path: Path) -> N
     assert client.tokenizers()[0].fingerprint in channeltok("info", "--server", service.grpc)
 
 
-def test_served_values_are_those_of_the_bare_graphs(client: Client) -> None:
+def test_served_values_equal_the_bare_graphs(client: Client) -> None:
     served = client.tokenizers()[0]
     encode = onnxruntime.InferenceSession(
         ROOT / f"model_repository/{served.name}_encode/1/model.onnx"

@@ -75,7 +75,7 @@ def parents(spans: dict[str, Span]) -> dict[str, str]:
     return {name: names[span.parent] for name, span in spans.items()}
 
 
-def test_one_encode_is_one_trace_from_the_caller_to_the_engine(
+def test_encode_is_one_trace_from_caller_to_engine(
     traced: Service, collector: Collector, tracer: Tracer
 ) -> None:
     def call() -> str:
@@ -111,7 +111,7 @@ def test_one_encode_is_one_trace_from_the_caller_to_the_engine(
             assert spans[name].end <= spans[parent].end or spans[name].service == TRITON
 
 
-def test_rest_and_decode_and_streams_are_traced(
+def test_rest_decode_and_streams_are_traced(
     traced: Service, collector: Collector, tracer: Tracer
 ) -> None:
     with Client(traced.grpc) as client:
@@ -154,7 +154,7 @@ def bulk_spans(collector: Collector, bulk: object) -> list[Span]:
     return [span for span in collector.of(GATEWAY, "encode_stream") if span.trace == trace]
 
 
-def test_the_asyncio_client_passes_its_context_on(
+def test_async_client_passes_its_trace_context_on(
     traced: Service, collector: Collector, tracer: Tracer
 ) -> None:
     async def encode() -> str:
@@ -167,7 +167,7 @@ def test_the_asyncio_client_passes_its_context_on(
     assert parents(spans)["encode"] == "shop"
 
 
-def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(
+def test_spans_have_the_error_code_and_log_lines_the_trace_id(
     traced: Service, collector: Collector, tracer: Tracer
 ) -> None:
     trace = ""
@@ -191,7 +191,7 @@ def test_a_refused_call_has_its_code_and_log_lines_name_the_trace(
     assert trace in {json.loads(line).get("trace_id") for line in list(traced.log)}
 
 
-def test_an_unsampled_call_health_and_probes_have_no_spans(
+def test_unsampled_calls_health_checks_and_probes_have_no_spans(
     traced: Service, collector: Collector
 ) -> None:
     unsampled = "5bf92f3577b34da6a3ce929d0e0e4736"
@@ -207,7 +207,9 @@ def test_an_unsampled_call_health_and_probes_have_no_spans(
     assert [span.name for span in collector.spans[before:]] == []
 
 
-def test_without_a_caller_the_trace_begins_here(traced: Service, collector: Collector) -> None:
+def test_trace_begins_in_the_service_without_a_context(
+    traced: Service, collector: Collector
+) -> None:
     def call() -> str:
         before = {span.trace for span in collector.spans}
         httpx.post(
@@ -222,7 +224,7 @@ def test_without_a_caller_the_trace_begins_here(traced: Service, collector: Coll
     assert trace_of(collector, 7, call)["encode"].parent == ""
 
 
-def test_off_by_default(collector: Collector, tracer: Tracer, service: Service) -> None:
+def test_tracing_is_off_by_default(collector: Collector, tracer: Tracer, service: Service) -> None:
     with Client(service.grpc) as client, tracer.start_as_current_span("shop") as shop:
         client.encode(jpeg(), 20)
     (triton,) = service.children("tritonserver")
@@ -232,7 +234,7 @@ def test_off_by_default(collector: Collector, tracer: Tracer, service: Service) 
     assert [span.name for span in collector.spans if span.trace == trace] == ["shop"]
 
 
-def test_a_dead_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:  # takes connections and never answers: worse than a closed port
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -258,7 +260,7 @@ def test_a_dead_collector_harms_no_call(monkeypatch: pytest.MonkeyPatch) -> None
             assert [json.loads(line) for line in service.log]
 
 
-def test_a_transport_that_is_not_there_is_refused() -> None:
+def test_unsupported_otlp_protocol_is_refused() -> None:
     said = refused_start(
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
     )

@@ -59,7 +59,9 @@ def both(theirs: Path) -> Iterator[Client]:
         yield client
 
 
-def test_both_are_served_each_with_its_own_fingerprint(both: Client, theirs: Path) -> None:
+def test_service_serves_two_tokenizers_with_their_own_fingerprints(
+    both: Client, theirs: Path
+) -> None:
     served = {tokenizer.name: tokenizer for tokenizer in both.tokenizers()}
     assert set(served) == {"demo", "theirs"}
     assert served["theirs"].fingerprint == checkpoint.fingerprint(checkpoint.load(theirs))
@@ -67,7 +69,7 @@ def test_both_are_served_each_with_its_own_fingerprint(both: Client, theirs: Pat
     assert (served["theirs"].image_size, served["theirs"].max_tokens) == (256, 256)
 
 
-def test_tokens_find_the_tokenizer_that_made_them(both: Client, theirs: Path) -> None:
+def test_decode_finds_the_tokenizer_by_fingerprint(both: Client, theirs: Path) -> None:
     photo = jpeg("astronaut")
     default, other = both.encode(photo, k=64), both.encode(photo, k=64, tokenizer="theirs")
     model = checkpoint.load(theirs)
@@ -77,7 +79,7 @@ def test_tokens_find_the_tokenizer_that_made_them(both: Client, theirs: Path) ->
     assert imaging.read_header(both.decode(default, "png")).width == 128
 
 
-def test_tokens_of_one_are_refused_by_the_other(both: Client) -> None:
+def test_decode_refuses_tokens_of_another_tokenizer(both: Client) -> None:
     tokens = both.encode(jpeg("astronaut"), k=8)
     with pytest.raises(FingerprintMismatch):
         both.decode(tokens, "png", tokenizer="theirs")

@@ -71,7 +71,7 @@ def test_a_new_version_is_loaded_beside_the_old_and_switched_to_without_a_failed
         eventually(lambda: len(service.children("stub")) == 4, 30, "the end of the old engines")
 
 
-def test_models_that_cannot_be_loaded_keep_nobody_from_anything(tmp_path: Path) -> None:
+def test_models_that_fail_to_load_block_nothing(tmp_path: Path) -> None:
     """The old version keeps working, a new one is loaded, and engines are still replaced."""
     exported, staged = models.nudged_repository(), tmp_path / "staged"
     repository = models.demo_repository(tmp_path)

@@ -66,7 +66,7 @@ def test_workers_share_the_ports_and_one_triton_and_are_scraped_as_one() -> None
             assert sample(service, "nv_inference_count", model_suffix="encode") >= 64
 
 
-def test_a_worker_that_dies_or_stands_still_is_replaced_and_a_stop_loses_nothing() -> None:
+def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> None:
     with running(workers="2", probe_seconds="0.5") as service:
         children = service.children()
         for number in (signal.SIGSTOP, signal.SIGKILL):
