@@ -1,4 +1,4 @@
-"""What is asked of an engine is not cancelled when its caller leaves, because Triton may die of it (docs/decisions/0033-leaving.md)."""
+"""What is asked of an engine is not cancelled when its caller leaves, because Triton may die of it (docs/decisions/0033-cancelled-calls.md)."""
 
 import asyncio
 from collections.abc import Callable
