@@ -21,8 +21,7 @@ from export import generator_command
 from export.graphs import fp16, graph, int8, parity
 from export.graphs.random_model import random_model
 from export.triton import repository, triton_config
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.evaluation.fidelity import psnr
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.registry import SIZES

@@ -12,7 +12,7 @@ from generator import checkpoint
 from generator.gpt import Gpt
 from generator.output_head import gumbel
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import inference
 from tokenizer.evaluation.image_grid import Column, draw
 
 # Those that the service takes where a caller names none, see docs/generate.md.

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import imaging
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.base import Tokenizer
 from tokenizer.training.data import SUFFIXES, RandomCrop, shards
 

@@ -11,28 +11,28 @@ Training, evaluation and serving all go through here, so that a model meets at s
 """
 
 from imaging.read import (
-    QUICK_PIXELS,
+    CHEAP_PIXELS,
     BadImage,
     Header,
     TooManyPixels,
     UnsupportedFormat,
     decode,
-    is_quick,
+    is_cheap_to_decode,
     prepare,
     read_header,
 )
-from imaging.write import FORMATS, render
+from imaging.write import FORMATS, encode_image
 
 __all__ = [
+    "CHEAP_PIXELS",
     "FORMATS",
-    "QUICK_PIXELS",
     "BadImage",
     "Header",
     "TooManyPixels",
     "UnsupportedFormat",
     "decode",
-    "is_quick",
+    "encode_image",
+    "is_cheap_to_decode",
     "prepare",
     "read_header",
-    "render",
 ]

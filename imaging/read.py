@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 ALLOWED = ("JPEG", "PNG", "WEBP")
 DEFAULT_MAX_PIXELS = 36_000_000
-QUICK_PIXELS, QUICK_BYTES = 256 * 256, 64 * 2**10
+CHEAP_PIXELS, CHEAP_BYTES = 256 * 256, 64 * 2**10
 
 Image.MAX_IMAGE_PIXELS = (
     None  # ours is checked on every header before any decode; Pillow's would warn at another number
@@ -74,15 +74,15 @@ def read_header(data: bytes) -> Header:
     return Header(format, image.width, image.height)
 
 
-def is_quick(data: bytes) -> bool:
+def is_cheap_to_decode(data: bytes) -> bool:
     """Whether `prepare` takes less than a millisecond: a small JPEG, which is also small in bytes (scans upon scans fit into many)."""
-    if len(data) > QUICK_BYTES or not data.startswith(b"\xff\xd8\xff"):
+    if len(data) > CHEAP_BYTES or not data.startswith(b"\xff\xd8\xff"):
         return False
     try:
         height, width = simplejpeg.decode_jpeg_header(data, strict=True)[:2]
     except ValueError:
         return False
-    return bool(height * width <= QUICK_PIXELS)
+    return bool(height * width <= CHEAP_PIXELS)
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -122,10 +122,10 @@ def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDA
     image = decode(data, max_pixels)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return square(image, size, (left, top, left + side, top + side))
+    return crop_and_resize(image, size, (left, top, left + side, top + side))
 
 
-def square(
+def crop_and_resize(
     image: Image.Image, size: int, box: tuple[float, float, float, float]
 ) -> NDArray[np.uint8]:
     """Steps 4 to 6 for any box (left, top, right, bottom), in pixels: training crops at random, everything else takes the centre."""

@@ -13,7 +13,7 @@ JPEG_QUALITY = (
 )
 
 
-def render(pixels: NDArray[np.uint8], format: str) -> bytes:
+def encode_image(pixels: NDArray[np.uint8], format: str) -> bytes:
     """uint8 [H, W, 3] to the bytes of a "JPEG" (quality 95, 4:4:4), "PNG" or "WEBP" (both lossless)."""
     if format == "JPEG":
         jpeg: bytes = simplejpeg.encode_jpeg(

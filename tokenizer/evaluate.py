@@ -17,8 +17,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer import checkpoint
-from tokenizer.evaluation import codecs, efficientnet_distance, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import codecs, efficientnet_distance
 from tokenizer.evaluation.fidelity import Images, grid_energy, l1, psnr, ssim
 from tokenizer.models.base import Tokenizer
 from tokenizer.training.data import evaluation_photos

@@ -17,8 +17,8 @@ from pydantic_settings import CliApp
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tokenizer import checkpoint, parts
-from tokenizer.evaluation import fidelity, inference, learning_curve
+from tokenizer import checkpoint, inference, parts
+from tokenizer.evaluation import fidelity, learning_curve
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.channeltok import draw_budgets
 from tokenizer.models.registry import SIZES

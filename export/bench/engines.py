@@ -30,8 +30,8 @@ from export.__main__ import DEMO
 from export.graphs import graph, int8
 from export.graphs.random_model import random_model
 from export.triton import python_backend
-from tokenizer import checkpoint
-from tokenizer.evaluation import fidelity, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import fidelity
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.bsq import BITS
 from tokenizer.models.channeltok import SIZES

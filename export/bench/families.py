@@ -26,12 +26,13 @@ from export.bench.engines import GRAPH, REFERENCE, EngineProcess, Role, Task
 from export.graphs import generator_graph, graph
 from export.graphs.random_model import random_model, random_of
 from generator import checkpoint as generator_checkpoint
-from tokenizer import checkpoint
-from tokenizer.evaluation import efficientnet_distance, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import efficientnet_distance
 from tokenizer.evaluation.fidelity import psnr, ssim
+from tokenizer.inference import to_unit
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.flextok import D12
-from tokenizer.training.data import evaluation_photos, to_unit
+from tokenizer.training.data import evaluation_photos
 from tokenizer.training.perceptual import Perceptual
 
 REPORT = Path("build/bench-families.json")

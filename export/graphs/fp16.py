@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.bsq import BITS
 from tokenizer.training.data import evaluation_photos
 

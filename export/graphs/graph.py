@@ -89,7 +89,7 @@ class Decode(nn.Module):
         pixels = self.model.decode_prefix(tokens).permute(0, 2, 3, 1)
         return (
             ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        )  # tokenizer.evaluation.inference.to_uint8, in TensorRT's order
+        )  # tokenizer.inference.to_uint8, in TensorRT's order
 
 
 def encode_graph(model: Tokenizer, name: str) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.graphs import graph
-from tokenizer.evaluation import inference
+from tokenizer import inference
 from tokenizer.models.bsq import ABSENT
 
 CALIBRATION_PHOTOS = 300
@@ -25,7 +25,7 @@ def quantise(decode_graph: bytes, tokens: NDArray[np.int32]) -> bytes:
     """The decode graph, serialised ONNX of the same inputs, outputs and facts, with its 3x3 convolutions in int8.
 
     decode_graph: as export.graphs.graph.decode_graph makes it, serialised. tokens: int32 [N, budget], of real photos and none absent
-    (tokenizer.evaluation.inference.encode); half of them are cut here to smaller k, as serving will see them.
+    (tokenizer.inference.encode); half of them are cut here to smaller k, as serving will see them.
     """
     import nncf  # takes seconds and torch: only who quantises waits for it
 

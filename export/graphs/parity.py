@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tokenizer.evaluation import inference
+from tokenizer import inference
 from tokenizer.models.base import Tokenizer
 
 BATCH = 16

@@ -8,8 +8,7 @@ from pydantic_settings import CliApp
 
 from generator.car import model
 from generator.car.train import AlignCommand, FinetuneCommand
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.evaluation.image_grid import Column, draw
 
 STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {

@@ -244,16 +244,16 @@ class Tokenization:
         # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
         return (
             self._prepare(image, size)
-            if imaging.is_quick(image)
+            if imaging.is_cheap_to_decode(image)
             else await self._in_thread(self._prepare, image, size)
         )
 
     async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
-        quick = format == "JPEG" and pixels.size <= 3 * imaging.QUICK_PIXELS
+        quick = format == "JPEG" and pixels.size <= 3 * imaging.CHEAP_PIXELS
         return (
-            imaging.render(pixels, format)
+            imaging.encode_image(pixels, format)
             if quick
-            else await self._in_thread(imaging.render, pixels, format)
+            else await self._in_thread(imaging.encode_image, pixels, format)
         )
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:

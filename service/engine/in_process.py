@@ -200,7 +200,7 @@ class LocalEngine:
                 [prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows]
             )
             for row, pixels in zip(rows, self._run(served.decoders[budget], padded), strict=True):
-                made[row] = imaging.render(pixels, format.upper())
+                made[row] = imaging.encode_image(pixels, format.upper())
         return made
 
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:

@@ -25,7 +25,7 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     with tarfile.open("photos.tar", "w") as tar:
         for i, photo in enumerate(photos[:3]):
-            data = imaging.render(photo, "PNG")
+            data = imaging.encode_image(photo, "PNG")
             member = tarfile.TarInfo(f"{i}.png")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))

@@ -17,7 +17,7 @@ from generator.tokens import NO_CLASS, encoded
 from generator.train import GptTrainer
 from tests.support.photographs import crops
 from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import inference
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 pytestmark = [

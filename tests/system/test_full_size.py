@@ -13,7 +13,8 @@ from export.__main__ import main as export
 from export.graphs.random_model import random_model
 from tests.support.photographs import jpeg
 from tests.support.running import ROOT, running
-from tokenizer.evaluation import fidelity, inference
+from tokenizer import inference
+from tokenizer.evaluation import fidelity
 
 
 @pytest.fixture(scope="module")

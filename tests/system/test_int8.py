@@ -13,8 +13,8 @@ from export.__main__ import DEMO
 from export.__main__ import main as export
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, running
-from tokenizer import checkpoint
-from tokenizer.evaluation import fidelity, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import fidelity
 
 
 @pytest.fixture

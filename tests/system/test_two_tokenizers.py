@@ -13,8 +13,7 @@ import imaging
 from export.__main__ import main as export
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, running
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.channeltok import SIZES, ChannelTok
 from tokenizer.paper_checkpoint import their_names
 

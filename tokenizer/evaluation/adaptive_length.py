@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from imaging.similarity import psnr, ssim
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.base import Tokenizer
 from tokenizer.training.data import evaluation_photos
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.bsq import BITS, live_bits, ones
 from tokenizer.training.data import evaluation_photos
 

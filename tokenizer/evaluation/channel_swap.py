@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from tokenizer.evaluation import image_grid, inference
+from tokenizer import inference
+from tokenizer.evaluation import image_grid
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`python -m tokenizer.evaluation.coarse_to_fine WEIGHTS PHOTO... -o IMAGE`: the same photos at growing k, beside the original."""
 
-from tokenizer.evaluation import image_grid, inference
+from tokenizer import inference
+from tokenizer.evaluation import image_grid
 from tokenizer.evaluation.fidelity import psnr
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-from tokenizer.evaluation.inference import budgets
+from tokenizer.inference import budgets
 
 matplotlib.use("Agg")
 # Tokenizer.use_name of each family, and what it is

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 import imaging
-from imaging.read import square
+from imaging.read import crop_and_resize
+from tokenizer.inference import to_unit
 
 SHUFFLE_BUFFER = 10_000  # photos, as bytes; a shard of one source is mixed with the others only if the buffer spans several shards
 LEAST_AREA = 0.4  # of a photo, that a crop covers
@@ -92,13 +93,6 @@ def _files(pattern: str) -> Iterator[bytes]:
         )
 
 
-def to_unit(photos: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1], stored channels last."""
-    return (
-        photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
-    )
-
-
 class RandomCrop:
     """A photo as bytes to uint8 [size, size, 3]: least_area to 1 of its area, at most 4:3 out of proportion, mirrored half of the time."""
 
@@ -117,5 +111,5 @@ class RandomCrop:
         ratio = MAX_STRETCH ** self.random.uniform(-1, 1)
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = self.random.uniform(0, width - w), self.random.uniform(0, height - h)
-        pixels = square(image, self.size, (left, top, left + w, top + h))
+        pixels = crop_and_resize(image, self.size, (left, top, left + w, top + h))
         return pixels[:, ::-1].copy() if self.random.random() < 0.5 else pixels

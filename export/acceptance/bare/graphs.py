@@ -12,8 +12,7 @@ from export.acceptance.bare.sections import Sections
 from export.acceptance.compare import compare, time_it
 from export.acceptance.engines import Case, on_onnxruntime
 from export.graphs import graph
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.base import Tokenizer
 
 AT_MOST = 60.0  # seconds for each half

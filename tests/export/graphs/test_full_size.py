@@ -13,10 +13,10 @@ from export.graphs import graph, parity
 from export.graphs.random_model import random_model
 from tests.export.conftest import photos_of_side
 from tests.support.running import ROOT
-from tokenizer.evaluation import inference
+from tokenizer import inference
+from tokenizer.inference import to_unit
 from tokenizer.models.blocks import parameter_count
 from tokenizer.models.bsq import tokens_from_latents
-from tokenizer.training.data import to_unit
 
 
 @pytest.mark.slow

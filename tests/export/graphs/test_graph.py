@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graphs import graph, parity
-from tokenizer import checkpoint
-from tokenizer.evaluation import inference
+from tokenizer import checkpoint, inference
 from tokenizer.models.channeltok import ChannelTok
 
 # All of these are in TensorRT's list of operators; BitShift, BitwiseAnd and Unique, for one, are not.

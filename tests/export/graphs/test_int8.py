@@ -13,8 +13,8 @@ import imaging
 from export.__main__ import DEMO
 from export.graphs import graph, int8
 from tests.support.photographs import crops
-from tokenizer import checkpoint
-from tokenizer.evaluation import fidelity, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import fidelity
 from tokenizer.models.bsq import ABSENT
 from tokenizer.models.channeltok import ChannelTok
 

@@ -9,8 +9,8 @@ from channeltok import Quality, QualityPoint
 from PIL import Image
 
 from imaging.similarity import ssim
-from tokenizer import checkpoint
-from tokenizer.evaluation import adaptive_length, inference
+from tokenizer import checkpoint, inference
+from tokenizer.evaluation import adaptive_length
 from tokenizer.training.data import evaluation_photos
 
 WEIGHTS = Path("tokenizer/weights/demo.safetensors")

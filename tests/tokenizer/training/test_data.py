@@ -9,7 +9,7 @@ import torch
 
 import imaging
 from tests.support.photographs import crops
-from tokenizer.training.data import evaluation_photos, shards, to_unit, training_batches
+from tokenizer.training.data import evaluation_photos, shards, training_batches
 
 # webdataset leaves its tar files to the garbage collector.
 pytestmark = [
@@ -55,8 +55,3 @@ def test_shards_are_a_folder_a_file_or_a_glob(shard: Path) -> None:
     )
     with pytest.raises(FileNotFoundError, match="no tar files"):
         shards(f"{shard.parent}/q*.tar")
-
-
-def test_pixels_span_minus_one_to_one() -> None:
-    photo = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
-    assert torch.allclose(to_unit(photo).flatten(), torch.tensor([-1.0, -0.6, 1.0]))

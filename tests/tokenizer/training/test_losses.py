@@ -11,8 +11,8 @@ from torch import Tensor
 
 from imaging import prepare
 from tests.support.photographs import crops
+from tokenizer.inference import to_unit
 from tokenizer.models.blocks import parameter_count
-from tokenizer.training.data import to_unit
 from tokenizer.training.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from tokenizer.training.losses import Objective, ssim
 from tokenizer.training.perceptual import Perceptual, Trunk

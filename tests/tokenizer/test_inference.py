@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from tokenizer.evaluation import inference
+from tokenizer import inference
+from tokenizer.inference import to_unit
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
-from tokenizer.training.data import to_unit
 
 
 def test_pixels_come_back_as_they_went_in() -> None:
@@ -36,3 +36,8 @@ def test_a_budget_is_a_prefix_and_the_rest_is_absent() -> None:
 def test_budgets_end_with_the_channels() -> None:
     assert inference.budgets(256) == (8, 16, 32, 64, 128, 256)
     assert inference.budgets(512)[-1] == 512
+
+
+def test_pixels_span_minus_one_to_one() -> None:
+    photo = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
+    assert torch.allclose(to_unit(photo).flatten(), torch.tensor([-1.0, -0.6, 1.0]))
