@@ -65,7 +65,7 @@ COPY docs/images/*.jpg photos/
 # Volumes are born with the owner of the folder they cover: Triton's image runs as 1000 and has neither folder.
 RUN install -d -o 1000 -g 1000 /graphs /plans
 USER 1000:1000
-ENTRYPOINT ["python", "-m", "export", "engines", "--data", "photos", "--repository", "/graphs/models"]
+ENTRYPOINT ["python", "-m", "export", "gpu", "--data", "photos", "--repository", "/graphs/models"]
 
 # Every other engine that runs the graphs on a GPU. ONNX Runtime with CUDA takes the place of the one without; torch.compile needs a compiler.
 FROM python AS acceptance

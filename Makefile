@@ -7,6 +7,9 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib
 # A shell that forbids bytecode would make each start of the service compile all it imports: 6 s instead of 3.
 export PYTHONDONTWRITEBYTECODE :=
 
+# The maintainers' photos, outside the repository: kodak/, and shards in train/ and val/.
+DATA ?= ../shared/data
+
 .PHONY: serve test test-full check format proto dashboard bench bench-engines bench-datasets bench-families bench-peers bench-serving capacity capacity-report cost soak perf-analyzer flame-graph loadtest chaos engines-check images images-check gpu-acceptance gpu-pack gpu-rehearsal train ship card demo-graphs clean
 
 define install
@@ -38,12 +41,12 @@ build/serve-all: $(wildcard tokenizer/weights/*.safetensors model_repository/dem
 	rm -rf $@ $@.new
 	mkdir -p build && cp -r model_repository $@.new
 	for weights in $(filter-out $(DEMO) $(GENERATORS),$(filter %.safetensors,$^)); do \
-		$(BIN)/python -m export $$weights --repository $@.new --data 'docs/images/*.jpg' --photos 3 || exit 1; done
+		$(BIN)/python -m export tokenizer $$weights --repository $@.new --data 'docs/images/*.jpg' --photos 3 || exit 1; done
 	for weights in $(GENERATORS); do $(BIN)/python -m export generator $$weights --repository $@.new || exit 1; done
 	mv $@.new $@
 
 build/serve-%: | $(VENV)/dev.stamp
-	$(BIN)/python -m export --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
+	$(BIN)/python -m export tokenizer --random $* --repository $@ --data 'docs/images/*.jpg' --photos 2
 
 # Without Debian's packages the tests that need Prometheus or strace are skipped, and say so; .ci/run insists on both.
 test: $(VENV)/dev.stamp  ## all tests but the minutes-long ones
@@ -88,13 +91,13 @@ bench: $(VENV)/dev.stamp  ## served against bare throughput, one run
 	$(BIN)/python -m loadtest.bench.throughput
 
 bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor, one run
-	$(BIN)/python -m export.bench.engines
+	$(BIN)/python -m export.bench.engines --data $(DATA)/val
 
 bench-datasets: $(VENV)/dev.stamp  ## a whole dataset to tokens against the bare graph, one run
 	$(BIN)/python -m loadtest.bench.datasets
 
 bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side; a table for docs/families.md. FAMILIES="--legs cost --rounds 3"
-	$(BIN)/python -m export.bench.families $(FAMILIES)
+	$(BIN)/python -m export.bench.families --data $(DATA)/kodak $(FAMILIES)
 
 bench-peers: $(VENV)/dev.stamp  ## the service beside FastAPI, LitServe, Ray Serve, BentoML and MLServer with the same graph, one run
 	$(BIN)/python -m loadtest.peers
@@ -171,13 +174,13 @@ chaos: $(VENV)/dev.stamp  ## attack a real service for 10 minutes at most; a tab
 	GRPC_VERBOSITY=NONE $(BIN)/python -m loadtest.chaos $(CHAOS)
 
 engines-check: $(VENV)/dev.stamp  ## NVIDIA's compiler takes every graph that a GPU would serve
-	$(BIN)/python -m export engines --data 'docs/images/*.jpg'
+	$(BIN)/python -m export gpu --data 'docs/images/*.jpg'
 	$(BIN)/python -m export.acceptance.engines_check
 
 # All in containers, so it needs no $(VENV). The report is written by whoever runs make.
 gpu-acceptance:  ## on a GPU host: build all, start Triton, compare every engine with fp32 on the CPU, time it; a report in build/gpu-acceptance
 	mkdir -p build/gpu-acceptance
-	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard ../shared/data/val),./docs/images) docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
+	CHANNELTOK_PHOTOS=$(or $(CHANNELTOK_PHOTOS),$(wildcard $(DATA)/val),./docs/images) docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance run --build --rm --user "$$(id -u):$$(id -g)" acceptance
 
 gpu-pack:  ## for a GPU host without Docker and network: what it lacks, in parts below 64 MiB; docs/gpu.md
 	$(PYTHON) -m deploy.gpu.pack
@@ -210,9 +213,9 @@ ship: $(VENV)/dev.stamp  ## put the weights of a training run in place, NAME=dem
 card: $(if $(filter demo,$(NAME)),demo-graphs) $(VENV)/dev.stamp  ## images, judge's reports and model card of tokenizer/weights/NAME.safetensors
 	mkdir -p $(IMAGES)
 	$(BIN)/python -m tokenizer.evaluation.coarse_to_fine $(WEIGHTS) $(PHOTOS) -o $(IMAGES)/coarse-to-fine.png
-	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/kodak $(call codecs,kodak) -o $(QUALITY)/kodak
-	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val --photos 100 $(call codecs,validation-100) -o $(QUALITY)/validation-100
-	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data ../shared/data/val -o $(QUALITY)/validation
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data $(DATA)/kodak $(call codecs,kodak) -o $(QUALITY)/kodak
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data $(DATA)/val --photos 100 $(call codecs,validation-100) -o $(QUALITY)/validation-100
+	$(BIN)/python -m tokenizer.evaluate $(WEIGHTS) --data $(DATA)/val -o $(QUALITY)/validation
 	$(BIN)/python -m tokenizer.evaluation.card $(WEIGHTS) --reports $(QUALITY)/kodak $(QUALITY)/validation-100 $(QUALITY)/validation -o $(WEIGHTS:.safetensors=.md)
 
 # Codecs do not depend on the tokenizer: they are measured once, with the demo's.
@@ -220,7 +223,7 @@ codecs = $(if $(filter demo,$(NAME)),--codecs,--codecs-from docs/quality/$(1))
 
 demo-graphs: $(VENV)/dev.stamp
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
-	$(BIN)/python -m export $(DEMO) --report build/parity.json
+	$(BIN)/python -m export tokenizer $(DEMO) --data $(DATA)/val --report build/parity.json
 	$(BIN)/python -m tokenizer.evaluation.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
 	$(BIN)/python -m tokenizer.evaluation.bit_use $(DEMO) -o docs/images/bit-use.png
 	$(BIN)/python -m tokenizer.evaluation.adaptive_length $(DEMO) -o docs/images/by-quality.png

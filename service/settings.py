@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         Literal["auto", "f32", "bf16", "int8"],
         Field(
             description="Arithmetic of decode. auto: bf16 where the processor has it (the demo moves by 3 of 255 at most), else f32, "
-            "as always for FlexTok. int8 is faster still and less exact; its graph comes from `python -m export CHECKPOINT --int8`."
+            "as always for FlexTok. int8 is faster still and less exact; its graph comes from `python -m export tokenizer CHECKPOINT --int8`."
         ),
     ] = "auto"
     engine_instances: Annotated[

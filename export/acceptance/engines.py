@@ -55,7 +55,7 @@ def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
             found.append(Case(name, facts, path.read_bytes(), kept, due))
     if not found:
         sys.exit(
-            f"{folder} has no graph of this checkpoint: write them with `python -m export engines`"
+            f"{folder} has no graph of this checkpoint: write them with `python -m export gpu`"
         )
     return found
 
@@ -76,7 +76,7 @@ def on_onnxruntime(of: list[Case], provider: str = "CUDAExecutionProvider") -> R
 
 def on_torch(of: list[Case], model: Tokenizer, compiled: bool) -> Run:
     model = copy.deepcopy(model)
-    fp16.halve(model.decoder)
+    fp16.convert_convolutions(model.decoder)
     model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     modules: dict[str, Any] = {}

@@ -1,11 +1,10 @@
 """`make engines-check`: does NVIDIA's compiler take the graphs? What can be known of the GPU's engines on a machine without a GPU.
 
-TensorRT-RTX parses each graph that `python -m export engines` writes and compiles it ahead of time, with the profile that serving will use,
+TensorRT-RTX parses each graph that `python -m export gpu` writes and compiles it ahead of time, with the profile that serving will use,
 for the GPUs it knows. That proves operators, types and shapes; not numbers, not speed, and not a plan that Triton loads: docs/gpu.md.
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -15,6 +14,7 @@ import onnx
 import tensorrt_rtx as trt
 from onnx import helper
 
+from export.figures import write_figures
 from export.triton import repository
 
 CAPABILITIES = ("8.0", "8.6", "8.9")
@@ -89,9 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     configs = sorted(options.repository.glob("*/config.pbtxt"))
     if not configs:
-        sys.exit(
-            f"{options.repository} holds no models: write them with `python -m export engines`"
-        )
+        sys.exit(f"{options.repository} holds no models: write them with `python -m export gpu`")
     started = time.monotonic()
     figures: dict[str, float] = {}
     failed = []
@@ -133,8 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seconds": time.monotonic() - started,
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures(REPORT, figures)
     if failed:
         sys.exit("\n".join(failed))
     print(

@@ -1,12 +1,13 @@
 """What an acceptance of a GPU host finds: lines for people, figures for programs, and what must not be."""
 
-import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxruntime
 import torch
+
+from export.figures import write_figures
 
 
 @dataclass
@@ -23,9 +24,8 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """report.md and report.json, as far as they go."""
-        folder.mkdir(parents=True, exist_ok=True)
+        write_figures(folder / "report.json", self.figures)
         (folder / "report.md").write_text("\n".join(self.lines) + "\n")
-        (folder / "report.json").write_text(json.dumps(self.figures, indent=2) + "\n")
 
 
 def machine() -> str:

@@ -1,6 +1,6 @@
 """The acceptance beside a Triton: does a GPU serve what the checkpoint does, and how fast? Writes a report.
 
-Every graph that `python -m export engines` wrote runs on each engine that is here: Triton with TensorRT plans, ONNX Runtime on CUDA,
+Every graph that `python -m export gpu` wrote runs on each engine that is here: Triton with TensorRT plans, ONNX Runtime on CUDA,
 PyTorch eager and compiled. All are compared with ONNX Runtime in fp32 on the CPU. The report names an engine that is not here as not run.
 """
 
@@ -153,7 +153,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("checkpoint", nargs="?", type=Path)
     source.add_argument(
-        "--random", choices=SIZES, help="the graphs of `python -m export engines --random SIZE`"
+        "--random", choices=SIZES, help="the graphs of `python -m export gpu --random SIZE`"
     )
     parser.add_argument(
         "--data", required=True, help="photos: a folder of images or of .tar shards"
@@ -163,7 +163,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--repository",
         type=Path,
         default=Path("build/gpu_repository"),
-        help="graphs, from `python -m export engines`",
+        help="graphs, from `python -m export gpu`",
     )
     parser.add_argument(
         "--triton",

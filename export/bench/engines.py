@@ -6,7 +6,6 @@ its trained weights, every other size random ones: speed does not depend on them
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.__main__ import DEMO
+from export.commands.tokenizer import DEMO
+from export.figures import write_figures
 from export.graphs import graph, int8
 from export.graphs.random_model import random_model
 from export.triton import python_backend
@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--data",
-        default="../shared/data/val",
+        required=True,
         help="photos: a folder of images or of .tar shards, one .tar, or a glob",
     )
     options = parser.parse_args()
@@ -312,8 +312,7 @@ def main() -> None:
                 results = measure(prepare(size, role, options.data, Path(folder)), options.rounds)
             print(table(size, role, results), flush=True)
             found |= figures(size, role, results)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(found, indent=2) + "\n")
+    write_figures(REPORT, found)
 
 
 if __name__ == "__main__":

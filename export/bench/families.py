@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.__main__ import FAMILY_BUDGETS
 from export.bench import families_page, generator
 from export.bench.engines import GRAPH, REFERENCE, EngineProcess, Role, Task
+from export.commands.tokenizer import FAMILY_BUDGETS
+from export.figures import write_figures
 from export.graphs import generator_graph, graph
 from export.graphs.random_model import random_model, random_of
 from generator import checkpoint as generator_checkpoint
@@ -239,14 +240,15 @@ def main() -> None:
     parser.add_argument("--size-engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(
         "--data",
-        default="../shared/data/kodak",
-        help="photos: a folder of images or of .tar shards, one .tar, or a glob",
+        help="photos for quality and cost: a folder of images or of .tar shards, one .tar, or a glob",
     )
     parser.add_argument("--photos", type=int, help="how many of them (all)")
     parser.add_argument("--write", action="store_true", help="write docs/families.md")
     options = parser.parse_args()
     if REFERENCE not in options.size_engines:
         parser.error(f"size compares in one engine: --size-engines needs {REFERENCE!r}")
+    if options.data is None and {"quality", "cost"} & {*options.legs}:
+        parser.error("the legs quality and cost need --data")
     found: Figures = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     legs: dict[str, Callable[[], Figures]] = {
         "quality": lambda: quality(options.data, options.photos),
@@ -261,8 +263,7 @@ def main() -> None:
             key if key.startswith("channeltok_over") else f"{leg}_{key}": value
             for key, value in legs[leg]().items()
         }
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(json.dumps(found, indent=2) + "\n")
+        write_figures(REPORT, found)
     print(families_page.tables(found))
     if options.write:
         families_page.write(found)

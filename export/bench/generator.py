@@ -5,7 +5,6 @@ positions on average, 1.4 GFLOP, about 23 ms at 60 GFLOP/s. So 15 times, and 10 
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.figures import write_figures
 from export.triton.generator_backend import Steps
 
 LENGTHS = (32, 64, 128, 256)
@@ -97,8 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     figures = measure(options.graph.read_bytes(), options.rounds)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures(REPORT, figures)
     print(table(figures))
 
 

@@ -19,7 +19,7 @@ from tokenizer.training.data import evaluation_photos
 LAST = -1
 
 
-def halve(part: nn.Module, keep: tuple[int, ...] = (LAST,)) -> None:
+def convert_convolutions(part: nn.Module, keep: tuple[int, ...] = (LAST,)) -> None:
     """Make the convolutions of an encoder or a decoder compute in fp16, but those whose place in the order of the data is in `keep`.
 
     Changes `part`; what goes in and what comes out keeps its type. For export: PyTorch itself runs it on a CPU, but slowly.
@@ -39,7 +39,7 @@ def main() -> None:
     """Print how many bits flip and how far pixels move, against fp32, for each choice of convolutions that stay fp32."""
     parser = argparse.ArgumentParser(prog="python -m export.graphs.fp16", description=main.__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", default="../shared/data/val", help="photos to compare on")
+    parser.add_argument("--data", required=True, help="photos to compare on")
     parser.add_argument("--photos", type=int, default=32)
     options = parser.parse_args()
     model = checkpoint.load(options.checkpoint)
@@ -56,8 +56,8 @@ def main() -> None:
         "both": (0, LAST),
     }.items():
         half = copy.deepcopy(model)
-        halve(half.encoder, keep)
-        halve(half.decoder, keep)
+        convert_convolutions(half.encoder, keep)
+        convert_convolutions(half.decoder, keep)
         flips = np.unpackbits(
             (inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)
         ).sum()

@@ -70,14 +70,14 @@ def this_server() -> Server:
 
 
 def build(graphs: Path, models: Path, server: Server) -> None:
-    """Make `models` serve what `graphs` (written by `python -m export engines`) describes, for the GPU of this host.
+    """Make `models` serve what `graphs` (written by `python -m export gpu`) describes, for the GPU of this host.
 
     Each model becomes whole by one rename; one that fails leaves those before it in place. Models that `graphs` no longer has are removed.
     Raises Refused when trtexec does.
     """
     names = sorted(path.parent.name for path in graphs.glob("*/config.pbtxt"))
     if not names:
-        raise Refused(f"{graphs} holds no models: write them with `python -m export engines`")
+        raise Refused(f"{graphs} holds no models: write them with `python -m export gpu`")
     models.mkdir(parents=True, exist_ok=True)
     for old in models.iterdir():
         if old.is_dir() and old.name not in names:
@@ -150,7 +150,7 @@ def _build(source: Path, model: Path, server: Server) -> None:
     graph = source / "1/model.onnx"
     if _sha256(graph) != _parameter(source, "graph_sha256"):
         raise Refused(
-            f"{graph} is not the graph that its config.pbtxt describes: write both again with `python -m export engines`"
+            f"{graph} is not the graph that its config.pbtxt describes: write both again with `python -m export gpu`"
         )
     plan = fresh / "1" / plan_name(server.compute_capability)
     arguments = profile(source)
@@ -181,7 +181,7 @@ def _parameter(model: Path, key: str) -> str:
     found = re.search(rf'parameters {{\s*key: "{key}"\s*value {{\s*string_value: "([^"]*)"', text)
     if found is None:
         raise Refused(
-            f"{model / 'config.pbtxt'} has no parameter {key!r}: write it again with `python -m export engines`"
+            f"{model / 'config.pbtxt'} has no parameter {key!r}: write it again with `python -m export gpu`"
         )
     return found[1]
 
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     builder = commands.add_parser("build", help="build what is missing or no longer matches")
-    builder.add_argument("graphs", type=Path, help="written by `python -m export engines`")
+    builder.add_argument("graphs", type=Path, help="written by `python -m export gpu`")
     builder.add_argument("models", type=Path, help="repository that Triton serves; made if missing")
     checker = commands.add_parser("check", help="refuse plans that do not match")
     checker.add_argument("models", type=Path)

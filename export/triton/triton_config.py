@@ -28,7 +28,7 @@ EXECUTION = model_config_pb2.ModelOutput(
 
 @dataclass(frozen=True)
 class Engine:
-    """name: as `python -m export engines --engine` takes it.
+    """name: as `python -m export gpu --engine` takes it.
 
     describe: adds to a ModelConfig, whose tensors are known, all that runs a graph of so many bytes.
     """

@@ -221,7 +221,7 @@ class EmbeddedTriton:
             engine, precision = cpu_engine(role, self._settings, family)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(
-                    f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export CHECKPOINT --int8`"
+                    f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export tokenizer CHECKPOINT --int8`"
                 )
             for key, value in {
                 "engine": engine,

@@ -9,7 +9,7 @@ import shlex
 import pytest
 import yaml
 
-from export import __main__ as export_command
+from export import __main__ as export
 from export.acceptance import served
 from export.triton import tensorrt_plans
 from service.settings import Settings
@@ -148,7 +148,7 @@ def test_plans_are_built_and_checked_in_the_image_that_serves_them(
 
 
 def test_the_graphs_go_where_the_engines_look() -> None:
-    options = export_command._options(_entrypoint("export")[3:])
+    options = export.parse(_entrypoint("export")[3:])
     assert str(options.repository) == SERVICES["engines"]["command"][3]
     assert options.checkpoint.exists()
 
@@ -158,7 +158,7 @@ def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(
 ) -> None:
     monkeypatch.chdir(ROOT)
     command = served._options(SERVICES["acceptance"]["command"])
-    graphs = export_command._options(_entrypoint("export")[3:])
+    graphs = export.parse(_entrypoint("export")[3:])
     assert command.checkpoint.resolve() == graphs.checkpoint
     assert command.repository == graphs.repository
     mounts = {

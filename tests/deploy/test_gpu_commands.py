@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export import __main__ as export_command
+from export import __main__ as export
 from export.triton import tensorrt_plans
 from tests.support.compose import COMPOSE, GPU
 
@@ -62,7 +62,7 @@ def check_python(arguments: list[str]) -> None:
     dash_m, module, *options = arguments
     assert dash_m == "-m"
     if module == "export":
-        export_command._options(options)
+        export.parse(options)
         return
     help_of = (
         [options[0], "--help"] if module == "tokenizer.parts" else ["--help"]
@@ -176,7 +176,7 @@ Run `make test`, see `model.plan` and `nvidia-smi -L`:
     it failed. Rebuild it: docker compose run --rm engines
 
 ```sh
-python -m export engines
+python -m export gpu
 trtexec --help
 ```
 """
@@ -185,7 +185,7 @@ trtexec --help
         "nvidia-smi -L",
         "docker compose up",
         "docker compose run --rm engines",
-        "python -m export engines",
+        "python -m export gpu",
         "trtexec --help",
     }
 
@@ -207,8 +207,8 @@ trtexec --help
         "kubectl apply -k deploy/nowhere",
         "kubectl delete -k deploy/kubernetes/base",
         "python -m export",
-        "python -m export engines --engine cuda",
-        "python -m export engines --no-such-option",
+        "python -m export gpu --data PHOTOS --engine cuda",
+        "python -m export gpu --data PHOTOS --no-such-option",
         "python -m export.triton.tensorrt_plans --no-such-option",
         "python -m export.nothing",
         "plans.py destroy MODELS",

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from export import __main__ as export_command
+from export import __main__ as export
 from export.triton import tensorrt_plans
 from service.rest.app import create_app
 from service.settings import Settings
@@ -287,11 +287,11 @@ def words(text: str) -> Iterator[list[str]]:
 def test_graphs_plans_and_triton_run_as_in_the_compose_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    export, copying = words(CONTAINERS["triton/graphs"]["command"][2])
+    exporting, copying = words(CONTAINERS["triton/graphs"]["command"][2])
     build = CONTAINERS["triton/engines"]["command"]
     check, server = words(CONTAINERS["triton/triton"]["command"][2])
-    assert export[:3] == ["python", "-m", "export"]
-    assert str(export_command._options(export[3:]).repository) == build[3]
+    assert exporting[:3] == ["python", "-m", "export"]
+    assert str(export.parse(exporting[3:]).repository) == build[3]
     assert copying[0] == "cp"
     assert (KUBERNETES.parents[1] / copying[1]).exists()
     assert check[1] == build[1] == copying[2]

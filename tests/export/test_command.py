@@ -38,6 +38,7 @@ def test_a_checkpoint_becomes_a_repository(
     checkpoint.save(model, Path("weights.safetensors"))
     main(
         [
+            "tokenizer",
             "weights.safetensors",
             "--name",
             "mine",
@@ -65,16 +66,16 @@ def test_graphs_that_disagree_are_not_written(
 ) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
     monkeypatch.setattr(
-        "export.__main__.graph.encode_graph",
+        "export.commands.tokenizer.graph.encode_graph",
         lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})(),
     )
     monkeypatch.setattr(
-        "export.__main__.graph.decode_graph",
+        "export.commands.tokenizer.graph.decode_graph",
         lambda *_: type("Graph", (), {"SerializeToString": lambda _: b""})(),
     )
     monkeypatch.setattr(parity, "measure", lambda *_: parity.Parity(3, 1000, 500, ()))
     with pytest.raises(SystemExit, match="500 of 1,000 token bits differ"):
-        main(["weights.safetensors", "--data", shard])
+        main(["tokenizer", "weights.safetensors", "--data", shard])
     assert not Path("model_repository").exists()
 
 
@@ -82,7 +83,7 @@ def test_graphs_that_disagree_are_not_written(
     ("arguments", "sentence"),
     [
         (["gone.safetensors"], "cannot read the checkpoint gone.safetensors: No such file"),
-        (["photos.tar"], "photos.tar is not a tokenizer's checkpoint"),
+        (["photos.tar"], "photos.tar is not a tokenizer checkpoint"),
         (
             ["--random", "demo", "--budgets", "300"],
             r"between 1 and the 256 channels of this tokenizer, not \[300\]",
@@ -90,7 +91,7 @@ def test_graphs_that_disagree_are_not_written(
         (["--random", "demo", "--name", "../up"], "cannot name a tokenizer"),
         (
             ["--random", "flextok", "--int8"],
-            "--int8 is for convolutions, and the decoder of FlexTok has none",
+            "--int8 needs convolutions, and the decoder of FlexTok has none",
         ),
         (
             ["--random", "demo", "--repository", "photos.tar/models"],
@@ -101,7 +102,7 @@ def test_graphs_that_disagree_are_not_written(
 )
 def test_mistakes_get_one_sentence(shard: str, arguments: list[str], sentence: str) -> None:
     with pytest.raises(SystemExit, match=sentence) as stopped:
-        main(["--data", shard, *arguments])
+        main(["tokenizer", "--data", shard, *arguments])
     assert "\n" not in str(stopped.value)
 
 
@@ -110,5 +111,5 @@ def test_either_a_checkpoint_or_a_random_size(
 ) -> None:
     for arguments in ([], ["weights.safetensors", "--random", "demo"]):
         with pytest.raises(SystemExit):
-            main(arguments)
+            main(["tokenizer", "--data", shard, *arguments])
     assert "not allowed with argument" in capsys.readouterr().err

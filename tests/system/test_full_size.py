@@ -24,6 +24,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         export(
             [
+                "tokenizer",
                 "--random",
                 "full",
                 "--repository",

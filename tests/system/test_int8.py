@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from export.__main__ import DEMO
 from export.__main__ import main as export
+from export.commands.tokenizer import DEMO
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, running
 from tokenizer import checkpoint, inference
@@ -26,9 +26,14 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "photos"
 
 
+def export_int8(photos: str, count: int) -> None:
+    options = ["--int8", "--data", photos, "--photos", str(count), "--repository", "models"]
+    export(["tokenizer", str(DEMO), *options])
+
+
 @pytest.mark.slow  # exports and calibrates; tests/export/graphs/test_int8.py tests the graph
 def test_int8_is_served_where_it_was_exported(photos: str) -> None:
-    export([str(DEMO), "--int8", "--data", photos, "--photos", "2", "--repository", "models"])
+    export_int8(photos, 2)
     with (
         running(model_repository=str(Path("models").resolve()), decode_precision="int8") as service,
         httpx.Client() as rest,
@@ -51,15 +56,13 @@ def test_int8_is_served_where_it_was_exported(photos: str) -> None:
 
 
 def test_without_its_graph_the_service_says_how_to_get_one() -> None:
-    said = r"demo_decode_k256 has no int8 graph .*python -m export CHECKPOINT --int8"
+    said = r"demo_decode_k256 has no int8 graph .*python -m export tokenizer CHECKPOINT --int8"
     settings = {"model_repository": str(ROOT / "model_repository"), "decode_precision": "int8"}
     with pytest.raises(AssertionError, match=said), running(**settings):
         pass
 
 
 def test_export_refuses_too_few_images(photos: str) -> None:
-    with pytest.raises(
-        SystemExit, match="--int8 needs other photos to calibrate on than the 10 to compare with"
-    ):
-        export([str(DEMO), "--int8", "--data", photos, "--photos", "10", "--repository", "models"])
+    with pytest.raises(SystemExit, match="--int8 calibrates on photos beyond the 10 to compare"):
+        export_int8(photos, 10)
     assert not Path("models").exists()

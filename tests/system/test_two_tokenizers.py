@@ -50,7 +50,7 @@ def both(theirs: Path) -> Iterator[Client]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(theirs.parent)
-        export([str(theirs), "--repository", str(repository), "--data", str(photos)])
+        export(["tokenizer", str(theirs), "--repository", str(repository), "--data", str(photos)])
     with (
         running(model_repository=str(repository), default_tokenizer="demo") as service,
         Client(service.grpc, timeout=60) as client,

@@ -81,20 +81,20 @@ def main(arguments: list[str]) -> None:
         )
         for name, model in models.items()
     }
-    measured = QualityPoint(sections, models, photos, device, scale)
-    measured.all_but_graphs_and_compiled()
+    acceptance = Acceptance(sections, models, photos, device, scale)
+    acceptance.all_but_graphs_and_compiled()
     sections.section(
         "The exported graphs",
         lambda: _graphs(sections, options, trained, photos["demo"], scale),
     )
-    measured.compiled_and_what_it_means()
+    acceptance.compiled_and_what_it_means()
     sections.close()
     if sections.failed or (options.rehearse and sections.left_out):
         raise SystemExit(1)
 
 
 @dataclass
-class QualityPoint:
+class Acceptance:
     """Two models on a device, and what is known of their speed so far.
 
     photos: uint8 [N, S, S, 3] by model. rates: of matrix products, see export.acceptance.bare.rates.

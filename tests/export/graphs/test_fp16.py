@@ -14,7 +14,7 @@ from tokenizer.models.channeltok import ChannelTok
 @pytest.fixture(scope="module")
 def decode(model: ChannelTok) -> onnx.ModelProto:
     halved = copy.deepcopy(model)
-    fp16.halve(halved.decoder)
+    fp16.convert_convolutions(halved.decoder)
     return graph.decode_graph(halved, "demo", 256)
 
 
@@ -56,7 +56,7 @@ def test_the_fingerprint_is_that_of_the_checkpoint(
 
 def test_encode_too_can_be_halved(model: ChannelTok) -> None:
     halved = copy.deepcopy(model)
-    fp16.halve(halved.encoder, keep=())
+    fp16.convert_convolutions(halved.encoder, keep=())
     assert {node.op_type for node in graph.encode_graph(halved, "demo").graph.node} >= {
         "Conv",
         "GroupNormalization",

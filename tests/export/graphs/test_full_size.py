@@ -47,7 +47,7 @@ def test_every_graph_of_the_full_size_compiles_for_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    export(["engines", "--random", "full", "--data", f"{ROOT}/docs/images/*.jpg", "--photos", "1"])
+    export(["gpu", "--random", "full", "--data", f"{ROOT}/docs/images/*.jpg", "--photos", "1"])
     engines_check.main(["build/gpu_repository"])
     report = json.loads(Path("build/engines-check.json").read_text())
     assert report["models"] == 6

@@ -119,7 +119,7 @@ def test_a_checkpoint_becomes_a_model_beside_the_others(
     ]
     assert json.loads(Path("build/parity.json").read_text())["different_tokens"] == 0
     Path("none.safetensors").write_bytes(b"none")
-    with pytest.raises(SystemExit, match="is not a generator's checkpoint"):
+    with pytest.raises(SystemExit, match="is not a generator checkpoint"):
         main(["generator", "none.safetensors"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import imaging
-from export.__main__ import DEMO
+from export.commands.tokenizer import DEMO
 from export.graphs import graph, int8
 from tests.support.photographs import crops
 from tokenizer import checkpoint, inference

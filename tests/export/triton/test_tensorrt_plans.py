@@ -99,9 +99,7 @@ def test_a_plan_without_a_record_is_refused(models: Path, record: str) -> None:
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="holds no models"):
         tensorrt_plans.check(tmp_path, SERVER)
-    with pytest.raises(
-        Refused, match="holds no models: write them with `python -m export engines`"
-    ):
+    with pytest.raises(Refused, match="holds no models: write them with `python -m export gpu`"):
         tensorrt_plans.build(tmp_path, tmp_path / "models", SERVER)
 
 
