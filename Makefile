@@ -64,13 +64,14 @@ images: $(VENV)/dev.stamp build/prometheus  ## build our images, and stand-ins f
 images-check: $(VENV)/dev.stamp build/prometheus  ## build our images and run them in real containers, as compose does
 	$(BIN)/python -m pytest tests/containers -m containers --timeout=1200
 
-check: $(VENV)/dev.stamp  ## lint, format, types, schemas, dependency audit, drift of generated files
+check: $(VENV)/dev.stamp  ## lint, types, schemas, dependency audit, generated code, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 	rm -rf build/proto && mkdir -p build/proto
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto proto/channeltok/v1/*.proto
 	@for file in build/proto/channeltok/v1/*; do \

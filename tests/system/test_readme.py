@@ -1,0 +1,53 @@
+"""README's commands and snippet run as they stand, on a real service with other ports."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import ROOT, Service
+
+TEXT = (ROOT / "README.md").read_text()
+CHANNELTOK = str(Path(sys.executable).with_name("channeltok"))
+PROGRAMS = (".venv/bin/channeltok ", "curl ")
+
+
+def commands() -> list[str]:
+    """Lines of the blocks of shell commands that call the service or run an engine."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
+    return [line for line in blocks.splitlines() if line.startswith(PROGRAMS)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that looks like the checkout to commands that read docs/images."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_commands_run(service: Service, folder: Path) -> None:
+    assert len(commands()) >= 6
+    for command in commands():
+        command = command.replace("http://127.0.0.1:8080", service.rest)
+        if command.startswith(".venv"):
+            command = command.replace(".venv/bin/channeltok", CHANNELTOK)
+            command += "" if "--in-process" in command else f" --server {service.grpc}"
+        run(["bash", "-c", command], folder)
+    assert (folder / "back.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "cat.ctok").read_bytes().startswith(b"CTOK")
+    assert list((folder / "tokens").glob("*.parquet"))
+
+
+def test_readme_snippet_runs(service: Service, folder: Path) -> None:
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    (folder / "snippet.py").write_text(snippet.replace("127.0.0.1:50051", service.grpc))
+    run([sys.executable, "snippet.py"], folder)

@@ -1,0 +1,184 @@
+"""The documentation holds together: links, anchors, README's commands, the built site."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.running import ROOT
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+README = ROOT / "README.md"
+INDEX = ROOT / "docs/README.md"
+
+
+@cache
+def pages() -> list[Path]:
+    """Every tracked Markdown file, without templates."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [ROOT / name for name in listed.stdout.splitlines()]
+    return [
+        file for file in files if file.exists() and not re.search("template|card[.]", file.name)
+    ]
+
+
+@cache
+def text_of(page: Path) -> str:
+    """The page without its blocks of code."""
+    without_fenced = FENCED.sub("", page.read_text())
+    return re.sub(r"^ {4}.*\n", "", without_fenced, flags=re.MULTILINE)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Fragments of the page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Target file and fragment of every relative link."""
+    found = []
+    for link in LINK.findall(text_of(page)):
+        if not re.match(r"[a-z]+:", link):
+            path, _, fragment = link.partition("#")
+            found.append(((page.parent / path).resolve() if path else page, fragment))
+    return found
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target, fragment in links(page):
+        assert target.exists(), target
+        if fragment:
+            assert fragment in anchors(target), f"{name(target)}#{fragment}"
+
+
+def test_the_index_leads_to_every_page() -> None:
+    reached, to_follow = set[Path](), [INDEX]
+    while to_follow:
+        page = to_follow.pop()
+        if page not in reached and page.suffix == ".md":
+            reached.add(page)
+            to_follow += [target for target, _ in links(page)]
+    below_docs = {page for page in pages() if page.is_relative_to(ROOT / "docs")}
+    assert {name(page) for page in below_docs - reached} == set()
+
+
+def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    html = list(tmp_path.rglob("*.html"))
+    assert len(html) > 60
+    for page in html:
+        fetched = re.findall(
+            r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//[^\s>]+"
+            r"|<link[^>]+href=\"?(?:https?:)?//[^\s>]+",
+            page.read_text(),
+        )
+        assert not fetched, page
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().split()) <= 900
+
+
+def readme_commands() -> list[str]:
+    """Every line of README's blocks of shell commands."""
+    blocks = [block for language, block in FENCED.findall(README.read_text()) if language == "sh"]
+    return "".join(blocks).splitlines()
+
+
+def check_make(*targets: str) -> None:
+    made = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, check=False)
+    assert made.returncode == 0
+
+
+def check_pip(install: str, *arguments: str) -> None:
+    assert install == "install"
+    (extras,) = re.findall(r"\.\[([\w,]+)\]", " ".join(arguments))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        known = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(extras.split(",")) <= set(known)
+
+
+def run_by_the_system_tests(*_: str) -> None:
+    """tests/system/test_readme.py runs it against a real service."""
+
+
+CHECKS = {
+    "make": check_make,
+    ".venv/bin/pip": check_pip,
+    ".venv/bin/channeltok": run_by_the_system_tests,
+    "curl": run_by_the_system_tests,
+}
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_a_command_of_readme_is_checked(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    assert program in CHECKS, "no test runs it"
+    CHECKS[program](*arguments)
+
+
+def test_runbook_promises_no_retries_of_our_clients() -> None:
+    for page in (ROOT / "docs/runbook").glob("*.md"):
+        sentences = re.split(r"(?<=[.:])\s", text_of(page))
+        assert not [one for one in sentences if re.search(r"\bretr(y|ies)\b.*\bthemselves", one)]
+
+
+def test_runbook_queries_use_labels_that_the_metrics_have() -> None:
+    rows = re.findall(
+        r"^\| `(channeltok_\w+)`[^|]*\|[^|]*\|([^|]*)\|",
+        (ROOT / "docs/metrics.md").read_text(),
+        re.MULTILINE,
+    )
+    labels = {metric: set(re.findall(r"\w+", cell)) for metric, cell in rows}
+    for page in (ROOT / "docs/runbook").glob("*.md"):
+        for metric, selectors in re.findall(r"(channeltok_\w+)\{([^}]+)\}", page.read_text()):
+            used = set(re.findall(r"(\w+)\s*[=!]", selectors))
+            base = re.sub(r"_(total|count|sum|bucket)$", "", metric)
+            assert used <= labels[base], f"{page.name}: {metric}{{{selectors}}}"
+
+
+def test_pre_commit_runs_commands_that_make_check_runs() -> None:
+    recipe = re.findall(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[
+        0
+    ].replace("$(BIN)/", ".venv/bin/")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for hook in local["hooks"]:
+        assert hook["entry"] in recipe
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/guarantees.md", ROOT / "CONTRIBUTING.md"], ids=name)
+def test_paths_that_a_page_names_exist(page: Path) -> None:
+    paths = re.findall(r"`((?:\.?[\w-]+/)+[\w.-]*)`", page.read_text())
+    paths = [path for path in paths if not path.startswith((".venv", "build/", "runs/"))]
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
