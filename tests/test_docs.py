@@ -176,6 +176,16 @@ def test_pre_commit_runs_commands_that_make_check_runs() -> None:
         assert hook["entry"] in recipe
 
 
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_modules_that_a_page_runs_exist(page: Path) -> None:
+    for module in re.findall(r"python -m ([a-z_][\w.]*\w)", page.read_text()):
+        path = ROOT / module.replace(".", "/")
+        ours = (ROOT / module.partition(".")[0]).is_dir()
+        assert not ours or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), (
+            module
+        )
+
+
 @pytest.mark.parametrize("page", [ROOT / "docs/guarantees.md", ROOT / "CONTRIBUTING.md"], ids=name)
 def test_paths_that_a_page_names_exist(page: Path) -> None:
     paths = re.findall(r"`((?:\.?[\w-]+/)+[\w.-]*)`", page.read_text())
