@@ -14,6 +14,8 @@ from collections.abc import Coroutine
 import structlog
 
 from service.core.generation import Generation
+from service.core.image_codec import ImageCodec
+from service.core.rate_limit import RateLimit
 from service.core.tokenization import Tokenization
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
@@ -52,11 +54,13 @@ async def serve(settings: Settings) -> None:
     rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=settings.reuse_port)
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
-    tokenization = Tokenization(triton, settings)
-    generation = Generation(tokenization, triton, settings)
+    supervisor = Supervisor(triton, embedded, settings)
+    images = ImageCodec(settings.image_threads, settings.max_pixels)
+    rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
+    tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
+    generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
     grpc_server = _grpc_server(tokenization, generation, settings, tls, access)
-    supervisor = Supervisor(triton, embedded, tokenization, settings, grpc_server.set_ready)
-    tokenization.look_again = supervisor.look_again
+    supervisor.on_ready_change(grpc_server.set_ready)
 
     async def exposition() -> bytes:
         url = settings.triton_metrics_url if embedded is None else embedded.metrics_url

@@ -12,12 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 from prometheus_client import multiprocess
 
-from service.core.registry import Registry
 from service.engine import child_process
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
@@ -59,9 +57,7 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(embedded.stop)
             health = triton.health
             await embedded.start(triton)
-            watch = asyncio.create_task(
-                Supervisor(triton, embedded, _Shelf(), settings, _nobody).watch()
-            )
+            watch = asyncio.create_task(Supervisor(triton, embedded, settings).watch())
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
         workers = [
@@ -90,17 +86,6 @@ async def serve(settings: Settings) -> None:
             )
         )
     log.info("stopped")
-
-
-@dataclass
-class _Shelf:
-    """Where the supervisor leaves its catalogue; the workers have theirs from Triton."""
-
-    catalogue: Registry = field(default_factory=lambda: Registry([]))
-
-
-async def _nobody(ready: bool) -> None:
-    """Is told: callers ask the workers."""
 
 
 def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, str]:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
+from service.core.image_codec import ImageCodec
 from service.core.prefixes import prefixes
-from service.core.registry import ServedGenerator
-from service.core.tokenization import Tokenization
+from service.core.rate_limit import RateLimit
+from service.core.registry import Registry, ServedGenerator
 from service.errors import (
     BadK,
     BadRequest,
@@ -158,9 +159,18 @@ class _EventBuffer:
 class Generation:
     """The one thing it does. It has places of its own: a long generation takes none from single images."""
 
-    def __init__(self, tokenization: Tokenization, triton: Triton, settings: Settings) -> None:
-        self._tokenization = tokenization
+    def __init__(
+        self,
+        triton: Triton,
+        registry: Registry,
+        images: ImageCodec,
+        rate_limit: RateLimit,
+        settings: Settings,
+    ) -> None:
         self._triton = triton
+        self._registry = registry
+        self._images = images
+        self._rate_limit = rate_limit
         self._slow_call_seconds = settings.slow_call_seconds
         self.admission = Admission(
             settings.generation_places, 0, 0.0, "generations", metrics.MAX_GENERATIONS
@@ -169,7 +179,7 @@ class Generation:
     @property
     def generators(self) -> list[ServedGenerator]:
         """Those that calls go to, the default one first."""
-        return self._tokenization.catalogue.current_generators
+        return self._registry.current.current_generators
 
     async def generate(
         self, wanted: GenerateRequest, timeout: float | None = None
@@ -198,7 +208,7 @@ class Generation:
         ) as call:
             try:
                 async with asyncio.timeout(timeout):
-                    await self._tokenization.rate_limit.take(wait=False)
+                    await self._rate_limit.take(wait=False)
                     task = self._checked(wanted)
                     call.set_subject(task.generator.tokenizer.name, task.k)
                     async with self.admission.acquire(Priority.INTERACTIVE) as permit:
@@ -284,9 +294,10 @@ class Generation:
     ) -> None:
         for _ in task.previews:
             tokens = await to_show.get()
-            image = await self._tokenization.preview(
-                tokens, task.generator.tokenizer, task.preview_format, permit
-            )
+            await self._rate_limit.take(wait=True)
+            decoder, padded = task.generator.tokenizer.decoder_input(tokens)
+            inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
+            image = await self._images.encode(inference.output[0], task.preview_format)
             metrics.IMAGE_BYTES.labels(_RPC).inc(len(image))
             outbox.put(Preview(tokens.k, image))
 
@@ -297,7 +308,7 @@ class Generation:
         seed = random.getrandbits(_DRAWN_SEED_BITS) if wanted.seed is None else wanted.seed
         if not 0 <= seed <= MAX_SEED:
             raise BadSampling(f"seed is {seed}; it is 0 to {MAX_SEED}")
-        generator = self._tokenization.catalogue.generator(wanted.generator)
+        generator = self._registry.current.generator(wanted.generator)
         vocab_size = generator.tokenizer.vocab_size
         top_k = min(TOP_K, vocab_size) if wanted.top_k is None else wanted.top_k
         if not 0 <= top_k <= vocab_size:

@@ -1,13 +1,17 @@
-"""What is served, learnt from the parameters that export/ wrote into each Triton model's config.pbtxt."""
+"""Registry of the served tokenizers and generators, read from the parameters in Triton's model configs."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+import structlog
 from channeltok.tokens import Tokens
+from numpy.typing import NDArray
 
+from service.core.prefixes import prefixes
 from service.errors import (
     BadTokens,
     EngineUnavailable,
@@ -16,8 +20,10 @@ from service.errors import (
     UnknownGenerator,
     UnknownTokenizer,
 )
+from service.observability import metrics
 from service.triton.models import Model
 
+log = structlog.get_logger()
 _SHOWN = 10  # names in a sentence
 
 
@@ -59,6 +65,11 @@ class ServedTokenizer:
         for (budget, model), some in groupby(ks, self.decoder_for):
             yield budget, model, list(some)
 
+    def decoder_input(self, tokens: Tokens) -> tuple[Model, NDArray[np.int32]]:
+        """The decoder for these tokens, and its input: int32 [1, budget]."""
+        budget, model = self.decoder_for(tokens.k)
+        return model, prefixes(tokens.ids, [tokens.k], budget)
+
     def check(self, tokens: Tokens) -> None:
         """Raises BadTokens for what it cannot have made: more tokens than its max_tokens, or ids that it does not have."""
         if tokens.k > self.max_tokens:
@@ -98,10 +109,11 @@ class ServedGenerator:
         return self.classes.index(name)
 
 
-class Registry:
-    """The tokenizers and generators served at one moment; a change of what Triton serves makes a new one.
+class ServedModels:
+    """Immutable snapshot of the tokenizers and generators that Triton serves.
 
-    Of one name several versions can be there while one replaces the other: encode goes to the newest, decode to whichever made the tokens.
+    Several versions of one name can be served while a new one replaces an old one: encode uses the
+    newest, decode the version that made the tokens.
     """
 
     def __init__(
@@ -193,6 +205,44 @@ class Registry:
                 f"the tokens were made by {fingerprint}, but tokenizer {named.name!r} has fingerprint {named.fingerprint}"
             )
         return found
+
+
+class Registry:
+    """The models served now.
+
+    current: replaced as a whole by `publish`. refresh: polls Triton at once, for a caller who names a
+    tokenizer that is not in `current`.
+    """
+
+    def __init__(
+        self, refresh: Callable[[], Awaitable[None]], current: ServedModels | None = None
+    ) -> None:
+        self.refresh = refresh
+        self.current = current or ServedModels([])
+
+    def publish(self, served: ServedModels) -> None:
+        """Replace `current`, log what is new in it and update the metrics."""
+        before, self.current = self.current, served
+        for tokenizer in before.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)
+        for tokenizer in served.tokenizers:
+            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(
+                served.is_current(tokenizer)
+            )
+        _log_new("tokenizer", before.tokenizers, served.tokenizers)
+        _log_new("generator", before.generators, served.generators)
+
+
+def _log_new(
+    kind: str,
+    before: Sequence[ServedTokenizer | ServedGenerator],
+    now: Sequence[ServedTokenizer | ServedGenerator],
+) -> None:
+    known = {served.fingerprint for served in before}
+    for served in now:
+        if served.fingerprint not in known:
+            names = {kind: served.name}
+            log.info("serving", **names, version=served.version, fingerprint=served.fingerprint)
 
 
 def _assemble(name: str, models: list[Model]) -> ServedTokenizer | None:

@@ -2,25 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import numpy as np
 from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
-import imaging
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
+from service.core.image_codec import ImageCodec
 from service.core.prefixes import measured, prefixes
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedTokenizer
 from service.errors import (
-    BadImage,
     BadK,
     BadRequest,
     BadTokens,
@@ -28,15 +25,12 @@ from service.errors import (
     EngineUnavailable,
     FingerprintMismatch,
     TooLarge,
-    TooManyPixels,
-    UnsupportedFormat,
 )
 from service.observability import metrics
 from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.health import RETRY_AFTER_SECONDS
 
-T = TypeVar("T")
 _PATIENT = {
     Priority.INTERACTIVE: frozenset[str](),
     Priority.BULK: frozenset({"admission"}),
@@ -65,28 +59,30 @@ class Decoded:
     engine: str
 
 
-async def _nothing() -> None:
-    pass
-
-
 class Tokenization:
-    """The two things the service does.
+    """The two things the service does."""
 
-    catalogue: replaced when Triton serves something else. look_again: asks Triton at once; the supervisor's, where there is one.
-    """
-
-    def __init__(self, triton: Triton, settings: Settings) -> None:
-        self.catalogue = Registry([])
-        self.look_again: Callable[[], Awaitable[None]] = _nothing
+    def __init__(
+        self,
+        triton: Triton,
+        registry: Registry,
+        images: ImageCodec,
+        rate_limit: RateLimit,
+        settings: Settings,
+    ) -> None:
         self._triton = triton
+        self._registry = registry
+        self._images = images
+        self._rate_limit = rate_limit
         self._settings = settings
         self.admission = Admission(
             settings.places, settings.max_queue_size, settings.max_queue_seconds
         )
-        self.rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
-        self._image_threads = ThreadPoolExecutor(
-            settings.image_threads, thread_name_prefix="images"
-        )
+
+    @property
+    def tokenizers(self) -> list[ServedTokenizer]:
+        """Those served now, the default one first."""
+        return self._registry.current.tokenizers
 
     async def encode(
         self,
@@ -105,7 +101,7 @@ class Tokenization:
         Raises ServiceError, as the table in service/errors.py says.
         """
         async with self._call(rpc, timeout, priority) as (call, permit):
-            served = self.catalogue.by_name(tokenizer)
+            served = self._registry.current.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.max_tokens:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.max_tokens}")
             if len(image) > self._settings.max_message_bytes:
@@ -118,7 +114,7 @@ class Tokenization:
                 )
             k = k or served.max_tokens
             call.set_subject(served.name, k)
-            pixels = await self._prepared(image, served.image_size)
+            pixels = await self._images.prepare(image, served.image_size)
             call.end_stage("unpack")
             inference = await self._triton.infer(
                 served.encoder, pixels[None], under_way=permit.hold_until
@@ -154,7 +150,7 @@ class Tokenization:
             )
             call.add_inference(inference)
             decoded.append(inference.output)
-        curve = await self._in_thread(measured, pixels, np.concatenate(decoded), budgets)
+        curve = await self._images.run_in_thread(measured, pixels, np.concatenate(decoded), budgets)
         call.end_stage("measure")
         return curve
 
@@ -181,39 +177,23 @@ class Tokenization:
             served = await self._maker_of(tokens, tokenizer)
             served.check(tokens)
             call.set_subject(served.name, tokens.k)
-            budget, decoder = served.decoder_for(tokens.k)
-            padded = prefixes(tokens.ids, [tokens.k], budget)
+            decoder, padded = served.decoder_input(tokens)
             call.end_stage("unpack")
             inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
             call.add_inference(inference)
-            image = await self._rendered(inference.output[0], format)
+            image = await self._images.encode(inference.output[0], format)
             call.end_stage("render")
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, image, tokens.k, call.stages, decoder.engine)
 
-    async def preview(
-        self, tokens: Tokens, served: ServedTokenizer, format: str, permit: Permit
-    ) -> bytes:
-        """What `decode` gives, for a call that has been admitted elsewhere, to `place`, and keeps its own account.
-
-        tokens: ids below served.vocab_size, at most served.max_tokens of them. Raises EngineUnavailable, Overloaded; RateLimited never: it waits.
-        """
-        await self.rate_limit.take(wait=True)
-        budget, decoder = served.decoder_for(tokens.k)
-        inference = await self._triton.infer(
-            decoder, prefixes(tokens.ids, [tokens.k], budget), under_way=permit.hold_until
-        )
-        return await self._rendered(inference.output[0], format)
-
     async def _maker_of(self, tokens: Tokens, name: str | None) -> ServedTokenizer:
         try:
-            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
+            return self._registry.current.by_fingerprint(tokens.fingerprint, name)
         except FingerprintMismatch:
-            await (
-                self.look_again()
-            )  # another gateway of the same Triton may have seen a new version before us
-            return self.catalogue.by_fingerprint(tokens.fingerprint, name)
+            # Another gateway of the same Triton may have seen a new version before us.
+            await self._registry.refresh()
+            return self._registry.current.by_fingerprint(tokens.fingerprint, name)
 
     def _ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
         """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
@@ -232,39 +212,10 @@ class Tokenization:
         with CallRecord(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
             try:
                 async with asyncio.timeout(timeout):
-                    await self.rate_limit.take(wait=priority is Priority.BULK)
+                    await self._rate_limit.take(wait=priority is Priority.BULK)
                     async with self.admission.acquire(priority, timeout) as permit:
                         call.end_stage("admission")
                         with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
                             yield call, permit
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed") from error
-
-    async def _prepared(self, image: bytes, size: int) -> NDArray[np.uint8]:
-        # What is quick is done at once: the way to a thread and back takes 0.2 to 0.3 ms of a core.
-        return (
-            self._prepare(image, size)
-            if imaging.is_cheap_to_decode(image)
-            else await self._in_thread(self._prepare, image, size)
-        )
-
-    async def _rendered(self, pixels: NDArray[np.uint8], format: str) -> bytes:
-        quick = format == "JPEG" and pixels.size <= 3 * imaging.CHEAP_PIXELS
-        return (
-            imaging.encode_image(pixels, format)
-            if quick
-            else await self._in_thread(imaging.encode_image, pixels, format)
-        )
-
-    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._image_threads, work, *args)
-
-    def _prepare(self, image: bytes, size: int) -> NDArray[np.uint8]:
-        try:
-            return imaging.prepare(image, size, self._settings.max_pixels)
-        except imaging.TooManyPixels as error:
-            raise TooManyPixels(str(error)) from error
-        except imaging.UnsupportedFormat as error:
-            raise UnsupportedFormat(str(error)) from error
-        except imaging.BadImage as error:
-            raise BadImage(str(error)) from error

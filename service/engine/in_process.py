@@ -26,7 +26,7 @@ from tritonclient.grpc import model_config_pb2
 
 import imaging
 from service.core.prefixes import measured, prefixes
-from service.core.registry import Registry, ServedTokenizer
+from service.core.registry import ServedModels, ServedTokenizer
 from service.engine.cpu import cpu_engine
 from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
 from service.settings import Settings
@@ -55,10 +55,10 @@ class LocalEngine:
         self._repository = repository
         self._settings = Settings()
         configs = [_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
-        self._catalogue = Registry(
+        self._served = ServedModels(
             [model_of(config) for config in configs], self._settings.default_tokenizer
         )
-        if not self._catalogue.tokenizers:
+        if not self._served.tokenizers:
             raise ValueError(f"{repository} holds no tokenizer: write one with `python -m export`")
         self.threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="engine")
@@ -81,7 +81,7 @@ class LocalEngine:
                 one.image_size,
                 tuple(one.decoders),
             )
-            for one in filter(self._catalogue.is_current, self._catalogue.tokenizers)
+            for one in filter(self._served.is_current, self._served.tokenizers)
         ]
 
     def encode_stream(
@@ -93,7 +93,7 @@ class LocalEngine:
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """As `channeltok.Client.encode_stream`; k from 1 to the tokenizer's max_tokens."""
-        served = self._catalogue.by_name(tokenizer)
+        served = self._served.by_name(tokenizer)
         return self._stream(
             images,
             lambda batch: self._encode(
@@ -171,7 +171,7 @@ class LocalEngine:
         for fingerprint in {one.fingerprint for one in given.values()}:
             rows = [row for row, one in given.items() if one.fingerprint == fingerprint]
             try:
-                served = self._catalogue.by_fingerprint(fingerprint, tokenizer)
+                served = self._served.by_fingerprint(fingerprint, tokenizer)
             except (FingerprintMismatch, UnknownTokenizer) as error:
                 made: list[bytes | ChannelTokError] = [
                     errors.FingerprintMismatch(error.code, error.detail)

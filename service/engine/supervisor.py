@@ -5,11 +5,10 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
 import structlog
 
-from service.core.registry import Registry, ServedGenerator, ServedTokenizer
+from service.core.registry import Registry, ServedGenerator, ServedModels, ServedTokenizer
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.probe import Probe
 from service.errors import CannotStart, ServiceError
@@ -21,39 +20,34 @@ from service.triton.models import Model
 log = structlog.get_logger()
 REPAIR_SECONDS = 0.5  # between looks at the engine's processes, which cost next to nothing
 KILL_SECONDS = 0.1  # between looks at what is suspected, a dictionary
-LOOK_AGAIN_SECONDS = 1.0
+MIN_REFRESH_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
 REASON_SECONDS = 60.0  # between two log lines that give the same reason for not being ready
 
 
-class Serving(Protocol):
-    """Whatever goes by the catalogue."""
-
-    catalogue: Registry
-
-
 class Supervisor:
-    """`ready` turns true when every model of every tokenizer answered a real inference; `announce` is told of each turn."""
+    """`ready` turns true when every model of every tokenizer answered a real inference.
+
+    registry: what is served, kept up to date here.
+    """
 
     def __init__(
         self,
         triton: Triton,
         embedded: EmbeddedTriton | None,
-        tokenization: Serving,
         settings: Settings,
-        announce: Callable[[bool], Awaitable[None]],
     ) -> None:
         self.ready = False
         self._triton = triton
         self._embedded = embedded
-        self._tokenization = tokenization
+        self.registry = Registry(self._refresh)
         self._settings = settings
-        self._announce = announce
+        self._listeners: list[Callable[[bool], Awaitable[None]]] = []
         self._probe = Probe(triton, settings.engine_timeout_seconds, settings.probe_seconds)
         self._repairs = _Repairs()
-        self._looking = asyncio.Lock()
-        self._looked = 0.0
-        self._deaf_since: float | None = (
+        self._refreshing = asyncio.Lock()
+        self._polled_at = 0.0
+        self._unresponsive_since: float | None = (
             None  # when Triton was asked first what it serves and did not say
         )
         self._generators: list[
@@ -70,6 +64,10 @@ class Supervisor:
             asyncio.Lock()
         )  # what is new is not loaded while Triton is started again, which loads all
 
+    def on_ready_change(self, listener: Callable[[bool], Awaitable[None]]) -> None:
+        """Call `listener` with the new state whenever `ready` changes."""
+        self._listeners.append(listener)
+
     async def watch(self) -> None:
         """For ever: a look every `probe_seconds`; with an embedded Triton also one at its repository, and every half second one at its
         processes.
@@ -78,16 +76,18 @@ class Supervisor:
         an engine that hangs has the cores (decision 32), for what is suspected to be killed.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(self._settings.probe_seconds, self._look))
-            group.create_task(self._every(self._settings.probe_seconds, self._look_at_generators))
+            group.create_task(self._run_every(self._settings.probe_seconds, self._poll))
+            group.create_task(self._run_every(self._settings.probe_seconds, self._probe_generators))
             if self._embedded is not None:
                 group.create_task(
-                    self._every(self._settings.probe_seconds, self._load_new, self._embedded)
+                    self._run_every(self._settings.probe_seconds, self._load_new, self._embedded)
                 )
-                group.create_task(self._every(KILL_SECONDS, self._kill_suspects, self._embedded))
-                group.create_task(self._every(REPAIR_SECONDS, self._repair, self._embedded))
+                group.create_task(
+                    self._run_every(KILL_SECONDS, self._kill_suspects, self._embedded)
+                )
+                group.create_task(self._run_every(REPAIR_SECONDS, self._repair, self._embedded))
 
-    async def _every(
+    async def _run_every(
         self, seconds: float, work: Callable[..., Awaitable[None]], *args: object
     ) -> None:
         while True:
@@ -95,46 +95,46 @@ class Supervisor:
             try:
                 await work(*args)
             except (ServiceError, CannotStart) as error:
-                await self._turn(False, str(error))
+                await self._set_ready(False, str(error))
             except Exception as error:
                 log.exception("supervisor_failed", exc_info=error)
-                await self._turn(False, "the supervisor failed")
+                await self._set_ready(False, "the supervisor failed")
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
-    async def look_again(self) -> None:
+    async def _refresh(self) -> None:
         """Now instead of when it is time, for a caller who knows of a tokenizer that we do not; once a second at most."""
-        async with self._looking:
-            if time.monotonic() - self._looked >= LOOK_AGAIN_SECONDS:
+        async with self._refreshing:
+            if time.monotonic() - self._polled_at >= MIN_REFRESH_SECONDS:
                 with contextlib.suppress(ServiceError):
                     if self._embedded is not None:
                         await self._load_new(self._embedded)
-                    await self._look()
+                    await self._poll()
 
-    async def _look(self) -> None:
-        self._looked = time.monotonic()
+    async def _poll(self) -> None:
+        self._polled_at = time.monotonic()
         if self._embedded is not None:
             await self._retire(self._embedded)
         began = time.perf_counter()
         try:
             models = await self._triton.models()
-            self._deaf_since = None
+            self._unresponsive_since = None
         except ServiceError:
-            self._deaf_since = self._deaf_since or began
+            self._unresponsive_since = self._unresponsive_since or began
             if self._embedded is None:
                 self._triton.reconnect()
             for name in self._known:
                 metrics.ENGINE_READY.labels(name).set(0)
             raise
-        models += self._lost(models)
-        found = self._catalogue(models)
+        models += self._missing_models(models)
+        found = self._served_models(models)
         if (
-            not self._tokenization.catalogue.tokenizers
+            not self.registry.current.tokenizers
         ):  # at start: callers learn what will be served, and that it is not yet
-            self._publish(found)
+            self.registry.publish(found)
         looks = list(
             zip(
                 found.tokenizers,
-                await asyncio.gather(*map(self._look_at, found.tokenizers)),
+                await asyncio.gather(*map(self._probe_tokenizer, found.tokenizers)),
                 strict=True,
             )
         )
@@ -146,29 +146,29 @@ class Supervisor:
             if failures and tokenizer.name in working
         }
         self._generators = found.generators
-        unproven = self._unproven()
+        unproven = self._unverified()
         served = [
             one
             for one in models
             if one.parameters.get("fingerprint") not in left_out and one.name not in unproven
         ]
-        self._publish(self._catalogue(served))
+        self.registry.publish(self._served_models(served))
         why_not = [
             failure
             for tokenizer, failures in looks
             if tokenizer.fingerprint not in left_out
             for failure in failures
         ]
-        await self._turn(
+        await self._set_ready(
             bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer"
         )
 
-    def _lost(self, models: list[Model]) -> list[Model]:
+    def _missing_models(self, models: list[Model]) -> list[Model]:
         """What Triton had and has no more is not ready (it is being reloaded, say); what is retired is nothing any more.
 
         Returned is what our own Triton is to have again: callers are told that it is down, and not that nobody knows it.
         """
-        found = self._catalogue(models)
+        found = self._served_models(models)
         names = {one.name for one in found.tokenizers} | {one.name for one in found.generators}
         fingerprints = {model.parameters.get("fingerprint") for model in models}
         lost = []
@@ -188,10 +188,12 @@ class Supervisor:
         }
         return lost
 
-    def _catalogue(self, models: list[Model]) -> Registry:
-        return Registry(models, self._settings.default_tokenizer, self._settings.default_generator)
+    def _served_models(self, models: list[Model]) -> ServedModels:
+        return ServedModels(
+            models, self._settings.default_tokenizer, self._settings.default_generator
+        )
 
-    async def _look_at_generators(self) -> None:
+    async def _probe_generators(self) -> None:
         """In a loop of its own, because generators answer slowly; and no word on readiness, because single images do without them."""
         models = [generator.model for generator in self._generators]
         for model, error in zip(
@@ -207,7 +209,7 @@ class Supervisor:
                     log.warning("generator_failed", model=model.name, why=str(error))
                 self._generating.discard(model.name)
 
-    def _unproven(self) -> set[str]:
+    def _unverified(self) -> set[str]:
         """Models of generators that do not answer while another version of the same name does: nobody is sent to them."""
         working = {
             generator.name
@@ -218,7 +220,7 @@ class Supervisor:
             one.model.name for one in self._generators if one.name in working
         } - self._generating
 
-    async def _look_at(self, tokenizer: ServedTokenizer) -> list[str]:
+    async def _probe_tokenizer(self, tokenizer: ServedTokenizer) -> list[str]:
         failures = []
         for model, error in zip(
             tokenizer.models,
@@ -241,10 +243,10 @@ class Supervisor:
                     self._repairs.worked("repository")
 
     async def _retire(self, embedded: EmbeddedTriton) -> None:
-        catalogue = self._tokenization.catalogue
-        current = filter(catalogue.is_current, catalogue.tokenizers)
+        served = self.registry.current
+        current = filter(served.is_current, served.tokenizers)
         in_use = {model.name for tokenizer in current for model in tokenizer.models}
-        in_use |= {generator.model.name for generator in catalogue.current_generators}
+        in_use |= {generator.model.name for generator in served.current_generators}
         await embedded.retire(self._triton, in_use)
 
     async def _repair(self, embedded: EmbeddedTriton) -> None:
@@ -255,19 +257,20 @@ class Supervisor:
         failure = embedded.failure()
         if (
             failure is None
-            and self._deaf_since is not None
-            and time.perf_counter() - self._deaf_since > self._settings.engine_timeout_seconds
+            and self._unresponsive_since is not None
+            and time.perf_counter() - self._unresponsive_since
+            > self._settings.engine_timeout_seconds
         ):
             failure = "tritonserver does not answer"
         if failure is not None:
-            await self._turn(False, failure)
+            await self._set_ready(False, failure)
             if self._repairs.due("triton"):
                 self._repairs.tried("triton")
                 log.warning("restarting", what="triton", why=failure)
                 metrics.ENGINE_RESTARTS.labels("triton").inc()
                 async with self._loading:
                     await embedded.restart(self._triton)
-                self._deaf_since = None
+                self._unresponsive_since = None
                 self._repairs.worked("triton")
 
     async def _kill_suspects(self, embedded: EmbeddedTriton) -> None:
@@ -293,31 +296,7 @@ class Supervisor:
                 finally:
                     self._triton.streams.cancel_all(name)
 
-    def _publish(self, catalogue: Registry) -> None:
-        before, self._tokenization.catalogue = self._tokenization.catalogue, catalogue
-        for tokenizer in before.tokenizers:
-            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(0)
-        for tokenizer in catalogue.tokenizers:
-            metrics.TOKENIZER_INFO.labels(tokenizer.name, tokenizer.fingerprint).set(
-                catalogue.is_current(tokenizer)
-            )
-            if tokenizer.fingerprint not in {one.fingerprint for one in before.tokenizers}:
-                log.info(
-                    "serving",
-                    tokenizer=tokenizer.name,
-                    version=tokenizer.version,
-                    fingerprint=tokenizer.fingerprint,
-                )
-        for generator in catalogue.generators:
-            if generator.fingerprint not in {one.fingerprint for one in before.generators}:
-                log.info(
-                    "serving",
-                    generator=generator.name,
-                    version=generator.version,
-                    fingerprint=generator.fingerprint,
-                )
-
-    async def _turn(self, ready: bool, why_not: str) -> None:
+    async def _set_ready(self, ready: bool, why_not: str) -> None:
         if not ready:
             self._log_reason(why_not)
         if ready != self.ready:
@@ -326,7 +305,8 @@ class Supervisor:
                 self._logged_at.clear()
             self.ready = ready
             metrics.READY.set(ready)
-            await self._announce(ready)
+            for listener in self._listeners:
+                await listener(ready)
 
     def _log_reason(self, why_not: str) -> None:
         """Log why the service is not ready: a new reason at once, the same one again after a minute."""

@@ -83,7 +83,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                     image_size=tokenizer.image_size,
                     budgets=list(tokenizer.decoders),
                 )
-                for tokenizer in self._tokenization.catalogue.tokenizers
+                for tokenizer in self._tokenization.tokenizers
             ]
         )
 

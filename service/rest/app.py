@@ -237,7 +237,7 @@ def create_app(
                     image_size=served.image_size,
                     budgets=list(served.decoders),
                 )
-                for served in tokenization.catalogue.tokenizers
+                for served in tokenization.tokenizers
             ]
         )
 

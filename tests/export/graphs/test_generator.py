@@ -20,7 +20,7 @@ from export.graphs import generator_graph, generator_parity
 from export.triton import generator_repository, repository
 from export.triton.generator_backend import Steps, gumbel
 from generator import checkpoint
-from service.core.registry import Registry
+from service.core.registry import ServedModels
 from service.engine.embedded_triton import EmbeddedTriton
 from service.errors import EngineUnavailable
 from service.settings import Settings
@@ -184,7 +184,7 @@ async def streams(
     try:
         (model,) = await triton.models()
         assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
-        assert Registry([model]).tokenizers == []
+        assert ServedModels([model]).tokenizers == []
         (engine,) = embedded._engines["tiny_generate"].processes
         yield StreamingClient(triton, model, engine)
     finally:

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from service.core.generation import Event, Finished, GenerateRequest, Generation, NewTokens, Started
-from service.core.registry import Registry
-from service.core.tokenization import Tokenization
+from service.core.image_codec import ImageCodec
+from service.core.rate_limit import RateLimit
+from service.core.registry import Registry, ServedModels
 from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
 from service.settings import Settings
 from service.triton.detached import UnderWay
@@ -53,9 +55,10 @@ class Scripted:
 
 def generating(responses: list[Response], places: int = 1) -> tuple[Generation, Scripted]:
     triton, settings = Scripted(responses), Settings(max_generations=places)
-    tokenization = Tokenization(triton, settings)  # type: ignore[arg-type]
-    tokenization.catalogue = Registry([*models("cat", A), generator("one", A)])
-    return Generation(tokenization, triton, settings), triton  # type: ignore[arg-type]
+    registry = Registry(AsyncMock(), ServedModels([*models("cat", A), generator("one", A)]))
+    images, rate_limit = ImageCodec(1, settings.max_pixels), RateLimit(None, 1)
+    generation = Generation(triton, registry, images, rate_limit, settings)  # type: ignore[arg-type]
+    return generation, triton
 
 
 async def events(generation: Generation, **wanted: Any) -> list[Event]:

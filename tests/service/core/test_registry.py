@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from channeltok import Tokens
 
-from service.core.registry import Registry
+from service.core.registry import ServedModels
 from service.errors import (
     BadTokens,
     EngineUnavailable,
@@ -44,17 +44,17 @@ A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 
 def test_by_name_and_by_fingerprint() -> None:
-    catalogue = Registry([*models("cat", A), *models("dog", B)])
-    assert catalogue.by_name("dog").fingerprint == B
-    assert catalogue.by_fingerprint(B, None).name == "dog"
-    assert catalogue.by_fingerprint(A, "cat").name == "cat"
+    served = ServedModels([*models("cat", A), *models("dog", B)])
+    assert served.by_name("dog").fingerprint == B
+    assert served.by_fingerprint(B, None).name == "dog"
+    assert served.by_fingerprint(A, "cat").name == "cat"
 
 
 def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
     both = [*models("dog", B), *models("cat", A)]
-    assert Registry(both).by_name(None).name == "cat"
-    assert Registry(both, default="dog").by_name("").name == "dog"
-    assert [tokenizer.name for tokenizer in Registry(both, default="dog").tokenizers] == [
+    assert ServedModels(both).by_name(None).name == "cat"
+    assert ServedModels(both, default="dog").by_name("").name == "dog"
+    assert [tokenizer.name for tokenizer in ServedModels(both, default="dog").tokenizers] == [
         "dog",
         "cat",
     ]
@@ -62,23 +62,23 @@ def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
 
 def test_a_default_that_is_not_served_is_said_not_replaced() -> None:
     with pytest.raises(UnknownTokenizer, match="cow"):
-        Registry(models("cat", A), default="cow").by_name(None)
+        ServedModels(models("cat", A), default="cow").by_name(None)
 
 
 def test_what_is_not_served() -> None:
-    catalogue = Registry([*models("cat", A), *models("dog", B)])
+    served = ServedModels([*models("cat", A), *models("dog", B)])
     with pytest.raises(UnknownTokenizer, match="cat, dog"):
-        catalogue.by_name("cow")
+        served.by_name("cow")
     with pytest.raises(FingerprintMismatch, match=C):
-        catalogue.by_fingerprint(C, None)
+        served.by_fingerprint(C, None)
     with pytest.raises(FingerprintMismatch):
-        catalogue.by_fingerprint(A, "dog")
+        served.by_fingerprint(A, "dog")
     with pytest.raises(EngineUnavailable):
-        Registry([]).by_name(None)
+        ServedModels([]).by_name(None)
 
 
 def test_the_smallest_budget_that_fits() -> None:
-    tokenizer = Registry(models("cat", A, (64, 256, 128))).by_name(None)
+    tokenizer = ServedModels(models("cat", A, (64, 256, 128))).by_name(None)
     assert list(tokenizer.decoders) == [64, 128, 256]
     assert [tokenizer.decoder_for(k)[0] for k in (1, 64, 65, 128, 129, 256)] == [
         64,
@@ -92,35 +92,35 @@ def test_the_smallest_budget_that_fits() -> None:
 
 def test_half_a_tokenizer_is_not_served() -> None:
     encode, decode = models("cat", A)
-    assert not Registry([encode]).tokenizers
-    assert not Registry([decode]).tokenizers
-    assert not Registry(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
+    assert not ServedModels([encode]).tokenizers
+    assert not ServedModels([decode]).tokenizers
+    assert not ServedModels(models("cat", A, (64,))).tokenizers  # nothing decodes k = 256
     other_training = replace(decode, parameters={**decode.parameters, "fingerprint": B})
-    assert not Registry([encode, other_training]).tokenizers
+    assert not ServedModels([encode, other_training]).tokenizers
 
 
 def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
-    catalogue = Registry(
+    served = ServedModels(
         [*models("cat", A, version=9), *models("cat", B, version=10), *models("ant", C)]
     )
-    old, new = catalogue.by_fingerprint(A, "cat"), catalogue.by_name("cat")
+    old, new = served.by_fingerprint(A, "cat"), served.by_name("cat")
     assert (old.version, new.version) == (9, 10)
-    assert (catalogue.is_current(old), catalogue.is_current(new)) == (False, True)
-    assert catalogue.by_fingerprint(A, None) is old
-    assert [tokenizer.fingerprint for tokenizer in catalogue.tokenizers] == [C, B, A]
+    assert (served.is_current(old), served.is_current(new)) == (False, True)
+    assert served.by_fingerprint(A, None) is old
+    assert [tokenizer.fingerprint for tokenizer in served.tokenizers] == [C, B, A]
     with pytest.raises(FingerprintMismatch):
-        catalogue.by_fingerprint(C, "cat")
+        served.by_fingerprint(C, "cat")
 
 
 def test_models_of_others_are_left_alone() -> None:
     foreign = Model("resnet", IMAGE, TOKENS, {})
-    assert [tokenizer.name for tokenizer in Registry([foreign, *models("cat", A)]).tokenizers] == [
-        "cat"
-    ]
+    assert [
+        tokenizer.name for tokenizer in ServedModels([foreign, *models("cat", A)]).tokenizers
+    ] == ["cat"]
 
 
 def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
-    (tokenizer,) = Registry(models("cat", A, (8, 64, 256))).tokenizers
+    (tokenizer,) = ServedModels(models("cat", A, (8, 64, 256))).tokenizers
     asked = [
         (budget, model.name, ks) for budget, model, ks in tokenizer.decoders_for([1, 8, 9, 64, 256])
     ]
@@ -132,7 +132,7 @@ def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
 
 
 def test_tokens_that_it_cannot_have_made_are_refused() -> None:
-    (tokenizer,) = Registry(
+    (tokenizer,) = ServedModels(
         [
             replace(model, parameters={**model.parameters, "codes": "300"})
             for model in models("cat", A)
@@ -163,7 +163,7 @@ def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> 
 
 
 def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:
-    catalogue = Registry(
+    served = ServedModels(
         [
             *models("cat", A),
             *models("dog", B),
@@ -172,15 +172,15 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
             generator("lost", C),
         ]
     )
-    assert [(one.name, one.tokenizer.name) for one in catalogue.generators] == [
+    assert [(one.name, one.tokenizer.name) for one in served.generators] == [
         ("one", "cat"),
         ("two", "dog"),
     ]
-    assert catalogue.generator(None).name == "one"
-    assert catalogue.generator("two").tokenizer.fingerprint == B
-    assert [one.name for one in catalogue.tokenizers] == ["cat", "dog"]
+    assert served.generator(None).name == "one"
+    assert served.generator("two").tokenizer.fingerprint == B
+    assert [one.name for one in served.tokenizers] == ["cat", "dog"]
     assert (
-        Registry(
+        ServedModels(
             [*models("cat", A), generator("one", A), generator("two", A)], default_generator="two"
         )
         .generator("")
@@ -188,30 +188,32 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
         == "two"
     )
     with pytest.raises(UnknownGenerator, match="one, two"):
-        catalogue.generator("lost")
+        served.generator("lost")
 
 
 def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
-    assert not Registry([*models("cat", A), generator("longer", A, channels="257")]).generators
-    assert not Registry([*models("cat", A), generator("more", A, bits_per_token="17")]).generators
-    assert not Registry([generator("alone", A)]).generators
+    assert not ServedModels([*models("cat", A), generator("longer", A, channels="257")]).generators
+    assert not ServedModels(
+        [*models("cat", A), generator("more", A, bits_per_token="17")]
+    ).generators
+    assert not ServedModels([generator("alone", A)]).generators
     with pytest.raises(UnknownGenerator, match="no generator is served"):
-        Registry(models("cat", A)).generator(None)
+        ServedModels(models("cat", A)).generator(None)
 
 
 def test_of_two_versions_of_a_generator_the_newer_is_asked() -> None:
-    catalogue = Registry([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
-    assert [one.version for one in catalogue.generators] == [10, 9]
-    assert [one.version for one in catalogue.current_generators] == [10]
-    assert catalogue.generator("one").version == 10
+    served = ServedModels([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
+    assert [one.version for one in served.generators] == [10, 9]
+    assert [one.version for one in served.current_generators] == [10]
+    assert served.generator("one").version == 10
 
 
 def test_classes_by_name() -> None:
-    served = Registry([*models("cat", A), generator("one", A)]).generator("one")
+    served = ServedModels([*models("cat", A), generator("one", A)]).generator("one")
     assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
     with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
         served.class_number("cow")
-    many = Registry(
+    many = ServedModels(
         [
             *models("cat", A),
             generator("one", A, classes=str([f"c{n}" for n in range(12)]).replace("'", '"')),
@@ -219,6 +221,6 @@ def test_classes_by_name() -> None:
     ).generator("one")
     with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
         many.class_number("cow")
-    none = Registry([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
+    none = ServedModels([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
     with pytest.raises(UnknownClass, match="no classes"):
         none.class_number("cow")

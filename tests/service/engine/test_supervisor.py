@@ -3,7 +3,6 @@
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.tokenization import Tokenization
 from service.engine import supervisor
 from service.engine.supervisor import Supervisor
 from service.settings import Settings
@@ -14,12 +13,7 @@ from service.triton.client import Triton
 async def watched(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     """Of a Triton elsewhere that nobody asks."""
     settings = Settings(triton_url="127.0.0.1:1")
-    triton = Triton("127.0.0.1:1")
-
-    async def announce(ready: bool) -> None:
-        pass
-
-    return Supervisor(triton, None, Tokenization(triton, settings), settings, announce)
+    return Supervisor(Triton("127.0.0.1:1"), None, settings)
 
 
 class Clock:
@@ -39,7 +33,7 @@ async def test_a_reason_is_logged_when_it_changes_and_once_a_minute_while_it_sta
     with capture_logs() as logs:
         for second in range(121):  # a look each second
             clock.now = 1000.0 + second
-            await watched._turn(
+            await watched._set_ready(
                 False, "Triton does not answer" if second < 10 else f"model {second % 2} fails"
             )
     said = [(entry["event"], entry["why"]) for entry in logs]
@@ -51,5 +45,5 @@ async def test_a_reason_is_logged_when_it_changes_and_once_a_minute_while_it_sta
 async def test_a_reason_that_comes_back_after_readiness_is_news(watched: Supervisor) -> None:
     with capture_logs() as logs:
         for ready in (False, True, False, True):
-            await watched._turn(ready, "Triton does not answer")
+            await watched._set_ready(ready, "Triton does not answer")
     assert [entry["event"] for entry in logs] == ["not_ready", "ready", "not_ready", "ready"]
