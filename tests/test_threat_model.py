@@ -1,13 +1,19 @@
-"""Every file and every test that the threat model leans on exists."""
+"""docs/threat-model.md names files, tests and settings that exist, and files that do what it says."""
 
 import re
 
+import pytest
+
+from service.settings import Settings
 from tests.support.running import ROOT
 
 PAGE = (ROOT / "docs/threat-model.md").read_text()
 ROWS = [
-    line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| threat ")
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if line.startswith("| ") and not line.startswith("| threat ")
 ]
+FILE = r"`((?:service|imaging|tokenizer|export|\.ci)/[\w./]+|docker-compose\.yml)`"
 
 
 def test_every_test_it_names_exists() -> None:
@@ -20,17 +26,42 @@ def test_every_test_it_names_exists() -> None:
 
 
 def test_every_file_it_names_exists() -> None:
-    named = re.findall(
-        r"`((?:service|imaging|tokenizer|export|\.ci)/[\w./]+|docker-compose\.yml)`", PAGE
-    )
+    named = re.findall(FILE, PAGE)
     assert len(named) > 30
     assert not [file for file in named if not (ROOT / file).is_file()]
 
 
 def test_every_threat_has_a_defence_and_a_proof() -> None:
     assert len(ROWS) > 20
-    for row in ROWS:
-        threat, defence, proof, _rest = (cell.strip() for cell in row.strip("|").split("|"))
+    for threat, defence, proof, _ in ROWS:
         assert threat
-        assert "`" in defence or "as above" in defence, row
-        assert "::" in proof, row
+        assert "`" in defence or "as above" in defence, threat
+        assert "::" in proof, threat
+
+
+def test_a_setting_that_defends_is_used_by_a_file_of_its_row() -> None:
+    settings = [
+        (setting, defence)
+        for _, defence, *_ in ROWS
+        for setting in re.findall(r"`(\w+)`", defence)
+        if "-" not in setting
+    ]
+    assert len(settings) >= 4
+    for setting, defence in settings:
+        assert setting in Settings.model_fields
+        files = [(ROOT / file).read_text() for file in re.findall(FILE, defence)]
+        assert any(setting in text for text in files), setting
+
+
+@pytest.mark.parametrize(
+    ("file", "defence"),
+    [
+        ("service/observability/logs.py", "show_locals=False"),
+        ("service/security/bearer_tokens.py", "compare_digest"),
+        ("service/security/tls.py", "TLSv1_2"),
+        ("tokenizer/checkpoint.py", "weights_only=True"),
+    ],
+)
+def test_a_file_that_defends_does_so(file: str, defence: str) -> None:
+    assert f"`{file}`" in PAGE
+    assert defence in (ROOT / file).read_text()
