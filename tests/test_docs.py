@@ -167,6 +167,14 @@ def test_runbook_queries_use_labels_that_the_metrics_have() -> None:
             assert used <= labels[base], f"{page.name}: {metric}{{{selectors}}}"
 
 
+def test_runbook_names_panels_and_rows_that_the_dashboard_has() -> None:
+    dashboard = ROOT / "deploy/grafana/provisioning/dashboards/channeltok.json"
+    titles = set(re.findall(r'"title": "([^"]+)"', dashboard.read_text()))
+    for page in (ROOT / "docs/runbook").glob("*.md"):
+        named = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", text_of(page))
+        assert set(named) <= titles, page.name
+
+
 def test_pre_commit_runs_commands_that_make_check_runs() -> None:
     recipe = re.findall(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[
         0
