@@ -1,12 +1,12 @@
-"""One tokenizer of the demo's shape with random weights, its graphs, and photographs: exported once for the whole session."""
+"""A tokenizer of the demo's shape with random weights, its exported graphs, and photographs."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import imaging
-from export.graphs import graph
 from export.graphs.random_model import random_model
+from tests.support import exported_graphs
 from tests.support.photographs import crops
 from tokenizer.models.channeltok import ChannelTok
 
@@ -28,12 +28,9 @@ def photos() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def encode(model: ChannelTok) -> bytes:
-    return graph.encode_graph(model, "demo").SerializeToString()
+    return exported_graphs.encode_graph(model, "demo")
 
 
 @pytest.fixture(scope="session")
 def decodes(model: ChannelTok) -> dict[int, bytes]:
-    return {
-        budget: graph.decode_graph(model, "demo", budget).SerializeToString()
-        for budget in (32, 256)
-    }
+    return {budget: exported_graphs.decode_graph(model, "demo", budget) for budget in (32, 256)}

@@ -18,13 +18,13 @@ from channeltok._messages import TokenizerInfo
 from channeltok.datasets import tokenize
 
 import imaging
-from export.graphs import graph, parity
+from export.graphs import parity
 from export.graphs.random_model import random_model
 from export.triton import repository
 from imaging.similarity import psnr, ssim
 from service.engine.cpu import processor_has_bf16
 from service.engine.in_process import LocalEngine
-from tests.support import dataset_files
+from tests.support import dataset_files, exported_graphs
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, Service, running
 from tokenizer import checkpoint
@@ -53,9 +53,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families") / "models"
     shutil.copytree(ROOT / "model_repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, budgets in {"cvq": (256,), "flextok": (16, 64)}.items():
-        decodes = [graph.decode_graph(model(name), name, budget) for budget in budgets]
-        graphs = [graph.encode_graph(model(name), name), *decodes]
-        repository.write(folder, name, [one.SerializeToString() for one in graphs])
+        tokenizer = model(name)
+        decodes = [exported_graphs.decode_graph(tokenizer, name, budget) for budget in budgets]
+        repository.write(folder, name, [exported_graphs.encode_graph(tokenizer, name), *decodes])
     return folder
 
 

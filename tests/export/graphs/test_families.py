@@ -1,13 +1,13 @@
-"""The graphs of the other families: what they say, that they do what the model does, and that fewer tokens are less work."""
+"""Graphs of CVQ and FlexTok: metadata, parity with PyTorch, and less work for fewer tokens."""
 
 import numpy as np
 import onnx
 import pytest
 
 from export.graphs import graph, parity
+from export.graphs.random_model import random_of
 from tests.export.conftest import photos_of_side
-from tokenizer.models.base import Tokenizer
-from tokenizer.models.blocks import parameter_count
+from tests.support import exported_graphs
 from tokenizer.models.channeltok import ShuffleShape
 from tokenizer.models.cvq import CvqShape
 from tokenizer.models.flextok import FlexShape
@@ -18,45 +18,32 @@ SMALL = (
 )
 
 
-def random(shape: CvqShape | FlexShape) -> Tokenizer:
-    import torch
-
-    torch.manual_seed(0)
-    model = shape.build().half().float()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if not weight.any():
-                weight.normal_(std=0.05)
-    assert parameter_count(model)
-    return model.eval()
-
-
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.kind)
-def test_parity_and_facts(shape: CvqShape | FlexShape) -> None:
-    model = random(shape)
-    encode = graph.encode_graph(model, "one")
-    decodes = {budget: graph.decode_graph(model, "one", budget) for budget in (4, 32)}
-    serialised = {budget: decode.SerializeToString() for budget, decode in decodes.items()}
-    result = parity.measure(
-        model, encode.SerializeToString(), serialised, photos_of_side(shape.image_size)
-    )
+def test_graphs_carry_metadata_and_agree_with_pytorch(shape: CvqShape | FlexShape) -> None:
+    model = random_of(shape)
+    encode = exported_graphs.encode_graph(model, "small")
+    decodes = {k: exported_graphs.decode_graph(model, "small", k) for k in (4, 32)}
+    result = parity.measure(model, encode, decodes, photos_of_side(shape.image_size))
     assert result.out_of_bounds == []
-    said = graph.facts(decodes[4])
-    assert (said.family, said.budget, said.bits_per_token, said.codes) == (
+    prefix_graph = onnx.load_model_from_string(decodes[4])
+    metadata = graph.facts(prefix_graph)
+    assert (metadata.family, metadata.budget, metadata.bits_per_token, metadata.codes) == (
         shape.kind,
         4,
         model.bits_per_token,
         model.codes,
     )
     if isinstance(shape, CvqShape):
-        ends = [node.op_type for node in encode.graph.node if node.op_type in ("MatMul", "ArgMin")]
-        assert ends[-2:] == ["MatMul", "ArgMin"]
-        assert "Gather" in {node.op_type for node in decodes[32].graph.node}
+        nearest = [kind for kind in _operators(encode) if kind in ("MatMul", "ArgMin")]
+        assert nearest[-2:] == ["MatMul", "ArgMin"]
+        assert "Gather" in _operators(decodes[32])
     else:
         tokens = np.arange(4, dtype=np.int32)[None] * 1000
         padded = np.pad(tokens, ((0, 0), (0, 28)), constant_values=-1)
-        difference = parity.run(serialised[4], tokens).astype(int) - parity.run(
-            serialised[32], padded
-        )
+        difference = parity.run(decodes[4], tokens).astype(int) - parity.run(decodes[32], padded)
         assert np.abs(difference).max() <= parity.MAX_PIXEL_DIFFERENCE
-        onnx.checker.check_model(decodes[4])
+        onnx.checker.check_model(prefix_graph)
+
+
+def _operators(model: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_model_from_string(model).graph.node]

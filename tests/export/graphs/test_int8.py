@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import imaging
 from export.commands.tokenizer import DEMO
 from export.graphs import graph, int8
+from tests.support import exported_graphs
 from tests.support.photographs import crops
 from tokenizer import checkpoint, inference
 from tokenizer.evaluation import fidelity
@@ -28,7 +29,7 @@ def trained() -> ChannelTok:
 
 @pytest.fixture(scope="module")
 def plain(trained: ChannelTok) -> bytes:
-    return graph.decode_graph(trained, "demo", 256).SerializeToString()
+    return exported_graphs.decode_graph(trained, "demo", 256)
 
 
 def tokens_of(model: ChannelTok, count: int, seed: int) -> NDArray[np.int32]:
