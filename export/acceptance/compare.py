@@ -32,10 +32,10 @@ def compare(report: Report, engine: str, run: Run, of: list[Case], batch: int) -
     for case in of:
         together = in_batches(run, case, batch)
         alone = in_batches(
-            run, Case(case.name, case.facts, case.model, case.given[:32], case.due), 1
+            run, Case(case.name, case.metadata, case.model, case.given[:32], case.due), 1
         )
         differing = int((alone != together[:32]).sum())
-        if case.facts.role == "encode":
+        if case.metadata.role == "encode":
             flipped = int(np.unpackbits((together ^ case.due).view(np.uint8)).sum())
             share = flipped / (case.due.size * BITS)
             said = f"{flipped} of {case.due.size * BITS:,} bits flipped"
@@ -65,7 +65,8 @@ def time_it(
 ) -> None:
     """Latency and throughput of one caller by batch: encode, and decode at the largest budget."""
     largest = max(
-        (case for case in of if case.facts.role == "decode"), key=lambda case: case.facts.budget
+        (case for case in of if case.metadata.role == "decode"),
+        key=lambda case: case.metadata.budget,
     )
     report.say(
         "",
@@ -74,7 +75,7 @@ def time_it(
         "| model | " + " | ".join(map(str, batches)) + " |",
         "|---" * (len(batches) + 1) + "|",
     )
-    for case in (*(case for case in of if case.facts.role == "encode"), largest):
+    for case in (*(case for case in of if case.metadata.role == "encode"), largest):
         cells = []
         for batch in batches:
             given = np.resize(case.given, (batch, *case.given.shape[1:]))
@@ -85,7 +86,7 @@ def time_it(
                 run(case.name, given)
                 times.append(time.perf_counter() - started)
             median = statistics.median(times)
-            report.figures[f"{engine.replace(' ', '_')}_{case.facts.role}_batch_{batch}_ms"] = (
+            report.figures[f"{engine.replace(' ', '_')}_{case.metadata.role}_batch_{batch}_ms"] = (
                 1000 * median
             )
             cells.append(f"{1000 * median:.1f} ({batch / median:.0f})")

@@ -27,7 +27,7 @@ class Case:
     """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
 
     name: str
-    facts: graph.Facts
+    metadata: graph.ModelMetadata
     model: bytes
     given: Array
     due: Array
@@ -39,20 +39,20 @@ def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
     decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
     found = []
     for path in sorted(folder.glob("*/1/model.onnx")):
-        name, facts = path.parents[1].name, graph.facts(onnx.load(path))
-        if facts.fingerprint != checkpoint.fingerprint(model):
+        name, metadata = path.parents[1].name, graph.read_metadata(onnx.load(path))
+        if metadata.fingerprint != checkpoint.fingerprint(model):
             continue
-        if facts.role == "encode":
-            found.append(Case(name, facts, path.read_bytes(), photos, tokens))
+        if metadata.role == "encode":
+            found.append(Case(name, metadata, path.read_bytes(), photos, tokens))
         else:
-            kept = np.ascontiguousarray(tokens[:, : facts.budget])
+            kept = np.ascontiguousarray(tokens[:, : metadata.budget])
             due = parity.run(
                 decode,
-                np.where(np.arange(model.shape.channels) < facts.budget, tokens, ABSENT).astype(
+                np.where(np.arange(model.shape.channels) < metadata.budget, tokens, ABSENT).astype(
                     np.int32
                 ),
             )
-            found.append(Case(name, facts, path.read_bytes(), kept, due))
+            found.append(Case(name, metadata, path.read_bytes(), kept, due))
     if not found:
         sys.exit(
             f"{folder} has no graph of this checkpoint: write them with `python -m export gpu`"
@@ -81,7 +81,7 @@ def on_torch(of: list[Case], model: Tokenizer, compiled: bool) -> Run:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     modules: dict[str, Any] = {}
     for case in of:
-        module = graph.Encode(model) if case.facts.role == "encode" else graph.Decode(model)
+        module = graph.Encode(model) if case.metadata.role == "encode" else graph.Decode(model)
         modules[case.name] = torch.compile(module) if compiled else module
 
     def run(name: str, array: Array) -> Array:

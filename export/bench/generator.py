@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from export.figures import write_figures
-from export.triton.generator_backend import Steps
+from export.triton.generator_backend import GeneratorSession
 
 LENGTHS = (32, 64, 128, 256)
 REPORT = Path("build/bench-generator.json")
@@ -26,7 +26,9 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
     the better of one thread and of one for each core.
     Raises RuntimeError when the two ways disagree about a token.
     """
-    engines = {threads: Steps(graph, threads) for threads in sorted({1, os.cpu_count() or 1})}
+    engines = {
+        threads: GeneratorSession(graph, threads) for threads in sorted({1, os.cpu_count() or 1})
+    }
     times: dict[tuple[int, bool], list[list[float]]] = {}
     for turn in range(rounds + 1):
         made = []
@@ -74,7 +76,7 @@ def table(figures: dict[str, float]) -> str:
     return "\n".join(rows)
 
 
-def _sequence(steps: Steps, cached: bool, length: int) -> tuple[list[int], list[float]]:
+def _sequence(steps: GeneratorSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
     """The most likely tokens of no class, and after each of them the seconds since the start."""
     noise = np.zeros((1, steps.draws, steps.values), np.float32)
     generation, tokens, seconds, started = (

@@ -1,7 +1,8 @@
-"""fp16 for the GPU. TensorRT 11 takes every precision from the graph, so the graph says it: convolution by convolution.
+"""fp16 convolutions for GPU graphs: TensorRT 11 takes every layer's precision from the graph.
 
-Norms, SiLUs, the quantiser and the pixels at both ends stay fp32; attention and the residual stream follow the convolutions around them.
-docs/decisions/0010 has what each place costs, as `python -m export.graphs.fp16 CHECKPOINT` prints it.
+Norms, SiLUs, the quantiser and the pixels at both ends stay fp32; attention and the residual stream
+follow the convolutions around them. `python -m export.graphs.fp16 CHECKPOINT --data PHOTOS` prints
+what each choice costs (docs/decisions/0010).
 """
 
 import argparse
@@ -20,9 +21,10 @@ LAST = -1
 
 
 def convert_convolutions(part: nn.Module, keep: tuple[int, ...] = (LAST,)) -> None:
-    """Make the convolutions of an encoder or a decoder compute in fp16, but those whose place in the order of the data is in `keep`.
+    """Convert the convolutions of an encoder or decoder to fp16, in place.
 
-    Changes `part`; what goes in and what comes out keeps its type. For export: PyTorch itself runs it on a CPU, but slowly.
+    keep: indices, in data order, of those that stay fp32. Inputs and outputs of `part` keep their
+    type. Meant for export: PyTorch runs the result on a CPU, but slowly.
     """
     convolutions = [module for module in part.modules() if isinstance(module, nn.Conv2d)]
     for convolution in convolutions:
@@ -36,7 +38,7 @@ def _cast_input(convolution: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def main() -> None:
-    """Print how many bits flip and how far pixels move, against fp32, for each choice of convolutions that stay fp32."""
+    """Print flipped bits and pixel differences against fp32, by which convolutions stay fp32."""
     parser = argparse.ArgumentParser(prog="python -m export.graphs.fp16", description=main.__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", required=True, help="photos to compare on")
@@ -47,7 +49,8 @@ def main() -> None:
     tokens = inference.encode(model, photos)
     images = inference.decode(model, tokens, model.shape.channels).astype(np.int16)
     print(
-        f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} | decode: largest pixel difference | mean |\n|---|---|---|---|"
+        f"| fp32 | encode: bits flipped of {tokens.numel() * BITS:,} "
+        "| decode: largest pixel difference | mean |\n|---|---|---|---|"
     )
     for name, keep in {
         "none": (),
@@ -55,15 +58,16 @@ def main() -> None:
         "the last": (LAST,),
         "both": (0, LAST),
     }.items():
-        half = copy.deepcopy(model)
-        convert_convolutions(half.encoder, keep)
-        convert_convolutions(half.decoder, keep)
+        converted = copy.deepcopy(model)
+        convert_convolutions(converted.encoder, keep)
+        convert_convolutions(converted.decoder, keep)
         flips = np.unpackbits(
-            (inference.encode(half, photos) ^ tokens).numpy().view(np.uint8)
+            (inference.encode(converted, photos) ^ tokens).numpy().view(np.uint8)
         ).sum()
-        difference = np.abs(inference.decode(half, tokens, model.shape.channels) - images)
+        difference = np.abs(inference.decode(converted, tokens, model.shape.channels) - images)
         print(
-            f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) | {difference.max()} | {difference.mean():.4f} |",
+            f"| {name} | {flips:,} ({flips / tokens.numel() / BITS:.4%}) "
+            f"| {difference.max()} | {difference.mean():.4f} |",
             flush=True,
         )
 

@@ -1,7 +1,7 @@
-"""A generator becomes one ONNX graph: the newest positions, and what is remembered of those before, to the next token.
+"""A generator checkpoint to one ONNX step graph: newest positions and KV cache to the next token.
 
-The same graph begins a sequence (all given positions, an empty cache) and goes on with it (one position). Sampling lies inside, its noise
-comes from outside: whatever runs the graph draws the same tokens from the same seed.
+The same graph prefills a prompt (many positions, an empty cache) and decodes (one position).
+Sampling is inside and its noise is an input, so every runtime draws the same tokens from a seed.
 """
 
 import json
@@ -24,11 +24,15 @@ OUTPUTS = ["next", "logits"]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the graph says of itself in its metadata, and its Triton model in the parameters of config.pbtxt.
+class GeneratorMetadata:
+    """Description of a step graph: metadata of the ONNX file and parameters of its config.pbtxt.
 
-    fingerprint: of the tokenizer whose tokens it makes. generator_fingerprint: of its own weights. channels: tokens of a sequence at most.
-    codes, bits_per_token: of those tokens. classes: JSON list of names, in the order of class ids.
+    generator: its name in serving.
+    fingerprint: of the tokenizer whose tokens it generates.
+    generator_fingerprint: of its own weights.
+    channels: largest number of tokens in a sequence.
+    codes, bits_per_token: vocabulary size and width of those tokens.
+    classes: JSON list of names, in the order of class ids.
     """
 
     generator: str
@@ -45,21 +49,22 @@ class Facts:
         return {name: str(value) for name, value in asdict(self).items()}
 
 
-_FACTS = TypeAdapter(Facts)
+_METADATA = TypeAdapter(GeneratorMetadata)
 
 
-class Kernel:
-    """Attention as one operator of ONNX Runtime (com.microsoft.GroupQueryAttention), which turns queries and keys itself, computes the
-    positions that count alone, and writes new keys and values into the cache: where input and output are one tensor, nothing is copied.
+class GroupQueryAttention:
+    """Attention of one sequence as ONNX Runtime's com.microsoft.GroupQueryAttention; export only.
 
-    PyTorch cannot run it: this is for export alone. Of one sequence; its cache has room for the new positions.
+    The operator applies rotary embeddings, skips unused cache positions and writes new keys and
+    values into the cache, without a copy where its input and output are the same tensor. PyTorch
+    cannot run it. The cache must have room for the new positions.
     """
 
     def __init__(self, model: Gpt, new: int, before: Tensor) -> None:
         half = model.cosines.shape[1] // 2
         total = before + new
         self._positions = [total - 1, total[0], model.cosines[:, :half], model.sines[:, half:]]
-        # The tables have the scale of scores in them.
+        # scale 1: the rotary tables already hold the scale of attention scores.
         self._attributes: dict[str, Any] = {
             "num_heads": model.shape.heads,
             "kv_num_heads": model.shape.heads,
@@ -68,7 +73,7 @@ class Kernel:
         }
 
     def __call__(self, qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Cache]:
-        """As generator.gpt.Attend; what is returned is the whole cache."""
+        """As generator.gpt.Attend, but returns the whole cache."""
         batch, new, width = qkv.shape
         attended, *cache = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
@@ -81,13 +86,22 @@ class Kernel:
         return attended, cache
 
 
-class Step(nn.Module):
-    """One sequence: tokens int32 [1, n], -1 at the class's position; class int32 [1], -1 = none; before int32 [1], how many positions of
-    the cache count; temperature float [1]; top_k int32 [1]; noise float [1, draws, values], as generator.output_head has it; keys_0,
-    values_0, keys_1 and so on, the cache, float [1, heads, t, head] each, where t has room for the n newest positions
-    -> next int32 [1], logits float [1, draws, values], new_keys_0 and so on: the cache with the n positions.
+class GeneratorStep(nn.Module):
+    """One decoding step of one sequence.
 
-    Whoever runs the graph binds an input and an output of the cache to one tensor: else all of it is copied for each token.
+    Inputs:
+        tokens: int32 [1, n], the newest positions; -1 at the position of the class.
+        class: int32 [1]; -1 = none.
+        before: int32 [1], how many positions of the cache are in use.
+        temperature: float [1]. top_k: int32 [1].
+        noise: float [1, draws, values], see generator.output_head.
+        keys_0, values_0, keys_1, ...: the cache, float [1, heads, t, head] each, t >= before + n.
+    Outputs:
+        next: int32 [1], the sampled token.
+        logits: float [1, draws, values], what it was sampled from.
+        new_keys_0, ...: the cache with the n positions.
+
+    Bind each cache input and its output to one tensor: otherwise every step copies the cache.
     """
 
     def __init__(self, model: Gpt) -> None:
@@ -106,16 +120,18 @@ class Step(nn.Module):
     ) -> tuple[Tensor, Tensor, Cache]:
         new = tokens.shape[1]
         x = self.model.embedded(tokens, classes, torch.arange(new) + before)
-        hidden, cache = self.model.through_layers(x, cache, Kernel(self.model, new, before))
+        hidden, cache = self.model.through_layers(
+            x, cache, GroupQueryAttention(self.model, new, before)
+        )
         token, logits = self.model.prediction.sample(hidden[:, -1], temperature, top_k, noise)
         return token, logits, cache
 
 
 def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
-    """The graph of `Step` with its facts; `name` is the generator's."""
+    """The graph of `GeneratorStep` with metadata. name: the generator's name in serving."""
     model = generator.model
     shape, prediction = model.shape, model.prediction
-    room, new = 7, 5  # neither 0 nor 1, which the exporter would take for constants
+    room, new = 7, 5  # the exporter would treat 0 and 1 as constants
     examples = (
         torch.zeros(1, new, dtype=torch.int32),
         torch.zeros(1, dtype=torch.int32),
@@ -126,12 +142,16 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
         model.empty_cache(1, room),
     )
     newest, past = torch.export.Dim("new"), torch.export.Dim("past", min=0)
-    free: graph.FreeAxes = ({1: newest}, {}, {}, {}, {}, {}, [{2: past}] * (2 * shape.layers))
-    cache = [f"{what}_{layer}" for layer in range(shape.layers) for what in ("keys", "values")]
-    made = graph.traced(
-        Step(model), examples, [*INPUTS, *cache], [*OUTPUTS, *(f"new_{one}" for one in cache)], free
+    dynamic: graph.DynamicAxes = ({1: newest}, {}, {}, {}, {}, {}, [{2: past}] * (2 * shape.layers))
+    cache = [f"{part}_{layer}" for layer in range(shape.layers) for part in ("keys", "values")]
+    exported = graph.trace(
+        GeneratorStep(model),
+        examples,
+        [*INPUTS, *cache],
+        [*OUTPUTS, *(f"new_{tensor}" for tensor in cache)],
+        dynamic,
     )
-    facts = Facts(
+    metadata = GeneratorMetadata(
         generator=name,
         fingerprint=generator.tokenizer,
         generator_fingerprint=checkpoint.fingerprint(model),
@@ -140,15 +160,16 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
         bits_per_token=(shape.codes - 1).bit_length(),
         classes=json.dumps(generator.classes),
     )
-    helper.set_model_props(made, facts.as_strings())
-    return made
+    helper.set_model_props(exported, metadata.as_strings())
+    return exported
 
 
-def facts(made: onnx.ModelProto) -> Facts:
-    """The facts a graph carries. Raises ValueError for a graph that was not made here."""
+def read_metadata(step: onnx.ModelProto) -> GeneratorMetadata:
+    """Metadata of a step graph. Raises ValueError for a graph that this module did not export."""
     try:
-        return _FACTS.validate_python({entry.key: entry.value for entry in made.metadata_props})
+        return _METADATA.validate_python({entry.key: entry.value for entry in step.metadata_props})
     except ValidationError as error:
         raise ValueError(
-            "the graph's metadata does not name its generator: not written by export.graphs.generator_graph"
+            "the graph's metadata does not name its generator: "
+            "not written by export.graphs.generator_graph"
         ) from error

@@ -1,4 +1,4 @@
-"""Does a step graph do what the checkpoint does? PyTorch over whole sequences, without a cache, against ONNX Runtime token by token."""
+"""Parity of a generator's step graph: ONNX Runtime by token against PyTorch without a cache."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from export.triton.generator_backend import Steps, gumbel
+from export.triton.generator_backend import GeneratorSession, gumbel
 from generator.gpt import Gpt
 
-# The two add up in another order. Logits are some tens at most, of which fp32 has seven digits.
+# Summation order differs. Logits are below 100, and fp32 has seven digits.
 MAX_LOGIT_DIFFERENCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Parity:
-    """sequences: how many were compared, all greedy. tokens: of them together. different: tokens that differ.
+    """Comparison of greedy sequences.
 
-    largest_logit_difference: where both were given the same tokens before.
+    tokens: of all sequences together. different: how many of them differ.
+    largest_logit_difference: after the same tokens on both sides.
     """
 
     sequences: int
@@ -34,12 +35,13 @@ class Parity:
             broken.append(f"{self.different} of {self.tokens:,} greedy tokens differ; none may")
         if not self.largest_logit_difference <= MAX_LOGIT_DIFFERENCE:  # NaN breaks it too
             broken.append(
-                f"a logit differs by {self.largest_logit_difference:.1e}; at most {MAX_LOGIT_DIFFERENCE:.0e} is rounding"
+                f"a logit differs by {self.largest_logit_difference:.1e}; "
+                f"at most {MAX_LOGIT_DIFFERENCE:.0e} is rounding"
             )
         return broken
 
     def figures(self) -> dict[str, float]:
-        """A flat object of name -> number, as every report in build/ is."""
+        """Name -> number, for a JSON report."""
         return {
             "sequences": self.sequences,
             "tokens": self.tokens,
@@ -48,6 +50,7 @@ class Parity:
         }
 
     def table(self) -> str:
+        """The comparison as text."""
         rows = [
             ("PyTorch against ONNX Runtime", "", "allowed"),
             ("greedy tokens compared", f"{self.tokens:,}", ""),
@@ -62,12 +65,12 @@ class Parity:
 
 
 def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
-    """Compare `model` with its serialised step graph on one greedy sequence of each class in `labels` (-1 = none)."""
-    steps = Steps(graph, threads=1)
+    """Compare a model with its serialised step graph on a greedy sequence per label (-1 = none)."""
+    session = GeneratorSession(graph, threads=1)
     prediction = model.prediction
     different, largest = 0, 0.0
     for label in labels:
-        tokens, logits = greedy(steps, label, length)
+        tokens, logits = greedy(session, label, length)
         sequence, classes = torch.from_numpy(tokens)[None], torch.tensor([label])
         with torch.inference_mode():
             hidden, _ = model.hidden(
@@ -82,12 +85,14 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
     return Parity(len(labels), len(labels) * length, different, largest)
 
 
-def greedy(steps: Steps, label: int, length: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The most likely tokens one after the other, with the cache: int32 [length], and their logits float32 [length, draws, values]."""
+def greedy(
+    session: GeneratorSession, label: int, length: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Greedy tokens int32 [length] and their logits float32 [length, draws, values]."""
     tokens, logits = [], []
-    newest, generation = [-1], steps.begin(label, temperature=0.0, top_k=0)
+    newest, generation = [-1], session.begin(label, temperature=0.0, top_k=0)
     for index in range(length):
-        token, scores = generation.step(newest, gumbel(0, index, steps.draws, steps.values))
+        token, scores = generation.step(newest, gumbel(0, index, session.draws, session.values))
         tokens.append(token)
         logits.append(scores)
         newest = [token]

@@ -1,7 +1,7 @@
-"""A checkpoint becomes two kinds of ONNX graph: images to tokens, and tokens of one budget to images.
+"""A tokenizer checkpoint to ONNX: the encode graph, and a decode graph per budget.
 
-Everything lies inside the graph, uint8 pixels at one end and int32 tokens at the other: whatever runs it (ONNX Runtime, TensorRT, another
-client's runtime) cannot normalise, quantise or round in another way.
+Graphs go from uint8 pixels to int32 tokens and back. Normalisation, quantisation and rounding are
+inside, so that no runtime (ONNX Runtime, TensorRT, a client's own) can do them differently.
 """
 
 import logging
@@ -21,15 +21,20 @@ from torch import Tensor, nn
 from tokenizer import checkpoint
 from tokenizer.models.base import Tokenizer
 
-OPSET = 21  # 20 takes GroupNorm apart; 23 makes one Attention op, whose fp32 form TensorRT refuses
+OPSET = 21  # 20 splits GroupNorm; 23 has an Attention op whose fp32 form TensorRT refuses
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a graph says of itself in its metadata, and its Triton model in the parameters of config.pbtxt.
+class ModelMetadata:
+    """Description of a graph: metadata of the ONNX file and parameters of its config.pbtxt.
 
-    role: what it does. budget: tokens per image at its token end. picture_size: S, in pixels. fingerprint: see tokenizer.checkpoint.
-    family, bits_per_token: see tokenizer.models.base. codes: how many ids there are, said only where they are fewer than those bits hold.
+    tokenizer: its name in serving.
+    budget: tokens per image, at the graph's token end.
+    picture_size: image side in pixels, S.
+    channels: tokens of an uncut image, C.
+    fingerprint: see tokenizer.checkpoint.
+    family, bits_per_token: see tokenizer.models.base.
+    codes: vocabulary size; None where it is 2 ** bits_per_token.
     """
 
     tokenizer: str
@@ -46,24 +51,9 @@ class Facts:
         return {name: str(value) for name, value in asdict(self).items() if value is not None}
 
 
-def _facts_of(model: Tokenizer, name: str, role: Literal["encode", "decode"], budget: int) -> Facts:
-    return Facts(
-        name,
-        role,
-        budget,
-        model.shape.image_size,
-        model.shape.channels,
-        checkpoint.fingerprint(model),
-        model.family,
-        model.bits_per_token,
-        model.codes if model.codes < 2**model.bits_per_token else None,
-    )
-
-
-_FACTS = TypeAdapter(Facts)
-FreeAxes = tuple[
-    dict[int, Any] | list[dict[int, Any]], ...
-]  # for each input, or each of a list, torch.export.Dim by axis
+_METADATA = TypeAdapter(ModelMetadata)
+# torch.export.Dim by axis, for each input; a list of these where an input is a list of tensors.
+DynamicAxes = tuple[dict[int, Any] | list[dict[int, Any]], ...]
 
 
 class Encode(nn.Module):
@@ -74,12 +64,12 @@ class Encode(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        # TensorRT knows uint8 only at the edge of a network: the cast comes first here and last in Decode.
+        # TensorRT takes uint8 only at the edge of a network: cast first here, last in Decode.
         return self.model.encode(image.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
 class Decode(nn.Module):
-    """tokens int32 [N, budget], -1 = absent -> image uint8 [N, S, S, 3]. Channels from `budget` on are absent."""
+    """tokens int32 [N, budget], -1 = absent -> image uint8 [N, S, S, 3]."""
 
     def __init__(self, model: Tokenizer) -> None:
         super().__init__()
@@ -87,39 +77,41 @@ class Decode(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         pixels = self.model.decode_prefix(tokens).permute(0, 2, 3, 1)
-        return (
-            ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        )  # tokenizer.inference.to_uint8, in TensorRT's order
+        # As tokenizer.inference.to_uint8, with the cast last.
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def encode_graph(model: Tokenizer, name: str) -> onnx.ModelProto:
-    """The graph `picture` uint8 [N, S, S, 3] -> `tokens` int32 [N, C], with its facts; `name` is the tokenizer's."""
+    """The graph `picture` uint8 [N, S, S, 3] -> `tokens` int32 [N, C], with metadata.
+
+    name: the tokenizer's name in serving.
+    """
     shape = model.shape
     image = torch.zeros(2, shape.image_size, shape.image_size, 3, dtype=torch.uint8)
     graph = to_onnx(Encode(model), image, "picture", "tokens")
-    return _with_facts(graph, _facts_of(model, name, "encode", shape.channels))
+    return _with_metadata(graph, model, name, "encode", shape.channels)
 
 
 def decode_graph(model: Tokenizer, name: str, budget: int) -> onnx.ModelProto:
-    """The graph `tokens` int32 [N, budget] -> `picture` uint8 [N, S, S, 3], with its facts.
+    """The graph `tokens` int32 [N, budget] -> `picture` uint8 [N, S, S, 3], with metadata.
 
+    Channels from `budget` on are absent. name: the tokenizer's name in serving.
     Raises ValueError for a budget outside 1 to C.
     """
     shape = model.shape
     if not 1 <= budget <= shape.channels:
         raise ValueError(
-            f"a budget is between 1 and the {shape.channels} channels of the tokenizer, not {budget}"
+            f"a budget is between 1 and the {shape.channels} channels of the model, not {budget}"
         )
     tokens = torch.zeros(2, budget, dtype=torch.int32)
     graph = to_onnx(Decode(model), tokens, "tokens", "picture")
-    return _with_facts(graph, _facts_of(model, name, "decode", budget))
+    return _with_metadata(graph, model, name, "decode", budget)
 
 
-def facts(graph: onnx.ModelProto) -> Facts:
-    """The facts a graph carries. Raises ValueError for a graph that was not made here."""
-    found = {entry.key: entry.value for entry in graph.metadata_props}
+def read_metadata(graph: onnx.ModelProto) -> ModelMetadata:
+    """Metadata of a graph. Raises ValueError for a graph that this module did not export."""
     try:
-        return _FACTS.validate_python(found)
+        return _METADATA.validate_python({entry.key: entry.value for entry in graph.metadata_props})
     except ValidationError as error:
         raise ValueError(
             "the graph's metadata does not name its tokenizer: not written by export.graphs.graph"
@@ -129,24 +121,19 @@ def facts(graph: onnx.ModelProto) -> Facts:
 def to_onnx(
     module: nn.Module, example: Tensor, input_name: str, output_name: str
 ) -> onnx.ModelProto:
-    """`module` of one input and one output as a checked graph with a free batch, fp32 arithmetic and weights stored as fp16 where exact."""
-    return traced(
-        module, (example,), [input_name], [output_name], ({0: torch.export.Dim("batch")},)
-    )
+    """Export a module of one input and one output with a dynamic batch; see `trace`."""
+    return trace(module, (example,), [input_name], [output_name], ({0: torch.export.Dim("batch")},))
 
 
-def traced(
+def trace(
     module: nn.Module,
     examples: tuple[Tensor | list[Tensor], ...],
     input_names: list[str],
     output_names: list[str],
-    dynamic_shapes: FreeAxes,
+    dynamic_shapes: DynamicAxes,
 ) -> onnx.ModelProto:
-    """`module` as a checked graph, fp32 arithmetic and weights stored as fp16 where exact.
-
-    dynamic_shapes: of each input, which axes are free, and what they are called.
-    """
-    with torch.inference_mode(), _quiet():
+    """Export a module as a checked graph: fp32 arithmetic, weights stored as fp16 where exact."""
+    with torch.inference_mode(), _quiet_exporter():
         program = torch.onnx.export(
             module.eval(),
             examples,
@@ -159,16 +146,17 @@ def traced(
         )
     assert program is not None
     graph = cast(onnx.ModelProto, program.model_proto)
-    _strip(graph)
+    _strip_debug_information(graph)
     store_as_fp16(graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
 
 def store_as_fp16(graph: onnx.ModelProto) -> None:
-    """Halve the file, in place: each float32 weight that fp16 holds exactly is stored so, and cast back to float32 where it is used.
+    """Halve the file, in place: store each fp32 weight that fp16 holds exactly as fp16 and a cast.
 
-    The arithmetic stays fp32, and a runtime folds the casts when it loads. Checkpoints are fp16, so all their weights qualify.
+    The arithmetic stays fp32: runtimes fold the casts when they load the graph. Checkpoints are
+    fp16, so all their weights qualify.
     """
     casts = []
     for weight in graph.graph.initializer:
@@ -192,9 +180,9 @@ def store_as_fp16(graph: onnx.ModelProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # Remarks of the exporter about itself: torchvision's operators, which no model here has, a deprecation inside torch.export, and that
-    # one name stands for the batch of every input, as it should.
+def _quiet_exporter() -> Iterator[None]:
+    # Hides what needs no action: missing torchvision operators, which no model here uses, a
+    # deprecation inside torch.export, and that all inputs share the name of the batch axis.
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -213,8 +201,8 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _strip(graph: onnx.ModelProto) -> None:
-    # The exporter records stack traces with the paths of the machine it ran on; without them the same weights give the same file.
+def _strip_debug_information(graph: onnx.ModelProto) -> None:
+    # Stack traces hold paths of this machine; without them the same weights give the same file.
     del graph.metadata_props[:]
     del graph.graph.metadata_props[:]
     graph.graph.doc_string = graph.doc_string = ""
@@ -230,6 +218,23 @@ def _strip(graph: onnx.ModelProto) -> None:
     del graph.graph.value_info[:]
 
 
-def _with_facts(graph: onnx.ModelProto, facts: Facts) -> onnx.ModelProto:
-    helper.set_model_props(graph, facts.as_strings())
+def _with_metadata(
+    graph: onnx.ModelProto,
+    model: Tokenizer,
+    name: str,
+    role: Literal["encode", "decode"],
+    budget: int,
+) -> onnx.ModelProto:
+    metadata = ModelMetadata(
+        tokenizer=name,
+        role=role,
+        budget=budget,
+        picture_size=model.shape.image_size,
+        channels=model.shape.channels,
+        fingerprint=checkpoint.fingerprint(model),
+        family=model.family,
+        bits_per_token=model.bits_per_token,
+        codes=model.codes if model.codes < 2**model.bits_per_token else None,
+    )
+    helper.set_model_props(graph, metadata.as_strings())
     return graph

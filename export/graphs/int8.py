@@ -1,7 +1,7 @@
-"""int8 for decode on a processor: a decode graph whose 3x3 convolutions multiply int8, calibrated on photos' tokens.
+"""int8 decode graphs for CPUs: 3x3 convolutions quantised with NNCF, calibrated on real tokens.
 
-It stays ONNX, with QuantizeLinear and DequantizeLinear around what is int8: the repository holds one kind of file. OpenVINO computes the
-rest in bf16. docs/decisions/0012 has what it costs and gains.
+The result stays ONNX, with QuantizeLinear and DequantizeLinear around the int8 convolutions, and
+OpenVINO computes the rest in bf16. docs/decisions/0012 has the cost and the gain.
 """
 
 import io
@@ -18,45 +18,44 @@ from tokenizer import inference
 from tokenizer.models.bsq import ABSENT
 
 CALIBRATION_PHOTOS = 300
-MIN_PSNR = 38.0  # dB, of its images against those of fp32
+MIN_PSNR = 38.0  # dB, of int8 images against fp32 images
 
 
 def quantise(decode_graph: bytes, tokens: NDArray[np.int32]) -> bytes:
-    """The decode graph, serialised ONNX of the same inputs, outputs and facts, with its 3x3 convolutions in int8.
+    """Quantise a serialised decode graph; inputs, outputs and metadata stay.
 
-    decode_graph: as export.graphs.graph.decode_graph makes it, serialised. tokens: int32 [N, budget], of real photos and none absent
-    (tokenizer.inference.encode); half of them are cut here to smaller k, as serving will see them.
+    tokens: int32 [N, budget] of real photos, none absent. Every other row is cut to a smaller k, to
+    calibrate on what serving will decode.
     """
-    import nncf  # takes seconds and torch: only who quantises waits for it
+    import nncf  # slow to import, and needs torch
 
     nncf.set_log_level(logging.ERROR)
     model = onnx.load_model_from_string(decode_graph)
-    facts = graph.facts(model)
+    metadata = graph.read_metadata(model)
     _prepare(model)
-    one_by_one, others = _not_quantised(model)
+    one_by_one, others = _ignored(model)
     with redirect_stdout(io.StringIO()):  # progress bars
-        made = nncf.quantize(
+        quantised = nncf.quantize(
             model,
             nncf.Dataset(list(_at_several_budgets(tokens)), lambda row: {"tokens": row[None]}),
-            # Activations get a zero point: what leaves a SiLU is not symmetric.
+            # Activations get a zero point: the output of a SiLU is not symmetric.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(tokens),
             ignored_scope=nncf.IgnoredScope(names=one_by_one, types=others),
-            # It cost 0.2 to 0.3 dB.
+            # Bias correction cost 0.2 to 0.3 dB.
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
-    del made.graph.value_info[:]
-    del made.metadata_props[:]
-    helper.set_model_props(made, facts.as_strings())
-    graph.store_as_fp16(made)
-    onnx.checker.check_model(
-        made, full_check=False
-    )  # full: its shapes stop at GroupNormalization, see _prepare
-    return bytes(made.SerializeToString())
+    del quantised.graph.value_info[:]
+    del quantised.metadata_props[:]
+    helper.set_model_props(quantised, metadata.as_strings())
+    graph.store_as_fp16(quantised)
+    # Not full_check: shape inference stops at GroupNormalization, see _prepare.
+    onnx.checker.check_model(quantised, full_check=False)
+    return bytes(quantised.SerializeToString())
 
 
 def _prepare(model: onnx.ModelProto) -> None:
-    # What NNCF cannot read: weights behind a cast, and GroupNormalization, of which ONNX infers no type.
+    # NNCF reads no weights behind a cast, and ONNX infers no output type of GroupNormalization.
     halves = {
         weight.name: weight
         for weight in model.graph.initializer
@@ -80,11 +79,12 @@ def _prepare(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _not_quantised(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
-    """Names of 1x1 convolutions, and all operators but convolutions.
+def _ignored(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """What stays unquantised: names of 1x1 convolutions, and all operator types but Conv.
 
-    A 1x1 that reads the residual stream, whose outliers no norm has tamed, made most of the error, and all 1x1 together are a twentieth of
-    the time. Left to itself NNCF puts the SiLU's sigmoid and the residual stream into int8 as well, which is 4 dB worse and slower.
+    1x1 convolutions on the residual stream, whose outliers no norm has removed, caused most of the
+    error and take a twentieth of the time. By default NNCF also quantises the SiLU's sigmoid and
+    the residual stream: 4 dB worse, and slower.
     """
     weights = {weight.name: weight.dims for weight in model.graph.initializer}
     one_by_one = [

@@ -1,4 +1,4 @@
-"""Does a graph do what the checkpoint does? PyTorch against ONNX Runtime over photos, to the bit and to the pixel."""
+"""Parity of tokenizer graphs: ONNX Runtime against PyTorch, token bits and pixels over photos."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,16 @@ from tokenizer import inference
 from tokenizer.models.base import Tokenizer
 
 BATCH = 16
-# The two add up in another order, so a latent within about 1e-6 of 0 may change its sign: at most one bit in 100,000, or one in all.
+# Summation order differs, so a latent within about 1e-6 of 0 may change sign: at most one bit in
+# 100,000, or one in all.
 MAX_FLIPPED_SHARE = 1e-5
-# And a pixel within about 1e-4 of x.5 may round to the neighbour, but never further.
+# A pixel within about 1e-4 of x.5 may round to the neighbouring value.
 MAX_PIXEL_DIFFERENCE = 1
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Differences between two decodes of the same tokens at one budget, in steps of 1/255: the largest, and the mean over all values."""
+    """Largest and mean difference between two decodes of the same tokens, in steps of 1/255."""
 
     budget: int
     largest: int
@@ -28,8 +29,9 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Parity:
-    """photos: how many were compared. bits: token bits compared, photos x C x bits of a token. flipped: bits that differ.
+    """Comparison over photos.
 
+    bits: token bits compared, photos x C x bits per token. flipped: how many differ.
     bits_of_a_flip: see tokenizer.models.base; so many may always differ.
     """
 
@@ -41,13 +43,15 @@ class Parity:
 
     @property
     def may_flip(self) -> int:
+        """How many token bits may differ by rounding."""
         return max(self.bits_of_a_flip, int(MAX_FLIPPED_SHARE * self.bits))
 
     @property
     def out_of_bounds(self) -> list[str]:
         """A sentence for each bound that is broken; empty when the graphs may be served."""
         broken = [
-            f"at k = {decode.budget} a pixel differs by {decode.largest}; at most {MAX_PIXEL_DIFFERENCE} is rounding"
+            f"at k = {decode.budget} a pixel differs by {decode.largest}; "
+            f"at most {MAX_PIXEL_DIFFERENCE} is rounding"
             for decode in self.decodes
             if decode.largest > MAX_PIXEL_DIFFERENCE
         ]
@@ -58,7 +62,7 @@ class Parity:
         return broken
 
     def figures(self) -> dict[str, float]:
-        """A flat object of name -> number, as every report in build/ is."""
+        """Name -> number, for a JSON report."""
         figures: dict[str, float] = {
             "photos": self.photos,
             "bits": self.bits,
@@ -70,6 +74,7 @@ class Parity:
         return figures
 
     def table(self) -> str:
+        """The comparison as text."""
         rows = [
             ("PyTorch against ONNX Runtime", "", "allowed"),
             ("photos", f"{self.photos:,}", ""),
@@ -91,9 +96,10 @@ class Parity:
 def measure(
     model: Tokenizer, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]
 ) -> Parity:
-    """Compare `model` with its graphs (serialised ONNX; decodes by budget) on photos uint8 [N, S, S, 3].
+    """Compare a model with its serialised graphs on photos uint8 [N, S, S, 3].
 
-    Both sides decode the same tokens, PyTorch's, so that a flipped bit is counted once and not again in every pixel.
+    decodes: by budget. Both sides decode PyTorch's tokens, so that a flipped bit does not count
+    again in the pixels.
     """
     tokens = inference.encode(model, photos)
     flipped = int(np.unpackbits((tokens.numpy() ^ run(encode, photos)).view(np.uint8)).sum())
@@ -114,7 +120,7 @@ def measure(
 
 
 def run(graph: bytes, array: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-    """A serialised graph of one input and one output over all of `array`, in batches, on the CPU."""
+    """Run a serialised graph of one input and one output over `array`, in batches, on a CPU."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate(

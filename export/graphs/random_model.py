@@ -1,4 +1,4 @@
-"""A tokenizer nobody trained: what an engine costs does not depend on the weights."""
+"""Tokenizers with random weights, for measurements and tests that do not depend on the weights."""
 
 import torch
 
@@ -7,14 +7,14 @@ from tokenizer.models.registry import SIZES, Shape
 
 
 def random_model(size: str) -> Tokenizer:
-    """One of tokenizer.models.registry.SIZES, as `random_of` makes it."""
+    """A size of tokenizer.models.registry.SIZES with random weights; see `random_of`."""
     return random_of(SIZES[size])
 
 
 def random_of(shape: Shape) -> Tokenizer:
-    """The same weights on every call, of fp16's precision as a checkpoint would store them, computing in fp32.
+    """A model with the same random weights on every call, rounded to fp16 as in a checkpoint.
 
-    What training starts at zero is random too, for a zero would hide what it is multiplied with.
+    Parameters that training initialises to zero are random too: a zero would hide its factor.
     """
     torch.manual_seed(0)
     model: Tokenizer = shape.build()

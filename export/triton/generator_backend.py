@@ -49,7 +49,7 @@ class Generation:
     def __init__(
         self, session: Any, channels: int, label: int, temperature: float, top_k: int
     ) -> None:
-        """See Steps.begin."""
+        """See GeneratorSession.begin."""
         self.length = 0
         self._session = session
         self._binding = session.io_binding()
@@ -93,7 +93,7 @@ class Generation:
         return int(self._next[0]), self._logits[0].copy()
 
 
-class Steps:
+class GeneratorSession:
     """The graph in ONNX Runtime. draws, values: shape of the noise of a token. channels: tokens of a sequence at most."""
 
     def __init__(self, graph: str | bytes, threads: int) -> None:
@@ -120,7 +120,9 @@ class Steps:
 class Sequence:
     """One request: what it asks for, how far it has come, and what its tokens are sent with. stopped: nobody wants more of it."""
 
-    def __init__(self, request: Any, sender: Any, steps: Steps, classes: int, codes: int) -> None:
+    def __init__(
+        self, request: Any, sender: Any, steps: GeneratorSession, classes: int, codes: int
+    ) -> None:
         """Raises ValueError, with a sentence for the caller, when its inputs do not fit together."""
         self.sender, self.stopped = sender, False
         self.unsent: list[int] = []
@@ -191,7 +193,7 @@ class TritonPythonModel:
         given = json.loads(args["model_config"])["parameters"]
         parameters = {name: value["string_value"] for name, value in given.items()}
         self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
-        self.steps = Steps(
+        self.steps = GeneratorSession(
             str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"),
             int(parameters["threads"]),
         )

@@ -50,16 +50,16 @@ def interface(message: Any, channels: int) -> None:
 
 def config(graph: bytes, version: int = 1) -> str:
     """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.graphs.generator_graph."""
-    facts = generator_graph.facts(onnx.load_model_from_string(graph))
+    metadata = generator_graph.read_metadata(onnx.load_model_from_string(graph))
     message = model_config_pb2.ModelConfig(
-        name=model_name(facts.generator, version), backend="python", max_batch_size=0
+        name=model_name(metadata.generator, version), backend="python", max_batch_size=0
     )
-    interface(message, facts.channels)
+    interface(message, metadata.channels)
     message.instance_group.add(
         count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
     )  # see triton_generator
     parameters = {
-        **facts.as_strings(),
+        **metadata.as_strings(),
         "version": str(version),
         "graph_sha256": hashlib.sha256(graph).hexdigest(),
         "engine": "onnxruntime",
@@ -77,14 +77,14 @@ def write(folder: Path, graph: bytes) -> str:
 
     The version is that of the model replaced, plus one when this one has other weights or another tokenizer. Returns the model's name.
     """
-    facts = generator_graph.facts(onnx.load_model_from_string(graph))
-    whose = {"generator": facts.generator}
+    metadata = generator_graph.read_metadata(onnx.load_model_from_string(graph))
+    whose = {"generator": metadata.generator}
     weights = {
-        "generator_fingerprint": facts.generator_fingerprint,
-        "fingerprint": facts.fingerprint,
+        "generator_fingerprint": metadata.generator_fingerprint,
+        "fingerprint": metadata.fingerprint,
     }
     version = repository.next_version(folder, whose, weights)
-    name = model_name(facts.generator, version)
+    name = model_name(metadata.generator, version)
     with repository.replaced(folder, whose) as fresh:
         (fresh / name / "1").mkdir(parents=True)
         (fresh / name / "1/model.onnx").write_bytes(graph)

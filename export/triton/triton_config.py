@@ -93,8 +93,12 @@ def _tensorrt(message: Any, size: int) -> None:
         spec.graph_lower_bound.input[tensor.name].dim.extend(tensor.dims)
         batch, lower = 2 * batch, batch + 1
     profile = {"min_batch": 1, "opt_batch": GPU_BEST_BATCH, "max_batch": GPU_MAX_BATCH}
-    facts = {"input_name": tensor.name, "input_shape": "x".join(map(str, tensor.dims)), **profile}
-    for key, value in facts.items():  # export.triton.tensorrt_plans builds from these
+    metadata = {
+        "input_name": tensor.name,
+        "input_shape": "x".join(map(str, tensor.dims)),
+        **profile,
+    }
+    for key, value in metadata.items():  # export.triton.tensorrt_plans builds from these
         message.parameters[key].string_value = str(value)
 
 

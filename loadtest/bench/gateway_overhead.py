@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
 import imaging
-from export.graphs.graph import OPSET, Facts
+from export.graphs.graph import OPSET, ModelMetadata
 from export.triton import repository
 from loadtest.bench.capacity import targets
 from loadtest.bench.throughput import photos
@@ -192,7 +192,7 @@ def _graph(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     role: Literal["encode", "decode"] = "encode" if taken[0] == "picture" else "decode"
     helper.set_model_props(
-        model, Facts("identity", role, CHANNELS, SIZE, CHANNELS, "1d" * 8).as_strings()
+        model, ModelMetadata("identity", role, CHANNELS, SIZE, CHANNELS, "1d" * 8).as_strings()
     )
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -52,13 +52,13 @@ def cases(repository: Path, model: Tokenizer, photos: Tensor, reference: Referen
     count = len(reference.tokens)
     found = []
     for path in sorted(repository.glob("*/1/model.onnx")):
-        facts = graph.facts(onnx.load(path))
-        if facts.fingerprint != checkpoint.fingerprint(model):
+        metadata = graph.read_metadata(onnx.load(path))
+        if metadata.fingerprint != checkpoint.fingerprint(model):
             continue
-        if facts.role == "encode":
+        if metadata.role == "encode":
             given, due = photos[:count].numpy(), reference.tokens.numpy()
         else:
-            given = np.ascontiguousarray(reference.tokens[:, : facts.budget].numpy())
-            due = inference.decode(model, reference.tokens, facts.budget)
-        found.append(Case(path.parents[1].name, facts, path.read_bytes(), given, due))
+            given = np.ascontiguousarray(reference.tokens[:, : metadata.budget].numpy())
+            due = inference.decode(model, reference.tokens, metadata.budget)
+        found.append(Case(path.parents[1].name, metadata, path.read_bytes(), given, due))
     return found

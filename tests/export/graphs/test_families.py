@@ -26,7 +26,7 @@ def test_graphs_carry_metadata_and_agree_with_pytorch(shape: CvqShape | FlexShap
     result = parity.measure(model, encode, decodes, photos_of_side(shape.image_size))
     assert result.out_of_bounds == []
     prefix_graph = onnx.load_model_from_string(decodes[4])
-    metadata = graph.facts(prefix_graph)
+    metadata = graph.read_metadata(prefix_graph)
     assert (metadata.family, metadata.budget, metadata.bits_per_token, metadata.codes) == (
         shape.kind,
         4,

@@ -49,8 +49,8 @@ def test_the_fingerprint_is_that_of_the_checkpoint(
     decode: onnx.ModelProto, decodes: dict[int, bytes]
 ) -> None:
     assert (
-        graph.facts(decode).fingerprint
-        == graph.facts(onnx.load_model_from_string(decodes[256])).fingerprint
+        graph.read_metadata(decode).fingerprint
+        == graph.read_metadata(onnx.load_model_from_string(decodes[256])).fingerprint
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from export.__main__ import main
 from export.graphs import generator_graph, generator_parity
 from export.triton import generator_repository, repository
-from export.triton.generator_backend import Steps, gumbel
+from export.triton.generator_backend import GeneratorSession, gumbel
 from generator import checkpoint
 from service.core.registry import ServedModels
 from service.engine.embedded_triton import EmbeddedTriton
@@ -58,14 +58,16 @@ def test_a_bit_that_is_certain_spoils_no_other() -> None:
     generator = random_generator()
     with torch.no_grad():
         generator.model.prediction.linear.weight.mul_(1000)
-    steps = Steps(generator_graph.step_graph(generator, "tiny").SerializeToString(), threads=1)
+    steps = GeneratorSession(
+        generator_graph.step_graph(generator, "tiny").SerializeToString(), threads=1
+    )
     _, logits = generator_parity.greedy(steps, 0, 8)
     assert np.isfinite(logits).all()
     assert logits.min() < -1000
 
 
 def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
-    steps = Steps(graph, threads=1)
+    steps = GeneratorSession(graph, threads=1)
     noise = [gumbel(5, index, 2, 256) for index in range(6)]
     one_by_one, tokens = steps.begin(1, 1.0, 0), [-1]
     for index in range(6):
@@ -200,7 +202,7 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 @module_loop
 async def test_triton_streams_what_the_graph_gives(streams: StreamingClient, graph: bytes) -> None:
-    steps = Steps(graph, threads=1)
+    steps = GeneratorSession(graph, threads=1)
     generation, newest, expected = steps.begin(1, 1.0, 0), -1, []
     for index in range(40):
         newest, _ = generation.step([newest], gumbel(7, index, 2, 256))

@@ -133,14 +133,14 @@ def test_a_graph_says_what_it_is(
     model: ChannelTok, encode: bytes, decodes: dict[int, bytes]
 ) -> None:
     fingerprint = checkpoint.fingerprint(model)
-    assert graph.facts(onnx.load_model_from_string(encode)) == graph.Facts(
+    assert graph.read_metadata(onnx.load_model_from_string(encode)) == graph.ModelMetadata(
         "demo", "encode", 256, 128, 256, fingerprint
     )
-    assert graph.facts(onnx.load_model_from_string(decodes[32])) == graph.Facts(
+    assert graph.read_metadata(onnx.load_model_from_string(decodes[32])) == graph.ModelMetadata(
         "demo", "decode", 32, 128, 256, fingerprint
     )
     with pytest.raises(ValueError, match="not written by"):
-        graph.facts(onnx.ModelProto())
+        graph.read_metadata(onnx.ModelProto())
 
 
 def test_a_graph_keeps_no_trace_of_the_machine_that_made_it(encode: bytes) -> None:
