@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.settings import Settings
 from tests.support.running import ROOT
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 README = ROOT / "README.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
 INDEX = ROOT / "docs/README.md"
 
 
@@ -136,6 +138,7 @@ CHECKS = {
     "make": check_make,
     ".venv/bin/pip": check_pip,
     ".venv/bin/channeltok": run_by_the_system_tests,
+    ".venv/bin/python": run_by_the_system_tests,
     "curl": run_by_the_system_tests,
 }
 
@@ -184,7 +187,18 @@ def test_pre_commit_runs_commands_that_make_check_runs() -> None:
         assert hook["entry"] in recipe
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
+def test_new_names_in_the_changelog_exist() -> None:
+    text = CHANGELOG.read_text()
+    settings = re.findall(r"^\| setting \| `\w+` \| `(\w+)` \|", text, re.MULTILINE)
+    metrics = re.findall(r"^\| metric \| `[^`]+` \| `(\w+?)(?:_total)?[`{]", text, re.MULTILINE)
+    assert settings
+    assert metrics
+    assert set(settings) <= set(Settings.model_fields)
+    known = (ROOT / "docs/metrics.md").read_text()
+    assert not [metric for metric in metrics if f"`{metric}`" not in known]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != CHANGELOG], ids=name)
 def test_modules_that_a_page_runs_exist(page: Path) -> None:
     for module in re.findall(r"python -m ([a-z_][\w.]*\w)", page.read_text()):
         path = ROOT / module.replace(".", "/")

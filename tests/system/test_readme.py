@@ -1,5 +1,6 @@
 """README's commands and snippet run as they stand, on a real service with other ports."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from tests.support.running import ROOT, Service
 
 TEXT = (ROOT / "README.md").read_text()
 CHANNELTOK = str(Path(sys.executable).with_name("channeltok"))
-PROGRAMS = (".venv/bin/channeltok ", "curl ")
+PROGRAMS = (".venv/bin/channeltok ", ".venv/bin/python ", "curl ")
 
 
 def commands() -> list[str]:
@@ -22,14 +23,21 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout to commands that read docs/images."""
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    """A folder that looks like the checkout to these commands."""
+    for name in ("docs", "model_repository"):
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
 def run(command: list[str], folder: Path) -> None:
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'client'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -38,10 +46,10 @@ def test_readme_commands_run(service: Service, folder: Path) -> None:
     assert len(commands()) >= 6
     for command in commands():
         command = command.replace("http://127.0.0.1:8080", service.rest)
-        if command.startswith(".venv"):
-            command = command.replace(".venv/bin/channeltok", CHANNELTOK)
-            command += "" if "--in-process" in command else f" --server {service.grpc}"
-        run(["bash", "-c", command], folder)
+        if "/channeltok " in command and "--in-process" not in command:
+            command += f" --server {service.grpc}"
+        command = command.replace(".venv/bin/python", sys.executable)
+        run(["bash", "-c", command.replace(".venv/bin/channeltok", CHANNELTOK)], folder)
     assert (folder / "back.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "cat.ctok").read_bytes().startswith(b"CTOK")
     assert list((folder / "tokens").glob("*.parquet"))
