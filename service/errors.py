@@ -23,7 +23,11 @@ DeadlineExceeded can strike anywhere. Codes are stable: clients branch on them.
 
 from typing import ClassVar
 
+import structlog
+from channeltok.errors import InvalidInput
 from grpc import StatusCode
+
+log = structlog.get_logger()
 
 
 class ServiceError(Exception):
@@ -234,11 +238,25 @@ class Stopping(
 ): ...
 
 
+_KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+_BY_CODE = {kind.code: kind for kind in _KINDS}
+
+
 class CannotStart(RuntimeError):
     """The service cannot run here; the message says what is missing or in the way. No caller sees it."""
 
 
 def is_ours(code: str) -> bool:
     """Whether an error code is a fault of the service, and not the caller's or an expected refusal."""
-    kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
-    return any(kind.code == code and kind.ours for kind in kinds)
+    return code in _BY_CODE and _BY_CODE[code].ours
+
+
+def to_service_error(error: Exception) -> ServiceError:
+    """The error that callers may see. An unexpected one is logged and hidden behind INTERNAL."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, InvalidInput):  # from channeltok's value types
+        return _BY_CODE[error.code](error.message)
+    log.exception("internal_error", exc_info=error)
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    return ServiceError(f"internal error; it was logged under request id {request_id}")

@@ -25,8 +25,9 @@ from service.observability import metrics, tracing
 from service.observability.request_context import RequestMiddleware
 from service.rest import generate
 from service.rest.app import create_app
+from service.rest.middleware import AuthMiddleware
 from service.rest.server import HttpServer
-from service.security.auth import Authenticator, AuthMiddleware
+from service.security.auth import Authenticator
 from service.security.tls import Tls
 from service.settings import Settings
 from service.triton.client import Triton
@@ -48,7 +49,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    tls, access = Tls.of(settings), Authenticator.of(settings)
+    tls, authenticator = Tls.of(settings), Authenticator.of(settings)
     _allow_open_files(2 * settings.max_connections)
     _warn_of_plain_text(settings)
     rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=settings.reuse_port)
@@ -59,7 +60,7 @@ async def serve(settings: Settings) -> None:
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
-    grpc_server = _grpc_server(tokenization, generation, settings, tls, access)
+    grpc_server = _grpc_server(tokenization, generation, settings, tls, authenticator)
     supervisor.on_ready_change(grpc_server.set_ready)
 
     async def exposition() -> bytes:
@@ -73,7 +74,7 @@ async def serve(settings: Settings) -> None:
     )
     generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
-        RequestMiddleware(AuthMiddleware(app, access)),
+        RequestMiddleware(AuthMiddleware(app, authenticator)),
         settings,
         None if tls is None else tls.rest_context(),
         LAST_REPLIES_SECONDS,
@@ -138,14 +139,14 @@ def _grpc_server(
     generation: Generation,
     settings: Settings,
     tls: Tls | None,
-    access: Authenticator,
+    authenticator: Authenticator,
 ) -> GrpcServer:
     try:
         return GrpcServer(
             tokenization,
             generation,
             settings,
-            access,
+            authenticator,
             None if tls is None else tls.grpc_credentials(),
         )
     except RuntimeError as error:

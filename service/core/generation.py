@@ -1,20 +1,23 @@
-"""Generate, once, for both protocols: new tokens by a generator in Triton, and the images that they make on the way.
+"""Generate, for both protocols: new tokens by a generator in Triton, and previews of the image.
 
-    request --> generator, sampling, prefix --> place --> Triton's stream --> tokens ----------------> events
-                                                                               └─ at each preview's k: decode ─┘
+    request -> check -> permit -> Triton's stream -> tokens ------------> events
+                                                       |
+                                                       at each preview's k: decode -> events
 
-A caller who reads slowly holds no place: what is made waits for them here, and it is little (a few hundred ids, a few images).
+A slow reader holds no permit: events wait for it in a buffer, and they are small (a few hundred ids,
+a few images).
 """
 
 import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
+from channeltok import GenerateParams, NewTokens, Preview, Started
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
@@ -43,68 +46,29 @@ TOP_K = 200
 MAX_TEMPERATURE = 10.0
 MAX_PREVIEWS = 8
 MAX_SEED = 2**63 - 1
-_DRAWN_SEED_BITS = 32  # a seed that every JSON reader keeps exactly
+_RANDOM_SEED_BITS = 32  # JSON readers keep integers exactly only up to 53 bits
 _RPC = "generate"
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """What a caller asks for; see GenerateRequest in the contract. generator, class_name: empty or None for none named.
-
-    prefix: tokens or token bytes, empty for none. previews: budgets in any order. preview_format: "JPEG", "PNG" or "WEBP".
-    """
-
-    generator: str | None = None
-    class_name: str | None = None
-    prefix: Tokens | bytes = b""
-    k: int | None = None
-    seed: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    previews: Sequence[int] = ()
-    preview_format: str = "PNG"
-
-
-@dataclass(frozen=True)
-class Started:
-    """The first event."""
-
-    generator: ServedGenerator
-    seed: int
-    k: int
-
-
-@dataclass(frozen=True)
-class NewTokens:
-    """ids: those that follow each other from place `index` on."""
-
-    index: int
-    ids: list[int]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """image: what decode gives of the first k tokens."""
-
-    k: int
-    image: bytes
-
-
-@dataclass(frozen=True)
 class Finished:
-    """The last event. tokens: the whole sequence."""
+    """The last event. tokenizer: name. tokens: the whole sequence. engine: see Model.engine."""
 
-    generator: ServedGenerator
+    tokenizer: str
     tokens: Tokens
+    engine: str
     stages: Stages
 
 
 Event = Started | NewTokens | Preview | Finished
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What was wanted, checked and complete. prefix: uint16 [j], j from 0 to k. previews: ascending."""
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """GenerateParams, checked and with defaults filled in.
+
+    prefix: uint16 [j], 0 <= j <= k. previews: ascending. preview_format: as Pillow names it.
+    """
 
     generator: ServedGenerator
     class_number: int
@@ -117,7 +81,7 @@ class _Task:
     preview_format: str
 
     def inputs(self) -> dict[str, NDArray[np.generic]]:
-        """As the Triton model takes them."""
+        """The input tensors of the Triton model, by name."""
         return {
             "class": np.array([self.class_number], np.int32),
             "prefix": prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
@@ -129,35 +93,35 @@ class _Task:
 
 
 class _EventBuffer:
-    """Events that were made and not yet read. Tokens that wait together leave together."""
+    """Events made and not yet read. Consecutive NewTokens are merged."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._closed = False
 
     def put(self, event: Event) -> None:
         last = self._events[-1] if self._events else None
         if isinstance(event, NewTokens) and isinstance(last, NewTokens):
-            self._events[-1] = NewTokens(last.index, [*last.ids, *event.ids])
+            self._events[-1] = NewTokens(last.index, (*last.ids, *event.ids))
         else:
             self._events.append(event)
-        self._news.set()
+        self._changed.set()
 
     def close(self) -> None:
         self._closed = True
-        self._news.set()
+        self._changed.set()
 
     async def get(self) -> Event | None:
-        """The next, in order; None once it is closed and empty."""
+        """The next event, in order; None once the buffer is closed and empty."""
         while not self._events and not self._closed:
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._events.popleft() if self._events else None
 
 
 class Generation:
-    """The one thing it does. It has places of its own: a long generation takes none from single images."""
+    """Runs Generate. It has permits of its own: a long generation takes none from single images."""
 
     def __init__(
         self,
@@ -178,168 +142,180 @@ class Generation:
 
     @property
     def generators(self) -> list[ServedGenerator]:
-        """Those that calls go to, the default one first."""
+        """The generators that calls go to, the default one first."""
         return self._registry.current.current_generators
 
     async def generate(
-        self, wanted: GenerateRequest, timeout: float | None = None
+        self, params: GenerateParams, timeout: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Started, then NewTokens and Previews as they are made, and Finished. Nothing comes before the first token is made.
+        """Yield Started, then NewTokens and Previews as they are made, then Finished.
 
-        timeout: seconds left to the caller's deadline. Iterate within `contextlib.aclosing`: closing stops the engine at once.
+        Started comes with the first token, so a request that cannot be served raises before it.
+        Iterate within `contextlib.aclosing`: closing stops the engine at once.
+
+        timeout: seconds left until the caller's deadline.
         Raises ServiceError, as the table in service/errors.py says.
         """
-        outbox = _EventBuffer()
-        making = asyncio.create_task(self._make(wanted, timeout, outbox))
-        making.add_done_callback(lambda _: outbox.close())
+        buffer = _EventBuffer()
+        running = asyncio.create_task(self._run(params, timeout, buffer))
+        running.add_done_callback(lambda _: buffer.close())
         try:
-            while (event := await outbox.get()) is not None:
+            while (event := await buffer.get()) is not None:
                 yield event
-            await making
+            await running
         finally:
-            making.cancel()
-            await asyncio.gather(making, return_exceptions=True)  # the engine has been told to stop
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)  # until the engine is stopped
 
-    async def _make(
-        self, wanted: GenerateRequest, timeout: float | None, outbox: _EventBuffer
+    async def _run(
+        self, params: GenerateParams, timeout: float | None, buffer: _EventBuffer
     ) -> None:
+        """Check, admit and record one generation, and put all its events into `buffer`."""
         with CallRecord(
             _RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout
         ) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._rate_limit.take(wait=False)
-                    task = self._checked(wanted)
-                    call.set_subject(task.generator.tokenizer.name, task.k)
+                    plan = self._plan(params)
+                    call.set_subject(plan.generator.tokenizer.name, plan.k)
                     async with self.admission.acquire(Priority.INTERACTIVE) as permit:
                         call.end_stage("admission")
                         with metrics.GENERATIONS.track_inprogress():
-                            await self._run(task, call, permit, outbox)
+                            await self._generate(plan, call, permit, buffer)
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed before the last token") from error
 
-    async def _run(
-        self, task: _Task, call: CallRecord, permit: Permit, outbox: _EventBuffer
+    async def _generate(
+        self, plan: _Plan, call: CallRecord, permit: Permit, buffer: _EventBuffer
     ) -> None:
-        tokenizer = task.generator.tokenizer
-        ids = task.prefix.tolist()
-        to_show: asyncio.Queue[Tokens] = asyncio.Queue()
-        showing = asyncio.create_task(self._show(task, permit, to_show, outbox))
+        generator, tokenizer = plan.generator, plan.generator.tokenizer
+        ids = plan.prefix.tolist()
+        previews = deque(plan.previews)
+        preview_queue: asyncio.Queue[Tokens] = asyncio.Queue()
+        decoding = asyncio.create_task(self._decode_previews(plan, permit, preview_queue, buffer))
         try:
-            async with aclosing(self._new_ids(task, call, permit)) as new_ids:
-                shown = 0
-                async for new in new_ids:
-                    if len(ids) == len(task.prefix):
-                        outbox.put(Started(task.generator, task.seed, task.k))
-                    if new:
-                        outbox.put(NewTokens(len(ids), new))
-                        ids += new
-                    while shown < len(task.previews) and task.previews[shown] <= len(ids):
-                        to_show.put_nowait(
-                            Tokens(ids[: task.previews[shown]], tokenizer.fingerprint)
-                        )
-                        shown += 1
+            async with aclosing(self._new_ids(plan, call, permit)) as stream:
+                async for new_ids in stream:
+                    if len(ids) == len(plan.prefix):
+                        names = (generator.name, tokenizer.name, tokenizer.fingerprint)
+                        buffer.put(Started(*names, plan.seed, plan.k))
+                    if new_ids:
+                        buffer.put(NewTokens(len(ids), tuple(new_ids)))
+                        ids += new_ids
+                    while previews and previews[0] <= len(ids):
+                        k = previews.popleft()
+                        preview_queue.put_nowait(Tokens(ids[:k], tokenizer.fingerprint))
             call.end_stage("tokens")
-            await showing
+            await decoding
             call.end_stage("previews")
         finally:
-            showing.cancel()
-        outbox.put(Finished(task.generator, Tokens(ids, tokenizer.fingerprint), call.stages))
+            decoding.cancel()
+        tokens = Tokens(ids, tokenizer.fingerprint)
+        buffer.put(Finished(tokenizer.name, tokens, generator.model.engine, call.stages))
 
     async def _new_ids(
-        self, task: _Task, call: CallRecord, permit: Permit
+        self, plan: _Plan, call: CallRecord, permit: Permit
     ) -> AsyncGenerator[list[int], None]:
-        """The ids after the prefix, as they come; a single empty list where there are none to make.
+        """Yield the ids after the prefix as the engine sends them; one empty list if none are due.
 
-        Raises EngineUnavailable when the engine answers anything but these.
+        Raises EngineUnavailable when the engine sends anything else.
         """
-        due = len(task.prefix)
-        if due == task.k:
+        position = len(plan.prefix)
+        if position == plan.k:
             yield []
             return
-        name, model, asked = task.generator.name, task.generator.model, time.perf_counter()
-        latest = call.started
+        name, model = plan.generator.name, plan.generator.model
+        vocab_size = plan.generator.tokenizer.vocab_size
+        sent, latest = time.perf_counter(), call.started
         async with aclosing(
-            self._triton.streams.infer(model, task.inputs(), under_way=permit.hold_until)
+            self._triton.streams.infer(model, plan.inputs(), under_way=permit.hold_until)
         ) as responses:
             async for response in responses:
-                index, new = (
+                index, ids = (
                     response[output].tolist() if output in response else []
                     for output in ("index", "token")
                 )
-                valid = all(0 <= one < task.generator.tokenizer.vocab_size for one in new)
-                if index != [due] or not new or len(new) > task.k - due or not valid:
+                in_range = all(0 <= token < vocab_size for token in ids)
+                if index != [position] or not 0 < len(ids) <= plan.k - position or not in_range:
                     break
                 now = time.perf_counter()
-                if due == len(task.prefix):
+                if position == len(plan.prefix):
                     metrics.TIME_TO_FIRST_TOKEN.labels(name).observe(now - latest)
                     call.end_stage("first_token")
                 else:
-                    for _ in new:
-                        metrics.INTER_TOKEN_LATENCY.labels(name).observe((now - latest) / len(new))
+                    for _ in ids:
+                        metrics.INTER_TOKEN_LATENCY.labels(name).observe((now - latest) / len(ids))
                 latest = now
-                metrics.TOKENS.labels(_RPC).inc(len(new))
-                due += len(new)
-                yield new
+                metrics.TOKENS.labels(_RPC).inc(len(ids))
+                position += len(ids)
+                yield ids
             else:
-                if due == task.k:
+                if position == plan.k:
                     return
-        self._triton.health.suspect(model.name, asked)
+        self._triton.health.suspect(model.name, sent)
         raise EngineUnavailable(
-            "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
+            "the engine returned invalid tokens: try again", RETRY_AFTER_SECONDS
         )
 
-    async def _show(
-        self, task: _Task, permit: Permit, to_show: asyncio.Queue[Tokens], outbox: _EventBuffer
+    async def _decode_previews(
+        self,
+        plan: _Plan,
+        permit: Permit,
+        preview_queue: asyncio.Queue[Tokens],
+        buffer: _EventBuffer,
     ) -> None:
-        for _ in task.previews:
-            tokens = await to_show.get()
+        for _ in plan.previews:
+            tokens = await preview_queue.get()
             await self._rate_limit.take(wait=True)
-            decoder, padded = task.generator.tokenizer.decoder_input(tokens)
+            decoder, padded = plan.generator.tokenizer.decoder_input(tokens)
             inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
-            image = await self._images.encode(inference.output[0], task.preview_format)
+            image = await self._images.encode(inference.output[0], plan.preview_format)
             metrics.IMAGE_BYTES.labels(_RPC).inc(len(image))
-            outbox.put(Preview(tokens.k, image))
+            buffer.put(Preview(tokens.k, image))
 
-    def _checked(self, wanted: GenerateRequest) -> _Task:
-        temperature = TEMPERATURE if wanted.temperature is None else wanted.temperature
-        if not 0 <= temperature <= MAX_TEMPERATURE:  # NaN is neither
-            raise BadSampling(f"temperature is {temperature:g}; it is 0 to {MAX_TEMPERATURE:g}")
-        seed = random.getrandbits(_DRAWN_SEED_BITS) if wanted.seed is None else wanted.seed
+    def _plan(self, params: GenerateParams) -> _Plan:
+        temperature = TEMPERATURE if params.temperature is None else params.temperature
+        if not 0 <= temperature <= MAX_TEMPERATURE:  # also refuses NaN
+            raise BadSampling(
+                f"temperature is {temperature:g}; it must be 0 to {MAX_TEMPERATURE:g}"
+            )
+        seed = random.getrandbits(_RANDOM_SEED_BITS) if params.seed is None else params.seed
         if not 0 <= seed <= MAX_SEED:
-            raise BadSampling(f"seed is {seed}; it is 0 to {MAX_SEED}")
-        generator = self._registry.current.generator(wanted.generator)
+            raise BadSampling(f"seed is {seed}; it must be 0 to {MAX_SEED}")
+        generator = self._registry.current.generator(params.generator)
         vocab_size = generator.tokenizer.vocab_size
-        top_k = min(TOP_K, vocab_size) if wanted.top_k is None else wanted.top_k
+        top_k = min(TOP_K, vocab_size) if params.top_k is None else params.top_k
         if not 0 <= top_k <= vocab_size:
             raise BadSampling(
-                f"top_k is {top_k}; generator {generator.name!r} takes 0 (all) to {vocab_size}"
+                f"top_k is {top_k}; generator {generator.name!r} takes 0 (no limit) to {vocab_size}"
             )
-        k = generator.max_tokens if wanted.k is None else wanted.k
+        k = generator.max_tokens if params.k is None else params.k
         if not 1 <= k <= generator.max_tokens:
             raise BadK(f"k is {k}; generator {generator.name!r} takes 1 to {generator.max_tokens}")
-        previews = sorted(set(wanted.previews))
+        previews = sorted(set(params.previews))
         if len(previews) > MAX_PREVIEWS:
-            raise BadRequest(
-                f"{len(previews)} previews are asked for; at most {MAX_PREVIEWS} are made"
-            )
-        if wrong := [one for one in previews if not 1 <= one <= k]:
-            raise BadK(f"a preview is asked for at {wrong[0]}; with k = {k} they are at 1 to {k}")
-        return _Task(
-            generator,
-            generator.class_number(wanted.class_name),
-            _prefix(wanted.prefix, generator, k),
-            k,
-            seed,
-            temperature,
-            top_k,
-            previews,
-            wanted.preview_format,
+            raise BadRequest(f"{len(previews)} previews; at most {MAX_PREVIEWS} are allowed")
+        for preview in previews:
+            if not 1 <= preview <= k:
+                raise BadK(f"a preview is at {preview}; with k = {k} previews are at 1 to {k}")
+        return _Plan(
+            generator=generator,
+            class_number=generator.class_number(params.class_name),
+            prefix=_read_prefix(params.prefix, generator, k),
+            k=k,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            previews=previews,
+            preview_format=params.preview_format.upper(),
         )
 
 
-def _prefix(tokens: Tokens | bytes, generator: ServedGenerator, k: int) -> NDArray[np.uint16]:
-    """The ids, uint16 [j], j from 0 to k. Raises BadTokens, FingerprintMismatch."""
+def _read_prefix(
+    tokens: Tokens | bytes | None, generator: ServedGenerator, k: int
+) -> NDArray[np.uint16]:
+    """The ids, uint16 [j], 0 <= j <= k. Raises BadTokens, FingerprintMismatch."""
     if not tokens:
         return np.zeros(0, np.uint16)
     if isinstance(tokens, bytes):
@@ -349,16 +325,11 @@ def _prefix(tokens: Tokens | bytes, generator: ServedGenerator, k: int) -> NDArr
             raise BadTokens(f"the prefix cannot be read: {error}") from error
     tokenizer = generator.tokenizer
     if tokens.fingerprint != tokenizer.fingerprint:
-        made = f"{tokenizer.fingerprint} ({tokenizer.name})"
         raise FingerprintMismatch(
-            f"the prefix was made by {tokens.fingerprint}, but generator {generator.name!r} makes tokens of {made}"
+            f"the prefix was made by {tokens.fingerprint}, but generator {generator.name!r} "
+            f"makes tokens of {tokenizer.fingerprint} ({tokenizer.name})"
         )
     if tokens.k > k:
-        raise BadTokens(
-            f"the prefix has {tokens.k} tokens, and k is {k}: it is to be as long at most"
-        )
-    if tokens.ids.max() >= tokenizer.vocab_size:
-        raise BadTokens(
-            f"an id of the prefix is {tokens.ids.max()}; those of tokenizer {tokenizer.name!r} are 0 to {tokenizer.vocab_size - 1}"
-        )
+        raise BadTokens(f"the prefix has {tokens.k} tokens; with k = {k} it can have at most {k}")
+    tokenizer.check(tokens)
     return tokens.ids

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 import structlog
+from channeltok import GeneratorInfo, TokenizerInfo
 from channeltok.tokens import Tokens
 from numpy.typing import NDArray
 
@@ -56,6 +57,19 @@ class ServedTokenizer:
         """All of them."""
         return [self.encoder, *self.decoders.values()]
 
+    def info(self) -> TokenizerInfo:
+        """What clients see of it."""
+        return TokenizerInfo(
+            name=self.name,
+            family=self.family,
+            fingerprint=self.fingerprint,
+            max_tokens=self.max_tokens,
+            bits_per_token=self.bits_per_token,
+            vocab_size=self.vocab_size,
+            image_size=self.image_size,
+            budgets=tuple(self.decoders),
+        )
+
     def decoder_for(self, k: int) -> tuple[int, Model]:
         """The smallest budget >= k, and its model."""
         return next((budget, model) for budget, model in self.decoders.items() if budget >= k)
@@ -96,6 +110,18 @@ class ServedGenerator:
     classes: tuple[str, ...]
     tokenizer: ServedTokenizer
     model: Model
+
+    def info(self) -> GeneratorInfo:
+        """What clients see of it."""
+        return GeneratorInfo(
+            name=self.name,
+            family=self.family,
+            generator_fingerprint=self.fingerprint,
+            tokenizer=self.tokenizer.name,
+            fingerprint=self.tokenizer.fingerprint,
+            max_tokens=self.max_tokens,
+            classes=self.classes,
+        )
 
     def class_number(self, name: str | None) -> int:
         """As the model counts them, -1 for None or an empty name. Raises UnknownClass."""

@@ -70,19 +70,8 @@ class LocalEngine:
 
     def tokenizers(self) -> list[TokenizerInfo]:
         """The default one first."""
-        return [
-            TokenizerInfo(
-                one.name,
-                one.family,
-                one.fingerprint,
-                one.max_tokens,
-                one.bits_per_token,
-                one.vocab_size,
-                one.image_size,
-                tuple(one.decoders),
-            )
-            for one in filter(self._served.is_current, self._served.tokenizers)
-        ]
+        current = filter(self._served.is_current, self._served.tokenizers)
+        return [tokenizer.info() for tokenizer in current]
 
     def encode_stream(
         self,

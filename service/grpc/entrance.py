@@ -1,7 +1,8 @@
-"""What every gRPC call passes before its method: who request_context, does its message arrive in time, can it be parsed. And what surrounds it:
-its request id, its access line, and errors told as service/grpc/errors.py does.
+"""What every gRPC call passes before and after its method: authentication, receive timeout, parsing,
+request id and access log, errors as statuses.
 
-gRPC has no limit on the time of a message that trickles in, and shows our classes' names to who sends one that cannot be parsed.
+gRPC itself has no limit on how long a message may take to arrive, and reveals our class names to a
+client whose message cannot be parsed.
 """
 
 import asyncio
@@ -20,41 +21,48 @@ from service.grpc.errors import abort
 from service.observability import request_context
 from service.security.auth import Authenticator
 
-_HEALTH = f"/{health.SERVICE_NAME}/"  # open to all
+_HEALTH = f"/{health.SERVICE_NAME}/"  # open to everyone
 
 
 class GuardedServer:
-    """Stands in the server's place where servicers are added. Not an interceptor, which gRPC asks anew for every call, and twice as slow.
+    """Add servicers to this instead of to `server`; it wraps their methods.
 
-    surrounded: the service whose calls have a request id and an access line.
+    An interceptor would do the same, but gRPC runs interceptors anew for every call, at twice the
+    cost.
+
+    receive_seconds: time that the message of a call with a single one may take to arrive.
+    instrumented_service: the service whose calls get a request id and a line in the access log.
     """
 
     def __init__(
         self,
         server: grpc.aio.Server,
-        access: Authenticator,
+        authenticator: Authenticator,
         receive_seconds: float,
-        surrounded: str,
+        instrumented_service: str,
     ) -> None:
         self._server = server
-        self._access = access
+        self._authenticator = authenticator
         self._receive_seconds = receive_seconds
-        self._surrounded = f"/{surrounded}/"
+        self._instrumented = f"/{instrumented_service}/"
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """As the server's."""
+        """Called by generated code: add the methods of a service, wrapped."""
         self._server.add_generic_rpc_handlers(
             [_GuardedHandler(self, handler) for handler in handlers]
         )
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """As the aio server's, which knows only generic ones and takes no notice."""
+        """Called by generated code; does nothing, as in grpc.aio, which has only generic ones."""
 
-    def guard(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        """Every method as one that takes a stream, which on the wire is the same: a single message gRPC would read before it asks us, for
-        as long as it takes."""
-        open_to_all, surrounded = path.startswith(_HEALTH), path.startswith(self._surrounded)
-        rpc = path.rpartition("/")[2]
+    def wrap(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        """A handler that checks the call, then runs the method of `handler`.
+
+        It takes a stream, even for a method with a single request; on the wire both are the same.
+        gRPC would read a single message before it calls us, however long that takes.
+        """
+        is_open, rpc = path.startswith(_HEALTH), path.rpartition("/")[2]
+        is_instrumented = path.startswith(self._instrumented)
         method = (
             handler.unary_unary
             or handler.unary_stream
@@ -62,46 +70,46 @@ class GuardedServer:
             or handler.stream_stream
         )
 
-        async def answer(context: grpc.aio.ServicerContext) -> Any:
-            if not open_to_all:
-                authorization = [
-                    _text(value)
-                    for key, value in context.invocation_metadata() or ()
-                    if key == "authorization"
-                ]
-                caller.set(
-                    self._access.client(authorization, path)
-                    or self._access.by_address(context.peer())
-                )
-            if handler.request_streaming:
-                request = _messages(context, handler)
-            else:
-                request = await self._message(context, handler)
+        async def run(context: grpc.aio.ServicerContext) -> Any:
+            if not is_open:
+                caller.set(self._authenticate(path, context))
+            request = (
+                _messages(context, handler)
+                if handler.request_streaming
+                else await self._message(context, handler)
+            )
             result = method(request, context)
-            if inspect.isasyncgen(result):
-                async with aclosing(
-                    result
-                ):  # a call that is cancelled must not wait for the garbage collector to stop its work
-                    async for reply in result:
-                        await context.write(reply)
-                return None
-            return await result  # None of a method that writes its replies itself
+            if not inspect.isasyncgen(result):
+                return await result  # None from a method that writes its replies itself
+            # Closing it makes a cancelled call stop its work now, not at garbage collection.
+            async with aclosing(result):
+                async for reply in result:
+                    await context.write(reply)
+            return None
 
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
-            with request_context.GrpcRequest(context, rpc) if surrounded else nullcontext():
+            with request_context.GrpcRequest(context, rpc) if is_instrumented else nullcontext():
                 try:
-                    return await answer(context)
+                    return await run(context)
                 except grpc.aio.AbortError:
                     raise
                 except Exception as error:
                     await abort(context, error)
 
-        kind = (
+        make_handler = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        return kind(guarded, response_serializer=handler.response_serializer)
+        return make_handler(guarded, response_serializer=handler.response_serializer)
+
+    def _authenticate(self, path: str, context: grpc.aio.ServicerContext) -> str:
+        authorization = [
+            value if isinstance(value, str) else value.decode("latin-1")
+            for key, value in context.invocation_metadata() or ()
+            if key == "authorization"
+        ]
+        return self._authenticator.authenticate(authorization, path, context.peer())
 
     async def _message(
         self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
@@ -115,35 +123,33 @@ class GuardedServer:
             ) from None
         if message is grpc.aio.EOF:
             raise BadRequest("the call ended before its message")
-        return _parsed(message, handler)
+        return _parse(message, handler)
 
 
 class _GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, entrance: GuardedServer, handler: grpc.GenericRpcHandler) -> None:
-        self._entrance = entrance
+    """Wraps the methods of one service, each when it is first called."""
+
+    def __init__(self, server: GuardedServer, handler: grpc.GenericRpcHandler) -> None:
+        self._server = server
         self._handler = handler
-        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
+        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        guarded = self._guarded.get(details.method)
-        if guarded is None and (handler := self._handler.service(details)) is not None:
-            guarded = self._guarded[details.method] = self._entrance.guard(details.method, handler)
-        return guarded
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None and (handler := self._handler.service(details)) is not None:
+            wrapped = self._wrapped[details.method] = self._server.wrap(details.method, handler)
+        return wrapped
 
 
 async def _messages(
     context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
 ) -> AsyncIterator[Any]:
     while (message := await context.read()) is not grpc.aio.EOF:
-        yield _parsed(message, handler)
+        yield _parse(message, handler)
 
 
-def _parsed(message: bytes, handler: grpc.RpcMethodHandler) -> Any:
+def _parse(message: bytes, handler: grpc.RpcMethodHandler) -> Any:
     try:
         return handler.request_deserializer(message)
     except DecodeError:
         raise BadRequest("the message is not of the type that this method takes") from None
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("latin-1")

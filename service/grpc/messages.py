@@ -1,61 +1,91 @@
-"""Generate's messages: from the contract's to those of service/core/generation.py and back."""
+"""Protobuf messages to and from the values of service.core."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from channeltok import GenerateParams, GeneratorInfo, NewTokens, Preview, Started, TokenizerInfo
+from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 
 from service.core.call_record import Stages
-from service.core.generation import Event, Finished, GenerateRequest, NewTokens, Preview, Started
-from service.core.registry import ServedGenerator
+from service.core.generation import Event, Finished
+from service.core.tokenization import Decoded, Encoded
+from service.errors import BadRequest, UnsupportedFormat
 
 
-def wanted(request: pb.GenerateRequest, preview_format: str) -> GenerateRequest:
-    """preview_format: "JPEG", "PNG" or "WEBP"."""
-    return GenerateRequest(
-        generator=request.generator,
-        class_name=request.class_name,
-        prefix=request.prefix,
-        k=request.k if request.HasField("k") else None,
-        seed=request.seed if request.HasField("seed") else None,
-        temperature=request.temperature if request.HasField("temperature") else None,
-        top_k=request.top_k if request.HasField("top_k") else None,
-        previews=request.previews,
-        preview_format=preview_format,
+def pillow_format(format: pb.ImageFormat) -> str:
+    """ "PNG", "JPEG" or "WEBP"; PNG where unspecified. Raises UnsupportedFormat."""
+    format = format or pb.IMAGE_FORMAT_PNG
+    try:
+        return str(pb.ImageFormat.Name(format)).removeprefix("IMAGE_FORMAT_")
+    except ValueError:
+        raise UnsupportedFormat(
+            f"image format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP"
+        ) from None
+
+
+def read_quality(quality: pb.Quality) -> Quality:
+    """Raises BadRequest."""
+    try:
+        return Quality(**{field.name: value for field, value in quality.ListFields()})
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+
+
+def read_generate_request(request: pb.GenerateRequest) -> GenerateParams:
+    """Raises UnsupportedFormat. The fields of both types have the same names."""
+    fields = {field.name: value for field, value in request.ListFields()}
+    fields["preview_format"] = pillow_format(request.preview_format).lower()
+    return GenerateParams(**fields)
+
+
+def encode_response(encoded: Encoded) -> pb.EncodeResponse:
+    return pb.EncodeResponse(
+        tokenizer=encoded.tokenizer.name,
+        fingerprint=encoded.tokenizer.fingerprint,
+        k=encoded.tokens.k,
+        tokens=encoded.tokens.to_bytes(),
+        stages=_stage_times(encoded.stages),
+        engine=encoded.engine,
+        curve=[pb.QualityPoint(**asdict(point)) for point in encoded.curve],
     )
 
 
-def reply(event: Event) -> pb.GenerateResponse:
+def decode_response(decoded: Decoded, format: pb.ImageFormat) -> pb.DecodeResponse:
+    return pb.DecodeResponse(
+        image=decoded.image,
+        format=format,
+        tokenizer=decoded.tokenizer.name,
+        k=decoded.k,
+        stages=_stage_times(decoded.stages),
+        engine=decoded.engine,
+    )
+
+
+def generate_response(event: Event) -> pb.GenerateResponse:
     match event:
-        case Started(generator, seed, k):
-            tokenizer = generator.tokenizer
-            started = pb.GenerationStarted(
-                generator=generator.name,
-                tokenizer=tokenizer.name,
-                fingerprint=tokenizer.fingerprint,
-                seed=seed,
-                k=k,
-            )
-            return pb.GenerateResponse(started=started)
+        case Started():
+            return pb.GenerateResponse(started=pb.GenerationStarted(**asdict(event)))
         case NewTokens(index, ids):
             return pb.GenerateResponse(tokens=pb.NewTokens(index=index, ids=ids))
         case Preview(k, image):
             return pb.GenerateResponse(preview=pb.Preview(k=k, image=image))
-        case Finished(generator, tokens, stages):
+        case Finished():
             finished = pb.GenerationFinished(
-                tokens=tokens.to_bytes(), stages=stage_times(stages), engine=generator.model.engine
+                tokens=event.tokens.to_bytes(),
+                stages=_stage_times(event.stages),
+                engine=event.engine,
             )
             return pb.GenerateResponse(finished=finished)
 
 
-def info(generator: ServedGenerator) -> pb.GeneratorInfo:
-    return pb.GeneratorInfo(
-        name=generator.name,
-        family=generator.family,
-        generator_fingerprint=generator.fingerprint,
-        tokenizer=generator.tokenizer.name,
-        fingerprint=generator.tokenizer.fingerprint,
-        max_tokens=generator.max_tokens,
-        classes=generator.classes,
-    )
+def list_tokenizers_response(infos: Iterable[TokenizerInfo]) -> pb.ListTokenizersResponse:
+    return pb.ListTokenizersResponse(tokenizers=[pb.TokenizerInfo(**asdict(i)) for i in infos])
 
 
-def stage_times(stages: Stages) -> list[pb.StageTime]:
+def list_generators_response(infos: Iterable[GeneratorInfo]) -> pb.ListGeneratorsResponse:
+    return pb.ListGeneratorsResponse(generators=[pb.GeneratorInfo(**asdict(i)) for i in infos])
+
+
+def _stage_times(stages: Stages) -> list[pb.StageTime]:
     return [pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items()]

@@ -25,11 +25,6 @@ _SANE = re.compile(
 _WATCHED = {"/livez", "/readyz", "/metrics"}  # asked every few seconds: no access line
 
 
-def current_request_id() -> str:
-    """The id of the call that this task works for; empty outside of one."""
-    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
-
-
 def _begin(headers: Mapping[str, str]) -> str:
     """For this task, which is the call's own. headers: lower case."""
     given = headers.get(REQUEST_ID, "")

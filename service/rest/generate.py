@@ -1,136 +1,47 @@
-"""REST's generate: a JSON body in, server-sent events out. Translates, and nothing else.
+"""REST routes of generation: a JSON body in, server-sent events out.
 
-What goes wrong before the first event is an ordinary problem; what goes wrong later is the last event, `error`, with that problem.
+An error before the first event is an ordinary problem response; a later one is the last event,
+`error`, with the problem as its data.
 """
 
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import orjson
+from channeltok import GenerateParams, NewTokens, Preview, Started
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
-from service.core.generation import (
-    MAX_PREVIEWS,
-    MAX_SEED,
-    MAX_TEMPERATURE,
-    TEMPERATURE,
-    TOP_K,
-    Event,
-    Finished,
-    GenerateRequest,
-    Generation,
-    NewTokens,
-    Preview,
-    Started,
-)
-from service.errors import BadRequest
-from service.rest.app import (
-    JSON,
-    document_of,
-    read_body,
-    require_content_type,
-    to_service_error,
-    tokens_of,
-    unless_gone,
-)
+from service.core.generation import Event, Finished, Generation
+from service.errors import to_service_error
+from service.rest.documents import GenerateDocument, GeneratorsDocument
+from service.rest.negotiation import JSON, require_content_type
+from service.rest.problems import invalid_request, to_problem
+from service.rest.requests import cancel_on_disconnect, read_body, read_tokens
 from service.settings import Settings
 
 EVENT_STREAM = "text/event-stream"
 _HEADERS = {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",
-}  # the latter for proxies that would gather events
-
-
-class GenerateDocument(BaseModel):
-    """What is to be generated; {} is all defaults."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    generator: Annotated[
-        str | None, Field(description="name of the generator; the default one when absent")
-    ] = None
-    class_name: Annotated[
-        str | None,
-        Field(alias="class", description="one of the generator's classes; none when absent"),
-    ] = None
-    prefix: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="tokens that the sequence begins with, as encode answers them: an image to be gone on with; at most k"
-        ),
-    ] = None
-    k: Annotated[
-        int | None,
-        Field(description="tokens of the whole sequence; the generator's max_tokens when absent"),
-    ] = None
-    seed: Annotated[
-        int | None,
-        Field(
-            description=f"0 to {MAX_SEED}; the same gives the same tokens. Drawn, and told in `start`, when absent"
-        ),
-    ] = None
-    temperature: Annotated[
-        float | None,
-        Field(
-            description=f"0 (the likeliest each time) to {MAX_TEMPERATURE:g}; {TEMPERATURE} when absent"
-        ),
-    ] = None
-    top_k: Annotated[
-        int | None,
-        Field(
-            description=f"draw from so many of the likeliest ids; 0: from all; {TOP_K}, or all of fewer, when absent"
-        ),
-    ] = None
-    previews: Annotated[
-        list[int],
-        Field(
-            description=f"budgets, at most {MAX_PREVIEWS}, at which the image so far is decoded and sent"
-        ),
-    ] = []
-    preview_format: Literal["png", "jpeg", "webp"] = "png"
-
-    def wanted(self) -> GenerateRequest:
-        """Raises BadRequest, BadTokens."""
-        given = self.model_dump(exclude={"prefix", "preview_format"})
-        prefix = b"" if self.prefix is None else tokens_of(self.prefix, "prefix")[0]
-        return GenerateRequest(**given, prefix=prefix, preview_format=self.preview_format.upper())
-
-
-class GeneratorDocument(BaseModel):
-    """One served generator."""
-
-    name: str
-    family: str
-    generator_fingerprint: Annotated[str, Field(description="16 hex digits that name its training")]
-    tokenizer: Annotated[str, Field(description="name of the tokenizer that decodes what it makes")]
-    fingerprint: Annotated[str, Field(description="fingerprint of that tokenizer")]
-    max_tokens: Annotated[int, Field(description="the largest k")]
-    classes: Annotated[
-        list[str], Field(description="what `class` may be; empty where it knows none")
-    ]
-
-
-class GeneratorsDocument(BaseModel):
-    """All served generators, the default one first."""
-
-    generators: list[GeneratorDocument]
+    "X-Accel-Buffering": "no",  # or nginx would hold events back
+}
 
 
 def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None:
-    """/v1/generate and /v1/generators."""
+    """Add /v1/generate and /v1/generators."""
 
     @app.post(
         "/v1/generate",
-        summary="A new image, token by token",
-        description="Server-sent events: `start`, then `token` as they are made and a `preview` at each k that was asked for, then `done`, "
-        "whose data decode takes as it is; or `error`, with a problem as its data. What cannot be done is a problem before any event. "
-        "Hanging up stops the work at once.",
+        summary="Generate an image, token by token",
+        description="Server-sent events: `start`, then `token` as tokens are made and a `preview` "
+        "at each requested k, then `done`, whose data decode takes as it is; or `error`, with a "
+        "problem as its data. A request that cannot be served gets a problem before any event. "
+        "Disconnecting stops the work at once.",
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -142,94 +53,76 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
     )
     async def generate(request: Request) -> Response:
         require_content_type(request, (JSON,))
-        wanted = _parse(await read_body(request, settings))
-        events = generation.generate(wanted, settings.request_timeout_seconds)
-        first = await unless_gone(request, anext(events))
+        params = _parse(await read_body(request, settings))
+        events = generation.generate(params, settings.request_timeout_seconds)
+        first = await cancel_on_disconnect(request, anext(events))
         return _EventStream(
-            _told(first, events, f"image/{wanted.preview_format.lower()}"),
+            _sse_frames(first, events, f"image/{params.preview_format}"),
             media_type=EVENT_STREAM,
             headers=_HEADERS,
         )
 
-    @app.get("/v1/generators", summary="What generates now")
+    @app.get("/v1/generators", summary="List the served generators")
     async def generators() -> GeneratorsDocument:
-        return GeneratorsDocument(
-            generators=[
-                GeneratorDocument(
-                    name=served.name,
-                    family=served.family,
-                    generator_fingerprint=served.fingerprint,
-                    tokenizer=served.tokenizer.name,
-                    fingerprint=served.tokenizer.fingerprint,
-                    max_tokens=served.max_tokens,
-                    classes=list(served.classes),
-                )
-                for served in generation.generators
-            ]
-        )
+        infos = [asdict(served.info()) for served in generation.generators]
+        return GeneratorsDocument.model_validate({"generators": infos})
 
 
 class _EventStream(StreamingResponse):
+    """Closes its iterator as soon as the client disconnects, which stops the work at once."""
+
     body_iterator: AsyncGenerator[bytes, None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(
-            self.body_iterator
-        ):  # a caller who left must not wait for the garbage collector to stop the work
+        async with aclosing(self.body_iterator):
             await super().__call__(scope, receive, send)
 
 
-def _parse(body: bytes) -> GenerateRequest:
+def _parse(body: bytes) -> GenerateParams:
+    """Raises BadRequest, BadTokens, channeltok.InvalidInput."""
     try:
-        return GenerateDocument.model_validate_json(body).wanted()
+        document = GenerateDocument.model_validate_json(body)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'the body'}: {one['msg']}"
-            for one in error.errors()
-        )
-        raise BadRequest(wrong[:300]) from error
+        raise invalid_request(error) from error
+    prefix = None if document.prefix is None else read_tokens(document.prefix, "prefix")[0]
+    return GenerateParams(**document.model_dump(exclude={"prefix"}), prefix=prefix)
 
 
-async def _told(
+async def _sse_frames(
     first: Event, events: AsyncGenerator[Event, None], media_type: str
 ) -> AsyncGenerator[bytes, None]:
+    """Server-sent events for `first` and the rest of `events`. media_type: of the previews."""
     async with aclosing(events):
         try:
-            yield _line(first, media_type)
+            yield _to_sse(first, media_type)
             async for event in events:
-                yield _line(event, media_type)
+                yield _to_sse(event, media_type)
         except Exception as error:
-            yield _framed("error", document_of(to_service_error(error)).model_dump())
+            yield _sse_frame("error", to_problem(to_service_error(error)).model_dump())
 
 
-def _line(event: Event, media_type: str) -> bytes:
+def _to_sse(event: Event, media_type: str) -> bytes:
     match event:
-        case Started(generator, seed, k):
-            tokenizer = generator.tokenizer
-            start = {
-                "generator": generator.name,
-                "tokenizer": tokenizer.name,
-                "fingerprint": tokenizer.fingerprint,
-                "seed": seed,
-                "k": k,
-            }
-            return _framed("start", start)
+        case Started():
+            return _sse_frame("start", asdict(event))
         case NewTokens(index, ids):
-            return _framed("token", {"index": index, "ids": ids})
+            return _sse_frame("token", {"index": index, "ids": ids})
         case Preview(k, image):
-            return _framed(
+            return _sse_frame(
                 "preview",
                 {"k": k, "media_type": media_type, "image": base64.b64encode(image).decode()},
             )
-        case Finished(generator, tokens, stages):
-            document = {
-                "tokenizer": generator.tokenizer.name,
+        case Finished(tokenizer, tokens, engine, stages):
+            data = {
+                "tokenizer": tokenizer,
                 "fingerprint": tokens.fingerprint,
                 "k": tokens.k,
                 "tokens": tokens.ids.tolist(),
+                "engine": engine,
+                "stages": stages,
             }
-            return _framed("done", {**document, "engine": generator.model.engine, "stages": stages})
+            return _sse_frame("done", data)
 
 
-def _framed(name: str, data: dict[str, Any]) -> bytes:
+def _sse_frame(name: str, data: dict[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import BadRequest, TooLarge
-from service.rest.app import problem
+from service.rest.problems import problem_response
 from service.settings import Settings
 
 _SHED_SECONDS = 0.1  # from one connection too many to the closing: a request that came just before a flood of them is read in that time
@@ -140,7 +140,7 @@ class HttpConnection(H11Protocol):
             self.transport.abort()
             return
         limit = self._settings.max_header_bytes
-        error = problem(
+        error = problem_response(
             BadRequest(
                 f"this is not HTTP/1.1, or its headers have more than {limit:,} bytes, the limit"
             )
@@ -178,7 +178,7 @@ def _with_small_headers(app: ASGIApp, limit: int) -> ASGIApp:
             + len(scope["query_string"])
         )
         if size > limit:
-            await problem(
+            await problem_response(
                 TooLarge(f"path and headers have {size:,} bytes; at most {limit:,} are allowed")
             )(scope, receive, send)
         else:

@@ -42,7 +42,7 @@ class BearerTokens:
                 f"{file} holds no bearer token: write one a line, or unset CHANNELTOK_BEARER_TOKEN_FILE"
             )
 
-    def client(self, authorization: Sequence[str]) -> str:
+    def authenticate(self, authorization: Sequence[str]) -> str:
         """Who calls: a name made from the token's digest. authorization: the values of the header. Raises Unauthenticated."""
         self._refresh()
         scheme, _, token = (

@@ -121,7 +121,7 @@ def test_unexpected_exceptions_are_logged_once_without_data_of_callers() -> None
         headers = {"x-request-id": "quote-me", "authorization": SECRET}
         reply = httpx.post(f"{service.rest}/v1/encode", content=IMAGE, headers=headers)
         assert (reply.status_code, reply.headers["x-request-id"]) == (500, "quote-me")
-        assert reply.json()["detail"] == "an error of ours; it was logged under request id quote-me"
+        assert reply.json()["detail"] == "internal error; it was logged under request id quote-me"
         assert id_over_grpc(service, "me-too", IMAGE) == "me-too"
         with (
             Client(service.grpc) as client,

@@ -8,9 +8,10 @@ from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
+from channeltok import GenerateParams, NewTokens, Started
 from numpy.typing import NDArray
 
-from service.core.generation import Event, Finished, GenerateRequest, Generation, NewTokens, Started
+from service.core.generation import Event, Finished, Generation
 from service.core.image_codec import ImageCodec
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
@@ -62,7 +63,7 @@ def generating(responses: list[Response], places: int = 1) -> tuple[Generation, 
 
 
 async def events(generation: Generation, **wanted: Any) -> list[Event]:
-    async with aclosing(generation.generate(GenerateRequest(**wanted), 10)) as stream:
+    async with aclosing(generation.generate(GenerateParams(**wanted), 10)) as stream:
         return [event async for event in stream]
 
 
@@ -91,7 +92,7 @@ async def test_what_the_model_is_asked() -> None:
 
 async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> None:
     generation, triton = generating([token(n, n) for n in range(5)])
-    async with aclosing(generation.generate(GenerateRequest(k=5), 10)) as stream:
+    async with aclosing(generation.generate(GenerateParams(k=5), 10)) as stream:
         first = await anext(stream)
         assert isinstance(first, Started)
         await asyncio.sleep(0.05)
@@ -102,14 +103,14 @@ async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> N
             Finished,
         ]
         rest = [event async for event in stream]
-    assert rest[0] == NewTokens(0, [0, 1, 2, 3, 4])
+    assert rest[0] == NewTokens(0, (0, 1, 2, 3, 4))
     assert isinstance(rest[1], Finished)
     assert rest[1].tokens.ids.tolist() == [0, 1, 2, 3, 4]
 
 
 async def test_no_token_waits_for_the_next() -> None:
     generation, triton = generating([token(n, n) for n in range(3)])
-    async with aclosing(generation.generate(GenerateRequest(k=3), 10)) as stream:
+    async with aclosing(generation.generate(GenerateParams(k=3), 10)) as stream:
         triton.let.clear()
         pending = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.02)
@@ -177,7 +178,7 @@ async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) 
 
 async def test_closing_stops_the_engine_before_it_returns() -> None:
     generation, triton = generating([token(n, n) for n in range(9)])
-    stream = generation.generate(GenerateRequest(k=9), 10)
+    stream = generation.generate(GenerateParams(k=9), 10)
     await anext(stream)
     triton.let.clear()
     await asyncio.sleep(0)
@@ -205,7 +206,7 @@ async def test_the_deadline() -> None:
     generation, triton = generating([token(0, 1)])
     triton.let.clear()
     with pytest.raises(ServiceError) as caught:
-        async with aclosing(generation.generate(GenerateRequest(k=1), 0.05)) as stream:
+        async with aclosing(generation.generate(GenerateParams(k=1), 0.05)) as stream:
             await anext(stream)
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert triton.open == 0

@@ -52,7 +52,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     }
     server = grpc.aio.server()
     entrance = GuardedServer(
-        server, Authenticator(None), receive_seconds=5, surrounded="test.Others"
+        server, Authenticator(None), receive_seconds=5, instrumented_service="test.Others"
     )
     entrance.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test.Kinds", methods),)

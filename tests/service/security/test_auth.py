@@ -1,6 +1,6 @@
 import pytest
 
-from service.security.auth import Authenticator
+from service.security.auth import name_of_address
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from service.security.auth import Authenticator
     ],
 )
 def test_a_caller_without_a_token_is_its_address(peer: str, name: str) -> None:
-    assert Authenticator.by_address(peer) == name
+    assert name_of_address(peer) == name

@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
 
 def refused(tokens: BearerTokens, *authorization: str) -> bool:
     try:
-        tokens.client(authorization)
+        tokens.authenticate(authorization)
     except Unauthenticated as error:
         assert not any(
             word in error.detail
@@ -34,9 +34,9 @@ def refused(tokens: BearerTokens, *authorization: str) -> bool:
 def test_those_in_the_file_are_known_apart(file: Path) -> None:
     tokens = BearerTokens(file)
     names = [
-        tokens.client([f"Bearer {ALICE}"]),
-        tokens.client([f"bearer {ALICE}"]),
-        tokens.client([f"BEARER  {BOB} "]),
+        tokens.authenticate([f"Bearer {ALICE}"]),
+        tokens.authenticate([f"bearer {ALICE}"]),
+        tokens.authenticate([f"BEARER  {BOB} "]),
     ]
     assert names[0] == names[1] != names[2]
     assert not any(secret in name for name in names for secret in (ALICE, BOB))
@@ -72,7 +72,7 @@ def test_a_change_holds_from_the_next_call(file: Path) -> None:
     ):  # of the same size, so it is not by size that a change is seen
         (beside := file.with_suffix(".new")).write_text(new.ljust(40, "=") + "\n")
         os.replace(beside, file)
-        assert tokens.client([f"Bearer {new.ljust(40, '=')}"])
+        assert tokens.authenticate([f"Bearer {new.ljust(40, '=')}"])
         assert refused(tokens, f"Bearer {old}")
 
 
@@ -88,14 +88,14 @@ def test_without_tokens_nobody_is_let_in_until_they_are_back(
     assert refused(tokens)
     assert refused(tokens, "Bearer ")
     file.write_text(ALICE)
-    assert tokens.client([f"Bearer {ALICE}"])
+    assert tokens.authenticate([f"Bearer {ALICE}"])
 
 
 def test_a_line_that_is_no_token_is_logged_by_its_number_alone(file: Path) -> None:
     tokens = BearerTokens(file)
     file.write_text(f"short\n{ALICE}\nwith blanks in it, though long enough\n")
     with capture_logs() as log:
-        assert tokens.client([f"Bearer {ALICE}"])
+        assert tokens.authenticate([f"Bearer {ALICE}"])
         assert refused(tokens, "Bearer short")
         assert refused(tokens, f"Bearer {BOB}")
     assert {

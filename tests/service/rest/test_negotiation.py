@@ -1,7 +1,7 @@
 import pytest
 
 from service.errors import NotAcceptable
-from service.rest.app import _negotiate
+from service.rest.negotiation import negotiate
 
 IMAGES = ("image/png", "image/jpeg", "image/webp")
 
@@ -24,7 +24,7 @@ IMAGES = ("image/png", "image/jpeg", "image/webp")
     ],
 )
 def test_the_offer_liked_best(accept: str, expected: str) -> None:
-    assert _negotiate(accept, IMAGES) == expected
+    assert negotiate(accept, IMAGES) == expected
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_the_offer_liked_best(accept: str, expected: str) -> None:
 )
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="image/png, image/jpeg, image/webp"):
-        _negotiate(accept, IMAGES)
+        negotiate(accept, IMAGES)
