@@ -1,4 +1,4 @@
-"""MkDocs hook: links that leave docs/ become text, because the site holds docs/ alone."""
+"""MkDocs hook: bring Markdown as GitHub reads it into the form that MkDocs reads."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#]+)(?:#[^)]*)?\)")
+LIST_AFTER_TEXT = re.compile(r"^(?![\s|#>`]|[-*] |\d+\. )(.+)\n(?=(?:- |1\. ))", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page without links to files outside docs/: each becomes its text and the file's path."""
+    """Links to files outside docs/ become text; a list right after text gets its empty line."""
     folder = (ROOT / "docs" / page.file.src_uri).parent
 
     def as_text(link: re.Match[str]) -> str:
@@ -19,4 +20,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         path = str(target.relative_to(ROOT))
         return link[1] if path in link[1] else f"{link[1]} (`{path}`)"
 
-    return OUTSIDE.sub(as_text, markdown)
+    return LIST_AFTER_TEXT.sub(r"\1\n\n", OUTSIDE.sub(as_text, markdown))

@@ -87,7 +87,7 @@ def test_the_index_leads_to_every_page() -> None:
     assert {name(page) for page in below_docs - reached} == set()
 
 
-def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+def test_the_site_builds_reads_lists_and_fetches_nothing(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
         cwd=ROOT,
@@ -105,6 +105,9 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
             page.read_text(),
         )
         assert not fetched, page
+        unread = re.sub(r"<(pre|code).*?</\1>", "", page.read_text(), flags=re.DOTALL)
+        lists = re.findall(r"<p>(?:(?!</p>).)*?^(?:- |1\. |\| )", unread, re.DOTALL | re.MULTILINE)
+        assert not lists, f"{page}: a list or table was read as text"
 
 
 def test_readme_is_short() -> None:
