@@ -10,15 +10,67 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _CORES = len(os.sched_getaffinity(0))
 
 
-class Settings(BaseSettings):
-    """ChannelTok Serving: images to short, ordered token sequences and back, over gRPC and REST.
-
-    Each flag is also an environment variable: --grpc-port is CHANNELTOK_GRPC_PORT.
-    """
+class EngineSettings(BaseSettings):
+    """Settings of the engines alone: for the service, and for engines in process without it."""
 
     model_config = SettingsConfigDict(
         env_prefix="CHANNELTOK_", cli_kebab_case=True, frozen=True, extra="ignore"
     )
+
+    model_repository: Annotated[
+        Path,
+        Field(
+            description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."
+        ),
+    ] = Path(__file__).parent.parent / "model_repository"
+    default_tokenizer: Annotated[
+        str | None,
+        Field(
+            description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name."
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["auto", "onnxruntime", "openvino"],
+        Field(
+            description="What runs the graphs in the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX Runtime elsewhere."
+        ),
+    ] = "auto"
+    encode_precision: Annotated[
+        Literal["f32", "bf16"],
+        Field(
+            description="Arithmetic of encode. bf16 is faster on processors that have it, and flips a few of the tokens' bits."
+        ),
+    ] = "f32"
+    decode_precision: Annotated[
+        Literal["auto", "f32", "bf16", "int8"],
+        Field(
+            description="Arithmetic of decode. auto: bf16 where the processor has it (the demo moves by 3 of 255 at most), else f32, "
+            "as always for FlexTok. int8 is faster still and less exact; its graph comes from `python -m export tokenizer CHECKPOINT --int8`."
+        ),
+    ] = "auto"
+    max_pixels: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.",
+        ),
+    ] = 36_000_000
+
+    @model_validator(mode="after")
+    def _the_engine_has_the_precision(self) -> Self:
+        for precision in (self.encode_precision, self.decode_precision):
+            if self.engine == "onnxruntime" and precision in ("bf16", "int8"):
+                raise ValueError(
+                    f"ONNX Runtime does not compute in {precision} here: ask for f32, or for the engine openvino"
+                )
+        return self
+
+
+class Settings(EngineSettings):
+    """ChannelTok Serving: images to short, ordered token sequences and back, over gRPC and REST.
+
+    Each flag is also an environment variable: --grpc-port is CHANNELTOK_GRPC_PORT.
+    """
 
     host: Annotated[
         str,
@@ -121,43 +173,12 @@ class Settings(BaseSettings):
             "itself, and listens."
         ),
     ] = False
-    model_repository: Annotated[
-        Path,
-        Field(
-            description="What the embedded Triton serves: point it at the output of `python -m export` to serve your own tokenizer."
-        ),
-    ] = Path(__file__).parent.parent / "model_repository"
-    default_tokenizer: Annotated[
-        str | None,
-        Field(
-            description="Tokenizer that answers calls naming none. Set it when several are served; unset: the first by name."
-        ),
-    ] = None
     default_generator: Annotated[
         str | None,
         Field(
             description="Generator that answers calls naming none. Set it when several are served; unset: the first by name."
         ),
     ] = None
-    engine: Annotated[
-        Literal["auto", "onnxruntime", "openvino"],
-        Field(
-            description="What runs the graphs in the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX Runtime elsewhere."
-        ),
-    ] = "auto"
-    encode_precision: Annotated[
-        Literal["f32", "bf16"],
-        Field(
-            description="Arithmetic of encode. bf16 is faster on processors that have it, and flips a few of the tokens' bits."
-        ),
-    ] = "f32"
-    decode_precision: Annotated[
-        Literal["auto", "f32", "bf16", "int8"],
-        Field(
-            description="Arithmetic of decode. auto: bf16 where the processor has it (the demo moves by 3 of 255 at most), else f32, "
-            "as always for FlexTok. int8 is faster still and less exact; its graph comes from `python -m export tokenizer CHECKPOINT --int8`."
-        ),
-    ] = "auto"
     engine_instances: Annotated[
         int,
         Field(
@@ -224,13 +245,6 @@ class Settings(BaseSettings):
             description="Largest image or message taken, in bytes. Raise it only for larger originals: it bounds memory.",
         ),
     ] = 16 * 2**20
-    max_pixels: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Largest width x height a header may claim, checked before decoding. Raise it for larger cameras.",
-        ),
-    ] = 36_000_000
     max_header_bytes: Annotated[
         int,
         Field(
@@ -334,15 +348,6 @@ class Settings(BaseSettings):
     def generation_places(self) -> int:
         """`max_generations`, or its default."""
         return self.max_generations or (64 if self.triton_url else self.engine_instances)
-
-    @model_validator(mode="after")
-    def _the_engine_has_the_precision(self) -> Self:
-        for precision in (self.encode_precision, self.decode_precision):
-            if self.engine == "onnxruntime" and precision in ("bf16", "int8"):
-                raise ValueError(
-                    f"ONNX Runtime does not compute in {precision} here: ask for f32, or for the engine openvino"
-                )
-        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -18,8 +18,6 @@ FORBIDDEN = {
     "imaging": {"torch", "channeltok", "service", "tokenizer", "generator", "export", "loadtest"},
     "client": {"torch", "imaging", "service", "tokenizer", "generator", "export", "loadtest"},
 }
-# `channeltok tokenize --in-process` runs the service's engines from the checkout.
-EXCEPTIONS = {("client/channeltok/cli/datasets.py", "service")}
 
 
 def imported_packages(file: Path) -> set[str]:
@@ -40,7 +38,7 @@ def test_a_folder_imports_nothing_that_the_rules_forbid(folder: str) -> None:
         for file in (ROOT / folder).rglob("*.py")
         for package in imported_packages(file) & FORBIDDEN[folder]
     }
-    assert not broken - EXCEPTIONS
+    assert not broken
 
 
 def test_every_path_that_the_page_names_exists() -> None:

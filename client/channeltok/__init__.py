@@ -2,9 +2,9 @@
 
 from importlib.metadata import version
 
-from channeltok._messages import TokenizerInfo
-from channeltok.async_client import AsyncClient
-from channeltok.client import Client
+from channeltok._async_client import AsyncClient
+from channeltok._client import Client
+from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok.errors import (
     ChannelTokError,
     DeadlineExceeded,
@@ -42,6 +42,7 @@ __all__ = [
     "Generated",
     "GenerationEvent",
     "GeneratorInfo",
+    "ImageFormat",
     "InternalError",
     "InvalidInput",
     "NewTokens",

@@ -1,6 +1,7 @@
-"""What both clients do alike: options of the channel, metadata of a call, errors."""
+"""gRPC channel options, call metadata (bearer token, trace context) and argument checks of both clients."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -8,7 +9,6 @@ from typing import TypeAlias
 import grpc
 
 from channeltok._messages import MAX_MESSAGE_BYTES
-from channeltok._trace_context import trace_context
 from channeltok.errors import from_rpc_error
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -37,7 +37,7 @@ def typed_errors() -> Iterator[None]:
 def metadata_of(bearer_token: str | None) -> Callable[[], Metadata]:
     """What each call sends beside its message: the token, and the trace that is active when it is made. Raises ValueError."""
     authorization = _authorization(bearer_token)
-    return lambda: (*authorization, *trace_context())
+    return lambda: (*authorization, *_trace_context())
 
 
 def _authorization(bearer_token: str | None) -> Metadata:
@@ -47,6 +47,18 @@ def _authorization(bearer_token: str | None) -> Metadata:
     if not bearer_token.isascii() or not bearer_token.isprintable() or not bearer_token.strip():
         raise ValueError("bearer_token is printable ASCII and not empty")
     return (("authorization", f"Bearer {bearer_token.strip()}"),)
+
+
+def _trace_context() -> Metadata:
+    """The caller's active OpenTelemetry span as W3C traceparent; empty without one."""
+    # A caller with a span has imported OpenTelemetry; importing it here would slow down all others.
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple((key.lower(), value) for key, value in carrier.items())
 
 
 def checked_timeout(seconds: float) -> float:

@@ -6,7 +6,7 @@ from typing import Self
 
 # What is tried, as shares of a tokenizer's max_tokens: finer where a step costs more bytes.
 _TRIED = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-_BYTES_PER_TOKEN = 2
+BYTES_PER_TOKEN = 2
 _TARGETS = {
     "ssim": 1.0,
     "psnr": float("inf"),
@@ -52,9 +52,9 @@ class Quality:
                 raise ValueError(
                     f"{name} is above 0{f' and at most {most}' if most < float('inf') else ''}, not {value:g}"
                 )
-        if self.max_bytes is not None and self.max_bytes < _BYTES_PER_TOKEN:
+        if self.max_bytes is not None and self.max_bytes < BYTES_PER_TOKEN:
             raise ValueError(
-                f"max_bytes is at least {_BYTES_PER_TOKEN}, one token, not {self.max_bytes}"
+                f"max_bytes is at least {BYTES_PER_TOKEN}, one token, not {self.max_bytes}"
             )
 
     @classmethod
@@ -87,7 +87,7 @@ class Quality:
         most = (
             max_tokens
             if self.max_bytes is None
-            else min(max_tokens, self.max_bytes // _BYTES_PER_TOKEN)
+            else min(max_tokens, self.max_bytes // BYTES_PER_TOKEN)
         )
         return sorted(
             {most, *(k for share in _TRIED if 1 <= (k := round(share * max_tokens)) < most)}

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import ray.cluster_utils
-from channeltok.datasets import sources, tokenize
+from channeltok.datasets import ProgressListener, sources, tokenize
 from channeltok.datasets.on_ray import Cluster
-from channeltok.datasets.run import Watcher
 
 import imaging
 from loadtest.bench.throughput import CORES, PLAIN_LOOP, REPOSITORY, Bare
 from loadtest.harness.service_process import ROOT
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
+from service.settings import EngineSettings
 
 ROUNDS = 3
 COPIES, RAY_ROUNDS = 3, 2
@@ -36,7 +36,7 @@ REPORT = Path("build/bench-datasets.json")
 EVERY = 500  # images between readings of memory
 
 
-class Memory(Watcher):
+class Memory(ProgressListener):
     """Resident bytes of this process, by images done."""
 
     def __init__(self) -> None:
@@ -46,7 +46,6 @@ class Memory(Watcher):
         self._process = psutil.Process()
 
     def advance(self, shard: sources.Shard, source_bytes: int, images: int, rejects: int) -> None:
-        """See Watcher."""
         with self._lock:
             self._images += 1
             if self._images % EVERY == 0:
@@ -61,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data/train", help="a folder of tars of JPEGs")
     data = parser.parse_args().data
     (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
-    engine = LocalEngine(REPOSITORY)
+    engine = InProcessEngine(EngineSettings(model_repository=REPOSITORY))
     size = engine.tokenizers()[0].image_size
     bare = Bare(
         "encode", graph, np.stack([imaging.prepare(photo, size) for photo in _photos(data, 16)])
@@ -86,12 +85,16 @@ def main() -> None:
                 f"{folder}/*.tar",
                 f"{folder}/copies-{number}",
                 [engine],
-                watcher=memory if number == 0 else None,
+                listener=memory if number == 0 else None,
             )
             with ray_cluster() as address:
                 cluster = Cluster(
                     address,
-                    partial(LocalEngine, REPOSITORY.resolve(), threads=1),
+                    partial(
+                        InProcessEngine,
+                        EngineSettings(model_repository=REPOSITORY.resolve()),
+                        threads=1,
+                    ),
                     CORES,
                     import_path=ROOT,
                 )

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from service.settings import Settings
+from service.settings import EngineSettings
 
 _BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, and slower than f32
 
@@ -13,7 +13,7 @@ _BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, an
 _DECODE_IN_F32 = {"flextok"}
 
 
-def cpu_engine(role: str, settings: Settings, family: str = "channeltok") -> tuple[str, str]:
+def cpu_engine(role: str, settings: EngineSettings, family: str = "channeltok") -> tuple[str, str]:
     """Engine and precision for a graph that does `role` (encode, decode or generate) of a tokenizer of `family`: ("openvino", "bf16")."""
     if (
         role == "generate"

@@ -29,7 +29,7 @@ from service.core.prefixes import measured, prefixes
 from service.core.registry import ServedModels, ServedTokenizer
 from service.engine.cpu import cpu_engine
 from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
-from service.settings import Settings
+from service.settings import EngineSettings
 from service.triton.models import Model, model_of
 
 BATCH = 16
@@ -45,15 +45,15 @@ _CODES: dict[type[imaging.BadImage], str] = {
 }
 
 
-class LocalEngine:
+class InProcessEngine:
     """Every tokenizer of a model repository, on `threads` threads with an engine each. Safe to share between threads.
 
     Raises ValueError when the repository holds none.
     """
 
-    def __init__(self, repository: Path, threads: int | None = None) -> None:
-        self._repository = repository
-        self._settings = Settings()
+    def __init__(self, settings: EngineSettings, threads: int | None = None) -> None:
+        self._settings = settings
+        self._repository = repository = settings.model_repository
         configs = [_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
         self._served = ServedModels(
             [model_of(config) for config in configs], self._settings.default_tokenizer

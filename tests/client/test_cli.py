@@ -83,7 +83,7 @@ def test_decode_writes_over_nothing_unless_told(
     code, _, err = run(capfd, "decode", "photo.ctok")
     assert (code, err) == (
         1,
-        "channeltok: photo.png exists; to write over it, say so with -o photo.png\n",
+        "channeltok: photo.png exists; to overwrite it, use -o photo.png\n",
     )
     assert (here / "photo.png").read_bytes() == b"the original"
     assert run(capfd, "decode", "photo.ctok", "-o", "photo.png")[0] == 0
@@ -94,13 +94,13 @@ def test_info_of_the_service(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capfd, "info")
     assert code == 0
     assert out.splitlines() == [
-        "name         family  fingerprint       channels  bits  ids    pixels   budgets",
-        "bytewise     none    0123456789abcdef  256       8     256    64x64    32 64 256",
-        "another-one  none    ffffffffffffffff  8         16    64000  256x256",
+        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets",
+        "bytewise     none    0123456789abcdef  256         8     256         64x64    32 64 256",
+        "another-one  none    ffffffffffffffff  8           16    64000       256x256",
     ]
     assert run(capfd, "info", "--tokenizer", "another-one")[1].splitlines() == [
-        "name         family  fingerprint       channels  bits  ids    pixels   budgets",
-        "another-one  none    ffffffffffffffff  8         16    64000  256x256",
+        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets",
+        "another-one  none    ffffffffffffffff  8           16    64000       256x256",
     ]
 
 

@@ -25,8 +25,8 @@ from channeltok import (
 )
 from channeltok._messages import MAX_MESSAGE_BYTES
 
-from tests.client.test_errors import CAUSE_OF_CODE, CAUSE_OF_STATUS
 from tests.support.faulty_service import FINGERPRINT, RETRY_AFTER, FaultyService, start, tokens_of
+from tests.support.typed_errors import CLASS_OF_CODE, CLASS_OF_STATUS
 
 Connect = Callable[..., Any]
 
@@ -96,7 +96,7 @@ def test_tokenizers(client: Any) -> None:
     assert (second.name, second.vocab_size, second.budgets) == ("another-one", 64_000, ())
 
 
-@pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
+@pytest.mark.parametrize(("code", "cause"), CLASS_OF_CODE.items())
 def test_every_cause_has_its_exception(
     client: Any, code: str, cause: type[ChannelTokError]
 ) -> None:
@@ -109,7 +109,7 @@ def test_every_cause_has_its_exception(
         assert caught.value.retry_after == (RETRY_AFTER if code == "OVERLOADED" else None)
 
 
-@pytest.mark.parametrize(("status", "expected"), CAUSE_OF_STATUS.items())
+@pytest.mark.parametrize(("status", "expected"), CLASS_OF_STATUS.items())
 def test_errors_without_details(
     client: Any, status: str, expected: tuple[type[ChannelTokError], str]
 ) -> None:

@@ -6,50 +6,16 @@ import grpc
 import pytest
 from channeltok import (
     ChannelTokError,
-    DeadlineExceeded,
-    FingerprintMismatch,
     InternalError,
-    InvalidInput,
     Overloaded,
     TooLarge,
     Unavailable,
-    UnknownTokenizer,
 )
 from channeltok.errors import from_rpc_error, from_status
 from google.rpc import status_pb2
 
 from tests.support.faulty_service import RETRY_AFTER, status_of
-
-CAUSE_OF_CODE = {
-    "BAD_IMAGE": InvalidInput,
-    "BAD_K": InvalidInput,
-    "BAD_TOKENS": InvalidInput,
-    "UNSUPPORTED_FORMAT": InvalidInput,
-    "TOO_MANY_PIXELS": InvalidInput,
-    "BAD_REQUEST": InvalidInput,
-    "TOO_LARGE": TooLarge,
-    "UNKNOWN_TOKENIZER": UnknownTokenizer,
-    "FINGERPRINT_MISMATCH": FingerprintMismatch,
-    "OVERLOADED": Overloaded,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "ENGINE_UNAVAILABLE": Unavailable,
-    "INTERNAL": InternalError,
-    "FROM_THE_FUTURE": Overloaded,  # a code we do not know: the gRPC status says what kind it is
-}
-
-CAUSE_OF_STATUS = {
-    "INVALID_ARGUMENT": (InvalidInput, "BAD_REQUEST"),
-    "NOT_FOUND": (UnknownTokenizer, "UNKNOWN_TOKENIZER"),
-    "FAILED_PRECONDITION": (FingerprintMismatch, "FINGERPRINT_MISMATCH"),
-    "RESOURCE_EXHAUSTED": (Overloaded, "OVERLOADED"),
-    "DEADLINE_EXCEEDED": (DeadlineExceeded, "DEADLINE_EXCEEDED"),
-    "UNAVAILABLE": (Unavailable, "UNAVAILABLE"),
-    "CANCELLED": (Unavailable, "UNAVAILABLE"),
-    "INTERNAL": (InternalError, "INTERNAL"),
-    "UNKNOWN": (InternalError, "INTERNAL"),
-    "UNIMPLEMENTED": (InternalError, "INTERNAL"),
-    "PERMISSION_DENIED": (InternalError, "INTERNAL"),
-}
+from tests.support.typed_errors import CLASS_OF_CODE, CLASS_OF_STATUS
 
 
 class Failed(grpc.RpcError):
@@ -70,7 +36,7 @@ class Failed(grpc.RpcError):
         return None if self._details is None else (("grpc-status-details-bin", self._details),)
 
 
-@pytest.mark.parametrize(("code", "cause"), CAUSE_OF_CODE.items())
+@pytest.mark.parametrize(("code", "cause"), CLASS_OF_CODE.items())
 def test_the_code_says_the_cause(code: str, cause: type[ChannelTokError]) -> None:
     error = from_status(status_of(code))
     assert type(error) is cause
@@ -80,7 +46,7 @@ def test_the_code_says_the_cause(code: str, cause: type[ChannelTokError]) -> Non
     assert error.retry_after == (RETRY_AFTER if code == "OVERLOADED" else None)
 
 
-@pytest.mark.parametrize(("status", "expected"), CAUSE_OF_STATUS.items())
+@pytest.mark.parametrize(("status", "expected"), CLASS_OF_STATUS.items())
 def test_without_details_the_status_says_it(
     status: str, expected: tuple[type[ChannelTokError], str]
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 from channeltok import Client, cli
 from channeltok.datasets import tokenize
 
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
+from service.settings import EngineSettings
 from tests.support import dataset_files
 from tests.support.photographs import crops
 from tests.support.running import Service
@@ -24,7 +25,7 @@ def test_datasets_by_service_and_in_process_are_equal(service: Service, tmp_path
     images = [(f"photo-{number:03d}", image) for number, image in enumerate(crops(100))]
     for shard in range(3):
         dataset_files.tar(tmp_path / f"source/{shard}.tar", images[shard::3])
-    engine = LocalEngine(ROOT / "model_repository")
+    engine = InProcessEngine(EngineSettings(model_repository=ROOT / "model_repository"))
     with Client(service.grpc) as one, Client(service.grpc) as other:
         served = tokenize(str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64)
     local = tokenize(str(tmp_path / "source"), str(tmp_path / "local"), [engine], k=64)

@@ -23,7 +23,8 @@ from export.graphs.random_model import random_model
 from export.triton import repository
 from imaging.similarity import psnr, ssim
 from service.engine.cpu import processor_has_bf16
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
+from service.settings import EngineSettings
 from tests.support import dataset_files, exported_graphs
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, Service, running
@@ -78,8 +79,8 @@ def rest(together: Service) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def local(models: Path) -> Iterator[LocalEngine]:
-    engine = LocalEngine(models)
+def local(models: Path) -> Iterator[InProcessEngine]:
+    engine = InProcessEngine(EngineSettings(model_repository=models))
     yield engine
     engine.close()
 
@@ -132,7 +133,7 @@ def test_same_tokens_alone_and_inside_any_batch(client: Client, served: Tokenize
 
 
 def test_same_images_alone_and_in_a_stream_of_all_families_mixed(
-    client: Client, local: LocalEngine
+    client: Client, local: InProcessEngine
 ) -> None:
     mixed = []
     for photo in crops(4):
@@ -203,7 +204,7 @@ def test_served_values_equal_the_bare_graphs(
 
 
 def test_ids_above_the_vocabulary_are_refused(
-    client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
+    client: Client, rest: httpx.Client, local: InProcessEngine, served: TokenizerInfo
 ) -> None:
     good = client.encode(jpeg(), 8, tokenizer=served.name)
     document = {
@@ -226,7 +227,7 @@ def test_ids_above_the_vocabulary_are_refused(
 
 
 def test_k_out_of_range_is_refused(
-    client: Client, rest: httpx.Client, local: LocalEngine, served: TokenizerInfo
+    client: Client, rest: httpx.Client, local: InProcessEngine, served: TokenizerInfo
 ) -> None:
     for k in (0, served.max_tokens + 1):
         with pytest.raises(ChannelTokError, match=f"1 to {served.max_tokens}") as caught:
@@ -257,7 +258,7 @@ def test_tokens_of_one_family_are_refused_by_every_other(
 
 
 def test_quality_curve_equals_decoding(
-    client: Client, local: LocalEngine, served: TokenizerInfo
+    client: Client, local: InProcessEngine, served: TokenizerInfo
 ) -> None:
     asked = Quality(ssim=0.5, max_bytes=served.max_tokens)  # 2 bytes a token: at most half of them
     tokens = client.encode(jpeg(), tokenizer=served.name, quality=asked)
@@ -276,7 +277,7 @@ def test_quality_curve_equals_decoding(
 
 
 def test_datasets_by_service_and_in_process_agree(
-    together: Service, local: LocalEngine, served: TokenizerInfo, tmp_path: Path
+    together: Service, local: InProcessEngine, served: TokenizerInfo, tmp_path: Path
 ) -> None:
     dataset_files.tar(
         tmp_path / "source/0.tar",

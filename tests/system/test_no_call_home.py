@@ -35,9 +35,9 @@ def test_the_engine_in_process(
     (tmp_path / "source").mkdir()
     (tmp_path / "source/photo.jpg").write_bytes(jpeg())
     source, tokens, decoded = (str(tmp_path / name) for name in ("source", "tokens", "decoded"))
-    command = [str(Path(sys.executable).with_name("channeltok"))]
-    assert_stays_here(tmp_path, *command, "tokenize", source, tokens, "-k", "8", "--in-process")
-    assert_stays_here(tmp_path, *command, "detokenize", tokens, decoded, "--in-process")
+    command = [sys.executable, "-m", "service.in_process"]
+    assert_stays_here(tmp_path, *command, "tokenize", source, tokens, "-k", "8")
+    assert_stays_here(tmp_path, *command, "detokenize", tokens, decoded)
     assert files(home) == []
 
 

@@ -23,8 +23,8 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout to these commands."""
-    for name in ("docs", "model_repository"):
+    """A folder that looks like the checkout to the commands of the README."""
+    for name in ("docs", "imaging", "model_repository", "service"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
@@ -46,7 +46,7 @@ def test_readme_commands_run(service: Service, folder: Path) -> None:
     assert len(commands()) >= 6
     for command in commands():
         command = command.replace("http://127.0.0.1:8080", service.rest)
-        if "/channeltok " in command and "--in-process" not in command:
+        if "/channeltok " in command:
             command += f" --server {service.grpc}"
         command = command.replace(".venv/bin/python", sys.executable)
         run(["bash", "-c", command.replace(".venv/bin/channeltok", CHANNELTOK)], folder)

@@ -1,71 +1,58 @@
-"""`channeltok tokenize | detokenize | verify`. What they need beyond the client is imported when they run: other commands start without."""
+"""`channeltok tokenize | detokenize | verify`: whole datasets, through one service or several.
+
+The commands take their engines from two callbacks, so `python -m service.in_process` offers the
+same commands without a service. Packages of the extra `batch` are imported only when one runs.
+"""
 
 import argparse
 import random
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from channeltok.client import Client
-from channeltok.quality import Quality
+from channeltok._client import Client
+from channeltok.cli.command import CommandFailed
+from channeltok.cli.images import add_length_options
+from channeltok.cli.server_options import connect
 
 if TYPE_CHECKING:
     from channeltok.datasets import Summary
     from channeltok.datasets.on_ray import Cluster
-    from service.engine.in_process import LocalEngine
 
-Connect: TypeAlias = Callable[[argparse.Namespace], Client]
-
-
-QUALITY_HELP = (
-    "instead of -k, by image: the fewest tokens that reach ssim=0.6 or psnr=24, as many as bring ssim_per_token=0.001 each, "
-    "or the best in max_bytes=128; a limit can stand beside a target: ssim=0.6,max_bytes=128"
-)
+OpenEngines: TypeAlias = Callable[[argparse.Namespace], AbstractContextManager[list[Any]]]
+MakeCluster: TypeAlias = Callable[[argparse.Namespace], "Cluster"]
 
 
-def quality(text: str) -> Quality:
-    """For argparse."""
-    try:
-        return Quality.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def add_commands(
+    commands: Any,
+    parents: list[argparse.ArgumentParser],
+    open_engines: OpenEngines,
+    make_cluster: MakeCluster,
+) -> None:
+    """Add tokenize, detokenize and verify to the subparsers `commands`.
 
-
-class NotDone(Exception):
-    """The command did not come to its end; the message says why."""
-
-
-def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect: Connect) -> None:
-    """Add the three to the subparsers `commands`. connect: to the server of the options."""
-    engine = argparse.ArgumentParser(add_help=False, parents=parents)
-    engine.add_argument(
-        "--in-process",
-        metavar="REPOSITORY",
-        type=Path,
-        nargs="?",
-        const=Path("model_repository"),
-        help="no service: the engines of this model repository, in this process; default: model_repository",
-    )
-
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returned.
+        parents: parsers with the options that the two callbacks read, and --tokenizer.
+        open_engines: opens the engines that the options name, and closes them at the end.
+        make_cluster: the Ray cluster at --ray, whose workers make such engines of their own.
+    """
     tokenize = commands.add_parser(
-        "tokenize",
-        parents=[engine],
-        help="a whole dataset to token shards; --server takes several, A,B,C",
+        "tokenize", parents=parents, help="turn a dataset of images into token shards"
     )
     tokenize.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder, a tar, a Parquet file, or a pattern of them; a path or a URL",
+        help="a folder, a tar, a Parquet file, or a glob of them; a path or a URL",
     )
     tokenize.add_argument(
-        "destination", metavar="DEST", help="a folder of token shards; one that was begun goes on"
+        "destination",
+        metavar="DEST",
+        help="folder for the token shards; an unfinished run there is continued",
     )
-    length = tokenize.add_mutually_exclusive_group()
-    length.add_argument("-k", type=int, help="how many tokens to keep; default: all")
-    length.add_argument("--quality", metavar="Q", type=quality, help=QUALITY_HELP)
+    add_length_options(tokenize)
     tokenize.add_argument(
         "--format", choices=("parquet", "webdataset"), default="parquet", help="default: parquet"
     )
@@ -73,82 +60,93 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], connect:
         "--max-rejects",
         metavar="N",
         type=int,
-        help="stop when more images than this have no tokens; default: never",
+        help="stop when more than N images cannot be tokenized; default: never",
     )
     tokenize.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="spread the shards over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT",
     )
-    tokenize.set_defaults(
-        run=lambda options: _run(partial(_tokenize, connect=connect), options, connect)
-    )
+    tokenize.set_defaults(run=partial(_run, partial(_tokenize, make_cluster), open_engines))
 
-    detokenize = commands.add_parser("detokenize", parents=[engine], help="token shards to images")
-    detokenize.add_argument(
-        "source",
-        metavar="TOKENS",
-        help="what `channeltok tokenize` wrote as Parquet; a path or a URL",
+    detokenize = commands.add_parser(
+        "detokenize", parents=parents, help="turn token shards back into images"
     )
     detokenize.add_argument(
-        "folder", metavar="DEST", type=Path, help="a folder: KEY.jpg for each row"
+        "source", metavar="TOKENS", help="Parquet output of tokenize; a path or a URL"
     )
-    detokenize.add_argument("-k", type=int, help="how many of the tokens to use; default: all")
+    detokenize.add_argument(
+        "folder", metavar="DEST", type=Path, help="folder for the images, KEY.jpg for each row"
+    )
+    detokenize.add_argument("-k", type=int, help="number of tokens to decode; default: all")
     detokenize.add_argument(
         "--format", choices=("jpeg", "png", "webp"), default="jpeg", help="default: jpeg"
     )
-    detokenize.set_defaults(run=lambda options: _run(_detokenize, options, connect))
+    detokenize.set_defaults(run=partial(_run, _detokenize, open_engines))
 
     verify = commands.add_parser(
-        "verify", parents=[engine], help="make some tokens of a dataset again, and compare"
+        "verify", parents=parents, help="tokenize a sample of a dataset again and compare"
     )
-    verify.add_argument("source", metavar="SOURCE", help="what the tokens were made of")
+    verify.add_argument("source", metavar="SOURCE", help="the images that were tokenized")
+    verify.add_argument("destination", metavar="TOKENS", help="Parquet output of tokenize")
     verify.add_argument(
-        "destination", metavar="TOKENS", help="what `channeltok tokenize` wrote as Parquet"
+        "--sample", metavar="N", type=int, default=100, help="number of images; default: 100"
     )
-    verify.add_argument("--sample", metavar="N", type=int, default=100, help="images; default: 100")
-    verify.add_argument("--seed", type=int, default=0, help="which images; default: 0")
-    verify.set_defaults(run=lambda options: _run(_verify, options, connect))
+    verify.add_argument("--seed", type=int, default=0, help="seed of the sample; default: 0")
+    verify.set_defaults(run=partial(_run, _verify, open_engines))
+
+
+@contextmanager
+def connect_to_servers(options: argparse.Namespace) -> Iterator[list[Client]]:
+    """A client for each address in --server, a list with commas."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(connect(options, server)) for server in options.server.split(",")
+        ]
+
+
+def server_cluster(options: argparse.Namespace) -> "Cluster":
+    """A Ray cluster whose workers call the servers of --server, each worker one of them."""
+    from channeltok.datasets.on_ray import Cluster
+
+    return Cluster(options.ray, partial(_connect_to_random_server, options))
+
+
+def _connect_to_random_server(options: argparse.Namespace) -> Client:
+    return connect(options, random.choice(options.server.split(",")))
 
 
 def _run(
     command: Callable[[argparse.Namespace, list[Any]], None],
+    open_engines: OpenEngines,
     options: argparse.Namespace,
-    connect: Connect,
 ) -> None:
-    """Raises NotDone, ChannelTokError, OSError."""
+    """Raises CommandFailed, ChannelTokError, OSError."""
     try:
         from channeltok import datasets
     except ImportError as error:
-        raise NotDone(
+        raise CommandFailed(
             f"datasets need more packages: pip install 'channeltok[batch]' ({error})"
         ) from error
-    with ExitStack() as stack:
-        if options.in_process is not None:
-            engines: list[Any] = [stack.enter_context(_in_process(options.in_process))]
-        else:
-            servers = (
-                argparse.Namespace(**{**vars(options), "server": server})
-                for server in options.server.split(",")
-            )
-            engines = [stack.enter_context(connect(server)) for server in servers]
-        try:
+    try:
+        with open_engines(options) as engines:
             command(options, engines)
-        except (
-            datasets.SourceError,
-            datasets.DestinationMismatch,
-            datasets.TooManyRejects,
-            datasets.ShardFailed,
-            ValueError,
-        ) as error:
-            raise NotDone(str(error)) from error
+    except (datasets.DatasetError, ValueError) as error:
+        raise CommandFailed(str(error)) from error
 
 
-def _tokenize(options: argparse.Namespace, engines: list[Any], connect: Connect) -> None:
+def _tokenize(make_cluster: MakeCluster, options: argparse.Namespace, engines: list[Any]) -> None:
     from channeltok import datasets
-    from channeltok.datasets.progress import Meter
+    from channeltok.datasets.progress import ProgressBar
 
-    with Meter() as meter:
+    cluster = None
+    if options.ray is not None:
+        try:
+            cluster = make_cluster(options)
+        except ImportError as error:
+            message = f"--ray needs Ray: pip install 'channeltok[ray]' ({error})"
+            raise CommandFailed(message) from error
+    with ProgressBar() as progress:
         summary = datasets.tokenize(
             options.source,
             options.destination,
@@ -158,37 +156,10 @@ def _tokenize(options: argparse.Namespace, engines: list[Any], connect: Connect)
             tokenizer=options.tokenizer,
             container=options.format,
             max_rejects=options.max_rejects,
-            watcher=meter,
-            cluster=None if options.ray is None else _cluster(options, connect),
+            listener=progress,
+            cluster=cluster,
         )
-    print(_told(summary, options.destination))
-
-
-def _cluster(options: argparse.Namespace, connect: Connect) -> "Cluster":
-    try:
-        from channeltok.datasets.on_ray import Cluster
-    except ImportError as error:
-        raise NotDone(f"--ray needs Ray: pip install 'channeltok[ray]' ({error})") from error
-    if options.in_process is None:
-        given = {name: value for name, value in vars(options).items() if name != "run"}
-        servers = [
-            argparse.Namespace(**{**given, "server": server})
-            for server in options.server.split(",")
-        ]
-        return Cluster(options.ray, partial(_connect_to_any, connect, servers))
-    import service
-    from service.engine.in_process import LocalEngine
-
-    checkout = Path(service.__path__[0]).parent
-    return Cluster(
-        options.ray,
-        partial(LocalEngine, options.in_process.resolve(), threads=1),
-        import_path=checkout,
-    )
-
-
-def _connect_to_any(connect: Connect, servers: list[argparse.Namespace]) -> Client:
-    return connect(random.choice(servers))
+    print(_describe(summary, options.destination))
 
 
 def _detokenize(options: argparse.Namespace, engines: list[Any]) -> None:
@@ -203,70 +174,56 @@ def _detokenize(options: argparse.Namespace, engines: list[Any]) -> None:
 def _verify(options: argparse.Namespace, engines: list[Any]) -> None:
     from channeltok import datasets
 
-    verified = datasets.verify(
+    result = datasets.verify(
         options.source, options.destination, engines[0], sample=options.sample, seed=options.seed
     )
-    different, missing = len(verified.different), len(verified.missing)
     print(
-        f"{options.destination}: {verified.images:,} images made into tokens again, {different} differ, {missing} are gone"
+        f"{options.destination}: {result.images:,} images tokenized again, "
+        f"{len(result.different)} differ, {len(result.missing)} missing from the source"
     )
-    if first := [*verified.different, *verified.missing][:1]:
-        raise NotDone(f"not the same, {first[0]} for one")
+    if bad_keys := [*result.different, *result.missing]:
+        raise CommandFailed(f"the tokens do not match the source, for example {bad_keys[0]}")
 
 
-@contextmanager
-def _in_process(repository: Path) -> Iterator["LocalEngine"]:
-    checkout = Path(__file__).parents[3]
-    if (checkout / "service").is_dir() and str(checkout) not in sys.path:
-        sys.path.append(str(checkout))  # installed from it, only the client is importable
-    try:
-        from service.engine.in_process import LocalEngine
-    except ImportError as error:
-        why = f"--in-process needs the project's checkout and its extra `serve` ({error}); or name a service with --server"
-        raise NotDone(why) from error
-    try:
-        engine = LocalEngine(repository)
-    except ValueError as error:
-        raise NotDone(str(error)) from error
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _told(summary: "Summary", destination: str) -> str:
+def _describe(summary: "Summary", destination: str) -> str:
     rejects = f"; {summary.rejects} rejects in .channeltok/rejects.jsonl" if summary.rejects else ""
     if summary.done_before == summary.shards:
-        return f"{destination}: all {summary.shards} shards were done before, {summary.images:,} images{rejects}; nothing to do"
+        return (
+            f"{destination}: all {summary.shards} shards were done before, "
+            f"{summary.images:,} images{rejects}; nothing to do"
+        )
     rate = summary.new_images / max(summary.seconds, 1e-9)
-    each = (
-        f"{summary.lengths['mean_k']:.1f} tokens in the mean"
+    length = (
+        f"{summary.lengths['mean_k']:.1f} tokens on average"
         if summary.lengths
         else f"{summary.k} tokens each"
     )
-    told = f"{destination}: {summary.images:,} images, {each} by {summary.tokenizer} {summary.fingerprint}"
-    return f"{told}; {summary.new_images:,} of them now, in {summary.seconds:.1f} s ({rate:.0f}/s){rejects}{_lengths_told(summary)}"
+    return (
+        f"{destination}: {summary.images:,} images, {length} by {summary.tokenizer} "
+        f"{summary.fingerprint}; {summary.new_images:,} new, in {summary.seconds:.1f} s "
+        f"({rate:.0f}/s){rejects}{_describe_lengths(summary)}"
+    )
 
 
-def _lengths_told(summary: "Summary") -> str:
-    if not (told := summary.lengths):
+def _describe_lengths(summary: "Summary") -> str:
+    """A histogram of k, and what one k for all images would have cost."""
+    if not (lengths := summary.lengths):
         return ""
-    most = max(told["images_by_k"].values())
+    most = max(lengths["images_by_k"].values())
     lines = [
         f"k {k:5}  {count:9,}  {'#' * round(40 * count / most)}"
-        for k, count in told["images_by_k"].items()
+        for k, count in lengths["images_by_k"].items()
     ]
-    lines.append(f"{told['bytes']:,} bytes of ids")
-    if told["as_sure"]:
-        lines.append(
-            f"{told['reached']:,} images reach {summary.quality}; for as many, all need {_fixed_told(told['as_sure'])}"
-        )
-    lines.append(
-        f"SSIM {told['mean_ssim']:.3f} in the mean, as with {_fixed_told(told['as_alike'])}"
-    )
+    lines.append(f"{lengths['bytes']:,} bytes of ids")
+    if fixed := lengths["fixed_k_same_reached"]:
+        reached = f"{lengths['reached']:,} images reach {summary.quality}"
+        lines.append(f"{reached}, as many as with {_describe_fixed_k(fixed)}")
+    same_ssim = _describe_fixed_k(lengths["fixed_k_same_ssim"])
+    lines.append(f"mean SSIM {lengths['mean_ssim']:.3f}, the same as with {same_ssim}")
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _fixed_told(fixed: dict[str, Any]) -> str:
+def _describe_fixed_k(fixed: dict[str, Any]) -> str:
     saved = fixed["saved"]
-    return f"k = {fixed['k']:.0f}: {abs(saved):.1%} {'saved' if saved >= 0 else 'more'}"
+    more_or_fewer = "fewer" if saved >= 0 else "more"
+    return f"a fixed k = {fixed['k']:.0f}, in {abs(saved):.1%} {more_or_fewer} bytes"

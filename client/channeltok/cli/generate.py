@@ -1,66 +1,55 @@
-"""`channeltok generate`: a new image."""
+"""`channeltok generate`: generate an image, with previews on the way."""
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from channeltok._messages import ImageFormat
-from channeltok.client import Client
+from channeltok.cli.images import display_name, image_format, read_token_file, write_output
+from channeltok.cli.server_options import connect
 from channeltok.generation import Generated, GenerateParams, NewTokens, Preview, Started
-from channeltok.tokens import Tokens
-
-Connect = Callable[[argparse.Namespace], Client]
-FormatOf = Callable[[str], ImageFormat]
 
 
-def add_command(
-    commands: Any,
-    parents: list[argparse.ArgumentParser],
-    connect: Connect,
-    format_of: FormatOf,
-) -> None:
-    """connect: the client that the options ask for. format_of: that of an output's name; complains about others."""
-    generate = commands.add_parser("generate", parents=parents, help="a new image")
-    generate.add_argument("--generator", metavar="NAME", help="default: the service's")
+def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Add generate to the subparsers `commands`."""
+    generate = commands.add_parser("generate", parents=parents, help="generate an image")
     generate.add_argument(
-        "--class",
-        dest="class_name",
-        metavar="CLASS",
-        help="what it shows: one of the generator's classes",
-    )
-    generate.add_argument("-k", type=int, help="tokens of the image; default: all")
-    generate.add_argument(
-        "--seed", type=int, help="the same gives the same image; default: drawn, and told"
+        "--generator", metavar="NAME", help="default: the service's default generator"
     )
     generate.add_argument(
-        "--prefix", dest="input", metavar="TOKENS", type=Path, help="a .ctok file to go on with"
+        "--class", dest="class_name", metavar="CLASS", help="one of the generator's classes"
+    )
+    generate.add_argument("-k", type=int, help="number of tokens; default: all")
+    generate.add_argument(
+        "--seed", type=int, help="the same seed gives the same image; default: a random one"
     )
     generate.add_argument(
-        "--temperature", type=float, help="0: the likeliest token each time; default: 0.85"
+        "--prefix", metavar="TOKENS", type=Path, help="a .ctok file whose tokens to continue from"
+    )
+    generate.add_argument(
+        "--temperature", type=float, help="0 always takes the most likely token; default: 0.85"
     )
     generate.add_argument(
         "--top-k",
         type=int,
-        help="draw from so many of the likeliest ids; 0: from all; default: 200",
+        help="sample from this many of the most likely ids, 0 from all; default: 200",
     )
     generate.add_argument(
         "--previews",
         metavar="K,K,...",
         type=_budgets,
         default=[],
-        help="write the image at these k too",
+        help="also write the image at these numbers of tokens",
     )
     generate.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         required=True,
-        help="the image: .png, .jpg, .jpeg, .webp; - is PNG on stdout",
+        help="the image: .png, .jpg, .jpeg, .webp; - writes PNG to stdout",
     )
-    generate.add_argument("--tokens", metavar="FILE", type=Path, help="write the token bytes too")
-    generate.set_defaults(run=lambda options: _generate(options, connect, format_of))
+    generate.add_argument("--tokens", metavar="FILE", type=Path, help="also write the tokens")
+    generate.set_defaults(run=_generate)
 
 
 def _budgets(text: str) -> list[int]:
@@ -72,60 +61,45 @@ def _budgets(text: str) -> list[int]:
         ) from error
 
 
-def _generate(options: argparse.Namespace, connect: Connect, format_of: FormatOf) -> None:
-    format = format_of(options.output)
-    prefix = None if options.input is None else Tokens.from_bytes(options.input.read_bytes())
+def _generate(options: argparse.Namespace) -> None:
     params = GenerateParams(
         generator=options.generator,
         class_name=options.class_name,
-        prefix=prefix,
+        prefix=None if options.prefix is None else read_token_file(options.prefix),
         k=options.k,
         seed=options.seed,
         temperature=options.temperature,
         top_k=options.top_k,
         previews=options.previews,
-        preview_format=format,
+        preview_format=image_format(options.output),
     )
     with connect(options) as client:
-        summary = ""
         for event in client.generate(params):
             match event:
-                case Started():
-                    k, summary = (
-                        event.k,
-                        f"{event.generator}, seed {event.seed}, fingerprint {event.fingerprint}",
-                    )
-                case NewTokens():
-                    _progress(f"\r{event.index + len(event.ids)}/{k} tokens")
-                case Preview():
-                    _write(_beside(options.output, event.k), event.image)
-                case Generated():
-                    tokens = event.tokens
-        _progress("\n")
-        image = client.decode(tokens, format)
-    _write(options.output, image)
+                case Started(generator=generator, fingerprint=fingerprint, seed=seed, k=k):
+                    summary = f"{generator}, seed {seed}, fingerprint {fingerprint}"
+                case NewTokens(index, ids):
+                    _print_progress(f"\r{index + len(ids)}/{k} tokens")
+                case Preview(k_so_far, image):
+                    write_output(_preview_path(options.output, k_so_far), image)
+                case Generated(tokens):
+                    _print_progress("\n")
+        image = client.decode(tokens, params.preview_format)
+    write_output(options.output, image)
     if options.tokens is not None:
         options.tokens.write_bytes(tokens.to_bytes())
-    name = "stdout" if options.output == "-" else options.output
     print(
-        f"{name}: {tokens.k} tokens by {summary}",
+        f"{display_name(options.output)}: {tokens.k} tokens by {summary}",
         file=sys.stderr if options.output == "-" else sys.stdout,
     )
 
 
-def _progress(text: str) -> None:
+def _print_progress(text: str) -> None:
     if sys.stderr.isatty():
         print(text, end="", file=sys.stderr, flush=True)
 
 
-def _beside(output: str, k: int) -> str:
+def _preview_path(output: str, k: int) -> str:
     """out.png -> out.k8.png; previews of stdout are preview.k8.png."""
     path = Path("preview.png" if output == "-" else output)
     return str(path.with_suffix(f".k{k}{path.suffix}"))
-
-
-def _write(output: str, data: bytes) -> None:
-    if output == "-":
-        sys.stdout.buffer.write(data)
-    else:
-        Path(output).write_bytes(data)

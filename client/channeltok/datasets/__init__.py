@@ -1,27 +1,37 @@
-"""Whole datasets of images to shards of tokens, exactly once: `channeltok tokenize`, and the same from Python.
+"""Whole datasets of images to shards of tokens, exactly once: `channeltok tokenize` from Python.
 
     source shard -> images -> [ engine ] -> rows and rejects -> token shard, renamed into place -> ledger
 
 Needs the extra `batch`: `pip install "channeltok[batch]"`.
 """
 
-from channeltok.datasets.destination import DestinationMismatch
-from channeltok.datasets.detokenizing import Verified, detokenize, verify
-from channeltok.datasets.run import ShardFailed, Summary, TooManyRejects, tokenize
+from channeltok.datasets._detokenize import Decoder, detokenize
+from channeltok.datasets._tokenize import Summary, tokenize
+from channeltok.datasets._verify import Verification, verify
+from channeltok.datasets.errors import (
+    DatasetError,
+    DestinationMismatch,
+    ShardFailed,
+    SourceError,
+    TooManyRejects,
+)
+from channeltok.datasets.progress import ProgressListener
 from channeltok.datasets.shard import Engine
-from channeltok.datasets.sources import SourceError
 from channeltok.datasets.token_dataset import Batch, TokenDataset
 
 __all__ = [
     "Batch",
+    "DatasetError",
+    "Decoder",
     "DestinationMismatch",
     "Engine",
+    "ProgressListener",
     "ShardFailed",
     "SourceError",
     "Summary",
     "TokenDataset",
     "TooManyRejects",
-    "Verified",
+    "Verification",
     "detokenize",
     "tokenize",
     "verify",

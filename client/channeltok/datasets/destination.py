@@ -1,14 +1,15 @@
-"""Where tokens go, and what is known of the work done so far.
+"""The destination of a run: token shards, the manifest, and the ledger of finished shards.
 
-    DESTINATION/NAME.parquet (or .tar)         a token shard: there only whole
-    DESTINATION/.channeltok/manifest.json      what all of it was made with; a run that would differ is refused
-    DESTINATION/.channeltok/ledger/NAME.json   written after its shard: this one is done, with so many rows and these rejects
-    DESTINATION/.channeltok/rejects.jsonl      all rejects, when a run ends
-    DESTINATION/.channeltok/summary.json       what the last run did
+    DESTINATION/NAME.parquet (or .tar)         a token shard, always complete
+    DESTINATION/.channeltok/manifest.json      parameters of the run; a run with others is refused
+    DESTINATION/.channeltok/ledger/NAME.json   written after its shard: rows and rejects
+    DESTINATION/.channeltok/rejects.jsonl      all rejects, written when a run ends
+    DESTINATION/.channeltok/summary.json       result of the last run
 
-A shard and its ledger entry appear by one rename each, after their bytes are on the disk (in an object store: by one upload). Whoever is
-killed in between leaves a shard without an entry, which the next run makes again with the same bytes. The same bytes are also why two
-runs at once, or two machines with one shard, do no harm.
+A shard and its ledger entry each appear by one rename, after their bytes are on disk (in an object
+store: by one upload). A run that is killed in between leaves a shard without an entry; the next run
+makes it again with the same bytes. For the same reason two runs at once, or two machines with the
+same shard, do no harm.
 """
 
 import json
@@ -22,18 +23,18 @@ from typing import Any
 
 import fsspec
 
-from channeltok.datasets.length_stats import Lengths
+from channeltok.datasets.errors import DestinationMismatch
+from channeltok.datasets.length_stats import LengthStats
 
-FOLDER = ".channeltok"  # hidden: readers of the dataset pass it by
-
-
-class DestinationMismatch(Exception):
-    """The destination holds tokens that were made another way; the message says what differs."""
+FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What every row of a destination has in common. k: tokens an image; None where `quality`, as text, decides them."""
+    """What all rows of a destination have in common.
+
+    k: tokens per image; None where `quality` (as text) chooses.
+    """
 
     tokenizer: str
     fingerprint: str
@@ -45,7 +46,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Reject:
-    """An image without tokens. offset: as in Sample. code, reason: as the service would answer."""
+    """An image without tokens. offset: see Sample. code, reason: as the service's errors."""
 
     key: str
     source: str
@@ -56,101 +57,102 @@ class Reject:
 
 @dataclass(frozen=True)
 class Entry:
-    """A shard that is done. source, identity: of the source shard. lengths: of its rows, where a quality decided them."""
+    """Ledger entry of a finished shard.
+
+    source, identity: of the source shard. lengths: where a quality chose k.
+    """
 
     source: str
     identity: str
     rows: int
     rejects: list[Reject] = field(default_factory=list)
-    lengths: Lengths | None = None
+    lengths: LengthStats | None = None
 
 
 class Destination:
     """A folder of token shards, on any file system that fsspec knows."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
-        """Raises DestinationMismatch when something else lies there, OSError when it cannot be written."""
+        """Raises DestinationMismatch if it holds something else, OSError if not writable."""
         self._fs, self._root = fsspec.url_to_fs(url)
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
-        self._agree(url, manifest)
-        self._sweep()
+        self._check_manifest(url, manifest)
+        self._remove_leftovers()
 
-    def _sweep(self) -> None:
-        """Remove what runs on this machine left half written when they were killed."""
-        for leftover in (
-            Path(self._own("")).glob(f"writing-{socket.gethostname()}-*") if self._local else ()
-        ):
+    def _remove_leftovers(self) -> None:
+        """Remove half-written files of killed runs on this machine."""
+        pattern = f"writing-{socket.gethostname()}-*"
+        for leftover in Path(self._internal("")).glob(pattern) if self._local else ():
             try:
                 os.kill(int(leftover.name.split("-")[-2]), 0)
             except ProcessLookupError:
                 leftover.unlink(missing_ok=True)
             except PermissionError:
-                pass  # somebody else's, and alive
+                pass  # another user's process, and alive
 
-    def _agree(self, url: str, manifest: Manifest) -> None:
-        path = self._own("manifest.json")
+    def _check_manifest(self, url: str, manifest: Manifest) -> None:
+        path = self._internal("manifest.json")
         try:
-            there = json.loads(self._fs.cat_file(path))
+            stored = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
-            found = self._fs.find(self._root) if self._fs.exists(self._root) else []
-            for stranger in (path for path in found if f"/{FOLDER}/" not in path):
-                name = posixpath.relpath(stranger, self._root)
+            files = self._fs.find(self._root) if self._fs.exists(self._root) else []
+            for foreign in (file for file in files if f"/{FOLDER}/" not in file):
+                name = posixpath.relpath(foreign, self._root)
                 raise DestinationMismatch(
-                    f"{url} holds {name}, which no run of ours made: take an empty folder"
+                    f"{url} holds {name}, which was not written by tokenize: use an empty folder"
                 ) from None
-            self._put(path, _json(asdict(manifest)))
+            self._write(path, _json(asdict(manifest)))
             return
         differences = [
-            f"{name} {there.get(name)!r}, not {value!r}"
+            f"{name} {stored.get(name)!r}, not {value!r}"
             for name, value in asdict(manifest).items()
-            if there.get(name) != value
+            if stored.get(name) != value
         ]
         if differences:
             raise DestinationMismatch(
-                f"{url} was begun with {', '.join(differences)}: finish it that way, or take another folder"
+                f"{url} was begun with {', '.join(differences)}: "
+                "continue with the same parameters, or use another folder"
             )
 
     def entry(self, name: str) -> Entry | None:
-        """What is known of a shard; None while it is not done."""
+        """The ledger entry of a shard; None while it is unfinished."""
         try:
-            read = json.loads(self._fs.cat_file(self._own(f"ledger/{name}.json")))
+            data = json.loads(self._fs.cat_file(self._internal(f"ledger/{name}.json")))
         except FileNotFoundError:
             return None
-        lengths = read.get("lengths")
-        read["rejects"] = [Reject(**reject) for reject in read["rejects"]]
-        return Entry(**{**read, "lengths": None if lengths is None else Lengths.read(lengths)})
+        lengths = data.get("lengths")
+        data["rejects"] = [Reject(**reject) for reject in data["rejects"]]
+        data["lengths"] = None if lengths is None else LengthStats.from_json(lengths)
+        return Entry(**data)
 
     def finish(self, name: str, content: bytes, entry: Entry) -> None:
-        """Put a token shard in place, and then its entry."""
-        self._put(posixpath.join(self._root, name + self._suffix), content)
-        lengths = None if entry.lengths is None else entry.lengths.written()
-        self._put(
-            self._own(f"ledger/{name}.json"),
-            _json({**asdict(replace(entry, lengths=None)), "lengths": lengths}),
-        )
+        """Write a token shard, and then its ledger entry."""
+        self._write(posixpath.join(self._root, name + self._suffix), content)
+        data = asdict(replace(entry, lengths=None))
+        data["lengths"] = None if entry.lengths is None else entry.lengths.to_json()
+        self._write(self._internal(f"ledger/{name}.json"), _json(data))
 
     def conclude(self, rejects: list[Reject], summary: dict[str, Any]) -> None:
         """Write rejects.jsonl and summary.json."""
         lines = "".join(json.dumps(asdict(reject)) + "\n" for reject in rejects)
-        self._put(self._own("rejects.jsonl"), lines.encode())
-        self._put(self._own("summary.json"), _json(summary))
+        self._write(self._internal("rejects.jsonl"), lines.encode())
+        self._write(self._internal("summary.json"), _json(summary))
 
-    def _own(self, path: str) -> str:
+    def _internal(self, path: str) -> str:
         return posixpath.join(self._root, FOLDER, path)
 
-    def _put(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes) -> None:
         if not self._local:
             self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
             self._fs.pipe_file(path, content)
             return
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
-        own = os.path.join(self._root, FOLDER)
-        os.makedirs(own, exist_ok=True)
-        temporary = os.path.join(
-            own, f"writing-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-        )
+        internal = os.path.join(self._root, FOLDER)
+        os.makedirs(internal, exist_ok=True)
+        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+        temporary = os.path.join(internal, f"writing-{writer}")
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -158,10 +160,10 @@ class Destination:
         os.replace(temporary, path)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)  # the rename itself
+            os.fsync(descriptor)  # makes the rename durable
         finally:
             os.close(descriptor)
 
 
-def _json(what: dict[str, Any]) -> bytes:
-    return json.dumps(what, indent=2).encode() + b"\n"
+def _json(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, indent=2).encode() + b"\n"

@@ -1,4 +1,7 @@
-"""How many tokens images got that were encoded to a quality, and what the same number for all would have cost."""
+"""Statistics of variable-length tokens: how many each image took, and what one fixed k would cost.
+
+They exist where a `Quality` chose k for each image, and come from the curves it measured.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,74 +10,74 @@ from typing import Any, Self
 
 import numpy as np
 
-from channeltok.quality import Quality
+from channeltok.quality import BYTES_PER_TOKEN, Quality
 from channeltok.tokens import Tokens
-
-_BYTES_PER_TOKEN = 2
 
 
 @dataclass
-class Sums:
-    """Over images: of their SSIM and their PSNR, and how many reach what was asked."""
+class QualitySums:
+    """Sums over images: SSIM, PSNR in dB, and the number that reach the requested quality."""
 
     ssim: float = 0.0
     psnr: float = 0.0
     reached: int = 0
 
-    def add(self, other: "Sums") -> None:
+    def add(self, other: "QualitySums") -> None:
         self.ssim += other.ssim
         self.psnr += other.psnr
         self.reached += other.reached
 
 
 @dataclass
-class Lengths:
-    """images: k -> how many have so many tokens. chosen: of these images as they are. fixed: k -> had all of them k tokens."""
+class LengthStats:
+    """Statistics of a set of images.
+
+    Attributes:
+        images: k -> number of images with k tokens.
+        chosen: sums over the images at the k that was chosen for each.
+        fixed: k -> sums over the images if all had k tokens.
+    """
 
     images: Counter[int] = field(default_factory=Counter)
-    chosen: Sums = field(default_factory=Sums)
-    fixed: dict[int, Sums] = field(default_factory=dict)
+    chosen: QualitySums = field(default_factory=QualitySums)
+    fixed: dict[int, QualitySums] = field(default_factory=dict)
 
-    def add(self, tokens: Tokens, asked: Quality) -> None:
-        """One image, of which `tokens.curve` is known."""
+    def add(self, tokens: Tokens, quality: Quality) -> None:
+        """Add an image. `tokens.curve` must be present; `quality` is what was requested."""
         self.images[tokens.k] += 1
-        for one in tokens.curve:
-            sums = Sums(one.ssim, one.psnr, int(asked.reached_by(one)))
-            self.fixed.setdefault(one.k, Sums()).add(sums)
-            if one.k == tokens.k:
+        for point in tokens.curve:
+            sums = QualitySums(point.ssim, point.psnr, int(quality.reached_by(point)))
+            self.fixed.setdefault(point.k, QualitySums()).add(sums)
+            if point.k == tokens.k:
                 self.chosen.add(sums)
 
-    def merge(self, other: "Lengths") -> None:
-        """Those of another shard."""
+    def merge(self, other: "LengthStats") -> None:
+        """Add the statistics of another shard."""
         self.images.update(other.images)
         self.chosen.add(other.chosen)
         for k, sums in other.fixed.items():
-            self.fixed.setdefault(k, Sums()).add(sums)
+            self.fixed.setdefault(k, QualitySums()).add(sums)
 
-    def told(self) -> dict[str, Any]:
-        """For a summary. bytes: of all ids.
+    def summary(self) -> dict[str, Any]:
+        """Means and totals; empty without images. `bytes` counts all ids.
 
-        as_alike, as_sure: had all images the same k, the k at which their mean SSIM is the same, and the one at which as many reach what
-        was asked; between two that were tried, by linear interpolation. saved: the share of its bytes that choosing k by image does
-        without; negative where it takes more.
+        fixed_k_same_ssim, fixed_k_same_reached: the one k for all images at which the mean SSIM,
+        or the number of images that reach the quality, is the same (by linear interpolation
+        between measured k). `saved` is the share of its bytes that choosing k by image saves;
+        negative if choosing costs more.
         """
         count = self.images.total()
         if not count:
             return {}
         mean_k = sum(k * images for k, images in self.images.items()) / count
-        tried = sorted(self.fixed)
+        measured = sorted(self.fixed)
 
-        def same_for_all(measure: Callable[[Sums], float]) -> dict[str, float]:
-            k = float(
-                np.interp(
-                    measure(self.chosen),
-                    np.maximum.accumulate([measure(self.fixed[one]) for one in tried]),
-                    tried,
-                )
-            )
-            return {"k": k, "bytes": round(_BYTES_PER_TOKEN * k * count), "saved": 1 - mean_k / k}
+        def same_for_all(measure: Callable[[QualitySums], float]) -> dict[str, float]:
+            values = np.maximum.accumulate([measure(self.fixed[k]) for k in measured])
+            k = float(np.interp(measure(self.chosen), values, measured))
+            return {"k": k, "bytes": round(BYTES_PER_TOKEN * k * count), "saved": 1 - mean_k / k}
 
-        def mean(sums: Sums) -> dict[str, float]:
+        def means(sums: QualitySums) -> dict[str, float]:
             return {
                 "mean_ssim": sums.ssim / count,
                 "mean_psnr": sums.psnr / count,
@@ -84,20 +87,22 @@ class Lengths:
         return {
             "mean_k": mean_k,
             "images_by_k": dict(sorted(self.images.items())),
-            **mean(self.chosen),
-            "bytes": round(_BYTES_PER_TOKEN * mean_k * count),
-            "as_alike": same_for_all(lambda sums: sums.ssim),
-            "as_sure": same_for_all(lambda sums: sums.reached) if self.chosen.reached else None,
-            "fixed": [{"k": k, **mean(self.fixed[k])} for k in tried],
+            **means(self.chosen),
+            "bytes": round(BYTES_PER_TOKEN * mean_k * count),
+            "fixed_k_same_ssim": same_for_all(lambda sums: sums.ssim),
+            "fixed_k_same_reached": (
+                same_for_all(lambda sums: sums.reached) if self.chosen.reached else None
+            ),
+            "fixed": [{"k": k, **means(self.fixed[k])} for k in measured],
         }
 
-    def written(self) -> dict[str, Any]:
-        """For a ledger; `read` takes it, through JSON too."""
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger; `from_json` reads it back."""
         fixed = {k: asdict(sums) for k, sums in self.fixed.items()}
         return {"images": dict(self.images), "chosen": asdict(self.chosen), "fixed": fixed}
 
     @classmethod
-    def read(cls, written: dict[str, Any]) -> Self:
-        images = Counter({int(k): count for k, count in written["images"].items()})
-        fixed = {int(k): Sums(**sums) for k, sums in written["fixed"].items()}
-        return cls(images, Sums(**written["chosen"]), fixed)
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        images = Counter({int(k): count for k, count in data["images"].items()})
+        fixed = {int(k): QualitySums(**sums) for k, sums in data["fixed"].items()}
+        return cls(images, QualitySums(**data["chosen"]), fixed)

@@ -1,4 +1,4 @@
-"""Shards spread over the machines of a Ray cluster: the same `Job.do` for each, on an engine of the worker's own."""
+"""Tokenize shards on the machines of a Ray cluster, each worker with an engine of its own."""
 
 import logging
 import os
@@ -10,16 +10,19 @@ from typing import Any
 import ray
 
 from channeltok.datasets.destination import Entry
-from channeltok.datasets.shard import Engine, Job, patiently
+from channeltok.datasets.shard import Engine, ShardTokenizer, with_retries
 from channeltok.datasets.sources import Shard
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """address: as `ray.init` takes it: "auto", HOST:PORT, "ray://HOST:PORT". make_engine: called once in each worker; can be pickled.
+    """A Ray cluster, and how its workers get their engines.
 
-    workers: how many, each on one core; None for as many as the cluster has cores. import_path: a folder that workers import from beside
-    what they have installed.
+    Attributes:
+        address: as `ray.init` takes it: "auto", HOST:PORT, "ray://HOST:PORT".
+        make_engine: called once in each worker; must be picklable.
+        workers: number of workers, one core each; None for all cores of the cluster.
+        import_path: a folder that workers add to their Python path.
     """
 
     address: str
@@ -27,10 +30,13 @@ class Cluster:
     workers: int | None = None
     import_path: Path | None = None
 
-    def done(self, shards: list[Shard], job: Job) -> Iterator[tuple[Shard, Entry | None, str]]:
-        """Each shard as it is done: its entry, or None and why not. A worker that dies is replaced, and its shard done again.
+    def tokenize(
+        self, shards: list[Shard], tokenizer: ShardTokenizer
+    ) -> Iterator[tuple[Shard, Entry | None, str]]:
+        """Yield each shard when it is finished, with its entry, or None and the reason.
 
-        Raises ConnectionError where there is no cluster at `address`.
+        A worker that dies is replaced, and its shard is tokenized again. Raises ConnectionError
+        if there is no cluster at `address`.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         variables = {"PYTHONPATH": str(self.import_path)} if self.import_path else {}
@@ -43,27 +49,27 @@ class Cluster:
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-            done = ray.data.from_items(
+            results = ray.data.from_items(
                 [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
             ).map(
                 _Worker,  # type: ignore[arg-type]  # a class here, an actor there
-                fn_constructor_args=(self.make_engine, job),
+                fn_constructor_args=(self.make_engine, tokenizer),
                 concurrency=min(workers, len(shards)),
                 num_cpus=1,
             )
-            for row in done.iter_rows():
-                yield row["shard"], row["entry"], row["why"]
+            for row in results.iter_rows():
+                yield row["shard"], row["entry"], row["reason"]
         finally:
             ray.shutdown()
 
 
 class _Worker:
-    """An actor: makes its engine once, and then does shard after shard with it."""
+    """A Ray actor: makes its engine once, then tokenizes shard after shard with it."""
 
-    def __init__(self, make_engine: Callable[[], Engine], job: Job) -> None:
-        self._engine, self._job = make_engine(), job
+    def __init__(self, make_engine: Callable[[], Engine], tokenizer: ShardTokenizer) -> None:
+        self._engine, self._tokenizer = make_engine(), tokenizer
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard: Shard = row["shard"]
-        entry, why = patiently(lambda attempt: self._job.do(shard, self._engine))
-        return {"shard": shard, "entry": entry, "why": why}
+        entry, reason = with_retries(lambda attempt: self._tokenizer.run(shard, self._engine))
+        return {"shard": shard, "entry": entry, "reason": reason}

@@ -1,4 +1,4 @@
-"""What a person or a log sees of a run."""
+"""Progress of a tokenize run: the listener interface, and a progress bar or log lines on stderr."""
 
 import sys
 import threading
@@ -7,22 +7,43 @@ from typing import Self
 
 from tqdm import tqdm
 
-from channeltok.datasets.run import Watcher
 from channeltok.datasets.sources import Shard
 
-LINE_SECONDS = 30.0  # between lines of progress where nobody watches a terminal
+LOG_SECONDS = 30.0  # between progress lines where stderr is not a terminal
 
 
-class Meter(Watcher):
-    """A bar on a terminal; elsewhere a line for each finished shard and one in between every `LINE_SECONDS`."""
+class ProgressListener:
+    """Receives the progress of `tokenize`, from several threads. Override what you need."""
+
+    def begin(self, shards: int, done_before: int, source_bytes: int) -> None:
+        """The run starts.
+
+        Args:
+            shards: number of shards of the source.
+            done_before: how many of them earlier runs finished.
+            source_bytes: size of the others.
+        """
+
+    def advance(self, shard: Shard, source_bytes: int, images: int, rejects: int) -> None:
+        """More of a shard is done: this many bytes, tokenized images and rejects."""
+
+    def finish(self, shard: Shard, rows: int, rejects: int) -> None:
+        """A token shard is in place."""
+
+    def fail(self, shard: Shard, reason: str, retrying: bool) -> None:
+        """An attempt at a shard failed; `retrying` says whether another follows."""
+
+
+class ProgressBar(ProgressListener):
+    """A bar on a terminal; elsewhere a line per shard, and at least one every LOG_SECONDS."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[None] | None = None
         self._shards = self._done = self._images = self._rejects = 0
-        self._seen: dict[str, int] = {}  # shard -> bytes of it that the bar has
-        self._started = self._told = time.monotonic()
+        self._shown_bytes: dict[str, int] = {}  # by shard name
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -32,9 +53,8 @@ class Meter(Watcher):
             self._bar.close()
 
     def begin(self, shards: int, done_before: int, source_bytes: int) -> None:
-        """See Watcher."""
         self._shards, self._done = shards, done_before
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._bar = tqdm(
             total=source_bytes,
             unit="B",
@@ -43,41 +63,42 @@ class Meter(Watcher):
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left, {postfix}",
         )
         if done_before:
-            self._line(f"{done_before} of {shards} shards were done before")
+            self._print(f"{done_before} of {shards} shards were done before")
 
     def advance(self, shard: Shard, source_bytes: int, images: int, rejects: int) -> None:
-        """See Watcher."""
         with self._lock:
             self._images += images
             self._rejects += rejects
-            self._fill(shard, min(shard.size, self._seen.get(shard.name, 0) + source_bytes))
-            if not self._terminal and time.monotonic() - self._told > LINE_SECONDS:
-                self._line(self._state())
+            shown = self._shown_bytes.get(shard.name, 0)
+            self._update(shard, min(shard.size, shown + source_bytes))
+            if not self._terminal and time.monotonic() - self._last_line > LOG_SECONDS:
+                self._print(self._state())
 
     def finish(self, shard: Shard, rows: int, rejects: int) -> None:
-        """See Watcher."""
         with self._lock:
             self._done += 1
-            self._fill(shard, shard.size)
+            self._update(shard, shard.size)
             if not self._terminal:
-                self._line(f"{shard.name}: {rows} images, {rejects} rejects; {self._state()}")
+                self._print(f"{shard.name}: {rows} images, {rejects} rejects; {self._state()}")
 
-    def fail(self, shard: Shard, why: str, again: bool) -> None:
-        """See Watcher."""
+    def fail(self, shard: Shard, reason: str, retrying: bool) -> None:
         with self._lock:
-            self._fill(shard, 0)
-            self._line(f"{shard.name}: {why}; {'trying again' if again else 'given up'}")
+            self._update(shard, 0)
+            self._print(f"{shard.name}: {reason}; {'trying again' if retrying else 'given up'}")
 
-    def _fill(self, shard: Shard, seen: int) -> None:
+    def _update(self, shard: Shard, done_bytes: int) -> None:
         assert self._bar is not None
         self._bar.set_postfix_str(self._state(), refresh=False)
-        self._bar.update(seen - self._seen.get(shard.name, 0))
-        self._seen[shard.name] = seen
+        self._bar.update(done_bytes - self._shown_bytes.get(shard.name, 0))
+        self._shown_bytes[shard.name] = done_bytes
 
     def _state(self) -> str:
         rate = self._images / max(time.monotonic() - self._started, 1e-9)
-        return f"{self._images:,} images, {rate:.0f}/s, {self._rejects} rejects, {self._done} of {self._shards} shards"
+        return (
+            f"{self._images:,} images, {rate:.0f}/s, {self._rejects} rejects, "
+            f"{self._done} of {self._shards} shards"
+        )
 
-    def _line(self, text: str) -> None:
-        self._told = time.monotonic()
+    def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
         tqdm.write(text, file=sys.stderr)

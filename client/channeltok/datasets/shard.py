@@ -1,4 +1,4 @@
-"""One shard from its images to its place: the same wherever it is done, in a thread here or on another machine."""
+"""Tokenize one shard and put it in place: the same in a thread here and on a Ray worker."""
 
 import io
 import time
@@ -11,25 +11,28 @@ from PIL import Image
 
 from channeltok._messages import TokenizerInfo
 from channeltok.datasets.destination import Destination, Entry, Reject
-from channeltok.datasets.length_stats import Lengths
-from channeltok.datasets.sources import Sample, Shard, SourceError
+from channeltok.datasets.errors import SourceError
+from channeltok.datasets.length_stats import LengthStats
+from channeltok.datasets.sources import Sample, Shard
 from channeltok.datasets.writers import CONTAINERS, Row
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 
-ATTEMPTS = 5  # at a shard whose engine fails; then the run goes on without it, and says so
-BACKOFF_SECONDS = 1.0  # before the second attempt; doubles
-Each = Callable[
-    [int, Reject | None], None
-]  # told of each image: its bytes, and why it has no tokens
+MAX_ATTEMPTS = 5  # at one shard; then the run goes on without it and reports it
+BACKOFF_SECONDS = 1.0  # before the second attempt; doubles each time
+
+OnImage = Callable[[int, Reject | None], None]
+"""Called for each image with its size in bytes, and its reject if it has no tokens."""
+OnFailure = Callable[[str, bool], None]
+"""Called for each failed attempt with the reason, and whether another attempt follows."""
 
 
 class Engine(Protocol):
-    """Whatever makes tokens: `channeltok.Client`, or an engine in this process."""
+    """Makes tokens of images: `channeltok.Client`, or an engine in this process."""
 
     def tokenizers(self) -> list[TokenizerInfo]:
-        """What it has, the default first."""
+        """The tokenizers it has, the default first."""
         ...
 
     def encode_stream(
@@ -40,77 +43,96 @@ class Engine(Protocol):
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        """For each image, in order, its tokens or its error. Safe to call from several threads."""
+        """Yield the tokens or the error of each image, in order. Must be thread-safe."""
         ...
 
 
-def patiently(
+def with_retries(
     attempt: Callable[[int], Entry],
-    failed: Callable[[str, bool], None] = lambda why, again: None,
+    on_failure: OnFailure | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> tuple[Entry | None, str]:
-    """Do a shard, and do it again where its engine or a file system failed: its entry, or None and why.
+    """Call `attempt` until it succeeds, again where the engine or a file system failed.
 
-    attempt: is given its number. failed: told why, and whether there is another attempt. sleep: seconds; something true ends it all.
+    Args:
+        attempt: called with the number of the attempt, 0 to MAX_ATTEMPTS - 1.
+        on_failure: called after each failure.
+        sleep: waits so many seconds; a true result stops the retries.
+
+    Returns:
+        The entry and "", or None and the last reason.
     """
-    for number in range(ATTEMPTS):
+    for number in range(MAX_ATTEMPTS):
         try:
             return attempt(number), ""
         except (ChannelTokError, SourceError, OSError) as error:
-            why = str(error)
-            again = number < ATTEMPTS - 1 and not isinstance(error, SourceError)
-            failed(why, again)
-            if not again or sleep(
-                max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)
-            ):
+            reason = str(error)
+            retrying = number < MAX_ATTEMPTS - 1 and not isinstance(error, SourceError)
+            if on_failure is not None:
+                on_failure(reason, retrying)
+            delay = max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)
+            if not retrying or sleep(delay):
                 break
-    return None, why
+    return None, reason
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is the same for all shards of a run. k: None where the quality decides. Can be pickled."""
+class ShardTokenizer:
+    """Tokenizes the shards of one run. Can be pickled.
 
-    place: Destination
+    Attributes:
+        destination: where the token shards go.
+        info: the tokenizer that the run uses.
+        k: tokens per image; None where `quality` chooses.
+        container: "parquet" or "webdataset".
+        quality: chooses k for each image.
+    """
+
+    destination: Destination
     info: TokenizerInfo
     k: int | None
     container: str
     quality: Quality | None = None
 
-    def do(
-        self, shard: Shard, engine: Engine, each: Each = lambda source_bytes, reject: None
-    ) -> Entry:
-        """Tokenize a shard and put it in its place. Calling it again does no harm.
+    def run(self, shard: Shard, engine: Engine, on_image: OnImage | None = None) -> Entry:
+        """Tokenize a shard and put it in place. Running it twice does no harm.
 
-        Raises SourceError, ChannelTokError where the engine fails (only what is wrong with an image makes a reject), OSError.
+        Raises:
+            SourceError: the shard cannot be read.
+            ChannelTokError: the engine fails. A bad image becomes a reject instead.
+            OSError: reading or writing fails.
         """
-        rows, rejects = self._tokenized(shard, engine, each)
+        rows, rejects = self._tokenize(shard, engine, on_image)
         lengths = None
         if self.quality is not None:
-            lengths = Lengths()
+            lengths = LengthStats()
             for row in rows:
                 lengths.add(row.tokens, self.quality)
         entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths)
-        self.place.finish(shard.name, CONTAINERS[self.container](rows, self.k), entry)
+        self.destination.finish(shard.name, CONTAINERS[self.container](rows, self.k), entry)
         return entry
 
-    def _tokenized(
-        self, shard: Shard, engine: Engine, each: Each
+    def _tokenize(
+        self, shard: Shard, engine: Engine, on_image: OnImage | None
     ) -> tuple[list[Row], list[Reject]]:
         info = self.info
         rows, rejects = list[Row](), list[Reject]()
-        sent: deque[tuple[Sample, tuple[int, int]]] = deque()
+        sent: deque[tuple[Sample, tuple[int, int]]] = deque()  # with width and height
+
+        def report(sample: Sample, reject: Reject | None) -> None:
+            if on_image is not None:
+                on_image(len(sample.image), reject)
 
         def refuse(sample: Sample, code: str, reason: str) -> None:
             rejects.append(Reject(sample.key, shard.path, sample.offset, code, reason))
-            each(len(sample.image), rejects[-1])
+            report(sample, rejects[-1])
 
         def images() -> Iterator[bytes]:
             for sample in shard.samples():
                 if sample.refusal:
                     refuse(sample, "UNREADABLE", sample.refusal)
                 else:
-                    sent.append((sample, _size(sample.image)))
+                    sent.append((sample, _image_size(sample.image)))
                     yield sample.image
 
         for result in engine.encode_stream(images(), self.k, info.name, quality=self.quality):
@@ -120,27 +142,20 @@ class Job:
             elif isinstance(result, ChannelTokError):
                 raise result
             elif result.fingerprint != info.fingerprint:
-                changed = f"the engine now serves {result.fingerprint}; the run began with {info.fingerprint}"
-                raise FingerprintMismatch("FINGERPRINT_MISMATCH", changed)
-            else:
-                rows.append(
-                    Row(
-                        sample.key,
-                        result,
-                        info.name,
-                        shard.path,
-                        sample.offset,
-                        sample.label,
-                        width,
-                        height,
-                    )
+                raise FingerprintMismatch(
+                    "FINGERPRINT_MISMATCH",
+                    f"the engine now serves {result.fingerprint}; the run began with "
+                    f"{info.fingerprint}",
                 )
-                each(len(sample.image), None)
+            else:
+                origin = (shard.path, sample.offset, sample.label, width, height)
+                rows.append(Row(sample.key, result, info.name, *origin))
+                report(sample, None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
 
 
-def _size(image: bytes) -> tuple[int, int]:
-    """Width and height as the header says; 0, 0 for what is no image, which the engine will say better."""
+def _image_size(image: bytes) -> tuple[int, int]:
+    """Width and height from the header; 0, 0 if unreadable (the engine will say why)."""
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.size

@@ -17,6 +17,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from channeltok.datasets.errors import SourceError
+
 FOLDER_SHARD = 1000
 MAX_IMAGE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
 # What people take for an image. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
@@ -44,10 +46,6 @@ IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 KEY_COLUMNS = ("key", "__key__")
 _PARQUET_BATCH = 64  # rows of images in memory at once
-
-
-class SourceError(Exception):
-    """The source is not there, holds no images, or a shard of it cannot be read; the message says which and why."""
 
 
 @dataclass(frozen=True)

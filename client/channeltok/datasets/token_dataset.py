@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from channeltok.datasets.sources import SourceError
+from channeltok.datasets.errors import SourceError
 from channeltok.tokens import Tokens
 
 UNLABELLED = -1

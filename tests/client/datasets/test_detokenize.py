@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from channeltok import ChannelTokError, InvalidInput, Tokens, cli
+from channeltok import ChannelTokError, InvalidInput, Tokens
 from channeltok.datasets import SourceError, TokenDataset, detokenize, tokenize, verify
 from PIL import Image
 
-from service.engine.in_process import LocalEngine
-from tests.client.datasets.conftest import ROOT
+from service import in_process
+from service.engine.in_process import InProcessEngine
 from tests.support import dataset_files
 from tests.support.photographs import crops
 
@@ -22,7 +22,7 @@ KEYS = [f"{'abc'[number % 3]}/photo-{number:02d}" for number in range(30)]
 
 
 @pytest.fixture(scope="module")
-def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     images = list(zip(KEYS, crops(30), strict=True))
     for shard in range(3):
@@ -34,7 +34,7 @@ def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("k", [K, 8])
-def test_images_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: int) -> None:
+def test_images_come_back(engine: InProcessEngine, made: Path, tmp_path: Path, k: int) -> None:
     assert detokenize(str(made / "tokens"), tmp_path / "photos", engine, k=k, format="png") == 30
     files = sorted((tmp_path / "photos").rglob("*.png"))
     assert {str(file.relative_to(tmp_path / "photos")) for file in files} == {
@@ -48,7 +48,7 @@ def test_images_come_back(engine: LocalEngine, made: Path, tmp_path: Path, k: in
 
 
 def test_a_key_cannot_lead_out_of_the_folder(
-    engine: LocalEngine, made: Path, tmp_path: Path
+    engine: InProcessEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "tokens", tmp_path / "tokens")
     path = tmp_path / "tokens/train-0.parquet"
@@ -56,17 +56,17 @@ def test_a_key_cannot_lead_out_of_the_folder(
     rows = table.to_pylist()
     rows[3]["key"] = "../../etc/passwd"
     pq.write_table(type(table).from_pylist(rows, table.schema), path)
-    with pytest.raises(SourceError, match="leads out"):
+    with pytest.raises(SourceError, match="points outside"):
         detokenize(str(tmp_path / "tokens"), tmp_path / "photos", engine)
 
 
-def test_what_was_not_touched_is_the_same(engine: LocalEngine, made: Path) -> None:
+def test_what_was_not_touched_is_the_same(engine: InProcessEngine, made: Path) -> None:
     verified = verify(str(made / "source"), str(made / "tokens"), engine, sample=20)
     assert (verified.images, verified.different, verified.missing) == (20, [], [])
 
 
 def test_another_image_and_a_lost_shard_are_found(
-    engine: LocalEngine, made: Path, tmp_path: Path
+    engine: InProcessEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
     dataset_files.tar(
@@ -79,7 +79,7 @@ def test_another_image_and_a_lost_shard_are_found(
 
 
 def test_an_image_that_cannot_be_read_any_more_is_another(
-    engine: LocalEngine, made: Path, tmp_path: Path
+    engine: InProcessEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "source", tmp_path / "source")
     images = crops(10, seed=9)
@@ -91,7 +91,7 @@ def test_an_image_that_cannot_be_read_any_more_is_another(
     assert (sorted(verified.different), verified.missing) == (sorted(KEYS[10:20]), [])
 
 
-def test_bad_token_bytes_are_refused_alone(engine: LocalEngine, made: Path) -> None:
+def test_bad_token_bytes_are_refused_alone(engine: InProcessEngine, made: Path) -> None:
     tokens = dict(TokenDataset(str(made / "tokens")).rows())[KEYS[0]]
     image, error, again = engine.decode_stream([tokens, b"no tokens", tokens.to_bytes()])
     assert isinstance(error, InvalidInput)
@@ -99,7 +99,7 @@ def test_bad_token_bytes_are_refused_alone(engine: LocalEngine, made: Path) -> N
 
 
 def test_another_training_is_said_to_be_one(
-    engine: LocalEngine, made: Path, tmp_path: Path
+    engine: InProcessEngine, made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "tokens", tmp_path / "tokens")
     for path in (tmp_path / "tokens").glob("*.parquet"):
@@ -168,23 +168,16 @@ def test_no_tokens(tmp_path: Path) -> None:
 
 
 def test_the_commands(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedded = ["--in-process", str(ROOT / "model_repository")]
-    assert (
-        cli.main(
-            ["detokenize", str(made / "tokens"), str(tmp_path / "photos"), "-k", "32", *embedded]
-        )
-        == 0
-    )
+    source, tokens = str(made / "source"), str(made / "tokens")
+    assert in_process.main(["detokenize", tokens, str(tmp_path / "photos"), "-k", "32"]) == 0
     assert "30 images" in capsys.readouterr().out
-    assert (
-        cli.main(["verify", str(made / "source"), str(made / "tokens"), "--sample", "9", *embedded])
-        == 0
-    )
-    assert "9 images made into tokens again, 0 differ, 0 are gone" in capsys.readouterr().out
+    assert in_process.main(["verify", source, tokens, "--sample", "9"]) == 0
+    assert "9 images tokenized again, 0 differ, 0 missing" in capsys.readouterr().out
     (made / "empty").mkdir()
-    assert cli.main(["verify", str(made / "empty"), str(made / "tokens"), *embedded]) == 1
+    assert in_process.main(["verify", str(made / "empty"), tokens]) == 1
     assert "nothing is there" in capsys.readouterr().err
-    assert cli.main(["tokenize", "a", "b", "--in-process", str(tmp_path / "nowhere")]) == 1
+    nowhere = str(tmp_path / "nowhere")
+    assert in_process.main(["tokenize", "a", "b", "--model-repository", nowhere]) == 1
     assert "holds no tokenizer" in capsys.readouterr().err
 
 

@@ -4,43 +4,22 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.client.datasets.conftest import ROOT
 from tests.support import dataset_files
 from tests.support.photographs import crops
-from tests.support.running import eventually
+from tests.support.running import ROOT, eventually
+from tests.support.tokenize_command import IN_PROCESS, content
 
 SHARDS = 8
-COMMAND = [
-    str(Path(sys.executable).with_name("channeltok")),
-    "tokenize",
-]  # the installed script, which has no checkout on its path
 
 
 def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
-    command = [
-        *COMMAND,
-        str(source),
-        str(destination),
-        "-k",
-        "32",
-        "--in-process",
-        str(ROOT / "model_repository"),
-    ]
+    command = [*IN_PROCESS, str(source), str(destination), "-k", "32"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def content(destination: Path) -> dict[str, bytes]:
-    """All files but the summary, which tells of the last run."""
-    files = [
-        path for path in destination.rglob("*") if path.is_file() and path.name != "summary.json"
-    ]
-    return {str(path.relative_to(destination)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from channeltok import Quality, Tokens, cli
+from channeltok import Quality, Tokens
 from channeltok.datasets import DestinationMismatch, TokenDataset, tokenize, verify
 from PIL import Image
 
 import imaging
 from imaging.similarity import ssim
-from service.engine.in_process import LocalEngine
-from tests.client.datasets.conftest import ROOT
+from service import in_process
+from service.engine.in_process import InProcessEngine
 from tests.support import dataset_files
 from tests.support.photographs import crops
 
@@ -23,7 +23,7 @@ ASKED = Quality(ssim=0.6)
 
 
 @pytest.fixture(scope="module")
-def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adaptive")
     for shard in range(2):
         dataset_files.tar(folder / f"source/train-{shard}.tar", IMAGES[shard::2], labels=True)
@@ -31,7 +31,9 @@ def made(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_image_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, made: Path) -> None:
+def test_each_image_has_the_fewest_tokens_that_reach_it(
+    engine: InProcessEngine, made: Path
+) -> None:
     """As one finds them who decodes every budget by itself."""
     rows = {
         row["key"]: row
@@ -62,7 +64,7 @@ def test_each_image_has_the_fewest_tokens_that_reach_it(engine: LocalEngine, mad
     assert len({row["k"] for row in rows.values()}) >= 4
 
 
-def test_the_summary_adds_up_over_a_second_run(engine: LocalEngine, made: Path) -> None:
+def test_the_summary_adds_up_over_a_second_run(engine: InProcessEngine, made: Path) -> None:
     rows = [
         row
         for shard in (0, 1)
@@ -72,20 +74,25 @@ def test_the_summary_adds_up_over_a_second_run(engine: LocalEngine, made: Path) 
     ]
     again = tokenize(str(made / "source"), str(made / "tokens"), [engine], quality=ASKED)
     assert again.done_before == 2
-    told = again.lengths
+    lengths = again.lengths
     assert json.loads((made / "tokens/.channeltok/summary.json").read_text())[
         "lengths"
-    ] == json.loads(json.dumps(told))
-    assert told["bytes"] == 2 * sum(row["k"] for row in rows)
-    assert sum(told["images_by_k"].values()) == 24
-    assert told["mean_ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]), abs=1e-6)
-    assert told["reached"] == sum(row["ssim"] >= 0.6 for row in rows)
-    ks, likeness = [one["k"] for one in told["fixed"]], [one["mean_ssim"] for one in told["fixed"]]
-    assert np.interp(told["as_alike"]["k"], ks, likeness) == pytest.approx(told["mean_ssim"])
-    assert told["as_alike"]["saved"] == pytest.approx(
-        1 - told["bytes"] / told["as_alike"]["bytes"], abs=1e-3
+    ] == json.loads(json.dumps(lengths))
+    assert lengths["bytes"] == 2 * sum(row["k"] for row in rows)
+    assert sum(lengths["images_by_k"].values()) == 24
+    assert lengths["mean_ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]), abs=1e-6)
+    assert lengths["reached"] == sum(row["ssim"] >= 0.6 for row in rows)
+    ks, likeness = (
+        [one["k"] for one in lengths["fixed"]],
+        [one["mean_ssim"] for one in lengths["fixed"]],
     )
-    assert 0 < told["as_sure"]["saved"] < 1
+    assert np.interp(lengths["fixed_k_same_ssim"]["k"], ks, likeness) == pytest.approx(
+        lengths["mean_ssim"]
+    )
+    assert lengths["fixed_k_same_ssim"]["saved"] == pytest.approx(
+        1 - lengths["bytes"] / lengths["fixed_k_same_ssim"]["bytes"], abs=1e-3
+    )
+    assert 0 < lengths["fixed_k_same_reached"]["saved"] < 1
 
 
 def test_batches_are_padded_and_cut(made: Path) -> None:
@@ -101,7 +108,7 @@ def test_batches_are_padded_and_cut(made: Path) -> None:
 
 
 def test_a_price_for_tokens_saves_bytes_at_the_same_mean(
-    engine: LocalEngine, made: Path, tmp_path: Path
+    engine: InProcessEngine, made: Path, tmp_path: Path
 ) -> None:
     summary = tokenize(
         str(made / "source"),
@@ -109,11 +116,11 @@ def test_a_price_for_tokens_saves_bytes_at_the_same_mean(
         [engine],
         quality=Quality(ssim_per_token=0.001),
     )
-    assert summary.lengths["as_alike"]["saved"] > 0
-    assert summary.lengths["as_sure"] is None
+    assert summary.lengths["fixed_k_same_ssim"]["saved"] > 0
+    assert summary.lengths["fixed_k_same_reached"] is None
 
 
-def test_verify_takes_them(engine: LocalEngine, made: Path) -> None:
+def test_verify_takes_them(engine: InProcessEngine, made: Path) -> None:
     verified = verify(str(made / "source"), str(made / "tokens"), engine, sample=24)
     assert (verified.images, verified.different, verified.missing) == (24, [], [])
 
@@ -122,7 +129,9 @@ def test_verify_takes_them(engine: LocalEngine, made: Path) -> None:
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # webdataset leaves its file open
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_webdataset_tells_what_they_reach(engine: LocalEngine, made: Path, tmp_path: Path) -> None:
+def test_webdataset_tells_what_they_reach(
+    engine: InProcessEngine, made: Path, tmp_path: Path
+) -> None:
     import webdataset
 
     tokenize(
@@ -138,34 +147,22 @@ def test_webdataset_tells_what_they_reach(engine: LocalEngine, made: Path, tmp_p
         assert facts["psnr"] >= 20 or facts["k"] > 100
 
 
-def test_another_quality_is_not_mixed_in(engine: LocalEngine, made: Path) -> None:
+def test_another_quality_is_not_mixed_in(engine: InProcessEngine, made: Path) -> None:
     with pytest.raises(DestinationMismatch, match=r"ssim=0\.6"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], quality=Quality(ssim=0.7))
     with pytest.raises(DestinationMismatch, match=r"ssim=0\.6"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], k=64)
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="exclude each other"):
         tokenize(str(made / "source"), str(made / "tokens"), [engine], k=64, quality=ASKED)
 
 
 def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedded = ["--in-process", str(ROOT / "model_repository")]
-    assert (
-        cli.main(
-            [
-                "tokenize",
-                str(made / "source"),
-                str(tmp_path / "tokens"),
-                "--quality",
-                "max_bytes=64",
-                *embedded,
-            ]
-        )
-        == 0
-    )
-    told = capsys.readouterr().out
-    assert "tokens in the mean by demo" in told
-    assert "bytes of ids" in told
-    assert "SSIM" in told
+    paths = [str(made / "source"), str(tmp_path / "tokens")]
+    assert in_process.main(["tokenize", *paths, "--quality", "max_bytes=64"]) == 0
+    output = capsys.readouterr().out
+    assert "tokens on average by demo" in output
+    assert "bytes of ids" in output
+    assert "SSIM" in output
     with pytest.raises(SystemExit):
-        cli.main(["tokenize", "a", "b", "--quality", "fine", *embedded])
+        in_process.main(["tokenize", "a", "b", "--quality", "fine"])
     assert "a quality is written" in capsys.readouterr().err

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.client.datasets.test_kill import COMMAND, ROOT, content
 from tests.support import dataset_files
 from tests.support.network_trace import assert_stays_here, files, home
 from tests.support.photographs import crops
-from tests.support.running import running
+from tests.support.running import ROOT, running
+from tests.support.tokenize_command import IN_PROCESS, ON_A_SERVICE, content
 
 __all__ = ["home"]
 SHARDS = 6
@@ -52,16 +52,8 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
         )
 
     def command(destination: str, *more: str) -> list[str]:
-        engine = ["--in-process", str(ROOT / "model_repository")]
-        return [
-            *COMMAND,
-            str(tmp_path / "source"),
-            str(tmp_path / destination),
-            "-k",
-            "32",
-            *engine,
-            *more,
-        ]
+        paths = [str(tmp_path / "source"), str(tmp_path / destination)]
+        return [*IN_PROCESS, *paths, "-k", "32", *more]
 
     subprocess.run(command("plain"), cwd=ROOT, check=True, timeout=120)
     run = subprocess.Popen(
@@ -93,16 +85,8 @@ def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
         dataset_files.tar(tmp_path / f"source/train-{shard}.tar", images)
     with running() as service:
         for destination, more in {"plain": [], "spread": ["--ray", address]}.items():
-            command = [
-                *COMMAND,
-                str(tmp_path / "source"),
-                str(tmp_path / destination),
-                "-k",
-                "32",
-                "--server",
-                service.grpc,
-                *more,
-            ]
+            paths = [str(tmp_path / "source"), str(tmp_path / destination)]
+            command = [*ON_A_SERVICE, *paths, "-k", "32", "--server", service.grpc, *more]
             subprocess.run(command, cwd=ROOT, check=True, timeout=180)
     assert content(tmp_path / "spread") == content(tmp_path / "plain")
 
@@ -118,14 +102,6 @@ def test_the_command_reaches_nothing_but_the_cluster(
         [(f"photo-{number}", image) for number, image in enumerate(crops(20))],
     )
     own = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
-    command = [
-        *COMMAND,
-        str(tmp_path / "source"),
-        str(tmp_path / "tokens"),
-        "-k",
-        "8",
-        "--in-process",
-        str(ROOT / "model_repository"),
-    ]
+    command = [*IN_PROCESS, str(tmp_path / "source"), str(tmp_path / "tokens"), "-k", "8"]
     assert_stays_here(tmp_path, *command, "--ray", address, own=own)
     assert files(home) == []

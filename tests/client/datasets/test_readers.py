@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 from channeltok.datasets import tokenize
 
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
 from tests.support import dataset_files
 from tests.support.photographs import crops
 
@@ -21,7 +21,7 @@ KEYS = [f"class/photo-{number:02d}" for number in range(12)]
 
 
 @pytest.fixture(scope="module")
-def tokens(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokens(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     images = list(zip(KEYS, crops(12), strict=True))
     for number in range(2):

@@ -29,7 +29,7 @@ from channeltok.quality import Quality
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
 from tests.support import dataset_files
 from tests.support.photographs import crops, encoded, jpeg
 
@@ -50,7 +50,7 @@ def rows_of(destination: Path) -> dict[str, list[int]]:
 
 
 @pytest.fixture(scope="module")
-def right(engine: LocalEngine) -> dict[str, list[int]]:
+def right(engine: InProcessEngine) -> dict[str, list[int]]:
     tokens = engine.encode_stream((image for _, image in IMAGES), K)
     return {
         key: one.ids.tolist()
@@ -59,7 +59,9 @@ def right(engine: LocalEngine) -> dict[str, list[int]]:
     }
 
 
-def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_a_folder_tree(
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     (source / "README.txt").write_text("no image, and no reject")
     (source / ".thumbnail.jpg").write_bytes(b"hidden")
@@ -73,7 +75,7 @@ def test_a_folder_tree(engine: LocalEngine, right: dict[str, list[int]], tmp_pat
     assert all(label == key[0] for key, label in labels.items())
 
 
-def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
+def test_links_are_followed(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "blobs/1", [("in-tar", jpeg())])
     (tmp_path / "blobs/2").write_bytes(jpeg())
     links = tmp_path / "links"
@@ -87,7 +89,7 @@ def test_links_are_followed(engine: LocalEngine, tmp_path: Path) -> None:
 
 
 def test_a_folder_falls_into_shards_by_its_listing_alone(
-    engine: LocalEngine,
+    engine: InProcessEngine,
     right: dict[str, list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,7 +103,9 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
     assert rows_of(tmp_path / "tokens") == right
 
 
-def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_webdataset_tars(
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     for number in range(2):
         dataset_files.tar(
             tmp_path / f"source/set/train-{number:04d}.tar", IMAGES[number::2], labels=True
@@ -129,7 +133,7 @@ def test_webdataset_tars(engine: LocalEngine, right: dict[str, list[int]], tmp_p
 
 
 def test_a_tar_with_two_images_in_a_sample_loses_neither_silently(
-    engine: LocalEngine, tmp_path: Path
+    engine: InProcessEngine, tmp_path: Path
 ) -> None:
     with tarfile.open(tmp_path / "two.tar", "w") as archive:
         for name in ("x.left.jpg", "x.right.jpg"):
@@ -141,7 +145,7 @@ def test_a_tar_with_two_images_in_a_sample_loses_neither_silently(
 
 
 def test_hugging_face_parquet(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.parquet(tmp_path / "source/train.parquet", IMAGES)
     tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
@@ -150,7 +154,9 @@ def test_hugging_face_parquet(
     assert [(row["offset"], row["label"]) for row in table] == [(n, str(n % 3)) for n in range(40)]
 
 
-def test_any_file_system(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_any_file_system(
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/source/train.tar", (tmp_path / "train.tar").read_bytes())
@@ -169,7 +175,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_tar_behind_http(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "web/train.tar", IMAGES)
     handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
@@ -185,7 +191,9 @@ def test_a_tar_behind_http(
     assert rows_of(tmp_path / "tokens") == right
 
 
-def test_to_webdataset(engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path) -> None:
+def test_to_webdataset(
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(
         str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset"
@@ -233,7 +241,7 @@ def _bad_files() -> dict[str, bytes]:
 
 
 def test_exactly_the_bad_images_are_rejected(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     bad = _bad_files()
@@ -256,7 +264,7 @@ def test_exactly_the_bad_images_are_rejected(
 
 
 def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
-    engine: LocalEngine, right: dict[str, list[int]], tmp_path: Path
+    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "source/good.tar", IMAGES)
     dataset_files.tar(
@@ -271,7 +279,7 @@ def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
     assert rows_of(tmp_path / "tokens") == right
 
 
-def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_second_run_does_nothing(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
@@ -287,7 +295,7 @@ def test_a_second_run_does_nothing(engine: LocalEngine, tmp_path: Path) -> None:
     [({"k": 32}, "k 64, not 32"), ({"container": "webdataset"}, "container 'parquet'")],
 )
 def test_what_would_not_fit_is_not_mixed_in(
-    engine: LocalEngine, tmp_path: Path, change: dict[str, object], named: str
+    engine: InProcessEngine, tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
@@ -300,7 +308,7 @@ def test_what_would_not_fit_is_not_mixed_in(
 class _Renamed:
     """The real engine, as it would be after another training."""
 
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(self, engine: InProcessEngine) -> None:
         self._engine = engine
 
     def tokenizers(self) -> list[TokenizerInfo]:
@@ -318,7 +326,7 @@ class _Renamed:
         yield from self._engine.encode_stream(images, k, tokenizer, quality=quality)
 
 
-def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
+def test_another_training_is_not_mixed_in(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     with pytest.raises(DestinationMismatch, match="0123456789abcdef"):
@@ -326,7 +334,7 @@ def test_another_training_is_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
 
 
 def test_an_engine_that_changes_within_a_run_is_noticed(
-    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: InProcessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.0)
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
@@ -335,7 +343,7 @@ def test_an_engine_that_changes_within_a_run_is_noticed(
     assert not list((tmp_path / "tokens").glob("*.parquet"))
 
 
-def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -> None:
+def test_strangers_files_are_not_mixed_in(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens/thesis.parquet").write_text("dear")
@@ -343,11 +351,11 @@ def test_strangers_files_are_not_mixed_in(engine: LocalEngine, tmp_path: Path) -
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
-def test_a_source_that_changed_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_source_that_changed_is_refused(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
-    with pytest.raises(SourceError, match="is not what it was"):
+    with pytest.raises(SourceError, match="has changed since"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
@@ -372,7 +380,7 @@ def _a_broken_header(tar: bytes) -> bytes:
     "damage", [_cut_in_an_image, _cut_in_a_header, _cut_between_two, _a_broken_header]
 )
 def test_a_damaged_shard_costs_that_shard_only(
-    engine: LocalEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
+    engine: InProcessEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     whole = dataset_files.tar(tmp_path / "source/a.tar", IMAGES[:20])
     (tmp_path / "source/b.tar").write_bytes(damage(whole.read_bytes()))
@@ -390,7 +398,7 @@ def test_a_damaged_shard_costs_that_shard_only(
 class _Failing(_Renamed):
     """The real engine behind a connection that breaks in the middle of its first streams."""
 
-    def __init__(self, engine: LocalEngine, times: int) -> None:
+    def __init__(self, engine: InProcessEngine, times: int) -> None:
         super().__init__(engine)
         self.left = times
 
@@ -415,7 +423,7 @@ class _Failing(_Renamed):
 
 
 def test_a_shard_is_tried_again_when_its_engine_fails(
-    engine: LocalEngine,
+    engine: InProcessEngine,
     right: dict[str, list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -443,7 +451,7 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
     ],
 )
 def test_a_source_that_is_none(
-    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+    engine: InProcessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
@@ -452,7 +460,7 @@ def test_a_source_that_is_none(
 
 
 @pytest.mark.parametrize("k", [0, -1, 257])
-def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
+def test_a_k_that_is_none(engine: InProcessEngine, tmp_path: Path, k: int) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:1])
     with pytest.raises(ValueError, match="1 to 256"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=k)
@@ -460,7 +468,7 @@ def test_a_k_that_is_none(engine: LocalEngine, tmp_path: Path, k: int) -> None:
 
 
 def test_rows_are_the_arrays_that_the_engine_gave(
-    engine: LocalEngine, right: dict[str, list[int]]
+    engine: InProcessEngine, right: dict[str, list[int]]
 ) -> None:
     """A batch of 16 and a batch of 8 at its end: the same tokens as alone."""
     alone: list[NDArray[np.uint16]] = []

@@ -5,14 +5,14 @@ they waited for each other forever, one time in four.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from channeltok import Tokens
 
-from service.engine.in_process import LocalEngine
+from service.engine.in_process import InProcessEngine
+from service.settings import EngineSettings
 
 sys.setswitchinterval(1e-6)
-engine = LocalEngine(Path("model_repository"), threads=2)
+engine = InProcessEngine(EngineSettings(), threads=2)
 tokens = Tokens(np.arange(256, dtype=np.uint16), engine.tokenizers()[0].fingerprint)
 print(len(list(engine.decode_stream([tokens] * 64))))
