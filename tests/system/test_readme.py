@@ -24,7 +24,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that looks like the checkout to the commands of the README."""
-    for name in ("docs", "imaging", "model_repository", "service"):
+    for name in ("docs", "model_repository"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
