@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from channeltok import cli
 
 from service.settings import Settings
 from tests.support.running import ROOT
@@ -151,6 +152,22 @@ def test_a_command_of_readme_is_checked(command: str) -> None:
     program, *arguments = shlex.split(command)
     assert program in CHECKS, "no test runs it"
     CHECKS[program](*arguments)
+
+
+def documented_channeltok_commands() -> list[str]:
+    """Every line `channeltok ...` of the blocks of shell commands."""
+    blocks = "".join(
+        block
+        for page in pages()
+        for language, block in FENCED.findall(page.read_text())
+        if language == "sh"
+    )
+    return re.findall(r"^(?:\S+=\S+ |\.venv/bin/)*channeltok (.+)$", blocks, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", documented_channeltok_commands())
+def test_a_documented_channeltok_command_parses(command: str) -> None:
+    cli._parser().parse_args(shlex.split(command))
 
 
 def test_runbook_promises_no_retries_of_our_clients() -> None:
