@@ -1,10 +1,12 @@
 """The documentation holds together: links, anchors, README's commands, the built site."""
 
+import argparse
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from channeltok import cli
 
+from service import in_process
 from service.settings import Settings
 from tests.support.running import ROOT
 
@@ -154,20 +157,31 @@ def test_a_command_of_readme_is_checked(command: str) -> None:
     CHECKS[program](*arguments)
 
 
-def documented_channeltok_commands() -> list[str]:
-    """Every line `channeltok ...` of the blocks of shell commands."""
+PARSED = {"channeltok": cli, "python -m service.in_process": in_process}
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """Program and arguments of every line in a block of shell commands that PARSED knows."""
     blocks = "".join(
         block
         for page in pages()
         for language, block in FENCED.findall(page.read_text())
         if language == "sh"
     )
-    return re.findall(r"^(?:\S+=\S+ |\.venv/bin/)*channeltok (.+)$", blocks, re.MULTILINE)
+    programs = "|".join(map(re.escape, PARSED))
+    return re.findall(rf"^(?:\S+=\S+ |\.venv/bin/)*({programs}) (.+)$", blocks, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", documented_channeltok_commands())
-def test_a_documented_channeltok_command_parses(command: str) -> None:
-    cli._parser().parse_args(shlex.split(command))
+@pytest.mark.parametrize(("program", "arguments"), documented_commands())
+def test_a_documented_command_parses(
+    program: str, arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+        parser.parse_args(words)
+        return 0
+
+    monkeypatch.setattr(PARSED[program], "run_command", only_parse)
+    assert PARSED[program].main(shlex.split(arguments)) == 0
 
 
 def test_runbook_promises_no_retries_of_our_clients() -> None:
