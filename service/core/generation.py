@@ -4,8 +4,8 @@
                                                        |
                                                        at each preview's k: decode -> events
 
-A slow reader holds no permit: events wait for it in a buffer, and they are small (a few hundred ids,
-a few images).
+A slow reader holds no permit: events wait for it in a buffer, and they are small (a few hundred
+ids, a few images).
 """
 
 import asyncio

@@ -1,5 +1,5 @@
-"""What every gRPC call passes before and after its method: authentication, receive timeout, parsing,
-request id and access log, errors as statuses.
+"""Wrapper of every gRPC method: authentication, receive timeout, parsing, request id, access
+log and error statuses.
 
 gRPC itself has no limit on how long a message may take to arrive, and reveals our class names to a
 client whose message cannot be parsed.

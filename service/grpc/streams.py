@@ -18,8 +18,8 @@ async def reply_to_each(
 ) -> AsyncIterator[_Reply]:
     """Yield handle(item) for each request, in the order of completion. `handle` must not raise.
 
-    At most `window` items are in flight. An item leaves the window when its reply has been sent, not
-    when it is ready, so a client that stops reading is no longer read from either.
+    At most `window` items are in flight. An item leaves the window when its reply has been sent,
+    not when it is ready, so a client that stops reading is no longer read from either.
 
     Once `admission` is closed nothing more is read: items already read are answered, then Stopping
     is raised.

@@ -1,7 +1,8 @@
-"""The HTTP/1.1 server under the REST face: uvicorn, with limits on what a connection may cost.
+"""The HTTP/1.1 server of the REST API: uvicorn with limits on connections, headers and time.
 
-A connection is allowed `receive_seconds` for each request's headers and, when idle, `idle_seconds` between two requests. When there are
-more than `max_connections`, those that have been silent for longest are closed: connections that only sit there shut nobody out.
+A connection may take `receive_seconds` to send a request's headers and, when idle, `idle_seconds`
+between two requests. Above `max_connections`, those that have waited for a request for longest are
+closed, so idle connections cannot lock others out.
 """
 
 import asyncio
@@ -21,16 +22,17 @@ from service.errors import BadRequest, TooLarge
 from service.rest.problems import problem_response
 from service.settings import Settings
 
-_SHED_SECONDS = 0.1  # from one connection too many to the closing: a request that came just before a flood of them is read in that time
+# Delay before excess connections are closed, so that requests sent just before are read first.
+_SHED_SECONDS = 0.1
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the drain in __main__ decides what stops when."""
+    """uvicorn without signal handlers of its own: service/gateway.py decides when it stops."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None, grace: int
     ) -> None:
-        """grace: seconds that replies on their way get when it stops."""
+        """grace: seconds that responses in progress get when the server stops."""
         super().__init__(
             uvicorn.Config(
                 _with_small_headers(app, settings.max_header_bytes),
@@ -38,7 +40,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 ws="none",
-                proxy_headers=False,  # who calls is who connects: X-Forwarded-For can be written by anybody
+                proxy_headers=False,  # any client can forge X-Forwarded-For
                 server_header=False,
                 timeout_keep_alive=int(settings.idle_seconds) or 1,
                 timeout_graceful_shutdown=grace,
@@ -47,7 +49,7 @@ class HttpServer(uvicorn.Server):
         )
         self._settings = settings
         self._tls = tls
-        self._waiting: dict[HttpConnection, None] = {}  # the longest first
+        self._waiting: dict[HttpConnection, None] = {}  # an ordered set, longest wait first
         self._shedding: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
@@ -55,7 +57,7 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's for given sockets, but with our connections and a limit on the time of a TLS handshake (asyncio's is 60 s)."""
+        """uvicorn's startup, with HttpConnection and a shorter TLS handshake (asyncio: 60 s)."""
         await self.lifespan.startup()
         handshake = self._settings.receive_seconds if self._tls is not None else None
         loop = asyncio.get_running_loop()
@@ -69,17 +71,17 @@ class HttpServer(uvicorn.Server):
                     self.server_state,
                     {},
                 ),
-                sock=one,
+                sock=listening,
                 ssl=self._tls,
                 ssl_handshake_timeout=handshake,
                 backlog=self.config.backlog,
             )
-            for one in sockets or []
+            for listening in sockets or []
         ]
         self.started = True
 
     def _shed_soon(self) -> None:
-        """Called when a connection was made."""
+        """Called for each new connection."""
         if (
             len(self.server_state.connections) > self._settings.max_connections
             and self._shedding is None
@@ -88,47 +90,47 @@ class HttpServer(uvicorn.Server):
 
     def _shed(self) -> None:
         self._shedding = None
-        too_many = max(0, len(self.server_state.connections) - self._settings.max_connections)
-        for connection in list(itertools.islice(self._waiting, too_many)):
+        excess = max(0, len(self.server_state.connections) - self._settings.max_connections)
+        for connection in list(itertools.islice(self._waiting, excess)):
             connection.transport.abort()
 
 
 class HttpConnection(H11Protocol):
-    """One connection. It is in `waiting` from its beginning, or from a reply's end, until the headers of the next request are there."""
+    """One connection. It is in `waiting` from its start, or from the end of a response, until the
+    headers of the next request have arrived."""
 
     def __init__(
         self,
         settings: Settings,
         waiting: "dict[HttpConnection, None]",
-        made: Callable[[], None],
-        *uvicorn_parts: Any,
+        on_connect: Callable[[], None],
+        *uvicorn_arguments: Any,
     ) -> None:
-        super().__init__(*uvicorn_parts)
+        super().__init__(*uvicorn_arguments)
         self._settings = settings
         self._waiting = waiting
-        self._made = made
+        self._on_connect = on_connect
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
-        self._made()
+        self._on_connect()
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and not self._answering():  # the first bytes after a silence
+        if self._deadline is None and not self._is_responding():  # a request begins
             self._wait()
         super().data_received(data)
-        if self._answering():
+        if self._is_responding():
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._answering():  # the next request was in the buffer already
+        if self._is_responding():  # the next request was already in the buffer
             return
         self._waiting[self] = None
-        if (
-            self.conn.their_state is h11.SEND_BODY
-        ):  # refused before its body was read; what still comes is thrown away, for a while
+        # Refused before the body was read: the rest of it is discarded, for a limited time.
+        if self.conn.their_state is h11.SEND_BODY:
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -136,7 +138,7 @@ class HttpConnection(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        if self._answering():  # rubbish behind a request: its answer cannot be sent any more
+        if self._is_responding():  # garbage after a request: no response can be sent for it
             self.transport.abort()
             return
         limit = self._settings.max_header_bytes
@@ -152,11 +154,11 @@ class HttpConnection(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _answering(self) -> bool:
+    def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait(self) -> None:
-        """For all of the next headers, `receive_seconds` at most."""
+        """Wait at most `receive_seconds` for all headers of the next request."""
         self._stop_waiting()
         self._waiting[self] = None
         self._deadline = self.loop.call_later(self._settings.receive_seconds, self.transport.abort)
@@ -169,7 +171,7 @@ class HttpConnection(H11Protocol):
 
 
 def _with_small_headers(app: ASGIApp, limit: int) -> ASGIApp:
-    """The limit to the byte: h11 looks at headers that are not complete yet only, and most come in one piece."""
+    """Enforce the header limit exactly: h11 only checks headers that arrive in several pieces."""
 
     async def check(scope: Scope, receive: Receive, send: Send) -> None:
         size = (

@@ -1,8 +1,8 @@
 """Authentication: who is calling, by bearer token or by network address.
 
-Checked before any of a call's message is read (service/grpc/entrance.py, service/rest/middleware.py).
-Health checks are open to everyone; everything else, including /metrics, /docs and reflection, needs
-a bearer token once tokens are configured.
+Both protocols authenticate before they read any of a message (service/grpc/entrance.py,
+service/rest/middleware.py). Health checks are open to everyone; everything else, including
+/metrics, /docs and reflection, needs a bearer token once tokens are configured.
 """
 
 import ipaddress

@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750) of those who may call, from a file that is read again when it changes."""
+"""Bearer tokens (RFC 6750) of allowed callers, from a file that is reloaded when it changes."""
 
 import hashlib
 import hmac
@@ -17,67 +17,71 @@ _Stamp = tuple[int, int, int, int]
 
 
 class BearerTokens:
-    """One token a line; empty lines and lines that begin with # are skipped. At least 16 characters of A-Z a-z 0-9 . _ ~ + / -
+    """The tokens of a file: one on each line, at least 16 characters of A-Z a-z 0-9 . _ ~ + / -
 
-    What the file says now is what holds: without it, or when it is empty, nobody is let in. Tokens are kept as digests, never logged.
+    Empty lines and lines that begin with # are skipped. The file is checked at every call: while it
+    is missing or empty, every caller is refused. Tokens are kept as digests and never logged.
     """
 
     def __init__(self, file: Path) -> None:
-        """Raises CannotStart when the file cannot be read, holds no token or a line that is none."""
+        """Raises CannotStart when the file cannot be read, or has no token or an invalid line."""
         self._file = file
         self._stamp: _Stamp | None = None
         self._digests: list[bytes] = []
         try:
-            wrong_lines = self._read()
+            invalid_lines = self._read()
         except OSError as error:
             raise CannotStart(
                 f"cannot read {file} ({error.strerror}): see CHANNELTOK_BEARER_TOKEN_FILE"
             ) from error
-        if wrong_lines:
+        if invalid_lines:
             raise CannotStart(
-                f"{file}, line {wrong_lines[0]}: a bearer token has {MIN_LENGTH} or more of A-Z a-z 0-9 . _ ~ + / -"
+                f"{file}, line {invalid_lines[0]}: a bearer token has {MIN_LENGTH} or more "
+                "of A-Z a-z 0-9 . _ ~ + / -"
             )
         if not self._digests:
             raise CannotStart(
-                f"{file} holds no bearer token: write one a line, or unset CHANNELTOK_BEARER_TOKEN_FILE"
+                f"{file} has no bearer token: write one on each line, "
+                "or unset CHANNELTOK_BEARER_TOKEN_FILE"
             )
 
     def authenticate(self, authorization: Sequence[str]) -> str:
-        """Who calls: a name made from the token's digest. authorization: the values of the header. Raises Unauthenticated."""
+        """The caller's name, made from the digest of its token.
+
+        authorization: the values of that header. Raises Unauthenticated.
+        """
         self._refresh()
         scheme, _, token = (
             authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
         )
         if scheme.lower() != "bearer":
             raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
-        given = _digest(token.strip())
+        received = _digest(token.strip())
         known = False
-        for digest in self._digests:  # all of them, so that the time tells nothing
-            known |= hmac.compare_digest(digest, given)
+        for digest in self._digests:  # all of them: the time must not depend on which one matches
+            known |= hmac.compare_digest(digest, received)
         if not known:
-            raise Unauthenticated("the bearer token is not known here")
-        return f"token {given.hex()[:16]}"
+            raise Unauthenticated("the bearer token is unknown")
+        return f"token {received.hex()[:16]}"
 
     def _refresh(self) -> None:
         try:
             if _stamp(self._file) == self._stamp:
                 return
-            wrong_lines = self._read()
+            invalid_lines = self._read()
             log.info("bearer_tokens_read", tokens=len(self._digests))
-            if wrong_lines:
-                log.error(
-                    "bearer_tokens_skipped", lines=wrong_lines, why="not of the form of a token"
-                )
+            if invalid_lines:
+                log.error("bearer_tokens_skipped", lines=invalid_lines, why="not a valid token")
         except OSError as error:
             if self._stamp is not None:
-                log.error("bearer_tokens_lost", why=error.strerror, consequence="nobody is let in")
+                log.error(
+                    "bearer_tokens_lost", why=error.strerror, consequence="every caller is refused"
+                )
             self._stamp, self._digests = None, []
 
     def _read(self) -> list[int]:
-        """Take what the file holds; the numbers of the lines that are no tokens."""
-        stamp = _stamp(
-            self._file
-        )  # before the content: a change in between is then seen the next time
+        """Load the file. Returns the numbers of the invalid lines."""
+        stamp = _stamp(self._file)  # before the content, so that a later change is always noticed
         lines = [line.strip() for line in self._file.read_text(errors="replace").splitlines()]
         numbered = [
             (number, line)

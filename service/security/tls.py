@@ -1,4 +1,4 @@
-"""TLS for both ports from one certificate, read again when its files change: a renewed certificate needs no restart."""
+"""TLS for both ports. Certificate files are reloaded when they change, without a restart."""
 
 import ssl
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What the files held at one moment, in the form each library takes."""
+    """The certificate files at one time, in the form that each library takes."""
 
     stamp: _Stamp
     context: ssl.SSLContext
@@ -25,27 +25,31 @@ class _Loaded:
 
 
 class Tls:
-    """Certificate and key of the service; with a client CA, callers must show a certificate of it (mutual TLS). TLS 1.2 at least.
+    """Certificate and key of the service, for TLS 1.2 or newer. With a client CA, callers must
+    present a certificate that it signed (mutual TLS).
 
-    Both libraries ask at every handshake for what to use. New files that do not fit together are logged and the old ones stay in use:
-    whoever renews them cannot replace two files at once.
+    Files are checked at every handshake. While the new files do not match, the old ones stay in use
+    and the mismatch is logged: a renewal cannot replace two files at the same moment.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
-        """PEM files; certificate may be a chain, leaf first. Raises CannotStart when one cannot be read or they do not match."""
+        """PEM files; `certificate` may be a chain, leaf first.
+
+        Raises CannotStart when a file cannot be read or they do not match.
+        """
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._loaded = self._load()
         self._refused: _Stamp | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Tls | None":
-        """None where the settings name no certificate. Raises CannotStart."""
+        """None when the settings name no certificate. Raises CannotStart."""
         if settings.tls_certificate is None or settings.tls_key is None:
             return None
         return cls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
     def rest_context(self) -> ssl.SSLContext:
-        """For an HTTP/1.1 server; every handshake uses the files as they are then."""
+        """For the HTTP/1.1 server; every handshake uses the current files."""
         context = self._loaded.context
 
         def use_current(
@@ -53,13 +57,11 @@ class Tls:
         ) -> None:
             connection.context = self._current().context
 
-        context.sni_callback = (
-            use_current  # called for every ClientHello, with or without a name in it
-        )
+        context.sni_callback = use_current  # runs at every ClientHello, even without a server name
         return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For a gRPC server; every handshake uses the files as they are then. gRPC takes no TLS below 1.2."""
+        """For the gRPC server; every handshake uses the current files. gRPC requires TLS 1.2."""
         return grpc.dynamic_ssl_server_credentials(
             self._loaded.grpc,
             lambda: self._current().grpc,
@@ -70,7 +72,7 @@ class Tls:
         try:
             stamp = self._stamp()
             if stamp not in (self._loaded.stamp, self._refused):
-                self._refused = stamp  # until it proves good
+                self._refused = stamp  # unless it loads
                 self._loaded = self._load()
                 log.info("certificate_renewed", certificate=str(self._certificate))
         except (CannotStart, OSError) as error:
@@ -97,18 +99,19 @@ class Tls:
             context.load_cert_chain(self._certificate, self._key, password=_no_password)
         except ssl.SSLError as error:
             raise CannotStart(
-                f"{self._certificate} and {self._key} are not a PEM certificate and its unencrypted key ({_reason(error)})"
+                f"{self._certificate} and {self._key} are not a PEM certificate and its "
+                f"unencrypted key ({_reason(error)})"
             ) from error
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.num_tickets = (
-                0  # who resumes a session shows no certificate, and could outlive the CA's removal
-            )
+            # A resumed session presents no certificate, so it could outlive the removal of its CA.
+            context.num_tickets = 0
             try:
                 context.load_verify_locations(cadata=client_ca.decode("ascii"))
             except (ssl.SSLError, ValueError) as error:
                 raise CannotStart(
-                    f"{self._client_ca} is not a PEM file of CA certificates: see CHANNELTOK_TLS_CLIENT_CA"
+                    f"{self._client_ca} is not a PEM file of CA certificates: "
+                    "see CHANNELTOK_TLS_CLIENT_CA"
                 ) from error
         configuration: Any = grpc.ssl_server_certificate_configuration(
             [(key, certificate)], client_ca
@@ -126,8 +129,8 @@ def _read(file: Path, setting: str) -> bytes:
 
 
 def _no_password() -> str:
-    return ""  # without this OpenSSL would ask at the terminal
+    return ""  # or OpenSSL would prompt for one at the terminal
 
 
 def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or "no PEM in them").replace("_", " ").lower()
+    return (error.reason or "no PEM found").replace("_", " ").lower()

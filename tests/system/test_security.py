@@ -366,7 +366,7 @@ def test_start_with_bad_security_files_says_why(tmp_path: Path) -> None:
             "cannot read /nowhere.pem (No such file or directory)",
         ),
         ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls_certificate and tls_key go together"),
-        ({"BEARER_TOKEN_FILE": str(empty)}, "holds no bearer token"),
+        ({"BEARER_TOKEN_FILE": str(empty)}, "has no bearer token"),
     ):
         result = subprocess.run(
             [sys.executable, "-m", "service"],

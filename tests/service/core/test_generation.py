@@ -1,4 +1,4 @@
-"""What generation does with what Triton streams; Triton itself, whose timing nobody can set, is replaced by a script of responses."""
+"""Generation over a scripted stream of responses, in place of Triton, whose timing is not ours."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -30,47 +30,53 @@ def token(index: int, *new: int) -> Response:
 
 
 class Scripted:
-    """Streams `responses`, each when it is let."""
+    """Streams `responses`, each once `gate` is set. open: streams that have not ended."""
 
     def __init__(self, responses: list[Response]) -> None:
         self.responses = responses
-        self.let = asyncio.Event()
-        self.let.set()
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.open = 0
-        self.asked: list[Mapping[str, NDArray[Any]]] = []
+        self.requests: list[Mapping[str, NDArray[Any]]] = []
         self.health = EngineHealth()
         self.streams = self
 
     async def infer(
         self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay
     ) -> AsyncGenerator[Response, None]:
-        self.asked.append(inputs)
+        self.requests.append(inputs)
         self.open += 1
         try:
             for response in self.responses:
-                await self.let.wait()
+                await self.gate.wait()
                 yield response
         finally:
             self.open -= 1
 
 
-def generating(responses: list[Response], places: int = 1) -> tuple[Generation, Scripted]:
+def scripted_generation(responses: list[Response], places: int = 1) -> tuple[Generation, Scripted]:
     triton, settings = Scripted(responses), Settings(max_generations=places)
     registry = Registry(AsyncMock(), ServedModels([*models("cat", A), generator("one", A)]))
     images, rate_limit = ImageCodec(1, settings.max_pixels), RateLimit(None, 1)
-    generation = Generation(triton, registry, images, rate_limit, settings)  # type: ignore[arg-type]
+    generation = Generation(
+        triton,  # type: ignore[arg-type]
+        registry,
+        images,
+        rate_limit,
+        settings,
+    )
     return generation, triton
 
 
-async def events(generation: Generation, **wanted: Any) -> list[Event]:
-    async with aclosing(generation.generate(GenerateParams(**wanted), 10)) as stream:
+async def events(generation: Generation, **params: Any) -> list[Event]:
+    async with aclosing(generation.generate(GenerateParams(**params), 10)) as stream:
         return [event async for event in stream]
 
 
-async def test_what_the_model_is_asked() -> None:
-    generation, triton = generating([token(0, 9)])
+async def test_generation_sends_every_input_of_the_model() -> None:
+    generation, triton = scripted_generation([token(0, 9)])
     await events(generation, k=1, class_name="dog", seed=2**63 - 1)
-    (inputs,) = triton.asked
+    (inputs,) = triton.requests
     assert {name: (array.dtype.name, array.shape) for name, array in inputs.items()} == {
         "class": ("int32", (1,)),
         "prefix": ("int32", (256,)),
@@ -79,8 +85,8 @@ async def test_what_the_model_is_asked() -> None:
         "temperature": ("float32", (1,)),
         "top_k": ("int32", (1,)),
     }
-    told = {name: array[0].item() for name, array in inputs.items()}
-    assert told == {
+    values = {name: array[0].item() for name, array in inputs.items()}
+    assert values == {
         "class": 1,
         "prefix": -1,
         "length": 1,
@@ -90,8 +96,8 @@ async def test_what_the_model_is_asked() -> None:
     }
 
 
-async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> None:
-    generation, triton = generating([token(n, n) for n in range(5)])
+async def test_generation_buffers_and_merges_tokens_for_a_slow_reader() -> None:
+    generation, triton = scripted_generation([token(n, n) for n in range(5)])
     async with aclosing(generation.generate(GenerateParams(k=5), 10)) as stream:
         first = await anext(stream)
         assert isinstance(first, Started)
@@ -108,24 +114,26 @@ async def test_a_slow_reader_holds_no_place_and_gets_together_what_waited() -> N
     assert rest[1].tokens.ids.tolist() == [0, 1, 2, 3, 4]
 
 
-async def test_no_token_waits_for_the_next() -> None:
-    generation, triton = generating([token(n, n) for n in range(3)])
+async def test_generation_yields_each_token_before_the_next() -> None:
+    generation, triton = scripted_generation([token(n, n) for n in range(3)])
     async with aclosing(generation.generate(GenerateParams(k=3), 10)) as stream:
-        triton.let.clear()
+        triton.gate.clear()
         pending = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.02)
         assert not pending.done()  # nothing before the first token
-        triton.let.set()
+        triton.gate.set()
         await asyncio.sleep(0)
-        triton.let.clear()
+        triton.gate.clear()
         assert isinstance(await pending, Started)
         assert isinstance(await asyncio.wait_for(anext(stream), 1), NewTokens)
 
 
-async def test_tokens_that_come_together_go_together() -> None:
-    generation, _ = generating([token(0, 7), token(1, 8, 9), token(3, 4)])
+async def test_generation_passes_several_tokens_of_one_response() -> None:
+    generation, _ = scripted_generation([token(0, 7), token(1, 8, 9), token(3, 4)])
     _, *new, last = await events(generation, k=4)
-    assert [one for event in new if isinstance(event, NewTokens) for one in event.ids] == [
+    assert [
+        token_id for event in new if isinstance(event, NewTokens) for token_id in event.ids
+    ] == [
         7,
         8,
         9,
@@ -166,8 +174,8 @@ async def test_tokens_that_come_together_go_together() -> None:
         "nothing",
     ],
 )
-async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) -> None:
-    generation, triton = generating(responses)
+async def test_generation_never_finishes_an_invalid_stream(responses: list[Response]) -> None:
+    generation, triton = scripted_generation(responses)
     with pytest.raises(EngineUnavailable):
         await events(generation, k=3)
     assert set(triton.health.suspected_at) == {"one_generate"}
@@ -176,21 +184,21 @@ async def test_what_is_no_sequence_is_never_finished(responses: list[Response]) 
     assert await generation.admission.idle(0.1) == 0
 
 
-async def test_closing_stops_the_engine_before_it_returns() -> None:
-    generation, triton = generating([token(n, n) for n in range(9)])
+async def test_generation_has_stopped_the_engine_when_closed() -> None:
+    generation, triton = scripted_generation([token(n, n) for n in range(9)])
     stream = generation.generate(GenerateParams(k=9), 10)
     await anext(stream)
-    triton.let.clear()
+    triton.gate.clear()
     await asyncio.sleep(0)
     await stream.aclose()
     assert triton.open == 0
-    triton.let.set()
+    triton.gate.set()
     assert await events(generation, k=9)  # the place is free
 
 
-async def test_the_last_place_is_not_waited_for_and_a_stop_is_told() -> None:
-    generation, triton = generating([token(0, 1)])
-    triton.let.clear()
+async def test_generation_refuses_at_its_limit_and_when_stopping() -> None:
+    generation, triton = scripted_generation([token(0, 1)])
+    triton.gate.clear()
     held = asyncio.ensure_future(events(generation, k=1))
     await asyncio.sleep(0.02)
     with pytest.raises(Overloaded, match="1 generations are in work"):
@@ -198,13 +206,13 @@ async def test_the_last_place_is_not_waited_for_and_a_stop_is_told() -> None:
     generation.admission.close()
     with pytest.raises(Stopping):
         await events(generation, k=1)
-    triton.let.set()
+    triton.gate.set()
     assert isinstance((await held)[-1], Finished)
 
 
-async def test_the_deadline() -> None:
-    generation, triton = generating([token(0, 1)])
-    triton.let.clear()
+async def test_generation_ends_at_the_deadline() -> None:
+    generation, triton = scripted_generation([token(0, 1)])
+    triton.gate.clear()
     with pytest.raises(ServiceError) as caught:
         async with aclosing(generation.generate(GenerateParams(k=1), 0.05)) as stream:
             await anext(stream)

@@ -1,4 +1,4 @@
-"""All four kinds of methods pass the entrance, in both of the ways that grpc.aio lets one write them."""
+"""GuardedServer wraps all four kinds of methods, written in both ways that grpc.aio allows."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -51,12 +51,10 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
         "ManyToMany": grpc.stream_stream_rpc_method_handler(many_to_many, **codec),
     }
     server = grpc.aio.server()
-    entrance = GuardedServer(
+    guarded = GuardedServer(
         server, Authenticator(None), receive_seconds=5, instrumented_service="test.Others"
     )
-    entrance.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("test.Kinds", methods),)
-    )
+    guarded.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as connected:
@@ -64,7 +62,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     await server.stop(0)
 
 
-async def test_every_kind_of_method_works(channel: grpc.aio.Channel) -> None:
+async def test_guarded_server_serves_every_kind_of_method(channel: grpc.aio.Channel) -> None:
     codec = {
         "request_serializer": StringValue.SerializeToString,
         "response_deserializer": StringValue.FromString,
@@ -88,7 +86,7 @@ async def test_every_kind_of_method_works(channel: grpc.aio.Channel) -> None:
     "method", ["OneToOne", "OneToMany", "OneToManyWritten", "ManyToOne", "ManyToMany"]
 )
 @pytest.mark.parametrize("messages", [[b"\xff\xff"], []], ids=["malformed", "none"])
-async def test_a_message_that_is_none_is_the_callers_fault(
+async def test_guarded_server_refuses_a_malformed_or_missing_message(
     channel: grpc.aio.Channel, method: str, messages: list[bytes]
 ) -> None:
     call = channel.stream_stream(f"/test.Kinds/{method}")(iter(messages))
@@ -101,7 +99,7 @@ async def test_a_message_that_is_none_is_the_callers_fault(
     assert "message" in str(caught.value.details())
 
 
-async def test_a_method_that_does_not_exist(channel: grpc.aio.Channel) -> None:
+async def test_guarded_server_knows_no_method_that_was_not_added(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await channel.unary_unary("/test.Kinds/None")(b"")
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -23,13 +23,13 @@ IMAGES = ("image/png", "image/jpeg", "image/webp")
         ),
     ],
 )
-def test_the_offer_liked_best(accept: str, expected: str) -> None:
+def test_negotiate_returns_the_preferred_offer(accept: str, expected: str) -> None:
     assert negotiate(accept, IMAGES) == expected
 
 
 @pytest.mark.parametrize(
     "accept", ["text/html", "image/gif", "image/png;q=0", "", "image/png;q=rubbish"]
 )
-def test_nothing_acceptable(accept: str) -> None:
+def test_negotiate_refuses_what_accepts_no_offer(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="image/png, image/jpeg, image/webp"):
         negotiate(accept, IMAGES)

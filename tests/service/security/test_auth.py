@@ -16,5 +16,5 @@ from service.security.auth import name_of_address
         ("", "address unknown"),
     ],
 )
-def test_a_caller_without_a_token_is_its_address(peer: str, name: str) -> None:
+def test_name_of_address_has_the_ipv4_address_or_ipv6_network(peer: str, name: str) -> None:
     assert name_of_address(peer) == name

@@ -31,7 +31,7 @@ def refused(tokens: BearerTokens, *authorization: str) -> bool:
     return False
 
 
-def test_those_in_the_file_are_known_apart(file: Path) -> None:
+def test_bearer_tokens_name_each_token_apart(file: Path) -> None:
     tokens = BearerTokens(file)
     names = [
         tokens.authenticate([f"Bearer {ALICE}"]),
@@ -60,16 +60,14 @@ def test_those_in_the_file_are_known_apart(file: Path) -> None:
         [f"Bearer {ALICE} {BOB}"],
     ],
 )
-def test_everything_else_is_refused(file: Path, authorization: list[str]) -> None:
+def test_bearer_tokens_refuse_every_other_header(file: Path, authorization: list[str]) -> None:
     assert refused(BearerTokens(file), *authorization)
 
 
-def test_a_change_holds_from_the_next_call(file: Path) -> None:
+def test_bearer_tokens_follow_a_changed_file_from_the_next_call(file: Path) -> None:
     tokens = BearerTokens(file)
-    for new, old in (
-        (BOB, ALICE),
-        (ALICE, BOB),
-    ):  # of the same size, so it is not by size that a change is seen
+    # Of the same size, so a change is not noticed by size.
+    for new, old in ((BOB, ALICE), (ALICE, BOB)):
         (beside := file.with_suffix(".new")).write_text(new.ljust(40, "=") + "\n")
         os.replace(beside, file)
         assert tokens.authenticate([f"Bearer {new.ljust(40, '=')}"])
@@ -79,7 +77,7 @@ def test_a_change_holds_from_the_next_call(file: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "\n\n", "# nobody\n", None], ids=["empty", "blank", "comments", "vanished"]
 )
-def test_without_tokens_nobody_is_let_in_until_they_are_back(
+def test_bearer_tokens_refuse_every_caller_while_the_file_has_none(
     file: Path, content: str | None
 ) -> None:
     tokens = BearerTokens(file)
@@ -91,7 +89,7 @@ def test_without_tokens_nobody_is_let_in_until_they_are_back(
     assert tokens.authenticate([f"Bearer {ALICE}"])
 
 
-def test_a_line_that_is_no_token_is_logged_by_its_number_alone(file: Path) -> None:
+def test_bearer_tokens_log_only_the_number_of_an_invalid_line(file: Path) -> None:
     tokens = BearerTokens(file)
     file.write_text(f"short\n{ALICE}\nwith blanks in it, though long enough\n")
     with capture_logs() as log:
@@ -102,7 +100,7 @@ def test_a_line_that_is_no_token_is_logged_by_its_number_alone(file: Path) -> No
         "event": "bearer_tokens_skipped",
         "log_level": "error",
         "lines": [1, 3],
-        "why": "not of the form of a token",
+        "why": "not a valid token",
     } in log
     assert not any(secret in str(log) for secret in (ALICE, BOB, "short", "though"))
 
@@ -110,13 +108,13 @@ def test_a_line_that_is_no_token_is_logged_by_its_number_alone(file: Path) -> No
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "holds no bearer token"),
-        ("# x\n", "holds no bearer token"),
+        ("", "has no bearer token"),
+        ("# x\n", "has no bearer token"),
         (f"{ALICE}\nshort\n", "line 2"),
         (None, "No such file"),
     ],
 )
-def test_a_service_does_not_start_on_a_file_that_is_no_good(
+def test_bearer_tokens_refuse_to_start_with_an_unusable_file(
     tmp_path: Path, content: str | None, why: str
 ) -> None:
     file = tmp_path / "tokens"

@@ -1,4 +1,4 @@
-"""Which files start a service, and what happens when they change. That handshakes are refused is shown in tests/system/test_security.py."""
+"""Tls loads certificate files and reloads them. tests/system/test_security.py tests handshakes."""
 
 import ssl
 from pathlib import Path
@@ -18,11 +18,11 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
-def test_no_certificate_no_tls() -> None:
+def test_tls_is_none_without_a_certificate() -> None:
     assert Tls.of(Settings()) is None
 
 
-def test_files_that_are_no_good_say_which(ca: trustme.CA, tmp_path: Path) -> None:
+def test_tls_names_the_file_that_is_unusable(ca: trustme.CA, tmp_path: Path) -> None:
     good, other = issue(ca, tmp_path, "good"), issue(ca, tmp_path, "other")
     empty = tmp_path / "empty.pem"
     empty.write_text("")
@@ -59,7 +59,9 @@ def test_files_that_are_no_good_say_which(ca: trustme.CA, tmp_path: Path) -> Non
             Tls(certificate, key, client_ca)
 
 
-def test_half_a_renewal_keeps_the_old_and_is_logged_once(ca: trustme.CA, tmp_path: Path) -> None:
+def test_tls_keeps_the_old_files_during_half_a_renewal_and_logs_once(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
     files = issue(ca, tmp_path, "server")
     tls = Tls(files.certificate, files.key, write_ca(ca, tmp_path, "ca"))
     before = tls._current()
@@ -77,7 +79,7 @@ def test_half_a_renewal_keeps_the_old_and_is_logged_once(ca: trustme.CA, tmp_pat
     assert tls._current() is not before
 
 
-def test_the_floor_is_tls_1_2(ca: trustme.CA, tmp_path: Path) -> None:
+def test_tls_requires_version_1_2(ca: trustme.CA, tmp_path: Path) -> None:
     files = issue(ca, tmp_path, "server")
     assert (
         Tls(files.certificate, files.key).rest_context().minimum_version == ssl.TLSVersion.TLSv1_2
