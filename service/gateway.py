@@ -61,7 +61,7 @@ async def serve(settings: Settings) -> None:
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
     grpc_server = _grpc_server(tokenization, generation, settings, tls, authenticator)
-    supervisor.on_ready_change(grpc_server.set_ready)
+    supervisor.readiness.subscribe(grpc_server.set_ready)
 
     async def exposition() -> bytes:
         url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> None:
         )
 
     app = create_app(
-        tokenization, settings, lambda: supervisor.ready and not stop.is_set(), exposition
+        tokenization, settings, lambda: supervisor.readiness.ready and not stop.is_set(), exposition
     )
     generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
@@ -91,7 +91,7 @@ async def serve(settings: Settings) -> None:
             stack.callback(asyncio.create_task(_report(triton.health)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
-        await _unless(stop, _until_ready(supervisor))
+        await _unless(stop, supervisor.readiness.wait())
         if not stop.is_set():
             # What lives now lives for ever: keep the collector from walking it again and again.
             gc.collect()
@@ -117,11 +117,6 @@ async def serve(settings: Settings) -> None:
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
     log.info("stopped", unfinished=unfinished)
-
-
-async def _until_ready(supervisor: Supervisor) -> None:
-    while not supervisor.ready:  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -16,8 +16,7 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import multiprocess
 
-from service.engine import child_process
-from service.engine.embedded_triton import EmbeddedTriton
+from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.gateway import bind, say_ready
@@ -126,7 +125,7 @@ class _Worker:
         """Start it, and start it again whenever it ends. Raises CannotStart when it ends before it ever was ready."""
         while True:
             self._process = await asyncio.create_subprocess_exec(
-                *child_process.bound(sys.executable, "-m", "service"),
+                *die_with_parent(sys.executable, "-m", "service"),
                 env={**os.environ, **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The real tritonserver from the nvidia-pytriton wheel, as a child process."""
+"""Embedded Triton: tritonserver of the nvidia-pytriton wheel as a child process, and its models."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,6 @@ import structlog
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from service.engine import child_process
 from service.engine.cpu import cpu_engine
 from service.errors import CannotStart, EngineUnavailable
 from service.observability import tracing
@@ -27,21 +26,38 @@ from service.settings import Settings
 from service.triton.client import Triton
 
 log = structlog.get_logger()
-INT8_GRAPH = "model_int8.onnx"  # beside a decode graph, where export/ was asked for it
-# What an execution holds, of whichever model: as many run at once as there are instances of one. More would share the processor, take
-# turns in its caches, and find fewer images waiting (docs/decisions/0032).
+INT8_GRAPH = (
+    "model_int8.onnx"  # beside a decode graph, written by `python -m export tokenizer --int8`
+)
+# Rate-limiter resource that every execution holds, of whichever model: as many run at once as there
+# are instances of one. More would share the processor, take turns in its caches, and find fewer
+# images waiting (docs/decisions/0032).
 CORES = "cores"
+# Longest line of Triton's log. A longer one would end the reading of its log, and a full pipe would
+# then stop Triton.
+MAX_LOG_LINE_BYTES = 2**20
 START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0
-_NO_GPU_HERE = (
-    "CudaDriverHelper",
-    "NVML",
-)  # Triton calls it an error that a CPU machine has no GPU
+# Triton logs it as an error that a CPU machine has no GPU.
+_NO_GPU_HERE = ("CudaDriverHelper", "NVML")
+# Runs in the child before its program: prctl(PR_SET_PDEATHSIG, SIGKILL). Popen's preexec_fn would
+# do the same, but is not safe in a process with threads.
+_DIE_WITH_PARENT = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def die_with_parent(*command: str) -> list[str]:
+    """The command, run so that the kernel kills it when its parent dies. It begins with a path."""
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, *command]
 
 
 @dataclass
 class _Engine:
-    """Of one model. since: when it was loaded, in seconds of time.perf_counter. killed: by us, to be replaced."""
+    """Engine processes of a loaded model. since: load time, in seconds of time.perf_counter.
+
+    killed: by us, to be replaced.
+    """
 
     processes: list[psutil.Process]
     since: float
@@ -49,7 +65,7 @@ class _Engine:
 
 
 class EmbeddedTriton:
-    """Starts, stops and restarts one tritonserver on free loopback ports, serving every model of the repository."""
+    """One tritonserver on free loopback ports, serving every model of the repository."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises CannotStart when the repository holds no models."""
@@ -57,13 +73,12 @@ class EmbeddedTriton:
         self._settings = settings
         if not self.on_disk():
             raise CannotStart(
-                f"{self._repository} holds no Triton models (no */config.pbtxt): write one with `python -m export`"
+                f"{self._repository} holds no Triton models (no */config.pbtxt): "
+                "write one with `python -m export`"
             )
         self._backends = tempfile.TemporaryDirectory(prefix="channeltok-triton-")
-        self._engines: dict[str, _Engine] = {}  # models that are loaded, by name
-        self._gone: dict[
-            str, float
-        ] = {}  # models that are loaded but no longer in the repository -> since when
+        self._engines: dict[str, _Engine] = {}  # loaded models, by name
+        self._gone: dict[str, float] = {}  # loaded, but no longer in the repository -> since when
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
         self._grpc_port, self._metrics_port = _free_ports(2)
@@ -73,22 +88,22 @@ class EmbeddedTriton:
     async def start(self, triton: Triton) -> None:
         """Start the server and load all models. Raises CannotStart."""
         self._process = await asyncio.create_subprocess_exec(
-            *child_process.bound(*self._command()),
+            *die_with_parent(*self._command()),
             env=_environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            limit=2
-            ** 20,  # a longer line would end the reading of its log, and a full pipe would then stop Triton
-            start_new_session=True,  # Ctrl-C is ours to handle: Triton stops after the drain, not with it
+            limit=MAX_LOG_LINE_BYTES,
+            start_new_session=True,  # no Ctrl-C from the terminal: Triton stops after the drain
         )
         assert self._process.stdout is not None
-        self._log_reader = asyncio.create_task(_pass_on(self._process.stdout))
+        self._log_reader = asyncio.create_task(_copy_log(self._process.stdout))
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not await triton.alive():
             if self.exit_code is not None:
                 raise CannotStart(
-                    f"tritonserver ended with exit code {self.exit_code} while starting; its log is above"
+                    f"tritonserver ended with exit code {self.exit_code} while starting; "
+                    "its log is above"
                 )
             if asyncio.get_running_loop().time() > deadline:
                 raise CannotStart(f"tritonserver did not answer within {START_SECONDS:.0f} s")
@@ -99,28 +114,28 @@ class EmbeddedTriton:
             raise CannotStart(str(error)) from error
 
     async def restart(self, triton: Triton) -> None:
-        """After it failed: clean up and start again on the same ports. Raises CannotStart."""
+        """Kill it, clean up and start again on the same ports. Raises CannotStart."""
         await self._kill()
         await self.start(triton)
 
     def kill(self, name: str) -> None:
-        """A model's engine processes. It is broken then."""
-        if (engine := self._engines.get(name)) is not None:  # it may have been retired meanwhile
+        """Kill a model's engine processes: it is `broken` then. No error where it is not loaded."""
+        if (engine := self._engines.get(name)) is not None:
             engine.killed = True
             _kill(engine.processes)
 
     async def reload(self, triton: Triton, name: str) -> None:
-        """Give one model new engine processes. Raises EngineUnavailable or CannotStart; it is broken still then."""
-        self.kill(name)  # Triton would wait for one that hangs
+        """Give one model new engine processes. Raises EngineUnavailable, CannotStart."""
+        self.kill(name)  # Triton would wait for a hung one
         await triton.unload(name)
         await self._load(triton, name)
 
     async def load_new(self, triton: Triton) -> bool:
-        """Load what is new in the repository, each model whatever becomes of the others. Whether all are; why not is in the log."""
+        """Load the models that are new in the repository; False, and a log line, when one fails."""
         new = [name for name in self.on_disk() if name not in self._engines]
-        return all(await asyncio.gather(*(self._could_load(triton, name) for name in new)))
+        return all(await asyncio.gather(*(self._try_load(triton, name) for name in new)))
 
-    async def _could_load(self, triton: Triton, name: str) -> bool:
+    async def _try_load(self, triton: Triton, name: str) -> bool:
         log.info("loading", model=name)
         try:
             await self._load(triton, name)
@@ -130,13 +145,13 @@ class EmbeddedTriton:
         return True
 
     async def retire(self, triton: Triton, in_use: set[str]) -> None:
-        """Unload what has been gone from the repository and from `in_use` for `retire_seconds`.
+        """Unload models that have been gone from the repository for `retire_seconds`.
 
-        in_use: models that calls are sent to, unless they bring tokens of an older version.
+        in_use: models that stay, because calls that name no older version go to them.
         Raises EngineUnavailable.
         """
         on_disk, now = set(self.on_disk()), asyncio.get_running_loop().time()
-        if not on_disk:  # it is being replaced this very moment, or somebody took it away: what is loaded goes on
+        if not on_disk:  # the repository is being replaced, or was removed: keep what is loaded
             return
         self._gone = {
             name: self._gone.get(name, now) for name in self._engines.keys() - on_disk - in_use
@@ -151,16 +166,16 @@ class EmbeddedTriton:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Exit code of tritonserver; None while it runs, or before it was started."""
         return None if self._process is None else self._process.returncode
 
     @property
     def loaded(self) -> dict[str, float]:
-        """Names of the models that Triton has -> since when, in seconds of time.perf_counter."""
+        """Names of the loaded models -> load time, in seconds of time.perf_counter."""
         return {name: engine.since for name, engine in self._engines.items()}
 
     def failure(self) -> str | None:
-        """What is wrong with the server process itself: it ended, or was stopped."""
+        """What is wrong with the server process: it ended, or was suspended. None when it runs."""
         if self.exit_code is not None:
             return f"tritonserver ended with exit code {self.exit_code}"
         if self._process is not None and not _runs(psutil.Process(self._process.pid)):
@@ -168,8 +183,10 @@ class EmbeddedTriton:
         return None
 
     def broken(self) -> list[str]:
-        """Loaded models that lack a running engine process: Triton goes on calling them ready. Not those that are no longer in the
-        repository, which nobody could load again."""
+        """Loaded models with an engine process that does not run; Triton still calls them ready.
+
+        Without those that are gone from the repository, because they could not be loaded again.
+        """
         lacking = {
             name
             for name, engine in self._engines.items()
@@ -178,8 +195,11 @@ class EmbeddedTriton:
         return sorted(lacking & set(self.on_disk())) if lacking else []
 
     async def stop(self) -> None:
-        """It and its stubs are killed, after the drain: Triton has nothing to save, and its own way takes four seconds. With tracing it
-        is asked first, for it sends its last spans then. The memory they shared and the temporary folder are removed."""
+        """Kill it and its engines, and remove their shared memory and the temporary folder.
+
+        Triton has nothing to save, and its own shutdown takes four seconds. With tracing it gets
+        SIGTERM first, because it then sends its last spans.
+        """
         if tracing.endpoint() is not None and self._process is not None and self.exit_code is None:
             self._process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -192,36 +212,39 @@ class EmbeddedTriton:
         return sorted(config.parent.name for config in self._repository.glob("*/config.pbtxt"))
 
     def _engine_processes(self, name: str) -> list[psutil.Process]:
-        """Of one model, looked up among all processes. A python-backend stub's first argument is REPOSITORY/MODEL/VERSION/model.py."""
-        found = []
-        for child in (
-            psutil.Process(self._process.pid).children()
-            if self._process is not None and self.exit_code is None
-            else ()
-        ):
+        """The children of tritonserver that run a model.
+
+        The first argument of a python-backend stub is REPOSITORY/MODEL/VERSION/model.py.
+        """
+        if self._process is None or self.exit_code is not None:
+            return []
+        processes = []
+        for child in psutil.Process(self._process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                command = child.cmdline()  # of a zombie: empty
-                if len(command) > 1 and Path(command[1]).parts[-3:-2] == (
-                    name,
-                ):  # one just forked has other arguments yet
-                    found.append(child)
-        return found
+                command = child.cmdline()  # empty for a zombie, other for a fresh fork
+                if len(command) > 1 and Path(command[1]).parts[-3:-2] == (name,):
+                    processes.append(child)
+        return processes
 
     async def _load(self, triton: Triton, name: str) -> None:
-        """With this machine's engine, instances and threads. Raises EngineUnavailable, CannotStart."""
+        """Load with this machine's engine, instances and threads.
+
+        Raises EngineUnavailable, CannotStart.
+        """
         try:
             config = text_format.Parse(
                 (self._repository / name / "config.pbtxt").read_text(),
                 model_config_pb2.ModelConfig(),
             )
-        except (OSError, UnicodeError, text_format.ParseError) as error:  # half a copy, say
+        except (OSError, UnicodeError, text_format.ParseError) as error:  # a half-copied file, say
             raise CannotStart(f"{name}/config.pbtxt cannot be read: {error}") from error
         if config.backend == "python":
             role, family = (config.parameters[name].string_value for name in ("role", "family"))
             engine, precision = cpu_engine(role, self._settings, family)
             if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
                 raise CannotStart(
-                    f"{name} has no int8 graph ({INT8_GRAPH}): write one with `python -m export tokenizer CHECKPOINT --int8`"
+                    f"{name} has no int8 graph ({INT8_GRAPH}): "
+                    "write one with `python -m export tokenizer CHECKPOINT --int8`"
                 )
             for key, value in {
                 "engine": engine,
@@ -229,9 +252,8 @@ class EmbeddedTriton:
                 "threads": self._settings.engine_threads,
             }.items():
                 config.parameters[key].string_value = str(value)
-            if (
-                role == "generate"
-            ):  # one process that makes several tokens at a time, and is bounded by max_generations
+            if role == "generate":
+                # One process, which generates several images at a time.
                 config.parameters["at_once"].string_value = str(self._settings.engine_instances)
             else:
                 config.instance_group[0].count = self._settings.engine_instances
@@ -243,9 +265,8 @@ class EmbeddedTriton:
                 name, json_format.MessageToJson(config, preserving_proto_field_name=True)
             )
         except EngineUnavailable:
-            _kill(
-                self._engine_processes(name)
-            )  # one that hangs while it begins would stay, and so would one more of each further try
+            # An engine that hangs while it starts would stay, and so would one more at each try.
+            _kill(self._engine_processes(name))
             raise
         self._engines[name] = _Engine(self._engine_processes(name), time.perf_counter())
 
@@ -278,9 +299,11 @@ class EmbeddedTriton:
         stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.exists():
             raise CannotStart(
-                f"the nvidia-pytriton wheel has no python backend for Python {version}: use 3.11 or 3.12"
+                f"the nvidia-pytriton wheel has no python backend for Python {version}: "
+                "use 3.11 or 3.12"
             )
-        # The backend looks for the stub of the running Python beside itself; site-packages stays untouched.
+        # The backend looks for the stub of the running Python beside itself: link both into a
+        # folder of our own, because site-packages must stay untouched.
         python_backend = Path(self._backends.name) / "python"
         shutil.rmtree(python_backend, ignore_errors=True)
         python_backend.mkdir()
@@ -293,7 +316,8 @@ class EmbeddedTriton:
             f"--cache-directory={triton / 'caches'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
             "--model-control-mode=explicit",
-            "--disable-auto-complete-config",  # ours are complete; a stub started just to be asked costs every load a second
+            # Our configs are complete; to ask a model for its own costs a second at each load.
+            "--disable-auto-complete-config",
             "--allow-http=false",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc_port}",
@@ -327,8 +351,8 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-async def _pass_on(stream: asyncio.StreamReader) -> None:
-    """Triton's log, line by line, into ours. Its lines begin with E, W or I and the date; others come from the stubs."""
+async def _copy_log(stream: asyncio.StreamReader) -> None:
+    """Copy Triton's log into ours. Its lines begin with E, W or I; others come from the stubs."""
     async for raw in stream:
         line = raw.decode(errors="replace").rstrip()
         if line.startswith("E") and not any(word in line for word in _NO_GPU_HERE):
@@ -343,7 +367,8 @@ def _environment() -> dict[str, str]:
     libraries = sysconfig.get_config_var("LIBDIR")
     return {
         **os.environ,
-        # The stub links libpython and must find that of this interpreter before any other; it finds packages through PATH's first python.
+        # The stub links libpython and must find this interpreter's before any other; it finds
+        # packages through the first python on PATH.
         "LD_LIBRARY_PATH": os.pathsep.join(
             filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")])
         ),
@@ -354,9 +379,9 @@ def _environment() -> dict[str, str]:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for free in sockets:
+            free.close()

@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.triton.detached import UnderWay
 from service.triton.health import EngineHealth
 from service.triton.models import Model
-from tests.service.core.test_registry import A, generator, models
+from tests.support.served_models import A, generator, models
 
 Response = dict[str, NDArray[Any]]
 

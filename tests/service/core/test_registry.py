@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from channeltok import Tokens
 
@@ -13,34 +12,8 @@ from service.errors import (
     UnknownGenerator,
     UnknownTokenizer,
 )
-from service.triton.models import Model, Tensor
-
-IMAGE, TOKENS = (
-    Tensor("picture", "UINT8", np.uint8, (128, 128, 3)),
-    Tensor("tokens", "INT32", np.int32, (256,)),
-)
-FACTS = {
-    "family": "channeltok",
-    "picture_size": "128",
-    "channels": "256",
-    "bits_per_token": "16",
-    "fingerprint": "00" * 8,
-}
-
-
-def models(
-    name: str, fingerprint: str, budgets: tuple[int, ...] = (256,), version: int = 1
-) -> list[Model]:
-    facts = {**FACTS, "tokenizer": name, "fingerprint": fingerprint, "version": str(version)}
-    encode = Model(f"{name}_encode", IMAGE, TOKENS, {**facts, "role": "encode", "budget": "256"})
-    decodes = [
-        Model(f"{name}_decode_k{k}", TOKENS, IMAGE, {**facts, "role": "decode", "budget": str(k)})
-        for k in budgets
-    ]
-    return [encode, *decodes]
-
-
-A, B, C = "a" * 16, "b" * 16, "c" * 16
+from service.triton.models import Model
+from tests.support.served_models import IMAGE, TOKENS, A, B, C, generator, models
 
 
 def test_by_name_and_by_fingerprint() -> None:
@@ -143,23 +116,6 @@ def test_tokens_that_it_cannot_have_made_are_refused() -> None:
         tokenizer.check(Tokens([0, 300], A))
     with pytest.raises(BadTokens, match="257 ids; tokenizer 'cat' takes 1 to 256"):
         tokenizer.check(Tokens([0] * 257, A))
-
-
-def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> Model:
-    facts = {
-        "generator": name,
-        "role": "generate",
-        "family": "gpt",
-        "fingerprint": fingerprint,
-        "bits_per_token": "16",
-        "channels": "256",
-    }
-    own = {
-        "generator_fingerprint": f"{version:016x}",
-        "version": str(version),
-        "classes": '["cat", "dog"]',
-    }
-    return Model(f"{name}_generate", TOKENS, TOKENS, {**facts, **own, **changed})
 
 
 def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:

@@ -1,5 +1,3 @@
-"""How often an engine is asked whether it works."""
-
 import asyncio
 import time
 from collections.abc import AsyncIterator
@@ -11,8 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service.engine import probe
-from service.engine.probe import Probe
+from service.engine.probe import PROBE_EVERY, Probe
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.triton.client import Triton
 from service.triton.models import EXECUTION, Model, Tensor
@@ -28,24 +25,26 @@ DECODER = Model(
 
 
 class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Says that it took `seconds`. Stands in for Triton, whose real engines here take milliseconds."""
+    """Stands in for Triton: takes `seconds`, and answers its input plus `offset`."""
 
     def __init__(self) -> None:
-        self.seconds, self.asked, self.fails = 0.001, 0, False
+        self.seconds, self.requests, self.fails, self.offset = 0.001, 0, False, 0
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         await asyncio.sleep(3600)  # hangs
         yield service_pb2.ModelStreamInferResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        self.asked += 1
+        self.requests += 1
         if self.fails:
             await context.abort(grpc.StatusCode.INTERNAL, "the stub died")
         await asyncio.sleep(self.seconds)
         took = np.array([self.seconds * 1e9, 1], np.int64)
         outputs = [{"name": "y"}, {"name": EXECUTION}]
+        output = np.frombuffer(request.raw_input_contents[0], np.int32) + self.offset
         return service_pb2.ModelInferResponse(
-            outputs=outputs, raw_output_contents=[request.raw_input_contents[0], took.tobytes()]
+            outputs=outputs,
+            raw_output_contents=[output.astype(np.int32).tobytes(), took.tobytes()],
         )
 
 
@@ -60,77 +59,130 @@ async def triton(engine: Engine) -> AsyncIterator[Triton]:
         yield triton
 
 
+class Clock:
+    """The real clock, and `ahead` seconds more."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.perf_counter() + self.ahead
+
+
 @pytest.fixture
-def looks(triton: Triton) -> Probe:
-    return Probe(triton, engine_timeout_seconds=5.0, probe_seconds=0.0)
+def clock() -> Clock:
+    return Clock()
 
 
-async def test_a_slow_engine_is_asked_rarely(
-    engine: Engine, looks: Probe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine.seconds = 0.02  # so it is left alone for 2 s
+@pytest.fixture
+def probe(triton: Triton, clock: Clock) -> Probe:
+    return Probe(triton, engine_timeout_seconds=5.0, probe_seconds=0.0, clock=clock)
+
+
+async def test_probe_spares_a_slow_engine(engine: Engine, probe: Probe, clock: Clock) -> None:
+    engine.seconds = 0.02  # a hundredth of 2 s
     for _ in range(5):
-        assert await looks.look(DECODER) is None
-    assert engine.asked == 1
-    monkeypatch.setattr(probe, "SHARE", 1.0)
+        assert await probe.check(DECODER) is None
+    assert engine.requests == 1
+    clock.ahead = 1.5
+    await probe.check(DECODER)
+    assert engine.requests == 1
+    clock.ahead = 2.5
+    await probe.check(DECODER)
+    assert engine.requests == 2
+
+
+async def test_probe_takes_a_larger_share_where_it_may(engine: Engine, triton: Triton) -> None:
+    greedy = Probe(triton, 5.0, 0.0, max_engine_share=1.0)
     engine.seconds = 0.0
-    await asyncio.sleep(2.1)
     for _ in range(5):
-        assert await looks.look(DECODER) is None
-    assert engine.asked > 2
+        assert await greedy.check(DECODER) is None
+    assert engine.requests > 2
 
 
-async def test_one_that_failed_is_asked_at_once(engine: Engine, looks: Probe) -> None:
+async def test_probe_comes_back_at_once_to_an_engine_that_failed_it(
+    engine: Engine, probe: Probe
+) -> None:
     engine.fails = True
     for _ in range(3):
-        assert isinstance(await looks.look(DECODER), EngineUnavailable)
-    assert engine.asked == 3
+        assert isinstance(await probe.check(DECODER), EngineUnavailable)
+    assert engine.requests == 3
     engine.fails = False
-    assert await looks.look(DECODER) is None
+    assert await probe.check(DECODER) is None
 
 
-async def test_how_slow_it_is_is_told_by_its_quickest_answer(engine: Engine, looks: Probe) -> None:
-    engine.seconds = 0.01  # cold, so it is left alone for a second
-    assert await looks.look(DECODER) is None
+async def test_probe_measures_an_engine_by_its_quickest_answer(
+    engine: Engine, probe: Probe, clock: Clock
+) -> None:
+    engine.seconds = 0.05  # cold: 5 s of rest
+    assert await probe.check(DECODER) is None
     engine.seconds = 0.0
-    await asyncio.sleep(1.1)
-    assert await looks.look(DECODER) is None
-    engine.seconds = 0.2  # under load
-    for _ in range(3):
-        assert await looks.look(DECODER) is None
-    assert engine.asked == 5
+    clock.ahead = 5.1
+    assert await probe.check(DECODER) is None
+    engine.seconds = 0.1  # under load
+    for clock.ahead in (5.2, 5.3, 5.4):
+        assert await probe.check(DECODER) is None
+    assert engine.requests == 5
 
 
-async def test_one_that_failed_a_caller_is_asked_at_once_however_slow_it_is(
-    engine: Engine, looks: Probe, triton: Triton
+async def test_probe_comes_back_at_once_to_a_slow_engine_that_failed_a_caller(
+    engine: Engine, probe: Probe, triton: Triton
 ) -> None:
     engine.seconds = 0.05
     for _ in range(2):
-        assert await looks.look(DECODER) is None
-    assert engine.asked == 1
+        assert await probe.check(DECODER) is None
+    assert engine.requests == 1
     engine.fails = True
     with pytest.raises(EngineUnavailable):
         await triton.infer(DECODER, np.zeros((1, 2), np.int32))
-    assert isinstance(await looks.look(DECODER), EngineUnavailable)
+    assert isinstance(await probe.check(DECODER), EngineUnavailable)
 
 
-async def test_a_generator_is_suspected_for_what_it_kept_silent_about_before(
+async def test_probe_lets_callers_answers_stand_for_most_of_its_own(
+    engine: Engine, triton: Triton
+) -> None:
+    probe = Probe(triton, engine_timeout_seconds=60.0, probe_seconds=60.0)
+    for _ in range(PROBE_EVERY):
+        await triton.infer(DECODER, np.zeros((1, 2), np.int32))
+        assert await probe.check(DECODER) is None
+    assert engine.requests == PROBE_EVERY + 1
+
+
+async def test_probe_suspects_an_engine_whose_answer_changes(
+    engine: Engine, probe: Probe, clock: Clock, triton: Triton
+) -> None:
+    assert await probe.check(DECODER) is None
+    assert not triton.health.suspected_at
+    engine.offset, clock.ahead = 1, 10.0
+    assert isinstance(await probe.check(DECODER), EngineUnavailable)
+    assert list(triton.health.suspected_at) == ["decoder"]
+
+
+async def test_probe_suspects_an_engine_that_does_not_answer(
+    engine: Engine, triton: Triton
+) -> None:
+    engine.seconds = 60.0
+    probe = Probe(triton, engine_timeout_seconds=0.05, probe_seconds=0.0)
+    assert isinstance(await probe.check(DECODER), DeadlineExceeded)
+    assert list(triton.health.suspected_at) == ["decoder"]
+
+
+async def test_probe_dates_the_suspicion_of_a_silent_generator_back_to_its_silence(
     triton: Triton,
 ) -> None:
     """So a repair that came in between is not followed by another for the same silence."""
     generator = replace(DECODER, parameters={**DECODER.parameters, "channels": "2"})
-    looks = Probe(triton, engine_timeout_seconds=0.2, probe_seconds=0.0)
+    probe = Probe(triton, engine_timeout_seconds=0.2, probe_seconds=0.0)
     waiting = asyncio.create_task(
         anext(triton.streams.infer(generator, {"x": np.zeros(2, np.int32)}))
     )
     await asyncio.sleep(0.1)
-    assert await looks.look_at_generator(generator) is None
+    assert await probe.check_generator(generator) is None
     await asyncio.sleep(0.2)
     repaired = time.perf_counter() - 0.1
-    assert isinstance(await looks.look_at_generator(generator), DeadlineExceeded)
+    assert isinstance(await probe.check_generator(generator), DeadlineExceeded)
     assert triton.health.suspected_at["decoder"] < repaired
     await asyncio.sleep(0.15)
-    await looks.look_at_generator(generator)
+    await probe.check_generator(generator)
     assert triton.health.suspected_at["decoder"] > repaired
     waiting.cancel()
     await asyncio.wait([waiting])

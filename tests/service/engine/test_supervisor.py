@@ -1,49 +1,53 @@
-"""When the supervisor says that the service is not ready, and why."""
+import asyncio
 
 import pytest
 from structlog.testing import capture_logs
 
-from service.engine import supervisor
 from service.engine.supervisor import Supervisor
+from service.errors import EngineUnavailable
 from service.settings import Settings
-from service.triton.client import Triton
+from tests.support.scripted_engine import ScriptedTriton
 
 
-@pytest.fixture
-async def watched(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    """Of a Triton elsewhere that nobody asks."""
-    settings = Settings(triton_url="127.0.0.1:1")
-    return Supervisor(Triton("127.0.0.1:1"), None, settings)
+class Failing(ScriptedTriton):
+    """Raises `error` when it is polled. polls: how often that was."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__([])
+        self.error = error
+        self.polls = 0
+
+    async def models(self) -> list[object]:  # type: ignore[override]
+        self.polls += 1
+        if self.error is not None:
+            raise self.error
+        return []
 
 
-class Clock:
-    """Stands in for time.monotonic."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+def supervising(triton: Failing) -> Supervisor:
+    return Supervisor(triton, None, Settings(probe_seconds=0.001))  # type: ignore[arg-type]
 
 
-async def test_a_reason_is_logged_when_it_changes_and_once_a_minute_while_it_stays(
-    watched: Supervisor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ZeroDivisionError(), EngineUnavailable("no answer")])
+async def test_supervisor_is_not_ready_and_goes_on_after_an_error(error: Exception) -> None:
+    triton = Failing(error)
+    supervisor = supervising(triton)
+    with capture_logs() as logs:
+        await supervisor.readiness.set_ready(True)
+        watch = asyncio.create_task(supervisor.watch())
+        while triton.polls < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        watch.cancel()
+    assert not supervisor.readiness.ready
+    unexpected = [entry for entry in logs if entry["event"] == "supervisor_failed"]
+    assert bool(unexpected) == isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("error", [None, EngineUnavailable("no answer")])
+async def test_refresh_polls_once_a_second_at_most_and_raises_nothing(
+    error: Exception | None,
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(supervisor.time, "monotonic", clock)
-    with capture_logs() as logs:
-        for second in range(121):  # a look each second
-            clock.now = 1000.0 + second
-            await watched._set_ready(
-                False, "Triton does not answer" if second < 10 else f"model {second % 2} fails"
-            )
-    said = [(entry["event"], entry["why"]) for entry in logs]
-    assert said[0] == ("not_ready", "Triton does not answer")  # at once, though it never was ready
-    assert said.count(("not_ready", "Triton does not answer")) == 1
-    assert [said.count(("not_ready", f"model {number} fails")) for number in (0, 1)] == [2, 2]
-
-
-async def test_a_reason_that_comes_back_after_readiness_is_news(watched: Supervisor) -> None:
-    with capture_logs() as logs:
-        for ready in (False, True, False, True):
-            await watched._set_ready(ready, "Triton does not answer")
-    assert [entry["event"] for entry in logs] == ["not_ready", "ready", "not_ready", "ready"]
+    triton = Failing(error)
+    registry = supervising(triton).registry
+    await asyncio.gather(*(registry.refresh() for _ in range(5)))
+    assert triton.polls == 1
