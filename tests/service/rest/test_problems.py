@@ -1,0 +1,50 @@
+"""Problem responses for every kind of exception that a route can raise."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from channeltok.errors import InvalidInput
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from service.errors import BadK, Overloaded, Unauthenticated
+from service.rest.problems import PROBLEM, add_error_handlers
+
+
+async def response_to(error: Callable[[], Exception]) -> httpx.Response:
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.get("/")
+    async def route(number: int = 0) -> None:
+        raise error()
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.get("/")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "headers"),
+    [
+        (lambda: BadK("k is 0"), 422, "BAD_K", {}),
+        (lambda: InvalidInput("BAD_K", "k is -1"), 422, "BAD_K", {}),
+        (lambda: Overloaded("full", 0.2), 429, "OVERLOADED", {"retry-after": "1"}),
+        (lambda: Overloaded("full", 1.2), 429, "OVERLOADED", {"retry-after": "2"}),
+        (lambda: Unauthenticated("who"), 401, "UNAUTHENTICATED", {"www-authenticate": "Bearer"}),
+        (lambda: HTTPException(405, headers={"allow": "GET"}), 405, "METHOD_NOT_ALLOWED", {}),
+        (lambda: HTTPException(404), 404, "NO_SUCH_PATH", {}),
+        (lambda: HTTPException(418), 418, "BAD_REQUEST", {}),
+        (lambda: KeyError("a secret"), 500, "INTERNAL", {}),
+    ],
+)
+async def test_every_error_is_a_problem_response(
+    error: Callable[[], Exception], status: int, code: str, headers: dict[str, str]
+) -> None:
+    response = await response_to(error)
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM)
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
+    assert headers.items() <= dict(response.headers).items()
+    assert "secret" not in response.text
