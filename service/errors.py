@@ -39,7 +39,7 @@ class ServiceError(Exception):
     code: ClassVar[str] = "INTERNAL"
     grpc: ClassVar[StatusCode] = StatusCode.INTERNAL
     http: ClassVar[int] = 500
-    title: ClassVar[str] = "Our fault"
+    title: ClassVar[str] = "Internal error"
     ours: ClassVar[bool] = True
 
     def __init_subclass__(
@@ -70,7 +70,7 @@ class Unauthenticated(
     code="UNAUTHENTICATED",
     grpc=StatusCode.UNAUTHENTICATED,
     http=401,
-    title="The caller is not known",
+    title="The caller is not authenticated",
 ): ...
 
 
@@ -79,7 +79,7 @@ class TooSlow(
     code="TOO_SLOW",
     grpc=StatusCode.DEADLINE_EXCEEDED,
     http=408,
-    title="The request came too slowly",
+    title="The request arrived too slowly",
 ): ...
 
 
@@ -115,7 +115,7 @@ class BadSampling(
     code="BAD_SAMPLING",
     grpc=StatusCode.INVALID_ARGUMENT,
     http=422,
-    title="The sampling is out of range",
+    title="A sampling parameter is out of range",
 ): ...
 
 
@@ -124,7 +124,7 @@ class UnknownClass(
     code="UNKNOWN_CLASS",
     grpc=StatusCode.INVALID_ARGUMENT,
     http=422,
-    title="The generator does not know the class",
+    title="The generator has no such class",
 ): ...
 
 
@@ -196,7 +196,7 @@ class Overloaded(
     code="OVERLOADED",
     grpc=StatusCode.RESOURCE_EXHAUSTED,
     http=429,
-    title="The service is at its limit",
+    title="The service is overloaded",
 ): ...
 
 
@@ -205,7 +205,7 @@ class RateLimited(
     code="RATE_LIMITED",
     grpc=StatusCode.RESOURCE_EXHAUSTED,
     http=429,
-    title="The caller is at its limit",
+    title="The caller exceeded its rate limit",
 ): ...
 
 

@@ -10,7 +10,7 @@ from service.errors import RateLimited
 MAX_CLIENTS = 10_000  # buckets kept, about 400 bytes each
 
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Who makes this call, as service/security/auth.py found out."""
+"""Name of the current call's caller; authentication sets it (service/security/auth.py)."""
 
 
 class _Bucket:
