@@ -1,10 +1,15 @@
-"""Triton's python backend around a generator's step graph. `export.triton.generator_repository` copies this file into the model as `1/model.py`.
+"""Triton python backend of a generator: streams sampled tokens from a step graph in ONNX Runtime.
 
-It stands alone beside `model.onnx`. One request is one sequence, answered as its tokens are made (Triton's decoupled mode): each by itself,
-or those of TOGETHER_SECONDS in one response, for a response costs up to half of a small model's token. A few threads take all
-sequences in turn, for a token each, every one alone and with a cache of its own: a sequence neither waits for the end of another nor
-changes with it. A request of length 0 stops the sequence whose request had the same id, for Triton may die of a call that is cancelled;
-so there is one instance, which knows them all.
+`export.triton.generator_repository` copies this file beside `model.onnx` as `1/model.py`; it
+imports nothing of this project.
+
+A request is one sequence, answered in Triton's decoupled mode as its tokens are sampled. Tokens of
+FLUSH_SECONDS share a response, because a response costs up to half of a small model's token. A few
+threads serve all sequences round-robin, one token at a time. Every sequence has a cache of its own,
+so it neither waits for another one to end nor depends on it.
+
+A request of length 0 stops the sequence whose request had the same id, because Triton can crash
+when a call is cancelled. That takes one instance that knows all sequences.
 """
 
 import json
@@ -21,29 +26,29 @@ import numpy as np
 try:
     import triton_python_backend_utils as pb_utils
 except ModuleNotFoundError:
-    pb_utils = None  # outside Triton, where exports are compared with PyTorch
+    pb_utils = None  # outside Triton, where graphs are compared with PyTorch
 
-# ONNX Runtime reports its use from its import on (docs/decisions/0035).
+# ONNX Runtime sends telemetry from its import on (docs/decisions/0035).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-TOGETHER_SECONDS = 0.01  # a screen shows an image every 16 ms
+FLUSH_SECONDS = 0.01  # less than a frame of a 60 Hz screen
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:
-    """The noise of token `index`: Gumbel, float32 [1, draws, values].
+    """Gumbel noise of token `index`: float32 [1, draws, values]. seed: any int64.
 
-    It depends on the seed and on the token's place alone, so a sequence that is given the first tokens of another one, and its seed, goes
-    on as that one did. seed: any int64.
+    It depends on the seed and the index alone: a sequence that continues a prefix of another one
+    with the same seed samples the same tokens.
     """
     bits = np.random.Philox(key=seed % 2**64, counter=[0, 0, 0, index])
     return np.random.Generator(bits).gumbel(size=(1, draws, values)).astype(np.float32)
 
 
 class Generation:
-    """One sequence in the making. What the graph reads and writes is bound to it once: binding it for each step took a tenth of the time.
-    Keys and values are input and output at once, so new ones are written behind those there are.
+    """One running sequence. length: positions in its cache.
 
-    length: how many positions there are.
+    Inputs and outputs are bound once: binding them for each step took a tenth of the time. Keys and
+    values are input and output at once, so the graph appends to the cache in place.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Generation:
         self.length = 0
         self._session = session
         self._binding = session.io_binding()
-        self._bound: dict[str, Any] = {}  # the binding alone would not keep the arrays' memory
+        self._bound: dict[str, Any] = {}  # keeps the arrays alive: the binding does not
         shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
         for name, shape in shapes.items():
             if name.startswith(("keys_", "values_")):
@@ -70,7 +75,7 @@ class Generation:
         self._logits = self._bind("logits", np.zeros(shapes["noise"], np.float32), output=True)
 
     def _bind(self, name: str, array: Any, output: bool = False) -> Any:
-        """The array itself, which ONNX Runtime reads, or writes, where it lies."""
+        """Bind an array that ONNX Runtime reads or writes in place, and return it."""
         import onnxruntime
 
         self._bound[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -79,9 +84,10 @@ class Generation:
         return array
 
     def step(self, tokens: Any, noise: Any) -> tuple[int, Any]:
-        """The token after the newest positions int32 [n], -1 at the class's, and the logits [draws, values] it was drawn from.
+        """Append positions and sample: the next token and its logits [draws, values].
 
-        noise: float32 [1, draws, values]. With the newest, positions are `channels` at most.
+        tokens: the newest positions, int32 [n]; -1 at the class's position. At most `channels`
+        positions in all. noise: float32 [1, draws, values].
         """
         if len(tokens) != self._tokens.shape[1]:
             self._tokens = self._bind("tokens", np.zeros((1, len(tokens)), np.int32))
@@ -94,10 +100,13 @@ class Generation:
 
 
 class GeneratorSession:
-    """The graph in ONNX Runtime. draws, values: shape of the noise of a token. channels: tokens of a sequence at most."""
+    """A step graph in ONNX Runtime.
+
+    draws, values: shape of a token's noise. channels: largest number of tokens in a sequence.
+    """
 
     def __init__(self, graph: str | bytes, threads: int) -> None:
-        """graph: a file's path, or its content."""
+        """graph: path of a file, or its content. threads: of one step."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -113,29 +122,29 @@ class GeneratorSession:
         self.channels = int(self.session.get_modelmeta().custom_metadata_map["channels"])
 
     def begin(self, label: int, temperature: float, top_k: int) -> Generation:
-        """A sequence without any position yet. label: of the class, -1 = none. temperature: 0 = the likeliest. top_k: 0 = all values."""
+        """Start a sequence. label: class id, -1 = none. temperature: 0 = greedy. top_k: 0 = all."""
         return Generation(self.session, self.channels, label, temperature, top_k)
 
 
-class Sequence:
-    """One request: what it asks for, how far it has come, and what its tokens are sent with. stopped: nobody wants more of it."""
+class SequenceRequest:
+    """A request, its progress and its response sender. stopped: the caller wants no more tokens."""
 
     def __init__(
-        self, request: Any, sender: Any, steps: GeneratorSession, classes: int, codes: int
+        self, request: Any, sender: Any, session: GeneratorSession, classes: int, codes: int
     ) -> None:
-        """Raises ValueError, with a sentence for the caller, when its inputs do not fit together."""
+        """Raises ValueError, with a message for the caller, for inputs that are not valid."""
         self.sender, self.stopped = sender, False
         self.unsent: list[int] = []
         self.sent_at = 0.0
-        given = {
+        inputs = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
         }
         label, self.length, self.seed, top_k = (
-            int(given[name][0]) for name in ("class", "length", "seed", "top_k")
+            int(inputs[name][0]) for name in ("class", "length", "seed", "top_k")
         )
-        temperature = float(given["temperature"][0])
-        prefix = given["prefix"]
+        temperature = float(inputs["temperature"][0])
+        prefix = inputs["prefix"]
         self.index = int((prefix >= 0).sum())
         if not -1 <= label < classes:
             raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {label}")
@@ -143,23 +152,24 @@ class Sequence:
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
         if not max(1, self.index) <= self.length <= len(prefix):
             raise ValueError(
-                f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the prefix, not {self.length}"
+                f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the "
+                f"prefix, not {self.length}"
             )
         if not 0 <= temperature < np.inf or top_k < 0:
             raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
         self.newest = [-1, *prefix[: self.index].tolist()]
-        self.steps = steps
-        self.generation = steps.begin(label, temperature, top_k)
+        self.session = session
+        self.generation = session.begin(label, temperature, top_k)
 
     def advance(self) -> bool:
-        """Make one more token; whether there are more to come. One that was stopped, cancelled or has all its tokens makes none."""
+        """Sample one more token unless stopped, cancelled or complete. Returns whether to go on."""
         if self.index < self.length and not self.stopped and not self.sender.is_cancelled():
-            noise = gumbel(self.seed, self.index, self.steps.draws, self.steps.values)
+            noise = gumbel(self.seed, self.index, self.session.draws, self.session.values)
             token, _ = self.generation.step(self.newest, noise)
             self.newest = [token]
             self.unsent.append(token)
             self.index += 1
-            if self.index == self.length or time.monotonic() - self.sent_at >= TOGETHER_SECONDS:
+            if self.index == self.length or time.monotonic() - self.sent_at >= FLUSH_SECONDS:
                 self._send()
             if self.index < self.length:
                 return True
@@ -180,36 +190,43 @@ class Sequence:
 
 
 class TritonPythonModel:
-    """The one instance. Parameters of config.pbtxt that it reads: classes; codes; at_once, tokens that are made at a time; threads, for
-    each of them."""
+    """The only instance of the model.
+
+    It reads these parameters of config.pbtxt: classes, codes, at_once (sequences that compute at
+    the same time) and threads (of each of them).
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what ONNX Runtime raises."""
+        """Load the graph. Raises RuntimeError under numpy 2, and what ONNX Runtime raises.
+
+        args: see Triton's python backend.
+        """
         if int(np.__version__.split(".")[0]) >= 2:
             raise RuntimeError(
-                f"numpy {np.__version__} is installed, but this Triton's python backend hands over wrong values and empty outputs under "
-                "numpy 2 without an error; install numpy 1.26"
+                f"numpy {np.__version__} is installed; this Triton's python backend returns wrong "
+                "values and empty outputs under numpy 2 without an error: install numpy 1.26"
             )
-        given = json.loads(args["model_config"])["parameters"]
-        parameters = {name: value["string_value"] for name, value in given.items()}
+        config = json.loads(args["model_config"])["parameters"]
+        parameters = {name: value["string_value"] for name, value in config.items()}
         self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
-        self.steps = GeneratorSession(
+        self.session = GeneratorSession(
             str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"),
             int(parameters["threads"]),
         )
-        self.turns: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()  # None: stop
-        self.by_id: weakref.WeakValueDictionary[str, Sequence] = (
+        self.runnable: queue.SimpleQueue[SequenceRequest | None] = queue.SimpleQueue()  # None: stop
+        # Sequences that are not complete.
+        self.by_id: weakref.WeakValueDictionary[str, SequenceRequest] = (
             weakref.WeakValueDictionary()
-        )  # those that are not complete
+        )
         self.threads = [
-            threading.Thread(target=self._take_turns, name="sequences", daemon=True)
+            threading.Thread(target=self._serve, name="sequences", daemon=True)
             for _ in range(int(parameters["at_once"]))
         ]
         for thread in self.threads:
             thread.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Take the requests in; their tokens follow through their response senders."""
+        """Accept requests; their tokens follow through their response senders."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -218,57 +235,54 @@ class TritonPythonModel:
                     sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 else:
                     self._begin(
-                        Sequence(request, sender, self.steps, self.classes, self.codes),
+                        SequenceRequest(request, sender, self.session, self.classes, self.codes),
                         request.request_id(),
                     )
             except Exception as error:
-                _fail(sender, f"the request cannot be taken: {error}")
+                _fail(sender, f"the request is not valid: {error}")
 
     def finalize(self) -> None:
-        """Stop the threads; sequences that are not complete end with an error."""
-        self.turns.put(None)
+        """Stop the threads; incomplete sequences end with an error."""
+        self.runnable.put(None)
         for thread in self.threads:
             thread.join()
-        while not self.turns.empty():
-            sequence = self.turns.get()
+        while not self.runnable.empty():
+            sequence = self.runnable.get()
             if sequence is not None:
                 _fail(sequence.sender, "the model is being unloaded")
 
-    def _begin(self, sequence: Sequence, identity: str) -> None:
+    def _begin(self, sequence: SequenceRequest, identity: str) -> None:
         self.by_id[identity] = sequence
-        self.turns.put(sequence)
+        self.runnable.put(sequence)
 
     def _stop(self, identity: str) -> None:
         sequence = self.by_id.get(identity)
         if sequence is not None:
             sequence.stopped = True
 
-    def _take_turns(self) -> None:
+    def _serve(self) -> None:
         while True:
-            sequence = self.turns.get()
+            sequence = self.runnable.get()
             if sequence is None:
-                self.turns.put(None)  # for the next thread
+                self.runnable.put(None)  # for the next thread
                 return
             try:
                 while sequence.advance():
-                    if (
-                        not self.turns.empty()
-                    ):  # else it stays, with its cache, on this thread's core
-                        self.turns.put(sequence)
+                    # A lone sequence stays, with its cache, on this thread's core.
+                    if not self.runnable.empty():
+                        self.runnable.put(sequence)
                         break
             except Exception as error:
-                _fail(sequence.sender, f"the sequence cannot go on: {error}")
-            del (
-                sequence
-            )  # else the cache of one that is complete would live until the next one arrives
+                _fail(sequence.sender, f"the sequence cannot continue: {error}")
+            del sequence  # frees the cache of a complete sequence before the next one arrives
 
 
-def _fail(sender: Any, why: str) -> None:
-    pb_utils.Logger.log_error(why)
+def _fail(sender: Any, message: str) -> None:
+    pb_utils.Logger.log_error(message)
     try:
         sender.send(
-            pb_utils.InferenceResponse(error=pb_utils.TritonError(why)),
+            pb_utils.InferenceResponse(error=pb_utils.TritonError(message)),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
         )
-    except Exception as error:  # of a request that went away: nobody is left to be told, and the other sequences go on
+    except Exception as error:  # the request is gone; the other sequences continue
         pb_utils.Logger.log_error(f"an error could not be sent: {error}")

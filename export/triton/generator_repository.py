@@ -1,8 +1,9 @@
-"""The folder of a generator in the model repository: `<generator>_generate`, from version 2 on with `_v<version>`.
+"""Write a generator into the Triton model repository: config.pbtxt, step graph, python backend.
 
     model_repository/demo_generate/     config.pbtxt, 1/model.onnx, 1/model.py
 
-It has no `tokenizer` parameter, for it is no part of one: `fingerprint` says whose tokens it makes.
+From version 2 on the folder is `<generator>_generate_v<version>`. The parameter `fingerprint` names
+the tokenizer owner tokens it generates.
 """
 
 import hashlib
@@ -21,11 +22,15 @@ MODEL_FILE = Path(generator_backend.__file__)
 
 
 def model_name(generator: str, version: int = 1) -> str:
+    """`<generator>_generate`, from version 2 on with `_v<version>`."""
     return f"{generator}_generate" if version == 1 else f"{generator}_generate_v{version}"
 
 
-def interface(message: Any, channels: int) -> None:
-    """Declare in a ModelConfig what the gateway sends to a generator of `channels` tokens, and what it streams back."""
+def declare_tensors(message: Any, channels: int) -> None:
+    """Add a generator's inputs and streamed outputs to a ModelConfig.
+
+    channels: largest number of tokens in a sequence.
+    """
     message.model_transaction_policy.decoupled = True
     int32, int64, fp32 = (
         model_config_pb2.TYPE_INT32,
@@ -41,23 +46,22 @@ def interface(message: Any, channels: int) -> None:
         ("top_k", int32, 1),
     ):
         message.input.add(name=name, data_type=data_type, dims=[size])
-    for name, size in (
-        ("token", -1),
-        ("index", 1),
-    ):  # some that follow each other, and the place of the first
+    for name, size in (("token", -1), ("index", 1)):  # consecutive tokens, index of the first
         message.output.add(name=name, data_type=int32, dims=[size])
 
 
 def config(graph: bytes, version: int = 1) -> str:
-    """The config.pbtxt of a serialised step graph, by Triton's own schema. Raises ValueError for a graph not written by export.graphs.generator_graph."""
+    """The config.pbtxt of a serialised step graph, by Triton's own schema.
+
+    Raises ValueError for a graph that export.graphs.generator_graph did not write.
+    """
     metadata = generator_graph.read_metadata(onnx.load_model_from_string(graph))
     message = model_config_pb2.ModelConfig(
         name=model_name(metadata.generator, version), backend="python", max_batch_size=0
     )
-    interface(message, metadata.channels)
-    message.instance_group.add(
-        count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
-    )  # see triton_generator
+    declare_tensors(message, metadata.channels)
+    # One instance: see generator_backend.
+    message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     parameters = {
         **metadata.as_strings(),
         "version": str(version),
@@ -69,23 +73,25 @@ def config(graph: bytes, version: int = 1) -> str:
     }
     for key, value in parameters.items():
         message.parameters[key].string_value = value
-    return f"{repository.HEADER.replace('repository', 'generator_repository')}{text_format.MessageToString(message)}"
+    header = repository.HEADER.replace("repository", "generator_repository")
+    return f"{header}{text_format.MessageToString(message)}"
 
 
 def write(folder: Path, graph: bytes) -> str:
-    """Make a serialised step graph what the repository `folder` serves of its generator; all other models stay.
+    """Replace the generator's model in a repository by a serialised step graph; others stay.
 
-    The version is that of the model replaced, plus one when this one has other weights or another tokenizer. Returns the model's name.
+    The version increases when the weights or the tokenizer differ from those of the replaced
+    model. Returns the model's name.
     """
     metadata = generator_graph.read_metadata(onnx.load_model_from_string(graph))
-    whose = {"generator": metadata.generator}
+    owner = {"generator": metadata.generator}
     weights = {
         "generator_fingerprint": metadata.generator_fingerprint,
         "fingerprint": metadata.fingerprint,
     }
-    version = repository.next_version(folder, whose, weights)
+    version = repository.next_version(folder, owner, weights)
     name = model_name(metadata.generator, version)
-    with repository.replaced(folder, whose) as fresh:
+    with repository.replaced(folder, owner) as fresh:
         (fresh / name / "1").mkdir(parents=True)
         (fresh / name / "1/model.onnx").write_bytes(graph)
         shutil.copyfile(MODEL_FILE, fresh / name / "1/model.py")

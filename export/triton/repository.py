@@ -1,14 +1,14 @@
-"""The model repository: for every graph a folder that Triton serves.
+"""Write a tokenizer into the Triton model repository: a folder with a config.pbtxt per graph.
 
     model_repository/
         demo_encode/            config.pbtxt, 1/model.onnx, and for the python engine 1/model.py
-        demo_decode_k256/       the same, one folder per budget; with --int8 also 1/model_int8.onnx
+        demo_decode_k256/       the same, a folder per budget; with --int8 also 1/model_int8.onnx
 
-A tokenizer that is trained anew becomes version 2 under the same name, its models `demo_encode_v2` and so on: other names, so that a
-running Triton can load them beside the old ones, and a gateway switch when all of them are there.
+A retrained tokenizer becomes version 2 of the same name, with models `demo_encode_v2` and so on: a
+running Triton can load them beside the old ones, and a gateway switches when all are loaded.
 
-Triton is the only source of truth about what is served, so config.pbtxt carries everything a gateway has to know in its parameters.
-What an engine adds to it is in export.triton.triton_config.
+Triton is the only source of truth about what is served, so the parameters of config.pbtxt hold all
+that a gateway needs to know. export.triton.triton_config adds what an engine needs.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ MODEL_FILE = Path(python_backend.__file__)
 
 
 def model_name(metadata: graph.ModelMetadata, version: int = 1) -> str:
-    """`<tokenizer>_encode` or `<tokenizer>_decode_k<budget>`, from version 2 on with `_v<version>`."""
+    """`<tokenizer>_encode` or `<tokenizer>_decode_k<budget>`, then `_v<version>` from 2 on."""
     name = (
         f"{metadata.tokenizer}_encode"
         if metadata.role == "encode"
@@ -44,14 +44,18 @@ def model_name(metadata: graph.ModelMetadata, version: int = 1) -> str:
 def config(
     model: bytes, engine: triton_config.Engine = triton_config.PYTHON, version: int = 1
 ) -> str:
-    """The config.pbtxt of a serialised graph, by Triton's own schema. Raises ValueError for a graph not written by export.graphs.graph."""
+    """The config.pbtxt of a serialised graph, by Triton's own schema.
+
+    Raises ValueError for a graph that export.graphs.graph did not write.
+    """
     parsed = onnx.load_model_from_string(model)
     metadata = graph.read_metadata(parsed)
     message = model_config_pb2.ModelConfig(
         name=model_name(metadata, version),
         input=[_tensor(model_config_pb2.ModelInput, tensor) for tensor in parsed.graph.input],
         output=[_tensor(model_config_pb2.ModelOutput, tensor) for tensor in parsed.graph.output],
-        dynamic_batching=model_config_pb2.ModelDynamicBatching(),  # no delay: a lone request would wait it out in full
+        # Without a delay, which a lone request would wait out in full.
+        dynamic_batching=model_config_pb2.ModelDynamicBatching(),
     )
     for key, value in {
         **metadata.as_strings(),
@@ -64,12 +68,12 @@ def config(
 
 
 def check_writable(folder: Path) -> None:
-    """Exit before the work, and not after it, when a repository cannot be written there."""
+    """Exit with one sentence, before any work is done, when a repository cannot be written."""
     nearest = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
     )
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        sys.exit(f"cannot write {folder}: give another --repository")
+        sys.exit(f"cannot write {folder}: choose another --repository")
 
 
 def write(
@@ -79,10 +83,10 @@ def write(
     engine: triton_config.Engine = triton_config.PYTHON,
     int8: Sequence[bytes] = (),
 ) -> list[str]:
-    """Make the serialised graphs of `tokenizer` what `repository` serves of it; models of other tokenizers stay.
+    """Replace a tokenizer's models in a repository by serialised graphs; others stay.
 
-    int8: second decode graphs, to lie beside the first (export.graphs.int8). The version is that of the models replaced, plus one when these
-    are of another fingerprint.
+    int8: decode graphs of export.graphs.int8, written beside those of the same budget.
+    The version increases when the fingerprint differs from that of the replaced models.
     Returns the names of the models written.
     """
     version = next_version(
@@ -100,16 +104,16 @@ def write(
 
 @contextmanager
 def replaced(repository: Path, parameters: dict[str, str]) -> Iterator[Path]:
-    """A folder beside `repository` that takes its place at the end: all of it but the models that have these parameters.
+    """A copy of a repository that replaces it at the end, without models that have `parameters`.
 
-    So an interruption leaves the old repository or the new one, never a mixture.
+    An interruption leaves the old repository or the new one, never a mixture.
     """
     repository = repository.absolute()
     fresh, previous = (
         repository.with_name(f".{repository.name}.{state}") for state in ("new", "old")
     )
     if previous.exists() and not repository.exists():
-        previous.rename(repository)  # an earlier run was cut off between the two renames below
+        previous.rename(repository)  # an earlier run stopped between the two renames below
     for leftover in (fresh, previous):
         shutil.rmtree(leftover, ignore_errors=True)
     if repository.exists():
@@ -127,21 +131,27 @@ def replaced(repository: Path, parameters: dict[str, str]) -> Iterator[Path]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def next_version(repository: Path, whose: dict[str, str], weights: dict[str, str]) -> int:
-    """The version of the models that have the parameters `whose`; one more where none of them has those of `weights` too."""
-    there = [parse(path.read_text()).parameters for path in repository.glob("*/config.pbtxt")]
-    of_it = [parameters for parameters in there if _has(parameters, whose)]
-    newest = max((int(parameters["version"].string_value or 1) for parameters in of_it), default=0)
-    return newest if any(_has(parameters, weights) for parameters in of_it) else newest + 1
+def next_version(repository: Path, owner: dict[str, str], weights: dict[str, str]) -> int:
+    """Version for new models of `owner`, such as {"tokenizer": "demo"}.
+
+    The newest version of its models if one of them has the parameters `weights`, else one more.
+    """
+    configs = [parse(path.read_text()).parameters for path in repository.glob("*/config.pbtxt")]
+    owned = [parameters for parameters in configs if _has(parameters, owner)]
+    newest = max((int(parameters["version"].string_value or 1) for parameters in owned), default=0)
+    return newest if any(_has(parameters, weights) for parameters in owned) else newest + 1
 
 
 def parse(text: str) -> Any:
-    """A config.pbtxt as Triton's ModelConfig message. Raises text_format.ParseError for anything its schema does not know."""
+    """Parse a config.pbtxt into Triton's ModelConfig.
+
+    Raises text_format.ParseError for anything that its schema does not know.
+    """
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def _has(parameters: Any, wanted: dict[str, str]) -> bool:
-    return all(parameters[name].string_value == value for name, value in wanted.items())
+def _has(parameters: Any, values: dict[str, str]) -> bool:
+    return all(parameters[name].string_value == value for name, value in values.items())
 
 
 def _write_model(repository: Path, model: bytes, engine: triton_config.Engine, version: int) -> str:
@@ -164,7 +174,7 @@ def _is_stale(path: Path, parameters: dict[str, str]) -> bool:
 
 
 def _tensor(kind: Any, tensor: onnx.ValueInfoProto) -> Any:
-    """The graph's tensor as Triton declares it: without the batch, which max_batch_size stands for."""
+    """A graph's tensor in Triton's terms: without the batch axis, which max_batch_size implies."""
     shape = tensor.type.tensor_type
     data_type = {
         onnx.TensorProto.UINT8: model_config_pb2.TYPE_UINT8,

@@ -1,4 +1,7 @@
-"""What runs a graph inside Triton, as config.pbtxt says it: Triton's python backend on a CPU, ONNX Runtime or TensorRT on a GPU."""
+"""Engine settings of config.pbtxt: python backend on a CPU, ONNX Runtime or TensorRT on a GPU.
+
+Backend, instances, batching, CUDA graphs, warm-up and TensorRT profiles.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,19 +11,21 @@ from tritonclient.grpc import model_config_pb2
 
 from export.triton.tensorrt_plans import plan_name
 
-# One plan file for each of these may lie in a model's folder; Triton takes that of its GPU.
+# A model's folder may hold a plan file for each of these; Triton loads the one for its GPU.
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
-# Hardly quicker beyond it, and where one instance takes all that waits, the next finds single images, which cost most
-# (docs/decisions/0025).
+# Larger batches are hardly faster, and an instance that takes the whole queue leaves single images,
+# which cost most, to the next one (docs/decisions/0025).
 CPU_MAX_BATCH = 4
-# Bytes of a graph from which an image alone keeps a core as busy: larger batches only push it out of the caches, and take memory.
-CPU_ALONE = 64_000_000
-# What the service replaces by its machine's best: on two cores two instances of one thread outrun one of two by a third.
+# Graphs of at least so many bytes run one image at a time: a batch gains nothing and takes memory.
+CPU_UNBATCHED_BYTES = 64_000_000
+# The service replaces both by what suits its machine: on two cores two instances of one thread are
+# a third faster than one of two.
 CPU_INSTANCES = 2
 CPU_THREADS = 1
 GPU_MAX_BATCH = 128
-GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this one
-# What model.py adds to the graph's outputs: the nanoseconds the graph ran, and the images of its batch. Triton gives both only as sums.
+GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this size
+# Output that model.py adds: nanoseconds the graph ran, and images in its batch. Triton reports sums
+# only.
 EXECUTION = model_config_pb2.ModelOutput(
     name="execution", data_type=model_config_pb2.TYPE_INT64, dims=[2]
 )
@@ -28,9 +33,10 @@ EXECUTION = model_config_pb2.ModelOutput(
 
 @dataclass(frozen=True)
 class Engine:
-    """name: as `python -m export gpu --engine` takes it.
+    """A way to run graphs in Triton.
 
-    describe: adds to a ModelConfig, whose tensors are known, all that runs a graph of so many bytes.
+    name: value of `python -m export gpu --engine`.
+    describe: completes a ModelConfig that declares its tensors, for a graph of so many bytes.
     """
 
     name: str
@@ -39,7 +45,7 @@ class Engine:
 
 def _python(message: Any, size: int) -> None:
     message.backend = "python"
-    message.max_batch_size = 1 if size >= CPU_ALONE else CPU_MAX_BATCH
+    message.max_batch_size = 1 if size >= CPU_UNBATCHED_BYTES else CPU_MAX_BATCH
     message.output.append(EXECUTION)
     message.instance_group.add(
         count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
@@ -57,7 +63,7 @@ def _gpu(message: Any, backend: str, engine: str) -> None:
     message.max_batch_size = GPU_MAX_BATCH
     message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_GPU)
     message.dynamic_batching.preferred_batch_size.extend([GPU_BEST_BATCH, GPU_MAX_BATCH])
-    for batch in (1, GPU_MAX_BATCH):  # the first inference of each shape is slow: not a caller's
+    for batch in (1, GPU_MAX_BATCH):  # the first inference of each shape is slow
         warmup = message.model_warmup.add(name=f"batch of {batch}", batch_size=batch)
         tensor = message.input[0]
         warmup.inputs[tensor.name].CopyFrom(
@@ -83,7 +89,7 @@ def _tensorrt(message: Any, size: int) -> None:
     for capability in COMPUTE_CAPABILITIES:
         message.cc_model_filenames[capability] = plan_name(capability)
     tensor = message.input[0]
-    # A graph for each power of two also runs the batches below it, down to the next one: no batch is without.
+    # The CUDA graph of a power of two also runs smaller batches, down to the next power of two.
     message.optimization.cuda.graphs = True
     batch, lower = 1, 1
     while batch <= GPU_MAX_BATCH:
@@ -92,18 +98,19 @@ def _tensorrt(message: Any, size: int) -> None:
         spec.graph_lower_bound.batch_size = lower
         spec.graph_lower_bound.input[tensor.name].dim.extend(tensor.dims)
         batch, lower = 2 * batch, batch + 1
-    profile = {"min_batch": 1, "opt_batch": GPU_BEST_BATCH, "max_batch": GPU_MAX_BATCH}
-    metadata = {
+    profile = {  # export.triton.tensorrt_plans reads these parameters
         "input_name": tensor.name,
         "input_shape": "x".join(map(str, tensor.dims)),
-        **profile,
+        "min_batch": 1,
+        "opt_batch": GPU_BEST_BATCH,
+        "max_batch": GPU_MAX_BATCH,
     }
-    for key, value in metadata.items():  # export.triton.tensorrt_plans builds from these
+    for key, value in profile.items():
         message.parameters[key].string_value = str(value)
 
 
 PYTHON = Engine("python", _python)
-# use_tf32: what the graph keeps in fp32 is meant to be.
+# use_tf32=0: what the graph keeps in fp32 must not be rounded to TF32.
 ENGINES = {
     engine.name: engine
     for engine in (

@@ -142,7 +142,7 @@ def test_plans_are_built_and_checked_in_the_image_that_serves_them(
     assert server.startswith("exec tritonserver ")
     for command in commands:
         assert command[:2] == ["python3", "/opt/channeltok/plans.py"]
-        monkeypatch.setattr(tensorrt_plans, "this_server", _refuse)
+        monkeypatch.setattr(tensorrt_plans, "detect_server", _refuse)
         with pytest.raises(SystemExit, match="far enough"):
             tensorrt_plans.main(command[2:])
 
@@ -207,4 +207,4 @@ def _entrypoint(target: str) -> list[str]:
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.Refused("far enough")
+    raise tensorrt_plans.PlanError("far enough")

@@ -84,7 +84,7 @@ def check_plans(arguments: list[str]) -> None:
     action, *folders = arguments
     folders = folders or PLANS_FOLDERS[action]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensorrt_plans, "this_server", _refuse)
+        patch.setattr(tensorrt_plans, "detect_server", _refuse)
         with pytest.raises(SystemExit, match="far enough"):
             tensorrt_plans.main([action, *folders])
 
@@ -142,7 +142,7 @@ def check_list(arguments: list[str]) -> None:
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.Refused("far enough")
+    raise tensorrt_plans.PlanError("far enough")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {

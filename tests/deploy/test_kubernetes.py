@@ -295,7 +295,7 @@ def test_graphs_plans_and_triton_run_as_in_the_compose_file(
     assert copying[0] == "cp"
     assert (KUBERNETES.parents[1] / copying[1]).exists()
     assert check[1] == build[1] == copying[2]
-    monkeypatch.setattr(tensorrt_plans, "this_server", _refuse)
+    monkeypatch.setattr(tensorrt_plans, "detect_server", _refuse)
     for command in (build, check):
         with pytest.raises(SystemExit, match="far enough"):
             tensorrt_plans.main(command[2:])
@@ -310,4 +310,4 @@ def test_graphs_plans_and_triton_run_as_in_the_compose_file(
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.Refused("far enough")
+    raise tensorrt_plans.PlanError("far enough")

@@ -1,10 +1,14 @@
-"""Triton's python backend around one ONNX graph on the CPU. `export.triton.repository` copies this file into each model as `1/model.py`.
+"""Triton python backend of a tokenizer: runs one ONNX graph in ONNX Runtime or OpenVINO on a CPU.
 
-It stands alone beside `model.onnx` and knows nothing of tokenizers: names and types come from the graph. All requests that Triton batched
-run as one array. That keeps the law that a picture's tokens never depend on its neighbours, because the CPU kernels of ONNX Runtime and of
-OpenVINO treat each picture of a batch alike, to the last bit (tests/export/triton/test_python_backend.py holds them to it).
+`export.triton.repository` copies this file beside `model.onnx` as `1/model.py`; it imports nothing
+of this project and takes tensor names and types from the graph.
 
-Beside the graph's outputs each response has `execution`, int64 [2]: nanoseconds the graph ran for its batch, and pictures in that batch.
+All requests that Triton batched run as one array. An image's tokens still never depend on its
+neighbours: the CPU kernels of both engines treat each image of a batch alike, to the last bit
+(tests/export/triton/test_python_backend.py).
+
+Each response also has `execution`, int64 [2]: nanoseconds that the graph ran for its batch, and
+images in that batch.
 """
 
 import json
@@ -22,41 +26,50 @@ try:
 except ModuleNotFoundError:
     pb_utils = None  # outside Triton, where benchmarks load the same engines
 
-# Both engines report their use from their import on (docs/decisions/0035).
+# Both engines send telemetry from their import on (docs/decisions/0035).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
 INT8_GRAPH = "model_int8.onnx"
-Loaded = tuple[
-    list[str], list[str], Callable[[dict[str, Any]], list[Any]]
-]  # names of inputs and of outputs; arrays by name to arrays
+# Names of inputs, names of outputs, and a function from arrays by name to output arrays.
+Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]
 
 
 class TritonPythonModel:
-    """One instance of an engine. Parameters of config.pbtxt: engine (onnxruntime, openvino), precision (f32, bf16, int8), threads."""
+    """One instance of an engine.
+
+    It reads these parameters of config.pbtxt: engine (onnxruntime, openvino), precision (f32, bf16,
+    int8) and threads.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph. args: see Triton's python backend. Raises RuntimeError under numpy 2, and what the engine raises."""
+        """Load the graph. Raises RuntimeError under numpy 2, and what the engine raises.
+
+        args: see Triton's python backend.
+        """
         if int(np.__version__.split(".")[0]) >= 2:
             raise RuntimeError(
-                f"numpy {np.__version__} is installed, but this Triton's python backend hands over wrong values and empty outputs under "
-                "numpy 2 without an error; install numpy 1.26"
+                f"numpy {np.__version__} is installed; this Triton's python backend returns wrong "
+                "values and empty outputs under numpy 2 without an error: install numpy 1.26"
             )
-        given = json.loads(args["model_config"]).get("parameters", {})
-        parameters = {name: value["string_value"] for name, value in given.items()}
+        config = json.loads(args["model_config"])
+        parameters = {
+            name: value["string_value"] for name, value in config.get("parameters", {}).items()
+        }
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         engine, precision, threads = (
             parameters[name] for name in ("engine", "precision", "threads")
         )
-        largest = int(json.loads(args["model_config"])["max_batch_size"])
-        self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), largest)
+        self.inputs, self.outputs, self.run = load(
+            graph, engine, precision, int(threads), int(config["max_batch_size"])
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order: outputs, or an error for a request that cannot run."""
+        """One response per request, in order: outputs, or an error for a request that fails."""
         try:
             return self._run(requests)
         except Exception as error:
-            if len(requests) > 1:  # find out whose fault it is: the others are answered
+            if len(requests) > 1:  # run each alone, so that only the faulty one fails
                 return [self.execute([request])[0] for request in requests]
             pb_utils.Logger.log_error(f"a request failed: {error!r}")
             return [
@@ -93,10 +106,11 @@ class TritonPythonModel:
 
 
 def load(graph: Path, engine: str, precision: str, threads: int, batch: int = 1) -> Loaded:
-    """An ONNX file on `engine` (onnxruntime or openvino), computing in `precision` (f32, bf16; int8 runs INT8_GRAPH, which lies beside it).
+    """Load an ONNX file into an engine, onnxruntime or openvino.
 
-    batch: how many pictures it gets at once most often. It takes any number of them.
-    Raises ValueError for an engine or a precision that is not there, and what the engine raises.
+    precision: f32, bf16, or int8, which runs INT8_GRAPH from the same folder.
+    batch: the most frequent batch size; any other one works too.
+    Raises ValueError for an unknown engine or precision, and what the engine raises.
     """
     engines = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     if engine not in engines:
@@ -128,14 +142,15 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # each instance is a process of its own: all of them would pin to the same core
+        # Each instance is a process of its own: all of them would pin to the same core.
+        "ENABLE_CPU_PINNING": False,
     }
-    if precision == "int8":  # what is not int8 in it runs in bf16 where the processor has it
+    if precision == "int8":  # its other operators run in bf16 where the processor has it
         graph = str(Path(graph).with_name(INT8_GRAPH))
     else:
         settings["INFERENCE_PRECISION_HINT"] = precision
-    # Where OpenVINO knows the batch it takes a sixth to a fifth less time. One form for all batches beside those of fixed size is no
-    # choice: it rounds in another way, and a picture's tokens would depend on its neighbours (docs/decisions/0025).
+    # A fixed batch size saves OpenVINO a sixth to a fifth of the time. A further model of dynamic
+    # batch would round differently: tokens would depend on the batch (docs/decisions/0025).
     core, requests = openvino.Core(), {}
     for size in sorted({1, batch}, reverse=True):
         model = core.read_model(graph)
@@ -150,13 +165,14 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
         count, done, parts = len(feed[inputs[0]]), 0, []
         while done < count:
             size = next(size for size in requests if size <= count - done)
-            answer = requests[size].infer(
+            outputs_by_port = requests[size].infer(
                 {name: array[done : done + size] for name, array in feed.items()}, share_inputs=True
             )
             done += size
-            parts.append(list(answer.values()))
+            parts.append(list(outputs_by_port.values()))
         return [
-            np.concatenate(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True)
+            np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+            for arrays in zip(*parts, strict=True)
         ]
 
     return inputs, outputs, run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export.triton import repository, tensorrt_plans, triton_config
-from export.triton.tensorrt_plans import Record, Refused, Server
+from export.triton.tensorrt_plans import PlanError, PlanRecord, Server
 
 SERVER = Server(tensorrt="110106", compute_capability="8.6", image="26.07")
 
@@ -29,7 +29,7 @@ def models(tmp_path: Path, graphs: Path) -> Path:
     (version.parent / "config.pbtxt").write_bytes((source / "config.pbtxt").read_bytes())
     (version / "model_sm86.plan").write_bytes(b"plan")
     graph_sha256 = hashlib.sha256((source / "1/model.onnx").read_bytes()).hexdigest()
-    record = Record(
+    record = PlanRecord(
         graph_sha256, hashlib.sha256(b"plan").hexdigest(), tensorrt_plans.profile(source), SERVER
     )
     (version / "model_sm86.json").write_text(json.dumps(asdict(record)))
@@ -50,12 +50,12 @@ def test_a_plan_of_this_server_is_served(models: Path) -> None:
         (replace(SERVER, image="26.08"), r"the image is 26\.08 and was 26\.07"),
         (
             replace(SERVER, compute_capability="8.9"),
-            r"no plan for compute capability 8\.9, only model_sm86\.plan",
+            r"it has no plan for compute capability 8\.9, only model_sm86\.plan",
         ),
     ],
 )
 def test_a_plan_of_another_server_is_refused(models: Path, server: Server, said: str) -> None:
-    with pytest.raises(Refused, match=said) as refused:
+    with pytest.raises(PlanError, match=said) as refused:
         tensorrt_plans.check(models, server)
     assert str(refused.value).startswith("demo_encode is not served: ")
     assert "Rebuild it: docker compose run --rm engines" in str(refused.value)
@@ -66,7 +66,7 @@ def test_a_plan_of_another_graph_is_refused(models: Path) -> None:
     text = config.read_text()
     digest = tensorrt_plans._parameter(models / "demo_encode", "graph_sha256")
     config.write_text(text.replace(digest, "0" * 64))
-    with pytest.raises(Refused, match=f"its graph is {'0' * 64} and was {digest}"):
+    with pytest.raises(PlanError, match=f"its graph is {'0' * 64} and was {digest}"):
         tensorrt_plans.check(models, SERVER)
 
 
@@ -77,29 +77,29 @@ def test_a_plan_of_another_profile_is_refused(models: Path) -> None:
     assert entry % 32 in text
     config.write_text(text.replace(entry % 32, entry % 8))
     with pytest.raises(
-        Refused,
-        match=r"its profile is .*optShapes=image:8x128x128x3.* and was .*optShapes=image:32x",
+        PlanError,
+        match=r"its profile is .*optShapes=picture:8x128x128x3.* and was .*optShapes=picture:32x",
     ):
         tensorrt_plans.check(models, SERVER)
 
 
 def test_a_plan_that_was_swapped_is_refused(models: Path) -> None:
     (models / "demo_encode/1/model_sm86.plan").write_bytes(b"someone else's code")
-    with pytest.raises(Refused, match="the plan's own digest"):
+    with pytest.raises(PlanError, match="the plan's own digest"):
         tensorrt_plans.check(models, SERVER)
 
 
 @pytest.mark.parametrize("record", ["", "{}", '{"server": 1}'])
 def test_a_plan_without_a_record_is_refused(models: Path, record: str) -> None:
     (models / "demo_encode/1/model_sm86.json").write_text(record)
-    with pytest.raises(Refused, match="the record beside its plan is missing or unreadable"):
+    with pytest.raises(PlanError, match="the record beside its plan is missing or unreadable"):
         tensorrt_plans.check(models, SERVER)
 
 
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="holds no models"):
+    with pytest.raises(PlanError, match="holds no models"):
         tensorrt_plans.check(tmp_path, SERVER)
-    with pytest.raises(Refused, match="holds no models: write them with `python -m export gpu`"):
+    with pytest.raises(PlanError, match="holds no models: write them with `python -m export gpu`"):
         tensorrt_plans.build(tmp_path, tmp_path / "models", SERVER)
 
 
@@ -116,7 +116,7 @@ def test_a_plan_that_cannot_be_built_leaves_the_old_one(
     graphs: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_plans, "TRTEXEC", "/bin/false")
-    with pytest.raises(Refused, match="TensorRT did not build demo_encode"):
+    with pytest.raises(PlanError, match="TensorRT did not build demo_encode"):
         tensorrt_plans.build(graphs, models, replace(SERVER, image="26.08"))
     tensorrt_plans.check(models, SERVER)
 
@@ -124,7 +124,7 @@ def test_a_plan_that_cannot_be_built_leaves_the_old_one(
 def test_a_graph_that_is_not_the_configs_is_refused(graphs: Path, tmp_path: Path) -> None:
     with (graphs / "demo_encode/1/model.onnx").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(Refused, match=r"is not the graph that its config\.pbtxt describes"):
+    with pytest.raises(PlanError, match=r"is not the graph that its config\.pbtxt describes"):
         tensorrt_plans.build(graphs, tmp_path / "empty", SERVER)
 
 
@@ -140,5 +140,5 @@ def test_alone_on_a_machine_without_tensorrt_it_says_where_to_run(tmp_path: Path
     assert script.returncode == 1
     assert (
         script.stderr
-        == f"{tensorrt_plans.TRTEXEC} is not here: run this inside NVIDIA's Triton image, on a host with a GPU\n"
+        == f"{tensorrt_plans.TRTEXEC} is missing: run this inside NVIDIA's Triton image, on a host with a GPU\n"
     )

@@ -69,7 +69,7 @@ def test_what_trtexec_is_told_comes_from_the_config(tmp_path: Path, encode: byte
         repository.config(encode, triton_config.ENGINES["tensorrt"])
     )
     assert profile(tmp_path) == (
-        "--minShapes=image:1x128x128x3",
-        "--optShapes=image:32x128x128x3",
-        "--maxShapes=image:128x128x128x3",
+        "--minShapes=picture:1x128x128x3",
+        "--optShapes=picture:32x128x128x3",
+        "--maxShapes=picture:128x128x128x3",
     )

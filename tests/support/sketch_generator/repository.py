@@ -51,7 +51,7 @@ def write(folder: Path, pause: float, fingerprint: str | None = None) -> Generat
         name="sketch_generate", backend="python", max_batch_size=0
     )
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
-    generator_repository.interface(config, channels)
+    generator_repository.declare_tensors(config, channels)
     facts = {
         "generator": "sketch",
         "role": "generate",
