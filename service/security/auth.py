@@ -16,16 +16,7 @@ from service.observability import metrics
 from service.security.bearer_tokens import BearerTokens
 from service.settings import Settings
 
-_RPC_LABELS = {  # last part of the path -> the `rpc` label of the metrics
-    "encode": "encode",
-    "decode": "decode",
-    "Encode": "encode",
-    "Decode": "decode",
-    "EncodeStream": "encode_stream",
-    "DecodeStream": "decode_stream",
-    "generate": "generate",
-    "Generate": "generate",
-}
+_RPC_LABELS = {"encode", "decode", "encode_stream", "decode_stream", "generate"}
 _GRPC_PEER = re.compile(r"ipv[46]:\[?([^\]]+?)\]?:\d+")
 
 
@@ -52,8 +43,8 @@ class Authenticator:
         try:
             return self._tokens.authenticate(authorization)
         except Unauthenticated as error:
-            rpc = _RPC_LABELS.get(path.rpartition("/")[2], "other")
-            metrics.ERRORS.labels(rpc, error.code).inc()
+            rpc = path.rpartition("/")[2].replace("Stream", "_stream").lower()
+            metrics.ERRORS.labels(rpc if rpc in _RPC_LABELS else "other", error.code).inc()
             raise
 
 
