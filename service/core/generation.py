@@ -39,7 +39,7 @@ from service.errors import (
 from service.observability import metrics
 from service.settings import Settings
 from service.triton.client import Triton
-from service.triton.health import RETRY_AFTER_SECONDS
+from service.triton.health import ENGINE_RETRY_SECONDS
 
 TEMPERATURE = 0.85
 TOP_K = 200
@@ -229,7 +229,7 @@ class Generation:
         vocab_size = plan.generator.tokenizer.vocab_size
         sent, latest = time.perf_counter(), call.started
         async with aclosing(
-            self._triton.streams.infer(model, plan.inputs(), under_way=permit.hold_until)
+            self._triton.streams.infer(model, plan.inputs(), permit=permit)
         ) as responses:
             async for response in responses:
                 index, ids = (
@@ -255,7 +255,7 @@ class Generation:
                     return
         self._triton.health.suspect(model.name, sent)
         raise EngineUnavailable(
-            "the engine returned invalid tokens: try again", RETRY_AFTER_SECONDS
+            "the engine returned invalid tokens: try again", ENGINE_RETRY_SECONDS
         )
 
     async def _decode_previews(
@@ -269,7 +269,7 @@ class Generation:
             tokens = await preview_queue.get()
             await self._rate_limit.take(wait=True)
             decoder, padded = plan.generator.tokenizer.decoder_input(tokens)
-            inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
+            inference = await self._triton.infer(decoder, padded, permit=permit)
             image = await self._images.encode(inference.output[0], plan.preview_format)
             metrics.IMAGE_BYTES.labels(_RPC).inc(len(image))
             buffer.put(Preview(tokens.k, image))

@@ -22,6 +22,7 @@ from service.errors import (
     UnknownTokenizer,
 )
 from service.observability import metrics
+from service.triton.health import ENGINE_RETRY_SECONDS
 from service.triton.models import Model
 
 log = structlog.get_logger()
@@ -204,7 +205,7 @@ class ServedModels:
     def by_name(self, name: str | None) -> ServedTokenizer:
         """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
         if not self._by_name:
-            raise EngineUnavailable("no tokenizer is loaded: try again", 2.0)
+            raise EngineUnavailable("no tokenizer is loaded: try again", ENGINE_RETRY_SECONDS)
         name = name or self._default
         if not name:
             return next(iter(self._by_name.values()))

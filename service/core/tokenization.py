@@ -29,7 +29,7 @@ from service.errors import (
 from service.observability import metrics
 from service.settings import Settings
 from service.triton.client import Triton
-from service.triton.health import RETRY_AFTER_SECONDS
+from service.triton.health import ENGINE_RETRY_SECONDS
 
 _PATIENT = {
     Priority.INTERACTIVE: frozenset[str](),
@@ -116,9 +116,7 @@ class Tokenization:
             call.set_subject(served.name, k)
             pixels = await self._images.prepare(image, served.image_size)
             call.end_stage("unpack")
-            inference = await self._triton.infer(
-                served.encoder, pixels[None], under_way=permit.hold_until
-            )
+            inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
             call.add_inference(inference)
             ids = self._ids(inference.output[0], served)
             curve = []
@@ -145,9 +143,7 @@ class Tokenization:
         """What an image is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(
-                decoder, prefixes(ids, some, width), under_way=permit.hold_until
-            )
+            inference = await self._triton.infer(decoder, prefixes(ids, some, width), permit=permit)
             call.add_inference(inference)
             decoded.append(inference.output)
         curve = await self._images.run_in_thread(measured, pixels, np.concatenate(decoded), budgets)
@@ -179,7 +175,7 @@ class Tokenization:
             call.set_subject(served.name, tokens.k)
             decoder, padded = served.decoder_input(tokens)
             call.end_stage("unpack")
-            inference = await self._triton.infer(decoder, padded, under_way=permit.hold_until)
+            inference = await self._triton.infer(decoder, padded, permit=permit)
             call.add_inference(inference)
             image = await self._images.encode(inference.output[0], format)
             call.end_stage("render")
@@ -200,7 +196,7 @@ class Tokenization:
         if output.min() < 0 or output.max() >= served.vocab_size:
             self._triton.health.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable(
-                "the engine answered what are no tokens: try again", RETRY_AFTER_SECONDS
+                "the engine answered what are no tokens: try again", ENGINE_RETRY_SECONDS
             )
         return output.astype(np.uint16)
 

@@ -126,7 +126,7 @@ def image(rpc: str) -> ImageSpan:
 
 
 @contextmanager
-def engine(model: str) -> Iterator[Metadata | None]:
+def engine_span(model: str) -> Iterator[Metadata | None]:
     """A span around one inference of an image; yields the metadata that carries its context to Triton."""
     if _tracer is None:
         yield None

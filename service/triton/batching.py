@@ -1,4 +1,7 @@
-"""What callers ask of one model at the same time, in as few requests to Triton as can be (docs/decisions/0034-full-requests.md)."""
+"""Batcher: joins concurrent requests for one model into few full requests to Triton.
+
+See docs/decisions/0034-full-requests.md.
+"""
 
 import asyncio
 import time
@@ -10,112 +13,115 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.triton.detached import UnderWay, leave
+from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
 from service.triton.models import Inference, Model
 
-# Of the event loop, until what is asked goes to Triton: microseconds where nothing else is to be done, and while other calls are read and
-# their images prepared, long enough for them to come along.
+# Turns of the event loop before a batch is sent. An idle loop passes them in microseconds; a loop
+# that reads other calls and prepares their images gives these time to enter the same batch.
 TURNS = 8
-# What waits for company goes after so long whatever is under way: of several Tritons behind one address one may hang.
+# A batch is sent after this time even if no instance is free: of several Tritons behind one
+# address one may hang, and its requests would count as running for as long.
 MAX_HOLD_SECONDS = 0.1
 
 
 @dataclass
-class _Group:
-    """Arrays that go as one request. size: images in them. waiting: callers who still do. closed: no others can join them."""
+class _Batch:
+    """Arrays that are sent as one request.
+
+    size: images in them. closed: takes no more arrays. changed: set when the batch was closed or
+    a running request has ended.
+    """
 
     arrays: list[NDArray[Any]] = field(default_factory=list)
     size: int = 0
-    waiting: int = 0
     closed: bool = False
     sent_at: float | None = None
-    changed: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # it was closed, or something that was under way is answered
-    answer: asyncio.Task[Inference] = field(init=False)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    call: DetachedCall[Inference] = field(init=False)
 
 
 class Batcher:
-    """What is asked of one model.
+    """Batches the requests for one model.
 
-    A request that is not full goes at once, unless all instances have a full run each under way. Then it would wait in Triton; it waits
-    here, where others can join it.
+    A batch is sent at once unless every instance of the model already has a full one to run. Then
+    it would only wait inside Triton; here it waits open, and other requests can still enter it.
     """
 
-    def __init__(self, infer: Callable[[Model, NDArray[Any]], Awaitable[Inference]]) -> None:
-        """infer: asks Triton, without joining."""
-        self._infer = infer
-        self._open: _Group | None = None
-        self._under_way = 0  # images
+    def __init__(
+        self,
+        send: Callable[[Model, NDArray[Any]], Awaitable[Inference]],
+        *,
+        max_hold_seconds: float = MAX_HOLD_SECONDS,
+        abandoned_timeout: float = ABANDONED_TIMEOUT,
+    ) -> None:
+        """send: sends one request to Triton and returns its result."""
+        self._send = send
+        self._max_hold_seconds = max_hold_seconds
+        self._abandoned_timeout = abandoned_timeout
+        self._open: _Batch | None = None
+        self._images_sent = 0  # and not yet answered
 
-    async def infer(self, model: Model, array: NDArray[Any], under_way: UnderWay) -> Inference:
-        """array: of model.largest_request images at most. queue_seconds has the time until it was sent, too.
+    async def infer(
+        self, model: Model, array: NDArray[Any], permit: PermitLike | None = None
+    ) -> Inference:
+        """Run at most model.largest_request images; queue_seconds includes the wait here.
 
-        Raises what `infer` raises. Who is cancelled takes nobody along.
+        Raises what `send` raises. Cancelling one caller does not affect the others of its batch.
         """
-        asked = time.perf_counter()
-        group = self._group(model, len(array))
-        under_way(group.answer)
-        first = group.size
-        group.arrays.append(array)
-        group.size += len(array)
-        group.waiting += 1
-        if group.size == model.largest_request:
-            self._close(group)
+        arrived = time.perf_counter()
+        batch = self._batch_with_room(model, len(array))
+        first = batch.size
+        batch.arrays.append(array)
+        batch.size += len(array)
+        if batch.size == model.largest_request:
+            self._close(batch)
         try:
-            inference = await asyncio.shield(group.answer)
+            inference = await batch.call.result(permit)
         finally:
-            group.waiting -= 1
-            if not group.waiting:  # all have their answer, or have gone away
-                if group.sent_at is not None:
-                    leave(group.answer)
-                else:
-                    self._close(group)
-                    group.answer.cancel()
+            if batch.sent_at is None and not batch.call.callers:  # all were cancelled
+                self._close(batch)
+                batch.call.task.cancel()
         queued = inference.queue_seconds
-        if queued is not None and group.sent_at is not None:
-            queued += group.sent_at - asked
+        if queued is not None and batch.sent_at is not None:
+            queued += batch.sent_at - arrived
         return replace(
             inference, output=inference.output[first : first + len(array)], queue_seconds=queued
         )
 
-    def _group(self, model: Model, images: int) -> _Group:
-        """One that has room for them."""
-        group = self._open
-        if group is not None and group.size + images > model.largest_request:
-            self._close(group)
-            group = None
-        if group is None:
-            group = self._open = _Group()
-            group.answer = asyncio.create_task(
-                self._send(model, group)
-            )  # begins in the next turn of the loop
-        return group
+    def _batch_with_room(self, model: Model, images: int) -> _Batch:
+        batch = self._open
+        if batch is not None and batch.size + images > model.largest_request:
+            self._close(batch)
+            batch = None
+        if batch is None:
+            batch = self._open = _Batch()
+            batch.call = DetachedCall(self._run(model, batch), self._abandoned_timeout)
+        return batch
 
-    def _close(self, group: _Group) -> None:
-        group.closed = True
-        group.changed.set()
-        if self._open is group:
+    def _close(self, batch: _Batch) -> None:
+        batch.closed = True
+        batch.changed.set()
+        if self._open is batch:
             self._open = None
 
-    async def _send(self, model: Model, group: _Group) -> Inference:
-        for _ in range(TURNS if self._under_way else 0):
+    async def _run(self, model: Model, batch: _Batch) -> Inference:
+        for _ in range(TURNS if self._images_sent else 0):
             await asyncio.sleep(0)
+        capacity = model.instances * model.largest_request
         with suppress(TimeoutError):
-            async with asyncio.timeout(MAX_HOLD_SECONDS):
-                while (
-                    not group.closed and self._under_way >= model.instances * model.largest_request
-                ):
-                    group.changed.clear()
-                    await group.changed.wait()
-        self._close(group)
-        group.sent_at = time.perf_counter()
-        self._under_way += group.size
+            async with asyncio.timeout(self._max_hold_seconds):
+                while not batch.closed and self._images_sent >= capacity:
+                    batch.changed.clear()
+                    await batch.changed.wait()
+        self._close(batch)
+        batch.sent_at = time.perf_counter()
+        self._images_sent += batch.size
+        arrays = batch.arrays
         try:
-            return await self._infer(
-                model, group.arrays[0] if len(group.arrays) == 1 else np.concatenate(group.arrays)
+            return await self._send(
+                model, arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
             )
         finally:
-            self._under_way -= group.size
+            self._images_sent -= batch.size
             if self._open is not None:
                 self._open.changed.set()

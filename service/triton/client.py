@@ -1,8 +1,9 @@
-"""Talking to Triton over its gRPC API: what is served, inference, loading, statistics."""
+"""Triton: the gRPC client of one tritonserver: connection, models, inference, load and unload."""
 
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import EngineUnavailable
-from service.observability import metrics, tracing
-from service.triton.batching import Batcher
-from service.triton.detached import ABANDONED_TIMEOUT, UnderWay, leave, nobody
-from service.triton.health import RETRY_AFTER_SECONDS, EngineHealth
-from service.triton.models import EXECUTION, Inference, Model, model_of, request_of
+from service.observability import tracing
+from service.triton.batching import MAX_HOLD_SECONDS, Batcher
+from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
+from service.triton.health import OVERTAKEN_SECONDS, EngineHealth
+from service.triton.inference import InferenceClient
+from service.triton.models import Inference, Model, model_of
 from service.triton.streaming import StreamingClient
 
 
@@ -25,45 +27,60 @@ def _channel(url: str) -> Any:
         url,
         options=[
             ("grpc.max_receive_message_length", 64 * 2**20),
-            # Triton comes up within a second, also after a restart: the default waits 1 s before the second try.
+            # Triton restarts within a second; the default waits 1 s before the second try.
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 500),
-            (
-                "grpc.use_local_subchannel_pool",
-                1,
-            ),  # a restarted Triton must not inherit the backoff of the dead one
-            # Where a name stands for several Tritons: all of them, call by call, and not the first for ever.
+            # A restarted Triton must not inherit the backoff of its predecessor.
+            ("grpc.use_local_subchannel_pool", 1),
+            # If a name resolves to several Tritons, each call takes the next, not always the first.
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ],
     )
 
 
 class Triton:
-    """Client of one tritonserver. Every method raises EngineUnavailable when it cannot be reached."""
+    """Client of one tritonserver. Its methods raise EngineUnavailable if it is unreachable."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_hold_seconds: float = MAX_HOLD_SECONDS,
+        abandoned_timeout: float = ABANDONED_TIMEOUT,
+        overtaken_seconds: float = OVERTAKEN_SECONDS,
+    ) -> None:
+        """url: host:port. The seconds are explained where their defaults are defined."""
         self.url = url
-        self.health = EngineHealth()
-        self._batchers: dict[str, Batcher] = defaultdict(lambda: Batcher(self._infer))  # by model
-        self._replaced: dict[
-            asyncio.Task[None], Any
-        ] = {}  # what closes a replaced channel -> the channel, until its calls end
-        self._channel = _channel(url)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self.streams = StreamingClient(lambda: self._stub, self.health)
+        self.health = EngineHealth(overtaken_seconds)
+        self._abandoned_timeout = abandoned_timeout
+        self._inference = InferenceClient(lambda: self._stub, self.health)
+        self._batchers: dict[str, Batcher] = defaultdict(  # by model
+            lambda: Batcher(
+                self._inference.infer,
+                max_hold_seconds=max_hold_seconds,
+                abandoned_timeout=abandoned_timeout,
+            )
+        )
+        self.streams = StreamingClient(lambda: self._stub, self.health, abandoned_timeout)
+        # Tasks that close replaced channels -> the channel, until its calls have ended.
+        self._replaced: dict[asyncio.Task[None], Any] = {}
+        self._connect()
 
-    def reconnect(self) -> None:
-        """Use a new channel from now on; calls under way finish on the old one.
-
-        gRPC waits up to two minutes before it looks up a name again that it could not resolve, or whose server moved. A new channel
-        looks it up at once.
-        """
-        closing = asyncio.create_task(self._channel.close(ABANDONED_TIMEOUT))
-        self._replaced[closing] = self._channel
-        closing.add_done_callback(self._replaced.pop)
+    def _connect(self) -> None:
         self._channel = _channel(self.url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def reconnect(self) -> None:
+        """Use a new channel from now on; running calls finish on the old one.
+
+        gRPC waits up to two minutes before it resolves a name again that it could not resolve, or
+        whose server moved. A new channel resolves it at once.
+        """
+        closing = asyncio.create_task(self._channel.close(self._abandoned_timeout))
+        self._replaced[closing] = self._channel
+        closing.add_done_callback(self._replaced.pop)
+        self._connect()
 
     async def close(self) -> None:
         """Cancel all calls and close the connections."""
@@ -74,7 +91,7 @@ class Triton:
         )
 
     async def alive(self, timeout: float = 1.0) -> bool:
-        """Whether the server inferences at all."""
+        """Whether the server answers its liveness check; says nothing about its models."""
         try:
             reply = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout)
         except grpc.aio.AioRpcError:
@@ -82,13 +99,14 @@ class Triton:
         return bool(reply.live)
 
     async def models(self, timeout: float = 5.0) -> list[Model]:
-        """All models that are loaded, sorted by name. The error's sentence is for the log: it says what gRPC says."""
+        """Return all loaded models, sorted by name. The error's message is for the log only."""
         try:
-            # Not RepositoryIndex: it leaves out what is loaded but no longer on disk, an older version say.
+            # Not RepositoryIndex: it omits models that are loaded but no longer on disk, such as
+            # an older version.
             loaded = await self._stub.ModelStatistics(
                 service_pb2.ModelStatisticsRequest(), timeout=timeout
             )
-            found = [
+            models = [
                 await self._model(name, timeout)
                 for name in {statistics.name for statistics in loaded.model_stats}
             ]
@@ -96,10 +114,12 @@ class Triton:
             raise EngineUnavailable(
                 f"Triton at {self.url} does not answer: {error.details()}"
             ) from error
-        return sorted((model for model in found if model is not None), key=lambda model: model.name)
+        return sorted(
+            (model for model in models if model is not None), key=lambda model: model.name
+        )
 
     async def _model(self, name: str, timeout: float) -> Model | None:
-        """None where it has been unloaded this very moment."""
+        """Return None if the model has just been unloaded."""
         try:
             reply = await self._stub.ModelConfig(
                 service_pb2.ModelConfigRequest(name=name), timeout=timeout
@@ -121,7 +141,7 @@ class Triton:
             raise EngineUnavailable(f"Triton cannot load {name}: {error.details()}") from error
 
     async def unload(self, name: str, timeout: float = 30.0) -> None:
-        """Unload a model: loading one again that Triton believes loaded would change nothing."""
+        """Unload a model, because loading one that Triton believes loaded changes nothing."""
         try:
             await self._stub.RepositoryModelUnload(
                 service_pb2.RepositoryModelUnloadRequest(model_name=name), timeout=timeout
@@ -130,29 +150,30 @@ class Triton:
             raise EngineUnavailable(f"Triton cannot unload {name}: {error.details()}") from error
 
     async def infer(
-        self, model: Model, array: NDArray[Any], *, under_way: UnderWay = nobody
+        self, model: Model, array: NDArray[Any], *, permit: PermitLike | None = None
     ) -> Inference:
-        """array: [n, *model.input.shape], of its dtype; the output is [n, *model.output.shape].
+        """Run an array [n, *model.input.shape]; the output is [n, *model.output.shape].
 
-        What several callers ask at the same time goes to Triton as one request, and Triton joins what waits there. More than a request
-        may hold goes as several at once. Who is cancelled leaves at once, but what was sent is answered all the same.
-        under_way: is given each request, which is done when the engine is done with it.
-        Raises EngineUnavailable, also when the answer is not of `model.output`'s size; Overloaded (its queue is full).
+        Concurrent calls share requests (see Batcher); an array larger than a request may be is
+        split. Cancelling the caller returns immediately; a request already sent still completes,
+        and `permit` is held until then.
+        Raises EngineUnavailable, also for an output of the wrong size; Overloaded if Triton's
+        queue is full.
         """
         started = time.perf_counter()
-        self.health.for_model(model)  # asked from now on
+        self.health.for_model(model)  # silence counts from the first request
         try:
-            with tracing.engine(model.name) as metadata:
-                most = model.largest_request
-                if len(array) <= most:
-                    return await self._send(model, array, metadata, under_way)
-                parts = np.split(array, range(most, len(array), most))
+            with tracing.engine_span(model.name) as metadata:
+                limit = model.largest_request
+                if len(array) <= limit:
+                    return await self._send(model, array, metadata, permit)
+                parts = np.split(array, range(limit, len(array), limit))
                 inferences = await asyncio.gather(
-                    *(self._send(model, part, metadata, under_way) for part in parts)
+                    *(self._send(model, part, metadata, permit) for part in parts)
                 )
                 slowest = max(
                     inferences,
-                    key=lambda one: (one.queue_seconds or 0.0) + one.compute_seconds,
+                    key=lambda part: (part.queue_seconds or 0.0) + part.compute_seconds,
                 )
                 return replace(
                     slowest, output=np.concatenate([inference.output for inference in inferences])
@@ -161,57 +182,15 @@ class Triton:
             self.health.record_abandoned(model, started)
             raise
 
-    async def _send(
+    def _send(
         self,
         model: Model,
         array: NDArray[Any],
         metadata: tracing.Metadata | None,
-        under_way: UnderWay,
-    ) -> Inference:
+        permit: PermitLike | None,
+    ) -> Coroutine[Any, Any, Inference]:
         if metadata is None:
-            return await self._batchers[model.name].infer(model, array, under_way)
-        # Of a trace: alone, for a request has room for one context.
-        answer = asyncio.create_task(self._infer(model, array, metadata))
-        under_way(answer)
-        try:
-            return await asyncio.shield(answer)
-        finally:
-            leave(answer)
-
-    async def _infer(
-        self, model: Model, array: NDArray[Any], metadata: tracing.Metadata | None = None
-    ) -> Inference:
-        request = request_of(model, {model.input.name: array})
-        started = time.perf_counter()
-        try:
-            reply = await self._stub.ModelInfer(request, metadata=metadata)
-        except asyncio.CancelledError:  # ABANDONED_TIMEOUT after its last caller left
-            self.health.record_abandoned(model, started)
-            raise
-        except grpc.aio.AioRpcError as error:
-            raise self.health.failure(model, started, error.details() or "") from error
-        answered = self.health.for_model(model)
-        answered.record_reply(started, len(array))
-        elapsed = answered.at - started
-        raw = {
-            output.name: content
-            for output, content in zip(reply.outputs, reply.raw_output_contents, strict=False)
-        }
-        content = raw.get(model.output.name, b"")
-        due = len(array) * model.output.nbytes
-        if len(content) != due:
-            self.health.suspect(model.name, started)
-            raise EngineUnavailable(
-                f"the engine answered {len(content)} bytes where {due} were due",
-                RETRY_AFTER_SECONDS,
-            )
-        output = np.frombuffer(content, model.output.dtype).reshape(len(array), *model.output.shape)
-        execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
-        if execution.size != 2 * len(array):
-            return Inference(output, None, elapsed)
-        nanoseconds, images = execution[:2]  # the same for each entry
-        answered.execution = max(answered.execution, nanoseconds / 1e9)
-        for _ in array:
-            metrics.BATCH_SIZE.labels(model.name).observe(images)
-        compute = min(elapsed, nanoseconds / 1e9)
-        return Inference(output, elapsed - compute, compute)
+            return self._batchers[model.name].infer(model, array, permit)
+        # A traced call is not batched: a request carries a single trace context.
+        call = DetachedCall(self._inference.infer(model, array, metadata), self._abandoned_timeout)
+        return call.result(permit)

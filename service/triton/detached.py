@@ -1,22 +1,52 @@
-"""What is asked of an engine is not cancelled when its caller leaves, because Triton may die of it (docs/decisions/0033-cancelled-calls.md)."""
+"""DetachedCall: a request to Triton that runs to completion after its callers disconnect.
+
+Triton can crash when a request is cancelled (docs/decisions/0033-cancelled-calls.md).
+"""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Generic, Protocol, TypeVar
 
-ABANDONED_TIMEOUT = 60.0  # only what is not answered for so long after is given up
+ABANDONED_TIMEOUT = 60.0  # seconds without a caller after which a request is cancelled after all
 
-UnderWay = Callable[
-    [asyncio.Task[Any]], None
-]  # is given work in the engine, which goes on when its caller has left
+T = TypeVar("T")
 
 
-def nobody(work: asyncio.Task[Any]) -> None:
-    """For who does not want to know what is under way."""
+class PermitLike(Protocol):
+    """The part of service.core.admission.Permit that a request needs."""
+
+    def hold_until(self, work: asyncio.Future[Any]) -> None:
+        """Keep the permit until `work` is done."""
 
 
-def leave(work: asyncio.Task[Any]) -> None:
-    """To be done with nobody waiting for it."""
-    if not work.done():
-        timer = asyncio.get_running_loop().call_later(ABANDONED_TIMEOUT, work.cancel)
-        work.add_done_callback(lambda _: timer.cancel())
+class DetachedCall(Generic[T]):
+    """A task with one caller or several, none of whom cancels it by being cancelled."""
+
+    def __init__(
+        self, work: Coroutine[Any, Any, T], abandoned_timeout: float = ABANDONED_TIMEOUT
+    ) -> None:
+        """Start `work`, which runs from the event loop's next turn on."""
+        self.task = asyncio.create_task(work)
+        self.callers = 0
+        self._abandoned_timeout = abandoned_timeout
+
+    async def result(self, permit: PermitLike | None = None) -> T:
+        """Wait for the result as one more caller; `permit` is held until the task is done."""
+        self.attach(permit)
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self.detach()
+
+    def attach(self, permit: PermitLike | None = None) -> None:
+        """Count one more caller, who must call `detach` in the end."""
+        self.callers += 1
+        if permit is not None:
+            permit.hold_until(self.task)
+
+    def detach(self) -> None:
+        """Count one caller less. Without callers the task has `abandoned_timeout` left."""
+        self.callers -= 1
+        if not self.callers and not self.task.done():
+            timer = asyncio.get_running_loop().call_later(self._abandoned_timeout, self.task.cancel)
+            self.task.add_done_callback(lambda _: timer.cancel())

@@ -1,4 +1,7 @@
-"""What Triton's client remembers of each model: when it answered last, how often, and whom it failed. The supervisor looks here."""
+"""EngineHealth: what the Triton client records of each model for probe and supervisor.
+
+When it last replied, how often, and which models failed their callers and need a repair.
+"""
 
 import math
 import time
@@ -7,83 +10,108 @@ from dataclasses import dataclass
 from service.errors import EngineUnavailable, Overloaded, ServiceError
 from service.triton.models import Model
 
-RETRY_AFTER_SECONDS = 2.0
-OVERTAKEN_SECONDS = 5.0  # what waits though others that were sent so much later are answered is in a process that hangs
-EXECUTIONS = 4  # or as long as so many of the longest runs: a full batch takes longer than the single image that overtakes it
+# Retry-After of everything that an engine's restart, a reload or an emptied queue will mend.
+ENGINE_RETRY_SECONDS = 2.0
+# If a request sent this many seconds later has already been answered, the process that holds the
+# older one hangs. A full batch takes longer than the single image that overtakes it, so the
+# margin is at least as long as EXECUTIONS of the longest runs.
+OVERTAKEN_SECONDS = 5.0
+EXECUTIONS = 4
 
 
 @dataclass
 class ModelHealth:
-    """Of one model: when the latest inference that was answered was sent, when the last answer came, and how many there were.
+    """Health of one model. All times are seconds of time.perf_counter.
 
-    execution: seconds of the longest run of the engine. has_unfinished_stream: a stream was left before its end; then `at` counts on, whoever asks next.
+    newest_sent: send time of the newest answered request. last_reply_at: time of the last reply.
+    replies: number of replies, in images. longest_run: seconds of the engine's longest execution.
+    has_unfinished_stream: a stream was abandoned before its end, so later callers do not reset
+    the time of silence.
     """
 
-    sent: float
-    at: float
-    count: int = 0
-    execution: float = 0.0
+    newest_sent: float
+    last_reply_at: float
+    replies: int = 0
+    longest_run: float = 0.0
     has_unfinished_stream: bool = False
 
     def record_reply(self, sent: float, images: int = 1) -> None:
-        """Note that what was sent then is answered now. Seconds of time.perf_counter, as all here."""
-        self.at = time.perf_counter()
-        self.sent = max(sent, self.sent)
-        self.count += images
+        """Record that the request sent at `sent` has been answered now."""
+        self.last_reply_at = time.perf_counter()
+        self.newest_sent = max(sent, self.newest_sent)
+        self.replies += images
 
 
 class EngineHealth:
-    """suspected_at: models whose inference failed for a cause of theirs -> when the last such one was sent."""
+    """Health of all models of one Triton.
 
-    def __init__(self) -> None:
+    suspected_at: models that failed a request through a fault of their own -> send time of the
+    newest such request. All times are seconds of time.perf_counter, which all processes share.
+    """
+
+    def __init__(self, overtaken_seconds: float = OVERTAKEN_SECONDS) -> None:
         self.suspected_at: dict[str, float] = {}
+        self._overtaken_seconds = overtaken_seconds
         self._failed_at: dict[str, float] = {}
-        self._answered: dict[str, ModelHealth] = {}
+        self._models: dict[str, ModelHealth] = {}
 
     def for_model(self, model: Model) -> ModelHealth:
-        """Its record, begun now where it was never asked."""
-        if model.name not in self._answered:
-            self._answered[model.name] = ModelHealth(sent=0.0, at=time.perf_counter())
-        return self._answered[model.name]
+        """Return the model's record; the first call starts it."""
+        if model.name not in self._models:
+            self._models[model.name] = ModelHealth(0.0, time.perf_counter())
+        return self._models[model.name]
 
     def silent_seconds(self, model: Model) -> float:
-        """Seconds since the model answered last, or was first asked; 0 where it never was."""
+        """Seconds since the last reply, or since the first request; 0 if there was none."""
         now = time.perf_counter()
-        return now - self._answered[model.name].at if model.name in self._answered else 0.0
+        return now - self._models[model.name].last_reply_at if model.name in self._models else 0.0
 
     def count(self, model: Model) -> int:
-        """Inferences that it answered so far."""
-        return self._answered[model.name].count if model.name in self._answered else 0
+        """Number of images that the model has answered so far."""
+        return self._models[model.name].replies if model.name in self._models else 0
 
     def failed_at(self, model: Model) -> float:
-        """When somebody last got no answer from it, in seconds of time.perf_counter; -inf where all did."""
+        """Time of the last request that got no answer; -inf if all got one."""
         return self._failed_at.get(model.name, -math.inf)
 
     def suspect(self, name: str, sent: float) -> None:
-        """The model is to be looked after: what was asked of it at `sent`, here or by a worker, failed for a cause of its own. Seconds of
-        time.perf_counter are the same in all processes."""
+        """Mark a model for repair: a request sent at `sent` failed through the model's fault.
+
+        The request may have been another worker's.
+        """
         self._failed_at[name] = time.perf_counter()
         self.suspected_at[name] = max(sent, self.suspected_at.get(name, sent))
 
     def record_abandoned(self, model: Model, sent: float) -> None:
-        """Somebody no longer waits for what was asked then: his deadline passed, or he left. Triton takes what waits in turn: where
-        younger ones have long been answered, an engine process hangs, though others of the same model work."""
+        """Record that the caller of a request timed out or disconnected.
+
+        The model is suspected if the request was overtaken: Triton serves its queue in order, so
+        one process of the model hangs, even if its other processes work.
+        """
         self._failed_at[model.name] = time.perf_counter()
-        answered = self.for_model(model)
-        if answered.sent - sent > max(OVERTAKEN_SECONDS, EXECUTIONS * answered.execution):
+        if self.is_overtaken(model, sent):
             self.suspect(model.name, sent)
 
-    def failure(self, model: Model, sent: float, details: str) -> ServiceError:
-        """What callers are told of an inference that Triton says this of; the model is looked after where the fault is its own."""
-        known = error_from_triton(details)
-        known.add_note(f"Triton says: {details}")  # for the log; callers see `detail` only
-        if isinstance(known, EngineUnavailable):
+    def is_overtaken(self, model: Model, sent: float) -> bool:
+        """Whether requests sent so much later than `sent` are answered that its process hangs."""
+        health = self.for_model(model)
+        margin = max(self._overtaken_seconds, EXECUTIONS * health.longest_run)
+        return health.newest_sent - sent > margin
+
+    def record_failure(self, model: Model, sent: float, details: str) -> ServiceError:
+        """Return the error for callers; suspect the model unless its queue was merely full.
+
+        details: Triton's message, which goes to the log only.
+        """
+        error = error_from_triton(details)
+        error.add_note(f"Triton says: {details}")
+        if isinstance(error, EngineUnavailable):
             self.suspect(model.name, sent)
-        return known
+        return error
 
 
 def error_from_triton(details: str) -> ServiceError:
-    """What Triton says in ours. It says UNAVAILABLE for a full queue, which must not look like an outage."""
+    """Translate a message of Triton, which reports a full queue as UNAVAILABLE too."""
     if "maximum queue size" in details:
-        return Overloaded("the engine's queue is full: try again", RETRY_AFTER_SECONDS)
-    return EngineUnavailable("the engine is down or restarting: try again", RETRY_AFTER_SECONDS)
+        return Overloaded("the engine's queue is full: try again", ENGINE_RETRY_SECONDS)
+    return EngineUnavailable("the engine is down or restarting: try again", ENGINE_RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""Streams of Triton's: what a generator answers, response by response."""
+"""StreamingClient: ModelStreamInfer calls to Triton, as generators answer them."""
 
 import asyncio
 import time
@@ -12,38 +12,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.observability import tracing
-from service.triton.detached import UnderWay, leave, nobody
-from service.triton.health import OVERTAKEN_SECONDS, EngineHealth, ModelHealth
+from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
+from service.triton.health import EngineHealth, ModelHealth
 from service.triton.models import DTYPE_OF, Model, request_of
 
 
 class StreamingClient:
-    """Of one Triton."""
+    """Streams the responses of decoupled models, each call on a gRPC stream of its own."""
 
-    def __init__(self, stub: Callable[[], Any], health: EngineHealth) -> None:
+    def __init__(
+        self,
+        stub: Callable[[], Any],
+        health: EngineHealth,
+        abandoned_timeout: float = ABANDONED_TIMEOUT,
+    ) -> None:
         """stub: returns Triton's stub on the current connection."""
         self._stub = stub
         self._health = health
+        self._abandoned_timeout = abandoned_timeout
         self._waiters: dict[str, int] = defaultdict(int)  # by model
-        self._readings: dict[str, set[asyncio.Task[None]]] = defaultdict(
-            set
-        )  # of all that are open, also where nobody waits
+        # By model: the readers of all open streams, including those whose caller has gone.
+        self._readers: dict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     async def infer(
-        self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay = nobody
+        self,
+        model: Model,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        permit: PermitLike | None = None,
     ) -> AsyncGenerator[dict[str, NDArray[Any]], None]:
-        """What a generator answers, output by name, one dictionary for each response as it comes.
+        """Yield each response as it arrives, its outputs by name.
 
-        Each call is a stream of its own. Closing the iterator tells the model to stop (a request of the same id and length 0). Iterate
-        within `contextlib.aclosing`. under_way: is given what is done when the model has stopped.
-        Raises EngineUnavailable, also in the middle; Overloaded.
+        Iterate within `contextlib.aclosing`: closing the iterator makes the model stop (a second
+        request with the same id and length 0). permit: held until the model has stopped.
+        Raises EngineUnavailable, also after some responses; Overloaded.
         """
         started = latest = time.perf_counter()
-        answered = self._health.for_model(model)
-        if not self._waiters[model.name] and not answered.has_unfinished_stream:
-            answered.at = started  # it was asked nothing before, and so was not silent
+        health = self._health.for_model(model)
+        if not self._waiters[model.name] and not health.has_unfinished_stream:
+            health.last_reply_at = started  # an idle model is not silent
         self._waiters[model.name] += 1
-        answered.has_unfinished_stream = True
+        health.has_unfinished_stream = True
         complete = asyncio.get_running_loop().create_future()
 
         async def requests() -> AsyncIterator[Any]:
@@ -53,66 +62,69 @@ class StreamingClient:
                 yield request_of(model, {**inputs, "length": np.zeros(1, np.int32)}, sequence)
 
         replies: asyncio.Queue[Any] = asyncio.Queue()
-        with tracing.engine(model.name) as metadata:
-            reading = asyncio.create_task(
+        with tracing.engine_span(model.name) as metadata:
+            call = DetachedCall(
                 _read(
-                    self._stub().ModelStreamInfer(requests(), metadata=metadata), answered, replies
-                )
+                    self._stub().ModelStreamInfer(requests(), metadata=metadata), health, replies
+                ),
+                self._abandoned_timeout,
             )
-        self._readings[model.name].add(reading)
-        reading.add_done_callback(self._readings[model.name].discard)
-        under_way(reading)
+        self._readers[model.name].add(call.task)
+        call.task.add_done_callback(self._readers[model.name].discard)
+        call.attach(permit)
         try:
             while (reply := await replies.get()) is not None:
                 if isinstance(reply, grpc.aio.AioRpcError):
-                    raise self._health.failure(model, started, reply.details() or "") from reply
+                    details = reply.details() or ""
+                    raise self._health.record_failure(model, started, details) from reply
                 if reply.error_message:
-                    raise self._health.failure(model, started, reply.error_message)
+                    raise self._health.record_failure(model, started, reply.error_message)
                 latest = time.perf_counter()
-                if reply.infer_response.outputs:
+                response = reply.infer_response
+                if response.outputs:
+                    contents = zip(response.outputs, response.raw_output_contents, strict=True)
                     yield {
                         output.name: np.frombuffer(content, DTYPE_OF[output.datatype]).reshape(
                             output.shape
                         )
-                        for output, content in zip(
-                            reply.infer_response.outputs,
-                            reply.infer_response.raw_output_contents,
-                            strict=True,
-                        )
+                        for output, content in contents
                     }
                 if _is_final(reply):
                     complete.set_result(True)
                     return
-            raise self._health.failure(model, started, "its stream ended early")
+            raise self._health.record_failure(model, started, "its stream ended early")
         finally:
             self._waiters[model.name] -= 1
             if not complete.done():
                 complete.set_result(False)
-            leave(reading)
-            if (
-                answered.sent - latest > OVERTAKEN_SECONDS
-            ):  # younger ones were answered meanwhile: the process that has this one hangs
+            call.detach()
+            if self._health.is_overtaken(model, latest):
                 self._health.suspect(model.name, started)
 
     def has_waiters(self, model: Model) -> bool:
-        """Whether somebody waits for answers of it."""
+        """Whether a caller waits for a response of the model."""
         return self._waiters[model.name] > 0
 
     def cancel_all(self, name: str) -> None:
-        """Of a model whose process is gone: Triton would never end them. Who waits gets EngineUnavailable."""
-        for reading in list(self._readings[name]):
-            reading.cancel()
+        """End all streams of a model whose process is gone; Triton would leave them open for ever.
+
+        Their callers get EngineUnavailable.
+        """
+        for reader in list(self._readers[name]):
+            reader.cancel()
 
 
-async def _read(call: Any, answered: ModelHealth, replies: asyncio.Queue[Any]) -> None:
-    """What comes, to the end: a reply each, an error in place of the rest, None. In a task of its own, because gRPC cancels a call
-    whose reader is cancelled."""
+async def _read(call: Any, health: ModelHealth, replies: asyncio.Queue[Any]) -> None:
+    """Put every reply into the queue, then an error if there was one, then None.
+
+    A task of its own, because gRPC cancels a call whose reader is cancelled.
+    """
     started = time.perf_counter()
     try:
         async for reply in call:
-            answered.record_reply(started)
+            health.record_reply(started)
             if _is_final(reply):
-                answered.has_unfinished_stream = False
+                health.has_unfinished_stream = False
             replies.put_nowait(reply)
     except grpc.aio.AioRpcError as error:
         replies.put_nowait(error)

@@ -26,6 +26,7 @@ from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.models import Model
+from tests.support.fake_triton import RecordingPermit
 from tests.support.random_generator import CLASSES, random_generator
 
 CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
@@ -150,12 +151,10 @@ class StreamingClient:
 
     def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
         self.triton, self.model, self.engine = triton, model, engine
-        self.under_way: list[asyncio.Task[None]] = []
+        self.permit = RecordingPermit()
 
     def call(self, length: int, **options: Any) -> AsyncGenerator[dict[str, Any], None]:
-        return self.triton.streams.ask(
-            self.model, _inputs(length, **options), under_way=self.under_way.append
-        )
+        return self.triton.streams.infer(self.model, _inputs(length, **options), permit=self.permit)
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
         """All of a sequence; that their places are told in order is asserted."""
@@ -242,16 +241,16 @@ async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: StreamingC
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
         assert len(await streams.tokens(5)) == 5
-        assert not streams.under_way[-2].done()
+        assert not streams.permit.work[-2].done()
 
 
 @module_loop
 async def test_sequences_that_are_left_stop(streams: StreamingClient) -> None:
-    del streams.under_way[:]
+    del streams.permit.work[:]
     calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
         await anext(call)
-    left = list(streams.under_way)
+    left = list(streams.permit.work)
     kept = asyncio.create_task(streams.tokens(CHANNELS))
     await asyncio.sleep(0.02)
     for call in calls:

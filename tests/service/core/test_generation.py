@@ -17,7 +17,7 @@ from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
 from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
 from service.settings import Settings
-from service.triton.detached import UnderWay
+from service.triton.detached import PermitLike
 from service.triton.health import EngineHealth
 from service.triton.models import Model
 from tests.support.served_models import A, generator, models
@@ -42,7 +42,7 @@ class Scripted:
         self.streams = self
 
     async def infer(
-        self, model: Model, inputs: Mapping[str, NDArray[Any]], *, under_way: UnderWay
+        self, model: Model, inputs: Mapping[str, NDArray[Any]], *, permit: PermitLike | None = None
     ) -> AsyncGenerator[Response, None]:
         self.requests.append(inputs)
         self.open += 1

@@ -13,7 +13,7 @@ from service.engine.probe import PROBE_EVERY, Probe
 from service.errors import DeadlineExceeded, EngineUnavailable
 from service.triton.client import Triton
 from service.triton.models import EXECUTION, Model, Tensor
-from tests.support.fake_triton import asked
+from tests.support.fake_triton import connected
 
 DECODER = Model(
     "decoder",
@@ -55,7 +55,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 async def triton(engine: Engine) -> AsyncIterator[Triton]:
-    async with asked(engine) as triton:
+    async with connected(engine) as triton:
         yield triton
 
 

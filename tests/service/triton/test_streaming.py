@@ -1,4 +1,4 @@
-"""What a decoupled model streaming, and what becomes of the model when it does not."""
+"""StreamingClient against a server whose streams stall, stop and fail when a test says so."""
 
 import asyncio
 import time
@@ -11,10 +11,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import EngineUnavailable, Overloaded, ServiceError
-from service.triton import detached, streaming
 from service.triton.client import Triton
 from service.triton.models import Model, Tensor
-from tests.support.fake_triton import asked
+from tests.support.fake_triton import RecordingPermit, connected
 
 COUNTING = Model(
     "counting", Tensor("length", "INT32", np.int32, (1,)), Tensor("n", "INT32", np.int32, (1,)), {}
@@ -22,9 +21,10 @@ COUNTING = Model(
 
 
 class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts from 0 up to a number, in one response each, or goes silent at `silent_at`; a second request stops it, unless it hangs.
+    """Counts from 0 up to a number, one response each.
 
-    Stands in for Triton, whose faults nobody can set.
+    silent_at: number at which it stalls until a second request stops it, or for ever if it
+    `hangs`.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.error = ""
         self.ids: list[str] = []
         self.lengths: list[int] = []
-        self.cancelled = 0
+        self.cancelled = asyncio.Event()
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
@@ -56,7 +56,7 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
                 infer_response={"parameters": {"triton_final_response": {"bool_param": True}}}
             )
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.cancelled.set()
             raise
 
     async def _length(self, requests: Any) -> int:
@@ -69,7 +69,7 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
 @pytest.fixture
 async def engine() -> AsyncIterator[tuple[Engine, Triton]]:
     engine = Engine()
-    async with asked(engine) as triton:
+    async with connected(engine) as triton:
         yield engine, triton
 
 
@@ -80,109 +80,108 @@ async def count(triton: Triton, upto: int) -> list[int]:
         return [int(response["n"][0]) async for response in responses]
 
 
-async def test_each_response_comes_by_name(engine: tuple[Engine, Triton]) -> None:
+async def test_streaming_client_yields_each_response_by_output_name(
+    engine: tuple[Engine, Triton],
+) -> None:
     _, triton = engine
     assert await count(triton, 3) == [0, 1, 2]
     assert not triton.streams.has_waiters(COUNTING)
-    assert triton.health.count(COUNTING) == 4  # and the end
+    assert triton.health.count(COUNTING) == 4  # three responses and the final one
     assert not triton.health.suspected_at
 
 
-async def test_leaving_stops_the_model_and_cancels_nothing(engine: tuple[Engine, Triton]) -> None:
-    """Triton may die of a cancelled call."""
-    real, triton = engine
-    real.silent_at = 1
-    under_way: list[asyncio.Task[None]] = []
-    call = triton.streams.infer(
-        COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
-    )
+async def test_streaming_client_stops_the_model_without_cancelling_the_call(
+    engine: tuple[Engine, Triton],
+) -> None:
+    """Triton may crash when a call is cancelled."""
+    server, triton = engine
+    server.silent_at = 1
+    permit = RecordingPermit()
+    call = triton.streams.infer(COUNTING, {"length": np.array([3], np.int32)}, permit=permit)
     assert await anext(call)
     await call.aclose()
     assert not triton.streams.has_waiters(COUNTING)
-    await asyncio.wait_for(under_way[0], 2)
-    assert (real.lengths, len(set(real.ids)), real.cancelled) == ([3, 0], 1, 0)
+    await asyncio.wait_for(permit.work[0], 2)
+    assert (server.lengths, len(set(server.ids))) == ([3, 0], 1)
+    assert not server.cancelled.is_set()
     assert await count(triton, 1) == [0]
-    assert len(set(real.ids)) == 2
+    assert len(set(server.ids)) == 2
 
 
-async def test_what_does_not_stop_is_given_up_in_the_end(
-    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
+async def test_streaming_client_cancels_a_call_that_was_abandoned_for_too_long() -> None:
+    server = Engine()
+    server.silent_at, server.hangs = 1, True
+    async with connected(server, abandoned_timeout=0.3) as triton:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(count(triton, 3), 0.2)
+        abandoned_at = time.monotonic()
+        await asyncio.wait_for(server.cancelled.wait(), 5)
+        assert time.monotonic() - abandoned_at > 0.25
+
+
+async def test_streaming_client_ends_streams_of_a_process_that_is_gone(
+    engine: tuple[Engine, Triton],
 ) -> None:
-    monkeypatch.setattr(detached, "ABANDONED_TIMEOUT", 0.3)
-    real, triton = engine
-    real.silent_at, real.hangs = 1, True
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(count(triton, 3), 0.2)
-    await asyncio.sleep(0.1)
-    assert real.cancelled == 0
-    await asyncio.sleep(0.4)
-    assert real.cancelled == 1
-
-
-async def test_streams_of_a_process_that_is_gone_end(engine: tuple[Engine, Triton]) -> None:
     """Triton would leave them open for ever."""
-    real, triton = engine
-    real.silent_at, real.hangs = 1, True
-    under_way: list[asyncio.Task[None]] = []
-    left = triton.streams.infer(
-        COUNTING, {"length": np.array([3], np.int32)}, under_way=under_way.append
-    )
-    await anext(left)
-    await left.aclose()
-    waiting = asyncio.create_task(count(triton, 3))
-    await asyncio.sleep(0.2)
+    server, triton = engine
+    server.silent_at, server.hangs = 1, True
+    permit = RecordingPermit()
+    inputs = {"length": np.array([3], np.int32)}
+    abandoned = triton.streams.infer(COUNTING, inputs, permit=permit)
+    await anext(abandoned)
+    await abandoned.aclose()
+    waiting = triton.streams.infer(COUNTING, inputs)
+    await anext(waiting)
     triton.streams.cancel_all("counting")
     with pytest.raises(EngineUnavailable):
-        await asyncio.wait_for(waiting, 2)
-    await asyncio.wait(under_way, timeout=2)
-    assert under_way[0].cancelled()
+        await asyncio.wait_for(anext(waiting), 2)
+    await asyncio.wait(permit.work, timeout=2)
+    assert permit.work[0].cancelled()
 
 
 @pytest.mark.parametrize(
     ("said", "kind", "suspect"),
     [("the stub died", EngineUnavailable, True), ("Exceeds maximum queue size", Overloaded, False)],
 )
-async def test_errors(
+async def test_streaming_client_raises_errors_of_the_model_without_its_words(
     engine: tuple[Engine, Triton], said: str, kind: type[ServiceError], suspect: bool
 ) -> None:
-    real, triton = engine
-    real.error = said
+    server, triton = engine
+    server.error = said
     with pytest.raises(kind) as caught:
         await count(triton, 3)
     assert said not in caught.value.detail
     assert bool(triton.health.suspected_at) is suspect
 
 
-async def test_an_engine_that_is_down() -> None:
+async def test_streaming_client_raises_if_triton_is_down() -> None:
     triton = Triton("127.0.0.1:1")
     with pytest.raises(EngineUnavailable):
         await count(triton, 3)
     await triton.close()
 
 
-async def test_silence_counts_on_over_callers_who_gave_up_and_not_over_idle_time(
+async def test_streaming_client_counts_silence_over_abandoned_streams_but_not_over_idle_time(
     engine: tuple[Engine, Triton],
 ) -> None:
-    real, triton = engine
+    server, triton = engine
     await count(triton, 1)
     await asyncio.sleep(0.3)
-    real.silent_at, real.hangs = 0, True
+    server.silent_at, server.hangs = 0, True
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(count(triton, 3), 0.2)
     assert 0.4 <= triton.health.silent_seconds(COUNTING) < 0.65
 
 
-async def test_a_stream_that_younger_ones_overtook_makes_a_suspect(
-    engine: tuple[Engine, Triton], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streaming, "OVERTAKEN_SECONDS", 0.1)
-    real, triton = engine
-    real.silent_at, real.hangs = 2, True
-    stuck = asyncio.create_task(count(triton, 3))
-    await asyncio.sleep(0.3)
-    assert await count(triton, 2) == [0, 1]
-    assert not triton.health.suspected_at
-    stuck.cancel()
-    await asyncio.wait([stuck])
-    assert triton.health.suspected_at["counting"] <= time.perf_counter() - 0.3
+async def test_streaming_client_suspects_a_model_whose_stream_was_overtaken() -> None:
+    server = Engine()
+    server.silent_at, server.hangs = 2, True
+    async with connected(server, overtaken_seconds=0.1) as triton:
+        stuck = asyncio.create_task(count(triton, 3))
+        await asyncio.sleep(0.3)
+        assert await count(triton, 2) == [0, 1]
+        assert not triton.health.suspected_at
+        stuck.cancel()
+        await asyncio.wait([stuck])
+        assert triton.health.suspected_at["counting"] <= time.perf_counter() - 0.3
