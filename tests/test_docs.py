@@ -16,6 +16,7 @@ from channeltok import cli
 
 from service import in_process
 from service.settings import Settings
+from tests.support.prometheus import ALERTS
 from tests.support.running import ROOT
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -219,6 +220,13 @@ def test_runbook_names_panels_and_rows_that_the_dashboard_has() -> None:
     for page in (ROOT / "docs/runbook").glob("*.md"):
         named = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", text_of(page))
         assert set(named) <= titles, page.name
+
+
+def test_runbook_index_says_what_the_alerts_say() -> None:
+    index = (ROOT / "docs/runbook/README.md").read_text()
+    for alert, rule in ALERTS.items():
+        severity, summary = rule["labels"]["severity"], rule["annotations"]["summary"]
+        assert f"| [{alert}]({alert}.md) | {severity} | {summary} |" in index
 
 
 def test_pre_commit_runs_commands_that_make_check_runs() -> None:
