@@ -24,9 +24,9 @@ def main() -> None:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:
         sys.exit(f"channeltok service: {error}")
-    if settings.workers > 1 and metrics.SHARED_FOLDER not in os.environ:
+    if settings.workers > 1 and metrics.MULTIPROC_DIR not in os.environ:
         # prometheus-client decides at its import whether processes share their counts: begin anew.
-        os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix=OURS)
+        os.environ[metrics.MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OURS)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
     logs.configure(settings.log_level)
     try:
@@ -35,8 +35,8 @@ def main() -> None:
     except (CannotStart, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
     finally:
-        if settings.workers > 1 and OURS in os.environ[metrics.SHARED_FOLDER]:
-            shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
+        if settings.workers > 1 and OURS in os.environ[metrics.MULTIPROC_DIR]:
+            shutil.rmtree(os.environ[metrics.MULTIPROC_DIR], ignore_errors=True)
 
 
 if __name__ == "__main__":

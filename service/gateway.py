@@ -22,10 +22,9 @@ from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.grpc.server import GrpcServer
 from service.observability import metrics, tracing
-from service.observability.request_context import RequestMiddleware
 from service.rest import generate
 from service.rest.app import create_app
-from service.rest.middleware import AuthMiddleware
+from service.rest.middleware import AuthMiddleware, RequestMiddleware
 from service.rest.server import HttpServer
 from service.security.auth import Authenticator
 from service.security.tls import Tls

@@ -64,7 +64,7 @@ class Admission:
         max_queue_size: int,
         max_queue_seconds: float,
         what: str = "images",
-        max_in_flight: Gauge = metrics.MAX_IN_FLIGHT,
+        max_in_flight: Gauge = metrics.IMAGES_IN_FLIGHT_LIMIT,
     ) -> None:
         self._what = what
         self.closed = asyncio.Event()
@@ -140,7 +140,7 @@ class Admission:
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
-            with metrics.WAITING.labels(priority).track_inprogress():
+            with metrics.IMAGES_WAITING.labels(priority).track_inprogress():
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():

@@ -10,19 +10,11 @@ import structlog
 
 from service.errors import DeadlineExceeded, ServiceError, is_ours
 from service.observability import metrics, tracing
+from service.observability.request_context import deadline_passed
 from service.triton.models import Inference
 
 log = structlog.get_logger()
 Stages = dict[str, float]  # stage -> seconds, in the order they happened
-
-
-def ran_out(seconds: float, timeout: float | None) -> bool:
-    """Whether a call that was cancelled after so many seconds was so because its deadline passed.
-
-    gRPC cancels it, ours or the caller's, before we could; and deadlines are told with three figures, rounded up, so the caller's passes
-    up to 1 % earlier than what we are told.
-    """
-    return timeout is not None and seconds >= 0.99 * timeout - 0.01
 
 
 @dataclass
@@ -45,7 +37,7 @@ class CallRecord:
     stage_started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.span = tracing.image(self.rpc)
+        self.span = tracing.start_image_span(self.rpc)
 
     def set_subject(self, tokenizer: str, k: int) -> None:
         self.tokenizer, self.k, self.budget = tokenizer, k, metrics.budget_label(k)
@@ -84,7 +76,7 @@ class CallRecord:
             case asyncio.CancelledError():
                 self._close(
                     DeadlineExceeded.code
-                    if ran_out(time.perf_counter() - self.started, self.timeout)
+                    if deadline_passed(time.perf_counter() - self.started, self.timeout)
                     else "CANCELLED"
                 )
             case _:

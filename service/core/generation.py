@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
-from service.core.prefixes import prefixes
+from service.core.padding import pad_prefixes
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedGenerator
 from service.errors import (
@@ -84,7 +84,7 @@ class _Plan:
         """The input tensors of the Triton model, by name."""
         return {
             "class": np.array([self.class_number], np.int32),
-            "prefix": prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
+            "prefix": pad_prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
             "length": np.array([self.k], np.int32),
             "seed": np.array([self.seed], np.int64),
             "temperature": np.array([self.temperature], np.float32),
@@ -137,7 +137,7 @@ class Generation:
         self._rate_limit = rate_limit
         self._slow_call_seconds = settings.slow_call_seconds
         self.admission = Admission(
-            settings.generation_places, 0, 0.0, "generations", metrics.MAX_GENERATIONS
+            settings.generation_places, 0, 0.0, "generations", metrics.GENERATIONS_IN_FLIGHT_LIMIT
         )
 
     @property
@@ -181,7 +181,7 @@ class Generation:
                     call.set_subject(plan.generator.tokenizer.name, plan.k)
                     async with self.admission.acquire(Priority.INTERACTIVE) as permit:
                         call.end_stage("admission")
-                        with metrics.GENERATIONS.track_inprogress():
+                        with metrics.GENERATIONS_IN_FLIGHT.track_inprogress():
                             await self._generate(plan, call, permit, buffer)
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed before the last token") from error
@@ -241,11 +241,13 @@ class Generation:
                     break
                 now = time.perf_counter()
                 if position == len(plan.prefix):
-                    metrics.TIME_TO_FIRST_TOKEN.labels(name).observe(now - latest)
+                    metrics.TIME_TO_FIRST_TOKEN_SECONDS.labels(name).observe(now - latest)
                     call.end_stage("first_token")
                 else:
                     for _ in ids:
-                        metrics.INTER_TOKEN_LATENCY.labels(name).observe((now - latest) / len(ids))
+                        metrics.INTER_TOKEN_LATENCY_SECONDS.labels(name).observe(
+                            (now - latest) / len(ids)
+                        )
                 latest = now
                 metrics.TOKENS.labels(_RPC).inc(len(ids))
                 position += len(ids)

@@ -12,7 +12,7 @@ from channeltok import GeneratorInfo, TokenizerInfo
 from channeltok.tokens import Tokens
 from numpy.typing import NDArray
 
-from service.core.prefixes import prefixes
+from service.core.padding import pad_prefixes
 from service.errors import (
     BadTokens,
     EngineUnavailable,
@@ -83,7 +83,7 @@ class ServedTokenizer:
     def decoder_input(self, tokens: Tokens) -> tuple[Model, NDArray[np.int32]]:
         """The decoder for these tokens, and its input: int32 [1, budget]."""
         budget, model = self.decoder_for(tokens.k)
-        return model, prefixes(tokens.ids, [tokens.k], budget)
+        return model, pad_prefixes(tokens.ids, [tokens.k], budget)
 
     def check(self, tokens: Tokens) -> None:
         """Raises BadTokens for what it cannot have made: more tokens than its max_tokens, or ids that it does not have."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
-from service.core.prefixes import measured, prefixes
+from service.core.padding import pad_prefixes
+from service.core.quality import measure_quality
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedTokenizer
 from service.errors import (
@@ -143,10 +144,14 @@ class Tokenization:
         """What an image is like at each of the budgets: all that one decoder has to do is one batch."""
         decoded = []
         for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(decoder, prefixes(ids, some, width), permit=permit)
+            inference = await self._triton.infer(
+                decoder, pad_prefixes(ids, some, width), permit=permit
+            )
             call.add_inference(inference)
             decoded.append(inference.output)
-        curve = await self._images.run_in_thread(measured, pixels, np.concatenate(decoded), budgets)
+        curve = await self._images.run_in_thread(
+            measure_quality, pixels, np.concatenate(decoded), budgets
+        )
         call.end_stage("measure")
         return curve
 
@@ -211,7 +216,7 @@ class Tokenization:
                     await self._rate_limit.take(wait=priority is Priority.BULK)
                     async with self.admission.acquire(priority, timeout) as permit:
                         call.end_stage("admission")
-                        with metrics.IN_FLIGHT.labels(rpc).track_inprogress():
+                        with metrics.IMAGES_IN_FLIGHT.labels(rpc).track_inprogress():
                             yield call, permit
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed") from error

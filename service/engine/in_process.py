@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 import imaging
-from service.core.prefixes import measured, prefixes
+from service.core.padding import pad_prefixes
+from service.core.quality import measure_quality
 from service.core.registry import ServedModels, ServedTokenizer
 from service.engine.cpu import cpu_engine
 from service.errors import BadTokens, FingerprintMismatch, UnknownTokenizer
@@ -141,10 +142,10 @@ class InProcessEngine:
     ) -> Tokens:
         budgets = quality.budgets(served.max_tokens)
         decoded = [
-            self._run(decoder, prefixes(ids, some, width))
+            self._run(decoder, pad_prefixes(ids, some, width))
             for width, decoder, some in served.decoders_for(budgets)
         ]
-        curve = measured(pixels, np.concatenate(decoded), budgets)
+        curve = measure_quality(pixels, np.concatenate(decoded), budgets)
         return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
 
     def _decode(
@@ -186,7 +187,7 @@ class InProcessEngine:
                 made[row] = InvalidInput(error.code, error.detail)
         for budget, rows in by_budget.items():
             padded = np.concatenate(
-                [prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows]
+                [pad_prefixes(tokens[row].ids, [tokens[row].k], budget) for row in rows]
             )
             for row, pixels in zip(rows, self._run(served.decoders[budget], padded), strict=True):
                 made[row] = imaging.encode_image(pixels, format.upper())

@@ -7,6 +7,7 @@ client whose message cannot be parsed.
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
@@ -18,7 +19,12 @@ from grpc_health.v1 import health
 from service.core.rate_limit import caller
 from service.errors import BadRequest, TooSlow
 from service.grpc.errors import abort
-from service.observability import request_context
+from service.observability.request_context import (
+    REQUEST_ID,
+    begin_request,
+    deadline_passed,
+    log_access,
+)
 from service.security.auth import Authenticator
 
 _HEALTH = f"/{health.SERVICE_NAME}/"  # open to everyone
@@ -88,7 +94,7 @@ class GuardedServer:
             return None
 
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
-            with request_context.GrpcRequest(context, rpc) if is_instrumented else nullcontext():
+            with _RequestScope(context, rpc) if is_instrumented else nullcontext():
                 try:
                     return await run(context)
                 except grpc.aio.AbortError:
@@ -139,6 +145,31 @@ class _GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
         if wrapped is None and (handler := self._handler.service(details)) is not None:
             wrapped = self._wrapped[details.method] = self._server.wrap(details.method, handler)
         return wrapped
+
+
+class _RequestScope:
+    """Binds the request id for the duration of a call and writes its access line."""
+
+    def __init__(self, context: grpc.aio.ServicerContext, rpc: str) -> None:
+        self._context = context
+        self._rpc = rpc
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> None:
+        headers = {
+            key: value
+            for key, value in self._context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        self._context.set_trailing_metadata(((REQUEST_ID, begin_request(headers)),))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        code = self._context.code() or grpc.StatusCode.OK
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            seconds, left = time.perf_counter() - self._started, self._context.time_remaining()
+            late = left is not None and deadline_passed(seconds, seconds + left)
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+        log_access("grpc", self._rpc, code.name, self._started)
 
 
 async def _messages(

@@ -1,4 +1,4 @@
-"""What Prometheus sees. Names are final; docs/metrics.md lists them."""
+"""Prometheus metrics of the gateway; docs/metrics.md lists them. Their names are final."""
 
 import os
 from functools import cache
@@ -13,65 +13,67 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-disable_created_metrics()  # a second series for each, of no use here
+disable_created_metrics()  # would add an unused series to each metric
 
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own environment variable: several processes count into files there
+# prometheus-client's own environment variable: a folder in which several processes count.
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
-# 1 ms ~ 10 s, four to a decade
-SECONDS = tuple(round(10 ** (exponent / 4), 6) for exponent in range(-12, 5))
+# 1 ms to 10 s, four buckets per decade
+DURATION_BUCKETS = tuple(round(10 ** (exponent / 4), 6) for exponent in range(-12, 5))
 
 REQUEST_SECONDS = Histogram(
     "channeltok_request_seconds",
     "Time from a call's arrival to its reply, by rpc and code (OK or an error's)",
     ["rpc", "code"],
-    buckets=SECONDS,
+    buckets=DURATION_BUCKETS,
 )
 STAGE_SECONDS = Histogram(
     "channeltok_stage_seconds",
-    "Time in one stage (admission, unpack, engine_queue, engine, render, ...), by rpc and budget (k rounded up to a power of two)",
+    "Time in one stage (admission, unpack, engine_queue, engine, render, ...), by rpc and budget"
+    " (k rounded up to a power of two)",
     ["rpc", "stage", "budget"],
-    buckets=SECONDS,
+    buckets=DURATION_BUCKETS,
 )
-IN_FLIGHT = Gauge(
+IMAGES_IN_FLIGHT = Gauge(
     "channeltok_images_in_flight",
     "Images admitted and not yet answered",
     ["rpc"],
     multiprocess_mode="livesum",
 )
-MAX_IN_FLIGHT = Gauge(
+IMAGES_IN_FLIGHT_LIMIT = Gauge(
     "channeltok_images_in_flight_limit",
-    "The limit that images in flight run against",
+    "Limit of images in flight",
     multiprocess_mode="livesum",
 )
-WAITING = Gauge(
+IMAGES_WAITING = Gauge(
     "channeltok_images_waiting",
-    "Images that wait for a place, by priority (interactive or bulk)",
+    "Images that wait for a permit, by priority (interactive or bulk)",
     ["priority"],
     multiprocess_mode="livesum",
 )
 for _priority in ("interactive", "bulk"):
-    WAITING.labels(_priority)  # from 0 on
-GENERATIONS = Gauge(
+    IMAGES_WAITING.labels(_priority)  # starts the series at 0
+GENERATIONS_IN_FLIGHT = Gauge(
     "channeltok_generations_in_flight",
-    "Images that are being generated",
+    "Images being generated",
     multiprocess_mode="livesum",
 )
-MAX_GENERATIONS = Gauge(
+GENERATIONS_IN_FLIGHT_LIMIT = Gauge(
     "channeltok_generations_in_flight_limit",
-    "The limit that generations in flight run against",
+    "Limit of generations in flight",
     multiprocess_mode="livesum",
 )
-TIME_TO_FIRST_TOKEN = Histogram(
+TIME_TO_FIRST_TOKEN_SECONDS = Histogram(
     "channeltok_time_to_first_token_seconds",
-    "Time from the arrival of a call of Generate to its first new token, by generator",
+    "Time from the arrival of a Generate call to its first new token, by generator",
     ["generator"],
-    buckets=SECONDS,
+    buckets=DURATION_BUCKETS,
 )
-INTER_TOKEN_LATENCY = Histogram(
+INTER_TOKEN_LATENCY_SECONDS = Histogram(
     "channeltok_inter_token_latency_seconds",
     "Time between two tokens of one generation, by generator",
     ["generator"],
-    buckets=SECONDS,
+    buckets=DURATION_BUCKETS,
 )
 ERRORS = Counter(
     "channeltok_errors_total",
@@ -80,14 +82,14 @@ ERRORS = Counter(
 )
 BATCH_SIZE = Histogram(
     "channeltok_batch_size",
-    "Images in the batch that an image was computed in, by Triton model; one observation per image",
+    "Size of the batch in which an image was computed, by Triton model; one observation per image",
     ["model"],
     buckets=[2**exponent for exponent in range(8)],
 )
 IMAGES = Counter("channeltok_images_total", "Images encoded, decoded or generated", ["rpc"])
 TOKENS = Counter(
     "channeltok_tokens_total",
-    "Tokens returned by encode, taken by decode or made by generate",
+    "Tokens returned by encode, taken by decode or generated",
     ["rpc"],
 )
 IMAGE_BYTES = Counter(
@@ -104,24 +106,23 @@ ENGINE_READY = Gauge(
 )
 TOKENIZER_INFO = Gauge(
     "channeltok_tokenizer_info",
-    "1 for the fingerprint that calls by this tokenizer's name are answered with now, 0 for those before it",
+    "1 for the current version of this tokenizer, 0 for previous ones",
     ["tokenizer", "fingerprint"],
     multiprocess_mode="livemax",
 )
 ENGINE_RESTARTS = Counter(
     "channeltok_engine_restarts_total",
-    "Restarts of the embedded Triton, of a model in it or of a worker",
+    "Restarts of the embedded Triton, of one of its models or of a worker",
     ["component"],
 )
 for _component in ("triton", "worker"):
-    ENGINE_RESTARTS.labels(
-        _component
-    )  # from 0 on: Prometheus sees no increase in a counter that appears at 1
+    # Starts the series at 0: Prometheus sees no increase in a counter that appears at 1.
+    ENGINE_RESTARTS.labels(_component)
 
 
 def exposition() -> bytes:
-    """The text of /metrics: of this process, or of all workers together where they share their counts."""
-    if SHARED_FOLDER not in os.environ:
+    """The text of /metrics: for this process, or for all workers if they share a folder."""
+    if MULTIPROC_DIR not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
@@ -130,5 +131,5 @@ def exposition() -> bytes:
 
 @cache
 def budget_label(k: int) -> str:
-    """k rounded up to a power of two, so that the label has ten values and not five hundred."""
+    """k rounded up to a power of two, so that the label has ten values instead of 500."""
     return str(1 << (k - 1).bit_length())

@@ -111,7 +111,7 @@ def triton_arguments() -> list[str]:
     return [f"--trace-config={setting}" for setting in settings]
 
 
-def incoming(headers: Mapping[str, str]) -> None:
+def attach_parent(headers: Mapping[str, str]) -> None:
     """Make the caller's context, if these headers (lower case) bring one, the parent of what this task does from here on."""
     if _tracer is not None and "traceparent" in headers:
         from opentelemetry import context
@@ -120,7 +120,7 @@ def incoming(headers: Mapping[str, str]) -> None:
         context.attach(TraceContextTextMapPropagator().extract(headers))
 
 
-def image(rpc: str) -> ImageSpan:
+def start_image_span(rpc: str) -> ImageSpan:
     """Begin the span of one image."""
     return _OFF if _tracer is None else _Recorded(_tracer, rpc)
 

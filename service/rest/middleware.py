@@ -1,13 +1,18 @@
-"""ASGI middleware of the REST server: authentication before a request reaches its route."""
+"""ASGI middleware of the REST server: authentication, request id and access log."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core.rate_limit import caller
 from service.errors import Unauthenticated
+from service.observability.request_context import REQUEST_ID, begin_request, log_access
 from service.rest.problems import problem_response
 from service.security.auth import Authenticator
 
 _OPEN_PATHS = ("/livez", "/readyz")
+_POLLED_PATHS = {"/livez", "/readyz", "/metrics"}  # too frequent for the access log
 
 
 class AuthMiddleware:
@@ -35,3 +40,35 @@ class AuthMiddleware:
                 return
             caller.set(name)
         await self._app(scope, receive, send)
+
+
+class RequestMiddleware:
+    """Binds a request id, returns it in `x-request-id` and writes the access line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = begin_request(Headers(scope=scope))
+        started, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            # Starlette raises again what it has answered and we have logged; uvicorn would log
+            # it a second time.
+            if status != 500:
+                raise
+        finally:
+            if scope["path"] not in _POLLED_PATHS:
+                log_access("rest", f"{scope['method']} {scope['path'][:100]}", status, started)
