@@ -1,9 +1,9 @@
-"""How much it carries."""
+"""Load tests, benchmarks and chaos tests of the running service."""
 
 import os
 
-# What the service is measured beside reports its use unless told not to (docs/decisions/0035), and
-# a Ray cluster reports even that it was told so. Child processes inherit this.
+# The frameworks in loadtest/peers send usage reports by default (docs/decisions/0035), and a Ray
+# cluster even reports that they are off. Child processes inherit these settings.
 os.environ |= {
     "BENTOML_DO_NOT_TRACK": "True",
     "ORT_DISABLE_TELEMETRY": "1",

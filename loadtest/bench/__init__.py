@@ -1,1 +1,1 @@
-"""Benchmarks of the service."""
+"""Benchmark commands: each measures a running service and writes a JSON report to build/."""

@@ -1,4 +1,4 @@
-"""`make capacity-report`: draws build/capacity.json, cost.json, bench-peers.json and soak.json, those that exist, into docs/images."""
+"""`make capacity-report`: plot the reports of capacity, cost, peers and soak into docs/images."""
 
 import json
 from collections.abc import Callable
@@ -43,15 +43,15 @@ STYLE: dict[Any, Any] = {
 
 
 def main() -> None:
-    """Draw what can be drawn, and say which were. SystemExit without any measurement."""
-    drawn = draw(BUILD, IMAGES)
-    if not drawn:
-        raise SystemExit(f"nothing measured in {BUILD}: make capacity cost bench-peers soak")
-    print("\n".join(f"wrote {path}" for path in drawn))
+    """Draw a figure for each report that exists. SystemExit if there is none."""
+    figures = draw(BUILD, IMAGES)
+    if not figures:
+        raise SystemExit(f"no report in {BUILD}; run make capacity cost bench-peers soak")
+    print("\n".join(f"wrote {path}" for path in figures))
 
 
 def draw(build: Path, images: Path) -> list[Path]:
-    """The images written."""
+    """Plot the reports in `build`; returns the PNG files written to `images`."""
     mpl.use("Agg")
     plots: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
         "clients": ("bench-peers", by_clients),
@@ -73,17 +73,17 @@ def draw(build: Path, images: Path) -> list[Path]:
 
 
 def by_clients(measured: dict[str, Any]) -> Figure:
-    """Throughput of Encode against clients: ours, the engine without a gateway, and each peer."""
+    """Encode throughput against clients: the service, Triton without the gateway, and each peer."""
     figure, axes = plt.subplots(figsize=(7, 4))
     others = iter(OTHERS)
     for name, row in measured["cells"].items():
-        callers = [load for load in row if load != "open"]
-        rates = [row[load]["goodput"] for load in callers]
+        clients = [load for load in row if load != "open"]
+        rates = [row[load]["goodput"] for load in clients]
         ours, bare = name.startswith("ChannelTok"), name.startswith("Triton")
         color = ACCENT if name == OUR_BEST else OURS if ours else GREY if bare else next(others)
         line = "--" if bare or name.endswith("REST") else "-"
         axes.plot(
-            range(len(callers)),
+            range(len(clients)),
             rates,
             line,
             marker="o",
@@ -98,7 +98,7 @@ def by_clients(measured: dict[str, Any]) -> Figure:
         title="Encode, JPEG in, tokens out, on two shared cores",
         ylim=(0, None),
     )
-    axes.set_xticks(range(len(callers)), callers)
+    axes.set_xticks(range(len(clients)), clients)
     figure.legend(loc="outside right center")
     return figure
 
@@ -111,15 +111,15 @@ def by_rate(measured: dict[str, Any]) -> Figure:
         2, len(roles), figsize=(4 * len(roles) + 0.5, 6), sharex="col", squeeze=False
     )
     for role, (latency, goodput) in zip(roles, rows.T, strict=True):
-        legs = sorted(
-            measured[role]["legs"] + measured[role]["beyond"], key=lambda leg: leg["rate"]
+        runs = sorted(
+            measured[role]["runs"] + measured[role]["beyond"], key=lambda run: run["rate"]
         )
-        rates = [leg["rate"] for leg in legs]
+        rates = [run["rate"] for run in runs]
         capacity = measured[role]["capacity_per_second"]
         for percentile, color in zip(("p50", "p95", "p99"), SHADES, strict=True):
             latency.plot(
                 rates,
-                [1000 * leg[percentile] for leg in legs],
+                [1000 * run[percentile] for run in runs],
                 marker="o",
                 markersize=3,
                 color=color,
@@ -130,37 +130,37 @@ def by_rate(measured: dict[str, Any]) -> Figure:
             color=ACCENT,
             linestyle="--",
             linewidth=1,
-            label=f"objective of p99, {1000 * objective:.0f} ms",
+            label=f"p99 objective, {1000 * objective:.0f} ms",
         )
-        latency.set(yscale="log", title=f"{role.capitalize()}: {capacity:.0f} calls/s hold it")
+        latency.set(yscale="log", title=f"{role.capitalize()}: capacity {capacity:.0f} calls/s")
         latency.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         latency.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         latency.set_ylim(10, None)
-        goodput.plot(rates, rates, color=GREY, linestyle=":", label="as many as asked for")
+        goodput.plot(rates, rates, color=GREY, linestyle=":", label="offered")
         goodput.plot(
             rates,
-            [leg["goodput"] for leg in legs],
+            [run["goodput"] for run in runs],
             marker="o",
             markersize=3,
             color=OURS,
-            label="answered well",
+            label="succeeded",
         )
         goodput.set(
             xlabel="calls/s, open loop",
-            ylim=(0, 1.5 * max(leg["goodput"] for leg in legs)),
+            ylim=(0, 1.5 * max(run["goodput"] for run in runs)),
             xlim=(0, None),
         )
         for axes in (latency, goodput):
             axes.axvline(capacity, color="#333333", linewidth=0.8)
-    rows[0, 0].set_ylabel("latency of good answers, ms")
-    rows[1, 0].set_ylabel("good answers/s")
+    rows[0, 0].set_ylabel("latency of successful calls, ms")
+    rows[1, 0].set_ylabel("successful calls/s")
     rows[0, 0].legend(loc="lower right", fontsize=8)
     rows[1, 0].legend(loc="upper left", fontsize=8)
     return figure
 
 
 def batches(measured: dict[str, Any]) -> Figure:
-    """Shares of images by the size of their batch, against clients."""
+    """Share of images by batch size, against clients."""
     roles = list(measured["batches"])
     figure, row = plt.subplots(1, len(roles), figsize=(7, 3.2), sharey=True, squeeze=False)
     for axes, role in zip(row[0], roles, strict=True):
@@ -169,12 +169,9 @@ def batches(measured: dict[str, Any]) -> Figure:
         for name, color in BATCHES.items():
             shares = []
             for counts in loads.values():
-                seen = (
-                    counts.get(name, 0)
-                    if name != "more"
-                    else sum(count for le, count in counts.items() if le not in BATCHES)
-                )
-                shares.append(100 * seen / max(1, sum(counts.values())))
+                larger = sum(count for le, count in counts.items() if le not in BATCHES)
+                images = larger if name == "more" else counts.get(name, 0)
+                shares.append(100 * images / max(1, sum(counts.values())))
             label = {"4": "3 to 4", "8": "5 to 8", "more": "more"}.get(name, name)
             axes.bar(range(len(loads)), shares, bottom=bottom, color=color, label=label, width=0.65)
             bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
@@ -184,13 +181,13 @@ def batches(measured: dict[str, Any]) -> Figure:
     row[0, 0].set_ylabel("share of images, %")
     handles, labels = row[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], title="images in\ntheir batch", loc="outside right center"
+        handles[::-1], labels[::-1], title="images in\nthe batch", loc="outside right center"
     )
     return figure
 
 
 def cpu(measured: dict[str, Any]) -> Figure:
-    """Core time of an image by stage, at 16 clients."""
+    """Core time per image by stage, with 16 clients."""
     figure, axes = plt.subplots(figsize=(7, 2.3))
     roles = list(measured["cells"])
     for height, role in enumerate(roles[::-1]):
@@ -224,7 +221,7 @@ def cpu(measured: dict[str, Any]) -> Figure:
             left += spent[stage]
     axes.set_yticks(range(len(roles)), [role.capitalize() for role in roles[::-1]])
     axes.set(
-        xlabel="core ms of an image, 16 clients on the same cores",
+        xlabel="core ms per image, 16 clients on the same cores",
         title="Where the processor time goes",
     )
     axes.grid(visible=False, axis="y")
@@ -233,12 +230,12 @@ def cpu(measured: dict[str, Any]) -> Figure:
 
 
 def soak(measured: dict[str, Any]) -> Figure:
-    """Memory and latency by minute."""
+    """Memory and latency per minute."""
     minutes = measured["minutes"]
     figure, (latency, memory) = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True)
     for percentile, color in zip(("p50", "p99"), SHADES[1:], strict=True):
         latency.plot(
-            [1000 * minute["leg"][percentile] for minute in minutes],
+            [1000 * minute["run"][percentile] for minute in minutes],
             marker="o",
             markersize=3,
             color=color,
@@ -247,7 +244,7 @@ def soak(measured: dict[str, Any]) -> Figure:
     latency.set(
         ylabel="latency, ms",
         ylim=(0, None),
-        title=f"Encode and Decode by turns at {measured['rate_per_second']:.0f} calls/s",
+        title=f"Encode and Decode in turn at {measured['rate_per_second']:.0f} calls/s",
     )
     memory.plot(
         [minute["memory"] / 1e6 for minute in minutes],
@@ -259,7 +256,7 @@ def soak(measured: dict[str, Any]) -> Figure:
     memory.set(
         ylabel="memory, MB",
         ylim=(0, 1.2 * max(minute["memory"] for minute in minutes) / 1e6),
-        xlabel="minute; the first is to warm up" if measured["seconds"] == 60 else "stretch",
+        xlabel="minute; the first is a warm-up" if measured["seconds"] == 60 else "interval",
     )
     memory.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     latency.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,13 +1,15 @@
-"""`make bench-datasets`: a whole dataset through `channeltok tokenize`, against the bare encode graph on ready pixels, in one run.
+"""`make bench-datasets`: tokenize a whole dataset, against the bare encode graph, in one run.
 
-Bare: as in loadtest/bench/throughput.py, as a plain loop and at its best, a stretch of each before and after each round.
-Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in process, from the first byte read to the last shard in place.
-Ray: the photos COPIES times over, by as many workers as cores on a cluster that runs already, against the same without Ray; the workers'
-start counts. Memory: of this process, as the images of the first such run without Ray are done; growth from a tenth of them to all.
+Bare: as in loadtest/bench/throughput.py, as a plain loop and in its fastest arrangement, one run of
+each before and after each round.
+Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in this process, from the
+first byte read to the last shard in place.
+Ray: the photos COPIES times over, with one worker per core on a running cluster, against the same
+without Ray; the start of the workers counts. Memory: of this process, during the first such run
+without Ray; growth from a tenth of the images to all of them.
 """
 
 import argparse
-import json
 import statistics
 import tarfile
 import tempfile
@@ -24,7 +26,8 @@ from channeltok.datasets import ProgressListener, sources, tokenize
 from channeltok.datasets.on_ray import Cluster
 
 import imaging
-from loadtest.bench.throughput import CORES, PLAIN_LOOP, REPOSITORY, Bare
+from loadtest.harness.bare_graph import CORES, PLAIN_LOOP, REPOSITORY, BareGraph
+from loadtest.harness.report import write_report
 from loadtest.harness.service_process import ROOT
 from service.engine.in_process import InProcessEngine
 from service.settings import EngineSettings
@@ -33,11 +36,11 @@ ROUNDS = 3
 COPIES, RAY_ROUNDS = 3, 2
 SECONDS = 5.0
 REPORT = Path("build/bench-datasets.json")
-EVERY = 500  # images between readings of memory
+EVERY = 500  # images between two readings of memory
 
 
 class Memory(ProgressListener):
-    """Resident bytes of this process, by images done."""
+    """Records the resident memory of this process against the number of images tokenized."""
 
     def __init__(self) -> None:
         self.readings: list[tuple[int, int]] = []
@@ -46,6 +49,7 @@ class Memory(ProgressListener):
         self._process = psutil.Process()
 
     def advance(self, shard: sources.Shard, source_bytes: int, images: int, rejects: int) -> None:
+        """Count an image; every EVERY-th, read the memory."""
         with self._lock:
             self._images += 1
             if self._images % EVERY == 0:
@@ -57,16 +61,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="../shared/data/train", help="a folder of tars of JPEGs")
+    parser.add_argument("--data", required=True, help="a folder of tars of JPEGs")
     data = parser.parse_args().data
     (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     engine = InProcessEngine(EngineSettings(model_repository=REPOSITORY))
     size = engine.tokenizers()[0].image_size
-    bare = Bare(
-        "encode", graph, np.stack([imaging.prepare(photo, size) for photo in _photos(data, 16)])
-    )
+    pixels = np.stack([imaging.prepare(photo, size) for photo in _photos(data, 16)])
+    bare = BareGraph("encode", graph, pixels)
     memory = Memory()
-    arrangements = {"bare graph": PLAIN_LOOP, "bare at its best": bare.best()}
+    arrangements = {"bare graph": PLAIN_LOOP, "bare, fastest": bare.best()}
     bare_rates = {name: [bare.throughput(how, SECONDS)[0]] for name, how in arrangements.items()}
     ratios: dict[str, list[float]] = {name: [] for name in arrangements}
     rates, ray_ratios = list[float](), list[float]()
@@ -80,83 +83,70 @@ def main() -> None:
         for tar in Path(data).resolve().glob("*.tar"):
             for copy in range(COPIES):
                 (Path(folder) / f"{copy}-{tar.name}").symlink_to(tar)
+        tars = f"{folder}/*.tar"
         for number in range(RAY_ROUNDS):
-            plain = tokenize(
-                f"{folder}/*.tar",
-                f"{folder}/copies-{number}",
-                [engine],
-                listener=memory if number == 0 else None,
-            )
+            listener = memory if number == 0 else None
+            plain = tokenize(tars, f"{folder}/copies-{number}", [engine], listener=listener)
+            settings = EngineSettings(model_repository=REPOSITORY.resolve())
+            make_engine = partial(InProcessEngine, settings, threads=1)
             with ray_cluster() as address:
-                cluster = Cluster(
-                    address,
-                    partial(
-                        InProcessEngine,
-                        EngineSettings(model_repository=REPOSITORY.resolve()),
-                        threads=1,
-                    ),
-                    CORES,
-                    import_path=ROOT,
-                )
-                spread = tokenize(
-                    f"{folder}/*.tar", f"{folder}/ray-{number}", [engine], cluster=cluster
-                )
-            ray_ratios.append(plain.seconds / spread.seconds)
+                cluster = Cluster(address, make_engine, CORES, import_path=ROOT)
+                distributed = tokenize(tars, f"{folder}/ray-{number}", [engine], cluster=cluster)
+            ray_ratios.append(plain.seconds / distributed.seconds)
     engine.close()
     print(
-        f"{summary.images:,} photos of {data} to {summary.k} tokens each, {CORES} cores, median of {ROUNDS} rounds"
+        f"{summary.images:,} photos of {data} to {summary.k} tokens each, {CORES} cores, "
+        f"median of {ROUNDS} rounds"
     )
-    print(
-        f"  tokenized         {statistics.median(rates):8.1f} images/s   ({', '.join(f'{rate:.1f}' for rate in rates)})"
-    )
+    print(f"  tokenized         {_median(rates, '8.1f', ' images/s', '.1f')}")
     for name, how in arrangements.items():
-        print(
-            f"  {name:16}  {statistics.median(bare_rates[name]):8.1f} images/s   ({' '.join(bare.engine)}, {how})"
-        )
-        print(
-            f"  tokenized over it {statistics.median(ratios[name]):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ratios[name])})"
-        )
+        rate = statistics.median(bare_rates[name])
+        print(f"  {name:16}  {rate:8.1f} images/s   ({' '.join(bare.engine)}, {how})")
+        print(f"  tokenized over it {_median(ratios[name], '8.3f', '', '.3f')}")
     print(f"{plain.images:,} photos, {CORES} Ray workers")
-    print(
-        f"  Ray / tokenized   {statistics.median(ray_ratios):8.3f}   ({', '.join(f'{ratio:.3f}' for ratio in ray_ratios)})"
-    )
+    print(f"  Ray / tokenized   {_median(ray_ratios, '8.3f', '', '.3f')}")
     print("  images   resident MB")
-    for done, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
-        print(f"  {done:8,}   {resident / 1e6:8.0f}")
+    for count, resident in memory.readings[:: max(1, len(memory.readings) // 10)]:
+        print(f"  {count:8,}   {resident / 1e6:8.0f}")
     at = dict(memory.readings)
-    tenth = min(at, key=lambda done: abs(done - plain.images / 10))
+    tenth = min(at, key=lambda count: abs(count - plain.images / 10))
     growth = at[max(at)] / at[tenth] - 1
     print(f"  from {tenth:,} to {max(at):,} images: {growth:+.1%}")
     figures = {
         "tokenize_over_bare": statistics.median(ratios["bare graph"]),
-        "tokenize_over_best_bare": statistics.median(ratios["bare at its best"]),
+        "tokenize_over_best_bare": statistics.median(ratios["bare, fastest"]),
         "ray_over_plain": statistics.median(ray_ratios),
         "tokenize_per_second": statistics.median(rates),
         "bare_per_second": statistics.median(bare_rates["bare graph"]),
-        "best_bare_per_second": statistics.median(bare_rates["bare at its best"]),
+        "best_bare_per_second": statistics.median(bare_rates["bare, fastest"]),
         "memory_growth_10x": growth,
     }
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"wrote {REPORT}")
+    write_report(REPORT, figures)
+
+
+def _median(values: list[float], form: str, unit: str, each: str) -> str:
+    rounds = ", ".join(f"{value:{each}}" for value in values)
+    return f"{statistics.median(values):{form}}{unit}   ({rounds})"
 
 
 @contextmanager
 def ray_cluster() -> Iterator[str]:
-    """A Ray cluster of its own processes, with all cores of this machine; its address."""
-    started = ray.cluster_utils.Cluster(
+    """Start a Ray cluster with all cores of this machine; yields its address."""
+    cluster = ray.cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": CORES, "include_dashboard": False}
     )
     try:
-        yield started.address
+        yield cluster.address
     finally:
-        started.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _photos(data: str, count: int) -> list[bytes]:
+    """The first `count` JPEGs of the first tar."""
     with tarfile.open(min(Path(data).glob("*.tar"))) as archive:
         members = [member for member in archive if member.name.endswith(".jpg")][:count]
-        return [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
+        files = [archive.extractfile(member) for member in members]
+        return [file.read() for file in files if file is not None]
 
 
 if __name__ == "__main__":

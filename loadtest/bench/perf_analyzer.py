@@ -1,7 +1,9 @@
-"""`make perf-analyzer`: Triton's own load generator on the embedded Triton, in turns with our closed loop on the gateway before it.
+"""`make perf-analyzer`: Triton's perf_analyzer on the embedded Triton against our load generator
+on the gateway, in turn.
 
-perf_analyzer sends pixels and ids that are ready, so what the gateway does (JPEG, resize, admission, a second hop) is the difference. Its
-binary comes from tritonclient's wheel: `make` puts it, and the two libraries that it is linked to, into build/perf-analyzer.
+perf_analyzer sends prepared pixels and ids, so the difference is the gateway's work: JPEG, resize,
+admission and a second hop. Its binary comes from tritonclient's wheel; `make` unpacks it, with the
+two libraries that it is linked to, into build/perf-analyzer.
 """
 
 import argparse
@@ -18,13 +20,15 @@ import numpy as np
 from channeltok import Client, Tokens
 
 import imaging
-from loadtest.bench.capacity import targets
-from loadtest.bench.throughput import REPOSITORY, photos
+from loadtest.harness import images
+from loadtest.harness.bare_graph import REPOSITORY
+from loadtest.harness.report import write_report
 from loadtest.harness.service_process import running
 from loadtest.load.open_loop import Generators
+from loadtest.load.targets import gateway_targets
 
 FOLDER = Path("build/perf-analyzer").absolute()
-CALLERS = (1, 4, 16, 64)
+CLIENTS = (1, 4, 16, 64)
 MODELS = {"encode": "*_encode", "decode": "*_decode_k*"}
 REPORT = Path("build/perf-analyzer.json")
 
@@ -39,7 +43,7 @@ def main() -> None:
         "--seconds",
         type=float,
         default=3.0,
-        help="of each stretch; perf_analyzer takes three of a third; %(default)s",
+        help="length of each run; perf_analyzer splits it into three windows (%(default)s)",
     )
     options = parser.parse_args()
     figures: dict[str, dict[str, dict[str, float]]] = {}
@@ -48,90 +52,65 @@ def main() -> None:
         Generators(1) as generators,
         tempfile.TemporaryDirectory() as folder,
     ):
-        jpegs = photos(16)
+        jpegs = images.crops(16)
         with Client(service.grpc) as client:
             size = client.tokenizers()[0].image_size
             tokens = [client.encode(jpeg) for jpeg in jpegs]
-        for role, target in targets(service.grpc).items():
+        for role, target in gateway_targets(service.grpc).items():
             (model,) = (path.name for path in REPOSITORY.glob(MODELS[role]))
             data = Path(folder) / f"{role}.json"
-            data.write_text(json.dumps({"data": inputs(role, jpegs, tokens, size)}))
-            print(
-                f"\n{role}, images/s\n{'callers':>8}{'Triton':>10}{'gateway':>10}{'gateway / Triton':>18}"
-            )
+            data.write_text(json.dumps({"data": input_data(role, jpegs, tokens, size)}))
+            print(f"\n{role}, images/s")
+            print(f"{'clients':>8}{'Triton':>10}{'gateway':>10}{'gateway / Triton':>18}")
             figures[role] = {}
-            for callers in CALLERS:
+            for clients in CLIENTS:
                 triton, gateway = list[float](), list[float]()
                 for _ in range(options.rounds):
-                    triton.append(
-                        perf_analyzer(
-                            model, service.triton_address(), data, callers, options.seconds
-                        )
-                    )
-                    gateway.append(
-                        generators.closed_loop(target, callers, options.seconds).result().goodput
-                    )
+                    address = service.triton_address()
+                    triton.append(perf_analyzer(model, address, data, clients, options.seconds))
+                    report = generators.closed_loop(target, clients, options.seconds).result()
+                    gateway.append(report.goodput)
                 row = {"triton": statistics.median(triton), "gateway": statistics.median(gateway)}
                 row["ratio"] = statistics.median(
                     ours / bare for ours, bare in zip(gateway, triton, strict=True)
                 )
-                figures[role][f"{callers}"] = row
+                figures[role][f"{clients}"] = row
                 print(
-                    f"{callers:8}{row['triton']:10.1f}{row['gateway']:10.1f}{row['ratio']:18.2f}",
+                    f"{clients:8}{row['triton']:10.1f}{row['gateway']:10.1f}{row['ratio']:18.2f}",
                     flush=True,
                 )
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"\nwrote {REPORT}")
+    write_report(REPORT, figures)
 
 
-def inputs(
+def input_data(
     role: str, jpegs: list[bytes], tokens: list[Tokens], size: int
 ) -> list[dict[str, dict[str, str]]]:
-    """What perf_analyzer sends in turn: its --input-data."""
+    """Requests for perf_analyzer's --input-data, which sends them in turn."""
     if role == "encode":
         name, arrays = "picture", [imaging.prepare(jpeg, size) for jpeg in jpegs]
     else:
-        name, arrays = "tokens", [one.ids.astype(np.int32) for one in tokens]
+        name, arrays = "tokens", [sequence.ids.astype(np.int32) for sequence in tokens]
     return [{name: {"b64": base64.b64encode(array.tobytes()).decode()}} for array in arrays]
 
 
-def perf_analyzer(model: str, address: str, data: Path, callers: int, seconds: float) -> float:
-    """Inferences/s of a closed loop. SystemExit, with what it wrote, where it fails."""
+def perf_analyzer(model: str, address: str, data: Path, clients: int, seconds: float) -> float:
+    """Inferences/s of a closed loop. SystemExit with perf_analyzer's output if it fails."""
     table = data.with_suffix(".csv")
     table.unlink(missing_ok=True)
-    command: list[str | Path] = [
-        FOLDER / "bin/perf_analyzer",
-        "-m",
-        model,
-        "-u",
-        address,
-        "-i",
-        "grpc",
-        "--input-data",
-        data,
-        "-f",
-        table,
-    ]
-    # Three windows, whatever they say: the median over our own rounds decides what is stable.
-    load: list[str | Path] = [
-        "--concurrency-range",
-        f"{callers}",
-        "-p",
-        f"{round(1000 * seconds / 3)}",
-        "-r",
-        "3",
-        "-s",
-        "999",
-    ]
-    done = subprocess.run(
-        [*command, *load],
+    # -r and -s: three windows, however unstable; the caller takes the median over its rounds.
+    options = (
+        f"-m {model} -u {address} -i grpc --input-data {data} -f {table} "
+        f"--concurrency-range {clients} -p {round(1000 * seconds / 3)} -r 3 -s 999"
+    )
+    result = subprocess.run(
+        [FOLDER / "bin/perf_analyzer", *options.split()],
         env={**os.environ, "LD_LIBRARY_PATH": f"{FOLDER}/lib"},
         capture_output=True,
         text=True,
         check=False,
     )
     if not table.exists():
-        raise SystemExit(f"perf_analyzer failed: {done.stdout}{done.stderr}")
+        raise SystemExit(f"perf_analyzer failed: {result.stdout}{result.stderr}")
     (row,) = csv.DictReader(table.read_text().splitlines())
     return float(row["Inferences/Second"])
 

@@ -1,11 +1,10 @@
-"""`make bench-serving`: every figure of what serving costs, in one run, into build/bench-serving.json.
+"""`make bench-serving`: all serving benchmarks in one run, written to build/bench-serving.json.
 
-Served against the bare graph, for the demo and for decode of the full size; what the gateway adds to Triton for one caller, and how much of
-what Triton carries it carries where the model costs nothing; and the peers.
+Served against bare graph, for the demo and for decode of the full size; what the gateway adds to
+Triton's latency and core time; and the comparison with other serving frameworks (loadtest/peers).
 """
 
 import argparse
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +13,17 @@ import numpy as np
 from channeltok import Client, Tokens
 
 from loadtest.bench import gateway_overhead, throughput
-from loadtest.bench.throughput import CLIENTS, PLAIN_LOOP, Bare
+from loadtest.bench.throughput import CLIENTS
+from loadtest.harness.bare_graph import PLAIN_LOOP, BareGraph
+from loadtest.harness.report import write_report
 from loadtest.harness.service_process import running
 from loadtest.load.open_loop import Generators
 from loadtest.peers.__main__ import compare
 
 FULL = Path("build/serve-full")
-FULL_CALLS = 2  # of each caller: with batches of four on two instances they end together
+FULL_CALLS = 2  # per client: with batches of four on two instances, all clients finish together
 FULL_SECONDS = 60.0
-PATIENCE = "600"  # seconds: 16 images take 40
+FULL_TIMEOUT = "600"  # seconds: 16 images take 40
 REPORT = Path("build/bench-serving.json")
 
 
@@ -30,10 +31,10 @@ def main() -> None:
     """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench.serving", description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=3, help="of peers and of what the gateway adds; %(default)s"
+        "--rounds", type=int, default=3, help="rounds for peers and gateway (%(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="of each of their stretches; %(default)s"
+        "--seconds", type=float, default=5.0, help="length of each of their runs (%(default)s)"
     )
     options = parser.parse_args()
     figures: dict[str, object] = dict(throughput.measure())
@@ -41,37 +42,35 @@ def main() -> None:
     with Generators(1) as generators:
         figures |= _gateway(generators, options.rounds, options.seconds)
     figures |= compare(options.rounds, options.seconds)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"\nwrote {REPORT}")
+    write_report(REPORT, figures)
 
 
 def _full_decode() -> dict[str, object]:
-    """The full size with random weights: 16 callers, two images each, between two stretches of the plain loop."""
+    """Decode of the full size with random weights: 16 clients, two images each, between two runs
+    of the plain loop."""
     (graph,) = FULL.glob("*_decode_k512/1/model.onnx")
-    bare = Bare("decode", graph, np.random.default_rng(0).integers(0, 2**16, (1, 512), np.int32))
+    ids = np.random.default_rng(0).integers(0, 2**16, (1, 512), np.int32)
+    bare = BareGraph("decode", graph, ids)
     before, _ = bare.throughput(PLAIN_LOOP, FULL_SECONDS)
+    timeouts = {"request_timeout_seconds": FULL_TIMEOUT, "max_queue_seconds": FULL_TIMEOUT}
     with (
-        running(
-            model_repository=str(FULL), request_timeout_seconds=PATIENCE, max_queue_seconds=PATIENCE
-        ) as service,
-        Client(service.grpc, timeout=float(PATIENCE)) as client,
-        ThreadPoolExecutor(CLIENTS) as callers,
+        running(model_repository=str(FULL), **timeouts) as service,
+        Client(service.grpc, timeout=float(FULL_TIMEOUT)) as client,
+        ThreadPoolExecutor(CLIENTS) as clients,
     ):
         tokens = Tokens(np.arange(512, dtype=np.uint16), client.tokenizers()[0].fingerprint)
         started = time.perf_counter()
-        for _ in callers.map(lambda _: client.decode(tokens, "jpeg"), range(FULL_CALLS * CLIENTS)):
+        for _ in clients.map(lambda _: client.decode(tokens, "jpeg"), range(FULL_CALLS * CLIENTS)):
             pass
         served = FULL_CALLS * CLIENTS / (time.perf_counter() - started)
     after, _ = bare.throughput(PLAIN_LOOP, FULL_SECONDS)
     plain = (before + after) / 2
-    ratio = served / plain
-    engine = " ".join(bare.engine)
     print(
-        f"\nfull decode, {engine}: served {served:.3f} images/s, bare {before:.3f} before and {after:.3f} after: {ratio:.3f}"
+        f"\nfull decode, {' '.join(bare.engine)}: served {served:.3f} images/s, "
+        f"bare {before:.3f} before and {after:.3f} after: {served / plain:.3f}"
     )
     return {
-        "full_decode_served_over_bare": ratio,
+        "full_decode_served_over_bare": served / plain,
         "full_decode_served_per_second": served,
         "full_decode_bare_per_second": plain,
     }
@@ -79,27 +78,25 @@ def _full_decode() -> dict[str, object]:
 
 def _gateway(generators: Generators, rounds: int, seconds: float) -> dict[str, object]:
     figures: dict[str, object] = {}
-    print("\none caller, ms: Triton alone, with the gateway, added")
-    for role, seen in gateway_overhead.latency(generators, rounds, seconds).items():
+    added_p50 = []
+    print("\nsingle client, ms: Triton alone, through the gateway, added")
+    for role, row in gateway_overhead.latency(generators, rounds, seconds).items():
         for name, alone, through in (
-            ("p50", seen.triton_p50, seen.p50),
-            ("p99", seen.triton_p99, seen.p99),
+            ("p50", row.triton_p50, row.p50),
+            ("p99", row.triton_p99, row.p99),
         ):
-            figures[f"{role}_gateway_added_{name}_ms"] = 1000 * (through - alone)
-            print(
-                f"  {role} {name} {1000 * alone:7.2f} {1000 * through:7.2f} {1000 * (through - alone):7.2f}"
-            )
-    figures["gateway_added_p50_ms"] = max(
-        float(str(figures[f"{role}_gateway_added_p50_ms"])) for role in gateway_overhead.ROLES
-    )
+            added = 1000 * (through - alone)
+            figures[f"{role}_gateway_added_{name}_ms"] = added
+            print(f"  {role} {name} {1000 * alone:7.2f} {1000 * through:7.2f} {added:7.2f}")
+        added_p50.append(1000 * (row.p50 - row.triton_p50))
+    figures["gateway_added_p50_ms"] = max(added_p50)
     print(
-        "\na model that computes nothing, images per second of core time: Triton alone, with the gateway, ratio"
+        "\nidentity model, images per second of core time: Triton alone, through the gateway, ratio"
     )
-    for role, carried in gateway_overhead.identity(generators, rounds, seconds).items():
-        figures[f"{role}_identity_over_triton_per_core"] = ratio = (
-            carried.per_core / carried.triton_per_core
-        )
-        print(f"  {role} {carried.triton_per_core:9.0f} {carried.per_core:9.0f} {ratio:7.2f}")
+    for role, cell in gateway_overhead.identity(generators, rounds, seconds).items():
+        ratio = cell.per_core / cell.triton_per_core
+        figures[f"{role}_identity_over_triton_per_core"] = ratio
+        print(f"  {role} {cell.triton_per_core:9.0f} {cell.per_core:9.0f} {ratio:7.2f}")
     return figures
 
 

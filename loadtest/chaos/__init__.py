@@ -1,4 +1,5 @@
-"""`make chaos`: attacks on a real service, each with what must hold while it lasts and after.
+"""Chaos tests of a real service: attacks, each with limits that must hold during and after it.
 
-A file for each attack, or for a few of a kind. Each yields rows (attack.py): what was measured, against which limit.
+One module per attack or group of attacks; each yields rows (attack.py) of a measured figure and its
+limit.
 """

@@ -1,4 +1,4 @@
-"""`make chaos`: every attack, a table, build/chaos.json; exits with 1 when a line does not hold.
+"""`make chaos`: run every attack, print a table, write build/chaos.json; exits 1 if a limit fails.
 
 --write also writes docs/reliability.md.
 """
@@ -10,16 +10,15 @@ from loadtest.chaos import (
     bombs,
     engine_faults,
     fuzz,
-    impatient,
-    intruders,
     mixed_calls,
     overload,
     report,
+    short_deadlines,
     shutdown,
+    unauthorized,
     version_switch,
 )
 from loadtest.chaos.attack import Attack, Row
-from loadtest.harness.service_process import ROOT
 
 ATTACKS = [
     Attack(
@@ -27,7 +26,9 @@ ATTACKS = [
         "Open-loop load above capacity (a heavier model on one core, docs/decisions/0019)",
         overload.open_loop,
     ),
-    Attack("impatient", "Callers whose deadlines are too short", impatient.impatient),
+    Attack(
+        "short_deadlines", "Clients whose deadlines are too short", short_deadlines.short_deadlines
+    ),
     Attack(
         "kill_stub",
         "kill -9 and SIGSTOP of engine processes in the middle of a batch",
@@ -38,12 +39,12 @@ ATTACKS = [
     Attack("switch", "Switch of tokenizer version under load", version_switch.switch),
     Attack(
         "mixed",
-        "Good, bad, oversized, slow and vanishing calls on both protocols",
+        "Valid, invalid, oversized, slow and disconnecting calls on both protocols",
         mixed_calls.mixed,
     ),
     Attack("fuzz", "Fuzzing", fuzz.fuzz),
-    Attack("bombs", "Bombs, huge bodies, silent connections", bombs.bombs),
-    Attack("intruders", "Callers who must not get in", intruders.intruders),
+    Attack("bombs", "Decompression bombs, huge bodies, silent connections", bombs.bombs),
+    Attack("unauthorized", "Unauthorized clients", unauthorized.unauthorized),
 ]
 
 
@@ -56,21 +57,17 @@ def main() -> None:
         rows: list[Row] = []
         for row in attack.rows(options.short):
             rows.append(row)
-            what, measured, limit, holds = row.cells()
-            print(
-                f"  {holds:<4}{what:<66} {measured}{f'   (limit {limit})' if limit else ''}",
-                flush=True,
-            )
+            label, measured, limit, holds = row.cells()
+            suffix = f"   (limit {limit})" if limit else ""
+            print(f"  {holds:<4}{label:<66} {measured}{suffix}", flush=True)
         results.append((attack, rows))
     report.write_figures(results)
     if options.write:
         report.write_page(results)
     failing = [row for _, rows in results for row in rows if not row.holds]
-    print(
-        f"\nwrote {report.FIGURES.relative_to(ROOT)}; {len(failing)} lines do not hold", flush=True
-    )
+    print(f"{len(failing)} limits do not hold", flush=True)
     for row in failing:
-        print(f"  NO  {row.what}: {row.cells()[1]}, limit {row.cells()[2]}")
+        print(f"  NO  {row.label}: {row.cells()[1]}, limit {row.cells()[2]}")
     sys.exit(bool(failing))
 
 
@@ -84,16 +81,14 @@ def _options() -> argparse.Namespace:
         help="only these attacks",
     )
     parser.add_argument(
-        "--short", action="store_true", help="the form that CI runs: seconds for each"
+        "--short", action="store_true", help="the form that the tests run: seconds per attack"
     )
     parser.add_argument(
-        "--write",
-        action="store_true",
-        help="write docs/reliability.md from this run, which must be a whole one",
+        "--write", action="store_true", help="write docs/reliability.md from this run"
     )
     options = parser.parse_args()
     if options.write and (options.only or options.short):
-        parser.error("--write takes a whole run: neither --only nor --short")
+        parser.error("--write needs a complete run: drop --only and --short")
     return options
 
 

@@ -1,4 +1,4 @@
-"""The frame that attacks share: rows of what was measured against what must hold."""
+"""The frame of all attacks: rows of a measured figure and its limit."""
 
 import math
 import time
@@ -11,13 +11,14 @@ import psutil
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure. name: its key in build/chaos.json. It holds at or below `limit`, or, with `at_least`, at or above it.
+    """A measured figure. It holds at or below `limit`, or at or above it with `at_least`.
 
-    limit None: a figure to know, which nothing is asked of. note: what people should know beside the number.
+    name: its key in build/chaos.json. label: its line in tables. limit: None for a figure without
+    a requirement. note: details beside the number.
     """
 
     name: str
-    what: str
+    label: str
     value: float
     limit: float | None = None
     at_least: bool = False
@@ -26,29 +27,20 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """What could not be measured (not a number) does not hold."""
+        """Whether the limit holds; never for a value that is not a number (not measured)."""
         if self.limit is None:
             return True
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def cells(self) -> tuple[str, str, str, str]:
-        """what, measured, limit, holds: as tables show them."""
-        limit = (
-            ""
-            if self.limit is None
-            else f"{'>=' if self.at_least else '<='} {_number(self.limit)}{self.unit}"
-        )
-        measured = (
-            _number(self.value)
-            + self.unit * math.isfinite(self.value)
-            + (f" ({self.note})" if self.note else "")
-        )
-        return (
-            self.what,
-            measured,
-            limit,
-            "" if self.limit is None else "yes" if self.holds else "NO",
-        )
+        """(label, measured, limit, holds) as shown in tables"""
+        measured = _number(self.value) + self.unit * math.isfinite(self.value)
+        if self.note:
+            measured += f" ({self.note})"
+        if self.limit is None:
+            return self.label, measured, "", ""
+        limit = f"{'>=' if self.at_least else '<='} {_number(self.limit)}{self.unit}"
+        return self.label, measured, limit, "yes" if self.holds else "NO"
 
 
 Rows: TypeAlias = Iterator[Row]
@@ -56,44 +48,34 @@ Rows: TypeAlias = Iterator[Row]
 
 @dataclass(frozen=True)
 class Attack:
-    """title: the attack in a line. run: yields its rows; short=True: the same in seconds, for CI."""
+    """run: yields the rows; with True, of a short form that takes seconds."""
 
     name: str
     title: str
     run: Callable[[bool], Rows]
 
     def rows(self, short: bool) -> Rows:
-        """Its rows, and how long it took. An attack that cannot go on ends with a row that does not hold and says why."""
-        started, given = time.monotonic(), Given()
+        """The attack's rows and its duration. An exception becomes a row that does not hold."""
+        started, cores = time.monotonic(), CoreShare()
         try:
             yield from self.run(short)
         except Exception as error:
-            why = (str(error).strip() or type(error).__name__).splitlines()
-            yield Row(
-                f"{self.name}_broke_off",
-                "attacks broken off",
-                1,
-                0,
-                note=f"{type(error).__name__}: {why[0][:160]}",
-            )
-        lost = f"{1 - given.share():.0%} of the cores' time went to other tenants of the machine"
-        yield Row(
-            f"{self.name}_seconds",
-            "the attack took",
-            time.monotonic() - started,
-            unit=" s",
-            note=lost,
-        )
+            message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            note = f"{type(error).__name__}: {message}"
+            yield Row(f"{self.name}_aborted", "attacks aborted", 1, 0, note=note)
+        seconds = time.monotonic() - started
+        note = f"{1 - cores.share():.0%} of the cores' time went to other tenants of the machine"
+        yield Row(f"{self.name}_seconds", "duration of the attack", seconds, unit=" s", note=note)
 
 
 @dataclass
-class Given:
-    """How much of the cores this virtual machine got since this was made, while it had work for them."""
+class CoreShare:
+    """Share of the cores' time that the hypervisor gave this machine since construction."""
 
     since: Any = field(default_factory=psutil.cpu_times)
 
     def share(self) -> float:
-        """0 to 1; 1 where nobody else runs on the machine."""
+        """0 to 1, of the time in which the machine had work; 1 without other tenants."""
         now = psutil.cpu_times()
         total, idle, stolen = (
             of(now) - of(self.since)
@@ -102,8 +84,8 @@ class Given:
         return float(1 - stolen / max(total - idle, 1e-9))
 
 
-def counted(names: list[str]) -> str:
-    """`3 UNAVAILABLE, 1 INTERNAL` out of a list of codes, the most frequent first."""
+def tally(names: list[str]) -> str:
+    """`3 UNAVAILABLE, 1 INTERNAL` from a list of names, the most frequent first."""
     return ", ".join(
         f"{names.count(name)} {name}" for name in sorted(set(names), key=names.count, reverse=True)
     )

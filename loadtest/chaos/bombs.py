@@ -1,8 +1,10 @@
-"""Small messages that ask for much memory, huge ones, and connections that only sit there; good callers are served meanwhile."""
+"""Decompression bombs, huge messages and idle connections: memory stays bounded, and valid clients
+are served meanwhile."""
 
 import asyncio
 import contextlib
 import io
+import itertools
 import resource
 import select
 import socket
@@ -10,7 +12,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -20,23 +22,26 @@ from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
 from PIL import Image
 
-from loadtest.chaos.attack import Row, Rows, counted
-from loadtest.chaos.callers import PHOTOS, Known, known_answers
+from loadtest.chaos.attack import Row, Rows, tally
+from loadtest.chaos.clients import IMAGES, Expected, expected_answers
 from loadtest.harness import process_stats
 from loadtest.harness.service_process import Service, running
 from service.settings import Settings
 
 GIB = 2**30
-BYTES_PER_PIXEL = 16  # of an image while it is decoded and resized: RGB or RGBA, a copy in another mode, a copy that is turned
-IDLE_SYSTEM = GIB  # gateway, tritonserver and the demo's engines at rest take 0.6 GB
+# While an image is decoded and resized: RGB(A), a copy in another mode, a rotated copy.
+BYTES_PER_PIXEL = 16
+IDLE_SYSTEM = GIB  # gateway, tritonserver and the demo's engines take 0.6 GB at rest
 RECEIVE_SECONDS, IDLE_SECONDS, GRACE = 2, 3, 4
+POST = "POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "422", "429")
 
 
 def memory_limit(settings: Settings) -> int:
-    """Resident bytes that the service may take at most with these settings: what docs/reliability.md promises.
+    """Upper bound of the service's resident bytes with these settings, as docs/reliability.md says.
 
-    Itself at rest, a message of the largest size for each image that may be in it, and an image of the most pixels for each thread.
+    The service at rest, a message of the largest size for each image in flight or queued, and an
+    image of the most pixels per image thread.
     """
     messages = (settings.places + settings.max_queue_size) * settings.max_message_bytes
     return IDLE_SYSTEM + messages + settings.image_threads * settings.max_pixels * BYTES_PER_PIXEL
@@ -48,19 +53,19 @@ def bombs(short: bool) -> Rows:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
     with running(receive_seconds=str(RECEIVE_SECONDS), idle_seconds=str(IDLE_SECONDS)) as service:
-        known = known_answers(service)
+        expected = expected_answers(service)
         with (
             process_stats.watched(service.process.pid, 0.25) as peak,
-            _good_callers(service, known) as good,
+            _valid_clients(service, expected) as valid,
         ):
-            taken = [
-                f"{what}: {code}"
-                for what, code in _small_bombs(service, 1 if short else 20)
+            small = [
+                f"{bomb}: {code}"
+                for bomb, code in _small_bombs(service, 1 if short else 20)
                 if code not in REFUSALS
             ]
             huge = [
-                f"{what}: {code}"
-                for what, code in _huge_messages(service, body)
+                f"{message}: {code}"
+                for message, code in _huge_messages(service, body)
                 if code not in REFUSALS
             ]
             large = [
@@ -71,124 +76,91 @@ def bombs(short: bool) -> Rows:
             still_open, opened = asyncio.run(_silent_connections(service, idle, slow, stalled))
         alive = service.process.poll() is None
     limit = memory_limit(Settings()) / GIB
-    yield Row(
-        "bombs_taken",
-        "image and gzip bombs that were not refused",
-        len(taken),
-        0,
-        note=counted(taken),
-    )
-    yield Row(
-        "bombs_huge_taken",
-        f"messages of up to {body / GIB:g} GiB that were not refused",
-        len(huge),
-        0,
-        note=counted(huge),
-    )
-    yield Row(
-        "bombs_large_failed",
-        "36-megapixel images neither answered nor refused",
-        len(large),
-        0,
-        note=counted(large),
-    )
-    for what, count in still_open.items():
+    label = "image and gzip bombs that were not refused"
+    yield Row("bombs_not_refused", label, len(small), 0, note=tally(small))
+    label = f"messages of up to {body / GIB:g} GiB that were not refused"
+    yield Row("bombs_huge_not_refused", label, len(huge), 0, note=tally(huge))
+    label = "36-megapixel images neither answered nor refused"
+    yield Row("bombs_large_failed", label, len(large), 0, note=tally(large))
+    for kind, count in still_open.items():
         seconds = RECEIVE_SECONDS + IDLE_SECONDS + GRACE
-        yield Row(
-            f"bombs_{what}_held",
-            f"{what} connections not shed after {seconds} s",
-            count,
-            0,
-            note=f"of {opened[what]:,}",
-        )
-    yield Row(
-        "bombs_peak_memory_gib", "peak of resident memory", peak.memory / GIB, limit, unit=" GiB"
-    )
-    yield Row(
-        "bombs_good_failed",
-        "good calls meanwhile that failed",
-        len(good.failures),
-        0,
-        note=counted(good.failures),
-    )
-    yield Row("bombs_good_calls", "good calls meanwhile", len(good.seconds), 1, at_least=True)
-    p99 = float(np.percentile(good.seconds, 99)) if good.seconds else float("nan")
-    yield Row("bombs_good_p99_seconds", "p99 of good calls meanwhile", p99, unit=" s")
+        label = f"{kind} connections not closed after {seconds} s"
+        yield Row(f"bombs_{kind}_held", label, count, 0, note=f"of {opened[kind]:,}")
+    peak_gib = peak.memory / GIB
+    yield Row("bombs_peak_memory_gib", "peak of resident memory", peak_gib, limit, unit=" GiB")
+    label = "valid calls meanwhile that failed"
+    yield Row("bombs_valid_failed", label, len(valid.failures), 0, note=tally(valid.failures))
+    yield Row("bombs_valid_calls", "valid calls meanwhile", len(valid.seconds), 1, at_least=True)
+    p99 = float(np.percentile(valid.seconds, 99)) if valid.seconds else float("nan")
+    yield Row("bombs_valid_p99_seconds", "p99 of valid calls meanwhile", p99, unit=" s")
     yield Row("bombs_dead", "services that died", int(not alive), 0)
 
 
-class _Good:
+class _ValidCalls:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.failures: list[str] = []
 
 
 @contextmanager
-def _good_callers(service: Service, known: Known) -> Iterator[_Good]:
-    """One on each protocol, ten calls a second at most; over REST each with a connection of its own, over gRPC with one for all."""
-    good, stop = _Good(), threading.Event()
+def _valid_clients(service: Service, expected: Expected) -> Iterator[_ValidCalls]:
+    """One client per protocol, at most ten calls/s each; REST opens a connection per call."""
+    calls, stop = _ValidCalls(), threading.Event()
     right = {
-        answer for (_, what, photo), answer in known.items() if what == "encode" and photo == 0
+        answer for (_, role, image), answer in expected.items() if role == "encode" and image == 0
     }
 
     def over_rest() -> bytes:
         headers = {"Accept": "application/octet-stream"}
-        return (
-            httpx.post(f"{service.rest}/v1/encode", content=PHOTOS[0], headers=headers, timeout=20)
-            .raise_for_status()
-            .content
-        )
+        url = f"{service.rest}/v1/encode"
+        reply = httpx.post(url, content=IMAGES[0], headers=headers, timeout=20)
+        return reply.raise_for_status().content
 
     channel = grpc.insecure_channel(service.grpc)
     stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
 
     def over_grpc() -> bytes:
-        return bytes(stub.Encode(pb.EncodeRequest(image=PHOTOS[0]), timeout=20).tokens)
+        return bytes(stub.Encode(pb.EncodeRequest(image=IMAGES[0]), timeout=20).tokens)
 
-    def call_on(call: object) -> None:
+    def repeat(call: Callable[[], bytes]) -> None:
         while not stop.wait(0.1):
             started = time.monotonic()
             try:
-                if call() not in right:  # type: ignore[operator]
-                    good.failures.append("WRONG")
-            except (httpx.HTTPError, grpc.RpcError) as error:
-                good.failures.append(
-                    error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__
-                )
-            good.seconds.append(time.monotonic() - started)
+                if call() not in right:
+                    calls.failures.append("WRONG")
+            except grpc.RpcError as error:
+                calls.failures.append(error.code().name)
+            except httpx.HTTPError as error:
+                calls.failures.append(type(error).__name__)
+            calls.seconds.append(time.monotonic() - started)
 
     over_grpc()
-    callers = [threading.Thread(target=call_on, args=[call]) for call in (over_rest, over_grpc)]
-    for caller in callers:
-        caller.start()
+    threads = [threading.Thread(target=repeat, args=[call]) for call in (over_rest, over_grpc)]
+    for thread in threads:
+        thread.start()
     try:
-        yield good
+        yield calls
     finally:
         stop.set()
-        for caller in callers:
-            caller.join()
+        for thread in threads:
+            thread.join()
         channel.close()
 
 
 def _png(width: int, height: int) -> bytes:
-    """Some 69 bytes that claim to be so large."""
+    """A PNG of 69 bytes whose header claims width x height pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 4))
-        + chunk(b"IEND", b"")
-    )
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4))
+    return b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b"")
 
 
 def _jpeg(width: int, height: int) -> bytes:
-    """A small JPEG whose frame header claims to be so large."""
+    """A small JPEG whose frame header claims width x height pixels."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
     data = bytearray(buffer.getvalue())
@@ -203,10 +175,10 @@ def _small_bombs(service: Service, times: int) -> Iterator[tuple[str, str]]:
         "PNG 2^31": _png(2**31 - 1, 2**31 - 1),
         "JPEG 60000 x 60000": _jpeg(60_000, 60_000),
     }
-    for what, image in images.items():
+    for bomb, image in images.items():
         for _ in range(times):
-            yield what, _encode_grpc(service, image)
-            yield what, _encode_rest(service, image)
+            yield bomb, _encode_grpc(service, image)
+            yield bomb, _encode_rest(service, image)
     for _ in range(min(times, 3)):
         yield "gzip bomb", _encode_grpc(service, bytes(GIB // 4), grpc.Compression.Gzip)
 
@@ -218,27 +190,26 @@ def _huge_messages(service: Service, size: int) -> Iterator[tuple[str, str]]:
 
 
 def _largest_allowed(service: Service, count: int) -> list[str]:
-    """Images of nearly the allowed pixels, all black, so that they are small: more of them at once than there are threads."""
+    """Send black images just below max_pixels, more at once than there are image threads."""
     buffer = io.BytesIO()
     Image.new("RGB", (5990, 5990)).save(buffer, "PNG")
     codes: list[str] = []
-    callers = [
+    threads = [
         threading.Thread(target=lambda: codes.append(_encode_rest(service, buffer.getvalue())))
         for _ in range(count)
     ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return codes
 
 
 def _encode_grpc(
     service: Service, image: bytes, compression: grpc.Compression = grpc.Compression.NoCompression
 ) -> str:
-    with grpc.insecure_channel(
-        service.grpc, options=[("grpc.max_send_message_length", -1)]
-    ) as channel:
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(service.grpc, options=options) as channel:
         try:
             stub = TokenizerStub(channel)  # type: ignore[no-untyped-call]
             stub.Encode(pb.EncodeRequest(image=image), timeout=30, compression=compression)
@@ -255,12 +226,10 @@ def _encode_rest(service: Service, image: bytes) -> str:
 
 
 def _pour(service: Service, length: str, before_each: bytes, size: int) -> str:
-    """Send zeros until the service answers or hangs up: the status of its answer, 413 where it hung up."""
+    """Send zeros until the service answers or hangs up; its HTTP status, 413 if it hung up."""
     piece = before_each + bytes(2**16) + (b"\r\n" if before_each else b"")
     with socket.create_connection(_address(service.rest), timeout=10) as connection:
-        connection.sendall(
-            f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n{length}\r\n\r\n".encode()
-        )
+        connection.sendall(f"{POST}{length}\r\n\r\n".encode())
         try:
             for _ in range(size // 2**16):
                 connection.sendall(piece)
@@ -273,8 +242,8 @@ def _pour(service: Service, length: str, before_each: bytes, size: int) -> str:
         return "all of it was read"
 
 
-class _Held(asyncio.Protocol):
-    """Knows whether the other side has hung up."""
+class _Connection(asyncio.Protocol):
+    """`open` is False once the service has hung up."""
 
     transport: asyncio.Transport
     open = False
@@ -290,39 +259,44 @@ class _Held(asyncio.Protocol):
 async def _silent_connections(
     service: Service, idle: int, slow: int, stalled: int
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Idle: not a byte, half of them to each port. Slow: a header byte every half second. Stalled: 15 MB of a body, then nothing.
+    """(connections still open after the service's time limits, opened) by kind
 
-    (still open after the time that the service grants them, opened) by kind.
+    idle: not a byte, half of them to each port. slow: a header byte every half second. stalled:
+    15 MB of a body, then nothing.
     """
     loop = asyncio.get_running_loop()
 
-    async def open_to(address: str, count: int) -> list[_Held]:
-        held: list[_Held] = []
+    async def connect(address: str, count: int) -> list[_Connection]:
+        connections: list[_Connection] = []
         for _ in range(count):
             with contextlib.suppress(OSError):
-                held.append((await loop.create_connection(_Held, *_address(address)))[1])
-        return held
+                _, connection = await loop.create_connection(_Connection, *_address(address))
+                connections.append(connection)
+        return connections
 
-    stalling = await open_to(service.rest, stalled)
-    head = b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 16000000\r\n\r\n"
-    for one in stalling:
-        one.transport.write(head + bytes(15_000_000))
+    head = f"{POST}Content-Length: 16000000\r\n\r\n".encode()
+    kinds = {"stalled": await connect(service.rest, stalled)}
+    for connection in kinds["stalled"]:
+        connection.transport.write(head + bytes(15_000_000))
         await asyncio.sleep(0)
-    dribbling = await open_to(service.rest, slow)
-    for one in dribbling:
-        one.transport.write(b"GET /livez HTTP/1.1\r\nX-Slow: ")
-    sitting = await open_to(service.rest, idle // 2) + await open_to(service.grpc, idle // 2)
+    kinds["slow"] = await connect(service.rest, slow)
+    for connection in kinds["slow"]:
+        connection.transport.write(b"GET /livez HTTP/1.1\r\nX-Slow: ")
+    kinds["idle"] = [
+        *await connect(service.rest, idle // 2),
+        *await connect(service.grpc, idle // 2),
+    ]
     until = time.monotonic() + RECEIVE_SECONDS + IDLE_SECONDS + GRACE
     while time.monotonic() < until:
-        for one in dribbling:
-            if one.open:
-                one.transport.write(b"a")
+        for connection in kinds["slow"]:
+            if connection.open:
+                connection.transport.write(b"a")
         await asyncio.sleep(0.5)
-    kinds = {"idle": sitting, "slow": dribbling, "stalled": stalling}
-    still_open = {what: sum(one.open for one in held) for what, held in kinds.items()}
-    for one in (*sitting, *dribbling, *stalling):
-        one.transport.abort()
-    return still_open, {"idle": idle, "slow": slow, "stalled": stalled}
+    opened = {"idle": idle, "slow": slow, "stalled": stalled}
+    still_open = {kind: sum(row.open for row in kinds[kind]) for kind in opened}
+    for connection in itertools.chain(*kinds.values()):
+        connection.transport.abort()
+    return still_open, opened
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -1,121 +1,101 @@
-"""kill -9 and SIGSTOP to the processes of the engine, in the middle of a batch."""
+"""kill -9 and SIGSTOP of engine processes and tritonserver, in the middle of a batch."""
 
 import math
 import signal
 import time
-from collections.abc import Callable
 
 import httpx
 import psutil
 
-from loadtest.chaos.attack import Row, Rows, counted
-from loadtest.chaos.callers import OK, Callers, known_answers, wrong
+from loadtest.chaos.attack import Row, Rows, tally
+from loadtest.chaos.clients import OK, Clients, count_wrong, expected_answers
 from loadtest.harness.service_process import Service, running
 
-ANSWERS = (OK, "ENGINE_UNAVAILABLE", "UNAVAILABLE")  # what a call may end in meanwhile
-TIMEOUT = 15.0  # a call without an answer for that long hangs
-PATIENCE = 30.0  # seconds after which it is given up
-QUIET = 0.7  # seconds without an error: it is serving again
+ALLOWED = (OK, "ENGINE_UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED")  # codes during the attack
+TIMEOUT = 15.0  # seconds after which a call counts as hung
+RECOVERY_TIMEOUT = 30.0  # seconds after which the service counts as not recovered
+QUIET = 0.7  # seconds without an error after which the service counts as recovered
 
 
 def stubs(short: bool) -> Rows:
-    """kill -9 a stub of encode and of decode by turns, and SIGSTOP one."""
-    yield from _attack(
-        "stub",
-        signals=[signal.SIGKILL] * (2 if short else 10) + [signal.SIGSTOP] * (not short),
-        seconds=5,
-    )
+    """kill -9 of a stub of encode and of decode in turn, and SIGSTOP of one."""
+    signals = [signal.SIGKILL] * (2 if short else 10) + [signal.SIGSTOP] * (not short)
+    yield from _attack("stub", signals, seconds=5)
 
 
 def triton(short: bool) -> Rows:
-    """kill -9 tritonserver, and SIGSTOP it."""
-    yield from _attack(
-        "tritonserver",
-        signals=[signal.SIGKILL] * (1 if short else 5) + [signal.SIGSTOP] * (not short),
-        seconds=10,
-    )
+    """kill -9 of tritonserver, and SIGSTOP."""
+    signals = [signal.SIGKILL] * (1 if short else 5) + [signal.SIGSTOP] * (not short)
+    yield from _attack("tritonserver", signals, seconds=10)
 
 
 def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
     recoveries: dict[signal.Signals, list[float]] = {}
     idle_hits = 0
     with running() as service:
-        known = known_answers(service)
-        count = len(_victims(service, name))
-        with Callers(service, timeout=TIMEOUT) as callers:
+        expected = expected_answers(service)
+        count = len(_processes(service, name))
+        with Clients(service, timeout=TIMEOUT) as clients:
             for number, which in enumerate(signals):
-                # Those of encode come first by their command line: first, last, first, ... hits both engines.
-                victim = _victims(service, name)[-(number % 2)]
-                idle_hits += callers.in_flight == 0
+                # Sorted by command line, encode comes first: alternating ends hit both engines.
+                victim = _processes(service, name)[-(number % 2)]
+                idle_hits += clients.in_flight == 0
                 struck = time.monotonic()
                 victim.send_signal(which)
-                recoveries.setdefault(which, []).append(
-                    _until_serving(
-                        service, callers, struck, lambda: len(_victims(service, name)) >= count
-                    )
-                )
-        outcomes = callers.outcomes
+                recovery = _recovery_seconds(service, clients, struck, name, count)
+                recoveries.setdefault(which, []).append(recovery)
+        outcomes = clients.outcomes
     key = f"kill_{name}"
     codes = [outcome.code for outcome in outcomes if outcome.code != OK]
-    others = [code for code in codes if code not in (*ANSWERS, "DEADLINE_EXCEEDED")]
+    others = [code for code in codes if code not in ALLOWED]
     hung = sum(
         outcome.code == "DEADLINE_EXCEEDED" or outcome.finished - outcome.sent > TIMEOUT
         for outcome in outcomes
     )
     for which, figures in recoveries.items():
-        verb = "kill -9" if which is signal.SIGKILL else "SIGSTOP"
-        limit = seconds if which is signal.SIGKILL else 10.0
-        what = f"{verb} {name}, {len(figures)} times: longest until serving again"
-        yield Row(
-            f"{key}_{which.name.lower()}_recovery_seconds", what, max(figures), limit, unit=" s"
-        )
-    yield Row(f"{key}_idle_hits", "struck while no call was in the service", idle_hits, 0)
+        verb, limit = ("kill -9", seconds) if which is signal.SIGKILL else ("SIGSTOP", 10.0)
+        label = f"{verb} {name}, {len(figures)} times: longest recovery"
+        recovery_key = f"{key}_{which.name.lower()}_recovery_seconds"
+        yield Row(recovery_key, label, max(figures), limit, unit=" s")
+    yield Row(f"{key}_idle_hits", "signals sent while no call was in flight", idle_hits, 0)
     yield Row(f"{key}_hung", f"calls without an answer in {TIMEOUT:.0f} s", hung, 0)
-    yield Row(
-        f"{key}_other_answers",
-        "answers that are neither a result nor UNAVAILABLE",
-        len(others),
-        0,
-        note=counted(others),
-    )
-    yield Row(f"{key}_wrong", "wrong images or tokens", wrong(outcomes, known), 0)
-    yield Row(f"{key}_calls", "calls", len(outcomes), note=counted(codes))
+    label = "answers other than a result or UNAVAILABLE"
+    yield Row(f"{key}_other_answers", label, len(others), 0, note=tally(others))
+    yield Row(f"{key}_wrong", "wrong images or tokens", count_wrong(outcomes, expected), 0)
+    yield Row(f"{key}_calls", "calls", len(outcomes), note=tally(codes))
 
 
-def _victims(service: Service, name: str) -> list[psutil.Process]:
-    """The stubs, or the tritonserver; by command line, so that those of one model are together."""
-    found = []
+def _processes(service: Service, name: str) -> list[psutil.Process]:
+    """Live stubs, or the tritonserver, sorted by command line so that a model's are adjacent."""
+    processes = []
     for child in service.children(name):
         try:
             if child.status() != psutil.STATUS_ZOMBIE:
-                found.append((child.cmdline(), child))
+                processes.append((child.cmdline(), child))
         except psutil.NoSuchProcess:
             continue
-    return [child for _, child in sorted(found, key=lambda pair: pair[0])]
+    return [child for _, child in sorted(processes, key=lambda pair: pair[0])]
 
 
-def _until_serving(
-    service: Service, callers: Callers, struck: float, whole: Callable[[], bool]
+def _recovery_seconds(
+    service: Service, clients: Clients, struck: float, name: str, count: int
 ) -> float:
-    """Seconds from the blow until the engine is whole, /readyz says 200, and the last error is over; infinity when that takes too long.
+    """Seconds from the signal until all processes run, /readyz is 200, and the last error is over.
 
-    It counts only once every kind of call was answered after that, and no error came for a while.
+    Infinity after RECOVERY_TIMEOUT. Recovery is confirmed by a result of every kind of call after
+    that moment, and no error for a while.
     """
-    before = len(callers.outcomes)
+    before = len(clients.outcomes)
     back: float | None = None
-    while (now := time.monotonic()) < struck + PATIENCE:
+    while (now := time.monotonic()) < struck + RECOVERY_TIMEOUT:
         time.sleep(0.05)
-        if not (whole() and _ready(service)):
+        if not (len(_processes(service, name)) >= count and _ready(service)):
             back = None
             continue
         back = back or now
-        since = max(
-            [
-                back,
-                *(outcome.finished for outcome in callers.outcomes[before:] if outcome.code != OK),
-            ]
-        )
-        if now - since > QUIET and callers.all_worked_after(since):
+        errors = [row.finished for row in clients.outcomes[before:] if row.code != OK]
+        since = max([back, *errors])
+        if now - since > QUIET and clients.all_kinds_ok_since(since):
             return since - struck
     return math.inf
 

@@ -1,7 +1,8 @@
-"""Inputs that nobody would send: nothing may answer with a 5xx (or gRPC's INTERNAL, UNKNOWN), hang or crash.
+"""Fuzzing: malformed requests must not cause a 5xx (or gRPC INTERNAL, UNKNOWN), a hang or a crash.
 
-schemathesis draws requests from the OpenAPI document, hypothesis draws protobuf messages and token bytes, and images of every format are
-cut, spliced and flipped. Each run draws anew; a failure names its seed and the input's first bytes.
+schemathesis draws requests from the OpenAPI document, hypothesis draws protobuf messages and token
+bytes, and images of every format are cut, spliced and flipped. Each run draws new inputs; a failure
+reports its seed and the first bytes of the input.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from PIL import Image
 from schemathesis.core.result import Ok
 
 from loadtest.chaos.attack import Row, Rows
-from loadtest.chaos.callers import PHOTOS
+from loadtest.chaos.clients import IMAGES
 from loadtest.harness.service_process import Service, running
 
 METHODS = {
@@ -40,37 +41,37 @@ METHODS = {
 STREAMS = {"EncodeStream": pb.EncodeStreamRequest, "DecodeStream": pb.DecodeStreamRequest}
 FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE")
 HANG_SECONDS = 10.0
-TOGETHER = 25  # inputs in the air at once
+BATCH = 25  # inputs in flight at once
 
 
 @dataclass(frozen=True)
 class Input:
-    """where: a gRPC method's name, or a REST path."""
+    """A request. target: the name of a gRPC method, or a REST path."""
 
-    where: str
+    target: str
     body: bytes
     content_type: str = ""
 
 
 @dataclass
 class Verdicts:
-    """faults: answers that must not be."""
+    """Counts of codes, and the inputs that caused an error of the service or a hang."""
 
     codes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
 
-    def add(self, code: str, what: str) -> None:
-        """One answer."""
+    def add(self, code: str, request: str) -> None:
+        """Record the answer to a request. code: gRPC or HTTP status, HUNG, or an exception."""
         self.codes[code] += 1
         if code == "HUNG":
-            self.hung.append(what)
+            self.hung.append(request)
         elif code in FAULTS or code.startswith("5") or not (code.isupper() or code.isdigit()):
-            self.faults.append(f"{code} to {what}")
+            self.faults.append(f"{code} for {request}")
 
 
 class Sender:
-    """Connections that stay open, on a loop in a thread: a batch is in the air while the next one is drawn."""
+    """Sends batches over open connections from a thread, while the next batch is being drawn."""
 
     def __init__(self, service: Service, verdicts: Verdicts) -> None:
         self._service, self._verdicts = service, verdicts
@@ -79,10 +80,10 @@ class Sender:
         self._thread.start()
         self._open: Any = self._connections()
         self._channel, self._session = self._wait(self._open.__aenter__())
-        self._in_the_air: Future[None] | None = None
+        self._in_flight: Future[None] | None = None
 
     def close(self) -> None:
-        """Hang up."""
+        """Wait for all answers and close the connections."""
         self.finish()
         self._wait(self._open.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -90,17 +91,17 @@ class Sender:
         self._loop.close()
 
     def send(self, inputs: Sequence[Input]) -> None:
-        """All of them at once, when those before are answered."""
+        """Send a batch, once the previous one has been answered."""
         self.finish()
-        self._in_the_air = asyncio.run_coroutine_threadsafe(self._all(inputs), self._loop)
+        self._in_flight = asyncio.run_coroutine_threadsafe(self._send_all(inputs), self._loop)
 
     def finish(self) -> None:
-        """Wait until all are answered."""
-        if self._in_the_air is not None:
-            self._in_the_air.result()
+        """Wait until the current batch has been answered."""
+        if self._in_flight is not None:
+            self._in_flight.result()
 
-    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def _wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     @asynccontextmanager
     async def _connections(self) -> Any:
@@ -111,12 +112,12 @@ class Sender:
         ):
             yield channel, session
 
-    async def _all(self, inputs: Sequence[Input]) -> None:
-        await asyncio.gather(*(self._one(one) for one in inputs))
+    async def _send_all(self, inputs: Sequence[Input]) -> None:
+        await asyncio.gather(*(self._send(item) for item in inputs))
 
-    async def _one(self, one: Input) -> None:
+    async def _send(self, item: Input) -> None:
         try:
-            code = await (self._rest(one) if one.where.startswith("/") else self._grpc(one))
+            code = await (self._rest(item) if item.target.startswith("/") else self._grpc(item))
         except grpc.aio.AioRpcError as error:
             code = error.code().name
             code = "HUNG" if code == "DEADLINE_EXCEEDED" else code
@@ -124,23 +125,22 @@ class Sender:
             code = "HUNG"
         except aiohttp.ClientError as error:
             code = type(error).__name__
-        self._verdicts.add(
-            code, f"{one.where} {one.content_type} {one.body[:60]!r} of {len(one.body)} bytes"
-        )
+        size = f"{item.body[:60]!r} of {len(item.body)} bytes"
+        self._verdicts.add(code, f"{item.target} {item.content_type} {size}")
 
-    async def _grpc(self, one: Input) -> str:
-        method = f"/channeltok.v1.Tokenizer/{one.where}"
-        if one.where in METHODS:
-            await self._channel.unary_unary(method)(one.body, timeout=HANG_SECONDS)
+    async def _grpc(self, item: Input) -> str:
+        method = f"/channeltok.v1.Tokenizer/{item.target}"
+        if item.target in METHODS:
+            await self._channel.unary_unary(method)(item.body, timeout=HANG_SECONDS)
         else:
-            call = self._channel.stream_stream(method)([one.body], timeout=HANG_SECONDS)
+            call = self._channel.stream_stream(method)([item.body], timeout=HANG_SECONDS)
             async for _ in call:
                 pass
         return "OK"
 
-    async def _rest(self, one: Input) -> str:
-        headers = {"Content-Type": one.content_type, "Accept": "*/*"}
-        async with self._session.post(one.where, data=one.body, headers=headers) as reply:
+    async def _rest(self, item: Input) -> str:
+        headers = {"Content-Type": item.content_type, "Accept": "*/*"}
+        async with self._session.post(item.target, data=item.body, headers=headers) as reply:
             await reply.read()
             return str(reply.status)
 
@@ -148,27 +148,23 @@ class Sender:
 def fuzz(short: bool) -> Rows:
     """At least 50,000 inputs."""
     share = 0.02 if short else 1.0
-    number = secrets.randbits(32)
+    seed_number = secrets.randbits(32)
     verdicts, sent = Verdicts(), {}
     with running() as service:
         processes = {child.pid for child in service.children()}
         with Client(service.grpc) as client:
-            tokens = client.encode(PHOTOS[0]).to_bytes()
+            tokens = client.encode(IMAGES[0]).to_bytes()
         sender = Sender(service, verdicts)
         try:
             sources: list[tuple[str, int, Callable[[int], None]]] = [
-                ("openapi", 400, lambda count: _openapi(service, verdicts, count, number)),
-                (
-                    "protobuf",
-                    24_700,
-                    lambda count: _drawn(sender, _messages(tokens), count, number),
-                ),
+                ("openapi", 400, lambda n: _openapi(service, verdicts, n, seed_number)),
+                ("protobuf", 24_700, lambda n: _drawn(sender, _messages(tokens), n, seed_number)),
                 (
                     "token bytes",
                     16_000,
-                    lambda count: _drawn(sender, _token_bytes(tokens), count, number),
+                    lambda n: _drawn(sender, _token_bytes(tokens), n, seed_number),
                 ),
-                ("images", 9_000, lambda count: _images(sender, count, number)),
+                ("images", 9_000, lambda n: _images(sender, n, seed_number)),
             ]
             for name, count, source in sources:
                 started, before = time.monotonic(), verdicts.codes.total()
@@ -185,36 +181,22 @@ def fuzz(short: bool) -> Rows:
         f"{name} {count:,} in {seconds:.0f} s" for name, (count, seconds) in sent.items()
     )
     yield Row("fuzz_inputs", "inputs", total, 1000 if short else 50_000, at_least=True, note=note)
-    yield Row(
-        "fuzz_5xx",
-        "answers of 5xx, INTERNAL or UNKNOWN",
-        len(verdicts.faults),
-        0,
-        note=_example(verdicts.faults, number),
-    )
-    yield Row(
-        "fuzz_hung",
-        f"inputs without an answer in {HANG_SECONDS:.0f} s",
-        len(verdicts.hung),
-        0,
-        note=_example(verdicts.hung, number),
-    )
-    said = crashes[0].strip()[:200] if crashes else ""
-    yield Row(
-        "fuzz_crashes",
-        "processes that ended or began, exceptions in the log",
-        len(restarted) + len(crashes),
-        0,
-        note=said,
-    )
+    label, note = "answers of 5xx, INTERNAL or UNKNOWN", _example(verdicts.faults, seed_number)
+    yield Row("fuzz_5xx", label, len(verdicts.faults), 0, note=note)
+    label = f"inputs without an answer in {HANG_SECONDS:.0f} s"
+    note = _example(verdicts.hung, seed_number)
+    yield Row("fuzz_hung", label, len(verdicts.hung), 0, note=note)
+    label = "processes that ended or started, exceptions in the log"
+    note = crashes[0].strip()[:200] if crashes else ""
+    yield Row("fuzz_crashes", label, len(restarted) + len(crashes), 0, note=note)
 
 
-def _example(what: list[str], number: int) -> str:
-    return f"seed {number}: {what[0][:140]}" if what else ""
+def _example(requests: list[str], seed_number: int) -> str:
+    return f"seed {seed_number}: {requests[0][:140]}" if requests else ""
 
 
 def _quiet(count: int) -> settings:
-    """hypothesis as a generator: no database, no shrinking, no opinion on speed."""
+    """Settings that only generate: no database, no shrinking, no health checks."""
     return settings(
         max_examples=max(1, count),
         database=None,
@@ -224,40 +206,32 @@ def _quiet(count: int) -> settings:
     )
 
 
-def _openapi(service: Service, verdicts: Verdicts, count: int, number: int) -> None:
+def _openapi(service: Service, verdicts: Verdicts, count: int, seed_number: int) -> None:
     schema = schemathesis.openapi.from_url(f"{service.rest}/openapi.json")
-    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    operations = [item.ok() for item in schema.get_all_operations() if isinstance(item, Ok)]
     posts = [operation for operation in operations if operation.method == "post"]
-    modes = [
-        (post, mode)
-        for post in posts
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
-    ]
-    gets = [
-        (operation, schemathesis.GenerationMode.POSITIVE)
-        for operation in operations
-        if operation.method != "post"
-    ]
-    for operation, mode in modes + gets:
+    gets = [operation for operation in operations if operation.method != "post"]
+    valid, invalid = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+    modes = [(post, mode) for post in posts for mode in (valid, invalid)]
+    for operation, mode in modes + [(get, valid) for get in gets]:
 
-        @seed(number)
+        @seed(seed_number)
         @_quiet(count // len(modes))
-        @given(case=operation.as_strategy(generation_mode=mode), as_drawn=st.booleans())
-        def call(case: schemathesis.Case[Any], as_drawn: bool) -> None:
-            if not as_drawn and case.headers is not None:
-                case.headers.pop(
-                    "accept", None
-                )  # most that are drawn end in 406, before anything happens
+        @given(case=operation.as_strategy(generation_mode=mode), keep_accept=st.booleans())
+        def call(case: schemathesis.Case[Any], keep_accept: bool) -> None:
+            # Most drawn Accept headers end in 406 before anything else happens.
+            if not keep_accept and case.headers is not None:
+                case.headers.pop("accept", None)
             reply = case.call(timeout=HANG_SECONDS)
             verdicts.add(str(reply.status_code), f"{case.method} {case.path} {case.body!r:.60}")
 
         call()
 
 
-def _drawn(sender: Sender, inputs: st.SearchStrategy[Input], count: int, number: int) -> None:
-    @seed(number)
-    @_quiet(-(-count // TOGETHER))
-    @given(st.lists(inputs, min_size=TOGETHER, max_size=TOGETHER))
+def _drawn(sender: Sender, inputs: st.SearchStrategy[Input], count: int, seed_number: int) -> None:
+    @seed(seed_number)
+    @_quiet(-(-count // BATCH))
+    @given(st.lists(inputs, min_size=BATCH, max_size=BATCH))
     def call(batch: list[Input]) -> None:
         sender.send(batch)
 
@@ -265,8 +239,8 @@ def _drawn(sender: Sender, inputs: st.SearchStrategy[Input], count: int, number:
 
 
 def _messages(tokens: bytes) -> st.SearchStrategy[Input]:
-    """Messages of the contract with any values in their fields, and bytes that are no message."""
-    payload = st.one_of(st.binary(max_size=64), st.just(tokens), st.just(PHOTOS[0][:2000]))
+    """Messages of the .proto with arbitrary field values, and bytes that are not a message."""
+    payload = st.one_of(st.binary(max_size=64), st.just(tokens), st.just(IMAGES[0][:2000]))
     name = st.one_of(st.just(""), st.just("demo"), st.text(max_size=20))
     encode = st.builds(
         pb.EncodeRequest,
@@ -290,8 +264,8 @@ def _messages(tokens: bytes) -> st.SearchStrategy[Input]:
         ),
     }
     whole = [st.builds(_input, st.just(method), message) for method, message in by_method.items()]
-    rubbish = st.builds(Input, st.sampled_from(list(by_method)), st.binary(max_size=64))
-    return st.one_of(*whole, rubbish)
+    noise = st.builds(Input, st.sampled_from(list(by_method)), st.binary(max_size=64))
+    return st.one_of(*whole, noise)
 
 
 def _input(method: str, message: Message) -> Input:
@@ -299,7 +273,7 @@ def _input(method: str, message: Message) -> Input:
 
 
 def _token_bytes(tokens: bytes) -> st.SearchStrategy[Input]:
-    """Any bytes, any header before any ids, and good token bytes with a part of their header replaced."""
+    """Random bytes, random headers with ids, and valid token bytes with a part replaced."""
     header = st.builds(
         lambda magic, version, reserved, k, fingerprint, ids: (
             magic + bytes([version, reserved]) + k.to_bytes(2, "little") + fingerprint + ids
@@ -328,53 +302,59 @@ def _token_bytes(tokens: bytes) -> st.SearchStrategy[Input]:
         st.sampled_from(["application/octet-stream", "application/json"]),
     )
     over_grpc = st.builds(
-        lambda one: _input("Decode", pb.DecodeRequest(tokens=one, format=pb.IMAGE_FORMAT_JPEG)),
+        lambda data: _input("Decode", pb.DecodeRequest(tokens=data, format=pb.IMAGE_FORMAT_JPEG)),
         body,
     )
     return st.one_of(over_grpc, over_grpc, over_rest)
 
 
-def _images(sender: Sender, count: int, number: int) -> None:
-    """Small ones, so that those that are still images cost little."""
-    chance = random.Random(number)
-    photo = Image.open(io.BytesIO(PHOTOS[0])).resize((48, 40))
-    originals = []
-    for format, modes in {
+def _images(sender: Sender, count: int, seed_number: int) -> None:
+    """Mutated images, small so that those that are still valid cost little."""
+    rng = random.Random(seed_number)
+    image = Image.open(io.BytesIO(IMAGES[0])).resize((48, 40))
+    formats = {
         "JPEG": ("RGB", "L", "CMYK"),
         "PNG": ("RGB", "RGBA", "P", "LA"),
         "WEBP": ("RGB", "RGBA"),
         "GIF": ("P",),
-    }.items():
+    }
+    originals = []
+    for format, modes in formats.items():
         for mode in modes:
             buffer = io.BytesIO()
-            photo.convert(mode).save(buffer, format)
+            image.convert(mode).save(buffer, format)
             originals.append(buffer.getvalue())
-    mutations: list[Callable[[bytearray], object]] = [
-        lambda data: data.__setitem__(chance.randrange(len(data)), chance.randrange(256)),
-        lambda data: data.__setitem__(
-            chance.randrange(min(len(data), 60)), chance.choice([0, 1, 127, 128, 255])
-        ),  # headers
-        lambda data: data.__delitem__(slice(chance.randrange(len(data)), None)),
-        lambda data: data.__delitem__(
-            slice(at := chance.randrange(len(data)), at + chance.randrange(1, 40))
-        ),
-        lambda data: data.__setitem__(
-            slice(at := chance.randrange(len(data)), at), chance.randbytes(chance.randrange(1, 40))
-        ),
-        lambda data: data.extend(chance.choice(originals)),
-    ]
-    for start in range(0, count, TOGETHER):
+
+    def flip(data: bytearray) -> None:
+        data[rng.randrange(len(data))] = rng.randrange(256)
+
+    def flip_in_header(data: bytearray) -> None:
+        data[rng.randrange(min(len(data), 60))] = rng.choice([0, 1, 127, 128, 255])
+
+    def truncate(data: bytearray) -> None:
+        del data[rng.randrange(len(data)) :]
+
+    def delete(data: bytearray) -> None:
+        start = rng.randrange(len(data))
+        del data[start : start + rng.randrange(1, 40)]
+
+    def insert(data: bytearray) -> None:
+        start = rng.randrange(len(data))
+        data[start:start] = rng.randbytes(rng.randrange(1, 40))
+
+    def append_image(data: bytearray) -> None:
+        data.extend(rng.choice(originals))
+
+    mutations = (flip, flip_in_header, truncate, delete, insert, append_image)
+    for start in range(0, count, BATCH):
         batch = []
-        for one in range(start, min(start + TOGETHER, count)):
-            data = bytearray(chance.choice(originals))
-            for _ in range(chance.choice([1, 1, 2, 5])):
+        for number in range(start, min(start + BATCH, count)):
+            data = bytearray(rng.choice(originals))
+            for _ in range(rng.choice([1, 1, 2, 5])):
                 if data:
-                    chance.choice(mutations)(data)
+                    rng.choice(mutations)(data)
             body = bytes(data)
-            request = (
-                Input("/v1/encode", body, "image/jpeg")
-                if one % 3 == 0
-                else _input("Encode", pb.EncodeRequest(image=body, k=1))
-            )
-            batch.append(request)
+            over_rest = Input("/v1/encode", body, "image/jpeg")
+            over_grpc = _input("Encode", pb.EncodeRequest(image=body, k=1))
+            batch.append(over_grpc if number % 3 else over_rest)
         sender.send(batch)

@@ -1,4 +1,4 @@
-"""Model repositories that attacks need, made by processes of their own: they need PyTorch, and memory that the service should have."""
+"""Model repositories for the attacks, built in subprocesses, which keep PyTorch's memory."""
 
 import shutil
 import subprocess
@@ -14,76 +14,53 @@ from loadtest.harness.service_process import ROOT
 
 BUILD = ROOT / "build/chaos"
 DEMO = ROOT / "tokenizer/weights/demo.safetensors"
-_WIDE = """
-import sys, torch
-from pathlib import Path
-from export.graphs import graph
-from export.triton import repository
-from tokenizer.models.channeltok import ChannelTok, ShuffleShape
-torch.manual_seed(0)
-model = ChannelTok(ShuffleShape(widths=(320, 480, 960, 1280))).half().float().eval()
-graphs = [graph.encode_graph(model, "wide"), graph.decode_graph(model, "wide", model.shape.channels)]
-repository.write(Path(sys.argv[1]), "wide", [one.SerializeToString() for one in graphs])
-"""
 
 
 def wide_repository() -> Path:
-    """The demo's shape at five times its widths, random weights: slow enough that ten times its capacity can be sent beside it."""
+    """A model slow enough that ten times its capacity can be sent from the same machine."""
     repository = BUILD / "wide-5"
     if not repository.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        _python("-c", _WIDE, str(repository))
+        _run_module("loadtest.chaos.wide_model", str(repository))
     return repository
 
 
 def demo_repository(folder: Path) -> Path:
-    """A copy of the committed repository, to be exported into."""
+    """A writable copy of the committed repository."""
     repository = folder / "model_repository"
-    shutil.copytree(
-        ROOT / "model_repository", repository, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "model_repository", repository, ignore=ignore)
     return repository
 
 
 def nudged_demo(folder: Path) -> Path:
-    """A checkpoint of the demo tokenizer with every weight moved by about a percent: another training, as far as a service can tell."""
+    """A checkpoint of the demo tokenizer with every weight changed by about a percent.
+
+    To a service it looks like another training.
+    """
     path = folder / "demo.safetensors"
-    chance = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     with safe_open(DEMO, "numpy") as demo:
-        weights = {name: demo.get_tensor(name) for name in demo.keys()}  # noqa: SIM118 (it is no dictionary)
-        facts = demo.metadata()
-    save_file(
-        {
-            name: (w * (1 + 0.01 * chance.standard_normal(w.shape))).astype(w.dtype)
-            for name, w in weights.items()
-        },
-        path,
-        facts,
-    )
+        weights = {name: demo.get_tensor(name) for name in demo.keys()}  # noqa: SIM118 (not a dict)
+        metadata = demo.metadata()
+    nudged = {
+        name: (weight * (1 + 0.01 * random.standard_normal(weight.shape))).astype(weight.dtype)
+        for name, weight in weights.items()
+    }
+    save_file(nudged, path, metadata)
     return path
 
 
 def export(checkpoint: Path, repository: Path) -> None:
-    """As an operator does. Raises subprocess.CalledProcessError, with what it said in `stderr`."""
-    photos = str(ROOT / "docs/images/*.jpg")
-    _python(
-        "-m",
-        "export",
-        str(checkpoint),
-        "--name",
-        "demo",
-        "--repository",
-        str(repository),
-        "--data",
-        photos,
-        "--photos",
-        "2",
-    )
+    """Run the export command. Raises RuntimeError with the end of its stderr if it fails."""
+    images = str(ROOT / "docs/images/*.jpg")
+    options = ["--name", "demo", "--repository", str(repository), "--data", images, "--photos", "2"]
+    _run_module("export", str(checkpoint), *options)
 
 
 @cache
 def nudged_repository() -> Path:
-    """The committed repository after an export of the nudged demo, made once for all that only need to switch to it."""
+    """The committed repository after an export of the nudged demo; built once per process."""
     folder = BUILD / "nudged"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -93,19 +70,15 @@ def nudged_repository() -> Path:
 
 
 def replace(repository: Path, new: Path) -> None:
-    """Put a copy of `new` in the place of `repository`, as an export does at its end."""
+    """Swap `repository` for a copy of `new` by renaming, as an export does at its end."""
     fresh = repository.with_name("fresh")
     shutil.copytree(new, fresh)
     repository.rename(repository.with_name("previous"))
     fresh.rename(repository)
 
 
-def _python(*arguments: str) -> None:
-    try:
-        subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
-        )
-    except subprocess.CalledProcessError as error:
-        raise RuntimeError(
-            f"python {' '.join(arguments)[:80]} failed: {error.stderr.strip()[-300:]}"
-        ) from error
+def _run_module(module: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", module, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"python -m {module} failed: {result.stderr.strip()[-300:]}")

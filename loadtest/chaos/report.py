@@ -1,7 +1,6 @@
-"""What is left of a run: build/chaos.json, and docs/reliability.md with the machine it was measured on."""
+"""Write the results of a run: build/chaos.json, and docs/reliability.md with the machine's name."""
 
 import datetime
-import json
 import math
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ import psutil
 
 from loadtest.chaos.attack import Attack, Row
 from loadtest.chaos.bombs import BYTES_PER_PIXEL, GIB, IDLE_SYSTEM, memory_limit
+from loadtest.harness.report import write_report
 from loadtest.harness.service_process import ROOT
 from service.settings import Settings
 
@@ -19,49 +19,53 @@ Results = list[tuple[Attack, list[Row]]]
 
 HEAD = """# Reliability
 
-What the service was put through, and what was measured meanwhile: real processes, real connections, real kills. `make chaos` prints this
-table and exits non-zero when a line does not hold; `python -m loadtest.chaos --write` also writes this page. A shorter form of every attack
-runs in CI (`tests/chaos`).
+Attacks on the real service (real processes, connections and kills) and what was measured meanwhile.
+`make chaos` prints this table and exits non-zero if a limit does not hold;
+`python -m loadtest.chaos --write` also writes this page.
+`make test-full` runs a short form of every attack (`tests/loadtest/chaos`).
 
-QualityPoint on {machine}, {date}; service and attackers shared the cores. **{holding} of {asked} lines hold.**
+Measured on {machine}, {date}; service and attackers shared the cores.
+**{holding} of {limits} limits hold.**
 """
 MEMORY = """## Memory
 
 The service's processes take at most, resident:
 
-    {idle:g} GiB + (max_in_flight + max_queue_size) x max_message_bytes + image_threads x max_pixels x {pixel} bytes
+    {idle:g} GiB + (max_in_flight + max_queue_size) x max_message_bytes
+          + image_threads x max_pixels x {pixel} bytes
 
-{limit:.1f} GiB with the defaults on this machine: itself at rest, a largest message for every image that may be in it, and an image
-of the most pixels in every thread that reads images. Lower those settings for a smaller machine. Bodies that are still on their way
-count per connection, not per image: a hundred stalled uploads are part of the attack below, `max_connections` of them are not.
+This is {limit:.1f} GiB with the defaults on this machine: the service at rest, a message of the
+largest size for every image in flight or queued, and an image of the most pixels in every thread
+that decodes images. Lower those settings for a smaller machine.
+Bodies still being received count per connection, not per image: the attack below includes a hundred
+stalled uploads, but not `max_connections` of them.
 """
 
 
 def write_figures(results: Results) -> None:
-    """Flat: name -> number. What was not measured, or never came about, is null."""
+    """Write name -> value for all rows; null for what was not measured or never happened."""
     figures = {
         row.name: row.value if math.isfinite(row.value) else None
         for _, rows in results
         for row in rows
     }
-    FIGURES.parent.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
+    write_report(FIGURES, figures)
 
 
 def write_page(results: Results) -> None:
-    """All attacks, in their order."""
-    asked = [row for _, rows in results for row in rows if row.limit is not None]
-    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    """Write the page: a section per attack."""
+    limited = [row for _, rows in results for row in rows if row.limit is not None]
     parts = [
         HEAD.format(
-            machine=machine(), date=today, holding=sum(row.holds for row in asked), asked=len(asked)
-        )
-    ]
-    parts.append(
+            machine=machine(),
+            date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+            holding=sum(row.holds for row in limited),
+            limits=len(limited),
+        ),
         MEMORY.format(
             idle=IDLE_SYSTEM / GIB, pixel=BYTES_PER_PIXEL, limit=memory_limit(Settings()) / GIB
-        )
-    )
+        ),
+    ]
     for attack, rows in results:
         lines = ["| measured | figure | limit | holds |", "|---|---|---|---|"]
         lines += [
@@ -72,10 +76,11 @@ def write_page(results: Results) -> None:
 
 
 def machine() -> str:
-    """`AMD EPYC, 2 cores, 24 GB`."""
+    """`AMD EPYC, 2 cores, 24 GB`"""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return f"{names[0] if names else 'a processor'}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
+    return f"{names[0] if names else 'unknown processor'}, {cores} cores, {memory:.0f} GB"

@@ -1,1 +1,1 @@
-"""Start a service and read what its processes use."""
+"""Shared parts of the load tests: start a service, read process statistics, make test images."""

@@ -1,4 +1,4 @@
-"""What a service takes: memory, file handles and threads of its processes, the children included."""
+"""Memory, file handles, threads and CPU time of a service's processes, children included."""
 
 import os
 import threading
@@ -13,10 +13,8 @@ from typing import TypeVar
 
 import psutil
 
-IDLE_THREAD_SECONDS = 25.0  # gRPC's pool keeps a thread without work for 20 s
-
-
-# gRPC starts another timer thread when one is due and all are at work, and keeps it: as many as ever worked at once, in its own time.
+IDLE_THREAD_SECONDS = 25.0  # gRPC's pool keeps an idle thread for 20 s
+# gRPC adds a timer thread whenever all are busy, and keeps it, so their number is not a leak.
 TIMER_THREAD = "grpc_global_tim"
 
 T = TypeVar("T")
@@ -24,23 +22,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reading:
-    """memory: resident bytes, summed. handles: open file handles, sockets among them. threads: but gRPC's timers. processes: how many."""
+    """Sums over all processes.
+
+    memory: resident bytes. handles: open file descriptors, including sockets. threads: without
+    gRPC's timers. processes: their number.
+    """
 
     memory: int = 0
     handles: int = 0
     threads: int = 0
     processes: int = 0
 
-    def grown_over(self, other: "Reading") -> dict[str, float]:
-        """Growth of each figure since `other`, as a share of it: 0.05 is 5 % more."""
+    def growth_since(self, other: "Reading") -> dict[str, float]:
+        """Relative growth of each figure since `other`: 0.05 is 5 % more."""
         return {
-            one.name: getattr(self, one.name) / max(1, getattr(other, one.name)) - 1
-            for one in fields(self)
+            field.name: getattr(self, field.name) / max(1, getattr(other, field.name)) - 1
+            for field in fields(self)
         }
 
 
 def read(pid: int) -> Reading:
-    """A process and all below it. Those that end meanwhile count as nothing; psutil.NoSuchProcess when `pid` itself has ended."""
+    """Read `pid` and its descendants. psutil.NoSuchProcess if `pid` itself has ended."""
     readings = _each(
         pid,
         lambda process: (
@@ -54,17 +56,16 @@ def read(pid: int) -> Reading:
 
 
 def cpu(pid: int) -> dict[str, float]:
-    """CPU seconds that a service has used so far, by kind of process."""
+    """CPU seconds used so far by gateway, tritonserver and engine processes."""
     seconds = {"gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
-    for name, used in _each(
-        pid,
-        lambda process: (
-            _kind(process, pid),
-            process.cpu_times().user + process.cpu_times().system,
-        ),
-    ):
-        seconds[name] += used
+    for kind, used in _each(pid, lambda process: (_kind(process, pid), _cpu_seconds(process))):
+        seconds[kind] += used
     return seconds
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _kind(process: psutil.Process, root: int) -> str:
@@ -74,49 +75,39 @@ def _kind(process: psutil.Process, root: int) -> str:
 
 
 class Noise:
-    """CPU of this machine that neither this process nor any below it used: other programs, and what the host gave to other tenants."""
+    """CPU time used by others: programs outside this process tree, and other tenants (steal)."""
 
     def __init__(self) -> None:
-        self._at, self._strange = time.perf_counter(), self._read()
+        self._at, self._foreign = time.perf_counter(), self._read()
 
     def since(self) -> float:
-        """Cores, on average, since the last call; 0.1 is a tenth of one. Processes that ended meanwhile count as strange."""
-        now, strange = time.perf_counter(), self._read()
-        cores = (strange - self._strange) / (now - self._at)
-        self._at, self._strange = now, strange
+        """Average cores since the last call. Children that ended meanwhile count as others."""
+        now, foreign = time.perf_counter(), self._read()
+        cores = (foreign - self._foreign) / (now - self._at)
+        self._at, self._foreign = now, foreign
         return max(0.0, cores)
 
     @staticmethod
     def _read() -> float:
         machine = psutil.cpu_times()
-        ours = sum(
-            _each(
-                os.getpid(), lambda process: process.cpu_times().user + process.cpu_times().system
-            )
-        )
-        return float(
-            machine.user
-            + machine.nice
-            + machine.system
-            + machine.irq
-            + machine.softirq
-            + machine.steal
-            - ours
-        )
+        ours = sum(_each(os.getpid(), _cpu_seconds))
+        kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+        return float(sum(getattr(machine, kind) for kind in kinds) - ours)
 
 
 def thread_names(pid: int) -> Counter[str]:
-    """`process:thread`, as the kernel names them, and how many of each; of the same processes and threads as in `read`."""
+    """Threads by `process:thread`, as the kernel names them; the same threads as in `read`."""
     return Counter(chain.from_iterable(names.elements() for names in _each(pid, _threads)))
 
 
-def _each(pid: int, what: Callable[[psutil.Process], T]) -> list[T]:
+def _each(pid: int, read: Callable[[psutil.Process], T]) -> list[T]:
+    """Apply `read` to `pid` and its descendants, leaving out descendants that end meanwhile."""
     root = psutil.Process(pid)
-    found = []
+    results = []
     for process in (root, *root.children(recursive=True)):
         try:
             with process.oneshot():
-                found.append(what(process))
+                results.append(read(process))
         except (
             psutil.NoSuchProcess,
             psutil.ZombieProcess,
@@ -126,7 +117,7 @@ def _each(pid: int, what: Callable[[psutil.Process], T]) -> list[T]:
         ):
             if process == root:
                 raise
-    return found
+    return results
 
 
 def _threads(process: psutil.Process) -> Counter[str]:
@@ -135,14 +126,14 @@ def _threads(process: psutil.Process) -> Counter[str]:
 
 
 class Peak:
-    """The largest resident memory seen so far, in bytes."""
+    """Largest resident memory so far, in bytes."""
 
     memory: int = 0
 
 
 @contextmanager
 def watched(pid: int, every: float = 0.1) -> Iterator[Peak]:
-    """Read a service `every` seconds in a thread; the yielded Peak grows meanwhile."""
+    """Track peak memory in a thread, reading `every` seconds; yields the Peak, which it updates."""
     peak, stop = Peak(), threading.Event()
 
     def watch() -> None:
@@ -165,20 +156,21 @@ def watched(pid: int, every: float = 0.1) -> Iterator[Peak]:
 
 
 def settled(pid: int, seconds: float = 10.0, back_to: Reading | None = None) -> Reading:
-    """A reading once connections are closed and buffers given back: the smallest figures seen within `seconds`.
+    """The smallest figures within `seconds`, when connections are closed and buffers released.
 
-    back_to: an earlier reading. Where handles or threads are above it, that is `IDLE_THREAD_SECONDS` long watched for their return.
+    back_to: an earlier reading; while handles or threads exceed it, wait up to IDLE_THREAD_SECONDS
+    longer.
     """
     deadline = time.monotonic() + seconds
-    patience = deadline + IDLE_THREAD_SECONDS
+    last = deadline + IDLE_THREAD_SECONDS
     least = read(pid)
     while (now := time.monotonic()) < deadline or (
-        back_to is not None and _above(least, back_to) and now < patience
+        back_to is not None and _above(least, back_to) and now < last
     ):
         time.sleep(0.5)
         latest = read(pid)
         least = Reading(
-            *(min(getattr(least, one.name), getattr(latest, one.name)) for one in fields(Reading))
+            *(min(getattr(row, field.name) for row in (least, latest)) for field in fields(Reading))
         )
     return least
 

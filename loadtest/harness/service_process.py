@@ -1,4 +1,4 @@
-"""A service started as a user starts it."""
+"""Start the service as a subprocess, as a user does, and wait until it is ready."""
 
 import json
 import os
@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-PAUSE = 0.1  # seconds
+POLL_SECONDS = 0.1
 READY = re.compile(r"ready in ([\d.]+) s +REST (https?://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
 
 
 @dataclass
 class Service:
-    """A running `python -m service`. rest: base URL. grpc: HOST:PORT. log: what it wrote to stderr so far."""
+    """A running `python -m service`. rest: base URL. grpc: HOST:PORT. log, output: lines of stderr
+    and stdout so far."""
 
     process: subprocess.Popen[str]
     rest: str = ""
@@ -32,33 +33,35 @@ class Service:
     output: list[str] = field(default_factory=list)
 
     def children(self, name: str = "") -> list[psutil.Process]:
-        """tritonserver and its stubs, or those of them with `name` in their names."""
-        found = []
+        """tritonserver and its stubs; with `name`, those whose process name contains it."""
+        children = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            with suppress(psutil.NoSuchProcess):  # it may end meanwhile
                 if name in child.name():
-                    found.append(child)
-        return found
+                    children.append(child)
+        return children
 
     def triton_port(self, of: str = "grpc") -> int:
-        """Loopback port of the embedded Triton's gRPC, or of its `metrics`."""
+        """Loopback port of the embedded Triton's `grpc` or `metrics`."""
         (triton,) = self.children("tritonserver")
-        words: list[str] = triton.cmdline()
-        return next(int(word.split("=")[1]) for word in words if word.startswith(f"--{of}-port="))
+        option = f"--{of}-port="
+        return next(
+            int(word.removeprefix(option)) for word in triton.cmdline() if word.startswith(option)
+        )
 
     def triton_address(self, of: str = "grpc") -> str:
-        """HOST:PORT of it."""
+        """HOST:PORT of the same."""
         return f"127.0.0.1:{self.triton_port(of)}"
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Lines of its log for one event, such as `stopped`."""
+        """Log lines of an event, such as `stopped`, as dictionaries."""
         lines: list[dict[str, Any]] = [
             json.loads(line) for line in self.log[:] if f'"event": "{name}"' in line
         ]
         return lines
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
-        """Signal it and wait for its exit code."""
+        """Send a signal and wait; returns the exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout)
 
@@ -67,10 +70,11 @@ class Service:
 def running(
     program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (), **settings: str
 ) -> Iterator[Service]:
-    """Start a service on free ports with CHANNELTOK_<NAME> settings; ready when entered, gone when left.
+    """Start a service on free ports with CHANNELTOK_<NAME> settings; stopped at the end of `with`.
 
-    program: arguments of Python, for one that breaks something in the service before it starts it. under: a command that becomes it, such
-    as `strace -D`. AssertionError, with what the service wrote, when it does not become ready.
+    program: arguments of Python, for a module that patches the service before starting it. under:
+    a command that execs it, such as `strace -D`. AssertionError with the service's output if it
+    does not become ready.
     """
     environment = {
         f"CHANNELTOK_{name.upper()}": value
@@ -91,8 +95,8 @@ def running(
         assert process.stdout is not None
         for line in process.stdout:
             service.output.append(line)
-            if found := READY.search(line):
-                service.rest, service.grpc = found[2], found[4]
+            if match := READY.search(line):
+                service.rest, service.grpc = match[2], match[4]
                 ready.set()
         ready.set()
 
@@ -108,9 +112,8 @@ def running(
         ready.wait(120)
         if not service.rest:
             process.kill()
-            raise AssertionError(
-                f"the service did not become ready: {''.join(service.output + service.log)}"
-            )
+            output = "".join(service.output + service.log)
+            raise AssertionError(f"the service did not become ready: {output}")
         yield service
     finally:
         if process.poll() is None:
@@ -125,9 +128,12 @@ def running(
 def eventually(
     condition: Callable[[], bool], seconds: float = 30.0, what: str = "condition"
 ) -> None:
-    """Wait until condition() is true. AssertionError after `seconds`, of which those do not count in which the machine stood still."""
-    for _ in range(round(seconds / PAUSE)):
+    """Poll until condition() is true. AssertionError after about `seconds`.
+
+    Polls are counted instead of seconds, so that a stalled machine does not use up the time.
+    """
+    for _ in range(round(seconds / POLL_SECONDS)):
         if condition():
             return
-        time.sleep(PAUSE)
-    raise AssertionError(f"{what} did not come about within {seconds} s")
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"{what}: not within {seconds} s")

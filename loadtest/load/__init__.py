@@ -1,1 +1,1 @@
-"""Load on a running service: locust users and an open loop at a fixed rate."""
+"""Load generators: locust users, and an open loop at a constant rate."""

@@ -1,9 +1,9 @@
-"""`make loadtest`: as many gRPC as REST users, who encode and decode what workload.py draws; every answer is checked.
+"""`make loadtest`: locust users over gRPC and REST who encode and decode; every answer is checked.
 
     python -m locust -f loadtest/load/locustfile.py --host http://HOST:8080 --grpc HOST:50051
 
-serves a web UI on port 8089; with --headless there is none. The loop is closed: a user calls again when its last call was answered. One
-process takes one core; --processes -1 takes all.
+serves a web UI on port 8089, unless --headless. Requests come from workload.py. Closed loop: a user
+calls again when its last call was answered. One process uses one core; --processes -1 uses all.
 """
 
 import json
@@ -25,12 +25,12 @@ from loadtest.load.workload import FULL, Failure, Workload
 
 Answer = TypeVar("Answer")
 
-# Before the first channel is made. Without it, a call of gRPC stops all users of the process until it is answered.
+# Before the first channel. Otherwise a gRPC call blocks all users of the process.
 grpc.experimental.gevent.init_gevent()
 
 TIMEOUT = 30.0
 WORKLOAD = Workload()
-# gevent's clock stood still while that was made and imported, and --run-time would end too early by as much.
+# gevent's clock stood still during imports, and --run-time would end too early by as much.
 gevent.get_hub().loop.update_now()
 
 
@@ -41,62 +41,62 @@ def _add_options(parser: LocustArgumentParser) -> None:
         metavar="HOST:PORT",
         env_var="LOCUST_GRPC",
         default=DEFAULT_TARGET,
-        help="where gRPC users call",
+        help="address for gRPC users",
     )
 
 
 class TokenizerUser(User):
-    """As many encodes as decodes, over either protocol."""
+    """A user that encodes and decodes equally often; subclasses choose the protocol."""
 
     abstract = True
-    wait_time = between(0, 0.1)  # a service that refuses at once is not hammered
+    wait_time = between(0, 0.1)  # do not flood a service that refuses at once
 
     @task
     def encode(self) -> None:
-        """A photo to k tokens."""
-        self.send_encode(WORKLOAD.draw_photo(), WORKLOAD.draw_budget())
+        """Encode an image to k tokens."""
+        self.send_encode(WORKLOAD.draw_image(), WORKLOAD.draw_budget())
 
     @task
     def decode(self) -> None:
-        """The first k tokens of a photo to an image. What that needs and nobody asked for yet is asked for, in calls that count too."""
-        photo, k = WORKLOAD.draw_photo(), WORKLOAD.draw_budget()
-        tokens = WORKLOAD.known_tokens(photo) or self.send_encode(photo, FULL)
+        """Decode the first k tokens of an image; encode it first if its tokens are unknown."""
+        image, k = WORKLOAD.draw_image(), WORKLOAD.draw_budget()
+        tokens = WORKLOAD.known_tokens(image) or self.send_encode(image, FULL)
         WORKLOAD.image_size = WORKLOAD.image_size or self.send_tokenizers()
         if tokens is not None and WORKLOAD.image_size is not None:
             self.send_decode(tokens.prefix(k))
 
-    def send_encode(self, photo: bytes, k: int) -> Tokens | None:
-        """The tokens; None, here and below, when the call failed and was reported so."""
+    def send_encode(self, image: bytes, k: int) -> Tokens | None:
+        """The tokens; None if the call failed, which is reported (here and below)."""
         raise NotImplementedError
 
     def send_decode(self, tokens: Tokens) -> bytes | None:
-        """A JPEG."""
+        """The image as JPEG."""
         raise NotImplementedError
 
     def send_tokenizers(self) -> int | None:
-        """Side of the images that the default tokenizer makes."""
+        """Side of the default tokenizer's images."""
         raise NotImplementedError
 
 
 class GrpcUser(TokenizerUser):
-    """Calls as a backend does, with the project's client."""
+    """Calls over gRPC with the project's client, as a backend does."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         assert environment.parsed_options is not None
-        # gRPC lets the equal channels of a process share one connection.
+        # Channels of a process to one address share a connection.
         self._client = Client(environment.parsed_options.grpc, TIMEOUT)
 
     def on_stop(self) -> None:
-        """Hang up."""
+        """Close the channel."""
         self._client.close()
 
-    def send_encode(self, photo: bytes, k: int) -> Tokens | None:
+    def send_encode(self, image: bytes, k: int) -> Tokens | None:
         """Encode."""
         return self._send(
             f"Encode k={k}",
-            lambda: self._client.encode(photo, k),
-            partial(WORKLOAD.check_tokens, photo, k),
+            lambda: self._client.encode(image, k),
+            partial(WORKLOAD.check_tokens, image, k),
         )
 
     def send_decode(self, tokens: Tokens) -> bytes | None:
@@ -144,28 +144,22 @@ class GrpcUser(TokenizerUser):
 
 
 class RestUser(TokenizerUser, FastHttpUser):
-    """Calls as a script does: a photo's bytes up, JSON in both directions, a JPEG down."""
+    """Calls over REST as a script does: an image up, JSON in both directions, a JPEG down."""
 
     host = "http://127.0.0.1:8080"
     network_timeout = connection_timeout = TIMEOUT
 
-    def send_encode(self, photo: bytes, k: int) -> Tokens | None:
+    def send_encode(self, image: bytes, k: int) -> Tokens | None:
         """POST /v1/encode."""
 
         def read(body: bytes) -> Tokens:
             document = json.loads(body)
             tokens = Tokens(document["tokens"], document["fingerprint"])
-            WORKLOAD.check_tokens(photo, k, tokens)
+            WORKLOAD.check_tokens(image, k, tokens)
             return tokens
 
-        return self._send(
-            "POST",
-            f"/v1/encode?k={k}",
-            f"/v1/encode k={k}",
-            read,
-            photo,
-            {"Content-Type": "image/jpeg"},
-        )
+        headers = {"Content-Type": "image/jpeg"}
+        return self._send("POST", f"/v1/encode?k={k}", f"/v1/encode k={k}", read, image, headers)
 
     def send_decode(self, tokens: Tokens) -> bytes | None:
         """POST /v1/decode."""
@@ -195,13 +189,13 @@ class RestUser(TokenizerUser, FastHttpUser):
         path: str,
         name: str,
         read: Callable[[bytes], Answer],
-        body: Any = None,  # bytes: locust's annotation knows only str, and sends both
+        body: Any = None,  # bytes; locust's annotation says str
         headers: dict[str, str] | None = None,
     ) -> Answer | None:
         with self.client.request(
             method, path, name, body, headers=headers, catch_response=True
         ) as response:
-            if response.status_code == 0:  # no answer came, and locust reports why
+            if response.status_code == 0:  # no answer; locust reports the reason
                 return None
             try:
                 if response.status_code != 200:
@@ -215,19 +209,19 @@ class RestUser(TokenizerUser, FastHttpUser):
 
 
 def _status(error: ChannelTokError) -> str:
-    """The name of gRPC's status; OK where the client did not take what was answered."""
+    """Name of the gRPC status; OK if the client rejected the response."""
     return error.__cause__.code().name if isinstance(error.__cause__, grpc.RpcError) else "OK"
 
 
 def _length(answer: object) -> int:
-    """Bytes of tokens or of an image."""
+    """Size in bytes of tokens or an image."""
     if isinstance(answer, Tokens):
         return len(answer.to_bytes())
     return len(answer) if isinstance(answer, bytes) else 0
 
 
 def _problem_code(body: bytes) -> str:
-    """The stable code that the service gives; something between it and us may give none."""
+    """The service's stable error code; a proxy's response may have none."""
     try:
         return str(json.loads(body)["code"])
     except (ValueError, LookupError, TypeError):

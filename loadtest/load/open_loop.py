@@ -1,10 +1,10 @@
-"""Calls at a constant rate, whether or not the service keeps up.
+"""Open-loop load generator: constant rate without coordinated omission; and closed loops.
 
-A closed loop waits for each answer before it calls again, so that a slow service is called less and its queue never shows. Here each call
-has an intended time, and its latency counts from that time: what a caller would have waited who came then.
+A closed loop waits for each answer before the next call, so a slow service is called less often and
+its queue never shows. In an open loop each call has an intended time, and latency counts from it.
 
-The generator may be too slow itself. How late it sent is measured too, and `Report.kept_the_schedule` says whether its figures are the
-service's. It belongs into a process of its own: `Generators`.
+The generator itself may fall behind. Its lateness is measured, and `Report.kept_the_schedule` says
+whether the latencies are the service's. Run it in its own process: `Generators`.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 ENCODE = "/channeltok.v1.Tokenizer/Encode"
 DECODE = "/channeltok.v1.Tokenizer/Decode"
 HEALTH = "/grpc.health.v1.Health/Check"
-LATE_SECONDS = 0.02  # a generator whose p99 of lateness is above this does not keep its schedule
-Call: TypeAlias = Callable[[int], Awaitable[str]]  # number of the call -> its code
+LATE_SECONDS = 0.02  # largest p99 of lateness with which a generator keeps its schedule
+Call: TypeAlias = Callable[[int], Awaitable[str]]  # number of the call -> code
 
 
 @dataclass(frozen=True)
 class Grpc:
-    """A unary method. bodies: serialised requests, sent in turn. Codes are names of gRPC's statuses."""
+    """A unary gRPC method. bodies: serialised requests, sent in turn. Codes are status names."""
 
     address: str
     method: str
@@ -42,8 +42,8 @@ class Grpc:
 
     @asynccontextmanager
     async def connected(self) -> Any:
-        """A `Call`."""
-        # One connection carries 100 calls at once, and the rest would wait in here.
+        """Yields a `Call` on open connections."""
+        # One connection carries 100 concurrent calls; the rest would queue in this process.
         options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [grpc.aio.insecure_channel(self.address, options=options) for _ in range(4)]
         methods = [channel.unary_unary(self.method) for channel in channels]
@@ -66,10 +66,10 @@ class Grpc:
 
 @dataclass(frozen=True)
 class Rest:
-    """An HTTP request. bodies: sent in turn. Codes are status numbers, or the name of what went wrong on the way."""
+    """An HTTP request. bodies: sent in turn. Codes are status codes or names of exceptions."""
 
     url: str
-    verb: str = "GET"
+    method: str = "GET"
     bodies: tuple[bytes, ...] = (b"",)
     headers: tuple[tuple[str, str], ...] = ()
     timeout: float = 30.0
@@ -77,17 +77,16 @@ class Rest:
 
     @asynccontextmanager
     async def connected(self) -> Any:
-        """A `Call`."""
+        """Yields a `Call` on open connections."""
         timeout = aiohttp.ClientTimeout(self.timeout)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=self.headers
         ) as session:
 
             async def call(number: int) -> str:
+                body = self.bodies[number % len(self.bodies)]
                 try:
-                    async with session.request(
-                        self.verb, self.url, data=self.bodies[number % len(self.bodies)]
-                    ) as reply:
+                    async with session.request(self.method, self.url, data=body) as reply:
                         await reply.read()
                         return str(reply.status)
                 except (aiohttp.ClientError, TimeoutError) as error:
@@ -98,7 +97,7 @@ class Rest:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Several in turn, as one; they agree in what is good."""
+    """Several targets, called in turn; their `good` code must be the same."""
 
     targets: tuple[Grpc | Rest, ...]
 
@@ -108,7 +107,7 @@ class Mixed:
 
     @asynccontextmanager
     async def connected(self) -> Any:
-        """A `Call`."""
+        """Yields a `Call` on open connections."""
         async with AsyncExitStack() as stack:
             calls = [await stack.enter_async_context(target.connected()) for target in self.targets]
 
@@ -123,9 +122,10 @@ Target: TypeAlias = Grpc | Rest | Mixed
 
 @dataclass
 class Report:
-    """What came of a leg, a row for each call. Times in seconds from the leg's start.
+    """Result of a run: arrays with an entry per call, times in seconds from the start of the run.
 
-    intended: when it was due; in a closed loop, when it was sent. late: how much later it was sent. finished: when the answer was there.
+    intended: when the call was due; in a closed loop, when it was sent. late: how much later it was
+    sent. finished: when the answer arrived.
     """
 
     seconds: float
@@ -137,20 +137,22 @@ class Report:
 
     @property
     def goodput(self) -> float:
-        """Good answers per second that came while the leg lasted."""
-        return float(
-            np.sum((self.codes == self.good) & (self.finished <= self.seconds)) / self.seconds
-        )
+        """Successful answers per second that arrived within the run."""
+        in_time = (self.codes == self.good) & (self.finished <= self.seconds)
+        return float(np.sum(in_time) / self.seconds)
 
     def latency(self, percentile: float, code: str | None = None) -> float:
-        """Percentile (0 to 100) of the seconds from intended to finished, of the calls that ended in `code` (of all). 0 without any."""
-        latency = (self.finished - self.intended)[
-            slice(None) if code is None else self.codes == code
-        ]
+        """Percentile (0 to 100) of latency in seconds, of all calls or of those with `code`.
+
+        0 if there are none.
+        """
+        latency = self.finished - self.intended
+        if code is not None:
+            latency = latency[self.codes == code]
         return float(np.percentile(latency, percentile)) if latency.size else 0.0
 
     def counts(self) -> dict[str, int]:
-        """Calls by code."""
+        """Number of calls by code."""
         return {
             str(code): int(count)
             for code, count in zip(*np.unique(self.codes, return_counts=True), strict=True)
@@ -158,17 +160,17 @@ class Report:
 
     @property
     def late_p99(self) -> float:
-        """Seconds."""
+        """p99 of the generator's lateness, in seconds."""
         return float(np.percentile(self.late, 99)) if self.late.size else 0.0
 
     @property
     def kept_the_schedule(self) -> bool:
-        """Whether latencies are the service's and not the generator's."""
+        """Whether the latencies are the service's and not the generator's."""
         return self.late_p99 <= LATE_SECONDS
 
 
 def together(reports: Sequence[Report]) -> Report:
-    """Several legs of the same load as one. Goodput then counts the answers that came after a leg's end too."""
+    """Merge several runs of the same load. Goodput then includes answers after the end of a run."""
     rows = {
         name: np.concatenate([getattr(report, name) for report in reports])
         for name in ("intended", "late", "finished", "codes")
@@ -177,46 +179,44 @@ def together(reports: Sequence[Report]) -> Report:
 
 
 def schedule(rate: float, seconds: float) -> Iterator[float]:
-    """When each call is due, seconds from the start: evenly spaced. Raises ValueError unless both are above 0."""
+    """Evenly spaced due times in seconds from the start. ValueError unless both are above 0."""
     if not (rate > 0 and seconds > 0):
-        raise ValueError(
-            f"an open loop needs a rate and seconds above 0, not {rate} per second for {seconds} s"
-        )
+        raise ValueError(f"rate and seconds must be above 0, not {rate} calls/s for {seconds} s")
     return (number / rate for number in range(round(rate * seconds)))
 
 
 async def open_loop(target: Target, rate: float, seconds: float) -> Report:
-    """`rate` calls per second for `seconds`, in this event loop; ends when all are answered or have reached their timeout."""
+    """Make `rate` calls/s for `seconds`, in this event loop; returns once all have ended."""
     rows: list[tuple[float, float, float, str]] = []
     due = schedule(rate, seconds)
     async with target.connected() as call, asyncio.TaskGroup() as calls:
         start = time.perf_counter()
 
-        async def one(number: int, intended: float) -> None:
+        async def make_call(number: int, intended: float) -> None:
             late = time.perf_counter() - start - intended
             code = await call(number)
             rows.append((intended, late, time.perf_counter() - start, code))
 
         for number, intended in enumerate(due):
-            # Without a pause too when it is behind: it catches up, but lets answers in between.
+            # When behind, sleep(0): catch up, but let answers in between.
             await asyncio.sleep(max(0.0, start + intended - time.perf_counter()))
-            calls.create_task(one(number, intended))
+            calls.create_task(make_call(number, intended))
     return _report(seconds, target.good, rows)
 
 
-async def closed_loop(target: Target, callers: int, seconds: float) -> Report:
-    """`callers` that each call again when answered, for `seconds`: how much the service carries, not how it takes more."""
+async def closed_loop(target: Target, clients: int, seconds: float) -> Report:
+    """Let each of `clients` call again when answered, for `seconds`."""
     rows: list[tuple[float, float, float, str]] = []
     numbers = itertools.count()
     async with target.connected() as call:
         start = time.perf_counter()
 
-        async def one() -> None:
+        async def client() -> None:
             while (sent := time.perf_counter() - start) < seconds:
                 code = await call(next(numbers))
                 rows.append((sent, 0.0, time.perf_counter() - start, code))
 
-        await asyncio.gather(*(one() for _ in range(callers)))
+        await asyncio.gather(*(client() for _ in range(clients)))
     return _report(seconds, target.good, rows)
 
 
@@ -228,13 +228,13 @@ def _report(seconds: float, good: str, rows: list[tuple[float, float, float, str
 
 
 class Generators:
-    """Processes that run legs, so that the load does not disturb who measures, nor one leg another."""
+    """Processes that run loops, so that load and measurement do not disturb each other."""
 
     def __init__(self, count: int) -> None:
         self._pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-        # Here and now, not while the first leg waits for its process.
-        for started in [self._pool.submit(time.sleep, 0.5) for _ in range(count)]:
-            started.result()
+        # Start the processes now, not during the first run.
+        for start in [self._pool.submit(time.sleep, 0.5) for _ in range(count)]:
+            start.result()
 
     def __enter__(self) -> Self:
         return self
@@ -243,12 +243,12 @@ class Generators:
         self._pool.shutdown()
 
     def open_loop(self, target: Target, rate: float, seconds: float) -> Future[Report]:
-        """As the function, beside the caller."""
+        """Run the function of the same name in one of the processes."""
         return self._pool.submit(_run, open_loop, target, rate, seconds)
 
-    def closed_loop(self, target: Target, callers: int, seconds: float) -> Future[Report]:
-        """As the function, beside the caller."""
-        return self._pool.submit(_run, closed_loop, target, callers, seconds)
+    def closed_loop(self, target: Target, clients: int, seconds: float) -> Future[Report]:
+        """Run the function of the same name in one of the processes."""
+        return self._pool.submit(_run, closed_loop, target, clients, seconds)
 
 
 def _run(loop: Callable[..., Any], *arguments: Any) -> Any:

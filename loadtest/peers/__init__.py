@@ -1,5 +1,6 @@
-"""What else one would put the same graph behind, each as its own documentation says: JPEG in, tokens out, on the same cores.
+"""Other serving frameworks with the same graph, each set up as its documentation recommends.
 
-A peer is a module here, started in an environment of its own (build/peers/NAME, pinned in __main__.py), that answers POST /encode with
-{"ids": [...]}; MLServer speaks its own V2 protocol. `python -m loadtest.peers` starts them in turns and measures.
+A peer is a module here, run in its own environment (build/peers/NAME, pinned in __main__.py). It
+answers POST /encode (JPEG) with {"ids": [...]}; MLServer speaks its V2 protocol.
+`python -m loadtest.peers` starts them in turn and measures.
 """

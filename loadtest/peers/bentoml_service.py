@@ -1,4 +1,4 @@
-"""BentoML with its adaptive batching on: a worker for each core."""
+"""BentoML with adaptive batching: one worker per core."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from bentoml.validators import ContentType
 
 from loadtest.peers.graph import CORES, Graph
 
-BATCH, MOST_MILLISECONDS = 8, 1000
+BATCH, MAX_LATENCY_MS = 8, 1000
 
 
 @bentoml.service(workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
@@ -20,7 +20,7 @@ class Encoder:
         self.graph = Graph(threads=1)
 
     @bentoml.api(
-        route="/encode", batchable=True, max_batch_size=BATCH, max_latency_ms=MOST_MILLISECONDS
+        route="/encode", batchable=True, max_batch_size=BATCH, max_latency_ms=MAX_LATENCY_MS
     )  # type: ignore[untyped-decorator]
     def encode(self, jpegs: list[Annotated[Path, ContentType("image/jpeg")]]) -> list[list[int]]:
         ids: list[list[int]] = self.graph.ids(

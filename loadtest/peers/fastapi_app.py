@@ -1,4 +1,4 @@
-"""FastAPI and ONNX Runtime as one writes it in an afternoon: a process for each core, no batching."""
+"""FastAPI with ONNX Runtime, the simplest server: one process per core, no batching."""
 
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool

@@ -1,4 +1,4 @@
-"""What all peers share: the image contract, and the encode graph in ONNX Runtime."""
+"""The encode graph in ONNX Runtime and the image preprocessing, shared by all peers."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ CORES = len(os.sched_getaffinity(0))
 
 
 class Graph:
-    """The session, on so many threads."""
+    """An inference session on `threads` threads."""
 
     def __init__(self, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -26,10 +26,10 @@ class Graph:
         (self._input,) = self._session.get_inputs()
 
     def pixels(self, jpeg: bytes) -> NDArray[np.uint8]:
-        """uint8 [S, S, 3]."""
+        """Decode and resize a JPEG to uint8 [S, S, 3]."""
         return imaging.prepare(jpeg, int(self._input.shape[1]))
 
     def ids(self, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """uint8 [n, S, S, 3] to int32 [n, C]."""
+        """Encode pixels uint8 [n, S, S, 3] to ids int32 [n, C]."""
         output: NDArray[np.int32] = self._session.run(None, {self._input.name: pixels})[0]
         return output

@@ -1,4 +1,4 @@
-"""LitServe with its batching on: a worker for each core. Its port is the only argument."""
+"""LitServe with batching: one worker per core. The only argument is the port."""
 
 import sys
 from typing import Any
@@ -18,9 +18,8 @@ class Encode(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.graph = Graph(threads=1)
 
-    def decode_request(
-        self, request: Request
-    ) -> Any:  # a form: LitServe takes every other body for JSON
+    def decode_request(self, request: Request) -> Any:
+        # A form, as LitServe parses every other body as JSON.
         jpeg: UploadFile = request["jpegs"]
         return self.graph.pixels(jpeg.file.read())
 

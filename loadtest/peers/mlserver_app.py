@@ -1,4 +1,7 @@
-"""MLServer with its adaptive batching on: a worker for each core, V2 REST with the JPEG in base64. Its port is the only argument."""
+"""MLServer with adaptive batching: one worker per core, V2 REST with the JPEG in base64.
+
+The only argument is the port.
+"""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Ray Serve with its batching on: a replica for each core. Its port is the only argument."""
+"""Ray Serve with batching: one replica per core. The only argument is the port."""
 
 import sys
 import time

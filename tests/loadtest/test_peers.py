@@ -1,4 +1,4 @@
-"""The comparison with the one peer that needs nothing beyond the project; the others need an environment of their own."""
+"""The comparison with FastAPI, which needs no environment of its own, and the peers' requests."""
 
 import base64
 import json
@@ -10,10 +10,8 @@ import pytest
 from loadtest.peers import __main__ as peers
 
 
-@pytest.mark.slow
-def test_a_comparison_is_measured_and_written(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.bench
+def test_compare_writes_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(peers, "REPORT", tmp_path / "peers.json")
     monkeypatch.setattr(
         sys, "argv", ["peers", "--only", "FastAPI", "--rounds", "1", "--seconds", "1"]
@@ -35,14 +33,14 @@ def test_a_comparison_is_measured_and_written(
     assert figures["best_peer_ratio_c16"] > 0
 
 
-def test_a_form_holds_the_image() -> None:
+def test_body_of_a_form_holds_the_image() -> None:
     body = peers.PEERS["BentoML"].body(b"\xff\xd8image")
     assert body.startswith(b"--" + peers.BOUNDARY.encode())
     assert body.count(b"\xff\xd8image") == 1
     assert peers.PEERS["FastAPI"].body(b"image") == b"image"
 
 
-def test_the_open_inference_protocol_carries_the_image_in_base64() -> None:
+def test_body_of_the_open_inference_protocol_holds_the_image_in_base64() -> None:
     mlserver = peers.PEERS["MLServer"]
     (jpeg,) = json.loads(mlserver.body(b"\xff\xd8image"))["inputs"]
     assert jpeg["parameters"] == {"content_type": "base64"}

@@ -1,4 +1,7 @@
-"""How many users at which time: one `LoadTestShape` a file, for locust's -f beside loadtest/load/locustfile.py. Options set the numbers."""
+"""Load shapes for locust: the number of users over time, one `LoadTestShape` per file.
+
+Pass a file to locust's -f after loadtest/load/locustfile.py; options set the numbers.
+"""
 
 from typing import Any
 
@@ -6,17 +9,17 @@ from locust import LoadTestShape
 
 
 class Shape(LoadTestShape):
-    """What all have."""
+    """Base class of the shapes."""
 
     abstract = True
 
     @property
     def options(self) -> Any:
-        """Of the command line, or of the web UI's form."""
+        """Options of the command line or the web UI's form."""
         assert self.runner is not None
         return self.runner.environment.parsed_options
 
     @property
     def elapsed(self) -> float:
-        """Seconds."""
+        """Seconds since the start of the run."""
         return float(self.get_run_time())  # type: ignore[no-untyped-call]

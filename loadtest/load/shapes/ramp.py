@@ -1,4 +1,4 @@
-"""More users step by step until more carry no more: the knee."""
+"""Ramp: add users step by step until throughput stops growing (the knee)."""
 
 import logging
 
@@ -7,9 +7,7 @@ from locust.argument_parser import LocustArgumentParser
 
 from loadtest.load.shapes import Shape
 
-STILL_GROWING = (
-    1.05  # a step that carries less than this times the best before it is beyond the knee
-)
+MIN_GROWTH = 1.05  # a step below this factor of the best rate before it is beyond the knee
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -19,7 +17,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         type=int,
         default=4,
         env_var="LOCUST_STEP_USERS",
-        help="users that each step adds",
+        help="users added per step",
     )
     parser.add_argument(
         "--step-seconds",
@@ -33,37 +31,38 @@ def _add_options(parser: LocustArgumentParser) -> None:
         type=int,
         default=128,
         env_var="LOCUST_MOST_USERS",
-        help="ends here, knee or not",
+        help="end here, even before the knee",
     )
 
 
 class Ramp(Shape):
-    """Ends after two steps in a row that carried hardly more good answers/s than the best before them, and logs every step."""
+    """Ends after two steps in a row whose rate hardly exceeds the best before; logs every step."""
 
     def reset_time(self) -> None:
-        """A new run."""
+        """Start a new run."""
         super().reset_time()  # type: ignore[no-untyped-call]
         self._step, self._best, self._beyond = 1, 0.0, 0
-        self._began, self._answered = 0.0, 0
+        self._step_start, self._succeeded = 0.0, 0
 
     def tick(self) -> tuple[int, float] | None:
-        """See LoadTestShape."""
+        """(users, spawn rate), or None to end: see LoadTestShape."""
         options, now = self.options, self.elapsed
-        if now - self._began >= options.step_seconds and self._step_ends(now, options.step_users):
+        if now - self._step_start >= options.step_seconds and self._step_ends(
+            now, options.step_users
+        ):
             return None
         users = self._step * options.step_users
         return (users, users) if users <= options.most_users else None
 
     def _step_ends(self, now: float, step_users: int) -> bool:
-        """Whether the ramp ends too."""
+        """Log the finished step; returns whether the ramp ends with it."""
         assert self.runner is not None
         total = self.runner.stats.total
-        answered = total.num_requests - total.num_failures
-        rate = (answered - self._answered) / (now - self._began)
-        logging.getLogger(__name__).info(
-            "%d users: %.1f good answers/s", self._step * step_users, rate
-        )
-        self._beyond = 0 if rate > STILL_GROWING * self._best else self._beyond + 1
+        succeeded = total.num_requests - total.num_failures
+        rate = (succeeded - self._succeeded) / (now - self._step_start)
+        users = self._step * step_users
+        logging.getLogger(__name__).info("%d users: %.1f successful calls/s", users, rate)
+        self._beyond = 0 if rate > MIN_GROWTH * self._best else self._beyond + 1
         self._best = max(self._best, rate)
-        self._step, self._began, self._answered = self._step + 1, now, answered
+        self._step, self._step_start, self._succeeded = self._step + 1, now, succeeded
         return self._beyond == 2

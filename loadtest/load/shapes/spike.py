@@ -1,4 +1,4 @@
-"""A crowd that comes at once and goes again. Afterwards all should be as before."""
+"""Spike: many users arrive at once and leave again; afterwards all should be as before."""
 
 from locust import events
 from locust.argument_parser import LocustArgumentParser
@@ -16,22 +16,26 @@ def _add_options(parser: LocustArgumentParser) -> None:
         help="users before and after the spike",
     )
     parser.add_argument(
-        "--peak-users", type=int, default=64, env_var="LOCUST_PEAK_USERS", help="users in the spike"
+        "--peak-users",
+        type=int,
+        default=64,
+        env_var="LOCUST_PEAK_USERS",
+        help="users during the spike",
     )
     parser.add_argument(
         "--hold-seconds",
         type=float,
         default=30.0,
         env_var="LOCUST_HOLD_SECONDS",
-        help="before, in and after the spike, each",
+        help="duration of each phase: before, during and after the spike",
     )
 
 
 class Spike(Shape):
-    """Base, peak, base."""
+    """Base, peak, base: three phases of equal length."""
 
     def tick(self) -> tuple[int, float] | None:
-        """See LoadTestShape."""
+        """(users, spawn rate), or None to end: see LoadTestShape."""
         options = self.options
         phase = int(self.elapsed / options.hold_seconds)
         users = (options.base_users, options.peak_users, options.base_users, 0)[min(phase, 3)]

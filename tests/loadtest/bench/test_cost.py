@@ -1,4 +1,4 @@
-"""The model by hand, the histogram's buckets, and a run of the real thing, short."""
+"""The cost model, the histogram's buckets, and a short run of the benchmark."""
 
 import json
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench import capacity_report, cost
-from loadtest.bench.cost import CORES, Model, _buckets
+from loadtest.bench.cost import Model, _buckets
+from loadtest.harness.bare_graph import CORES
 
-pytestmark = pytest.mark.bench
 EXPOSITION = """\
 # TYPE channeltok_batch_size histogram
 channeltok_batch_size_bucket{le="1.0",model="demo_encode"} 3.0
@@ -22,22 +22,23 @@ channeltok_batch_size_bucket{le="1.0",model="demo_decode_k256"} 7.0
 """
 
 
-def test_few_clients_are_limited_by_latency_and_many_by_cores() -> None:
+def test_model_limits_few_clients_by_latency_and_many_by_cores() -> None:
     model = Model(latency=0.010, cost=8.0, slope=4.0)
     assert model.throughput(1) == pytest.approx(100)
     assert model.throughput(1000) == pytest.approx(CORES / 0.008)
-    # A megapixel more costs 4 ms of both.
+    # A further megapixel costs 4 ms of both.
     megapixels = 1 + 256**2 / 1e6
     assert model.throughput(1, megapixels) == pytest.approx(1 / 0.014)
     assert model.throughput(1000, megapixels) == pytest.approx(CORES / 0.012)
 
 
-def test_buckets_are_counted_apart() -> None:
+def test_buckets_are_not_cumulative() -> None:
     assert dict(_buckets(EXPOSITION, "encode")) == {"1": 3, "2": 2, "4": 4, "+Inf": 0}
     assert dict(_buckets(EXPOSITION, "decode")) == {"1": 7}
 
 
-def test_costs_are_measured_written_and_drawn(
+@pytest.mark.bench
+def test_cost_writes_a_report_that_capacity_report_draws(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cost, "REPORT", tmp_path / "cost.json")
@@ -59,15 +60,11 @@ def test_costs_are_measured_written_and_drawn(
             for row in figures["cells"][role].values()
             for cell in row
         )
-        assert (
-            sum(figures["batches"][role]["1"].values()) == figures["batches"][role]["1"]["1"] > 0
-        )  # one client's images are alone
+        batches = figures["batches"][role]["1"]
+        assert sum(batches.values()) == batches["1"] > 0  # images of a single client
         small, large = figures["cells"][role]["k"]
-        assert (
-            (small["bytes_out"] < large["bytes_out"])
-            if role == "encode"
-            else (small["bytes_in"] < large["bytes_in"])
-        )
+        size = "bytes_out" if role == "encode" else "bytes_in"
+        assert small[size] < large[size]
     assert capsys.readouterr().out.count("all else") == 2
     drawn = capacity_report.draw(tmp_path, tmp_path)
     assert [path.name for path in drawn] == ["capacity-batches.png", "capacity-cpu.png"]

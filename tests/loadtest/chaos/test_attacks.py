@@ -1,6 +1,7 @@
-"""The short form of every attack of `make chaos`: what must hold, holds.
+"""The short form of every attack of `make chaos`: its limits hold.
 
-How fast it was is for `make chaos` to judge, on a machine that does nothing else; here it must have come to an end at all.
+Limits on time and goodput are left to `make chaos`, on an otherwise idle machine; here these figures
+need only be finite.
 """
 
 import math
@@ -18,7 +19,7 @@ def depends_on_the_machine(row: Row) -> bool:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_what_must_hold_holds(attack: Attack) -> None:
+def test_attack_in_short_form_holds_its_limits(attack: Attack) -> None:
     rows = list(attack.rows(short=True))
     assert [row.cells() for row in rows if not row.holds and not depends_on_the_machine(row)] == []
     assert [row.cells() for row in rows if not math.isfinite(row.value)] == []

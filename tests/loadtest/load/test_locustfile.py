@@ -1,4 +1,7 @@
-"""Against the service, no service and a wrong one. In a process of its own: locust replaces Python's sockets and threads by gevent's."""
+"""The locust users against the service, a closed port and faulty services.
+
+Locust runs in a subprocess, as it replaces Python's sockets and threads with gevent's.
+"""
 
 import csv
 import json
@@ -26,7 +29,7 @@ BUDGETS = [f"k={k}" for k in SHARE_OF_BUDGET]
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left. requests, failures: the rows of its reports."""
+    """Result of a run. requests, failures: the rows of its reports."""
 
     code: int
     log: str
@@ -34,7 +37,7 @@ class Run:
     failures: list[dict[str, str]]
 
     def of(self, kind: str, path: str) -> list[dict[str, str]]:
-        """Requests of one protocol and method, at any budget."""
+        """Requests of one protocol and method, with any budget."""
         return [
             row
             for row in self.requests
@@ -42,7 +45,7 @@ class Run:
         ]
 
     def errors(self, kind: str, path: str) -> set[str]:
-        """What failed requests of one protocol and method are counted under."""
+        """Error messages of the failed requests of one protocol and method."""
         return {
             row["Error"]
             for row in self.failures
@@ -51,7 +54,7 @@ class Run:
 
 
 def locust(folder: Path, host: str, target: str, seconds: int) -> Run:
-    """The locustfile, with two users of each protocol."""
+    """Run the locustfile with two users per protocol."""
     command = [
         sys.executable,
         "-m",
@@ -99,7 +102,7 @@ def locust(folder: Path, host: str, target: str, seconds: int) -> Run:
 
 
 class WrongService(FaultyService):
-    """Refuses one budget, and decodes, slowly, to what is no image."""
+    """Refuses one budget, and decodes slowly to bytes that are not an image."""
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
         if request.k == 64:
@@ -112,7 +115,7 @@ class WrongService(FaultyService):
 
 
 class WrongRest(BaseHTTPRequestHandler):
-    """One id too few; refuses to decode."""
+    """Returns one id too few, and refuses to decode."""
 
     protocol_version = "HTTP/1.1"
 
@@ -145,7 +148,7 @@ class WrongRest(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def wrong_rest() -> Iterator[str]:
-    """Base URL of a service that answers wrongly."""
+    """Base URL of a faulty REST service."""
     with ThreadingHTTPServer(("127.0.0.1", 0), WrongRest) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
@@ -157,13 +160,13 @@ def wrong_rest() -> Iterator[str]:
 
 @pytest.fixture
 def wrong_grpc() -> Iterator[str]:
-    """HOST:PORT of one."""
+    """HOST:PORT of a faulty gRPC service."""
     server, target = start(WrongService())
     yield target
     server.stop(None).wait()
 
 
-def test_the_service_answers_both_protocols_rightly(tmp_path: Path) -> None:
+def test_users_of_both_protocols_get_right_answers_from_the_service(tmp_path: Path) -> None:
     with running() as service:
         run = locust(tmp_path, service.rest, service.grpc, seconds=8)
     assert run.code == 0, run.log
@@ -184,7 +187,7 @@ def test_the_service_answers_both_protocols_rightly(tmp_path: Path) -> None:
         assert all(float(row["Average Content Size"]) > 30 for row in rows)
 
 
-def test_where_nobody_listens_every_call_is_a_failure(tmp_path: Path) -> None:
+def test_users_report_every_call_to_a_closed_port_as_failure(tmp_path: Path) -> None:
     run = locust(tmp_path, "http://127.0.0.1:9", "127.0.0.1:9", seconds=2)
     assert run.code == 1
     assert all(row["Failure Count"] == row["Request Count"] for row in run.requests)
@@ -192,7 +195,7 @@ def test_where_nobody_listens_every_call_is_a_failure(tmp_path: Path) -> None:
     assert run.errors("POST", "/v1/encode") == {"ConnectionRefusedError(111, 'Connection refused')"}
 
 
-def test_wrong_answers_and_refusals_are_failures_and_named(
+def test_users_report_wrong_answers_and_refusals_by_name(
     tmp_path: Path, wrong_rest: str, wrong_grpc: str
 ) -> None:
     run = locust(tmp_path, wrong_rest, wrong_grpc, seconds=3)
@@ -207,7 +210,7 @@ def test_wrong_answers_and_refusals_are_failures_and_named(
         "Encode k=64"
     }
     assert min(float(row["Min Response Time"]) for row in run.of("gRPC", "Decode")) >= 1000 * SLOW
-    # Nobody waits while a gRPC user does.
+    # REST users go on while a gRPC user waits.
     over_grpc = [row for row in run.requests if row["Type"] == "gRPC"]
     over_rest = [row for row in run.requests if row["Type"] != "gRPC"]
     assert sum(int(row["Request Count"]) for row in over_rest) > sum(

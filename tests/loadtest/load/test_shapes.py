@@ -1,4 +1,4 @@
-"""Each shape with the real locust on the real service, alone and from a master with two workers."""
+"""Each load shape with real locust on the real service, also with a master and two workers."""
 
 import contextlib
 import csv
@@ -17,13 +17,13 @@ from tests.support.running import ROOT, Service, eventually, running
 
 pytestmark = pytest.mark.bench
 SHAPES = "loadtest/load/locustfile.py,loadtest/load/shapes"
-BRISK = ["--headless", "--only-summary", "--stop-timeout", "10"]
+HEADLESS = ["--headless", "--only-summary", "--stop-timeout", "10"]
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running(max_queue_seconds="30") as started:  # nobody is refused on a busy machine
-        yield started
+    with running(max_queue_seconds="30") as service:  # no refusals on a busy machine
+        yield service
 
 
 def free_port() -> str:
@@ -48,10 +48,10 @@ def command(service: Service, files: str, *options: str) -> list[str]:
 
 
 def locust(service: Service, shape: str, *options: str) -> str:
-    """The log of a run that went well."""
+    """Run locust with a shape; returns its log."""
     files = f"loadtest/load/locustfile.py,loadtest/load/shapes/{shape}.py"
     done = subprocess.run(
-        command(service, files, *BRISK, *options),
+        command(service, files, *HEADLESS, *options),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -63,27 +63,27 @@ def locust(service: Service, shape: str, *options: str) -> str:
 
 
 def history(folder: Path) -> list[int]:
-    """Users, second by second."""
+    """Number of users in each second."""
     rows = csv.DictReader((folder / "report_stats_history.csv").read_text().splitlines())
     return [int(row["User Count"]) for row in rows if row["Name"] == "Aggregated"]
 
 
-def test_a_ramp_ends_at_the_knee_and_logs_each_step(service: Service) -> None:
-    # Two users a step think longer than the service takes, so two steps at least still gain; 40 are far beyond what it carries.
+def test_ramp_ends_at_the_knee_and_logs_each_step(service: Service) -> None:
+    # The users' pauses exceed the service's latency, so at least two steps gain; 400 overload it.
     log = locust(
         service, "ramp", "--step-users", "8", "--step-seconds", "1.5", "--most-users", "400"
     )
-    steps = [int(users) for users in re.findall(r"(\d+) users: [\d.]+ good answers/s", log)]
+    steps = [int(users) for users in re.findall(r"(\d+) users: [\d.]+ successful calls/s", log)]
     assert steps == [8 * number for number in range(1, len(steps) + 1)]
     assert 3 <= len(steps) < 20
 
 
-def test_a_ramp_ends_at_most_users(service: Service) -> None:
+def test_ramp_ends_at_most_users(service: Service) -> None:
     log = locust(service, "ramp", "--step-users", "1", "--step-seconds", "1", "--most-users", "1")
     assert re.findall(r"(\d+) users: ", log) == ["1"]
 
 
-def test_a_spike_comes_and_goes(service: Service, tmp_path: Path) -> None:
+def test_spike_rises_and_falls(service: Service, tmp_path: Path) -> None:
     reports = ["--csv", str(tmp_path / "report"), "--html", str(tmp_path / "report.html")]
     locust(
         service, "spike", "--base-users", "2", "--peak-users", "10", "--hold-seconds", "3", *reports
@@ -96,7 +96,7 @@ def test_a_spike_comes_and_goes(service: Service, tmp_path: Path) -> None:
     assert "<title>" in (tmp_path / "report.html").read_text()
 
 
-def test_a_soak_keeps_its_users(service: Service, tmp_path: Path) -> None:
+def test_soak_keeps_its_number_of_users(service: Service, tmp_path: Path) -> None:
     locust(
         service,
         "soak",
@@ -111,7 +111,7 @@ def test_a_soak_keeps_its_users(service: Service, tmp_path: Path) -> None:
     assert 3 in history(tmp_path)
 
 
-def test_a_master_leads_two_workers_through_a_shape(service: Service, tmp_path: Path) -> None:
+def test_master_and_two_workers_follow_a_shape(service: Service, tmp_path: Path) -> None:
     port = free_port()
     files = "loadtest/load/locustfile.py,loadtest/load/shapes/soak.py"
     lead = [
@@ -134,7 +134,7 @@ def test_a_master_leads_two_workers_through_a_shape(service: Service, tmp_path: 
     ]
     try:
         done = subprocess.run(
-            command(service, files, *BRISK, *lead, "--csv", str(tmp_path / "report")),
+            command(service, files, *HEADLESS, *lead, "--csv", str(tmp_path / "report")),
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         logs = [worker.communicate(timeout=20)[0] for worker in workers]
@@ -153,8 +153,8 @@ def test_a_master_leads_two_workers_through_a_shape(service: Service, tmp_path: 
     assert rows[-1]["Failure Count"] == "0"
 
 
-def test_the_image_lets_choose_among_all_shapes() -> None:
-    """What docker compose starts, on another port: its web UI names them."""
+def test_web_ui_of_the_image_offers_all_shapes() -> None:
+    """The command of docker compose, on another port."""
     stage = (ROOT / "Dockerfile").read_text().partition(" AS loadtest\n")[2]
     program: list[str] = yaml.safe_load(stage.partition("ENTRYPOINT ")[2].partition("\n")[0])
     web, bind = free_port(), free_port()

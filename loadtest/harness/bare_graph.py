@@ -1,0 +1,73 @@
+"""Throughput of an ONNX graph run in this process, without a service: the benchmarks' baseline."""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from export.triton import python_backend
+from service.engine.cpu import cpu_engine
+from service.settings import Settings
+
+REPOSITORY = Path("model_repository")
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """`sessions` in parallel, each on `threads` threads, with `batch` images per inference."""
+
+    sessions: int
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.sessions} sessions x {self.threads} threads x batch {self.batch}"
+
+
+PLAIN_LOOP = Arrangement(1, CORES, 1)
+ARRANGEMENTS = [
+    Arrangement(sessions, CORES // sessions, batch)
+    for sessions in (1, CORES)
+    for batch in (1, 4, 8, 16)
+]
+
+
+class BareGraph:
+    """A graph on the engine the service would choose. inputs: an array of images or ids, rows first."""
+
+    def __init__(self, role: str, graph: Path, inputs: NDArray[Any]) -> None:
+        self.engine = cpu_engine(role, Settings())
+        self._graph = graph
+        self._inputs = inputs
+
+    def throughput(self, arrangement: Arrangement, seconds: float) -> tuple[float, float]:
+        """(images/s, CPU seconds per image)"""
+        engine = (*self.engine, arrangement.threads, arrangement.batch)
+        loaded = [python_backend.load(self._graph, *engine) for _ in range(arrangement.sessions)]
+        feed = {loaded[0][0][0]: self._inputs[: arrangement.batch]}
+        sessions = [run for _, _, run in loaded]
+        for run in sessions:
+            run(feed)
+        deadline = time.perf_counter() + seconds
+
+        def loop(run: Callable[[dict[str, Any]], object]) -> int:
+            images = 0
+            while time.perf_counter() < deadline:
+                run(feed)
+                images += arrangement.batch
+            return images
+
+        cpu, started = time.process_time(), time.perf_counter()
+        with ThreadPoolExecutor(arrangement.sessions) as pool:
+            images = sum(pool.map(loop, sessions))
+        return images / (time.perf_counter() - started), (time.process_time() - cpu) / images
+
+    def best(self) -> Arrangement:
+        """The fastest arrangement, by a one-second trial of each."""
+        return max(ARRANGEMENTS, key=lambda arrangement: self.throughput(arrangement, 1.0)[0])
