@@ -69,10 +69,10 @@ class Mix:
                 await self._retry_while_overloaded(kind)
         except TimeoutError:
             self.failures.append(f"{name}: hung")
-        except (aiohttp.ClientError, grpc.aio.AioRpcError, OSError) as error:
-            rpc_error = isinstance(error, grpc.aio.AioRpcError)
-            code = error.code().name if rpc_error else type(error).__name__
-            self.failures.append(f"{name}: {code}")
+        except grpc.aio.AioRpcError as error:
+            self.failures.append(f"{name}: {error.code().name}")
+        except (aiohttp.ClientError, OSError) as error:
+            self.failures.append(f"{name}: {type(error).__name__}")
 
     async def _retry_while_overloaded(self, kind: Callable[[], Awaitable[None]]) -> None:
         for _ in range(TRIES):

@@ -56,7 +56,7 @@ class Workload:
         return tokens if tokens is not None and tokens.k >= FULL else None
 
     def check_tokens(self, image: bytes, k: int, tokens: Tokens) -> None:
-        """Raises Failure unless there are k tokens that agree with the earlier answers for `image`."""
+        """Raises Failure unless there are k tokens that agree with earlier answers for `image`."""
         if tokens.k != k:
             raise Failure(f"wrong answer: {tokens.k} ids, not {k}")
         known = self._tokens.get(image)
