@@ -1,1 +1,1 @@
-"""Does a GPU host compute what the checkpoint does, and how fast?"""
+"""Acceptance test of a GPU host: numerics against the checkpoint, and speed."""

@@ -1,14 +1,14 @@
-"""`python -m export.acceptance`: does a GPU do what the checkpoint does, and how fast? Writes a report.
+"""`python -m export.acceptance`: test a GPU host's numerics and speed, and write a report.
 
-Beside a Triton that serves the graphs, as `make gpu-acceptance` starts it; or with --bare on a host that
-has PyTorch and not much more. The second imports nothing of Triton.
+Against a Triton that serves the graphs, as `make gpu-acceptance` starts it; or with --bare on a
+host with little more than PyTorch, where nothing of Triton is imported.
 """
 
 import sys
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the acceptance that the arguments ask for; `--help` and `--bare --help` list the options."""
+    """Run one of the two; `--help` and `--bare --help` list their options."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--bare" in arguments:
         from export.acceptance.bare import acceptance

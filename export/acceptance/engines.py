@@ -1,4 +1,7 @@
-"""The engines that `make gpu-acceptance` compares: each runs the graphs of one checkpoint, by the name of their Triton model."""
+"""Engines that `make gpu-acceptance` compares: ONNX Runtime and PyTorch on a GPU.
+
+Each is a function that runs a graph of the checkpoint, by the name of its Triton model.
+"""
 
 import copy
 import sys
@@ -24,63 +27,61 @@ Run = Callable[[str, Array], Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One Triton model: its graph, what goes in, and what fp32 on the CPU makes of it."""
+    """A Triton model with test inputs and the outputs that fp32 on the CPU computes from them."""
 
     name: str
     metadata: graph.ModelMetadata
-    model: bytes
-    given: Array
-    due: Array
+    graph: bytes
+    inputs: Array
+    expected: Array
 
 
-def cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
-    """The models of `folder` that are of `model`. Exits with a sentence when it has none."""
+def load_cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
+    """Cases of all graphs of `model` in a repository. Exits with one sentence without any."""
     tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
     decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
-    found = []
+    cases = []
     for path in sorted(folder.glob("*/1/model.onnx")):
         name, metadata = path.parents[1].name, graph.read_metadata(onnx.load(path))
         if metadata.fingerprint != checkpoint.fingerprint(model):
             continue
         if metadata.role == "encode":
-            found.append(Case(name, metadata, path.read_bytes(), photos, tokens))
+            cases.append(Case(name, metadata, path.read_bytes(), photos, tokens))
         else:
-            kept = np.ascontiguousarray(tokens[:, : metadata.budget])
-            due = parity.run(
-                decode,
-                np.where(np.arange(model.shape.channels) < metadata.budget, tokens, ABSENT).astype(
-                    np.int32
-                ),
-            )
-            found.append(Case(name, metadata, path.read_bytes(), kept, due))
-    if not found:
+            prefix = np.ascontiguousarray(tokens[:, : metadata.budget])
+            present = np.arange(model.shape.channels) < metadata.budget
+            expected = parity.run(decode, np.where(present, tokens, ABSENT).astype(np.int32))
+            cases.append(Case(name, metadata, path.read_bytes(), prefix, expected))
+    if not cases:
         sys.exit(
             f"{folder} has no graph of this checkpoint: write them with `python -m export gpu`"
         )
-    return found
+    return cases
 
 
-def on_onnxruntime(of: list[Case], provider: str = "CUDAExecutionProvider") -> Run:
+def on_onnxruntime(cases: list[Case], provider: str = "CUDAExecutionProvider") -> Run:
+    """ONNX Runtime with an execution provider."""
     options: dict[str, str] = {}
     if provider == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, where the loader does not look
-        options = {"use_tf32": "0"}  # what the graph keeps in fp32 is meant to be
+        onnxruntime.preload_dlls()  # CUDA's libraries are in wheels, off the loader's path
+        options = {"use_tf32": "0"}  # as in Triton
     providers = [(provider, options)]
     sessions = {
-        case.name: onnxruntime.InferenceSession(case.model, providers=providers) for case in of
+        case.name: onnxruntime.InferenceSession(case.graph, providers=providers) for case in cases
     }
     return lambda name, array: np.asarray(
         sessions[name].run(None, {sessions[name].get_inputs()[0].name: array})[0]
     )
 
 
-def on_torch(of: list[Case], model: Tokenizer, compiled: bool) -> Run:
+def on_torch(cases: list[Case], model: Tokenizer, compiled: bool) -> Run:
+    """PyTorch on the GPU, decode in fp16, channels last."""
     model = copy.deepcopy(model)
     fp16.convert_convolutions(model.decoder)
     model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     modules: dict[str, Any] = {}
-    for case in of:
+    for case in cases:
         module = graph.Encode(model) if case.metadata.role == "encode" else graph.Decode(model)
         modules[case.name] = torch.compile(module) if compiled else module
 

@@ -1,7 +1,8 @@
-"""`make engines-check`: does NVIDIA's compiler take the graphs? What can be known of the GPU's engines on a machine without a GPU.
+"""`make engines-check`: compile the GPU graphs with TensorRT-RTX, on a machine without a GPU.
 
-TensorRT-RTX parses each graph that `python -m export gpu` writes and compiles it ahead of time, with the profile that serving will use,
-for the GPUs it knows. That proves operators, types and shapes; not numbers, not speed, and not a plan that Triton loads: docs/gpu.md.
+Each graph that `python -m export gpu` writes is parsed and compiled ahead of time with the profile
+of serving, for the GPUs that the compiler knows. That proves operators, types and shapes; not
+numerics, not speed, and not that Triton loads a plan (docs/gpu.md).
 """
 
 import argparse
@@ -21,11 +22,11 @@ CAPABILITIES = ("8.0", "8.6", "8.9")
 REPORT = Path("build/engines-check.json")
 
 
-class Refused(Exception):
-    """The compiler does not take a graph; the message is its own."""
+class CompileError(Exception):
+    """The compiler rejects a graph; the message is its own."""
 
 
-class _Listening(trt.ILogger):  # type: ignore[misc]
+class _ErrorLog(trt.ILogger):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[str] = []
@@ -36,17 +37,17 @@ class _Listening(trt.ILogger):  # type: ignore[misc]
 
 
 def compile_graph(graph: bytes, shapes: tuple[tuple[int, ...], ...]) -> int:
-    """Compile a serialised graph of one input for all CAPABILITIES; shapes: smallest, best, largest. Returns the bytes of the result.
+    """Compile a serialised graph of one input for all CAPABILITIES; returns its size in bytes.
 
-    Raises Refused with the compiler's words.
+    shapes: smallest, best and largest. Raises CompileError with the compiler's message.
     """
-    log = _Listening()
+    log = _ErrorLog()
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(graph):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise Refused(
+        raise CompileError(
             "; ".join(
                 f"{error.code().name} {error.node_operator()} {error.node_name()}: {error.desc()}"
                 for error in errors
@@ -61,27 +62,27 @@ def compile_graph(graph: bytes, shapes: tuple[tuple[int, ...], ...]) -> int:
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, *shapes)
     config.add_optimization_profile(profile)
-    built = builder.build_serialized_network(network, config)
-    if built is None:
-        raise Refused("; ".join(log.errors))
-    return int(built.nbytes)
+    compiled = builder.build_serialized_network(network, config)
+    if compiled is None:
+        raise CompileError("; ".join(log.errors))
+    return int(compiled.nbytes)
 
 
-def unservable() -> bytes:
-    """A valid graph that TensorRT cannot have: the check that finds nothing wrong with it is broken."""
-    unique = helper.make_node("Unique", ["tokens"], ["picture"])
+def unsupported_graph() -> bytes:
+    """The control: a valid graph with an operator that TensorRT does not support."""
+    unique = helper.make_node("Unique", ["tokens"], ["values"])
     ends = [
         helper.make_tensor_value_info("tokens", onnx.TensorProto.FLOAT, ["batch"]),
-        helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, ["found"]),
+        helper.make_tensor_value_info("values", onnx.TensorProto.FLOAT, ["count"]),
     ]
-    graph = helper.make_graph([unique], "unservable", ends[:1], ends[1:])
+    graph = helper.make_graph([unique], "unsupported", ends[:1], ends[1:])
     return bytes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]).SerializeToString()
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Check every model of a repository, then the control. Exits with 1 when a graph is refused, or the control is not."""
+    """Compile every model of a repository. Exits with 1 when one fails, or the control does not."""
     parser = argparse.ArgumentParser(
         prog="python -m export.acceptance.engines_check", description=main.__doc__
     )
@@ -94,7 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     figures: dict[str, float] = {}
     failed = []
     print(
-        f"TensorRT-RTX {trt.__version__}, compute capabilities {', '.join(CAPABILITIES)}\n{'model':<28}{'seconds':>9}{'MB':>9}"
+        f"TensorRT-RTX {trt.__version__}, compute capabilities {', '.join(CAPABILITIES)}\n"
+        f"{'model':<28}{'seconds':>9}{'MB':>9}"
     )
     for path in configs:
         message = repository.parse(path.read_text())
@@ -103,28 +105,26 @@ def main(arguments: list[str] | None = None) -> None:
             int(message.parameters[f"{which}_batch"].string_value)
             for which in ("min", "opt", "max")
         ]
-        begun = time.monotonic()
+        model_started = time.monotonic()
         try:
             size = compile_graph(
                 (path.parent / "1/model.onnx").read_bytes(),
                 tuple((batch, *axes) for batch in batches),
             )
-        except Refused as error:
-            failed.append(f"{message.name} is refused: {error}")
+        except CompileError as error:
+            failed.append(f"{message.name} does not compile: {error}")
             continue
-        figures[f"{message.name}_seconds"] = time.monotonic() - begun
+        figures[f"{message.name}_seconds"] = time.monotonic() - model_started
         figures[f"{message.name}_bytes"] = size
         print(
             f"{message.name:<28}{figures[f'{message.name}_seconds']:>9.1f}{size / 1e6:>9.1f}",
             flush=True,
         )
     try:
-        compile_graph(unservable(), ((1,), (1,), (1,)))
-        failed.append(
-            "the control, a graph with Unique, was not refused: this check cannot be trusted"
-        )
-    except Refused as error:
-        print(f"the control was refused, as it must be: {error}")
+        compile_graph(unsupported_graph(), ((1,), (1,), (1,)))
+        failed.append("the control, a graph with Unique, compiled: this check cannot be trusted")
+    except CompileError as error:
+        print(f"the control does not compile, as expected: {error}")
     figures |= {
         "models": len(configs),
         "failed": len(failed),
@@ -135,7 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     if failed:
         sys.exit("\n".join(failed))
     print(
-        f"{len(configs)} graphs compile, in {figures['seconds']:.0f} s and {figures['peak_bytes'] / 2**30:.1f} GiB"
+        f"{len(configs)} graphs compile, in {figures['seconds']:.0f} s "
+        f"and {figures['peak_bytes'] / 2**30:.1f} GiB"
     )
 
 

@@ -1,4 +1,4 @@
-"""What an acceptance of a GPU host finds: lines for people, figures for programs, and what must not be."""
+"""Report of an acceptance test: Markdown lines, figures, and violated bounds."""
 
 import subprocess
 from dataclasses import dataclass, field
@@ -12,24 +12,25 @@ from export.figures import write_figures
 
 @dataclass
 class Report:
-    """Grows line by line; broken holds a sentence for everything that must not be."""
+    """A report that grows line by line. violations: a sentence per bound that does not hold."""
 
     lines: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
 
-    def say(self, *lines: str) -> None:
+    def add(self, *lines: str) -> None:
+        """Print lines and add them to the report."""
         print(*lines, sep="\n", flush=True)
         self.lines.extend(lines)
 
     def write(self, folder: Path) -> None:
-        """report.md and report.json, as far as they go."""
+        """Write what there is so far to report.md and report.json."""
         write_figures(folder / "report.json", self.figures)
         (folder / "report.md").write_text("\n".join(self.lines) + "\n")
 
 
 def machine() -> str:
-    """The GPU and the versions of what computes on it, as a sentence."""
+    """One line about the GPU and the versions of torch and onnxruntime."""
     try:
         gpu = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"],

@@ -1,1 +1,1 @@
-"""The acceptance of a GPU host that has PyTorch and neither Triton nor TensorRT, in minutes."""
+"""Acceptance test of a GPU host with PyTorch but without Triton and TensorRT, in minutes."""

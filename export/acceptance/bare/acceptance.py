@@ -1,6 +1,6 @@
-"""`python -m export.acceptance --bare`: numbers and speed of a GPU host in minutes.
+"""`python -m export.acceptance --bare`: numerics and speed of a GPU host in minutes.
 
-Needs PyTorch, ONNX Runtime, numpy and what deploy.gpu.pack carries; no Triton, no network.
+Needs PyTorch, ONNX Runtime, numpy and what deploy.gpu.pack packs; no Triton, no network.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from export.acceptance.bare import gateway, graphs, headlines, numerics, rates, speed
+from export.acceptance.bare import gateway_cores, graphs, headlines, numerics, rates, speed
 from export.acceptance.bare.scale import GPU, REHEARSAL, ROLES, Role, Scale
 from export.acceptance.bare.sections import Sections
 from export.acceptance.report import Report, machine
@@ -34,7 +34,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rehearse",
         action="store_true",
-        help="run every part on the CPU with tiny sizes; its figures mean nothing",
+        help="run every part on the CPU with tiny sizes; the figures mean nothing",
     )
     parser.add_argument("--checkpoint", type=Path, default=DEMO, help="the tokenizer to compare")
     parser.add_argument(
@@ -43,16 +43,16 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help="photos: a folder of images or of .tar shards, or a glob",
     )
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--minutes", type=float, default=4.0, help="the time for everything; 4")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time limit for everything; 4")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-acceptance"))
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
-    """Measure numbers and speed on the GPU, and write report.md and report.json.
+    """Measure numerics and speed on the GPU, and write report.md and report.json.
 
-    Exits with 1 when a part failed, and in a rehearsal also when one was left out for lack of time.
-    The report names both.
+    Exits with 1 when a part failed, and in a rehearsal also when one was skipped for lack of time.
+    The report lists both.
     """
     options = _options(arguments)
     scale = REHEARSAL if options.rehearse else GPU
@@ -60,20 +60,20 @@ def main(arguments: list[str]) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU: --rehearse runs everything on the CPU")
     report = Report()
-    sections = Sections(report, options.output, 60 * options.minutes, scale.patience)
-    report.say(
+    sections = Sections(report, options.output, 60 * options.minutes, scale.time_factor)
+    report.add(
         "# GPU acceptance without Triton" + (": A REHEARSAL" if options.rehearse else ""), ""
     )
     if options.rehearse:
-        report.say("On the CPU, with tiny sizes: **no figure below means anything.**", "")
-    report.say(f"{machine()} Python {platform.python_version()}, numpy {np.__version__}.")
+        report.add("On the CPU, with tiny sizes: **no figure below means anything.**", "")
+    report.add(f"{machine()} Python {platform.python_version()}, numpy {np.__version__}.")
 
     trained = checkpoint.load(options.checkpoint)
     models: dict[str, Tokenizer] = {
         "demo": trained if scale.small is None else random_of(scale.small),
         "full": random_of(scale.full),
     }
-    report.say(f"demo: {checkpoint.fingerprint(models['demo'])}. full: random weights.")
+    report.add(f"demo: {checkpoint.fingerprint(models['demo'])}. full: random weights.")
     counts = {"demo": scale.photos, "full": scale.large_photos}
     photos = {
         name: torch.from_numpy(
@@ -82,22 +82,22 @@ def main(arguments: list[str]) -> None:
         for name, model in models.items()
     }
     acceptance = Acceptance(sections, models, photos, device, scale)
-    acceptance.all_but_graphs_and_compiled()
+    acceptance.measure_eager()
     sections.section(
         "The exported graphs",
         lambda: _graphs(sections, options, trained, photos["demo"], scale),
     )
-    acceptance.compiled_and_what_it_means()
+    acceptance.measure_compiled()
     sections.close()
-    if sections.failed or (options.rehearse and sections.left_out):
+    if sections.failed or (options.rehearse and sections.skipped):
         raise SystemExit(1)
 
 
 @dataclass
 class Acceptance:
-    """Two models on a device, and what is known of their speed so far.
+    """Two models on a device, and their measured speed so far.
 
-    photos: uint8 [N, S, S, 3] by model. rates: of matrix products, see export.acceptance.bare.rates.
+    photos: uint8 [N, S, S, 3] by model. rates: of matrix products, see bare.rates.
     """
 
     sections: Sections
@@ -108,11 +108,11 @@ class Acceptance:
     rates: dict[torch.dtype, float] = field(default_factory=dict)
     speeds: speed.Speeds = field(default_factory=speed.Speeds)
 
-    def all_but_graphs_and_compiled(self) -> None:
-        """The sections that come first: what no compiler can hold up."""
+    def measure_eager(self) -> None:
+        """The sections that come first, because no compiler can delay them."""
         section, device, scale = self.sections.section, self.device, self.scale
-        section("What the device does at best", self._rates)
-        section("Numbers", self._numbers)
+        section("Peak rates of the device", self._rates)
+        section("Numerics", self._numerics)
         torch.backends.cudnn.benchmark = True  # from here on time counts, not bits
         section("Speed", lambda: self._speed(speed.MAIN, scale.batches))
         section(
@@ -125,8 +125,8 @@ class Acceptance:
             lambda: self._speed(speed.OTHERS, scale.some_batches),
         )
 
-    def compiled_and_what_it_means(self) -> None:
-        """The sections that come last: the compiler takes all the time that is left."""
+    def measure_compiled(self) -> None:
+        """The sections that come last: the compiler uses the remaining time."""
         scale = self.scale
         self.sections.section(
             "Speed, compiled",
@@ -135,15 +135,15 @@ class Acceptance:
             ),
         )
         self.sections.section(
-            "What it means for serving",
-            lambda: gateway.say(self.sections.report, list(self.models), self.speeds),
+            "Gateway cores per device",
+            lambda: gateway_cores.add(self.sections.report, list(self.models), self.speeds),
             instant=True,
         )
 
     def _rates(self) -> None:
         self.rates.update(rates.measure(self.sections, self.device, self.scale))
 
-    def _numbers(self) -> None:
+    def _numerics(self) -> None:
         for name, model in self.models.items():
             numerics.compare(self.sections, name, model, self.photos[name], self.device, self.scale)
 
@@ -178,4 +178,4 @@ def _graphs(
     if provider in onnxruntime.get_available_providers():
         graphs.measure(sections, options.repository, model, photos, provider, scale)
     else:
-        sections.left_out.append("the exported graphs: this onnxruntime has no CUDA")
+        sections.skipped.append("the exported graphs: this onnxruntime has no CUDA")

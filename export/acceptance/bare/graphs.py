@@ -1,4 +1,4 @@
-"""The exported graphs in ONNX Runtime on the device, against the checkpoint on the CPU."""
+"""Exported graphs in ONNX Runtime on the device against the checkpoint on the CPU."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from export.graphs import graph
 from tokenizer import checkpoint, inference
 from tokenizer.models.base import Tokenizer
 
-AT_MOST = 60.0  # seconds for each half
+MAX_SECONDS = 60.0  # to compare, and again to time
 
 
 def measure(
@@ -26,39 +26,41 @@ def measure(
     provider: str,
     scale: Scale,
 ) -> None:
-    """Tokens, pixels and speed of each graph of this checkpoint. model: on the CPU."""
-    reference = on_cpu(model, photos, scale.reference)
-    found = cases(repository, model, photos, reference)
-    if not found:
-        sections.left_out.append(f"graphs: {repository} has none of this checkpoint")
+    """Report tokens, pixels and speed of each graph of this checkpoint. model: on the CPU."""
+    reference = on_cpu(model, photos, scale.reference_seconds)
+    cases = load_cases(repository, model, photos, reference)
+    if not cases:
+        sections.skipped.append(f"graphs: {repository} has none of this checkpoint")
         return
     report, engine = sections.report, f"ONNX Runtime, {provider}"
-    run = on_onnxruntime(found, provider)
+    run = on_onnxruntime(cases, provider)
     batch = min(32, len(photos))
     sections.attempt(
         f"graphs compared, {provider}",
-        lambda: compare(report, engine, run, found, batch),
-        AT_MOST,
+        lambda: compare(report, engine, run, cases, batch),
+        MAX_SECONDS,
     )
     sections.attempt(
         f"graphs timed, {provider}",
-        lambda: time_it(report, engine, run, found, list(scale.batches), scale.repeats),
-        AT_MOST,
+        lambda: time_it(report, engine, run, cases, list(scale.batches), scale.repeats),
+        MAX_SECONDS,
     )
 
 
-def cases(repository: Path, model: Tokenizer, photos: Tensor, reference: Reference) -> list[Case]:
-    """The graphs of `model` in a model repository, with what they should make of photos."""
+def load_cases(
+    repository: Path, model: Tokenizer, photos: Tensor, reference: Reference
+) -> list[Case]:
+    """Cases of all graphs of `model` in a model repository. reference: of the same photos."""
     count = len(reference.tokens)
-    found = []
+    cases = []
     for path in sorted(repository.glob("*/1/model.onnx")):
         metadata = graph.read_metadata(onnx.load(path))
         if metadata.fingerprint != checkpoint.fingerprint(model):
             continue
         if metadata.role == "encode":
-            given, due = photos[:count].numpy(), reference.tokens.numpy()
+            inputs, expected = photos[:count].numpy(), reference.tokens.numpy()
         else:
-            given = np.ascontiguousarray(reference.tokens[:, : metadata.budget].numpy())
-            due = inference.decode(model, reference.tokens, metadata.budget)
-        found.append(Case(path.parents[1].name, metadata, path.read_bytes(), given, due))
-    return found
+            inputs = np.ascontiguousarray(reference.tokens[:, : metadata.budget].numpy())
+            expected = inference.decode(model, reference.tokens, metadata.budget)
+        cases.append(Case(path.parents[1].name, metadata, path.read_bytes(), inputs, expected))
+    return cases

@@ -1,4 +1,4 @@
-"""Do tokens and pixels agree with fp32 on the CPU, and does an image depend on its batch?"""
+"""Tokens and pixels of each precision against fp32 on the CPU, alone and in a batch."""
 
 import time
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from export.graphs.graph import Decode, Encode
 from tokenizer.models.base import Tokenizer
 
 BATCH = 32
-AT_MOST = 40.0  # seconds for one precision
-LEAST_REFERENCE = 2  # photos
+MAX_SECONDS = 40.0  # for one precision
+MIN_REFERENCE = 2  # photos
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What fp32 makes of photos. tokens: int32 [N, C]. pixels: uint8 [N, S, S, 3].
+    """Tokens int32 [N, C] and pixels uint8 [N, S, S, 3] of photos in fp32.
 
-    where: the device, as a report names it.
+    where: the device, for the report.
     """
 
     tokens: Tensor
@@ -38,16 +38,16 @@ def compare(
     device: torch.device,
     scale: Scale,
 ) -> None:
-    """Say bits and pixels of every precision against fp32. photos: uint8 [N, S, S, 3].
+    """Report bits and pixels of every precision against fp32. photos: uint8 [N, S, S, 3].
 
-    The reference is the CPU for as many photos as it manages in `scale.reference` seconds. Where
-    these are not all, fp32 on the device is compared with the CPU on them, and all other precisions
-    with fp32 on the device on all photos.
+    The CPU computes the reference of as many photos as fit into `scale.reference_seconds`. If these
+    are not all, fp32 on the device is compared with the CPU on them, and the other precisions with
+    fp32 on the device on all photos.
     """
     report = sections.report
-    reference = on_cpu(model, photos, scale.reference)
+    reference = on_cpu(model, photos, scale.reference_seconds)
     count = len(reference.tokens)
-    report.say(
+    report.add(
         f"### {name}",
         "",
         f"| precision | photos | against fp32 on | bits flipped | largest pixel difference, mean "
@@ -57,26 +57,26 @@ def compare(
     for precision in ALL:
         whole = count if precision is FP32 else len(reference.tokens)
 
-        def one(precision: Precision = precision, whole: int = whole) -> None:
+        def compare_precision(precision: Precision = precision, whole: int = whole) -> None:
             nonlocal reference
-            made = _on_device(model, photos[:whole], reference.tokens, precision, device)
-            _say(sections, name, precision, made, reference, model)
+            results = _on_device(model, photos[:whole], reference.tokens, precision, device)
+            _add(sections, name, precision, results, reference, model)
             if precision is FP32 and count < len(photos):
                 ready = prepared(model, FP32, device, channels_last=True)
                 tokens = _tokens(ready, photos, FP32, device, BATCH)
                 pixels = _pixels(ready, tokens, FP32, device, BATCH)
                 reference = Reference(tokens, pixels, "the device")
 
-        sections.attempt(f"numerics, {name}, {precision.name}", one, AT_MOST)
+        sections.attempt(f"numerics, {name}, {precision.name}", compare_precision, MAX_SECONDS)
 
 
 def on_cpu(model: Tokenizer, photos: Tensor, seconds: float) -> Reference:
-    """fp32 on the CPU, of as many photos uint8 [N, S, S, 3] as `seconds` are enough for."""
-    until = time.monotonic() + seconds
+    """Reference of as many photos uint8 [N, S, S, 3] as the CPU computes in `seconds`."""
+    deadline = time.monotonic() + seconds
     tokens, pixels = [], []
     with torch.inference_mode():
         for i in range(len(photos)):
-            if i >= LEAST_REFERENCE and time.monotonic() > until:
+            if i >= MIN_REFERENCE and time.monotonic() > deadline:
                 break
             tokens.append(Encode(model)(photos[i : i + 1]))
             pixels.append(Decode(model)(tokens[-1]))
@@ -84,9 +84,8 @@ def on_cpu(model: Tokenizer, photos: Tensor, seconds: float) -> Reference:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """tokens, pixels: in batches, as Reference. alone_tokens, alone_pixels: of the first of them,
-    one by one."""
+class _Results:
+    """tokens, pixels: computed in batches. alone_*: of the first photos, one by one."""
 
     tokens: Tensor
     pixels: Tensor
@@ -96,13 +95,13 @@ class _Made:
 
 def _on_device(
     model: Tokenizer, photos: Tensor, tokens: Tensor, precision: Precision, device: torch.device
-) -> _Made:
+) -> _Results:
     ready = prepared(model, precision, device, channels_last=True)
-    few = photos[:BATCH]
-    return _Made(
+    first = photos[:BATCH]
+    return _Results(
         _tokens(ready, photos, precision, device, BATCH),
         _pixels(ready, tokens, precision, device, BATCH),
-        _tokens(ready, few, precision, device, 1),
+        _tokens(ready, first, precision, device, 1),
         _pixels(ready, tokens[:BATCH], precision, device, 1),
     )
 
@@ -123,28 +122,30 @@ def _pixels(
         return torch.cat([run(part.to(device)).cpu() for part in tokens.split(batch)])
 
 
-def _say(
+def _add(
     sections: Sections,
     name: str,
     precision: Precision,
-    made: _Made,
+    results: _Results,
     reference: Reference,
     model: Tokenizer,
 ) -> None:
     report = sections.report
-    count = len(made.tokens)
-    due = reference.tokens[:count]
-    bits = due.numel() * model.bits_per_token
-    flipped = int(np.unpackbits((made.tokens ^ due).numpy().view(np.uint8)).sum())
-    difference = (made.pixels.int() - reference.pixels[:count].int()).abs()
-    tokens_differ = int((made.alone_tokens != made.tokens[: len(made.alone_tokens)]).sum())
-    pixels_differ = int((made.alone_pixels != made.pixels[: len(made.alone_pixels)]).sum())
+    count = len(results.tokens)
+    expected = reference.tokens[:count]
+    bits = expected.numel() * model.bits_per_token
+    flipped = int(np.unpackbits((results.tokens ^ expected).numpy().view(np.uint8)).sum())
+    difference = (results.pixels.int() - reference.pixels[:count].int()).abs()
+    tokens_differ = int((results.alone_tokens != results.tokens[: len(results.alone_tokens)]).sum())
+    pixels_differ = int((results.alone_pixels != results.pixels[: len(results.alone_pixels)]).sum())
     same = tokens_differ == 0 and pixels_differ == 0
-    said = "the same" if same else f"{tokens_differ:,} tokens, {pixels_differ:,} values differ"
-    report.say(
+    batch_effect = (
+        "the same" if same else f"{tokens_differ:,} tokens, {pixels_differ:,} values differ"
+    )
+    report.add(
         f"| {precision.name} | {count} | {reference.where} "
         f"| {flipped:,} of {bits:,} ({flipped / bits:.4%}) "
-        f"| {int(difference.max())}, {float(difference.float().mean()):.4f} | {said} |"
+        f"| {int(difference.max())}, {float(difference.float().mean()):.4f} | {batch_effect} |"
     )
     key = f"{name}_{precision.name}".replace(" ", "_")
     report.figures |= {

@@ -1,4 +1,4 @@
-"""In which numbers a model computes, and a model made ready for it on a device."""
+"""Precisions on a GPU (fp32, TF32, bf16, fp16), and models prepared to compute in them."""
 
 import copy
 from collections.abc import Iterator
@@ -15,10 +15,11 @@ from tokenizer.models.blocks import Norm
 
 @dataclass(frozen=True)
 class Precision:
-    """dtype: of convolutions and matrix products. tf32: whether those in fp32 may round to tf32.
+    """Number formats of a model.
 
-    throughout: norms and what flows between layers are of `dtype` too; otherwise they stay fp32, as
-    in what the project exports (docs/decisions/0010).
+    dtype: of convolutions and matrix products. tf32: whether those in fp32 may round to TF32.
+    throughout: norms and activations are `dtype` too; otherwise they stay fp32, as in exported
+    graphs (docs/decisions/0010).
     """
 
     name: str
@@ -38,7 +39,7 @@ ALL = (FP32, TF32, BF16, FP16, BF16_THROUGHOUT, FP16_THROUGHOUT)
 
 @contextmanager
 def computing(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Whatever runs in the block computes in `precision`, without gradients."""
+    """Compute in `precision`, without gradients, inside the block."""
     torch.backends.cuda.matmul.allow_tf32 = precision.tf32
     torch.backends.cudnn.allow_tf32 = precision.tf32
     mixed = precision.dtype != torch.float32 and not precision.throughout
@@ -54,7 +55,7 @@ def prepared(
 ) -> Tokenizer:
     """A copy of a model on `device` that computes in `precision` inside a `computing` block.
 
-    Pixels, latents and codes stay fp32 outside of encoder and decoder.
+    Pixels, latents and codes outside of encoder and decoder stay fp32.
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if precision.throughout:
@@ -67,17 +68,17 @@ def prepared(
 def _lower(part: nn.Module, dtype: torch.dtype) -> None:
     for parent in list(part.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, Norm):  # which takes fp32 whatever it is given
+            if isinstance(norm, Norm):  # which always computes in fp32
                 plain = nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps)
                 plain.weight, plain.bias = norm.weight, norm.bias
                 setattr(parent, name, plain)
     part.to(dtype)
 
-    def lower(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(one.to(dtype) for one in given)
+    def lower(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(tensor.to(dtype) for tensor in inputs)
 
-    def raise_again(_: nn.Module, __: tuple[Any, ...], made: Tensor) -> Tensor:
-        return made.float()
+    def restore(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.float()
 
     part.register_forward_pre_hook(lower)
-    part.register_forward_hook(raise_again)
+    part.register_forward_hook(restore)

@@ -1,4 +1,4 @@
-"""How large the acceptance is: for a GPU, and for its rehearsal on a CPU."""
+"""Sizes of the acceptance test: for a GPU, and for its rehearsal on a CPU."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,17 +13,18 @@ ROLES: tuple[Role, ...] = ("encode", "decode")
 
 @dataclass(frozen=True)
 class Scale:
-    """photos, large_photos: compared at most, of the small and of the full tokenizer.
-    full, flextok, gpt: with random weights.
+    """How much the acceptance measures.
 
-    small: with random weights, in the place of the trained tokenizer; None: the trained one.
-    batches: of the speed tables. some_batches: of the slower engines. compiled_batches: of the
-    models in `compiled`, in the roles of compiled_roles, for each batch anew.
-    lengths: tokens that the GPT makes.
-    matrix: side of the products whose rate is measured. copied: bytes of the copy, likewise.
-    repeats: of a call that is timed, at most. enough: seconds of one cell of a table.
-    reference: seconds that a model may take for fp32 on the CPU.
-    patience: see Sections.
+    photos, large_photos: most photos to compare, for the small and for the full tokenizer.
+    small: random weights of this shape replace the trained tokenizer; None: the trained one.
+    full, flextok, gpt: shapes of the models with random weights.
+    batches: of the speed tables. some_batches: of the slower engines.
+    compiled, compiled_roles, compiled_batches: what torch.compile runs, compiled per batch.
+    lengths: tokens that the GPT generates.
+    matrix: side of the measured matrix products. copy_bytes: size of the measured copy.
+    repeats: most repeats of a timed call. cell_seconds: time for one cell of a table.
+    reference_seconds: time for one model's fp32 reference on the CPU.
+    time_factor: see Sections.
     """
 
     photos: int
@@ -39,11 +40,11 @@ class Scale:
     compiled_batches: tuple[int, ...]
     lengths: tuple[int, ...]
     matrix: int
-    copied: int
+    copy_bytes: int
     repeats: int
-    enough: float
-    reference: float
-    patience: float
+    cell_seconds: float
+    reference_seconds: float
+    time_factor: float
 
 
 GPU = Scale(
@@ -60,11 +61,11 @@ GPU = Scale(
     compiled_batches=(1, 32),
     lengths=(32, 256),
     matrix=8192,
-    copied=2**30,
+    copy_bytes=2**30,
     repeats=20,
-    enough=0.2,
-    reference=15.0,
-    patience=1.0,
+    cell_seconds=0.2,
+    reference_seconds=15.0,
+    time_factor=1.0,
 )
 
 REHEARSAL = Scale(
@@ -98,9 +99,9 @@ REHEARSAL = Scale(
     compiled_batches=(2,),
     lengths=(4, 8),
     matrix=128,
-    copied=2**20,
+    copy_bytes=2**20,
     repeats=2,
-    enough=0.0,
-    reference=20.0,
-    patience=20.0,
+    cell_seconds=0.0,
+    reference_seconds=20.0,
+    time_factor=20.0,
 )

@@ -1,4 +1,4 @@
-"""The parts of a report, one after the other: one that fails or has no time left costs no other."""
+"""Sections of a report under a time limit: one that fails or runs out of time costs no other."""
 
 import signal
 import time
@@ -8,81 +8,82 @@ from pathlib import Path
 
 from export.acceptance.report import Report
 
-LEAST_SECONDS = 1.0  # with less than this left nothing more is begun
+MIN_SECONDS = 1.0  # nothing starts with less time left
 
 
 class Sections:
-    """A report that grows section by section and is written to `folder` after each.
+    """A report that is written to `folder` after each section.
 
-    seconds: how long all sections together may take, from now on. patience: how many times as long
-    as planned a single part may take, on a slower machine than it was planned for.
-    failed, left_out: what did not work and what there was no time for, a sentence each.
+    seconds: time limit for all sections together, from now on.
+    time_factor: multiplies the limits of single parts, for slower machines.
+    failed, skipped: parts that failed or ran out of time, a sentence each.
     """
 
-    def __init__(self, report: Report, folder: Path, seconds: float, patience: float = 1.0) -> None:
-        self.report, self.folder, self.patience = report, folder, patience
+    def __init__(
+        self, report: Report, folder: Path, seconds: float, time_factor: float = 1.0
+    ) -> None:
+        self.report, self.folder, self.time_factor = report, folder, time_factor
         self.end = time.monotonic() + seconds
         self.failed: list[str] = []
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
 
     @property
     def seconds_left(self) -> float:
-        """Until the time is over; negative afterwards."""
+        """Time left for all sections; negative when it is over."""
         return self.end - time.monotonic()
 
     def section(self, title: str, work: Callable[[], None], *, instant: bool = False) -> None:
-        """Do `work` under a heading and write the report, whatever comes of it.
+        """Run `work` under a heading and write the report, even if it fails.
 
-        An exception of `work` is written to the report. Where the time is over, work that is not
-        `instant` is left out.
+        An exception goes to the report. When the time is over, only `instant` work runs.
         """
-        self.report.say("", f"## {title}", "")
+        self.report.add("", f"## {title}", "")
         started = time.monotonic()
         if instant:
-            self.end = max(self.end, time.monotonic() + 2 * LEAST_SECONDS)
+            self.end = max(self.end, time.monotonic() + 2 * MIN_SECONDS)
         self.attempt(title, work, None)
-        self.report.say("", f"({time.monotonic() - started:.1f} s)")
+        self.report.add("", f"({time.monotonic() - started:.1f} s)")
         self.report.write(self.folder)
 
-    def attempt(self, name: str, work: Callable[[], None], at_most: float | None) -> bool:
-        """Do a part of a section. Returns whether it came to its end; the report says why not.
+    def attempt(self, name: str, work: Callable[[], None], max_seconds: float | None) -> bool:
+        """Run a part of a section. Returns whether it completed; otherwise the report says why.
 
-        at_most: seconds, times `patience`, after which it is interrupted, or when the time of all
-        is over, whichever is first; None = its own parts are limited.
+        max_seconds: times `time_factor` the limit after which it is interrupted, or earlier at the
+        end of all sections' time. None: only its own parts are limited.
         """
-        if self.seconds_left < LEAST_SECONDS:
-            self.left_out.append(f"{name}: no time was left")
+        if self.seconds_left < MIN_SECONDS:
+            self.skipped.append(f"{name}: no time was left")
             return False
         limit = TimeLimit(
-            None if at_most is None else min(at_most * self.patience, self.seconds_left)
+            None if max_seconds is None else min(max_seconds * self.time_factor, self.seconds_left)
         )
         try:
             with limit:
                 work()
         except Exception as error:
-            if limit.expired:  # whatever a library made of the interruption
-                self.left_out.append(f"{name}: stopped after {limit.seconds:.0f} s")
+            if limit.expired:  # libraries may wrap the TimeoutError
+                self.skipped.append(f"{name}: stopped after {limit.seconds:.0f} s")
                 return False
             self.failed.append(f"{name}: {type(error).__name__}: {str(error)[:500]}")
-            self.report.say("", f"{name} failed:", "", "```", traceback.format_exc(), "```", "")
+            self.report.add("", f"{name} failed:", "", "```", traceback.format_exc(), "```", "")
         else:
             return True
         return False
 
     def close(self) -> None:
-        """Say what is missing, and write the report for the last time."""
-        self.report.say("", "## What is missing", "")
-        self.report.say(*(f"- failed: {one}" for one in self.failed))
-        self.report.say(*(f"- not run: {one}" for one in self.left_out))
-        if not self.failed and not self.left_out:
-            self.report.say("Nothing: every part came to its end.")
+        """List failed and skipped parts, and write the report a last time."""
+        self.report.add("", "## Failed and skipped parts", "")
+        self.report.add(*(f"- failed: {part}" for part in self.failed))
+        self.report.add(*(f"- not run: {part}" for part in self.skipped))
+        if not self.failed and not self.skipped:
+            self.report.add("None: every part completed.")
         self.report.write(self.folder)
 
 
 class TimeLimit:
-    """Raises TimeoutError in a block after `seconds`, when its Python code has its turn again.
+    """Raises TimeoutError in a block after `seconds`, as soon as Python code runs again.
 
-    seconds: None = never. expired: whether it did. In the main thread only, and not inside another.
+    seconds: None = never. expired: whether it was raised. For the main thread only; not nestable.
     """
 
     def __init__(self, seconds: float | None) -> None:

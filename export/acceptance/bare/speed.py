@@ -1,4 +1,4 @@
-"""How long encode and decode take by batch, in each precision, layout and way to run PyTorch."""
+"""Time of encode and decode by batch, precision, memory layout and torch.compile mode."""
 
 import copy
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ from export.acceptance.bare.timing import median_seconds, operations
 from export.graphs.graph import Decode, Encode
 from tokenizer.models.base import Tokenizer
 
-EAGER_AT_MOST, COMPILED_AT_MOST = 15.0, 60.0  # seconds for one cell of a table
+EAGER_SECONDS, COMPILED_SECONDS = 15.0, 60.0  # limits for one cell of a table
 
 
 @dataclass(frozen=True)
 class Variant:
-    """mode: of torch.compile; none where PyTorch runs operator by operator."""
+    """A way to run a model. mode: of torch.compile; None = eager."""
 
     precision: Precision
     channels_last: bool = True
@@ -35,6 +35,7 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """Name in the report."""
         layout = "channels last" if self.channels_last else "channels first"
         return f"{self.precision.name}, {layout}, {self.mode or 'eager'}"
 
@@ -55,18 +56,18 @@ COMPILED = (
 
 @dataclass
 class Speeds:
-    """What was measured: images per second by (model, role, variant, batch)."""
+    """Measured images per second by (model, role, variant, batch)."""
 
     images_per_second: dict[tuple[str, Role, str, int], float] = field(default_factory=dict)
 
     def best(self, model: str, role: Role) -> tuple[float, str, int] | None:
-        """The highest rate with its variant and batch; None where nothing was measured."""
-        found = [
+        """The highest rate with its variant and batch; None if nothing was measured."""
+        rates = [
             (rate, variant, batch)
-            for (a_model, a_role, variant, batch), rate in self.images_per_second.items()
-            if (a_model, a_role) == (model, role)
+            for (of_model, of_role, variant, batch), rate in self.images_per_second.items()
+            if (of_model, of_role) == (model, role)
         ]
-        return max(found, default=None)
+        return max(rates, default=None)
 
 
 def measure(
@@ -80,16 +81,16 @@ def measure(
     rates: dict[torch.dtype, float],
     speeds: Speeds,
 ) -> None:
-    """A table for each model and role: a row for each variant, a column for each batch.
+    """Report a table per model and role: a row per variant, a column per batch.
 
-    Times are from a tensor on the device to a tensor on the device. rates: of matrix products, by
-    dtype, see export.acceptance.bare.rates. What is measured is added to `speeds`.
+    Times are from a tensor on the device to a tensor on the device. rates: FLOP/s of matrix
+    products by dtype, see bare.rates. Adds the rates to `speeds`.
     """
     report = sections.report
     for name, model in models.items():
         for role in roles:
             work = _operations(model, role)
-            report.say(
+            report.add(
                 "",
                 f"{name}, {role}: ms (images/s, share of the matrix-product rate) by batch; "
                 f"{work / 1e9:,.2f} GFLOP an image",
@@ -99,7 +100,7 @@ def measure(
             )
             for variant in variants:
                 cells: dict[int, float] = {}
-                ready: list[Tokenizer] = []  # made by the first cell, within its time limit
+                ready: list[Tokenizer] = []  # filled by the first cell, within its time limit
                 for batch in batches:
 
                     def cell(
@@ -112,21 +113,22 @@ def measure(
                     ) -> None:
                         if not ready:
                             layout = variant.channels_last
-                            made = prepared(model, variant.precision, device, channels_last=layout)
-                            ready.append(made)
+                            ready.append(
+                                prepared(model, variant.precision, device, channels_last=layout)
+                            )
                         cells[batch] = _seconds(ready[0], role, variant, batch, device, scale)
 
                     sections.attempt(
                         f"speed, {name}, {role}, {variant.name}, batch {batch}",
                         cell,
-                        EAGER_AT_MOST if variant.mode is None else COMPILED_AT_MOST,
+                        EAGER_SECONDS if variant.mode is None else COMPILED_SECONDS,
                     )
                 for batch, seconds in cells.items():
                     speeds.images_per_second[name, role, variant.name, batch] = batch / seconds
                     key = f"{name}_{role}_{variant.name}_batch_{batch}_ms"
                     report.figures[key.replace(",", "").replace(" ", "_")] = 1000 * seconds
                 rate = rates.get(variant.precision.dtype)
-                report.say(
+                report.add(
                     f"| {variant.name} | "
                     + " | ".join(_cell(cells.get(batch), batch, work, rate) for batch in batches)
                     + " |"
@@ -145,20 +147,20 @@ def _seconds(
     model: Tokenizer, role: Role, variant: Variant, batch: int, device: torch.device, scale: Scale
 ) -> float:
     run = _module(model, role)
-    given = _given(model, role, batch, device)
+    inputs = _inputs(model, role, batch, device)
     with computing(variant.precision, device):
         if variant.mode is not None:
-            run(given)  # constants reach the device: a CUDA graph cannot hold their copy
+            run(inputs)  # moves constants to the device: a CUDA graph cannot record that copy
             torch._dynamo.reset()
             run = torch.compile(run, mode=variant.mode, dynamic=False)  # type: ignore[assignment]
-        return median_seconds(lambda: run(given), device, scale)
+        return median_seconds(lambda: run(inputs), device, scale)
 
 
 def _module(model: Tokenizer, role: Role) -> nn.Module:
     return Encode(model) if role == "encode" else Decode(model)
 
 
-def _given(model: Tokenizer, role: Role, batch: int, device: torch.device) -> Tensor:
+def _inputs(model: Tokenizer, role: Role, batch: int, device: torch.device) -> Tensor:
     size, channels = model.shape.image_size, model.shape.channels
     if role == "encode":
         return torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, device=device)
@@ -167,4 +169,4 @@ def _given(model: Tokenizer, role: Role, batch: int, device: torch.device) -> Te
 
 def _operations(model: Tokenizer, role: Role) -> int:
     meta = torch.device("meta")
-    return operations(_module(copy.deepcopy(model).to(meta), role), _given(model, role, 1, meta))
+    return operations(_module(copy.deepcopy(model).to(meta), role), _inputs(model, role, 1, meta))

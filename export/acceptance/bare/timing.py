@@ -1,4 +1,4 @@
-"""How long a call takes on a device, and how much work is in it."""
+"""Median time of a call on a device, and its floating-point operations."""
 
 import statistics
 import time
@@ -11,19 +11,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from export.acceptance.bare.scale import Scale
 
-LEAST_REPEATS = 2
+MIN_REPEATS = 2
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, scale: Scale) -> float:
-    """Seconds from the call until its result is there, median; two calls before are not counted.
+    """Median seconds from the call until its result is complete, after two warm-up calls.
 
-    It is repeated until `scale.enough` seconds or `scale.repeats` calls, but twice at least.
+    It is repeated for `scale.cell_seconds` or `scale.repeats` calls, but at least twice.
     """
     call()
     call()
     synchronize(device)
     times: list[float] = []
-    while len(times) < LEAST_REPEATS or (len(times) < scale.repeats and sum(times) < scale.enough):
+    while len(times) < MIN_REPEATS or (
+        len(times) < scale.repeats and sum(times) < scale.cell_seconds
+    ):
         started = time.perf_counter()
         call()
         synchronize(device)
@@ -32,17 +34,17 @@ def median_seconds(call: Callable[[], object], device: torch.device, scale: Scal
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for all that was asked of a GPU."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def operations(module: nn.Module, *given: Any) -> int:
+def operations(module: nn.Module, *inputs: Any) -> int:
     """Multiplications and additions of convolutions and matrix products in a call.
 
-    module, given: on the meta device, so that nothing is computed.
+    module, inputs: on the meta device, so that nothing is computed.
     """
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        module(*given)
+        module(*inputs)
     return counter.get_total_flops()

@@ -10,12 +10,12 @@ from export.triton import repository, triton_config
 
 
 def test_the_control_is_refused() -> None:
-    with pytest.raises(engines_check.Refused, match="Unique"):
+    with pytest.raises(engines_check.CompileError, match="Unique"):
         engines_check.compile_graph(engines_check.unservable(), ((1,), (1,), (1,)))
 
 
 def test_a_profile_the_graph_cannot_have_is_refused(decodes: dict[int, bytes]) -> None:
-    with pytest.raises(engines_check.Refused):
+    with pytest.raises(engines_check.CompileError):
         engines_check.compile_graph(decodes[32], ((1, 33), (2, 33), (4, 33)))
 
 

@@ -13,16 +13,16 @@ from export.acceptance.bare import acceptance, speed
 
 ROOT = Path(__file__).parents[4]
 SECTIONS = [
-    "What the device does at best",
-    "Numbers",
+    "Peak rates of the device",
+    "Numerics",
     "Speed",
     "ChannelTok beside FlexTok",
     "Generation",
     "Speed, other precisions and layouts",
     "The exported graphs",
     "Speed, compiled",
-    "What it means for serving",
-    "What is missing",
+    "Gateway cores per device",
+    "Failed and skipped parts",
 ]
 
 
@@ -35,7 +35,7 @@ def test_a_rehearsal_fills_every_section(tmp_path: Path, monkeypatch: pytest.Mon
     assert headings == SECTIONS
     assert "A REHEARSAL" in report
     assert "no figure below means anything" in report
-    assert report.endswith("Nothing: every part came to its end.\n")
+    assert report.endswith("None: every part completed.\n")
     assert "| demo_encode | 0 of " in report
     figures = json.loads((tmp_path / "report.json").read_text())
     for name in (

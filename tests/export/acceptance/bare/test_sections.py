@@ -20,22 +20,22 @@ def read(folder: Path) -> str:
 def test_what_fails_is_told_and_the_next_section_runs(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 60)
-    sections.section("First", lambda: report.say("one"))
+    sections.section("First", lambda: report.add("one"))
     sections.section("Second", fail)
     assert "RuntimeError: no such kernel" in read(tmp_path)
-    sections.section("Third", lambda: report.say("three"))
+    sections.section("Third", lambda: report.add("three"))
     sections.close()
     written = read(tmp_path)
     assert "\none\n" in written
     assert "\nthree\n" in written
     assert "- failed: Second: RuntimeError: no such kernel" in written
-    assert sections.left_out == []
+    assert sections.skipped == []
 
 
 def test_the_report_is_written_after_every_section(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 60)
-    sections.section("First", lambda: report.say("one"))
+    sections.section("First", lambda: report.add("one"))
     assert "\none\n" in read(tmp_path)
 
     def interrupted() -> None:
@@ -71,9 +71,9 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
 def test_what_takes_no_time_is_done_when_the_time_is_over(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 0)
-    sections.section("Summary", lambda: report.say("one"), instant=True)
+    sections.section("Summary", lambda: report.add("one"), instant=True)
     assert "\none\n" in read(tmp_path)
-    assert sections.left_out == []
+    assert sections.skipped == []
 
 
 def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
@@ -90,11 +90,11 @@ def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
 
     assert not sections.attempt("compiled", compile_forever, 0.05)
     assert sections.failed == []
-    assert sections.left_out == ["compiled: stopped after 0 s"]
+    assert sections.skipped == ["compiled: stopped after 0 s"]
 
 
 def test_a_report_without_gaps_says_so(tmp_path: Path) -> None:
     sections = Sections(Report(), tmp_path, 60)
     sections.section("First", lambda: None)
     sections.close()
-    assert "Nothing: every part came to its end." in read(tmp_path)
+    assert "None: every part completed." in read(tmp_path)
