@@ -1,14 +1,10 @@
-"""One gateway process: start everything, say when it is ready, drain on SIGTERM."""
+"""One gateway process: builds and starts everything, serves until SIGTERM, then drains."""
 
 import asyncio
 import contextlib
 import gc
-import resource
 import signal
-import socket
-import sys
 import time
-import urllib.request
 from collections.abc import Coroutine
 
 import structlog
@@ -19,9 +15,9 @@ from service.core.rate_limit import RateLimit
 from service.core.tokenization import Tokenization
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
-from service.errors import CannotStart
 from service.grpc.server import GrpcServer
 from service.observability import metrics, tracing
+from service.ports import allow_open_files, bind, print_ready
 from service.rest import generate
 from service.rest.app import create_app
 from service.rest.middleware import AuthMiddleware, RequestMiddleware
@@ -30,15 +26,13 @@ from service.security.auth import Authenticator
 from service.security.tls import Tls
 from service.settings import Settings
 from service.triton.client import Triton
-from service.triton.health import EngineHealth
+from service.worker_pipe import Event, ParentPipe
 
 log = structlog.get_logger()
-# gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: calls on their way get a STOPPING first.
+# gRPC answers a call that meets a closing port with a bare CANCELLED, which no client repeats: for
+# this long, late calls get a STOPPING instead.
 REFUSAL_SECONDS = 0.3
-REPORT_SECONDS = 0.5  # between a worker's signs of life
-LAST_REPLIES_SECONDS = (
-    2  # for what is on its way to callers when the work is done and the ports close
-)
+LAST_REPLIES_SECONDS = 2  # for replies still on their way when the ports close
 
 
 async def serve(settings: Settings) -> None:
@@ -48,28 +42,33 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
+    parent = ParentPipe.from_environment()  # None, except in a worker
     tls, authenticator = Tls.of(settings), Authenticator.of(settings)
-    _allow_open_files(2 * settings.max_connections)
+    allow_open_files(2 * settings.max_connections)
     _warn_of_plain_text(settings)
-    rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=settings.reuse_port)
+    rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=parent is not None)
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
+    metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     supervisor = Supervisor(triton, embedded, settings)
     images = ImageCodec(settings.image_threads, settings.max_pixels)
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
-    grpc_server = _grpc_server(tokenization, generation, settings, tls, authenticator)
+    grpc_server = GrpcServer(
+        tokenization,
+        generation,
+        settings,
+        authenticator,
+        None if tls is None else tls.grpc_credentials(),
+        reuse_port=parent is not None,
+    )
     supervisor.readiness.subscribe(grpc_server.set_ready)
-
-    async def exposition() -> bytes:
-        url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
-        return metrics.exposition() + (
-            b"" if url is None else await asyncio.to_thread(_triton_metrics, url)
-        )
-
     app = create_app(
-        tokenization, settings, lambda: supervisor.readiness.ready and not stop.is_set(), exposition
+        tokenization,
+        settings,
+        lambda: supervisor.readiness.ready and not stop.is_set(),
+        lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )
     generate.add_routes(app, generation, settings)
     rest_server = HttpServer(
@@ -86,20 +85,23 @@ async def serve(settings: Settings) -> None:
             await _unless(stop, embedded.start(triton))
         watch = asyncio.create_task(supervisor.watch())
         stack.callback(watch.cancel)
-        if settings.report:
-            stack.callback(asyncio.create_task(_report(triton.health)).cancel)
+        if parent is not None:
+            stack.callback(asyncio.create_task(parent.report(triton.health)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
         await _unless(stop, supervisor.readiness.wait())
         if not stop.is_set():
-            # What lives now lives for ever: keep the collector from walking it again and again.
+            # Objects that live now live as long as the process: keep the collector off them.
             gc.collect()
             gc.freeze()
-            say_ready(
-                settings, rest_socket.getsockname()[1], grpc_server.port, time.monotonic() - started
-            )
+            if parent is None:
+                rest_port = rest_socket.getsockname()[1]
+                print_ready(settings, rest_port, grpc_server.port, time.monotonic() - started)
+            else:
+                parent.send(Event("ready"))
         await stop.wait()
-        # The order matters: fail readiness, refuse new work, finish what was accepted, close the ports, and only then take the engine away.
+        # In this order: fail readiness, refuse new work, finish accepted work, close the ports,
+        # and only then stop the engine.
         log.info("draining", delay=settings.drain_delay_seconds, seconds=settings.drain_seconds)
         watch.cancel()
         await grpc_server.set_ready(False)
@@ -119,57 +121,13 @@ async def serve(settings: Settings) -> None:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Await `work`, or drop it when `stop` is set first."""
+    """Await `work`, or cancel it when `stop` is set first."""
     task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     done, pending = await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     for other in pending:
         other.cancel()
     if task in done:
         task.result()
-
-
-def _grpc_server(
-    tokenization: Tokenization,
-    generation: Generation,
-    settings: Settings,
-    tls: Tls | None,
-    authenticator: Authenticator,
-) -> GrpcServer:
-    try:
-        return GrpcServer(
-            tokenization,
-            generation,
-            settings,
-            authenticator,
-            None if tls is None else tls.grpc_credentials(),
-        )
-    except RuntimeError as error:
-        raise CannotStart(
-            f"gRPC port {settings.grpc_port} on {settings.host} is taken: set CHANNELTOK_GRPC_PORT"
-        ) from error
-
-
-def bind(host: str, port: int, face: str, *, reuse: bool) -> socket.socket:
-    """A TCP socket that does not listen yet. face: REST or gRPC. reuse: other sockets may have the same port. Raises CannotStart."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if reuse else socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        raise CannotStart(
-            f"cannot bind {face} to {host}:{port} ({error.strerror}): set CHANNELTOK_{face.upper()}_PORT"
-        ) from error
-    return bound
-
-
-def _allow_open_files(connections: int) -> None:
-    """Room for so many, where the system allows it: the usual soft limit of 1,024 would run out before our own limits speak."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + 1024
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _warn_of_plain_text(settings: Settings) -> None:
@@ -180,37 +138,5 @@ def _warn_of_plain_text(settings: Settings) -> None:
     ):
         log.warning(
             "bearer_tokens_in_plain_text",
-            why="no CHANNELTOK_TLS_CERTIFICATE: whoever listens on the network can read them",
+            why="CHANNELTOK_TLS_CERTIFICATE is not set: anyone on the network can read them",
         )
-
-
-def _triton_metrics(url: str) -> bytes:
-    """Triton's own metrics: the embedded one listens on a port nobody knows, so they are passed on beside ours."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return bytes(reply.read())
-    except OSError:
-        return b""
-
-
-def say_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
-    """The line that people and scripts wait for."""
-    rest = f"{'https' if settings.tls_certificate else 'http'}://{settings.host}:{rest_port}"
-    print(
-        f"\nready in {seconds:.1f} s   REST {rest}  ({rest}/docs)   gRPC {settings.host}:{grpc_port}\n\n"
-        f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",
-        flush=True,
-    )
-
-
-async def _report(health: EngineHealth) -> None:
-    """To whoever started this worker, in lines: that its event loop turns; and which engines failed its callers, and when, for that is
-    where they are healed."""
-    said: dict[str, float] = {}
-    while True:
-        print("alive")
-        for model, sent in health.suspected_at.items() - said.items():
-            print("suspect", model, sent)
-        sys.stdout.flush()
-        said = dict(health.suspected_at)
-        await asyncio.sleep(REPORT_SECONDS)

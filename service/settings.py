@@ -160,19 +160,6 @@ class Settings(EngineSettings):
             description="Gateway processes that share both ports and one Triton. Raise it when one process is the limit (a GPU).",
         ),
     ] = 1
-    reuse_port: Annotated[
-        bool,
-        Field(
-            description="Let other processes have the same ports, and the system spread connections. `workers` sets it by itself."
-        ),
-    ] = False
-    report: Annotated[
-        bool,
-        Field(
-            description="Say twice a second on standard output that it lives, and which engines failed its callers. `workers` sets it by "
-            "itself, and listens."
-        ),
-    ] = False
     default_generator: Annotated[
         str | None,
         Field(

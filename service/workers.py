@@ -1,8 +1,9 @@
 """Several gateway processes on the same two ports, in front of one Triton: `--workers`.
 
-This process starts Triton and heals it, starts the workers and replaces those that die, and passes SIGTERM on to them. A worker is
-`python -m service` with a Triton elsewhere; the system spreads connections over them (SO_REUSEPORT). They count into one folder, so that
-whichever of them answers /metrics answers for all.
+The parent starts and heals Triton, starts the workers, replaces those that end or hang, and passes
+SIGTERM on to them. A worker is `python -m service` with a Triton elsewhere; the kernel spreads
+connections over them (SO_REUSEPORT). They count into one folder, so any of them answers /metrics
+for all.
 """
 
 import asyncio
@@ -12,22 +13,25 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 
 import structlog
 from prometheus_client import multiprocess
 
+from service import worker_pipe
 from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
-from service.gateway import bind, say_ready
 from service.observability import metrics
+from service.ports import bind, print_ready
 from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.health import EngineHealth
 
 log = structlog.get_logger()
-PATIENCE_SECONDS = 4.0  # with a worker that gives no sign of life, twice
-LAST_SECONDS = 10.0  # beyond the drain, until a worker is killed
+PATIENCE_SECONDS = 4.0  # with a silent worker, twice
+KILL_MARGIN_SECONDS = 10.0  # beyond the drain, until a worker is killed
+MIN_LIFE_SECONDS = 1.0  # a worker that ends sooner is not replaced before
 
 
 async def serve(settings: Settings) -> None:
@@ -37,17 +41,15 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        # Held, but never listened on: so that the ports are known, and nobody else's, before the first worker has them.
+        # Bound, but never listened on: so the ports are known and ours before a worker has them.
         rest_socket = stack.enter_context(
             bind(settings.host, settings.rest_port, "REST", reuse=True)
         )
         grpc_socket = stack.enter_context(
             bind(settings.host, settings.grpc_port, "gRPC", reuse=True)
         )
-        shared: dict[str, str | int] = {
-            "rest_port": rest_socket.getsockname()[1],
-            "grpc_port": grpc_socket.getsockname()[1],
-        }
+        rest_port, grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
+        shared: dict[str, str | int] = {"rest_port": rest_port, "grpc_port": grpc_port}
         health = EngineHealth()
         if settings.triton_url is None:
             embedded = EmbeddedTriton(settings)
@@ -67,36 +69,27 @@ async def serve(settings: Settings) -> None:
         ready = asyncio.create_task(_all_ready(workers))
         await asyncio.wait([stopping, ready, *keepers], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            say_ready(
-                settings,
-                int(shared["rest_port"]),
-                int(shared["grpc_port"]),
-                time.monotonic() - started,
-            )
+            print_ready(settings, rest_port, grpc_port, time.monotonic() - started)
             await stopping
         for keeper in keepers:
             if keeper.done():
-                keeper.result()  # raises what the worker said when it could not start
+                keeper.result()  # raises CannotStart of a worker that did not start
             keeper.cancel()
+        drain_seconds = settings.drain_delay_seconds + settings.drain_seconds
         await asyncio.gather(
-            *(
-                worker.stop(settings.drain_delay_seconds + settings.drain_seconds + LAST_SECONDS)
-                for worker in workers
-            )
+            *(worker.stop(drain_seconds + KILL_MARGIN_SECONDS) for worker in workers)
         )
     log.info("stopped")
 
 
 def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, str]:
-    """Of a worker: our settings, and its share of what is counted by process."""
+    """Environment of a worker: our settings, with its share of the limits per process."""
 
     def share(total: int) -> int:
         return max(1, total // settings.workers)
 
     own = {
         "workers": 1,
-        "reuse_port": True,
-        "report": True,
         "max_in_flight": share(settings.places),
         "max_generations": share(settings.generation_places),
         "max_queue_size": share(settings.max_queue_size),
@@ -113,7 +106,10 @@ async def _all_ready(workers: "list[_Worker]") -> None:
 
 
 class _Worker:
-    """One gateway process. ready: set once it served. suspect: is told of a model that failed its callers, and of when that was."""
+    """One gateway process. ready: set once the first one of it serves calls.
+
+    suspect: called with a model that failed a caller of the worker, and the time of that request.
+    """
 
     def __init__(self, environment: dict[str, str], suspect: Callable[[str, float], None]) -> None:
         self.ready = asyncio.Event()
@@ -122,55 +118,57 @@ class _Worker:
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
-        """Start it, and start it again whenever it ends. Raises CannotStart when it ends before it ever was ready."""
+        """Start the process, and a new one whenever it ends.
+
+        Raises CannotStart when it ends before it was ever ready.
+        """
         while True:
-            self._process = await asyncio.create_subprocess_exec(
-                *die_with_parent(sys.executable, "-m", "service"),
-                env={**os.environ, **self._environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is ours to pass on
-            )
             began = time.monotonic()
-            await self._listen(self._process)
-            code = await self._process.wait()
-            multiprocess.mark_process_dead(self._process.pid)
+            process, pipe = await self._start()
+            self._process = process
+            await self._follow(process, pipe)
+            code = await process.wait()
+            multiprocess.mark_process_dead(process.pid)
             if not self.ready.is_set():
                 raise CannotStart(
-                    f"a worker ended with exit code {code} while starting; what it said is above"
+                    f"a worker ended with exit code {code} while starting; its messages are above"
                 )
             metrics.ENGINE_RESTARTS.labels("worker").inc()
-            log.error("worker_ended", pid=self._process.pid, exit_code=code)
-            await asyncio.sleep(
-                max(0.0, 1.0 - (time.monotonic() - began))
-            )  # no storm of those that end at once
+            log.error("worker_ended", pid=process.pid, exit_code=code)
+            await asyncio.sleep(max(0.0, MIN_LIFE_SECONDS - (time.monotonic() - began)))
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        """To the end of its output. It is killed when its signs of life stop."""
-        assert process.stdout is not None
-        patience: float | None = None  # until the first: to import and connect takes its time
-        misses = 0
-        while misses < 2:  # the first may be due to our own standing still
-            try:
-                line = await asyncio.wait_for(process.stdout.readline(), patience)
-            except TimeoutError:
-                misses += 1
-                continue
-            misses = 0
-            match line.decode().split():
-                case ["ready", *_]:
-                    self.ready.set()
-                case ["alive"]:
-                    patience = PATIENCE_SECONDS
-                case ["suspect", model, sent]:
-                    self._suspect(model, float(sent))
-            if not line:
-                return
-        log.error("worker_stands_still", pid=process.pid)
-        process.kill()
+    async def _start(self) -> tuple[asyncio.subprocess.Process, int]:
+        """The process, and the read end of its pipe."""
+        read_end, write_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *die_with_parent(sys.executable, "-m", "service"),
+                env={**os.environ, **self._environment, worker_pipe.PIPE: str(write_end)},
+                pass_fds=(write_end,),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # no Ctrl-C from the terminal: the parent passes it on
+            )
+        finally:
+            os.close(write_end)
+        return process, read_end
+
+    async def _follow(self, process: asyncio.subprocess.Process, pipe: int) -> None:
+        """Act on its events until it ends; kill it when they stop."""
+        try:
+            async with aclosing(worker_pipe.read_events(pipe, PATIENCE_SECONDS)) as events:
+                async for event in events:
+                    if event.event == "ready":
+                        self.ready.set()
+                    elif event.event == "suspect":
+                        assert event.model is not None
+                        assert event.sent is not None
+                        self._suspect(event.model, event.sent)
+        except TimeoutError:
+            log.error("worker_hangs", pid=process.pid)
+            process.kill()
 
     async def stop(self, seconds: float) -> None:
-        """SIGTERM; after `seconds` SIGKILL."""
+        """Send SIGTERM, and after `seconds` SIGKILL."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()

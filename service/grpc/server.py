@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from service.core.generation import Generation
 from service.core.tokenization import Tokenization
+from service.errors import CannotStart
 from service.grpc.entrance import GuardedServer
 from service.grpc.servicer import TokenizerServicer
 from service.security.auth import Authenticator
@@ -27,9 +28,14 @@ class GrpcServer:
         settings: Settings,
         authenticator: Authenticator,
         credentials: grpc.ServerCredentials | None = None,
+        *,
+        reuse_port: bool = False,
     ) -> None:
-        """credentials: for TLS; None: plain text. Raises RuntimeError when the port is taken."""
-        self._server = grpc.aio.server(options=_options(settings))
+        """Raises CannotStart when the port is taken.
+
+        credentials: for TLS; None: plain text. reuse_port: workers share the port.
+        """
+        self._server = grpc.aio.server(options=_options(settings, reuse_port))
         self._health = health.aio.HealthServicer()
         guarded = GuardedServer(
             self._server, authenticator, settings.receive_seconds, instrumented_service=SERVICE
@@ -43,11 +49,17 @@ class GrpcServer:
             reflection.aio.ReflectionServicer(names), guarded
         )
         address = f"{settings.host}:{settings.grpc_port}"
-        self.port = (
-            self._server.add_insecure_port(address)
-            if credentials is None
-            else self._server.add_secure_port(address, credentials)
-        )
+        try:
+            self.port = (
+                self._server.add_insecure_port(address)
+                if credentials is None
+                else self._server.add_secure_port(address, credentials)
+            )
+        except RuntimeError as error:
+            raise CannotStart(
+                f"gRPC port {settings.grpc_port} on {settings.host} is taken: "
+                "set CHANNELTOK_GRPC_PORT"
+            ) from error
 
     async def start(self) -> None:
         await self.set_ready(False)
@@ -64,7 +76,7 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, reuse_port: bool) -> list[tuple[str, int]]:
     """Channel arguments of gRPC, as its core library documents them."""
     limit = settings.max_message_bytes + MESSAGE_OVERHEAD  # after decompression
     options = {
@@ -81,7 +93,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # A client that pings more often is disconnected after two warnings.
         "http2.min_ping_interval_without_data_ms": 30_000,
         # Off unless workers share the port: a second service on it must fail.
-        "so_reuseport": int(settings.reuse_port),
+        "so_reuseport": int(reuse_port),
     }
     if settings.grpc_connection_seconds:
         options["max_connection_age_ms"] = int(settings.grpc_connection_seconds * 1000)

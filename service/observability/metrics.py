@@ -1,6 +1,8 @@
 """Prometheus metrics of the gateway; docs/metrics.md lists them. Their names are final."""
 
+import contextlib
 import os
+import urllib.request
 from functools import cache
 
 from prometheus_client import (
@@ -120,13 +122,22 @@ for _component in ("triton", "worker"):
     ENGINE_RESTARTS.labels(_component)
 
 
-def exposition() -> bytes:
-    """The text of /metrics: for this process, or for all workers if they share a folder."""
-    if MULTIPROC_DIR not in os.environ:
-        return generate_latest()
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)
-    return generate_latest(registry)
+def exposition(triton_url: str | None = None) -> bytes:
+    """The text of /metrics: for this process, or for all workers if they share a folder.
+
+    triton_url: Triton's own metrics, appended to ours when they can be had within two seconds; the
+    embedded Triton's port is not known outside. Blocks: call it in a thread.
+    """
+    if MULTIPROC_DIR in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        text = generate_latest(registry)
+    else:
+        text = generate_latest()
+    if triton_url is not None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(triton_url, timeout=2) as reply:
+            text += reply.read()
+    return text
 
 
 @cache

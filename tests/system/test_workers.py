@@ -85,7 +85,7 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
             30,
             "their count",
         )
-        assert len(service.events("worker_stands_still")) == 1
+        assert len(service.events("worker_hangs")) == 1
         children = [*children, *service.children()]
         lost: list[Exception] = []
 
