@@ -1,4 +1,4 @@
-"""The typed client for asyncio: the methods, errors and rules of `channeltok.client`."""
+"""`channeltok.AsyncClient`: the methods of `Client` over grpc.aio."""
 
 import asyncio
 from collections.abc import (
@@ -39,7 +39,7 @@ from channeltok._messages import (
     read_tokenizers,
     read_tokens,
 )
-from channeltok._reorder import Answer, CallEnded, Event, Sent, SourceEnded, Window
+from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
 from channeltok.generation import (
     GenerateParams,
@@ -59,9 +59,10 @@ Result = TypeVar("Result")
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods to await, streams to iterate with `async for`.
+    """`Client` for asyncio: the same arguments, results and errors.
 
-    Make it inside the running event loop that will use it; `await close()` it, or use it with `async with`.
+    Create it inside the running event loop that will use it, and `await close()` it or use it
+    with `async with`. Raises RuntimeError without a running event loop.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
     ) -> None:
-        asyncio.get_running_loop()  # without one, grpc.aio would silently bind to a loop that never runs
+        asyncio.get_running_loop()  # without one, grpc.aio would bind to a loop that never runs
         self._timeout = checked_timeout(timeout)
         self._metadata = metadata_of(bearer_token)
         self._channel = (
@@ -83,7 +84,7 @@ class AsyncClient:
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection; calls in progress are cancelled."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -105,24 +106,16 @@ class AsyncClient:
         *,
         quality: Quality | None = None,
     ) -> Tokens:
-        """As `Client.encode`."""
+        """Encode an image to its first k tokens. See `Client.encode`."""
         request = encode_request(image, k, tokenizer, quality)
-        with typed_errors():
-            response = await self._stub.Encode(
-                request, timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_tokens(response)
+        return await self._call(self._stub.Encode, request, read_tokens)
 
     async def decode(
         self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
     ) -> bytes:
-        """As `Client.decode`."""
+        """Decode tokens to an image. See `Client.decode`."""
         request = decode_request(tokens, format, tokenizer)
-        with typed_errors():
-            response = await self._stub.Decode(
-                request, timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_image(response)
+        return await self._call(self._stub.Decode, request, read_image)
 
     def encode_stream(
         self,
@@ -133,9 +126,11 @@ class AsyncClient:
         *,
         quality: Quality | None = None,
     ) -> AsyncGenerator[Tokens | ChannelTokError, None]:
-        """As `Client.encode_stream`; `images` is read on the event loop, so one that blocks belongs into an async iterable."""
-        check_k(k)
+        """Encode many images over one call. See `Client.encode_stream`.
 
+        `images` is read on the event loop: pass an async iterable if reading blocks.
+        """
+        check_k(k)
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
             self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
@@ -148,24 +143,24 @@ class AsyncClient:
         tokenizer: str | None = None,
         in_flight: int = 64,
     ) -> AsyncGenerator[bytes | ChannelTokError, None]:
-        """As `Client.decode_stream`; `tokens` is read on the event loop, so one that blocks belongs into an async iterable."""
-        check_format(format)
+        """Decode many token sequences over one call. See `Client.decode_stream`.
 
+        `tokens` is read on the event loop: pass an async iterable if reading blocks.
+        """
+        check_format(format)
         build = partial(decode_item, format=format, tokenizer=tokenizer)
         return self._stream(
             self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
         )
 
     async def tokenizers(self) -> list[TokenizerInfo]:
-        """As `Client.tokenizers`."""
-        with typed_errors():
-            response = await self._stub.ListTokenizers(
-                pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_tokenizers(response)
+        """List the tokenizers that are served now. See `Client.tokenizers`."""
+        return await self._call(
+            self._stub.ListTokenizers, pb.ListTokenizersRequest(), read_tokenizers
+        )
 
     def generate(self, params: GenerateParams) -> AsyncGenerator[GenerationEvent, None]:
-        """Like `Client.generate`, to be iterated with `async for`."""
+        """Generate an image token by token, for `async for`. See `Client.generate`."""
         return self._events(generate_request(params))
 
     async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -178,12 +173,17 @@ class AsyncClient:
             call.cancel()
 
     async def generators(self) -> list[GeneratorInfo]:
-        """As `Client.generators`."""
+        """List the generators that are served now. See `Client.generators`."""
+        return await self._call(
+            self._stub.ListGenerators, pb.ListGeneratorsRequest(), read_generators
+        )
+
+    async def _call(
+        self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
+    ) -> Result:
         with typed_errors():
-            response = await self._stub.ListGenerators(
-                pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_generators(response)
+            response = await method(request, timeout=self._timeout, metadata=self._metadata())
+        return read(response)
 
     async def _stream(
         self,
@@ -203,7 +203,7 @@ class AsyncClient:
                     request = build(number, item)
                     events.put_nowait(Sent(number))
                     if isinstance(request, ChannelTokError):
-                        events.put_nowait(Answer(number, request))
+                        events.put_nowait(Reply(number, request))
                     else:
                         yield request
                     number += 1
@@ -216,7 +216,7 @@ class AsyncClient:
         async def read_all() -> None:
             try:
                 async for response in call:
-                    events.put_nowait(Answer(response.id, read(response)))
+                    events.put_nowait(Reply(response.id, read(response)))
             except grpc.aio.AioRpcError as error:
                 events.put_nowait(_end_of_stream([*ends, error]))
             else:
@@ -225,15 +225,15 @@ class AsyncClient:
         window: Window[Result] = Window(self._timeout)
         call = method(requests(), metadata=self._metadata())
         ends: list[grpc.aio.AioRpcError] = []
-        call.add_done_callback(lambda _: ends.append(_how_it_ended(call)))
+        call.add_done_callback(lambda _: ends.append(_final_status(call)))
         reader = asyncio.create_task(read_all())
         try:
             while not window.finished:
                 try:
-                    async with asyncio.timeout(window.patience()):
+                    async with asyncio.timeout(window.remaining()):
                         event = await events.get()
                 except TimeoutError:
-                    window.overdue()
+                    window.time_out()
                     continue
                 for result in window.take(event):
                     slots.release()
@@ -253,8 +253,8 @@ async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[I
             yield item
 
 
-# When the service ends a stream while a message is being sent, grpc.aio replaces the status of the call with this one, or with this
-# one first and then the true one. The status when the call was done and the status that reading raised are never both of it.
+# If the service ends a stream while a message is being sent, grpc.aio may report this status instead
+# of the true one: either when the call is done, or when reading raises, but never at both points.
 _STATUS_LOST = "Internal error from Core"
 
 
@@ -265,21 +265,24 @@ def _end_of_stream(ends: list[grpc.aio.AioRpcError]) -> CallEnded:
     return CallEnded(Unavailable("UNAVAILABLE", "the service ended the stream"))
 
 
-def _how_it_ended(call: Any) -> grpc.aio.AioRpcError:
-    """The status of a call that is done, OK or not."""
+def _final_status(call: Any) -> grpc.aio.AioRpcError:
+    """The status of a finished call, OK or not."""
     return grpc.aio.AioRpcError(
-        _at_once(call.code()),
+        _result_of(call.code()),
         grpc.aio.Metadata(),
-        _at_once(call.trailing_metadata()),
-        _at_once(call.details()),
+        _result_of(call.trailing_metadata()),
+        _result_of(call.details()),
     )
 
 
-def _at_once(ready: Coroutine[Any, Any, Any]) -> Any:
-    # Awaiting would let the loop run on, and the status be replaced.
+def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait, without giving up control.
+
+    Awaiting it would let the event loop continue, and grpc.aio replace the status.
+    """
     try:
-        ready.send(None)
+        coroutine.send(None)
     except StopIteration as done:
         return done.value
-    ready.close()
+    coroutine.close()
     return None

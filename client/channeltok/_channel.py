@@ -1,4 +1,4 @@
-"""gRPC channel options, call metadata (bearer token, trace context) and argument checks of both clients."""
+"""What both clients share: channel options, call metadata (bearer token, trace), typed errors."""
 
 import json
 import sys
@@ -18,16 +18,16 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # gRPC's own is 120 s: a client would sleep two minutes beside a service that is long back.
+    # gRPC's default is 120 s: two minutes of errors after the service is back.
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # All addresses behind a name, call by call: gRPC's own policy stays with the first for ever.
+    # Spread calls over all addresses of a name; gRPC's default policy keeps to the first.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 ]
 
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """gRPC's errors become ours."""
+    """Raise gRPC errors as `ChannelTokError`s."""
     try:
         yield
     except grpc.RpcError as error:
@@ -35,7 +35,10 @@ def typed_errors() -> Iterator[None]:
 
 
 def metadata_of(bearer_token: str | None) -> Callable[[], Metadata]:
-    """What each call sends beside its message: the token, and the trace that is active when it is made. Raises ValueError."""
+    """A function that builds a call's metadata: the bearer token and the current trace context.
+
+    Raises ValueError for a token that a header cannot carry.
+    """
     authorization = _authorization(bearer_token)
     return lambda: (*authorization, *_trace_context())
 
@@ -43,9 +46,9 @@ def metadata_of(bearer_token: str | None) -> Callable[[], Metadata]:
 def _authorization(bearer_token: str | None) -> Metadata:
     if bearer_token is None:
         return ()
-    # gRPC would refuse it at the first call, in words that show it.
+    # gRPC would refuse it at the first call, with a message that shows the token.
     if not bearer_token.isascii() or not bearer_token.isprintable() or not bearer_token.strip():
-        raise ValueError("bearer_token is printable ASCII and not empty")
+        raise ValueError("bearer_token must be printable ASCII and not empty")
     return (("authorization", f"Bearer {bearer_token.strip()}"),)
 
 
@@ -62,14 +65,14 @@ def _trace_context() -> Metadata:
 
 
 def checked_timeout(seconds: float) -> float:
-    """Seconds. Raises ValueError unless above 0."""
+    """`seconds` itself. Raises ValueError unless above 0."""
     if not seconds > 0:
         raise ValueError(f"timeout is more than 0 seconds, not {seconds}")
     return seconds
 
 
 def checked_in_flight(items: int) -> int:
-    """Items. Raises ValueError below 1."""
+    """`items` itself. Raises ValueError below 1."""
     if items < 1:
         raise ValueError(f"in_flight is at least 1 item, not {items}")
     return items

@@ -1,8 +1,4 @@
-"""The typed client; `channeltok.async_client` has the same for asyncio.
-
-Neither repeats a call by itself: whoever calls knows what a second try is worth, and `Overloaded.retry_after` and `Unavailable` say
-when it makes sense. What gRPC does below is reconnect, at most 2 s after the last attempt, and send again what never left the machine.
-"""
+"""`channeltok.Client`: unary calls, streams and generation over a synchronous gRPC channel."""
 
 import queue
 import threading
@@ -36,7 +32,7 @@ from channeltok._messages import (
     read_tokenizers,
     read_tokens,
 )
-from channeltok._reorder import Answer, CallEnded, Event, Sent, SourceEnded, Window
+from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, from_rpc_error
 from channeltok.generation import (
     GenerateParams,
@@ -56,16 +52,27 @@ Result = TypeVar("Result")
 
 
 class Client:
-    """Images to tokens and back, over gRPC. Safe to share between threads; close it, or use it as a context manager.
+    """Encodes images to tokens and back, over gRPC. Thread-safe; close it or use it with `with`.
 
-    target: a gRPC target such as "127.0.0.1:50051" or "dns:///tokenizer.example:50051".
-    timeout: seconds, above 0: the deadline of each call. For a stream, the longest wait for the next answer while items are in flight.
-    credentials: for TLS, `grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)`, all PEM bytes and optional
-    (system roots; the latter two for mutual TLS). None: plain text.
-    bearer_token: sent with every call. Without credentials whoever listens on the way can read it.
+    No call is repeated automatically: the caller knows what a retry is worth, and the errors
+    `Overloaded` (with `retry_after`) and `Unavailable` say when one may help. gRPC itself only
+    reconnects, at most 2 s after the last attempt, and resends what never left the machine.
 
-    Every method raises ChannelTokError subclasses: InvalidInput, TooLarge, UnknownTokenizer, UnknownGenerator, FingerprintMismatch,
-    Overloaded, Unauthenticated, DeadlineExceeded, Unavailable, InternalError. No call is repeated automatically.
+    Args:
+        target: a gRPC target, "127.0.0.1:50051" or "dns:///tokenizer.example:50051".
+        timeout: seconds, above 0: the deadline of each call. In a stream, the longest wait for
+            the next result while items are in flight.
+        credentials: for TLS, `grpc.ssl_channel_credentials(root_certificates, private_key,
+            certificate_chain)`: PEM bytes, all optional (default: the system's roots; key and
+            chain are for mutual TLS). None: plain text.
+        bearer_token: sent with every call. Without TLS anyone on the path can read it.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Every method raises subclasses of `ChannelTokError`: InvalidInput, TooLarge, UnknownTokenizer,
+    UnknownGenerator, FingerprintMismatch, Overloaded, Unauthenticated, DeadlineExceeded,
+    Unavailable, InternalError.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class Client:
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection; calls in progress are cancelled."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -108,27 +115,48 @@ class Client:
         *,
         quality: Quality | None = None,
     ) -> Tokens:
-        """The first k tokens of an image.
+        """Encode an image to its first k tokens.
 
-        image: the bytes of a JPEG, PNG or WebP. k: 1 to the tokenizer's max_tokens; None: all of them. tokenizer: a name from
-        `tokenizers()`; None: the default one. quality: instead of k, what the image must be like; `curve` of the result says what it is.
+        Args:
+            image: bytes of a JPEG, PNG or WebP file.
+            k: 1 to the tokenizer's max_tokens; None for all.
+            tokenizer: a name from `tokenizers()`; None for the default one.
+            quality: chooses k for this image, instead of `k`.
+
+        Returns:
+            The tokens; with `quality`, their `curve` holds the quality at every k tried.
+
+        Raises:
+            InvalidInput: BAD_IMAGE, UNSUPPORTED_FORMAT, TOO_MANY_PIXELS, BAD_K, or BAD_REQUEST
+                for `k` together with `quality`.
+            TooLarge: the image has too many bytes.
+            UnknownTokenizer: no tokenizer has this name.
+            ChannelTokError: the call failed for another reason.
         """
         request = encode_request(image, k, tokenizer, quality)
-        with typed_errors():
-            response = self._stub.Encode(request, timeout=self._timeout, metadata=self._metadata())
-        return read_tokens(response)
+        return self._call(self._stub.Encode, request, read_tokens)
 
     def decode(
         self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
     ) -> bytes:
-        """The image that the tokens (or token bytes) stand for, as the bytes of a PNG, JPEG or WebP, `image_size` pixels square.
+        """Decode tokens to an image, `image_size` pixels square.
 
-        tokenizer: a name from `tokenizers()`; None: the one that made the tokens.
+        Args:
+            tokens: tokens or token bytes.
+            format: "png", "jpeg" or "webp".
+            tokenizer: a name from `tokenizers()`; None for the one that made the tokens.
+
+        Returns:
+            The bytes of an image file.
+
+        Raises:
+            InvalidInput: BAD_TOKENS or UNSUPPORTED_FORMAT.
+            FingerprintMismatch: the tokenizer that made the tokens is not served, or is not
+                `tokenizer`.
+            ChannelTokError: the call failed for another reason.
         """
         request = decode_request(tokens, format, tokenizer)
-        with typed_errors():
-            response = self._stub.Decode(request, timeout=self._timeout, metadata=self._metadata())
-        return read_image(response)
+        return self._call(self._stub.Decode, request, read_image)
 
     def encode_stream(
         self,
@@ -139,15 +167,27 @@ class Client:
         *,
         quality: Quality | None = None,
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        """Many images over one call: for each, in the order given, its tokens or the error it failed with.
+        """Encode many images over one call, with results in the order of the images.
 
-        A bad image costs its own place only: its error is yielded, not raised. What is raised is what ends the stream: Unavailable,
-        DeadlineExceeded and the like, or whatever `images` itself raised, after the results of all that came before it.
+        A bad image does not end the stream: its error is yielded in its place.
 
-        images: may be endless. It is read in another thread, never more than `in_flight` items ahead of the results taken.
+        Args:
+            images: bytes of image files. May be endless; read in another thread, at most
+                `in_flight` items ahead of the results that were taken.
+            k: as in `encode`.
+            tokenizer: as in `encode`.
+            in_flight: how many images may be sent and unanswered, at least 1.
+            quality: as in `encode`.
+
+        Yields:
+            For each image its tokens, or the error it failed with.
+
+        Raises:
+            ChannelTokError: the stream itself ended, with Unavailable, DeadlineExceeded, ...
+            ValueError: `in_flight` is below 1.
+            Exception: whatever iterating `images` raises, after all earlier results.
         """
         check_k(k)
-
         build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
             self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
@@ -160,37 +200,51 @@ class Client:
         tokenizer: str | None = None,
         in_flight: int = 64,
     ) -> Generator[bytes | ChannelTokError, None, None]:
-        """Many token sequences over one call: for each, in the order given, its image or the error it failed with.
+        """Decode many token sequences over one call, with results in their order.
 
-        By the same rules as `encode_stream`.
+        Args:
+            tokens: tokens or token bytes, read as `images` in `encode_stream`.
+            format: as in `decode`.
+            tokenizer: as in `decode`.
+            in_flight: how many sequences may be sent and unanswered, at least 1.
+
+        Yields:
+            For each sequence the bytes of its image, or the error it failed with.
+
+        Raises:
+            ChannelTokError, ValueError, Exception: as `encode_stream`.
         """
         check_format(format)
-
         build = partial(decode_item, format=format, tokenizer=tokenizer)
         return self._stream(
             self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
         )
 
     def tokenizers(self) -> list[TokenizerInfo]:
-        """What is served now, the default tokenizer first."""
-        with typed_errors():
-            response = self._stub.ListTokenizers(
-                pb.ListTokenizersRequest(), timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_tokenizers(response)
+        """List the tokenizers that are served now, the default one first.
+
+        Raises:
+            ChannelTokError: the call failed.
+        """
+        return self._call(self._stub.ListTokenizers, pb.ListTokenizersRequest(), read_tokenizers)
 
     def generate(self, params: GenerateParams) -> Generator[GenerationEvent, None, None]:
         """Generate an image token by token.
 
-        Yields `Started`, then `NewTokens` and `Preview`s as they are made, then `Generated` with the
-        whole sequence (pass its tokens to `decode`). Closing the iterator stops the work; the
-        client's timeout is the deadline of the whole call.
+        Closing the iterator stops the work. The client's timeout is the deadline of the whole call.
 
         Args:
             params: what to generate.
 
+        Yields:
+            `Started`, then `NewTokens` and `Preview`s as they are made, then `Generated` with the
+            whole sequence, to pass to `decode`.
+
         Raises:
-            ChannelTokError: from the first `next`, or later if generation fails on the way.
+            InvalidInput: BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS or BAD_REQUEST.
+            UnknownGenerator: no generator has this name, or none is served.
+            FingerprintMismatch: the prefix is of another tokenizer.
+            ChannelTokError: the call failed for another reason, perhaps on the way.
         """
         return self._events(generate_request(params))
 
@@ -203,12 +257,19 @@ class Client:
             call.cancel()
 
     def generators(self) -> list[GeneratorInfo]:
-        """What generates now, the default generator first; empty where none is served."""
+        """List the generators that are served now, the default one first; may be empty.
+
+        Raises:
+            ChannelTokError: the call failed.
+        """
+        return self._call(self._stub.ListGenerators, pb.ListGeneratorsRequest(), read_generators)
+
+    def _call(
+        self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
+    ) -> Result:
         with typed_errors():
-            response = self._stub.ListGenerators(
-                pb.ListGeneratorsRequest(), timeout=self._timeout, metadata=self._metadata()
-            )
-        return read_generators(response)
+            response = method(request, timeout=self._timeout, metadata=self._metadata())
+        return read(response)
 
     def _stream(
         self,
@@ -228,7 +289,7 @@ class Client:
                     request = build(number, item)
                     events.put(Sent(number))
                     if isinstance(request, ChannelTokError):
-                        events.put(Answer(number, request))
+                        events.put(Reply(number, request))
                     else:
                         yield request
                     slots.acquire()
@@ -242,7 +303,7 @@ class Client:
         def read_all() -> None:
             try:
                 for response in call:
-                    events.put(Answer(response.id, read(response)))
+                    events.put(Reply(response.id, read(response)))
             except grpc.RpcError as error:
                 events.put(CallEnded(from_rpc_error(error)))
             else:
@@ -251,13 +312,13 @@ class Client:
         window: Window[Result] = Window(self._timeout)
         call = method(requests(), metadata=self._metadata())
         try:
-            # Not joined: a stream dropped half-way is closed by the interpreter's exit, when daemon threads no longer run.
+            # Not joined: the interpreter may close a dropped stream when daemon threads have ended.
             threading.Thread(target=read_all, name="channeltok-stream", daemon=True).start()
             while not window.finished:
                 try:
-                    event = events.get(timeout=window.patience())
+                    event = events.get(timeout=window.remaining())
                 except queue.Empty:
-                    window.overdue()
+                    window.time_out()
                     continue
                 for result in window.take(event):
                     slots.release()

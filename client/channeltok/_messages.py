@@ -1,4 +1,4 @@
-"""Requests built and responses read, the same for the sync and the asyncio client."""
+"""Build protobuf requests and read responses, for both clients; limits of a message."""
 
 import operator
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,7 @@ from channeltok.v1 import tokenizer_pb2 as pb
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-# What is left of a message for the image or the tokens; the rest is for the other fields.
+# Of a message, for the image or the tokens; the rest is for the other fields.
 MAX_PAYLOAD_BYTES = MAX_MESSAGE_BYTES - 4096
 
 FORMATS = {
@@ -25,12 +25,18 @@ _MAX_UINT32 = 2**32 - 1
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """One tokenizer that the service serves.
+    """A tokenizer that the service serves.
 
-    name: what `tokenizer=` takes. family: family of models. fingerprint: 16 lower-case hex digits.
-    max_tokens: tokens of a whole image, the largest k. bits_per_token: bits that hold any id. vocab_size: how many there are, 0 to vocab_size - 1.
-    image_size: side of the square image it sees and makes, in pixels.
-    budgets: the k with a decode engine of their own, ascending; a k between two runs on the next larger one.
+    Attributes:
+        name: pass it as `tokenizer`.
+        family: family of models: "channeltok", "cvq", "flextok".
+        fingerprint: 16 lower-case hex digits that identify its training.
+        max_tokens: number of tokens of a whole image, the largest k.
+        bits_per_token: bits that hold any token id.
+        vocab_size: number of ids; they are 0 to vocab_size - 1.
+        image_size: side of the square image it reads and makes, in pixels.
+        budgets: values of k with a decode engine of their own, ascending; any other k runs on the
+            next larger one.
     """
 
     name: str
@@ -44,23 +50,23 @@ class TokenizerInfo:
 
 
 def check_k(k: int | None) -> None:
-    """Refuse a k that the request cannot carry (it is a uint32): InvalidInput, BAD_K. Whether it is a good one the service says."""
+    """Raise InvalidInput (BAD_K) for a k outside uint32. The service checks the rest."""
     if k is not None and not 0 <= operator.index(k) <= _MAX_UINT32:
         raise InvalidInput("BAD_K", f"k is 1 to the tokenizer's max_tokens, not {k}")
 
 
 def check_format(format: str) -> None:
-    """Refuse a format that is not png, jpeg or webp: InvalidInput, UNSUPPORTED_FORMAT."""
+    """Raise InvalidInput (UNSUPPORTED_FORMAT) unless png, jpeg or webp."""
     if format not in FORMATS:
         raise InvalidInput(
-            "UNSUPPORTED_FORMAT", f"images are written as {', '.join(FORMATS)}, not {format!r}"
+            "UNSUPPORTED_FORMAT", f"format is one of {', '.join(FORMATS)}, not {format!r}"
         )
 
 
 def encode_request(
     image: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
 ) -> pb.EncodeRequest:
-    """Raises InvalidInput, TooLarge."""
+    """Raises InvalidInput for k, TooLarge for the image."""
     check_k(k)
     _check_size("image", len(image))
     return pb.EncodeRequest(
@@ -74,7 +80,7 @@ def encode_request(
 def decode_request(
     tokens: Tokens | bytes, format: ImageFormat, tokenizer: str | None
 ) -> pb.DecodeRequest:
-    """Bytes go as they are: whether they are token bytes the service says. Raises InvalidInput, TooLarge."""
+    """Bytes are sent unchecked: the service reads them. Raises InvalidInput, TooLarge."""
     check_format(format)
     data = tokens.to_bytes() if isinstance(tokens, Tokens) else tokens
     _check_size("token sequence", len(data))
@@ -84,7 +90,7 @@ def decode_request(
 def encode_item(
     number: int, image: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
 ) -> pb.EncodeStreamRequest | ChannelTokError:
-    """The request for one item of a stream, or the error that is its result."""
+    """The request for a stream item, or the error that is its result."""
     try:
         return pb.EncodeStreamRequest(
             id=number, request=encode_request(image, k, tokenizer, quality)
@@ -96,7 +102,7 @@ def encode_item(
 def decode_item(
     number: int, tokens: Tokens | bytes, format: ImageFormat, tokenizer: str | None
 ) -> pb.DecodeStreamRequest | ChannelTokError:
-    """The request for one item of a stream, or the error that is its result."""
+    """The request for a stream item, or the error that is its result."""
     try:
         return pb.DecodeStreamRequest(id=number, request=decode_request(tokens, format, tokenizer))
     except ChannelTokError as error:
@@ -104,18 +110,13 @@ def decode_item(
 
 
 def read_tokens(response: pb.EncodeResponse) -> Tokens:
-    """Raises InternalError where the service did not send token bytes."""
+    """Raises InternalError if the service did not send token bytes."""
     try:
         tokens = Tokens.from_bytes(response.tokens)
     except TokenBytesError as error:
         raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
-    return (
-        replace(
-            tokens, curve=tuple(QualityPoint(one.k, one.ssim, one.psnr) for one in response.curve)
-        )
-        if response.curve
-        else tokens
-    )
+    curve = tuple(QualityPoint(point.k, point.ssim, point.psnr) for point in response.curve)
+    return replace(tokens, curve=curve) if curve else tokens
 
 
 def read_image(response: pb.DecodeResponse) -> bytes:
@@ -131,7 +132,7 @@ def read_encode_item(response: pb.EncodeStreamResponse) -> Tokens | ChannelTokEr
                 return error
         case "error":
             return from_status(response.error)
-    return _neither()
+    return _empty_item()
 
 
 def read_decode_item(response: pb.DecodeStreamResponse) -> bytes | ChannelTokError:
@@ -140,35 +141,35 @@ def read_decode_item(response: pb.DecodeStreamResponse) -> bytes | ChannelTokErr
             return read_image(response.response)
         case "error":
             return from_status(response.error)
-    return _neither()
+    return _empty_item()
 
 
 def read_tokenizers(response: pb.ListTokenizersResponse) -> list[TokenizerInfo]:
     return [
         TokenizerInfo(
-            name=t.name,
-            family=t.family,
-            fingerprint=t.fingerprint,
-            max_tokens=t.max_tokens,
-            bits_per_token=t.bits_per_token,
-            vocab_size=t.vocab_size or 2**t.bits_per_token,  # a service of before it said so
-            image_size=t.image_size,
-            budgets=tuple(t.budgets),
+            name=info.name,
+            family=info.family,
+            fingerprint=info.fingerprint,
+            max_tokens=info.max_tokens,
+            bits_per_token=info.bits_per_token,
+            vocab_size=info.vocab_size or 2**info.bits_per_token,  # 0 from older services
+            image_size=info.image_size,
+            budgets=tuple(info.budgets),
         )
-        for t in response.tokenizers
+        for info in response.tokenizers
     ]
 
 
-def _check_size(what: str, size: int) -> None:
-    # gRPC would refuse it too, but in a stream it would end the call for every other item.
+def _check_size(payload: str, size: int) -> None:
+    # gRPC would refuse it too, but in a stream that would end the call for all items.
     if size > MAX_PAYLOAD_BYTES:
         raise TooLarge(
             "TOO_LARGE",
-            f"the {what} has {size} bytes: a message carries at most {MAX_PAYLOAD_BYTES}",
+            f"the {payload} has {size} bytes: a message carries at most {MAX_PAYLOAD_BYTES}",
         )
 
 
-def _neither() -> InternalError:
+def _empty_item() -> InternalError:
     return InternalError(
         "INTERNAL", "the service answered an item with neither a result nor an error"
     )

@@ -1,8 +1,9 @@
-"""The state of one stream: what is in flight, what came early, and how long the service may still think.
+"""Stream results back into the order of the source; which items are in flight, and timeouts.
 
-    source -> slot -> Sent -> [ the service, in any order ] -> Answer -> window -> the caller, in the order of the source
+    source -> slot -> Sent -> [ the service, in any order ] -> Reply -> Window -> the caller, in order
 
-Both clients turn what happens into events on one queue, so that this state has one owner and needs no lock.
+Both clients turn what happens into events on one queue, so this state has one owner and needs no
+lock.
 """
 
 import time
@@ -16,13 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sent:
-    """An item is about to go to the service. Put on the queue before it can be answered."""
+    """An item is about to be sent. Queued before its reply can arrive."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
+class Reply(Generic[T]):
+    """The service replied to an item, with a result or an error."""
+
     number: int
     result: T | ChannelTokError
 
@@ -36,19 +39,19 @@ class SourceEnded:
 
 @dataclass(frozen=True)
 class CallEnded:
-    """The service has ended the call, well (None) or not."""
+    """The service ended the call: None for OK."""
 
     error: ChannelTokError | None
 
 
-Event = Sent | Answer[T] | SourceEnded | CallEnded
+Event = Sent | Reply[T] | SourceEnded | CallEnded
 
 
 class Window(Generic[T]):
-    """Puts answers back in the order of the source, 0, 1, 2, ...
+    """Returns results in the order of the source: items 0, 1, 2, ...
 
-    timeout: seconds to wait for the next answer while at least one item is in flight. Time in which the source is slow, or in which
-    the caller is busy with results, does not count.
+    timeout: seconds to wait for the next reply while at least one item is in flight. Time that
+    the source or the caller takes does not count.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -60,8 +63,8 @@ class Window(Generic[T]):
         self._source_ended: SourceEnded | None = None
         self._waiting_since: float | None = None
 
-    def patience(self) -> float | None:
-        """Seconds to wait for the next event; None where only the source is waited for."""
+    def remaining(self) -> float | None:
+        """Seconds left to wait for the next event; None while waiting for the source alone."""
         if not self._in_flight and self._source_ended is None:
             return None
         if self._waiting_since is None:
@@ -69,13 +72,16 @@ class Window(Generic[T]):
         return max(0.0, self._waiting_since + self._timeout - time.monotonic())
 
     def take(self, event: Event[T]) -> list[T | ChannelTokError]:
-        """The results that can now be given to the caller. Raises what ends the stream: the service's error or the source's."""
+        """Process an event and return the results that are next in order.
+
+        Raises the error that ends the stream: the service's, or what the source raised.
+        """
         match event:
             case Sent(number):
                 if not self._in_flight:
                     self._waiting_since = None
                 self._in_flight.add(number)
-            case Answer(number, result):
+            case Reply(number, result):
                 if number not in self._in_flight:
                     raise InternalError(
                         "INTERNAL", f"the service answered item {number}, which is not in flight"
@@ -94,8 +100,8 @@ class Window(Generic[T]):
                 self._finish()
         return []
 
-    def overdue(self) -> None:
-        """Patience is at an end. Raises DeadlineExceeded where answers are missing."""
+    def time_out(self) -> None:
+        """No event came within `remaining()`. Raises DeadlineExceeded if replies are missing."""
         if not self._all_answered():
             missing = len(self._in_flight)
             raise DeadlineExceeded(

@@ -57,10 +57,16 @@ class GenerateParams:
 
 @dataclass(frozen=True)
 class GeneratorInfo:
-    """One generator that the service serves.
+    """A generator that the service serves.
 
-    name: what `generator=` takes. family: family of models. generator_fingerprint: names its training. tokenizer, fingerprint: of the
-    tokenizer that decodes what it makes. max_tokens: the largest k. classes: what `class_name=` takes; empty where it knows none.
+    Attributes:
+        name: pass it as `generator`.
+        family: family of models: "gpt".
+        generator_fingerprint: 16 hex digits that identify its training.
+        tokenizer: name of the tokenizer that decodes its tokens.
+        fingerprint: fingerprint of that tokenizer.
+        max_tokens: the largest k.
+        classes: values for `class_name`; empty for a generator without classes.
     """
 
     name: str
@@ -74,7 +80,10 @@ class GeneratorInfo:
 
 @dataclass(frozen=True)
 class Started:
-    """The first event. seed: with it the same request gives the same tokens. k: tokens of the whole sequence."""
+    """The first event: the parameters in effect.
+
+    seed repeats the image when passed again; k is the length of the whole sequence.
+    """
 
     generator: str
     tokenizer: str
@@ -85,7 +94,7 @@ class Started:
 
 @dataclass(frozen=True)
 class NewTokens:
-    """Tokens just made. index: place of the first in the sequence, from 0 on. ids: 0 to 65535 each."""
+    """New tokens. index: position of the first in the sequence, from 0. ids: 0 to 65535 each."""
 
     index: int
     ids: tuple[int, ...]
@@ -93,7 +102,7 @@ class NewTokens:
 
 @dataclass(frozen=True)
 class Preview:
-    """The image that the first k tokens make, in the format asked for."""
+    """The image decoded from the first k tokens, in the requested format."""
 
     k: int
     image: bytes
@@ -101,7 +110,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class Generated:
-    """The last event. tokens: the whole sequence, the prefix included. engine: what computed it, such as "onnxruntime f32"."""
+    """The last event.
+
+    tokens: the whole sequence with its prefix. engine: what ran, such as "onnxruntime f32".
+    """
 
     tokens: Tokens
     engine: str
@@ -127,11 +139,13 @@ def generate_request(params: GenerateParams) -> pb.GenerateRequest:
 
 
 def read_event(response: pb.GenerateResponse) -> GenerationEvent:
-    """Raises InternalError for an answer that cannot be read."""
+    """Raises InternalError for an unreadable reply."""
     match response.WhichOneof("event"):
         case "started":
-            one = response.started
-            return Started(one.generator, one.tokenizer, one.fingerprint, one.seed, one.k)
+            started = response.started
+            return Started(
+                started.generator, started.tokenizer, started.fingerprint, started.seed, started.k
+            )
         case "tokens":
             return NewTokens(response.tokens.index, tuple(response.tokens.ids))
         case "preview":
@@ -153,13 +167,13 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
 def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:
     return [
         GeneratorInfo(
-            g.name,
-            g.family,
-            g.generator_fingerprint,
-            g.tokenizer,
-            g.fingerprint,
-            g.max_tokens,
-            tuple(g.classes),
+            info.name,
+            info.family,
+            info.generator_fingerprint,
+            info.tokenizer,
+            info.fingerprint,
+            info.max_tokens,
+            tuple(info.classes),
         )
-        for g in response.generators
+        for info in response.generators
     ]
