@@ -253,8 +253,8 @@ async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[I
             yield item
 
 
-# If the service ends a stream while a message is being sent, grpc.aio may report this status instead
-# of the true one: either when the call is done, or when reading raises, but never at both points.
+# When the service ends a stream during a send, grpc.aio may report this status instead
+# of the true one: when the call is done, or when reading raises, but never at both points.
 _STATUS_LOST = "Internal error from Core"
 
 

@@ -1,6 +1,6 @@
 """Stream results back into the order of the source; which items are in flight, and timeouts.
 
-    source -> slot -> Sent -> [ the service, in any order ] -> Reply -> Window -> the caller, in order
+    source -> Sent -> [ the service, in any order ] -> Reply -> Window -> the caller, in order
 
 Both clients turn what happens into events on one queue, so this state has one owner and needs no
 lock.

@@ -1,9 +1,9 @@
-"""What can go wrong, one exception per cause, and how gRPC's errors become them.
+"""Exceptions of the client, one class per cause, and their conversion from gRPC errors.
 
-the caller's fault   InvalidInput  TooLarge  UnknownTokenizer  UnknownGenerator  FingerprintMismatch      the same call will fail again
-who asks             Unauthenticated
-of the moment        Overloaded  DeadlineExceeded  Unavailable                          the same call may pass later
-the service's fault  InternalError
+The same call fails again   InvalidInput, TooLarge, UnknownTokenizer, UnknownGenerator,
+                            FingerprintMismatch, Unauthenticated
+It may succeed later        Overloaded, DeadlineExceeded, Unavailable
+Fault of the service        InternalError
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,11 @@ from grpc_status import rpc_status
 class ChannelTokError(Exception):
     """A call, or one item of a stream, failed.
 
-    code: stable name of the cause, such as BAD_IMAGE; a newer service may send names that this release does not know.
-    message: a sentence for people.
-    retry_after: seconds after which the service suggests to try again; None where it suggests nothing.
+    Attributes:
+        code: stable name of the cause, such as BAD_IMAGE. A newer service may send names that
+            this release does not know.
+        message: a sentence for people.
+        retry_after: seconds after which the service suggests a retry, or None.
     """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
@@ -34,12 +36,12 @@ class ChannelTokError(Exception):
 
 
 class InvalidInput(ChannelTokError):
-    """The request cannot be served: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS, UNSUPPORTED_FORMAT,
-    TOO_MANY_PIXELS or BAD_REQUEST."""
+    """The request is invalid: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS,
+    UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST."""
 
 
 class TooLarge(ChannelTokError):
-    """More bytes than a message may have: TOO_LARGE."""
+    """The message has too many bytes: TOO_LARGE."""
 
 
 class UnknownTokenizer(ChannelTokError):
@@ -55,19 +57,22 @@ class FingerprintMismatch(ChannelTokError):
 
 
 class Unauthenticated(ChannelTokError):
-    """The service does not know this caller: no bearer token, or a wrong one: UNAUTHENTICATED."""
+    """The bearer token is missing or wrong: UNAUTHENTICATED."""
 
 
 class Overloaded(ChannelTokError):
-    """The service has no room now, OVERLOADED, or this caller is over its share, RATE_LIMITED; wait for `retry_after` seconds."""
+    """The queue is full (OVERLOADED) or this caller exceeds its rate (RATE_LIMITED).
+
+    Retry after `retry_after` seconds.
+    """
 
 
 class DeadlineExceeded(ChannelTokError):
-    """No answer in time: DEADLINE_EXCEEDED."""
+    """No reply within the timeout: DEADLINE_EXCEEDED."""
 
 
 class Unavailable(ChannelTokError):
-    """The service's engine is down or restarting, ENGINE_UNAVAILABLE, or the service cannot be reached, UNAVAILABLE."""
+    """An engine is restarting (ENGINE_UNAVAILABLE) or the service unreachable (UNAVAILABLE)."""
 
 
 class InternalError(ChannelTokError):
@@ -95,7 +100,7 @@ _BY_CODE: dict[str, type[ChannelTokError]] = {
     "INTERNAL": InternalError,
 }
 
-# For errors without details: they come from gRPC itself or from a proxy. A status not named here is INTERNAL.
+# For errors without details, from gRPC itself or a proxy. Any other status is INTERNAL.
 _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ("BAD_REQUEST", InvalidInput),
     grpc.StatusCode.NOT_FOUND: ("UNKNOWN_TOKENIZER", UnknownTokenizer),
@@ -104,10 +109,8 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("OVERLOADED", Overloaded),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", DeadlineExceeded),
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", Unavailable),
-    grpc.StatusCode.CANCELLED: (
-        "UNAVAILABLE",
-        Unavailable,
-    ),  # the other side hung up; our own cancellations never get here
+    # The other side hung up; our own cancellations never get here.
+    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", Unavailable),
 }
 _STATUS_OF_NUMBER: dict[int, grpc.StatusCode] = {
     status.value[0]: status for status in grpc.StatusCode
@@ -118,10 +121,7 @@ def from_rpc_error(error: grpc.RpcError) -> ChannelTokError:
     """The typed exception for a failed call of grpc or grpc.aio."""
     try:
         status = rpc_status.from_call(error)
-    except (
-        ValueError,
-        DecodeError,
-    ):  # details that contradict the call, or are no details at all: a proxy's work
+    except (ValueError, DecodeError):  # a proxy: details that contradict the call, or other bytes
         status = None
     details = status.details if status is not None else ()
     return _typed(error.code(), error.details() or "", details)
@@ -137,7 +137,7 @@ def from_status(status: status_pb2.Status) -> ChannelTokError:
 def _typed(status: grpc.StatusCode, message: str, details: Iterable[Any]) -> ChannelTokError:
     reason, retry_after = _read_details(details)
     code, cause = _BY_STATUS.get(status, ("INTERNAL", InternalError))
-    # gRPC refuses a long message with the status of a full queue; only its text tells them apart.
+    # gRPC refuses a long message with the same status as a full queue; only the text differs.
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and (
         "larger than max" in message or "metadata size" in message
     ):

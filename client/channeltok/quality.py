@@ -1,24 +1,27 @@
-"""How many tokens an image needs: asked for by what the image must be like, not by a number."""
+"""Choose the number of tokens by image quality (SSIM, PSNR) or size instead of a fixed k."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Self
 
-# What is tried, as shares of a tokenizer's max_tokens: finer where a step costs more bytes.
-_TRIED = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+# Values of k to try, as shares of max_tokens: about geometric, neighbours 4/3 to 2 times apart.
+_SHARES = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 BYTES_PER_TOKEN = 2
-_TARGETS = {
-    "ssim": 1.0,
-    "psnr": float("inf"),
-    "ssim_per_token": 1.0,
-}  # name -> the most that can be asked
+_TARGETS = {"ssim": 1.0, "psnr": math.inf, "ssim_per_token": 1.0}  # name -> largest value
 
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """What the image is like that the first k tokens make, against the original as the tokenizer sees it.
+    """Quality of the image decoded from the first k tokens.
 
-    ssim: structural similarity, at most 1. psnr: peak signal-to-noise ratio, dB.
+    It is compared with the original as the tokenizer sees it: cropped and resized.
+
+    Attributes:
+        k: number of tokens.
+        ssim: structural similarity, at most 1.
+        psnr: peak signal-to-noise ratio, dB.
     """
 
     k: int
@@ -28,11 +31,18 @@ class QualityPoint:
 
 @dataclass(frozen=True)
 class Quality:
-    """How many tokens an image is worth, by one target, or by a limit, or by a target within a limit. Raises ValueError.
+    """Chooses k for each image: by one target, by a size limit, or by a target within a limit.
 
-    ssim (above 0, at most 1), psnr (dB, above 0): the fewest tokens that reach it; where none of what is tried does, those that make the
-    best image. ssim_per_token (above 0): tokens for as long as they bring so much SSIM each: of all ways to spend a number of tokens on
-    many images, the one with the highest mean SSIM. max_bytes: 2 for each token; alone, the best image within it.
+    Attributes:
+        ssim: the fewest tokens whose image reaches this SSIM, above 0 and at most 1; if none of
+            the k tried does, the best image.
+        psnr: the same for PSNR in dB, above 0.
+        ssim_per_token: stop adding tokens once the SSIM gain per token drops below this (above 0,
+            at most 1). Maximises the mean SSIM of many images for a total number of tokens.
+        max_bytes: size limit of the ids, 2 bytes per token. Alone: the best image within it.
+
+    Raises:
+        ValueError: no attribute is set, two targets are, or a value is out of range.
     """
 
     ssim: float | None = None
@@ -43,15 +53,14 @@ class Quality:
     def __post_init__(self) -> None:
         targets = [name for name in _TARGETS if getattr(self, name) is not None]
         if len(targets) > 1:
-            raise ValueError(f"a quality is an {targets[0]} or a {targets[1]}, not both")
+            raise ValueError(f"a quality has one target: {targets[0]} or {targets[1]}, not both")
         if not targets and self.max_bytes is None:
-            raise ValueError(f"a quality needs {', '.join(_TARGETS)} or max_bytes")
+            raise ValueError(f"a quality needs one of {', '.join(_TARGETS)}, max_bytes")
         for name in targets:
-            value, most = getattr(self, name), _TARGETS[name]
-            if not 0 < value <= most or value == float("inf"):
-                raise ValueError(
-                    f"{name} is above 0{f' and at most {most}' if most < float('inf') else ''}, not {value:g}"
-                )
+            value, largest = getattr(self, name), _TARGETS[name]
+            if not 0 < value <= largest or value == math.inf:
+                limit = f" and at most {largest}" if largest < math.inf else ""
+                raise ValueError(f"{name} is above 0{limit}, not {value:g}")
         if self.max_bytes is not None and self.max_bytes < BYTES_PER_TOKEN:
             raise ValueError(
                 f"max_bytes is at least {BYTES_PER_TOKEN}, one token, not {self.max_bytes}"
@@ -59,52 +68,50 @@ class Quality:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "ssim=0.6", "psnr=24", "ssim_per_token=0.001", "max_bytes=128", or a target and a limit with a comma between.
-
-        Raises ValueError.
+        """Read "ssim=0.6", "psnr=24", "ssim_per_token=0.001", "max_bytes=128", or a target and a
+        limit separated by a comma. Raises ValueError.
         """
-        given: dict[str, float | int] = {}
+        values: dict[str, float | int] = {}
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
-            if name not in (*_TARGETS, "max_bytes") or name in given:
+            if name not in (*_TARGETS, "max_bytes") or name in values:
                 raise ValueError(
-                    f"a quality is written like ssim=0.6 or psnr=24,max_bytes=128, not {text[:60]!r}"
+                    "a quality is written like ssim=0.6 or psnr=24,max_bytes=128, "
+                    f"not {text[:60]!r}"
                 )
             try:
-                given[name] = int(value) if name == "max_bytes" else float(value)
+                values[name] = int(value) if name == "max_bytes" else float(value)
             except ValueError as error:
                 raise ValueError(f"{name} is a number, not {value[:20]!r}") from error
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """The text that `parse` reads."""
         return ",".join(
             f"{name}={value:g}" for name, value in asdict(self).items() if value is not None
         )
 
     def budgets(self, max_tokens: int) -> list[int]:
-        """The k to try, ascending, for a tokenizer of so many max_tokens."""
-        most = (
-            max_tokens
-            if self.max_bytes is None
-            else min(max_tokens, self.max_bytes // BYTES_PER_TOKEN)
-        )
-        return sorted(
-            {most, *(k for share in _TRIED if 1 <= (k := round(share * max_tokens)) < most)}
-        )
+        """The values of k to try for a tokenizer with `max_tokens`, ascending."""
+        largest = max_tokens
+        if self.max_bytes is not None:
+            largest = min(largest, self.max_bytes // BYTES_PER_TOKEN)
+        tried = (round(share * max_tokens) for share in _SHARES)
+        return sorted({largest, *(k for k in tried if 1 <= k < largest)})
 
     def choose(self, curve: Sequence[QualityPoint]) -> QualityPoint:
-        """Of `curve`, by ascending k; of equals the shortest."""
-        if self.ssim_per_token is not None:
-            price = self.ssim_per_token
-            return max(curve, key=lambda one: (one.ssim - price * one.k, -one.k))
-        reached = next((one for one in curve if self.reached_by(one)), None)
-        return reached or max(
-            curve, key=lambda one: (one.ssim if self.psnr is None else one.psnr, -one.k)
-        )
+        """The point of `curve` (ascending k, not empty) to use; of equals the one of smallest k."""
+        price = self.ssim_per_token
+        if price is not None:
+            return max(curve, key=lambda point: (point.ssim - price * point.k, -point.k))
+        for point in curve:
+            if self.reached_by(point):
+                return point
+        measure = attrgetter("ssim" if self.psnr is None else "psnr")
+        return max(curve, key=lambda point: (measure(point), -point.k))
 
-    def reached_by(self, one: QualityPoint) -> bool:
-        """Whether it has the ssim or psnr asked for; False where neither is."""
+    def reached_by(self, point: QualityPoint) -> bool:
+        """Whether `point` reaches the ssim or psnr target; False without such a target."""
         if self.ssim is not None:
-            return one.ssim >= self.ssim
-        return self.psnr is not None and one.psnr >= self.psnr
+            return point.ssim >= self.ssim
+        return self.psnr is not None and point.psnr >= self.psnr

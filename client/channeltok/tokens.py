@@ -1,6 +1,6 @@
-"""Token bytes: the self-describing form of a token sequence, version 1 (docs/token-bytes.md).
+"""Tokens and token bytes: a self-describing format, version 1 (docs/token-bytes.md).
 
-| offset | bytes | what                                                |
+| offset | bytes | field                                               |
 |--------|-------|-----------------------------------------------------|
 | 0      | 4     | magic `CTOK`                                        |
 | 4      | 1     | version of the format: 1                            |
@@ -9,7 +9,7 @@
 | 8      | 8     | fingerprint of the tokenizer                        |
 | 16     | 2k    | the ids, little-endian uint16, coarse to fine       |
 
-Imports numpy and the standard library only: the service reads and writes every request's tokens with it.
+The service reads and writes tokens with this module too, so it imports only numpy.
 """
 
 import operator
@@ -35,19 +35,22 @@ _FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
 class TokenBytesError(ValueError):
-    """The bytes are not token bytes that this version reads; the message says what is wrong and what is allowed."""
+    """These are not token bytes of version 1; the message says what is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The first k tokens of an image, coarse to fine, and which tokenizer made them.
+    """The first k tokens of an image, coarse to fine, and the tokenizer that made them.
 
-    ids: uint16 [k], k from 1 to 65535; read-only, a copy of what was given. Any 1-D sequence of integers from 0 to 65535 is taken.
-    fingerprint: 16 lower-case hex digits.
-    curve: where a quality chose k, what was measured at every k that was tried, ascending. No part of the tokens: neither compared nor
-    written.
+    Attributes:
+        ids: uint16 [k], 1 <= k <= 65535, read-only. Pass any 1-D sequence of integers from 0 to
+            65535; it is copied.
+        fingerprint: 16 lower-case hex digits that identify the tokenizer's training.
+        curve: where a `Quality` chose k, the quality at every k tried, ascending. Ignored by
+            comparison and not part of the token bytes.
 
-    Raises ValueError for anything else: nothing is rounded or wrapped to fit.
+    Raises:
+        ValueError: for anything else; nothing is rounded or wrapped to fit.
     """
 
     ids: NDArray[np.uint16]
@@ -65,28 +68,31 @@ class Tokens:
         return len(self.ids)
 
     def prefix(self, k: int) -> Self:
-        """The first k tokens: the tokens of the same image at the smaller budget k. k from 1 to self.k, else ValueError."""
+        """The first k tokens: those of the same image at a smaller budget.
+
+        Raises ValueError unless 1 <= k <= self.k.
+        """
         k = operator.index(k)
         if not 1 <= k <= self.k:
-            raise ValueError(f"a prefix of these tokens has 1 to {self.k} of them, not {k}")
+            raise ValueError(f"the k of a prefix is 1 to {self.k} here, not {k}")
         return type(self)(self.ids[:k], self.fingerprint)
 
     def to_bytes(self) -> bytes:
-        """Token bytes, 16 + 2k of them."""
+        """The token bytes, 16 + 2k of them."""
         header = _HEADER.pack(MAGIC, VERSION, 0, self.k, bytes.fromhex(self.fingerprint))
         return header + self.ids.astype("<u2", copy=False).tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
-        """Read token bytes, as `to_bytes` and the service write them. Raises TokenBytesError."""
+        """Read token bytes. Raises TokenBytesError."""
         data = bytes(data)
         if not data:
             raise TokenBytesError(
-                f"the token bytes are empty: they begin with a header of {HEADER_BYTES} bytes"
+                f"the token bytes are empty: their header has {HEADER_BYTES} bytes"
             )
         if len(data) < HEADER_BYTES:
             raise TokenBytesError(
-                f"the token bytes end after {len(data)} bytes: their header alone has {HEADER_BYTES}"
+                f"the token bytes end after {len(data)} bytes: the header has {HEADER_BYTES}"
             )
         magic, version, reserved, k, fingerprint = _HEADER.unpack_from(data)
         if magic != MAGIC:
@@ -105,7 +111,8 @@ class Tokens:
             raise TokenBytesError(f"the token bytes say k = 0: k is 1 to {MAX_K}")
         if len(data) != HEADER_BYTES + 2 * k:
             raise TokenBytesError(
-                f"the token bytes are {len(data)} long: with k = {k} they are exactly {HEADER_BYTES + 2 * k}"
+                f"the token bytes are {len(data)} long: "
+                f"with k = {k} they are exactly {HEADER_BYTES + 2 * k}"
             )
         return cls(np.frombuffer(data, "<u2", offset=HEADER_BYTES), fingerprint.hex())
 
@@ -119,18 +126,18 @@ class Tokens:
 
 
 def _checked(ids: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.uint16]:
-    given = np.asarray(ids)
-    if given.ndim != 1:
-        raise ValueError(f"token ids are one-dimensional, [k], not of shape {given.shape}")
-    if not 1 <= given.size <= MAX_K:
-        raise ValueError(f"there are 1 to {MAX_K} tokens, not {given.size}")
-    if given.dtype.kind not in "iu":
-        raise ValueError(f"token ids are integers, not {given.dtype}")
-    if given.dtype != np.uint16:
-        low, high = int(given.min()), int(given.max())
+    array = np.asarray(ids)
+    if array.ndim != 1:
+        raise ValueError(f"token ids are one-dimensional, [k], not of shape {array.shape}")
+    if not 1 <= array.size <= MAX_K:
+        raise ValueError(f"there are 1 to {MAX_K} tokens, not {array.size}")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"token ids are integers, not {array.dtype}")
+    if array.dtype != np.uint16:
+        low, high = int(array.min()), int(array.max())
         if low < 0 or high > MAX_ID:
             raise ValueError(f"token ids are 0 to {MAX_ID}, not {low if low < 0 else high}")
-    # A copy, so that the owner of the array cannot change tokens that were already checked.
-    checked = given.astype(np.uint16)
+    # A copy: the owner of the array must not be able to change checked tokens.
+    checked = array.astype(np.uint16)
     checked.flags.writeable = False
     return checked

@@ -1,6 +1,7 @@
-"""The command line: `channeltok encode | decode | generate | info | tokenize | detokenize | verify`.
+"""The command line `channeltok`: its parser and main().
 
-One module for each group of commands: images, generate, datasets.
+Commands by module: images (encode, decode, info), generate, datasets (tokenize, detokenize,
+verify).
 """
 
 from collections.abc import Sequence

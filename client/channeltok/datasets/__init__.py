@@ -1,6 +1,6 @@
 """Whole datasets of images to shards of tokens, exactly once: `channeltok tokenize` from Python.
 
-    source shard -> images -> [ engine ] -> rows and rejects -> token shard, renamed into place -> ledger
+    source shard -> images -> [ engine ] -> rows and rejects -> token shard -> ledger entry
 
 Needs the extra `batch`: `pip install "channeltok[batch]"`.
 """

@@ -48,7 +48,8 @@ class Cluster:
         )
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
-            workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            workers = self.workers or max(1, int(resources.get("CPU", 1)))
             results = ray.data.from_items(
                 [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
             ).map(

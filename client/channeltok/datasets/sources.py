@@ -1,7 +1,8 @@
-"""Where images come from: folder trees, WebDataset tars and Parquet files, on any file system that fsspec knows.
+"""Read images from folders, WebDataset tars and Parquet files, on any fsspec file system.
 
-A source falls into shards by its own layout alone, the same for every run and machine: each tar and each Parquet file is one, and loose
-images make shards of `FOLDER_SHARD` in the order of their paths.
+A source is cut into shards by its layout alone, so every run and machine cuts it the same way: each
+tar and each Parquet file is a shard, and loose images make shards of `FOLDER_SHARD_IMAGES` in the
+order of their paths.
 """
 
 import hashlib
@@ -19,29 +20,13 @@ import pyarrow.parquet as pq
 
 from channeltok.datasets.errors import SourceError
 
-FOLDER_SHARD = 1000
-MAX_IMAGE_BYTES = 16 * 2**20  # what a service takes by default; more is not even read
-# What people take for an image. Those that no tokenizer reads become rejects with the reason; all other files are left alone.
-READ = ("jpg", "jpeg", "jpe", "jfif", "png", "webp")
-NOT_READ = [
-    "avif",
-    "bmp",
-    "gif",
-    "heic",
-    "heif",
-    "ico",
-    "jp2",
-    "jxl",
-    "pgm",
-    "pnm",
-    "ppm",
-    "psd",
-    "svg",
-    "tga",
-    "tif",
-    "tiff",
-]
-SUFFIXES = frozenset([*READ, *NOT_READ])
+FOLDER_SHARD_IMAGES = 1000
+MAX_IMAGE_BYTES = 16 * 2**20  # a service's default limit; larger files are not read
+_READABLE = {"jpg", "jpeg", "jpe", "jfif", "png", "webp"}
+# Image formats that no tokenizer reads become rejects with a reason; other files are ignored.
+_UNREADABLE = {"avif", "bmp", "gif", "heic", "heif", "ico", "jp2", "jxl"}
+_UNREADABLE |= {"pgm", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff"}
+SUFFIXES = _READABLE | _UNREADABLE
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 KEY_COLUMNS = ("key", "__key__")
@@ -50,10 +35,15 @@ _PARQUET_BATCH = 64  # rows of images in memory at once
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard. key: unique in the shard. label: its class, where the source names one.
+    """An image of a shard.
 
-    offset: where it is: the byte of a tar at which its header begins, the row of a Parquet file, the place among a folder shard's files.
-    refusal: why there is no `image`; empty where there is one.
+    Attributes:
+        key: unique in the shard.
+        offset: position in the shard: byte of the header in a tar, row of a Parquet file, or index
+            among the files of a folder shard.
+        label: its class, if the source has one.
+        image: bytes of the image file.
+        refusal: why `image` is empty; "" if it is not.
     """
 
     key: str
@@ -64,9 +54,13 @@ class Sample:
 
 
 class Shard(ABC):
-    """A part of a source that becomes one token shard. name: of the token shard, without suffix. path: or URL, for people.
+    """A part of a source that becomes one token shard.
 
-    size: bytes. identity: changes when the shard's content does, as far as a listing tells.
+    Attributes:
+        name: name of the token shard, without suffix.
+        path: path or URL, for messages.
+        size: bytes.
+        identity: changes with the shard's content, as far as a file listing can tell.
     """
 
     def __init__(self, fs: Any, name: str, path: str, size: int, identity: str) -> None:
@@ -76,14 +70,14 @@ class Shard(ABC):
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """All images, in the order of the source. Raises SourceError or OSError where the shard itself cannot be read."""
+        """Yield all images in order. Raises SourceError or OSError if the shard is unreadable."""
 
 
-class _Member(tarfile.TarInfo):
-    """tarfile takes a header that is cut off or broken, and a missing end mark, for the end of the archive, and says nothing."""
+class _StrictTarInfo(tarfile.TarInfo):
+    """Raises on a truncated or broken header, which tarfile takes for the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Member":
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -95,13 +89,16 @@ class _Member(tarfile.TarInfo):
 
 
 class Tar(Shard):
-    """A WebDataset tar, compressed or not: members that share their path up to the first dot are one sample."""
+    """A WebDataset tar, compressed or not.
+
+    Members with the same path up to the first dot are one sample.
+    """
 
     def samples(self) -> Iterator[Sample]:
         try:
             with (
                 self._fs.open(self._path, "rb") as file,
-                tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar,
+                tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictTarInfo) as tar,
             ):
                 yield from self._grouped(tar)
         except (tarfile.TarError, EOFError) as error:
@@ -114,7 +111,7 @@ class Tar(Shard):
             for number, (member, data) in enumerate(images):
                 refusal = _too_large(member.size)
                 if number:
-                    refusal = f"{images[0][0].name} is the image of this sample already"
+                    refusal = f"{images[0][0].name} is already the image of this sample"
                 name = f"{key}#{number}" if number else key
                 yield Sample(
                     name,
@@ -156,7 +153,7 @@ class Parquet(Shard):
         if column is None:
             has, wanted = ", ".join(names), ", ".join(IMAGE_COLUMNS)
             raise SourceError(
-                f"{self.path}: no column of images: it has {has}, and images are looked for in {wanted}"
+                f"{self.path}: no column of images: it has {has}; expected one of {wanted}"
             )
         label = next((name for name in LABEL_COLUMNS if name in names), None)
         key = next((name for name in KEY_COLUMNS if name in names), None)
@@ -187,7 +184,7 @@ class Parquet(Shard):
 
 
 class Folder(Shard):
-    """Loose images: (key, path, size) each."""
+    """Loose image files, (key, path, size) each."""
 
     def __init__(self, fs: Any, root: str, name: str, files: list[tuple[str, str, int]]) -> None:
         listing = "\n".join(f"{key}\t{size}" for key, _, size in files)
@@ -207,7 +204,7 @@ class Folder(Shard):
             if key in keys:
                 key, refusal = (
                     posixpath.relpath(path, self._path),
-                    f"another image is called {key} already",
+                    f"another image already has the key {key}",
                 )
             keys.add(key)
             image = b""
@@ -220,42 +217,51 @@ class Folder(Shard):
 
 
 def find_shards(source: str) -> list[Shard]:
-    """What `source`, a path, a URL or a pattern of them, falls into. Raises SourceError when there is nothing to tokenize."""
+    """Cut a source into shards, sorted by path.
+
+    Args:
+        source: a path, a URL, or a glob of them.
+
+    Raises:
+        SourceError: there is nothing to tokenize, or two shards would have one name.
+    """
     try:
         fs, root = fsspec.url_to_fs(source)
         pattern = any(character in root for character in "*?[")
-        found = fs.glob(root, detail=True) if pattern else fs.find(root, detail=True)
+        listing = fs.glob(root, detail=True) if pattern else fs.find(root, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"{source}: {error}") from error
     if pattern:
         root = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0])
-    elif list(found) == [root]:
+    elif list(listing) == [root]:
         root = posixpath.dirname(root)
-    if not found:
+    if not listing:
         raise SourceError(f"{source}: nothing is there")
     shards, loose = list[Shard](), list[tuple[str, str, int]]()
-    for path, facts in sorted(found.items()):
-        inside = posixpath.relpath(path, root) if root else path
-        # A link to a file is "other" to fsspec; caches of data sets are full of them.
+    for path, facts in sorted(listing.items()):
+        relative = posixpath.relpath(path, root) if root else path
+        # fsspec calls a link to a file "other"; caches of datasets are full of such links.
         is_file = facts.get("type", "file") == "file" or facts.get("islink", False)
-        if not is_file or any(part.startswith((".", "_")) for part in inside.split("/")):
+        if not is_file or any(part.startswith((".", "_")) for part in relative.split("/")):
             continue
         size = int(facts.get("size") or 0)
-        base, kind = _split_suffix(inside)
+        base, kind = _split_suffix(relative)
         if kind in ("tar", "parquet"):
             shards.append((Tar if kind == "tar" else Parquet)(fs, base, path, size, str(size)))
         elif kind in SUFFIXES:
             loose.append((base, path, size))
-    for number, start in enumerate(range(0, len(loose), FOLDER_SHARD)):
-        shards.append(Folder(fs, root, f"images-{number:05d}", loose[start : start + FOLDER_SHARD]))
+    for number, start in enumerate(range(0, len(loose), FOLDER_SHARD_IMAGES)):
+        shards.append(
+            Folder(fs, root, f"images-{number:05d}", loose[start : start + FOLDER_SHARD_IMAGES])
+        )
     if not shards:
         raise SourceError(
-            f"{source}: no images there: no .tar, no .parquet, and no file that ends like an image's"
+            f"{source}: no images there: no .tar, no .parquet and no file with an image suffix"
         )
-    most, times = Counter(shard.name for shard in shards).most_common(1)[0]
+    name, times = Counter(shard.name for shard in shards).most_common(1)[0]
     if times > 1:
         raise SourceError(
-            f"{source}: {most} would be the name of two token shards: rename one, or tokenize them apart"
+            f"{source}: two token shards would be named {name}: rename one, or tokenize them apart"
         )
     return shards
 

@@ -1,4 +1,4 @@
-"""Tokens of a finished destination, for whoever trains on them or wants the images back."""
+"""Read token shards: batches for training, and rows for decoding."""
 
 import posixpath
 from collections.abc import Iterator
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from channeltok.datasets.errors import SourceError
 from channeltok.tokens import Tokens
 
-UNLABELLED = -1
-ABSENT = -1
+NO_LABEL = -1
+PADDING = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens: int64 [n, k], coarse to fine; -1 where an image has fewer.
+    """A batch for training.
 
-    labels: int64 [n], places in `TokenDataset.classes`; -1 where there is none.
+    Attributes:
+        tokens: int64 [n, k], coarse to fine; -1 beyond an image's tokens.
+        labels: int64 [n], indices into `TokenDataset.classes`; -1 without a label.
     """
 
     tokens: NDArray[np.int64]
@@ -32,10 +34,17 @@ class Batch:
 
 
 class TokenDataset:
-    """The Parquet shards of `channeltok tokenize`, a path or URL, at any budget up to the one they were made with.
+    """Token shards in Parquet, at any k up to the one they were made with.
 
-    k: tokens an image; None for all there are. The first k are the tokens at the budget k, so nothing is written anew for a smaller one.
-    Raises SourceError when no token shards are there, ValueError for a k that they do not have.
+    The first k tokens are those of the budget k, so a smaller k needs no new files.
+
+    Args:
+        url: Parquet output of `tokenize`, a path or a URL.
+        k: tokens per image; None for all.
+
+    Raises:
+        SourceError: there are no token shards.
+        ValueError: the shards do not have k tokens.
     """
 
     def __init__(self, url: str, k: int | None = None) -> None:
@@ -46,18 +55,18 @@ class TokenDataset:
         self._root = root
         kind = self._columns(self.shards[0], ["tokens"]).schema.field("tokens").type
         fixed = pa.types.is_fixed_size_list(kind)
-        most = (
+        largest = (
             kind.list_size
             if fixed
             else max(pc.max(self._columns(shard, ["k"])["k"]).as_py() or 1 for shard in self.shards)
         )
-        if k is not None and not 1 <= k <= most:
-            raise ValueError(f"k is 1 to {most} with these tokens, not {k}")
-        self.k = most if k is None else k
+        if k is not None and not 1 <= k <= largest:
+            raise ValueError(f"k is 1 to {largest} for these tokens, not {k}")
+        self.k = largest if k is None else k
 
     @cached_property
     def classes(self) -> list[str]:
-        """All labels, sorted."""
+        """All labels of the dataset, sorted."""
         labels = {
             label
             for shard in self.shards
@@ -66,63 +75,70 @@ class TokenDataset:
         return sorted(label for label in labels if label is not None)
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return sum(self._metadata(shard).num_rows for shard in self.shards)
 
     def batches(
         self, size: int, *, seed: int | None = None, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
-        """Once through, `size` images at a time (the last may be fewer).
+        """Iterate over the dataset once in batches of `size` images; the last may be smaller.
 
-        seed: mixes the shards, and the rows of each; another one for each epoch. None keeps the order.
-        part: (i, n) is the i-th of n equal parts, for n processes; each has about as many rows of every shard.
+        Args:
+            size: images per batch, at least 1.
+            seed: shuffles the shards, and the rows within each; use another for each epoch. None
+                keeps the order.
+            part: (i, n) for the i-th of n processes; each gets every n-th row of every shard.
+
+        Raises:
+            ValueError: `size` or `part` is out of range.
         """
         index, parts = part
         if not 0 <= index < parts or size < 1:
             raise ValueError(
-                f"a part is (i, n) with 0 <= i < n, and a batch has at least 1 image, not {part} and {size}"
+                f"part is (i, n) with 0 <= i < n and size at least 1, not {part} and {size}"
             )
-        chance = None if seed is None else np.random.default_rng(seed)
+        rng = None if seed is None else np.random.default_rng(seed)
         order = (
             self.shards
-            if chance is None
-            else [self.shards[i] for i in chance.permutation(len(self.shards))]
+            if rng is None
+            else [self.shards[i] for i in rng.permutation(len(self.shards))]
         )
-        places = pa.array(self.classes, pa.string())
-        left = Batch(np.empty((0, self.k), np.int64), np.empty(0, np.int64))
+        classes = pa.array(self.classes, pa.string())
+        rest = Batch(np.empty((0, self.k), np.int64), np.empty(0, np.int64))
         for shard in order:
             table = self._columns(shard, ["tokens", "label"])
             tokens = _matrix(table["tokens"], self.k)
-            found = pc.index_in(table["label"].cast(pa.string()), value_set=places, skip_nulls=True)
-            labels = found.fill_null(UNLABELLED).to_numpy().astype(np.int64)
-            rows = np.arange(len(tokens)) if chance is None else chance.permutation(len(tokens))
+            names = table["label"].cast(pa.string())
+            indices = pc.index_in(names, value_set=classes, skip_nulls=True)
+            labels = indices.fill_null(NO_LABEL).to_numpy().astype(np.int64)
+            rows = np.arange(len(tokens)) if rng is None else rng.permutation(len(tokens))
             rows = rows[index::parts]
-            left = Batch(
-                np.concatenate([left.tokens, tokens[rows]]),
-                np.concatenate([left.labels, labels[rows]]),
+            rest = Batch(
+                np.concatenate([rest.tokens, tokens[rows]]),
+                np.concatenate([rest.labels, labels[rows]]),
             )
-            while len(left.tokens) >= size:
-                yield Batch(left.tokens[:size], left.labels[:size])
-                left = Batch(left.tokens[size:], left.labels[size:])
-        if len(left.tokens):
-            yield left
+            while len(rest.tokens) >= size:
+                yield Batch(rest.tokens[:size], rest.labels[:size])
+                rest = Batch(rest.tokens[size:], rest.labels[size:])
+        if len(rest.tokens):
+            yield rest
 
     def rows(self) -> Iterator[tuple[str, Tokens]]:
-        """key and tokens of every image, in order."""
+        """Yield the key and the tokens of every image, in order."""
         for shard in self.shards:
             yield from self.rows_of(shard)
 
     def rows_of(self, shard: str) -> Iterator[tuple[str, Tokens]]:
-        """The same of one of `shards`."""
+        """Yield the key and the tokens of every image of one of `shards`."""
         table = self._columns(shard, ["key", "tokens", "fingerprint"])
         ids = _matrix(table["tokens"], self.k)
-        for key, one, fingerprint in zip(
+        for key, row, fingerprint in zip(
             table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), strict=True
         ):
-            yield key, Tokens(one[one != ABSENT], fingerprint)
+            yield key, Tokens(row[row != PADDING], fingerprint)
 
     def name_of(self, shard: str) -> str:
-        """Of one of `shards`: as the source's shard was called."""
+        """The name of the source shard that one of `shards` was made of."""
         return posixpath.relpath(shard, self._root).removesuffix(".parquet")
 
     def _columns(self, shard: str, columns: list[str]) -> Any:
@@ -135,11 +151,10 @@ class TokenDataset:
 
 
 def _matrix(column: Any, k: int) -> NDArray[np.int64]:
-    """The first k of each list of a column, fixed-size or not, to [rows, k], without a Python object for each id."""
+    """The first k ids of each list in a column, padded: [rows, k]. Creates no Python integers."""
     lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-    places = np.arange(lengths.sum()) - np.repeat(
-        np.cumsum(lengths) - lengths, lengths
-    )  # of each id in its list
-    matrix = np.full((len(lengths), k), ABSENT, np.int64)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = np.arange(lengths.sum()) - starts  # of each id in its list
+    matrix = np.full((len(lengths), k), PADDING, np.int64)
     matrix[np.arange(k) < lengths[:, None]] = pc.list_flatten(column).to_numpy()[places < k]
     return matrix

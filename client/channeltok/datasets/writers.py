@@ -1,10 +1,11 @@
-"""A token shard as bytes: Parquet, or a WebDataset tar. The same rows give the same bytes."""
+"""Serialise token shards to Parquet or WebDataset tars. The same rows give the same bytes."""
 
 import io
 import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,10 @@ from channeltok.tokens import Tokens
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of one image, and where it came from.
+    """Tokens of an image and its origin.
 
-    source, offset: shard, and place in it. width, height: of the image, pixels, before its EXIF turn.
+    source, offset: the source shard and the position in it. width, height: of the image in pixels,
+    before EXIF rotation.
     """
 
     key: str
@@ -32,46 +34,43 @@ class Row:
 
 
 def parquet(rows: list[Row], k: int | None) -> bytes:
-    """Columns: key, tokens (uint16, fixed-size list of k), k, tokenizer, fingerprint, source, offset, label, width, height.
+    """A Parquet file with the columns key, tokens (fixed-size list of k uint16), k, tokenizer,
+    fingerprint, source, offset, label, width, height.
 
-    k: None where a quality decided it; then tokens is a list of any size, and there are ssim and psnr, what the tokens reach.
+    k is None where a quality chose it: then tokens is a list of any length, and the columns ssim
+    and psnr (dB) hold the quality of the decoded image.
     """
     ids = pa.array(
         np.concatenate([row.tokens.ids for row in rows]) if rows else np.empty(0, np.uint16),
         pa.uint16(),
     )
     ends = np.cumsum([0, *(row.tokens.k for row in rows)], dtype=np.int32)
-    reached = [_reached(row.tokens) for row in rows] if k is None else []
-    names = pa.dictionary(pa.int32(), pa.string())
-    table = pa.table(
-        {
-            "key": pa.array([row.key for row in rows], pa.string()),
-            "tokens": pa.ListArray.from_arrays(ends, ids)
-            if k is None
-            else pa.FixedSizeListArray.from_arrays(ids, k),
-            "k": pa.array([row.tokens.k for row in rows], pa.uint16()),
-            "tokenizer": pa.array([row.tokenizer for row in rows], pa.string()).cast(names),
-            "fingerprint": pa.array([row.tokens.fingerprint for row in rows], pa.string()).cast(
-                names
-            ),
-            "source": pa.array([row.source for row in rows], pa.string()).cast(names),
-            "offset": pa.array([row.offset for row in rows], pa.int64()),
-            "label": pa.array([row.label for row in rows], pa.string()).cast(names),
-            "width": pa.array([row.width for row in rows], pa.uint32()),
-            "height": pa.array([row.height for row in rows], pa.uint32()),
-            **(
-                {
-                    name: pa.array([getattr(one, name) for one in reached], pa.float32())
-                    for name in ("ssim", "psnr")
-                }
-                if k is None
-                else {}
-            ),
-        }
-    )
+    dictionary = pa.dictionary(pa.int32(), pa.string())
+
+    def names(values: list[str | None]) -> Any:
+        return pa.array(values, pa.string()).cast(dictionary)
+
+    columns = {
+        "key": pa.array([row.key for row in rows], pa.string()),
+        "tokens": pa.ListArray.from_arrays(ends, ids)
+        if k is None
+        else pa.FixedSizeListArray.from_arrays(ids, k),
+        "k": pa.array([row.tokens.k for row in rows], pa.uint16()),
+        "tokenizer": names([row.tokenizer for row in rows]),
+        "fingerprint": names([row.tokens.fingerprint for row in rows]),
+        "source": names([row.source for row in rows]),
+        "offset": pa.array([row.offset for row in rows], pa.int64()),
+        "label": names([row.label for row in rows]),
+        "width": pa.array([row.width for row in rows], pa.uint32()),
+        "height": pa.array([row.height for row in rows], pa.uint32()),
+    }
+    if k is None:
+        points = [_chosen_point(row.tokens) for row in rows]
+        columns["ssim"] = pa.array([point.ssim for point in points], pa.float32())
+        columns["psnr"] = pa.array([point.psnr for point in points], pa.float32())
     buffer = io.BytesIO()
     pq.write_table(
-        table,
+        pa.table(columns),
         buffer,
         compression="zstd",
         use_dictionary=["tokenizer", "fingerprint", "source", "label"],
@@ -80,17 +79,20 @@ def parquet(rows: list[Row], k: int | None) -> bytes:
 
 
 def webdataset(rows: list[Row], k: int | None) -> bytes:
-    """For each row KEY.ctok (token bytes) and KEY.json (all else). A dot in a key's last part, where WebDataset would end it, becomes _."""
+    """A tar with KEY.ctok (token bytes) and KEY.json (all else) for each row.
+
+    A dot in the last part of a key becomes _, because WebDataset would cut the key there.
+    """
     buffer = io.BytesIO()
     with tarfile.open(
         fileobj=buffer,
         mode="w",
-        format=tarfile.USTAR_FORMAT if _short(rows) else tarfile.PAX_FORMAT,
+        format=tarfile.USTAR_FORMAT if _fits_ustar(rows) else tarfile.PAX_FORMAT,
     ) as tar:
         for row in rows:
             folder, slash, base = row.key.rpartition("/")
             name = folder + slash + base.replace(".", "_")
-            facts = {
+            metadata = {
                 "key": row.key,
                 "k": row.tokens.k,
                 "tokenizer": row.tokenizer,
@@ -100,29 +102,25 @@ def webdataset(rows: list[Row], k: int | None) -> bytes:
                 "label": row.label,
                 "width": row.width,
                 "height": row.height,
-                **(
-                    {"ssim": reached.ssim, "psnr": reached.psnr}
-                    if k is None and (reached := _reached(row.tokens))
-                    else {}
-                ),
             }
+            if k is None:
+                point = _chosen_point(row.tokens)
+                metadata |= {"ssim": point.ssim, "psnr": point.psnr}
             for suffix, content in (
                 ("ctok", row.tokens.to_bytes()),
-                ("json", json.dumps(facts).encode()),
+                ("json", json.dumps(metadata).encode()),
             ):
-                member = tarfile.TarInfo(
-                    f"{name}.{suffix}"
-                )  # its time is 1970: the same rows, the same bytes
+                member = tarfile.TarInfo(f"{name}.{suffix}")  # mtime 0 keeps the bytes the same
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def _reached(tokens: Tokens) -> QualityPoint:
-    return next(one for one in tokens.curve if one.k == tokens.k)
+def _chosen_point(tokens: Tokens) -> QualityPoint:
+    return next(point for point in tokens.curve if point.k == tokens.k)
 
 
-def _short(rows: list[Row]) -> bool:
+def _fits_ustar(rows: list[Row]) -> bool:
     return all(len(row.key.encode()) < 95 and row.key.isascii() for row in rows)
 
 
