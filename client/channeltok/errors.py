@@ -79,7 +79,7 @@ class InternalError(ChannelTokError):
     """A fault of the service: INTERNAL."""
 
 
-_BY_CODE: dict[str, type[ChannelTokError]] = {
+CLASS_OF_CODE: dict[str, type[ChannelTokError]] = {
     "BAD_IMAGE": InvalidInput,
     "BAD_K": InvalidInput,
     "BAD_TOKENS": InvalidInput,
@@ -143,7 +143,7 @@ def _typed(status: grpc.StatusCode, message: str, details: Iterable[Any]) -> Cha
     ):
         code, cause = "TOO_LARGE", TooLarge
     if reason:
-        code, cause = reason, _BY_CODE.get(reason, cause)
+        code, cause = reason, CLASS_OF_CODE.get(reason, cause)
     return cause(code, message or f"the call failed with {status.name}", retry_after)
 
 

@@ -9,6 +9,7 @@ from typing import Self
 # Values of k to try, as shares of max_tokens: about geometric, neighbours 4/3 to 2 times apart.
 _SHARES = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 BYTES_PER_TOKEN = 2
+K_AND_QUALITY = "k and quality exclude each other: pass one of them"
 _TARGETS = {"ssim": 1.0, "psnr": math.inf, "ssim_per_token": 1.0}  # name -> largest value
 
 

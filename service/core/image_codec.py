@@ -28,8 +28,8 @@ class ImageCodec:
         """
         # Small images are decoded here: handing one to a thread costs 0.2 to 0.3 ms of a core.
         if imaging.is_cheap_to_decode(image):
-            return self._prepare(image, size)
-        return await self.run_in_thread(self._prepare, image, size)
+            return read_image(image, size, self._max_pixels)
+        return await self.run_in_thread(read_image, image, size, self._max_pixels)
 
     async def encode(self, pixels: NDArray[np.uint8], format: str) -> bytes:
         """Pixels, uint8 [S, S, 3], to a file of `format` ("JPEG", "PNG" or "WEBP")."""
@@ -41,12 +41,14 @@ class ImageCodec:
         """Run `work(*args)` on the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    def _prepare(self, image: bytes, size: int) -> NDArray[np.uint8]:
-        try:
-            return imaging.prepare(image, size, self._max_pixels)
-        except imaging.TooManyPixels as error:
-            raise TooManyPixels(str(error)) from error
-        except imaging.UnsupportedFormat as error:
-            raise UnsupportedFormat(str(error)) from error
-        except imaging.BadImage as error:
-            raise BadImage(str(error)) from error
+
+def read_image(image: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+    """See `ImageCodec.prepare`."""
+    try:
+        return imaging.prepare(image, size, max_pixels)
+    except imaging.TooManyPixels as error:
+        raise TooManyPixels(str(error)) from error
+    except imaging.UnsupportedFormat as error:
+        raise UnsupportedFormat(str(error)) from error
+    except imaging.BadImage as error:
+        raise BadImage(str(error)) from error

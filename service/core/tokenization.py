@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from channeltok.quality import Quality, QualityPoint
+from channeltok.quality import K_AND_QUALITY, Quality, QualityPoint
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
@@ -110,9 +110,7 @@ class Tokenization:
                     f"the image has {len(image):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
                 )
             if k is not None and quality is not None:
-                raise BadRequest(
-                    "k says how many tokens to keep, and so does a quality: ask for one of them"
-                )
+                raise BadRequest(K_AND_QUALITY)
             k = k or served.max_tokens
             call.set_subject(served.name, k)
             pixels = await self._images.prepare(image, served.image_size)

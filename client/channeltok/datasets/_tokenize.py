@@ -15,7 +15,7 @@ from channeltok.datasets.length_stats import LengthStats
 from channeltok.datasets.progress import ProgressListener
 from channeltok.datasets.shard import Engine, ShardTokenizer, with_retries
 from channeltok.datasets.sources import Shard, find_shards
-from channeltok.quality import Quality
+from channeltok.quality import K_AND_QUALITY, Quality
 
 if TYPE_CHECKING:  # Ray is an extra
     from channeltok.datasets.on_ray import Cluster
@@ -99,7 +99,7 @@ def tokenize(
     shards = find_shards(source)
     info = _choose_tokenizer(engines, tokenizer)
     if quality is not None and k is not None:
-        raise ValueError("k and quality exclude each other: pass one of them")
+        raise ValueError(K_AND_QUALITY)
     if quality is None and k is None:
         k = info.max_tokens
     if k is not None and not 1 <= k <= info.max_tokens:
