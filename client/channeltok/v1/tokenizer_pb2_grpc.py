@@ -75,51 +75,52 @@ class TokenizerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Encode(self, request, context):
-        """One image to its first k tokens.
+        """Encodes an image to its first k tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """Tokens to an image.
+        """Decodes tokens to an image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeStream(self, request_iterator, context):
-        """Many images over one call. Replies come as they are ready, not in order: match them by id.
-        One bad image answers with an error of its own and leaves the stream alive.
+        """Encodes many images over one call. Replies come when they are ready, in any order: match them
+        by id. A bad image gets an error as its reply; the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DecodeStream(self, request_iterator, context):
-        """Many token sequences over one call, by the same rules.
+        """Decodes many token sequences over one call, by the same rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTokenizers(self, request, context):
-        """What is served now.
+        """Lists the tokenizers that are served now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """A new image, token by token: `started`, then `tokens` as they are made and a `preview` at each k that was asked for, then `finished`.
-        Nothing comes before the first token is made, so what cannot be done is an error before any reply. Cancelling stops the work at once.
+        """Generates an image token by token: `started`, then `tokens` as they are made and a `preview` at
+        each requested k, then `finished`. No reply is sent before the first token exists, so an invalid
+        request fails before any reply. Cancelling stops the work at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListGenerators(self, request, context):
-        """What generates now.
+        """Lists the generators that are served now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
