@@ -6,15 +6,16 @@ tokens are ordered coarse to fine, and generation may stop after each.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from generator.output_head import PREDICTIONS
+from generator.output_head import OUTPUT_HEADS
 from generator.token_model import TokenModel
+from tokenizer.models.base import VocabSize
 
 ROTARY_BASE = 10_000.0
 Cache = list[
@@ -28,24 +29,31 @@ AttendWithin = Callable[
 ]  # the same where those of earlier ones are given already
 
 
+# Serialised under its first name, because fingerprints hash the shape.
+FfnDim = Annotated[
+    int,
+    Field(validation_alias=AliasChoices("ffn_dim", "inside"), serialization_alias="inside"),
+]
+
+
 class GptShape(BaseModel):
     """What a generator is built from.
 
     channels, codes: C tokens of a whole sequence at most, and how many ids each may have. classes: how many there are beside 'no class'.
-    inside: width of the gated units. prediction: how the next token is told, see generator.output_head. specials: ids after the codes that
+    ffn_dim: width of the gated units. prediction: how the next token is told, see generator.output_head. specials: ids after the codes that
     no token has; the paper's vocabulary has three. position_embedding: whether each position also has a vector of its own, for channels
     differ in what they mean, and rotary positions tell only distances.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["gpt"] = "gpt"
     channels: int = Field(256, ge=1)
-    codes: int = Field(65_536, ge=2, le=65_536)
+    vocab_size: VocabSize = Field(65_536, ge=2, le=65_536)
     classes: int = Field(ge=0)
     width: int = 320
     layers: int = 4
     heads: int = 5
-    inside: int = 880
+    ffn_dim: FfnDim = 880
     prediction: Literal["softmax", "bits"] = "bits"
     specials: int = 0
     position_embedding: bool = True
@@ -59,12 +67,12 @@ def paper_shape(classes: int = 1000) -> GptShape:
     """ChannelTok's GPT-L (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): for a tokenizer of 256 channels and 2^14 codes, on ImageNet."""
     return GptShape(
         channels=256,
-        codes=16_384,
+        vocab_size=16_384,
         classes=classes,
         width=1024,
         layers=24,
         heads=16,
-        inside=2816,
+        ffn_dim=2816,
         prediction="softmax",
         specials=3,
         position_embedding=False,
@@ -130,10 +138,10 @@ def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 class SwiGLU(nn.Module):
     """A gated linear unit (Shazeer 2020, arXiv 2002.05202); gate and value are one matrix, for a step is bound by the number of calls."""
 
-    def __init__(self, width: int, inside: int) -> None:
+    def __init__(self, width: int, ffn_dim: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * inside, bias=False)
-        self.down = nn.Linear(inside, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * ffn_dim, bias=False)
+        self.down = nn.Linear(ffn_dim, width, bias=False)
         nn.init.zeros_(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,7 +155,7 @@ class Layer(nn.Module):
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
         self.attention_norm, self.mlp_norm = RMSNorm(shape.width), RMSNorm(shape.width)
-        self.attention, self.mlp = Attention(shape.width), SwiGLU(shape.width, shape.inside)
+        self.attention, self.mlp = Attention(shape.width), SwiGLU(shape.width, shape.ffn_dim)
 
     def forward(self, x: Tensor, attend: AttendWithin) -> tuple[Tensor, Cache]:
         """As Attention."""
@@ -165,7 +173,9 @@ class Gpt(TokenModel):
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
         self.shape = shape
-        self.prediction = PREDICTIONS[shape.prediction](shape.codes, shape.specials, shape.width)
+        self.prediction = OUTPUT_HEADS[shape.prediction](
+            shape.vocab_size, shape.specials, shape.width
+        )
         self.classes = nn.Embedding(shape.classes + 1, shape.width)  # the last row is 'no class'
         nn.init.normal_(self.classes.weight, std=0.02)
         self.positions = (

@@ -46,11 +46,11 @@ class Softmax(OutputHead):
 
     draws = 1
 
-    def __init__(self, codes: int, specials: int, width: int) -> None:
+    def __init__(self, vocab_size: int, specials: int, width: int) -> None:
         super().__init__()
-        self.codes = self.values = codes
-        self.embedding = nn.Embedding(codes + specials, width)
-        self.head = nn.Linear(width, codes + specials, bias=False)
+        self.vocab_size = self.values = vocab_size
+        self.embedding = nn.Embedding(vocab_size + specials, width)
+        self.head = nn.Linear(width, vocab_size + specials, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.zeros_(self.head.weight)
 
@@ -65,7 +65,7 @@ class Softmax(OutputHead):
     def sample(
         self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits = self.head(hidden)[:, : self.codes]
+        logits = self.head(hidden)[:, : self.vocab_size]
         return choose(logits, top_k, (temperature * noise)[:, 0]), logits[:, None]
 
 
@@ -83,11 +83,11 @@ class Bits(OutputHead):
     before: Tensor
     paths: Tensor
 
-    def __init__(self, codes: int, specials: int, width: int) -> None:
+    def __init__(self, vocab_size: int, specials: int, width: int) -> None:
         super().__init__()
-        if codes != BYTE**2 or specials:
+        if vocab_size != BYTE**2 or specials:
             raise ValueError(
-                f"16 bits tell {BYTE**2:,} codes and no special ids, not {codes:,} and {specials}"
+                f"16 bits tell {BYTE**2:,} codes and no special ids, not {vocab_size:,} and {specials}"
             )
         self.high_embedding, self.low_embedding = (
             nn.Embedding(BYTE, width),
@@ -204,4 +204,4 @@ def gumbel(source: torch.Generator, *shape: int) -> Tensor:
     return -torch.log(-torch.log(torch.rand(*shape, generator=source).clamp(1e-20, 1 - 1e-7)))
 
 
-PREDICTIONS: dict[str, type[OutputHead]] = {"softmax": Softmax, "bits": Bits}
+OUTPUT_HEADS: dict[str, type[OutputHead]] = {"softmax": Softmax, "bits": Bits}

@@ -1,4 +1,7 @@
-"""Everything that decides how a generator is trained. `python -m generator.train --help` prints it."""
+"""Training recipe of a generator: settings on top of those of any training run.
+
+`python -m generator.train --help` prints them.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,50 +9,53 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tokenizer.training.recipe import Schedule
+from tokenizer.training.recipe import BaseRecipe
 
 
-class GeneratorRecipe(Schedule):
-    """What decides how anything is trained that foretells a tokenizer's tokens."""
+class GeneratorRecipe(BaseRecipe):
+    """Settings of any model that predicts a tokenizer's tokens.
+
+    A member `class/photo.jpg` of a training shard is a photo of that class.
+    """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_GENERATOR_")
     run: Annotated[
-        Path, Field(description="folder of this run; resumed when it holds a checkpoint")
+        Path,
+        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
     ] = Path("runs/generator")
     tokenizer: Annotated[
-        Path, Field(description="checkpoint of the tokenizer whose tokens it learns")
+        Path,
+        Field(description="checkpoint of the tokenizer whose tokens are learnt", exclude=True),
     ] = Path("tokenizer/weights/demo.safetensors")
-    tokens: Annotated[Path, Field(description="folder in which encoded photos are kept")] = Path(
-        "runs/tokens"
-    )
+    tokens: Annotated[
+        Path, Field(description="folder that caches the encoded photos", exclude=True)
+    ] = Path("runs/tokens")
     passes: Annotated[
         int,
         Field(
             ge=1,
-            description="times each training photo is encoded: as it is, mirrored, then random crops of it",
+            description="how many times each training photo is encoded: as it is, mirrored, then "
+            "random crops of it",
         ),
     ] = 6
 
-    width: Annotated[int, Field(ge=1, description="numbers of a position")] = 320
-    layers: Annotated[int, Field(ge=1, description="how many of attention and gated units")] = 4
-    heads: Annotated[int, Field(ge=1, description="of attention")] = 5
-    inside: Annotated[int, Field(ge=1, description="width of the gated units")] = 880
+    width: Annotated[int, Field(ge=1, description="dimension of the hidden states")] = 320
+    layers: Annotated[int, Field(ge=1, description="transformer layers")] = 4
+    heads: Annotated[int, Field(ge=1, description="attention heads")] = 5
+    ffn_dim: Annotated[int, Field(ge=1, description="width of the gated feed-forward layers")] = 880
 
-    views: Annotated[int, Field(ge=1, description="photos to see in all")] = 150_000
-    batch: Annotated[int, Field(ge=1, description="photos per step")] = 32
-    compile: Annotated[
-        bool,
-        Field(
-            description="fuse the step with torch.compile: the first takes a minute, each later one a third; needs a C++ compiler"
-        ),
-    ] = False
+    samples: Annotated[
+        int, Field(ge=1, description="images to train on in total, repetitions counted")
+    ] = 150_000
+    batch: Annotated[int, Field(ge=1, description="images per step")] = 32
     class_dropout: Annotated[
-        float, Field(ge=0, le=1, description="chance that a photo's class is hidden")
+        float, Field(ge=0, le=1, description="probability that a photo's class is hidden")
     ] = 0.1
     channel_slope: Annotated[
         float,
         Field(
-            ge=0, description="how much more the first token counts than the last: 1 + this to 1"
+            ge=0,
+            description="the loss weight falls linearly from 1 + this (first token) to 1 (last)",
         ),
     ] = 1.0
 
@@ -64,6 +70,8 @@ class GptRecipe(GeneratorRecipe):
     start_from: Annotated[
         Path | None,
         Field(
-            description="weights to go on from when the run folder has no checkpoint: their photos count as seen, their size is kept"
+            description="weights to start from when the run folder has no checkpoint: their "
+            "samples count as seen, their size is kept",
+            exclude=True,
         ),
     ] = None

@@ -1,7 +1,8 @@
-"""The tokens of all training photos, encoded once and kept: a generator never sees a pixel.
+"""Encode a training set into tokens once, and cache them on disk: generators train on tokens alone.
 
-Pass 0 holds each photo by the image contract, pass 1 the same mirrored, and each later pass a random crop, half of them mirrored. A pass
-that was once encoded by a tokenizer lies in `<folder>/<fingerprint>/`, so a longer run encodes only what is new.
+Pass 0 encodes each photo by the image contract, pass 1 the same mirrored, and each later pass a
+random crop, half of them mirrored. A pass is cached in `<folder>/<fingerprint>/`, so a run with
+more passes encodes only the new ones.
 """
 
 import os
@@ -24,34 +25,34 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Photos:
-    """tokens: int32 [N, C]. classes: the folder of each photo, N names."""
+class EncodedPhotos:
+    """tokens: int32 [N, C]. classes: folder name of each photo, N strings."""
 
     tokens: NDArray[np.int32]
     classes: list[str]
 
     def labels(self, names: list[str]) -> NDArray[np.int64]:
-        """Index of each photo's class in `names`, NO_CLASS where it is none of them: int64 [N]."""
+        """Index of each photo's class in `names`, NO_CLASS where it is missing: int64 [N]."""
         index = {name: i for i, name in enumerate(names)}
         return np.array([index.get(name, NO_CLASS) for name in self.classes])
 
 
-def encoded(model: Tokenizer, pattern: str, passes: int, folder: Path) -> list[Photos]:
-    """All photos of the shards at `pattern`, as tokenizer.training.data.shards takes it, in so many passes.
+def encode_dataset(
+    model: Tokenizer, pattern: str, passes: int, folder: Path
+) -> list[EncodedPhotos]:
+    """All photos of the shards at `pattern` (see tokenizer.training.data.shards), once per pass.
 
     Raises FileNotFoundError when there are no shards.
     """
-    return [
-        _pass(model, pattern, number, folder / checkpoint.fingerprint(model))
-        for number in range(passes)
-    ]
+    cache = folder / checkpoint.fingerprint(model)
+    return [_cached_pass(model, pattern, number, cache) for number in range(passes)]
 
 
-def _pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> Photos:
+def _cached_pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> EncodedPhotos:
     path = folder / f"{Path(pattern).stem}-{number}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        batches = list(_encode(model, pattern, number))
+        batches = list(_encode_pass(model, pattern, number))
         temporary = path.with_suffix(".tmp.npz")
         np.savez(
             temporary,
@@ -60,10 +61,10 @@ def _pass(model: Tokenizer, pattern: str, number: int, folder: Path) -> Photos:
         )
         os.replace(temporary, path)
     with np.load(path) as file:
-        return Photos(file["tokens"], file["classes"].tolist())
+        return EncodedPhotos(file["tokens"], file["classes"].tolist())
 
 
-def _encode(
+def _encode_pass(
     model: Tokenizer, pattern: str, number: int
 ) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
     size = model.shape.image_size

@@ -1,16 +1,15 @@
-"""`python -m generator.train`: train a generator on the tokens of WebDataset shards; stop it at will, the same command goes on."""
+"""Command `python -m generator.train`: train a GPT on a tokenizer's tokens, or resume its run."""
 
 import sys
-
-from pydantic_settings import CliApp
 
 from generator import checkpoint
 from generator.checkpoint import Generator
 from generator.gpt import Gpt, GptShape
 from generator.recipe import GptRecipe
-from generator.training import Trainer
+from generator.training import GeneratorTrainer
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.models.base import Tokenizer
+from tokenizer.training.recipe import run_command
 
 
 class TrainCommand(GptRecipe):
@@ -20,43 +19,37 @@ class TrainCommand(GptRecipe):
         GptTrainer(self).run()
 
 
-class GptTrainer(Trainer[Gpt, GptRecipe]):
-    """Of a GPT whose size the recipe tells, or of one that was trained before.
+class GptTrainer(GeneratorTrainer[Gpt, GptRecipe]):
+    """Trains a new GPT of the recipe's size, or continues from the weights in `start_from`.
 
-    Raises ValueError when that one reads another tokenizer's tokens, or knows other classes.
+    Raises ValueError when those weights belong to another tokenizer or other classes.
     """
 
-    def _new(self, tokenizer: Tokenizer) -> Gpt:
-        recipe = self.recipe
-        if recipe.start_from is not None:
-            start, facts = (
-                checkpoint.load(recipe.start_from),
-                tokenizer_checkpoint.facts(recipe.start_from),
-            )
-            self._must_fit(recipe.start_from, start.tokenizer, start.classes)
-            self.views, self.seconds = int(facts.get("views", 0)), float(facts.get("seconds", 0))
-            return start.model.train()
-        return GptShape(
+    def _initial_model(self, tokenizer: Tokenizer) -> tuple[Gpt, dict[str, str]]:
+        recipe, start = self.recipe, self.recipe.start_from
+        if start is not None:
+            generator = checkpoint.load(start)
+            self._check_start(start, generator.tokenizer, generator.classes)
+            return generator.model.train(), tokenizer_checkpoint.facts(start)
+        shape = GptShape(
             channels=tokenizer.shape.channels,
-            codes=tokenizer.codes,
+            vocab_size=tokenizer.vocab_size,
             classes=len(self.classes),
             width=recipe.width,
             layers=recipe.layers,
             heads=recipe.heads,
-            inside=recipe.inside,
-            prediction="bits" if tokenizer.codes == 2**16 else "softmax",
-        ).build()
-
-    def _ship(self, facts: dict[str, str]) -> None:
-        checkpoint.save(
-            Generator(self.averaged, self.fingerprint, self.classes),
-            self.recipe.run / "weights.safetensors",
-            facts,
+            ffn_dim=recipe.ffn_dim,
+            prediction="bits" if tokenizer.vocab_size == 2**16 else "softmax",
         )
+        return shape.build(), {}
+
+    def _ship(self, record: dict[str, str]) -> None:
+        generator = Generator(self.averaged, self.fingerprint, self.classes)
+        checkpoint.save(generator, self.recipe.run / "weights.safetensors", record)
 
 
 if __name__ == "__main__":
     try:
-        CliApp.run(TrainCommand)
+        run_command(TrainCommand)
     except (OSError, ValueError) as error:
         sys.exit(str(error))

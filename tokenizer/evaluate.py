@@ -67,11 +67,11 @@ class Report:
     fingerprint: str
     data: str
     photos: int
-    use: float
+    usage: float
     photo_grid: float
     frechet_floor: float | None
     rows: list[Row]
-    use_name: str = "live_bits"
+    usage_name: str = "live_bits"
 
 
 def judge_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float | None, float]:
@@ -99,7 +99,7 @@ def judge_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float 
         )
         for i, (k, images) in enumerate(zip(budgets, decoded, strict=True))
     ]
-    return rows, floor, model.use(tokens)
+    return rows, floor, model.usage(tokens)
 
 
 def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
@@ -154,9 +154,9 @@ def _mean(
 def table(report: Report) -> str:
     """The report as a Markdown table. The best of each size among all methods is bold."""
     columns = ("PSNR, dB", "SSIM", "distance", "L1 (the loss)", "grid", "Frechet")
-    use = f"{100 * report.use:.2f} % {report.use_name.replace('_', ' ')}"
+    usage = f"{100 * report.usage:.2f} % {report.usage_name.replace('_', ' ')}"
     lines = [
-        f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {use}. ",
+        f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {usage}. ",
         f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2) or 'not known of so few'}.",
         "",
         "| method | k | bytes | bits | " + " | ".join(columns) + " |",
@@ -273,7 +273,7 @@ def main() -> None:
 
     model = checkpoint.load(options.checkpoint)
     photos = evaluation_photos(options.data, model.shape.image_size, options.photos)
-    rows, floor, use = judge_tokenizer(model, photos)
+    rows, floor, usage = judge_tokenizer(model, photos)
     if options.codecs:
         rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]
     if options.codecs_from:
@@ -283,8 +283,8 @@ def main() -> None:
         fingerprint=checkpoint.fingerprint(model),
         data=Path(options.data).name,
         photos=len(photos),
-        use_name=model.use_name,
-        use=use,
+        usage_name=model.usage_name,
+        usage=usage,
         photo_grid=grid_energy(photos, model.shape.decoder_stride),
         frechet_floor=floor,
         rows=rows,

@@ -67,8 +67,8 @@ def quality(data: str, count: int | None) -> Figures:
         ids = np.unique(tokens.numpy(), return_counts=True)[1] / tokens.numel()
         found |= {
             f"{name}_photos": len(photos),
-            f"{name}_use": model.use(tokens),
-            f"{name}_ids_seen": len(ids) / model.codes,
+            f"{name}_use": model.usage(tokens),
+            f"{name}_ids_seen": len(ids) / model.vocab_size,
             f"{name}_id_entropy_bits": float(-(ids * np.log2(ids)).sum()),
         }
         budgets = {

@@ -156,8 +156,8 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
         fingerprint=generator.tokenizer,
         generator_fingerprint=checkpoint.fingerprint(model),
         channels=shape.channels,
-        codes=shape.codes,
-        bits_per_token=(shape.codes - 1).bit_length(),
+        codes=shape.vocab_size,
+        bits_per_token=(shape.vocab_size - 1).bit_length(),
         classes=json.dumps(generator.classes),
     )
     helper.set_model_props(exported, metadata.as_strings())

@@ -32,19 +32,19 @@ class Parity:
     """Comparison over photos.
 
     bits: token bits compared, photos x C x bits per token. flipped: how many differ.
-    bits_of_a_flip: see tokenizer.models.base; so many may always differ.
+    bits_per_flip: see tokenizer.models.base; so many may always differ.
     """
 
     photos: int
     bits: int
     flipped: int
     decodes: tuple[Pixels, ...]
-    bits_of_a_flip: int = 1
+    bits_per_flip: int = 1
 
     @property
     def may_flip(self) -> int:
         """How many token bits may differ by rounding."""
-        return max(self.bits_of_a_flip, int(MAX_FLIPPED_SHARE * self.bits))
+        return max(self.bits_per_flip, int(MAX_FLIPPED_SHARE * self.bits))
 
     @property
     def out_of_bounds(self) -> list[str]:
@@ -115,7 +115,7 @@ def measure(
         tokens.numel() * model.bits_per_token,
         flipped,
         tuple(pixels),
-        model.bits_of_a_flip,
+        model.bits_per_flip,
     )
 
 

@@ -4,12 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pydantic_settings import CliApp
-
 from generator.car import model
 from generator.car.train import AlignCommand, FinetuneCommand
 from tokenizer import checkpoint, inference
 from tokenizer.evaluation.image_grid import Column, draw
+from tokenizer.training.recipe import run_command
 
 STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {
     "align": AlignCommand,
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> None:
         if command == "sample":
             sample(arguments[1:])
         else:
-            CliApp.run(STAGES[command], cli_args=arguments[1:])
+            run_command(STAGES[command], arguments[1:])
     except ValueError as error:
         sys.exit(str(error))
 

@@ -35,7 +35,7 @@ NO_CLASS_TEXT = "a photo"
 
 
 def small_language(
-    width: int = 256, layers: int = 4, heads: int = 4, inside: int = 704
+    width: int = 256, layers: int = 4, heads: int = 4, ffn_dim: int = 704
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Qwen3 with random weights, half as many heads of keys and values as of queries, and a tokenizer for which every byte is a token."""
     text = byte_tokenizer()
@@ -46,7 +46,7 @@ def small_language(
         num_attention_heads=heads,
         num_key_value_heads=max(1, heads // 2),
         head_dim=width // heads,
-        intermediate_size=inside,
+        intermediate_size=ffn_dim,
         max_position_embeddings=1024,
         pad_token_id=text.pad_token_id,
     )

@@ -1,35 +1,36 @@
-"""The two stages a CAR is trained in."""
+"""Trainers of the two stages of CAR: align (projector and head), then finetune (all weights)."""
 
 from generator.car import model
 from generator.car.model import Car
 from generator.car.recipe import AlignRecipe, CarRecipe, FinetuneRecipe
-from generator.training import Settings, Trainer
+from generator.training import GeneratorTrainer, Settings
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.cvq import Cvq
 
 CHECKPOINT = "car"  # in a run's folder
 
 
-class CarTrainer(Trainer[Car, Settings]):
-    """Leaves a folder as generator.car.model writes it."""
+class CarTrainer(GeneratorTrainer[Car, Settings]):
+    """Ships a checkpoint folder as generator.car.model writes it."""
 
-    def _ship(self, facts: dict[str, str]) -> None:
-        model.save(self.averaged, self.recipe.run / CHECKPOINT, facts)
+    def _ship(self, record: dict[str, str]) -> None:
+        model.save(self.averaged, self.recipe.run / CHECKPOINT, record)
 
 
 class Align(CarTrainer[AlignRecipe]):
-    """Raises ValueError when the tokenizer is no CVQ, or the language model's folder holds none."""
+    """Stage one. Raises ValueError for a tokenizer that is no CVQ, or an unreadable language model."""
 
-    def _new(self, tokenizer: Tokenizer) -> Car:
+    def _initial_model(self, tokenizer: Tokenizer) -> tuple[Car, dict[str, str]]:
+        recipe = self.recipe
         if not isinstance(tokenizer, Cvq):
             raise ValueError(
-                f"CAR reads codewords, and {self.recipe.tokenizer} is of the family {tokenizer.family}: it needs cvq"
+                f"CAR reads codewords, and {recipe.tokenizer} is of the family "
+                f"{tokenizer.family}: it needs cvq"
             )
-        recipe = self.recipe
         language, text = (
             model.local_language(recipe.language)
             if recipe.language
-            else model.small_language(recipe.width, recipe.layers, recipe.heads, recipe.inside)
+            else model.small_language(recipe.width, recipe.layers, recipe.heads, recipe.ffn_dim)
         )
         car = Car(
             language,
@@ -40,17 +41,17 @@ class Align(CarTrainer[AlignRecipe]):
             self.classes,
         )
         car.language.requires_grad_(False)
-        return car
+        return car, {}
 
 
 class Finetune(CarTrainer[FinetuneRecipe]):
-    """Raises ValueError when stage one left nothing, or left it for another tokenizer or other classes."""
+    """Stage two. Raises ValueError when stage one left no checkpoint, or one of another tokenizer or classes."""
 
-    def _new(self, tokenizer: Tokenizer) -> Car:
+    def _initial_model(self, tokenizer: Tokenizer) -> tuple[Car, dict[str, str]]:
         start = self.recipe.start_from
         car = model.load(start)
-        self._must_fit(start, car.tokenizer, car.classes)
-        return car.train()
+        self._check_start(start, car.tokenizer, car.classes)
+        return car.train(), {}
 
 
 class AlignCommand(AlignRecipe):

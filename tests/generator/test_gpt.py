@@ -24,7 +24,7 @@ def test_the_papers_gpt_l_counts_342_917_120() -> None:
 
 def tokens_of(model: Gpt, batch: int = 2) -> torch.Tensor:
     torch.manual_seed(1)
-    return torch.randint(model.shape.codes, (batch, model.shape.channels), dtype=torch.int32)
+    return torch.randint(model.shape.vocab_size, (batch, model.shape.channels), dtype=torch.int32)
 
 
 @BOTH
@@ -51,7 +51,7 @@ def test_a_token_depends_on_the_class_and_on_those_before_it_alone(prediction: s
     model = random_generator(prediction=prediction).model
     tokens = tokens_of(model)
     changed = tokens.clone()
-    changed[:, 10] = (changed[:, 10] + 1) % model.shape.codes
+    changed[:, 10] = (changed[:, 10] + 1) % model.shape.vocab_size
     with torch.inference_mode():
         before, after = model(tokens, torch.tensor([0, 1])), model(changed, torch.tensor([0, 1]))
         torch.testing.assert_close(after[:, :10], before[:, :10])

@@ -10,7 +10,7 @@ from tests.support.random_generator import random_generator
 @pytest.mark.parametrize("prediction", ["bits", "softmax"])
 def test_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
-    codes = model.shape.codes
+    codes = model.shape.vocab_size
     torch.manual_seed(0)
     hidden = torch.randn(1, 1, model.shape.width).expand(1, codes, -1)
     nll = model.prediction.nll(hidden, torch.arange(codes)[None])

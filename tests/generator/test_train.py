@@ -1,9 +1,7 @@
 """Photos become tokens once; a run trains on them, stops, goes on where it stopped, and leaves the averaged weights."""
 
-import io
 import json
 import signal
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,10 @@ import torch
 import imaging
 from generator import checkpoint
 from generator.recipe import GptRecipe
-from generator.tokens import NO_CLASS, encoded
+from generator.tokens import NO_CLASS, encode_dataset
 from generator.train import GptTrainer
 from tests.support.photographs import crops
+from tests.support.training import write_shard
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
@@ -40,11 +39,7 @@ def tokenizer(tmp_path: Path) -> ChannelTok:
 @pytest.fixture
 def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch) -> GptRecipe:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for i, (folder, data) in enumerate(zip(FOLDERS, crops(4), strict=True)):
-            member = tarfile.TarInfo(f"{folder}/{i}.jpg")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    write_shard(tmp_path / "photos.tar", crops(4), FOLDERS)
     return GptRecipe(
         run=tmp_path / "run",
         tokenizer=tmp_path / "tokenizer.safetensors",
@@ -55,8 +50,8 @@ def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatc
         width=32,
         layers=1,
         heads=2,
-        inside=32,
-        views=400,
+        ffn_dim=32,
+        samples=400,
         batch=4,
         warmup_steps=5,
         evaluate_every=40,
@@ -66,7 +61,7 @@ def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatc
 def test_photos_are_encoded_once(
     recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, mirrored, cropped = encoded(tokenizer, recipe.train, 3, recipe.tokens)
+    plain, mirrored, cropped = encode_dataset(tokenizer, recipe.train, 3, recipe.tokens)
     photos = np.stack([imaging.prepare(data, 128) for data in crops(4)])
     assert np.array_equal(plain.tokens, inference.encode(tokenizer, photos).numpy())
     assert np.array_equal(
@@ -76,7 +71,7 @@ def test_photos_are_encoded_once(
     assert plain.classes == FOLDERS
     assert plain.labels(["bee", "cat"]).tolist() == [1, 0, 1, NO_CLASS]
     monkeypatch.setattr(inference, "encode", lambda *_: pytest.fail("encoded again"))
-    again = encoded(tokenizer, recipe.train, 3, recipe.tokens)
+    again = encode_dataset(tokenizer, recipe.train, 3, recipe.tokens)
     assert np.array_equal(again[2].tokens, cropped.tokens)
 
 
@@ -88,7 +83,7 @@ def test_a_compiled_run_learns_the_same(recipe: GptRecipe) -> None:
     losses = []
     for compiled in (False, True):
         some = recipe.model_copy(
-            update={"views": 40, "run": recipe.run / str(compiled), "compile": compiled}
+            update={"samples": 40, "run": recipe.run / str(compiled), "compile": compiled}
         )
         GptTrainer(some).run()
         losses.append(json.loads((some.run / "log.jsonl").read_text())["bits_32"])
@@ -111,10 +106,10 @@ def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GptRecipe) -> None:
 
 
 def test_the_same_command_goes_on(recipe: GptRecipe) -> None:
-    first = GptTrainer(recipe.model_copy(update={"views": 8}))
+    first = GptTrainer(recipe.model_copy(update={"samples": 8}))
     first.run()
-    second = GptTrainer(recipe.model_copy(update={"views": 12}))
-    assert second.views == 8
+    second = GptTrainer(recipe.model_copy(update={"samples": 12}))
+    assert second.samples_seen == 8
     for name, value in first.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
     assert [len(o.state) for o in second.optimisers] == [len(o.state) for o in first.optimisers]
@@ -124,12 +119,12 @@ def test_the_same_command_goes_on(recipe: GptRecipe) -> None:
 
 def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -> None:
     """The photos they saw count, their size is kept, and the optimiser, which is new, warms up again."""
-    first = GptTrainer(recipe.model_copy(update={"views": 40}))
+    first = GptTrainer(recipe.model_copy(update={"samples": 40}))
     first.run()
     shipped = recipe.run / "weights.safetensors"
-    longer = {"run": tmp_path / "longer", "start_from": shipped, "views": 80, "width": 48}
+    longer = {"run": tmp_path / "longer", "start_from": shipped, "samples": 80, "width": 48}
     second = GptTrainer(recipe.model_copy(update=longer))
-    assert (second.views, second.warm_from) == (40, 40)
+    assert (second.samples_seen, second.warm_from) == (40, 40)
     for name, value in checkpoint.load(shipped).model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
     second.run()
@@ -141,7 +136,7 @@ def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -
 def test_weights_of_other_tokens_are_no_start(
     recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path
 ) -> None:
-    GptTrainer(recipe.model_copy(update={"views": 4})).run()
+    GptTrainer(recipe.model_copy(update={"samples": 4})).run()
     other = ChannelTok(tokenizer.shape)
     tokenizer_checkpoint.save(other, tmp_path / "other.safetensors")
     start = {
@@ -149,13 +144,13 @@ def test_weights_of_other_tokens_are_no_start(
         "start_from": recipe.run / "weights.safetensors",
         "tokenizer": tmp_path / "other.safetensors",
     }
-    with pytest.raises(ValueError, match="makes those of"):
+    with pytest.raises(ValueError, match=r"was trained on tokens of tokenizer .*, but"):
         GptTrainer(recipe.model_copy(update=start))
 
 
 def test_a_run_that_is_asked_to_stop_saves_first(recipe: GptRecipe) -> None:
     trainer = GptTrainer(recipe)
-    trainer._ask_to_stop(signal.SIGTERM, None)
+    trainer.request_stop(signal.SIGTERM, None)
     trainer.run()
-    assert trainer.views == 0
+    assert trainer.samples_seen == 0
     assert (recipe.run / "last.pt").exists()

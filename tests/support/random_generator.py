@@ -11,15 +11,15 @@ CLASSES = ["ant", "bee", "cat"]
 def random_generator(channels: int = 32, prediction: str = "bits", seed: int = 0) -> Generator:
     """A generator with random weights, rounded to fp16, the same on every call."""
     torch.manual_seed(seed)
-    codes = 2**16 if prediction == "bits" else 300
+    vocab_size = 2**16 if prediction == "bits" else 300
     shape = {
         "channels": channels,
-        "codes": codes,
+        "vocab_size": vocab_size,
         "classes": 3,
         "width": 64,
         "layers": 2,
         "heads": 2,
-        "inside": 96,
+        "ffn_dim": 96,
     }
     model = GptShape.model_validate({**shape, "prediction": prediction}).build()
     with torch.no_grad():

@@ -1,22 +1,11 @@
-"""WebDataset shards of photographs."""
+"""A WebDataset shard of photographs."""
 
-import io
-import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.support.photographs import crops
-
-
-def write_shard(path: Path, photos: Iterable[bytes]) -> None:
-    """JPEGs as members 0000.jpg, 0001.jpg and so on."""
-    with tarfile.open(path, "w") as tar:
-        for i, data in enumerate(photos):
-            member = tarfile.TarInfo(f"{i:04d}.jpg")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+from tests.support.training import write_shard
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 
 from tokenizer import checkpoint, parts
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
-from tokenizer.train import Trainer
+from tokenizer.train import TokenizerTrainer
 from tokenizer.training import distributed
-from tokenizer.training.distributed import Processes
-from tokenizer.training.recipe import Recipe
+from tokenizer.training.distributed import ProcessGroup
+from tokenizer.training.recipe import TokenizerRecipe
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TokenizerRecipe:
     """Two steps of two photos, from a small random model: the sizes by name are too large to train in a test."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     torch.manual_seed(0)
@@ -30,20 +30,20 @@ def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reci
         ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))),
         tmp_path / "start.safetensors",
     )
-    return Recipe(
+    return TokenizerRecipe(
         run=tmp_path / "run",
         train=str(shard),
         validation=str(shard),
         start_from=tmp_path / "start.safetensors",
-        views=4,
+        samples=4,
         batch=2,
         entropy_weight=0.01,
         commitment_weight=0.01,
     )
 
 
-def test_a_run_leaves_weights_a_log_and_a_curve(recipe: Recipe) -> None:
-    trainer = Trainer(recipe)
+def test_a_run_leaves_weights_a_log_and_a_curve(recipe: TokenizerRecipe) -> None:
+    trainer = TokenizerTrainer(recipe)
     before = checkpoint.fingerprint(trainer.model)
     trainer.run()
     assert checkpoint.fingerprint(trainer.model) != before
@@ -58,29 +58,31 @@ def test_a_run_leaves_weights_a_log_and_a_curve(recipe: Recipe) -> None:
     assert (recipe.run / "curve.png").stat().st_size > 0
 
 
-def test_the_same_command_goes_on(recipe: Recipe) -> None:
-    first = Trainer(recipe)
+def test_the_same_command_goes_on(recipe: TokenizerRecipe) -> None:
+    first = TokenizerTrainer(recipe)
     first.run()
     longer = recipe.model_copy(
-        update={"views": 8, "start_from": recipe.run.parent / "start.safetensors"}
+        update={"samples": 8, "start_from": recipe.run.parent / "start.safetensors"}
     )
-    second = Trainer(longer)
-    assert second.views == 4
+    second = TokenizerTrainer(longer)
+    assert second.samples_seen == 4
     for name, value in first.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
     assert [len(o.state) for o in second.optimisers] == [len(o.state) for o in first.optimisers]
     second.run()
-    assert second.views == 8
+    assert second.samples_seen == 8
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "8"
 
 
-def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Recipe) -> None:
-    trainer = Trainer(recipe.model_copy(update={"views": 10**9, "minutes": 1.0, "warmup_steps": 0}))
+def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: TokenizerRecipe) -> None:
+    trainer = TokenizerTrainer(
+        recipe.model_copy(update={"samples": 10**9, "minutes": 1.0, "warmup_steps": 0})
+    )
     trainer.started -= 59.999  # nearly over: the first step is the last
     trainer.run()
-    assert trainer.views == recipe.batch
+    assert trainer.samples_seen == recipe.batch
     assert trainer.time_share >= 1
-    assert trainer.recipe.rate_at(trainer.views, 0, trainer.time_share) == pytest.approx(
+    assert trainer.recipe.rate_at(trainer.samples_seen, 0, trainer.time_share) == pytest.approx(
         recipe.rate * recipe.final_rate
     )
     (row,) = map(json.loads, (recipe.run / "log.jsonl").read_text().splitlines())
@@ -88,8 +90,8 @@ def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Recipe) -
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == str(recipe.batch)
 
 
-def test_what_is_to_be_kept_is_delivered_in_parts(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = Trainer(recipe.model_copy(update={"deliver": tmp_path / "kept"}))
+def test_what_is_to_be_kept_is_delivered_in_parts(recipe: TokenizerRecipe, tmp_path: Path) -> None:
+    trainer = TokenizerTrainer(recipe.model_copy(update={"deliver": tmp_path / "kept"}))
     trainer.run()
     found = sorted((tmp_path / "kept").iterdir())
     assert [path.name for path in found] == ["curve.png", "log.jsonl", "weights-1-of-1.safetensors"]
@@ -100,14 +102,16 @@ def test_what_is_to_be_kept_is_delivered_in_parts(recipe: Recipe, tmp_path: Path
 
 
 def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    recipe: TokenizerRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
-    trainer = Trainer(recipe.model_copy(update={"photos_in_memory": True, "compile": True}))
+    trainer = TokenizerTrainer(
+        recipe.model_copy(update={"photos_in_memory": True, "compile": True})
+    )
     trainer.run()
     assert compiled == [trainer.model]
-    assert trainer.views == 4
+    assert trainer.samples_seen == 4
 
 
 def test_the_device_is_chosen_or_refused() -> None:
@@ -118,44 +122,46 @@ def test_the_device_is_chosen_or_refused() -> None:
             distributed.join("cuda")
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(recipe: Recipe) -> None:
-    trainer = Trainer(recipe)
-    trainer._ask_to_stop(signal.SIGTERM, None)
+def test_a_run_that_is_asked_to_stop_saves_first(recipe: TokenizerRecipe) -> None:
+    trainer = TokenizerTrainer(recipe)
+    trainer.request_stop(signal.SIGTERM, None)
     trainer.run()
-    assert trainer.views == 0
+    assert trainer.samples_seen == 0
     assert (recipe.run / "last.pt").exists()
 
 
-def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(recipe: Recipe) -> None:
-    Trainer(recipe).run()
+def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(
+    recipe: TokenizerRecipe,
+) -> None:
+    TokenizerTrainer(recipe).run()
     richer = recipe.model_copy(
-        update={"views": 8, "gan_weight": 0.1, "gan_from": 6, "perceptual_weight": 0.5}
+        update={"samples": 8, "gan_weight": 0.1, "gan_from": 6, "perceptual_weight": 0.5}
     )
-    second = Trainer(richer)
-    assert second.objective.discriminator is not None
-    before = [weight.clone() for weight in second.objective.discriminator.parameters()]
+    second = TokenizerTrainer(richer)
+    assert second.losses.discriminator is not None
+    before = [weight.clone() for weight in second.losses.discriminator.parameters()]
     second.run()
     assert not all(
         torch.equal(a, b)
-        for a, b in zip(before, second.objective.discriminator.parameters(), strict=True)
+        for a, b in zip(before, second.losses.discriminator.parameters(), strict=True)
     )
-    third = Trainer(richer)
-    assert third.objective.discriminator is not None
+    third = TokenizerTrainer(richer)
+    assert third.losses.discriminator is not None
     for a, b in zip(
-        third.objective.discriminator.parameters(),
-        second.objective.discriminator.parameters(),
+        third.losses.discriminator.parameters(),
+        second.losses.discriminator.parameters(),
         strict=True,
     ):
         assert torch.equal(a, b)
 
 
-def test_without_muon_all_is_adamws(recipe: Recipe) -> None:
-    trainer = Trainer(recipe.model_copy(update={"optimiser": "adamw"}))
+def test_without_muon_all_is_adamws(recipe: TokenizerRecipe) -> None:
+    trainer = TokenizerTrainer(recipe.model_copy(update={"optimiser": "adamw"}))
     assert [type(optimiser) for optimiser in trainer.optimisers] == [torch.optim.AdamW]
     trainer.run()
-    assert trainer.views == 4
+    assert trainer.samples_seen == 4
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(recipe: Recipe) -> None:
+def test_a_batch_that_processes_cannot_share_is_refused(recipe: TokenizerRecipe) -> None:
     with pytest.raises(ValueError, match="a batch of 2 photos cannot be divided over 3 processes"):
-        Trainer(recipe, Processes(0, 3, torch.device("cpu")))
+        TokenizerTrainer(recipe, ProcessGroup(0, 3, torch.device("cpu")))

@@ -53,7 +53,7 @@ def card(weights: Path, reports: list[Path]) -> str:
         size=model.shape.image_size,
         kind=type(model.shape).__name__,
         channels=model.shape.channels,
-        codes=model.codes,
+        codes=model.vocab_size,
         bits=model.bits_per_token,
         parameters=parameter_count(model) / 1e6,
         encoder=parameter_count(model.encoder) / 1e6,

@@ -9,7 +9,7 @@ import matplotlib
 from tokenizer.inference import budgets
 
 matplotlib.use("Agg")
-# Tokenizer.use_name of each family, and what it is
+# Tokenizer.usage_name of each family, and what it is
 USES = {
     "live_bits": "bits used between 5 % and 95 %, %",
     "utilisation": "entries used by 96 photos, %",

@@ -1,17 +1,13 @@
-"""What every family of tokenizers is to training, judging and export: an ordered sequence of token ids, any prefix of which decodes."""
+"""Base class of every tokenizer model: an image to an ordered token sequence, any prefix of which decodes."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from tokenizer.training.losses import Objective
-
-
-# Fingerprints hash the serialised shape, so a renamed field keeps the name it was first written
-# with. Models of such a shape need `serialize_by_alias=True`.
+# Fingerprints hash the serialised shape, so a renamed field is still written under its first name.
+# Shapes that use these types need `serialize_by_alias=True`.
 ImageSize = Annotated[
     int,
     Field(
@@ -19,69 +15,94 @@ ImageSize = Annotated[
         serialization_alias="picture_size",
     ),
 ]
+VocabSize = Annotated[
+    int,
+    Field(validation_alias=AliasChoices("vocab_size", "codes"), serialization_alias="codes"),
+]
 
 
 class TokenizerShape(Protocol):
-    """What a pydantic model must have to be the `shape` of a tokenizer."""
+    """Architecture of a tokenizer: a pydantic model with at least these attributes."""
 
     @property
     def kind(self) -> str:
-        """What names it in a checkpoint."""
+        """Name of the shape class in a checkpoint."""
 
     @property
     def image_size(self) -> int:
-        """S: the side of an image in pixels."""
+        """S: side of an image in pixels."""
 
     @property
     def channels(self) -> int:
-        """C: tokens of an image, the largest budget."""
+        """C: tokens per image, the largest budget."""
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes: where a grid would show."""
+        """Side in pixels of the blocks that the decoder's last layer writes, where a grid would show."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
     def model_dump_json(self) -> str: ...
 
 
-class Tokenizer(nn.Module, ABC):
-    """An image float [B, 3, S, S] in [-1, 1] to C token ids, coarse to fine, and back from the first k of them.
+class ImageLoss(Protocol):
+    """Training loss of a reconstruction, and the weights of the quantiser's own loss terms.
 
-    family: as graphs and Triton models name it. title: as tables for people do. use_name: what `use` measures, as logs name it.
+    entropy_weight: of per-sample minus batch entropy, in nats. commitment_weight: of the squared
+    distance between latents and their codes.
+    """
+
+    @property
+    def entropy_weight(self) -> float: ...
+
+    @property
+    def commitment_weight(self) -> float: ...
+
+    def image_loss(self, pixels: Tensor, reconstruction: Tensor, samples_seen: int) -> Tensor:
+        """Scalar. pixels, reconstruction: float [B, 3, S, S] in about [-1, 1]."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """Maps an image float [B, 3, S, S] in [-1, 1] to C token ids, coarse to fine, and back from any prefix.
+
+    family: name in graphs and Triton models. title: name in tables for readers. usage_name: what
+    `usage` measures, as named in logs.
     """
 
     family: ClassVar[str]
     title: ClassVar[str]
-    use_name: ClassVar[str]
+    usage_name: ClassVar[str]
     shape: TokenizerShape
     encoder: nn.Module
     decoder: nn.Module
 
     @property
     @abstractmethod
-    def codes(self) -> int:
-        """How many ids a token may have, at most 65,536: ids are 0 to codes - 1."""
+    def vocab_size(self) -> int:
+        """Number of ids a token can take, at most 65,536: ids are 0 to vocab_size - 1."""
 
     @property
     def bits_per_token(self) -> int:
         """Bits that hold any id."""
-        return (self.codes - 1).bit_length()
+        return (self.vocab_size - 1).bit_length()
 
     @property
-    def bits_of_a_flip(self) -> int:
-        """Bits that one number too near to a boundary may change between two engines: all of a token, where an id is one choice of many."""
+    def bits_per_flip(self) -> int:
+        """Bits of an id that change when one latent crosses a decision boundary.
+
+        All bits, unless each bit has a latent of its own. Parity checks between engines allow it.
+        """
         return self.bits_per_token
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C]. Keep the first k for a budget of k."""
+        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C]. A budget of k keeps the first k."""
 
     @abstractmethod
     def decode_prefix(self, tokens: Tensor) -> Tensor:
-        """The first token ids int32 [B, k], 1 <= k <= C, -1 where absent, to pixels float [B, 3, S, S], about [-1, 1].
+        """The first token ids int32 [B, k], 1 <= k <= C, to pixels float [B, 3, S, S], about [-1, 1].
 
-        The tokens from k on are absent, so that k = C is all there is to decode.
+        An id of -1 is an absent token. Tokens from k on are absent.
         """
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -90,22 +111,22 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
-        """The training pass.
+        """Training forward pass.
 
         pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C].
-        Returns the reconstruction [B, 3, S, S] and after it whatever else `loss` needs.
+        Returns the reconstruction [B, 3, S, S], followed by whatever else `loss` needs.
         """
 
     @abstractmethod
     def loss(
-        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+        self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        """Scalar to minimise. passed: what `forward` returned for `pixels`; views: photos seen before."""
+        """Scalar to minimise. outputs: result of `forward` for `pixels`."""
 
     @abstractmethod
-    def use(self, tokens: Tensor) -> float:
-        """How much of what ids could say they do say, 0 to 1. tokens: int32 [N, C] of N images."""
+    def usage(self, tokens: Tensor) -> float:
+        """Share of the vocabulary's capacity in use, 0 to 1. tokens: int32 [N, C] of N images."""
 
     def inner_weights(self) -> list[Tensor]:
-        """The matrices of the model, or what flattens to one, that face neither pixels nor codes: what Muon may take."""
+        """The weights Muon may train: inner matrices (or convolutions) facing neither pixels nor codes."""
         return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)][1:-1]

@@ -38,7 +38,7 @@ _BIT_WEIGHTS = _Constant(torch.tensor(_WEIGHTS, dtype=torch.int32))
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Quantised:
     """What quantisation yields, both float [B, C, 4, 4].
 
     codes: +-0.25, with the straight-through gradient of `unit`.
@@ -49,11 +49,11 @@ class Quantized:
     unit: Tensor
 
 
-def quantize(latents: Tensor) -> Quantized:
+def quantise(latents: Tensor) -> Quantised:
     """Latents float [B, C, 4, 4] to codes: each channel to length 1, then the sign of each number times 0.25."""
     unit = F.normalize(latents.flatten(2), dim=2).reshape(latents.shape)
     hard = torch.where(unit > 0, CODE, -CODE).to(unit.dtype)
-    return Quantized(codes=unit + (hard - unit).detach(), unit=unit)
+    return Quantised(codes=unit + (hard - unit).detach(), unit=unit)
 
 
 def tokens_from_latents(latents: Tensor) -> Tensor:

@@ -5,19 +5,24 @@ Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of 
 """
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from tokenizer.models.base import ImageSize, Tokenizer
+from tokenizer.models.base import ImageLoss, ImageSize, Tokenizer
 from tokenizer.models.blocks import Down, Norm, Up, level, middle
-from tokenizer.models.bsq import BITS, codes_from_tokens, live_bits, quantize, tokens_from_latents
-
-if TYPE_CHECKING:
-    from tokenizer.training.losses import Objective
+from tokenizer.models.bsq import (
+    BITS,
+    CODE,
+    codes_from_tokens,
+    factorised_entropy,
+    live_bits,
+    quantise,
+    tokens_from_latents,
+)
 
 LATENT_SIDE = 4
 
@@ -209,9 +214,9 @@ class ChannelTok(Tokenizer):
 
     family = "channeltok"
     title = "ChannelTok"
-    use_name = "live_bits"
-    codes = 2**BITS
-    bits_of_a_flip = 1  # each is the sign of a number of its own
+    usage_name = "live_bits"
+    vocab_size = 2**BITS
+    bits_per_flip = 1  # each is the sign of a number of its own
     shape: PaperShape | ShuffleShape
 
     def __init__(self, shape: PaperShape | ShuffleShape) -> None:
@@ -242,25 +247,37 @@ class ChannelTok(Tokenizer):
         latents = self.encoder(pixels)
         active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
         keep = active[:, :, None, None]
-        quantized = quantize(torch.where(keep, latents, latents.detach()))
-        return self.decoder(quantized.codes * keep), quantized.unit, active
+        quantised = quantise(torch.where(keep, latents, latents.detach()))
+        return self.decoder(quantised.codes * keep), quantised.unit, active
 
     def loss(
-        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+        self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        reconstruction, unit, active = passed
-        return objective.tokenizer_loss(pixels, reconstruction, unit, active, views)
+        """Image loss, plus BSQ's entropy and commitment terms over the active channels."""
+        reconstruction, unit, active = outputs
+        loss = losses.image_loss(pixels, reconstruction, samples_seen)
+        if losses.entropy_weight:
+            entropy = factorised_entropy(unit, active)
+            loss = loss + losses.entropy_weight * (entropy.per_sample - entropy.batch)
+        if losses.commitment_weight:
+            latents = unit.float()[active]
+            loss = loss + losses.commitment_weight * F.mse_loss(latents, latents.sign() * CODE)
+        return loss
 
-    def use(self, tokens: Tensor) -> float:
+    def usage(self, tokens: Tensor) -> float:
         """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of images."""
         return live_bits(tokens)
 
 
 def draw_budgets(
-    batch: int, channels: int, keep_all: float = 0.5, generator: torch.Generator | None = None
+    batch: int,
+    channels: int,
+    full_length_probability: float = 0.5,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability `keep_all`, otherwise floor(C t), t ~ U(0.002, 1)."""
+    """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability
+    `full_length_probability`, otherwise floor(C t), t ~ U(0.002, 1)."""
     t = torch.empty(batch).uniform_(0.002, 1, generator=generator)
     budgets = (channels * t).floor().clamp(1, channels).long()
-    everything = torch.rand(batch, generator=generator) < keep_all
+    everything = torch.rand(batch, generator=generator) < full_length_probability
     return torch.where(everything, channels, budgets)

@@ -4,18 +4,15 @@ An entry is a whole channel map of 4x4 numbers, the nearest by Frobenius norm. T
 (`ShuffleShape`), not the paper's VQGAN, so that the two quantisers can be compared at equal cost.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from tokenizer.models.base import Tokenizer
+from tokenizer.models.base import ImageLoss, Tokenizer, VocabSize
 from tokenizer.models.channeltok import LATENT_SIDE, ShuffleDecoder, ShuffleShape, shuffle_encoder
-
-if TYPE_CHECKING:
-    from tokenizer.training.losses import Objective
 
 MAP = LATENT_SIDE**2  # numbers of a channel map
 ROWS_AT_ONCE = 256  # of distances to all codes while training: they fit the cache, where those of a whole batch would not
@@ -27,7 +24,7 @@ class CvqShape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["cvq"] = "cvq"
     backbone: ShuffleShape = ShuffleShape()
-    codes: int = Field(default=4_096, ge=2, le=2**16)
+    vocab_size: VocabSize = Field(default=4_096, ge=2, le=2**16)
 
     @property
     def image_size(self) -> int:
@@ -64,10 +61,10 @@ class Codebook(nn.Module):
     entries: Tensor  # float [N, 16]
     uses: Tensor  # float [N]
 
-    def __init__(self, codes: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("entries", torch.randn(codes, MAP))
-        self.register_buffer("uses", torch.zeros(codes))
+        self.register_buffer("entries", torch.randn(size, MAP))
+        self.register_buffer("uses", torch.zeros(size))
 
     def nearest(self, maps: Tensor) -> Tensor:
         """Maps float [..., 16] to the ids int64 [...] of the nearest entries.
@@ -102,7 +99,7 @@ class Cvq(Tokenizer):
 
     family = "cvq"
     title = "CVQ"
-    use_name = "utilisation"
+    usage_name = "utilisation"
     shape: CvqShape
     codebook: Codebook
 
@@ -110,11 +107,11 @@ class Cvq(Tokenizer):
         super().__init__()
         self.shape = shape
         self.encoder = shuffle_encoder(shape.backbone)
-        self.codebook = Codebook(shape.codes)
+        self.codebook = Codebook(shape.vocab_size)
         self.decoder = ShuffleDecoder(shape.backbone)
 
     @property
-    def codes(self) -> int:
+    def vocab_size(self) -> int:
         """Entries of the codebook."""
         return len(self.codebook.entries)
 
@@ -150,14 +147,12 @@ class Cvq(Tokenizer):
         return self.decoder(codes.unflatten(2, (LATENT_SIDE, LATENT_SIDE))), commitment
 
     def loss(
-        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+        self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        reconstruction, commitment = passed
-        return (
-            objective.image_loss(pixels, reconstruction, views)
-            + objective.recipe.commitment_weight * commitment
-        )
+        reconstruction, commitment = outputs
+        image_loss = losses.image_loss(pixels, reconstruction, samples_seen)
+        return image_loss + losses.commitment_weight * commitment
 
-    def use(self, tokens: Tensor) -> float:
+    def usage(self, tokens: Tensor) -> float:
         """Utilisation: share of the codebook's entries that occur in `tokens`, int32 [N, C]."""
-        return len(tokens.unique()) / self.codes
+        return len(tokens.unique()) / self.vocab_size

@@ -7,7 +7,7 @@ The paper works on latents of a frozen VAE and aligns features with a pretrained
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from tokenizer.models import fsq
-from tokenizer.models.base import ImageSize, Tokenizer
+from tokenizer.models.base import ImageLoss, ImageSize, Tokenizer
 from tokenizer.models.transformer import Layer, TimedLayer, TimeEmbedding, norm
-
-if TYPE_CHECKING:
-    from tokenizer.training.losses import Objective
 
 
 class FlexShape(BaseModel):
@@ -172,8 +169,8 @@ class FlexTok(Tokenizer):
 
     family = "flextok"
     title = "FlexTok"
-    use_name = "level_use"
-    codes = fsq.CODES
+    usage_name = "level_use"
+    vocab_size = fsq.VOCAB_SIZE
 
     NO_TOKENS = (
         0.1  # chance that training shows the decoder no token at all: what guidance compares with
@@ -242,7 +239,7 @@ class FlexTok(Tokenizer):
         """
         batch = len(pixels)
         budgets = torch.where(torch.rand(batch, device=pixels.device) < self.NO_TOKENS, 0, budgets)
-        codes = fsq.quantize(self.encoder(pixels))
+        codes = fsq.quantise(self.encoder(pixels))
         present = torch.arange(self.shape.registers, device=pixels.device) < budgets[:, None]
         times = torch.sigmoid(torch.randn(batch, 1, 1, 1, device=pixels.device) + self.TIME_MEAN)
         times = torch.where(torch.rand_like(times) < self.ALL_NOISE, 1.0, times)
@@ -250,13 +247,13 @@ class FlexTok(Tokenizer):
         return self.decoder(noisy, times.flatten(), codes, present), times
 
     def loss(
-        self, objective: "Objective", pixels: Tensor, passed: tuple[Tensor, ...], views: int
+        self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        """Mean squared error of the velocity, noise - image; a recipe's losses on images are of no use to a flow and not taken."""
-        image, times = passed
+        """Mean squared error of the velocity, noise - image. A flow ignores the recipe's image losses."""
+        image, times = outputs
         return ((image.float() - pixels) / times.clamp(min=self.LEAST_TIME)).square().mean()
 
-    def use(self, tokens: Tensor) -> float:
+    def usage(self, tokens: Tensor) -> float:
         """Use of levels: how many are in even use (e to the entropy), as a share of those there are; mean over the six numbers."""
         shares = []
         for levels, digits in zip(

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 LEVELS = (8, 8, 8, 5, 5, 5)
-CODES = math.prod(LEVELS)  # 64,000: an id fits 16 bits
+VOCAB_SIZE = math.prod(LEVELS)  # 64,000: an id fits 16 bits
 _EPS = 1e-3  # keeps the bounded numbers away from the edge where rounding would leave the levels
 _BASIS = [
     math.prod(LEVELS[:place]) for place in range(len(LEVELS))
 ]  # the first number is the least significant digit
 
 
-def quantize(z: Tensor) -> Tensor:
+def quantise(z: Tensor) -> Tensor:
     """Float [..., 6], unbounded, to codes float [..., 6] in [-1, 1] with the straight-through gradient of the bounded numbers."""
     bounded = _bounded(z)
     return (bounded + (bounded.round() - bounded).detach()) / _half_widths(z)
@@ -38,7 +38,7 @@ def digits_from_tokens(tokens: Tensor) -> Tensor:
 
 def code_table() -> Tensor:
     """The code of each id: float32 [64000, 6] in [-1, 1]."""
-    digits = digits_from_tokens(torch.arange(CODES, device="cpu")).float()
+    digits = digits_from_tokens(torch.arange(VOCAB_SIZE, device="cpu")).float()
     half = _half_widths(digits)
     return (digits - half) / half
 

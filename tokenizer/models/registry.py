@@ -1,10 +1,11 @@
-"""All families by name: the shapes that `python -m tokenizer.train --size` knows, and which shape a checkpoint's metadata says."""
+"""Registry of tokenizer models: shapes by the name of `--size`, and the shape a checkpoint describes."""
 
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
 from tokenizer.models import channeltok
+from tokenizer.models.base import Tokenizer
 from tokenizer.models.channeltok import PaperShape, ShuffleShape
 from tokenizer.models.cvq import CvqShape
 from tokenizer.models.flextok import FlexShape
@@ -17,3 +18,10 @@ SIZES: dict[str, PaperShape | ShuffleShape | CvqShape | FlexShape] = {
     "cvq": CvqShape(),
     "flextok": FlexShape(),
 }
+
+
+def build(size: str) -> Tokenizer:
+    """A model of a named size with fresh weights. Raises ValueError for an unknown size."""
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
+    return SIZES[size].build()

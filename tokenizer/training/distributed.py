@@ -1,7 +1,7 @@
-"""The processes of one training run: one, or as many as `torchrun` started."""
+"""Distributed data-parallel training: this process's rank and device under `torchrun`, or a single process."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,20 +12,20 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Which of how many processes this is, and the device it trains on."""
+class ProcessGroup:
+    """Rank of this process, number of processes, and the device to train on. Default: one process on the CPU."""
 
-    rank: int
-    count: int
-    device: torch.device
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that evaluates, logs and saves."""
+    def is_main(self) -> bool:
+        """Whether this process evaluates, logs and saves."""
         return self.rank == 0
 
-    def share(self, model: nn.Module) -> nn.Module:
-        """The model whose gradients are averaged over all processes; `model` itself where there is only one."""
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A model that averages gradients over all processes; `model` itself in a single process."""
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(
@@ -33,19 +33,19 @@ class Processes:
         )
 
     def average_gradients(self, module: nn.Module) -> None:
-        """For a small module that `share` does not wrap."""
+        """Average the gradients of a small module that `wrap` does not cover."""
         if self.count > 1:
             for weight in module.parameters():
                 if weight.grad is not None:
                     torch.distributed.all_reduce(weight.grad)
                     weight.grad /= self.count
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process. All must ask, and all get the same answer."""
-        return self.largest(float(flag)) > 0
+    def any_true(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process. Every process must call it."""
+        return self.maximum(float(flag)) > 0
 
-    def largest(self, value: float) -> float:
-        """The largest `value` of all processes. All must ask, and all get the same answer."""
+    def maximum(self, value: float) -> float:
+        """The largest `value` of all processes. Every process must call it."""
         if self.count == 1:
             return value
         values = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -53,32 +53,35 @@ class Processes:
         return float(values.item())
 
     def close(self) -> None:
-        """Leave the group."""
+        """Destroy the group."""
         if self.count > 1:
             torch.distributed.destroy_process_group()
 
 
-def join(device: DeviceChoice = "auto") -> Processes:
-    """Join the group that torchrun's environment describes, over NCCL on GPUs and gloo on CPUs.
+def join(device: DeviceChoice = "auto") -> ProcessGroup:
+    """Join the group described by torchrun's environment, over NCCL on GPUs and gloo on CPUs.
 
-    Without torchrun it is this process alone. device: auto = a GPU where there is one. Raises
-    ValueError when a GPU is asked for and there is none.
+    Without torchrun, a group of this process alone. device: auto = a GPU where there is one.
+    Raises ValueError for `cuda` without a GPU.
     """
     gpu = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not gpu:
         raise ValueError("there is no GPU to train on: choose the device cpu, or auto")
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device("cpu")
+    chosen = torch.device("cpu")
     if gpu:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
     if count > 1:
         torch.distributed.init_process_group("nccl" if gpu else "gloo")
-    return Processes(rank, count, place)
+    return ProcessGroup(rank, count, chosen)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a recipe's `precision` (auto, fp32 or bf16) is bfloat16 on `device`: auto is where the hardware multiplies it."""
+    """Whether a recipe's `precision` (auto, fp32 or bf16) means bfloat16 on `device`.
+
+    auto: bfloat16 where the hardware multiplies it.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

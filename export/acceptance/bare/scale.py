@@ -90,7 +90,7 @@ REHEARSAL = Scale(
         }
     ),
     gpt=paper_shape(classes=10).model_copy(
-        update={"channels": 8, "width": 64, "layers": 2, "heads": 2, "inside": 64}
+        update={"channels": 8, "width": 64, "layers": 2, "heads": 2, "ffn_dim": 64}
     ),
     batches=(2,),
     some_batches=(2,),

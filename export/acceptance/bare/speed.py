@@ -164,7 +164,7 @@ def _inputs(model: Tokenizer, role: Role, batch: int, device: torch.device) -> T
     size, channels = model.shape.image_size, model.shape.channels
     if role == "encode":
         return torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, device=device)
-    return torch.randint(model.codes, (batch, channels), dtype=torch.int32, device=device)
+    return torch.randint(model.vocab_size, (batch, channels), dtype=torch.int32, device=device)
 
 
 def _operations(model: Tokenizer, role: Role) -> int:

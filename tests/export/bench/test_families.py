@@ -15,7 +15,7 @@ from tokenizer.models.flextok import FlexShape
 BACKBONE = ShuffleShape(channels=64, widths=(32, 32, 32, 32))
 SMALL = {
     "demo": BACKBONE,
-    "cvq": CvqShape(backbone=BACKBONE, codes=300),
+    "cvq": CvqShape(backbone=BACKBONE, vocab_size=300),
     "flextok": FlexShape(width=64, encoder_depth=1, decoder_depth=1, steps=1),
 }
 FOUND = {

@@ -13,7 +13,7 @@ from tokenizer.models.cvq import CvqShape
 from tokenizer.models.flextok import FlexShape
 
 SMALL = (
-    CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), codes=300),
+    CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), vocab_size=300),
     FlexShape(image_size=32, registers=32, width=64, encoder_depth=1, decoder_depth=1, steps=2),
 )
 
@@ -31,7 +31,7 @@ def test_graphs_carry_metadata_and_agree_with_pytorch(shape: CvqShape | FlexShap
         shape.kind,
         4,
         model.bits_per_token,
-        model.codes,
+        model.vocab_size,
     )
     if isinstance(shape, CvqShape):
         nearest = [kind for kind in _operators(encode) if kind in ("MatMul", "ArgMin")]

@@ -1,11 +1,9 @@
 """A language model foretells codewords: with its cache as without, beside others as alone; its two stages train what they should."""
 
-import io
 import json
 import signal
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from generator.car.model import Car, byte_tokenizer, small_language
 from generator.car.recipe import AlignRecipe, FinetuneRecipe
 from generator.car.train import Align, Finetune
 from tests.support.photographs import crops
+from tests.support.training import write_shard
 from tokenizer import checkpoint
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 from tokenizer.models.cvq import Cvq, CvqShape
@@ -50,19 +49,15 @@ def car() -> Car:
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-        for i, (folder, data) in enumerate(
-            zip(["cat", "bee", "cat", "ant"], crops(4), strict=True)
-        ):
-            member = tarfile.TarInfo(f"{folder}/{i}.jpg")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    write_shard(tmp_path / "photos.tar", crops(4), ["cat", "bee", "cat", "ant"])
     torch.manual_seed(0)
-    checkpoint.save(Cvq(CvqShape(backbone=BACKBONE, codes=CODES)), tmp_path / "cvq.safetensors")
+    checkpoint.save(
+        Cvq(CvqShape(backbone=BACKBONE, vocab_size=CODES)), tmp_path / "cvq.safetensors"
+    )
     return tmp_path
 
 
-def settings(folder: Path, views: int) -> dict[str, object]:
+def settings(folder: Path, samples: int) -> dict[str, object]:
     return {
         "tokenizer": folder / "cvq.safetensors",
         "tokens": folder / "tokens",
@@ -72,8 +67,8 @@ def settings(folder: Path, views: int) -> dict[str, object]:
         "width": 32,
         "layers": 1,
         "heads": 2,
-        "inside": 32,
-        "views": views,
+        "ffn_dim": 32,
+        "samples": samples,
         "batch": 4,
         "warmup_steps": 5,
         "evaluate_every": 40,
@@ -211,8 +206,10 @@ def test_what_does_not_fit_together_is_told(photos: Path) -> None:
 
     Align(AlignRecipe.model_validate({**settings(photos, 4), "run": photos / "align"})).run()
     recipe = {**settings(photos, 4), "run": photos / "b", "start_from": photos / "align/car"}
-    checkpoint.save(Cvq(CvqShape(backbone=BACKBONE, codes=CODES)), photos / "other.safetensors")
-    with pytest.raises(ValueError, match="makes those of"):
+    checkpoint.save(
+        Cvq(CvqShape(backbone=BACKBONE, vocab_size=CODES)), photos / "other.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"was trained on tokens of tokenizer .*, but"):
         Finetune(
             FinetuneRecipe.model_validate({**recipe, "tokenizer": photos / "other.safetensors"})
         )
@@ -220,7 +217,7 @@ def test_what_does_not_fit_together_is_told(photos: Path) -> None:
 
 def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    cvq = Cvq(CvqShape(backbone=BACKBONE, codes=CODES))
+    cvq = Cvq(CvqShape(backbone=BACKBONE, vocab_size=CODES))
     checkpoint.save(cvq, tmp_path / "cvq.safetensors")
     car.tokenizer = checkpoint.fingerprint(cvq)
     model.save(car, tmp_path / "car")

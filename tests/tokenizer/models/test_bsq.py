@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer.models import bsq as quantize_module
+from tokenizer.models import bsq
 from tokenizer.models.bsq import (
     ABSENT,
     codes_from_tokens,
     factorised_entropy,
-    quantize,
+    quantise,
     tokens_from_latents,
 )
 
@@ -60,15 +60,15 @@ def test_absent_is_not_index_zero() -> None:
 def test_codes_and_tokens_of_latents_agree_at_any_length(seed: int, scale: float) -> None:
     latents = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(seed)) * scale
     assert torch.allclose(
-        quantize(latents).codes, codes_from_tokens(tokens_from_latents(latents)), atol=1e-6
+        quantise(latents).codes, codes_from_tokens(tokens_from_latents(latents)), atol=1e-6
     )
 
 
 def test_the_gradient_goes_straight_through() -> None:
     latents = torch.randn(2, 8, 4, 4, requires_grad=True)
     weight = torch.randn(2, 8, 4, 4)
-    (through_codes,) = torch.autograd.grad((quantize(latents).codes * weight).sum(), latents)
-    (through_unit,) = torch.autograd.grad((quantize(latents).unit * weight).sum(), latents)
+    (through_codes,) = torch.autograd.grad((quantise(latents).codes * weight).sum(), latents)
+    (through_unit,) = torch.autograd.grad((quantise(latents).unit * weight).sum(), latents)
     assert torch.equal(through_codes, through_unit)
     assert through_codes.any()
 
@@ -115,7 +115,7 @@ def test_entropies_at_their_extremes() -> None:
 
 
 def test_constants_are_copied_to_a_device_once() -> None:
-    constant = quantize_module._Constant(torch.arange(3))
+    constant = bsq._Constant(torch.arange(3))
     meta = torch.device("meta")
     copy = constant.on(meta)
     assert copy.device == meta

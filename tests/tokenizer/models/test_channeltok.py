@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.training import recipe_without_data
 from tokenizer.models.blocks import parameter_count
+from tokenizer.models.bsq import factorised_entropy
 from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleShape, draw_budgets
+from tokenizer.training.losses import TrainingLosses
 
 TINY = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
 
@@ -110,6 +113,26 @@ def test_training_and_serving_decode_alike() -> None:
         tokens = model.encode(pixels)
         tokens[0, 5:] = -1
         assert torch.allclose(model.decode(tokens), trained, atol=1e-5)
+
+
+def test_loss_adds_the_weighted_entropy_and_commitment_of_active_channels() -> None:
+    model, pixels = ChannelTok(TINY), torch.rand(2, 3, 128, 128) * 2 - 1
+    unit = torch.full((2, 32, 4, 4), 0.25)
+    unit[:, 16:] = 0.5  # not active
+    unit[:, 0] *= 2
+    active = torch.arange(32).expand(2, 32) < 16
+    outputs = (pixels + 0.25, unit, active)
+
+    def loss(**weights: float) -> float:
+        losses = TrainingLosses(recipe_without_data(**{"l1_weight": 1.0, **weights}))
+        return model.loss(losses, pixels, outputs, 0).item()
+
+    entropy = factorised_entropy(unit, active)
+    assert loss() == pytest.approx(0.25, rel=1e-4)
+    assert loss(l1_weight=0, commitment_weight=2) == pytest.approx(2 * 0.25**2 / 16)
+    assert loss(l1_weight=0, entropy_weight=3) == pytest.approx(
+        3 * (entropy.per_sample - entropy.batch).item()
+    )
 
 
 def test_budgets_are_drawn_as_in_algorithm_1() -> None:

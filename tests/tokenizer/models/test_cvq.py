@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from tests.support.training import recipe_without_data
 from tokenizer.models.channeltok import ShuffleShape
 from tokenizer.models.cvq import Codebook, Cvq, CvqShape
-from tokenizer.training.losses import Objective
-from tokenizer.training.recipe import Recipe
+from tokenizer.training.losses import TrainingLosses
 
-SHAPE = CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), codes=300)
+SHAPE = CvqShape(backbone=ShuffleShape(channels=32, widths=(32, 32, 32, 32)), vocab_size=300)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_tokens_of_an_image_and_back(model: Cvq) -> None:
             model.decode(absent), model.decode(torch.where(absent < 0, 0, absent))
         )
         assert not model.codebook(torch.tensor([-1])).any()
-    assert (model.codes, model.bits_per_token) == (300, 9)
+    assert (model.vocab_size, model.bits_per_token) == (300, 9)
 
 
 def test_training_and_serving_decode_alike(model: Cvq) -> None:
@@ -69,8 +69,8 @@ def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(m
     before = model.codebook.entries.clone()
     model.eval()(pixels, torch.tensor([5, 32]))
     assert torch.equal(model.codebook.entries, before)
-    objective = Objective(Recipe(commitment_weight=0.25))
-    model.loss(objective, pixels, model.train()(pixels, torch.tensor([5, 32])), 0).backward()
+    losses = TrainingLosses(recipe_without_data(commitment_weight=0.25))
+    model.loss(losses, pixels, model.train()(pixels, torch.tensor([5, 32])), 0).backward()
     assert all(
         weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
     )
@@ -78,5 +78,5 @@ def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(m
 
 
 def test_utilisation_is_the_share_of_entries_that_occur(model: Cvq) -> None:
-    assert model.use(torch.tensor([[0, 1, 2], [2, 1, 0]])) == pytest.approx(3 / 300)
-    assert model.use(torch.arange(300).reshape(10, 30)) == 1
+    assert model.usage(torch.tensor([[0, 1, 2], [2, 1, 0]])) == pytest.approx(3 / 300)
+    assert model.usage(torch.arange(300).reshape(10, 30)) == 1

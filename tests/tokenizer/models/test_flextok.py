@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.training import recipe_without_data
 from tokenizer.models.channeltok import draw_budgets
 from tokenizer.models.flextok import D12, FlexShape, FlexTok, euler_times
-from tokenizer.training.losses import Objective
-from tokenizer.training.recipe import Recipe
+from tokenizer.training.losses import TrainingLosses
 
 SHAPE = FlexShape(image_size=32, registers=8, width=64, encoder_depth=1, decoder_depth=2, steps=3)
 
@@ -125,19 +125,21 @@ def test_the_gradient_reaches_every_weight(model: FlexTok) -> None:
     torch.manual_seed(0)
     model.train()
     passed = model(pixels(), draw_budgets(4, 8))
-    model.loss(Objective(Recipe()), pixels(), passed, 0).backward()
+    model.loss(TrainingLosses(recipe_without_data()), pixels(), passed, 0).backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
 def test_the_loss_is_of_the_velocity(model: FlexTok) -> None:
     photo, times = pixels(), torch.full((4, 1, 1, 1), 0.5)
-    objective = Objective(Recipe())
-    assert model.loss(objective, photo, (photo, times), 0) == 0
-    assert model.loss(objective, photo, (photo + 0.1, times), 0).item() == pytest.approx(
+    losses = TrainingLosses(recipe_without_data())
+    assert model.loss(losses, photo, (photo, times), 0) == 0
+    assert model.loss(losses, photo, (photo + 0.1, times), 0).item() == pytest.approx(
         0.04, rel=1e-4
     )
 
 
 def test_use_of_levels(model: FlexTok) -> None:
-    assert model.use(torch.arange(64_000, dtype=torch.int32).reshape(1000, 64)) == pytest.approx(1)
-    assert model.use(torch.zeros(10, 8, dtype=torch.int32)) == pytest.approx((3 / 8 + 3 / 5) / 6)
+    assert model.usage(torch.arange(64_000, dtype=torch.int32).reshape(1000, 64)) == pytest.approx(
+        1
+    )
+    assert model.usage(torch.zeros(10, 8, dtype=torch.int32)) == pytest.approx((3 / 8 + 3 / 5) / 6)

@@ -6,12 +6,12 @@ from tokenizer.models import fsq
 
 
 def test_all_ids_come_back_from_their_codes() -> None:
-    codes, ids = fsq.code_table(), torch.arange(fsq.CODES)
+    codes, ids = fsq.code_table(), torch.arange(fsq.VOCAB_SIZE)
     half = torch.tensor([levels // 2 for levels in fsq.LEVELS])
     digits = (codes * half + half).round().long()
     assert torch.equal(digits, fsq.digits_from_tokens(ids))
     assert torch.equal((digits * torch.tensor([1, 8, 64, 512, 2560, 12800])).sum(1), ids)
-    assert len(codes.unique(dim=0)) == fsq.CODES == 64_000
+    assert len(codes.unique(dim=0)) == fsq.VOCAB_SIZE == 64_000
     assert codes.abs().max() == 1
 
 
@@ -20,13 +20,13 @@ def test_latents_quantise_to_the_code_of_their_id() -> None:
     z = 3 * torch.randn(5000, 6)
     tokens = fsq.tokens_from_latents(z)
     assert tokens.dtype == torch.int32
-    assert torch.equal(fsq.quantize(z), fsq.code_table()[tokens])
+    assert torch.equal(fsq.quantise(z), fsq.code_table()[tokens])
     extremes = torch.full((2, 6), 50.0) * torch.tensor([[-1.0], [1.0]])
-    assert fsq.tokens_from_latents(extremes).tolist() == [0, fsq.CODES - 1]
+    assert fsq.tokens_from_latents(extremes).tolist() == [0, fsq.VOCAB_SIZE - 1]
 
 
 def test_the_gradient_passes_straight_through() -> None:
     z = torch.zeros(1, 6, requires_grad=True)
-    fsq.quantize(z).sum().backward()
+    fsq.quantise(z).sum().backward()
     assert z.grad is not None
     assert (z.grad > 0.8).all()

@@ -1,7 +1,5 @@
 """The losses: each does what it says, and one without weight is not even loaded."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,12 +9,12 @@ from torch import Tensor
 
 from imaging import prepare
 from tests.support.photographs import crops
+from tests.support.training import recipe_without_data
 from tokenizer.inference import to_unit
 from tokenizer.models.blocks import parameter_count
 from tokenizer.training.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
-from tokenizer.training.losses import Objective, ssim
+from tokenizer.training.losses import TrainingLosses, ssim
 from tokenizer.training.perceptual import Perceptual, Trunk
-from tokenizer.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -57,54 +55,44 @@ def test_hinge_losses_by_hand() -> None:
     assert generator_loss(images).item() == pytest.approx(1.0)
 
 
-def test_pixels_alone_load_no_network(photos: Tensor) -> None:
-    objective = Objective(Recipe(l1_weight=2.0))
-    assert list(objective.parameters()) == []
-    unit = F.normalize(torch.randn(4, 8, 16), dim=2).reshape(4, 8, 4, 4)
-    loss = objective.tokenizer_loss(
-        photos, photos + 0.25, unit, torch.ones(4, 8, dtype=torch.bool), 0
-    )
-    assert loss.item() == pytest.approx(0.5)
+def test_losses_of_pixels_alone_load_no_network(photos: Tensor) -> None:
+    losses = TrainingLosses(recipe_without_data(l1_weight=2.0))
+    assert list(losses.parameters()) == []
+    assert losses.image_loss(photos, photos + 0.25, 0).item() == pytest.approx(0.5)
 
 
-def at_one_offset(objective: Objective, *arguments: Any) -> Tensor:
-    torch.manual_seed(0)
-    return objective.tokenizer_loss(*arguments)
-
-
-def test_the_perceptual_trunk_sees_the_image_from_other_offsets_each_time(photos: Tensor) -> None:
-    objective = Objective(Recipe(l1_weight=0, perceptual_weight=1.0))
+def test_perceptual_loss_crops_at_another_offset_each_time(photos: Tensor) -> None:
+    losses = TrainingLosses(recipe_without_data(l1_weight=0, perceptual_weight=1.0))
     grid = photos.clone()
     grid[:, :, ::4, ::4] += 0.5
-    unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
-    losses = {
-        round(objective.tokenizer_loss(photos, grid, unit, active, 0).item(), 6) for _ in range(8)
-    }
-    assert len(losses) > 1
+    values = {round(losses.image_loss(photos, grid, 0).item(), 6) for _ in range(8)}
+    assert len(values) > 1
 
 
-def test_losses_begin_when_the_recipe_says(photos: Tensor) -> None:
-    recipe = Recipe(
-        l1_weight=0, perceptual_weight=1.0, perceptual_from=100, gan_weight=0.5, gan_from=200
+def test_losses_begin_at_the_samples_of_the_recipe(photos: Tensor) -> None:
+    losses = TrainingLosses(
+        recipe_without_data(
+            l1_weight=0, perceptual_weight=1.0, perceptual_from=100, gan_weight=0.5, gan_from=200
+        )
     )
-    objective = Objective(recipe)
-    unit, active = torch.zeros(4, 8, 4, 4), torch.ones(4, 8, dtype=torch.bool)
     worse = F.avg_pool2d(photos, 5, 1, 2).requires_grad_()
-    before, perceptual, both = (
-        at_one_offset(objective, photos, worse, unit, active, views) for views in (99, 100, 200)
-    )
+
+    def loss_at_one_offset(samples_seen: int) -> Tensor:
+        torch.manual_seed(0)
+        return losses.image_loss(photos, worse, samples_seen)
+
+    before, perceptual, both = map(loss_at_one_offset, (99, 100, 200))
     assert before.item() == 0
     assert perceptual.item() > 0
     assert both.item() != perceptual.item()
     both.backward()
     assert worse.grad is not None
     assert worse.grad.abs().sum() > 0
-    assert objective.discriminator is not None
-    assert all(
-        weight.grad is None for weight in objective.discriminator.parameters()
-    )  # it learns in its own step only
-    objective.discriminator_loss(photos, worse).backward()
-    assert all(weight.grad is not None for weight in objective.discriminator.parameters())
+    assert losses.discriminator is not None
+    # the discriminator trains in its own step only
+    assert all(weight.grad is None for weight in losses.discriminator.parameters())
+    losses.discriminator_loss(photos, worse).backward()
+    assert all(weight.grad is not None for weight in losses.discriminator.parameters())
 
 
 def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
@@ -121,5 +109,7 @@ def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
 
 def test_an_ssim_weight_counts_what_is_missing_to_one(photos: Tensor) -> None:
     blurred = F.avg_pool2d(photos, 3, 1, 1)
-    loss = Objective(Recipe(l1_weight=0, ssim_weight=0.3)).image_loss(photos, blurred, 0)
+    loss = TrainingLosses(recipe_without_data(l1_weight=0, ssim_weight=0.3)).image_loss(
+        photos, blurred, 0
+    )
     assert loss.item() == pytest.approx(0.3 * (1 - ssim(photos, blurred).item()))

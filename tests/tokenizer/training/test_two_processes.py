@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from tests.support.photographs import crops
-from tests.tokenizer.conftest import write_shard
+from tests.support.training import write_shard
 from tokenizer import checkpoint
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 ROOT = Path(__file__).parents[3]
 
 
-def start_torchrun(folder: Path, views: int) -> subprocess.Popen[str]:
+def start_torchrun(folder: Path, samples: int) -> subprocess.Popen[str]:
     """The recipe itself, but for what makes it large."""
     smaller = {
         "run": folder / "run",
@@ -30,7 +30,7 @@ def start_torchrun(folder: Path, views: int) -> subprocess.Popen[str]:
         "start_from": folder / "start.safetensors",
     }
     smaller |= {
-        "views": views,
+        "samples": samples,
         "batch": 4,
         "workers": 1,
         "precision": "fp32",
@@ -68,11 +68,11 @@ def views_saved(folder: Path) -> int:
 
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
-    """Starts the run in the test's folder, up to so many views; what still runs at the end is killed."""
+    """Starts the run in the test's folder, up to a number of samples; kills what still runs at the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(views: int) -> subprocess.Popen[str]:
-        started.append(start_torchrun(tmp_path, views))
+    def start(samples: int) -> subprocess.Popen[str]:
+        started.append(start_torchrun(tmp_path, samples))
         return started[-1]
 
     yield start
