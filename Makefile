@@ -192,7 +192,7 @@ gpu-rehearsal:  ## run what such a host would run, on the CPU, with tiny sizes a
 	REHEARSAL_TORCH=$(REHEARSAL_TORCH) deploy/gpu/rehearse.sh $(REHEARSAL_PYTHON)
 
 train: $(VENV)/dev.stamp  ## train the demo tokenizer, or go on where it stopped, and put all that is made of it in place
-	$(BIN)/python -m tokenizer.train
+	$(BIN)/python -m tokenizer.train --train $(DATA)/train --validation $(DATA)/val
 	$(MAKE) ship
 
 # Everything that shows or serves a tokenizer is made from one file, so that nothing of two trainings lies side by side. NAME=cvq, or
@@ -226,8 +226,8 @@ demo-graphs: $(VENV)/dev.stamp
 	rm -rf model_repository/demo_*  # version 1 again: what is committed is served from its start
 	$(BIN)/python -m export tokenizer $(DEMO) --data $(DATA)/val --report build/parity.json
 	$(BIN)/python -m tokenizer.evaluation.channel_swap $(DEMO) $(PHOTOS) -o docs/images/channel-swap.png
-	$(BIN)/python -m tokenizer.evaluation.bit_use $(DEMO) -o docs/images/bit-use.png
-	$(BIN)/python -m tokenizer.evaluation.adaptive_length $(DEMO) -o docs/images/by-quality.png
+	$(BIN)/python -m tokenizer.evaluation.bit_use $(DEMO) --data $(DATA)/val -o docs/images/bit-use.png
+	$(BIN)/python -m tokenizer.evaluation.adaptive_length $(DEMO) --data $(DATA)/val -o docs/images/by-quality.png
 
 clean:
 	rm -rf $(VENV) build dist

@@ -246,8 +246,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
     parser.add_argument(
         "--data",
-        default="../shared/data/val",
-        help="a folder of images or of .tar shards, one .tar, or a glob of them",
+        required=True,
+        help="photos: a folder of images or of .tar shards, one file, or a glob",
     )
     parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
     rivals = parser.add_mutually_exclusive_group()

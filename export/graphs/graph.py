@@ -234,7 +234,7 @@ def _with_metadata(
         fingerprint=checkpoint.fingerprint(model),
         family=model.family,
         bits_per_token=model.bits_per_token,
-        codes=model.vocab_size if model.codes < 2**model.bits_per_token else None,
+        codes=model.vocab_size if model.vocab_size < 2**model.bits_per_token else None,
     )
     helper.set_model_props(graph, metadata.as_strings())
     return graph

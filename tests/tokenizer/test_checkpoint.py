@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from generator import checkpoint as generator_checkpoint
 from tokenizer import checkpoint
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
@@ -51,3 +53,22 @@ def test_another_shape_is_another_fingerprint() -> None:
     before = checkpoint.fingerprint(model)
     model.shape = SHAPE.model_copy(update={"image_size": 256})  # the same weights, other images
     assert checkpoint.fingerprint(model) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("demo", "7ef1a20aa7ddd87c"),
+        ("cvq", "12f84d9d9ffcf533"),
+        ("flextok", "84f079081b1e8353"),
+    ],
+)
+def test_fingerprint_of_shipped_weights_stands(name: str, fingerprint: str) -> None:
+    """Tokens on users' disks carry it: a renamed shape field or weight would orphan them all."""
+    path = Path("tokenizer/weights") / f"{name}.safetensors"
+    assert checkpoint.fingerprint(checkpoint.load(path)) == fingerprint
+
+
+def test_fingerprint_of_the_shipped_generator_stands() -> None:
+    generator = generator_checkpoint.load(Path("generator/weights/demo.safetensors"))
+    assert checkpoint.fingerprint(generator.model) == "6175ea74e2a43212"

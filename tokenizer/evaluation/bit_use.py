@@ -38,7 +38,9 @@ def main() -> None:
     )
     parser.add_argument("weights", type=Path, help="safetensors checkpoint")
     parser.add_argument(
-        "--data", default="../shared/data/val", help="shards: a folder of .tar, one .tar, or a glob"
+        "--data",
+        required=True,
+        help="photos: a folder of images or of .tar shards, one file, or a glob",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
