@@ -31,9 +31,9 @@ FORBIDDEN = {
 FLOORS = [
     {"errors"},
     {"settings", "observability"},
-    {"triton", "security", "ports"},
+    {"triton", "security"},
     {"core"},
-    {"engine", "grpc", "rest"},
+    {"engine", "grpc", "rest", "ports", "worker_pipe"},
     {"gateway", "in_process", "health_check"},
     {"workers"},
     {"__main__"},
