@@ -111,7 +111,7 @@ async def serve(settings: Settings) -> None:
             admission.close()
         unfinished = sum(
             await asyncio.gather(
-                *(admission.idle(settings.drain_seconds) for admission in admissions)
+                *(admission.drain(settings.drain_seconds) for admission in admissions)
             )
         )
         await asyncio.sleep(REFUSAL_SECONDS)

@@ -1,12 +1,13 @@
-"""Who is worked on now, who waits for a place, and who is refused.
+"""Admission queue: which images run now, which wait for a permit, and which are refused.
 
-Only `limit` images are in the engine at once: enough to fill its batches. More would wait inside Triton, where they can be neither
-refused nor overtaken. The others wait here:
+At most `limit` images are in the engine at once, enough to fill its batches. More would only wait
+inside Triton, where they can be neither refused nor reordered. The others wait here:
 
-- interactive ones (single calls) first, and briefly: where the wait ahead is longer than `max_queue_seconds`, the call is refused at once. Little's
-  law tells it: with all places taken, one becomes free every (mean time in a place) / limit.
-- bulk ones (items of a stream) for as long as their callers do, which slows the sender down: that is what a stream's flow control is for.
-  One place of `BULK_SHARE` goes to them also under interactive overload.
+- Interactive images (single calls) go first and wait briefly: if the expected wait exceeds
+  `max_queue_seconds`, the call is refused at once. With all permits taken, one is released every
+  (mean seconds held) / limit, by Little's law.
+- Bulk images (items of a stream) wait as long as their callers do; flow control slows the sender
+  down. One permit in `BULK_SHARE` goes to them even under interactive overload.
 """
 
 import asyncio
@@ -22,101 +23,106 @@ from prometheus_client import Gauge
 from service.errors import Overloaded, Stopping
 from service.observability import metrics
 
-RETRY_AFTER_SECONDS = 1.0
+# Least Retry-After of a refused call: shorter ones would only add load.
+MIN_RETRY_SECONDS = 1.0
 BULK_SHARE = 8
-LATEST = 1 / 16  # weight of the latest time in a place, in their moving average
+LATEST_WEIGHT = 1 / 16  # of the newest sample in the moving average of seconds held
 
 
 class Priority(StrEnum):
-    """interactive: somebody waits for this one answer. bulk: one of many, in a stream."""
+    """interactive: a caller waits for this one answer. bulk: one item of a stream."""
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
 
 
 class Permit:
-    """An image's. It is free when its holder has left it and all the work that it waits for is done."""
+    """Permit for one image.
 
-    def __init__(self, free: Callable[[], None]) -> None:
-        self._free, self._held = free, 1
+    Released once its holder exits and all engine work started under it has finished.
+    """
+
+    def __init__(self, on_release: Callable[[], None]) -> None:
+        self._on_release, self._holders = on_release, 1
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:
-        """Not to be free before `work` is done: what is in the engine takes its time, whether or not its caller has left."""
-        self._held += 1
+        """Keep the permit until `work` is done, even if the caller has disconnected by then."""
+        self._holders += 1
         work.add_done_callback(lambda _: self.release())
 
     def release(self) -> None:
-        self._held -= 1
-        if not self._held:
-            self._free()
+        """Give up one hold; the last one releases the permit."""
+        self._holders -= 1
+        if not self._holders:
+            self._on_release()
 
 
 class Admission:
-    """`limit` places, one per image.
-
-    max_queue_size: interactive images in the queue at most. max_queue_seconds: seconds that one may have to wait when it comes.
-    what: the images' name in sentences. max_in_flight: tells the limit.
-    """
+    """Queue for `limit` permits, one per image."""
 
     def __init__(
         self,
         limit: int,
         max_queue_size: int,
         max_queue_seconds: float,
-        what: str = "images",
-        max_in_flight: Gauge = metrics.IMAGES_IN_FLIGHT_LIMIT,
+        noun: str = "images",
+        limit_gauge: Gauge = metrics.IMAGES_IN_FLIGHT_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what = what
+        """max_queue_size: interactive images that may wait. max_queue_seconds: longest expected
+        wait of one on arrival. noun: what messages call the images. limit_gauge: set to `limit`.
+        """
+        self._limit = limit
+        self._max_queue_size = max_queue_size
+        self._max_queue_seconds = max_queue_seconds
+        self._noun = noun
+        self._clock = clock
         self.closed = asyncio.Event()
-        self._limit, self._max_queue_size, self._max_queue_seconds = (
-            limit,
-            max_queue_size,
-            max_queue_seconds,
-        )
         self._in_flight = 0
-        self._seconds = 0.0  # mean time in a place
+        self._mean_held_seconds = 0.0
         self._queues: dict[Priority, deque[asyncio.Future[None]]] = {
             priority: deque() for priority in Priority
         }
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        max_in_flight.set(limit)
+        limit_gauge.set(limit)
 
     @asynccontextmanager
     async def acquire(
         self, priority: Priority, timeout: float | None = None
     ) -> AsyncIterator[Permit]:
-        """Hold a place. timeout: seconds until nobody wants the image any more.
+        """Wait for a permit and hold it. timeout: seconds left to the caller's deadline.
 
-        Raises Overloaded when an interactive image would get none soon enough, Stopping once closed.
+        Raises Overloaded if an interactive image would wait too long, Stopping once closed.
         """
         await self._admit(priority, timeout)
-        entered = time.monotonic()
+        admitted = self._clock()
 
-        def free() -> None:
-            self._seconds += LATEST * (time.monotonic() - entered - self._seconds)
+        def on_release() -> None:
+            held = self._clock() - admitted
+            self._mean_held_seconds += LATEST_WEIGHT * (held - self._mean_held_seconds)
             self._release()
 
-        permit = Permit(free)
+        permit = Permit(on_release)
         try:
             yield permit
         finally:
             permit.release()
 
     def close(self) -> None:
-        """Refuse whatever comes from now on. What is in flight or waits goes on."""
+        """Refuse new images from now on; those in flight or waiting go on."""
         self.closed.set()
 
     def refuse_if_closed(self) -> None:
         """Raises Stopping once closed."""
         if self.closed.is_set():
             raise Stopping(
-                "the service is stopping: try again, another one may answer", RETRY_AFTER_SECONDS
+                "the service is stopping: try again, another one may answer", MIN_RETRY_SECONDS
             )
 
-    async def idle(self, timeout: float) -> int:
-        """Wait until nothing is in flight, `timeout` seconds at most. Returns how many images still are."""
+    async def drain(self, timeout: float) -> int:
+        """Wait until nothing is in flight; return the number of images left after `timeout`."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -126,17 +132,20 @@ class Admission:
 
     async def _admit(self, priority: Priority, timeout: float | None) -> None:
         self.refuse_if_closed()
-        if self._in_flight < self._limit:  # so nobody waits: places are handed on
+        if self._in_flight < self._limit:  # then nobody waits: _release hands permits on
             self._in_flight += 1
             self._idle.clear()
             return
         queue = self._queues[priority]
         if priority is Priority.INTERACTIVE:
-            wait = (len(queue) + 1) * self._seconds / self._limit
-            too_late = timeout is not None and wait + self._seconds > timeout
+            wait = (len(queue) + 1) * self._mean_held_seconds / self._limit
+            too_late = timeout is not None and wait + self._mean_held_seconds > timeout
             if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds or too_late:
-                said = f"{self._limit} {self._what} are in work, the limit, and {len(queue)} wait: try again"
-                raise Overloaded(said, max(RETRY_AFTER_SECONDS, wait))
+                raise Overloaded(
+                    f"{self._limit} {self._noun} are running, the limit, and {len(queue)} wait:"
+                    " try again",
+                    max(MIN_RETRY_SECONDS, wait),
+                )
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
@@ -144,21 +153,19 @@ class Admission:
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
-                self._release()  # the place came when its caller was gone
+                self._release()  # the permit came as its caller was cancelled
             elif turn in queue:
                 queue.remove(turn)
             raise
 
     def _release(self) -> None:
-        """Hand the place on."""
+        """Hand the permit to the next in the queues, if anybody waits."""
         interactive, bulk = self._queues[Priority.INTERACTIVE], self._queues[Priority.BULK]
         while interactive or bulk:
             self._turns += 1
-            queue = (
-                bulk if bulk and (not interactive or self._turns % BULK_SHARE == 0) else interactive
-            )
-            turn = queue.popleft()
-            if not turn.done():  # else its caller is gone, and about to notice
+            take_bulk = bulk and (not interactive or self._turns % BULK_SHARE == 0)
+            turn = (bulk if take_bulk else interactive).popleft()
+            if not turn.done():  # otherwise its caller has just been cancelled
                 turn.set_result(None)
                 return
         self._in_flight -= 1

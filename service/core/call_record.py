@@ -1,4 +1,4 @@
-"""What metrics, traces and the log are told of one call, whatever it does: encode, decode or generate."""
+"""CallRecord: stage times of one call, reported to metrics, trace and log when it ends."""
 
 import asyncio
 import time
@@ -19,10 +19,11 @@ Stages = dict[str, float]  # stage -> seconds, in the order they happened
 
 @dataclass
 class CallRecord:
-    """One call's way through the service: its stages, its clock, and, when it is left as a context, what is said of it.
+    """Context manager around one call of encode, decode or generate.
 
-    slow_seconds: a call that takes longer has a line in the log. untimed_stages: stages whose time is no slowness. timeout: seconds to the
-    caller's deadline.
+    slow_seconds: a call that takes longer is logged. untimed_stages: stages that do not count
+    towards that, because the caller waits for them on purpose. timeout: seconds from the start to
+    the caller's deadline.
     """
 
     rpc: str
@@ -40,21 +41,25 @@ class CallRecord:
         self.span = tracing.start_image_span(self.rpc)
 
     def set_subject(self, tokenizer: str, k: int) -> None:
+        """Set the tokenizer and number of tokens that the call is about."""
         self.tokenizer, self.k, self.budget = tokenizer, k, metrics.budget_label(k)
 
     def end_stage(self, stage: str) -> None:
+        """Name the stage that ends now; the next one begins."""
         now = time.perf_counter()
         self.stages[stage] = now - self.stage_started
         self.stage_started = now
-        self.span.stage(stage, self.stages[stage])
+        self.span.add_stage(stage, self.stages[stage])
 
     def add_inference(self, inference: Inference) -> None:
+        """Add queue and compute time of an inference that ended now; the next stage begins."""
         if inference.queue_seconds is not None:
-            self.stages["engine_queue"] = (
-                self.stages.get("engine_queue", 0.0) + inference.queue_seconds
-            )
-        self.stages["engine"] = self.stages.get("engine", 0.0) + inference.compute_seconds
+            self._add("engine_queue", inference.queue_seconds)
+        self._add("engine", inference.compute_seconds)
         self.stage_started = time.perf_counter()
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
     def __enter__(self) -> Self:
         return self
@@ -74,39 +79,35 @@ class CallRecord:
             case ServiceError():
                 self._close(error.code, "; ".join([error.detail, *getattr(error, "__notes__", [])]))
             case asyncio.CancelledError():
-                self._close(
-                    DeadlineExceeded.code
-                    if deadline_passed(time.perf_counter() - self.started, self.timeout)
-                    else "CANCELLED"
-                )
+                late = deadline_passed(time.perf_counter() - self.started, self.timeout)
+                self._close(DeadlineExceeded.code if late else "CANCELLED")
             case _:
                 self._close(ServiceError.code)
 
     def _close(self, code: str, why: str = "") -> None:
-        """code: OK, CANCELLED or an error's. A fault of ours and a slow call have a line in the log; what callers do wrong has none."""
+        """Report the outcome: OK, CANCELLED or the code of an error.
+
+        Faults of the service and slow calls are logged; callers' mistakes are not.
+        """
         seconds = time.perf_counter() - self.started
         metrics.REQUEST_SECONDS.labels(self.rpc, code).observe(seconds)
         if code != "OK":
             metrics.ERRORS.labels(self.rpc, code).inc()
         ours = is_ours(code)
         self.span.end(code, ours, {"tokenizer": self.tokenizer, "k": self.k})
-        if (
-            ours and code != ServiceError.code
-        ):  # that one is logged with its traceback where it becomes a reply
+        untimed = sum(self.stages.get(stage, 0.0) for stage in self.untimed_stages)
+        # A plain ServiceError is logged with its traceback where it becomes a reply.
+        if ours and code != ServiceError.code:
             log.error("call_failed", why=why, **self._facts(code, seconds))
-        elif (
-            seconds - sum(self.stages.get(stage, 0.0) for stage in self.untimed_stages)
-            > self.slow_seconds
-        ):
+        elif seconds - untimed > self.slow_seconds:
             log.warning("slow_call", **self._facts(code, seconds))
 
     def _facts(self, code: str, seconds: float) -> dict[str, Any]:
-        stages = {stage: round(taken, 6) for stage, taken in self.stages.items()}
         return {
             "rpc": self.rpc,
             "code": code,
             "tokenizer": self.tokenizer,
             "k": self.k,
             "seconds": round(seconds, 6),
-            "stages": stages,
+            "stages": {stage: round(taken, 6) for stage, taken in self.stages.items()},
         }

@@ -1,4 +1,4 @@
-"""Registry of the served tokenizers and generators, read from the parameters in Triton's model configs."""
+"""Registry of the served tokenizers and generators, read from Triton's model parameters."""
 
 import json
 from collections import defaultdict
@@ -26,16 +26,16 @@ from service.triton.health import ENGINE_RETRY_SECONDS
 from service.triton.models import Model
 
 log = structlog.get_logger()
-_SHOWN = 10  # names in a sentence
+_MAX_NAMES = 10  # names in an error message
 
 
 @dataclass(frozen=True)
 class ServedTokenizer:
-    """One training of a tokenizer, and the Triton models that run it.
+    """One trained tokenizer and the Triton models that run it.
 
-    version: counts the trainings that were served under one name; calls by that name go to the highest.
-    max_tokens: tokens of a whole image, the largest k. image_size: side of the square it sees and makes, pixels.
-    decoders: budget -> model, ascending by budget.
+    version: counts the trainings served under one name; calls by name use the highest.
+    max_tokens: tokens of a whole image, the largest k. image_size: side of the square image that it
+    encodes and decodes, in pixels. decoders: budget -> model, ascending by budget.
     """
 
     name: str
@@ -50,12 +50,12 @@ class ServedTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a token may have: 0 to vocab_size - 1."""
+        """Number of token ids; they are 0 to vocab_size - 1."""
         return self.encoder.vocab_size
 
     @property
     def models(self) -> list[Model]:
-        """All of them."""
+        """The encoder and all decoders."""
         return [self.encoder, *self.decoders.values()]
 
     def info(self) -> TokenizerInfo:
@@ -72,35 +72,36 @@ class ServedTokenizer:
         )
 
     def decoder_for(self, k: int) -> tuple[int, Model]:
-        """The smallest budget >= k, and its model."""
+        """Return the smallest budget >= k and its model."""
         return next((budget, model) for budget, model in self.decoders.items() if budget >= k)
 
     def decoders_for(self, ks: Sequence[int]) -> Iterator[tuple[int, Model, list[int]]]:
-        """The decoders that `decode` would use for each k, ascending: the budget of each, its model, and those of `ks` that go to it."""
-        for (budget, model), some in groupby(ks, self.decoder_for):
-            yield budget, model, list(some)
+        """Group ascending `ks` by decoder: yields each budget, its model and the ks it decodes."""
+        for (budget, model), group in groupby(ks, self.decoder_for):
+            yield budget, model, list(group)
 
     def decoder_input(self, tokens: Tokens) -> tuple[Model, NDArray[np.int32]]:
-        """The decoder for these tokens, and its input: int32 [1, budget]."""
+        """Return the decoder for these tokens and its input: int32 [1, budget]."""
         budget, model = self.decoder_for(tokens.k)
         return model, pad_prefixes(tokens.ids, [tokens.k], budget)
 
     def check(self, tokens: Tokens) -> None:
-        """Raises BadTokens for what it cannot have made: more tokens than its max_tokens, or ids that it does not have."""
+        """Raise BadTokens if there are more than max_tokens or ids outside the vocabulary."""
         if tokens.k > self.max_tokens:
             raise BadTokens(f"{tokens.k} ids; tokenizer {self.name!r} takes 1 to {self.max_tokens}")
         if tokens.ids.max() >= self.vocab_size:
             raise BadTokens(
-                f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to {self.vocab_size - 1}"
+                f"an id is {tokens.ids.max()}; those of tokenizer {self.name!r} are 0 to"
+                f" {self.vocab_size - 1}"
             )
 
 
 @dataclass(frozen=True)
 class ServedGenerator:
-    """One training of a generator, and the Triton model that runs it.
+    """One trained generator and the Triton model that runs it.
 
-    version: as a tokenizer's. fingerprint: its own. tokenizer: the training whose tokens it makes. max_tokens: the most tokens it makes.
-    classes: what can be asked for, in the order of the model's numbers.
+    version: as for tokenizers. fingerprint: the generator's own. tokenizer: decodes its tokens.
+    max_tokens: most tokens of one image. classes: names, in the order of the model's class numbers.
     """
 
     name: str
@@ -125,7 +126,7 @@ class ServedGenerator:
         )
 
     def class_number(self, name: str | None) -> int:
-        """As the model counts them, -1 for None or an empty name. Raises UnknownClass."""
+        """Return the model's number of a class, -1 for None or "". Raises UnknownClass."""
         if not name:
             return -1
         if name not in self.classes:
@@ -146,22 +147,23 @@ class ServedModels:
     def __init__(
         self, models: list[Model], default: str | None = None, default_generator: str | None = None
     ) -> None:
-        """Models without a `tokenizer` or `generator` parameter are not ours and are left alone; a tokenizer that lacks a part is left
-        out, and so is a generator whose tokens no tokenizer here decodes.
+        """Models without a `tokenizer` or `generator` parameter are not ours and ignored.
 
-        tokenizers, generators: all of them, the default one first, newer versions before older.
+        Tokenizers without an encoder or a decoder for all tokens are omitted, and so are generators
+        whose tokens no tokenizer here decodes. `tokenizers` and `generators` hold all of them, the
+        default first, newer versions before older ones.
         """
         parts: dict[tuple[str, str], list[Model]] = defaultdict(list)
         for model in models:
             if "tokenizer" in model.parameters:
                 parts[model.parameters["tokenizer"], model.parameters["fingerprint"]].append(model)
-        found = [
+        tokenizers = [
             tokenizer
             for (name, _), group in parts.items()
             if (tokenizer := _assemble(name, group)) is not None
         ]
         self.tokenizers = sorted(
-            found,
+            tokenizers,
             key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
         )
         self._default = default
@@ -170,12 +172,17 @@ class ServedModels:
             self._by_name.setdefault(tokenizer.name, tokenizer)
         self._by_fingerprint = {tokenizer.fingerprint: tokenizer for tokenizer in self.tokenizers}
         generators = [
-            made
+            generator
             for model in models
-            if (made := _generator(model, self._by_fingerprint)) is not None
+            if (generator := _generator(model, self._by_fingerprint)) is not None
         ]
         self.generators = sorted(
-            generators, key=lambda one: (one.name != default_generator, one.name, -one.version)
+            generators,
+            key=lambda generator: (
+                generator.name != default_generator,
+                generator.name,
+                -generator.version,
+            ),
         )
         self._default_generator = default_generator
         self._generators: dict[str, ServedGenerator] = {}
@@ -184,26 +191,31 @@ class ServedModels:
 
     @property
     def current_generators(self) -> list[ServedGenerator]:
-        """Those that calls by their names go to, the default one first."""
+        """The newest version of each generator, the default first."""
         return list(self._generators.values())
 
     def generator(self, name: str | None) -> ServedGenerator:
-        """The newest called `name`; the default one for None or an empty name. Raises UnknownGenerator."""
+        """Return the newest version of `name`, or of the default for None or "".
+
+        Raises UnknownGenerator.
+        """
         if not self._generators:
             raise UnknownGenerator("no generator is served here: only encode and decode are")
         name = name or self._default_generator or next(iter(self._generators))
         if name not in self._generators:
-            raise UnknownGenerator(
-                f"no generator is called {name[:100]!r}; served are: {_shortened(list(self._generators))}"
-            )
+            served = _shortened(list(self._generators))
+            raise UnknownGenerator(f"no generator is called {name[:100]!r}; served are: {served}")
         return self._generators[name]
 
     def is_current(self, tokenizer: ServedTokenizer) -> bool:
-        """Whether calls by its name go to it, and not to a newer version."""
+        """Whether it is the newest version of its name."""
         return self._by_name[tokenizer.name] is tokenizer
 
     def by_name(self, name: str | None) -> ServedTokenizer:
-        """The one called `name`; the default one for None. Raises UnknownTokenizer, or EngineUnavailable when nothing is served."""
+        """Return the newest version of `name`, or of the default for None.
+
+        Raises UnknownTokenizer, or EngineUnavailable if nothing is served.
+        """
         if not self._by_name:
             raise EngineUnavailable("no tokenizer is loaded: try again", ENGINE_RETRY_SECONDS)
         name = name or self._default
@@ -216,29 +228,33 @@ class ServedModels:
         return self._by_name[name]
 
     def by_fingerprint(self, fingerprint: str, name: str | None) -> ServedTokenizer:
-        """The one that made tokens of this fingerprint. Raises FingerprintMismatch when it is not served, or is not `name`."""
+        """Return the tokenizer that made tokens of this fingerprint.
+
+        Raises FingerprintMismatch if it is not served or is not called `name`.
+        """
         named = self.by_name(name) if name or not self._by_name else None
-        found = self._by_fingerprint.get(fingerprint)
-        if found is None and named is None:
+        maker = self._by_fingerprint.get(fingerprint)
+        if maker is None and named is None:
             served = ", ".join(
                 f"{tokenizer.fingerprint} ({tokenizer.name})" for tokenizer in self.tokenizers
             )
             raise FingerprintMismatch(
                 f"the tokens were made by {fingerprint}, which is not served; served are: {served}"
             )
-        if found is None or (named is not None and named.name != found.name):
+        if maker is None or (named is not None and named.name != maker.name):
             assert named is not None
             raise FingerprintMismatch(
-                f"the tokens were made by {fingerprint}, but tokenizer {named.name!r} has fingerprint {named.fingerprint}"
+                f"the tokens were made by {fingerprint}, but tokenizer {named.name!r} has"
+                f" fingerprint {named.fingerprint}"
             )
-        return found
+        return maker
 
 
 class Registry:
     """The models served now.
 
-    current: replaced as a whole by `publish`. refresh: polls Triton at once, for a caller who names a
-    tokenizer that is not in `current`.
+    current: replaced as a whole by `publish`. refresh: polls Triton at once, for a caller who names
+    a tokenizer that is not in `current`.
     """
 
     def __init__(
@@ -281,28 +297,28 @@ def _assemble(name: str, models: list[Model]) -> ServedTokenizer | None:
     }
     if not encoders:
         return None
-    facts = encoders[0].parameters
-    max_tokens = int(facts["channels"])
+    parameters = encoders[0].parameters
+    max_tokens = int(parameters["channels"])
     if max(decoders, default=0) < max_tokens:
         return None
     return ServedTokenizer(
         name=name,
-        version=int(facts.get("version", 1)),
-        family=facts["family"],
-        fingerprint=facts["fingerprint"],
+        version=int(parameters.get("version", 1)),
+        family=parameters["family"],
+        fingerprint=parameters["fingerprint"],
         max_tokens=max_tokens,
-        bits_per_token=int(facts["bits_per_token"]),
-        image_size=int(facts["picture_size"]),
+        bits_per_token=int(parameters["bits_per_token"]),
+        image_size=int(parameters["picture_size"]),
         encoder=encoders[0],
         decoders=dict(sorted(decoders.items())),
     )
 
 
 def _generator(model: Model, tokenizers: dict[str, ServedTokenizer]) -> ServedGenerator | None:
-    facts = model.parameters
-    if "generator" not in facts or facts.get("role") != "generate":
+    parameters = model.parameters
+    if "generator" not in parameters or parameters.get("role") != "generate":
         return None
-    tokenizer, max_tokens = tokenizers.get(facts["fingerprint"]), int(facts["channels"])
+    tokenizer, max_tokens = tokenizers.get(parameters["fingerprint"]), int(parameters["channels"])
     if (
         tokenizer is None
         or max_tokens > tokenizer.max_tokens
@@ -310,17 +326,17 @@ def _generator(model: Model, tokenizers: dict[str, ServedTokenizer]) -> ServedGe
     ):
         return None
     return ServedGenerator(
-        name=facts["generator"],
-        version=int(facts.get("version", 1)),
-        family=facts["family"],
-        fingerprint=facts["generator_fingerprint"],
+        name=parameters["generator"],
+        version=int(parameters.get("version", 1)),
+        family=parameters["family"],
+        fingerprint=parameters["generator_fingerprint"],
         max_tokens=max_tokens,
-        classes=tuple(json.loads(facts.get("classes", "[]"))),
+        classes=tuple(json.loads(parameters.get("classes", "[]"))),
         tokenizer=tokenizer,
         model=model,
     )
 
 
 def _shortened(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

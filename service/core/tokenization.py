@@ -1,4 +1,4 @@
-"""Encode and Decode, once, for both protocols."""
+"""Tokenization: Encode and Decode, for both protocols."""
 
 import asyncio
 import time
@@ -32,15 +32,20 @@ from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.health import ENGINE_RETRY_SECONDS
 
-_PATIENT = {
+# Items of streams wait for their permits; that makes no slow call.
+_UNTIMED_STAGES = {
     Priority.INTERACTIVE: frozenset[str](),
     Priority.BULK: frozenset({"admission"}),
-}  # streams wait for their places
+}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Result of encode. engine: see Model.engine. curve: what was measured to choose k by quality, by ascending k; empty without."""
+    """Result of encode.
+
+    engine: see Model.engine. curve: the qualities measured to choose k, by ascending k; empty if k
+    was not chosen by quality.
+    """
 
     tokenizer: ServedTokenizer
     tokens: Tokens
@@ -51,7 +56,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Result of decode. image: bytes in the format asked for. engine: see Model.engine."""
+    """Result of decode. image: bytes in the requested format. engine: see Model.engine."""
 
     tokenizer: ServedTokenizer
     image: bytes
@@ -61,7 +66,7 @@ class Decoded:
 
 
 class Tokenization:
-    """The two things the service does."""
+    """Encodes images to tokens and decodes tokens to images."""
 
     def __init__(
         self,
@@ -82,7 +87,7 @@ class Tokenization:
 
     @property
     def tokenizers(self) -> list[ServedTokenizer]:
-        """Those served now, the default one first."""
+        """The tokenizers served now, the default first."""
         return self._registry.current.tokenizers
 
     async def encode(
@@ -96,19 +101,18 @@ class Tokenization:
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Encoded:
-        """Bytes of a JPEG, PNG or WebP to the first k tokens (all when None), or to as many as `quality` asks for.
+        """Encode a JPEG, PNG or WebP to its first k tokens, by default all.
 
-        timeout: seconds left to the caller's deadline.
-        Raises ServiceError, as the table in service/errors.py says.
+        quality: chooses k instead. tokenizer: None for the default. timeout: seconds left to the
+        caller's deadline. Raises the ServiceErrors of service/errors.py.
         """
         async with self._call(rpc, timeout, priority) as (call, permit):
             served = self._registry.current.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.max_tokens:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.max_tokens}")
             if len(image) > self._settings.max_message_bytes:
-                raise TooLarge(
-                    f"the image has {len(image):,} bytes; at most {self._settings.max_message_bytes:,} are allowed"
-                )
+                limit = self._settings.max_message_bytes
+                raise TooLarge(f"the image has {len(image):,} bytes; at most {limit:,} are allowed")
             if k is not None and quality is not None:
                 raise BadRequest(K_AND_QUALITY)
             k = k or served.max_tokens
@@ -117,10 +121,10 @@ class Tokenization:
             call.end_stage("unpack")
             inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
             call.add_inference(inference)
-            ids = self._ids(inference.output[0], served)
+            ids = self._check_ids(inference.output[0], served)
             curve = []
             if quality is not None:
-                curve = await self._curve(
+                curve = await self._measure_curve(
                     call, permit, served, pixels, ids, quality.budgets(served.max_tokens)
                 )
                 k = quality.choose(curve).k
@@ -130,25 +134,24 @@ class Tokenization:
             metrics.TOKENS.labels(rpc).inc(k)
         return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
 
-    async def _curve(
+    async def _measure_curve(
         self,
         call: CallRecord,
         permit: Permit,
         served: ServedTokenizer,
         pixels: NDArray[np.uint8],
         ids: NDArray[np.uint16],
-        budgets: list[int],
+        ks: list[int],
     ) -> list[QualityPoint]:
-        """What an image is like at each of the budgets: all that one decoder has to do is one batch."""
+        """Measure the quality at each of the ascending `ks`, in one batch per decoder."""
         decoded = []
-        for width, decoder, some in served.decoders_for(budgets):
-            inference = await self._triton.infer(
-                decoder, pad_prefixes(ids, some, width), permit=permit
-            )
+        for budget, decoder, group in served.decoders_for(ks):
+            padded = pad_prefixes(ids, group, budget)
+            inference = await self._triton.infer(decoder, padded, permit=permit)
             call.add_inference(inference)
             decoded.append(inference.output)
         curve = await self._images.run_in_thread(
-            measure_quality, pixels, np.concatenate(decoded), budgets
+            measure_quality, pixels, np.concatenate(decoded), ks
         )
         call.end_stage("measure")
         return curve
@@ -163,9 +166,9 @@ class Tokenization:
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Decoded:
-        """Tokens, or token bytes, to an image in `format` ("JPEG", "PNG" or "WEBP").
+        """Decode tokens or token bytes to an image in `format` ("JPEG", "PNG" or "WEBP").
 
-        timeout: as for encode. Raises ServiceError, as the table in service/errors.py says.
+        tokenizer, timeout: as for encode. Raises the ServiceErrors of service/errors.py.
         """
         async with self._call(rpc, timeout, priority) as (call, permit):
             if isinstance(tokens, bytes):
@@ -173,7 +176,7 @@ class Tokenization:
                     tokens = Tokens.from_bytes(tokens)
                 except TokenBytesError as error:
                     raise BadTokens(str(error)) from error
-            served = await self._maker_of(tokens, tokenizer)
+            served = await self._find_maker(tokens, tokenizer)
             served.check(tokens)
             call.set_subject(served.name, tokens.k)
             decoder, padded = served.decoder_input(tokens)
@@ -186,7 +189,7 @@ class Tokenization:
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, image, tokens.k, call.stages, decoder.engine)
 
-    async def _maker_of(self, tokens: Tokens, name: str | None) -> ServedTokenizer:
+    async def _find_maker(self, tokens: Tokens, name: str | None) -> ServedTokenizer:
         try:
             return self._registry.current.by_fingerprint(tokens.fingerprint, name)
         except FingerprintMismatch:
@@ -194,12 +197,12 @@ class Tokenization:
             await self._registry.refresh()
             return self._registry.current.by_fingerprint(tokens.fingerprint, name)
 
-    def _ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
-        """Raises EngineUnavailable for an output that is no token ids: nobody must get them as tokens."""
+    def _check_ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
+        """Return the encoder's output as ids; raises EngineUnavailable for ids out of range."""
         if output.min() < 0 or output.max() >= served.vocab_size:
             self._triton.health.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable(
-                "the engine answered what are no tokens: try again", ENGINE_RETRY_SECONDS
+                "the engine returned invalid tokens: try again", ENGINE_RETRY_SECONDS
             )
         return output.astype(np.uint16)
 
@@ -207,8 +210,10 @@ class Tokenization:
     async def _call(
         self, rpc: str, timeout: float | None, priority: Priority
     ) -> AsyncIterator[tuple[CallRecord, Permit]]:
-        """Admission, deadline, and what is told of it afterwards, around one image."""
-        with CallRecord(rpc, self._settings.slow_call_seconds, _PATIENT[priority], timeout) as call:
+        """Rate limit, admission, deadline and call record around one image."""
+        with CallRecord(
+            rpc, self._settings.slow_call_seconds, _UNTIMED_STAGES[priority], timeout
+        ) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._rate_limit.take(wait=priority is Priority.BULK)

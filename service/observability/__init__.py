@@ -1,1 +1,1 @@
-"""Metrics, traces, logs and the context of a request."""
+"""Metrics, traces, logs, and request ids with access log."""

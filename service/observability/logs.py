@@ -1,4 +1,4 @@
-"""The log: JSON lines on stderr, one object each, whoever writes them: we, uvicorn, grpc or a warning of Python's."""
+"""Logging setup: JSON lines on stderr from our code, uvicorn, grpc and Python's warnings."""
 
 import logging
 import sys
@@ -11,14 +11,14 @@ from structlog.typing import Processor
 
 from service.observability import tracing
 
-_FOR_EVERY_LINE: list[Processor] = [
-    structlog.contextvars.merge_contextvars,  # request_id, see calls.py
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,  # request_id, see request_context.py
     tracing.add_trace_id,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso"),
 ]
 _AS_JSON: list[Processor] = [
-    # Without the local variables that are structlog's default: they are images, tokens and authorization headers.
+    # Without local variables (structlog's default): they hold images and authorization headers.
     structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     ),
@@ -27,22 +27,22 @@ _AS_JSON: list[Processor] = [
 
 
 def configure(level: str) -> None:
-    """Write lines of `level` (debug, info, warning or error) and above."""
+    """Log at `level` (debug, info, warning or error) and above."""
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        processors=[*_FOR_EVERY_LINE, *_AS_JSON],
+        processors=[*_SHARED, *_AS_JSON],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=[*_FOR_EVERY_LINE, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
             processors=[ProcessorFormatter.remove_processors_meta, *_AS_JSON],
         )
     )
-    # What libraries say below warning is about themselves.
+    # Below warning, libraries only talk about themselves.
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
     logging.captureWarnings(True)
     sys.excepthook = _on_crash

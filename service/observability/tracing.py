@@ -1,14 +1,15 @@
-"""OpenTelemetry traces, one span for each image's way through the service. Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
+"""OpenTelemetry tracing, one span per image. Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-    caller's span                               its context comes in the W3C headers of the call
+    caller's span                               its context arrives in the W3C headers of the call
       └─ encode                                 one image: k, tokenizer, code
            ├─ admission
            ├─ unpack
            └─ engine                            its context goes to Triton
                 └─ InferRequest ─ model ─ compute    Triton's own spans, which Triton exports
 
-OpenTelemetry's standard environment variables hold: sampler, headers, service name, batching; headers and batching for the embedded
-Triton too. Nothing of OpenTelemetry is imported when off. Health checks, probes and metrics have no spans.
+OpenTelemetry's standard environment variables apply (sampler, headers, service name, batching);
+headers and batching apply to the embedded Triton too. When tracing is off, nothing of
+OpenTelemetry is imported. Health checks, probes and metrics have no spans.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 Metadata = tuple[tuple[str, str], ...]
-PROTOCOL = "http/protobuf"  # the standard's default, and the only transport that Triton has too: one address for both
-FLUSH_SECONDS = 2.0  # what the last spans get at exit: a dead collector must not hold up the end
+# OpenTelemetry's default and Triton's only transport, so one address serves both.
+PROTOCOL = "http/protobuf"
+FLUSH_SECONDS = 2.0  # for the last spans at exit, so that a dead collector does not block it
 _TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _ALL_SIGNALS = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -36,34 +38,34 @@ _tracer: "Tracer | None" = None  # None: off
 
 
 class UnsupportedProtocol(RuntimeError):
-    """The environment asks for a transport that is not there; the message says which one is."""
+    """The environment asks for an unsupported transport; the message names the supported one."""
 
 
 class ImageSpan(Protocol):
     """The span of one image, current until it ends."""
 
-    def stage(self, name: str, seconds: float) -> None:
-        """A stage that took `seconds` and ended now."""
+    def add_stage(self, name: str, seconds: float) -> None:
+        """Add a child span for a stage that took `seconds` and ended now."""
 
     def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None:
-        """failed: by a fault of ours. attributes: name -> value, without the prefix."""
+        """End the span. failed: through a fault of the service. attributes: without prefix."""
 
 
 def endpoint() -> str | None:
-    """The URL that spans are posted to; None when tracing is off."""
+    """Return the URL that spans are posted to, None if tracing is off."""
     if (
         os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
         or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none"
     ):
         return None
-    if one := os.environ.get(_TRACES):
-        return one
+    if url := os.environ.get(_TRACES):
+        return url
     base = os.environ.get(_ALL_SIGNALS)
     return f"{base.rstrip('/')}/v1/traces" if base else None
 
 
 def start() -> None:
-    """Begin to export if the environment says where to. Raises UnsupportedProtocol."""
+    """Start exporting if the environment names an endpoint. Raises UnsupportedProtocol."""
     global _provider, _tracer
     if endpoint() is None:
         return
@@ -74,21 +76,24 @@ def start() -> None:
     )
     if protocol != PROTOCOL:
         raise UnsupportedProtocol(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; spans are sent by {PROTOCOL} only, to port 4318 by custom"
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only {PROTOCOL} is supported,"
+            " usually on port 4318"
         )
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "channeltok-gateway"}
-    _provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    name = os.environ.get("OTEL_SERVICE_NAME") or "channeltok-gateway"
+    _provider = TracerProvider(
+        resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False
+    )
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("channeltok")
 
 
 async def stop() -> None:
-    """Send what is left, for FLUSH_SECONDS at most."""
+    """Send the remaining spans, for FLUSH_SECONDS at most."""
     if _provider is not None:
         flush = threading.Thread(target=_provider.shutdown, name="last-spans", daemon=True)
         flush.start()
@@ -96,8 +101,11 @@ async def stop() -> None:
 
 
 def triton_arguments() -> list[str]:
-    """Options of a tritonserver that adds its spans to ours. It traces every call that brings a context: count=0 leaves out the others,
-    which are our probes. It takes no notice of the context's sampled flag: `engine` sends none that is not sampled."""
+    """Return the options with which tritonserver adds its spans to ours.
+
+    Triton traces every call with a context; count=0 excludes the calls without, our probes. It
+    ignores the context's sampled flag, so `engine_span` sends no context that is not sampled.
+    """
     url = endpoint()
     if url is None:
         return []
@@ -112,7 +120,7 @@ def triton_arguments() -> list[str]:
 
 
 def attach_parent(headers: Mapping[str, str]) -> None:
-    """Make the caller's context, if these headers (lower case) bring one, the parent of what this task does from here on."""
+    """Make the caller's context the parent of this task's spans. headers: with lower-case names."""
     if _tracer is not None and "traceparent" in headers:
         from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -121,20 +129,20 @@ def attach_parent(headers: Mapping[str, str]) -> None:
 
 
 def start_image_span(rpc: str) -> ImageSpan:
-    """Begin the span of one image."""
-    return _OFF if _tracer is None else _Recorded(_tracer, rpc)
+    """Start the span of one image."""
+    return _NO_SPAN if _tracer is None else _RecordedSpan(_tracer, rpc)
 
 
 @contextmanager
 def engine_span(model: str) -> Iterator[Metadata | None]:
-    """A span around one inference of an image; yields the metadata that carries its context to Triton."""
+    """Span around one inference; yields the metadata that carries its context to Triton."""
     if _tracer is None:
         yield None
         return
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    if not trace.get_current_span().is_recording():  # a probe, or a call that is not sampled
+    if not trace.get_current_span().is_recording():  # a probe or an unsampled call
         yield None
         return
     with _tracer.start_as_current_span(
@@ -146,7 +154,7 @@ def engine_span(model: str) -> Iterator[Metadata | None]:
 
 
 def add_trace_id(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """A processor of structlog's: lines written within a span name its trace."""
+    """structlog processor: add `trace_id` to lines written within a span."""
     if _tracer is not None:
         from opentelemetry import trace
 
@@ -156,16 +164,16 @@ def add_trace_id(logger: WrappedLogger, method: str, line: EventDict) -> EventDi
     return line
 
 
-class _Off:
-    def stage(self, name: str, seconds: float) -> None: ...
+class _NoSpan:
+    def add_stage(self, name: str, seconds: float) -> None: ...
 
     def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None: ...
 
 
-_OFF = _Off()
+_NO_SPAN = _NoSpan()
 
 
-class _Recorded:
+class _RecordedSpan:
     def __init__(self, tracer: "Tracer", rpc: str) -> None:
         from opentelemetry import context, trace
 
@@ -175,12 +183,11 @@ class _Recorded:
         self._detach = context.detach
         self._token = context.attach(trace.set_span_in_context(self._span))
 
-    def stage(self, name: str, seconds: float) -> None:
+    def add_stage(self, name: str, seconds: float) -> None:
         if self._span.is_recording():
             now = time.time_ns()
-            start = max(
-                now - int(seconds * 1e9), self._started
-            )  # the stage's clock began a moment before the span
+            # The first stage started a moment before the span did.
+            start = max(now - int(seconds * 1e9), self._started)
             self._tracer.start_span(name, start_time=start).end(now)
 
     def end(self, code: str, failed: bool, attributes: Mapping[str, str | int]) -> None:

@@ -1,4 +1,4 @@
-"""What Triton serves, and what goes there and back, as this service sees it."""
+"""Model, Tensor and Inference: a Triton model's config, the request for it and its result."""
 
 import math
 from collections.abc import Mapping
@@ -16,9 +16,10 @@ _DTYPES: dict[int, tuple[str, type[np.generic]]] = {
     model_config_pb2.TYPE_INT64: ("INT64", np.int64),
     model_config_pb2.TYPE_FP32: ("FP32", np.float32),
 }
-DTYPE_OF = dict(_DTYPES.values())  # Triton's name of it -> numpy's
+DTYPE_OF = dict(_DTYPES.values())  # Triton's datatype -> numpy's
 _DATATYPES = {np.dtype(dtype): datatype for datatype, dtype in _DTYPES.values()}
-# Tensor in which our python-backend models report how the graph ran, int64: nanoseconds, images in the batch. Others do not have it.
+# Output in which our python-backend models report each execution, int64 [n, 2]: nanoseconds and
+# images in the batch. Other models lack it.
 EXECUTION = "execution"
 
 
@@ -33,7 +34,7 @@ class Tensor:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of one entry."""
+        """Bytes of one row."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -41,8 +42,8 @@ class Tensor:
 class Model:
     """One Triton model as its config.pbtxt describes it.
 
-    parameters: the facts export/ wrote there. largest_request: images in a request at most, so that all instances get some.
-    instances: engines of it in one Triton.
+    parameters: written by export/. largest_request: most images in one request, small enough that
+    every instance gets work. instances: engines of the model in one Triton.
     """
 
     name: str
@@ -54,12 +55,13 @@ class Model:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a token may have: 0 to vocab_size - 1. Said where they are fewer than the bits of a token hold."""
+        """Number of token ids; they are 0 to vocab_size - 1."""
+        # The parameter is only set if there are fewer ids than the bits of a token can hold.
         return int(self.parameters.get("codes", 2 ** int(self.parameters["bits_per_token"])))
 
     @property
     def engine(self) -> str:
-        """What computes it, and in which arithmetic: "openvino bf16", say."""
+        """Runtime and arithmetic, such as "openvino bf16"."""
         return " ".join(
             filter(None, (self.parameters.get("engine"), self.parameters.get("precision")))
         )
@@ -67,7 +69,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Inference:
-    """Output of one inference. queue_seconds is None where the backend does not report its own time; compute_seconds has it then."""
+    """Output and timing of one inference.
+
+    queue_seconds: None if the backend does not report its execution time; compute_seconds then
+    includes the time in the queue.
+    """
 
     output: NDArray[Any]
     queue_seconds: float | None
@@ -75,7 +81,7 @@ class Inference:
 
 
 def model_of(config: Any) -> Model:
-    """From a ModelConfig, as Triton tells it or a config.pbtxt holds it."""
+    """Read a ModelConfig message, from Triton or from a config.pbtxt."""
     outputs = [_tensor(output) for output in config.output]
     return Model(
         name=config.name,
@@ -97,7 +103,10 @@ def _tensor(config: Any) -> Tensor:
 
 
 def request_of(model: Model, inputs: Mapping[str, NDArray[Any]], sequence: str = "") -> Any:
-    """A ModelInferRequest. inputs: by name, each [n, ...]. sequence: its id, by which a second one can stop it."""
+    """Build a ModelInferRequest.
+
+    inputs: by name, each [n, ...]. sequence: id of a stream, with which a later request stops it.
+    """
     request = service_pb2.ModelInferRequest(
         model_name=model.name,
         id=sequence,
@@ -107,7 +116,7 @@ def request_of(model: Model, inputs: Mapping[str, NDArray[Any]], sequence: str =
             )
             for name, array in inputs.items()
         ],
-        # Raw bytes: typed contents cost 500 times the time of a memory copy.
+        # Raw bytes, because typed contents take 500 times as long as a copy.
         raw_input_contents=[array.tobytes() for array in inputs.values()],
     )
     if sequence:

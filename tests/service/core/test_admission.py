@@ -7,6 +7,7 @@ from prometheus_client import REGISTRY
 
 from service.core.admission import BULK_SHARE, Admission, Priority
 from service.errors import Overloaded, Stopping
+from tests.support.clock import Clock
 
 CALL, STREAM = Priority.INTERACTIVE, Priority.BULK
 SOON = 0.01
@@ -22,72 +23,83 @@ def _nobody_is_left_waiting() -> Iterator[None]:
     assert {waiting(priority) or 0 for priority in Priority} == {0}
 
 
-async def held(admission: Admission, seconds: float) -> None:
-    async with admission.acquire(CALL):
-        await asyncio.sleep(seconds)
-
-
-async def test_a_call_that_would_wait_too_long_is_refused_at_once_with_a_hint() -> None:
-    admission, loop = Admission(1, 100, 0.2), asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(5):  # nothing is known to be slow
-            group.create_task(held(admission, 0.001))
-    for _ in range(16):
-        await held(admission, 0.1)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(held(admission, 0.1))
+async def settle() -> None:
+    """Give the event loop the turns that every task needs to reach its next wait."""
+    for _ in range(10):
         await asyncio.sleep(0)
-        for _ in range(
-            4
-        ):  # the fourth in the queue would wait 0.26 s, as far as the mean of sixteen knows
-            waiter = group.create_task(_refused(admission))
-            await asyncio.sleep(0)
-            if waiter.done():
-                break
-        started = loop.time()
-        assert await _refused(admission)
-        assert loop.time() - started < 0.05
-    await held(admission, 0)
 
 
-async def test_who_could_not_be_answered_in_time_is_refused_at_once() -> None:
-    admission, loop = Admission(1, 100, 60), asyncio.get_running_loop()
+async def hold(admission: Admission, clock: Clock, seconds: float) -> None:
+    async with admission.acquire(CALL):
+        clock.advance(seconds)
+
+
+async def enter(admission: Admission, timeout: float | None = None) -> None:
+    async with admission.acquire(CALL, timeout):
+        pass
+
+
+async def test_admission_refuses_at_once_a_call_that_would_wait_too_long() -> None:
+    clock = Clock()
+    admission = Admission(2, 100, 0.2, clock=clock)
     for _ in range(64):
-        await held(admission, 0.01)
-    async with (
-        asyncio.timeout(5),
-        admission.acquire(CALL, timeout=0.001),
-    ):  # free: nobody knows how long it will take today
-        started = loop.time()
+        await hold(admission, clock, 0.1)  # 0.098 s on average: 0.049 s per call in the queue
+    async with asyncio.timeout(5), admission.acquire(CALL), admission.acquire(CALL):
+        waiters = [asyncio.create_task(enter(admission)) for _ in range(4)]
+        await settle()
+        assert waiting(CALL) == 4
+        with pytest.raises(Overloaded) as caught:
+            await enter(admission)
+        assert caught.value.retry_after == 1.0
+    await asyncio.gather(*waiters)
+
+
+async def test_admission_refuses_nothing_before_it_knows_how_long_images_take() -> None:
+    admission = Admission(1, 100, 0.2, clock=Clock())
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group, admission.acquire(CALL):
+        for _ in range(5):
+            group.create_task(enter(admission))
+        await settle()
+        assert waiting(CALL) == 5
+
+
+async def test_admission_hints_at_the_expected_wait_where_it_is_long() -> None:
+    clock = Clock()
+    admission = Admission(1, 0, 60, clock=clock)
+    for _ in range(64):
+        await hold(admission, clock, 10)
+    async with admission.acquire(CALL):
+        with pytest.raises(Overloaded, match="1 images are running, the limit, and 0 wait") as e:
+            await enter(admission)
+    assert e.value.retry_after == pytest.approx(9.84, abs=0.01)
+
+
+async def test_admission_refuses_at_once_a_call_that_would_miss_its_deadline() -> None:
+    clock = Clock()
+    admission = Admission(1, 100, 60, clock=clock)
+    for _ in range(64):
+        await hold(admission, clock, 1)
+    # A free permit is given in any case: this image may be faster than the mean.
+    async with asyncio.timeout(5), admission.acquire(CALL, timeout=0.1):
         with pytest.raises(Overloaded):
-            await admission.acquire(CALL, timeout=0.015).__aenter__()
-        assert loop.time() - started < 0.01
-        waiter = asyncio.create_task(admission.acquire(CALL, timeout=1).__aenter__())
-        await asyncio.sleep(SOON)
+            await enter(admission, timeout=1.5)
+        waiter = asyncio.create_task(enter(admission, timeout=2.5))
+        await settle()
         assert waiting(CALL) == 1
     await waiter
 
 
-async def _refused(admission: Admission) -> bool:
-    try:
-        await held(admission, 0.1)
-    except Overloaded as error:
-        assert error.retry_after
-        return True
-    return False
-
-
-async def test_the_queue_is_bounded() -> None:
+async def test_admission_bounds_the_queue() -> None:
     admission = Admission(1, 1, 60)
-    async with admission.acquire(CALL):
-        first = asyncio.create_task(admission.acquire(CALL).__aenter__())
-        await asyncio.sleep(SOON)
+    async with asyncio.timeout(5), admission.acquire(CALL):
+        waiter = asyncio.create_task(enter(admission))
+        await settle()
         with pytest.raises(Overloaded):
-            await asyncio.wait_for(admission.acquire(CALL).__aenter__(), 5)
-    await first
+            await enter(admission)
+    await waiter
 
 
-async def test_calls_go_before_streams_which_keep_their_share() -> None:
+async def test_admission_prefers_calls_and_leaves_streams_their_share() -> None:
     admission = Admission(1, 100, 60)
     order: list[Priority] = []
 
@@ -98,51 +110,51 @@ async def test_calls_go_before_streams_which_keep_their_share() -> None:
     async with asyncio.TaskGroup() as group, admission.acquire(CALL):
         for priority in [STREAM] * 3 + [CALL] * 16:
             group.create_task(work(priority))
-        await asyncio.sleep(SOON)
+        await settle()
         assert (waiting(CALL), waiting(STREAM)) == (16, 3)
     assert order[: BULK_SHARE - 1] == [CALL] * (BULK_SHARE - 1)
     assert order[: 2 * BULK_SHARE].count(STREAM) == 2
     assert len(order) == 19
 
 
-async def test_cancelled_waiters_take_no_place() -> None:
+async def test_admission_gives_no_permit_to_cancelled_waiters() -> None:
     admission = Admission(1, 10, 60)
     async with admission.acquire(CALL):
         tasks = [
             asyncio.create_task(admission.acquire(priority).__aenter__())
             for priority in (CALL, STREAM)
         ]
-        await asyncio.sleep(SOON)
+        await settle()
         for task in tasks:
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5), admission.acquire(CALL):
-        pass
+    async with asyncio.timeout(5):
+        await enter(admission)
 
 
-async def test_a_place_given_to_one_who_leaves_at_that_moment_is_not_lost() -> None:
+async def test_admission_recovers_a_permit_whose_receiver_is_cancelled_at_that_moment() -> None:
     admission = Admission(1, 10, 60)
     async with AsyncExitStack() as held:
         await held.enter_async_context(admission.acquire(CALL))
-        leaving = asyncio.create_task(admission.acquire(CALL).__aenter__())
-        await asyncio.sleep(SOON)
-        await held.aclose()  # the place is handed to it, and before it runs it is cancelled
-        leaving.cancel()
-    await asyncio.gather(leaving, return_exceptions=True)
-    async with asyncio.timeout(5), admission.acquire(CALL):
-        pass
+        receiver = asyncio.create_task(admission.acquire(CALL).__aenter__())
+        await settle()
+        await held.aclose()  # hands the permit over; the receiver is cancelled before it runs
+        receiver.cancel()
+    await asyncio.gather(receiver, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await enter(admission)
 
 
-async def test_a_place_comes_back_when_the_work_fails() -> None:
+async def test_admission_releases_a_permit_when_the_work_fails() -> None:
     admission = Admission(1, 10, 60)
     with pytest.raises(ZeroDivisionError):
         async with admission.acquire(CALL):
             _ = 1 / 0
-    async with asyncio.timeout(5), admission.acquire(CALL):
-        pass
+    async with asyncio.timeout(5):
+        await enter(admission)
 
 
-async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
+async def test_admission_once_closed_refuses_new_images_and_finishes_the_others() -> None:
     admission = Admission(1, 10, 60)
     done: list[str] = []
 
@@ -153,30 +165,30 @@ async def test_closed_it_refuses_and_finishes_what_it_has() -> None:
     async with AsyncExitStack() as held:
         await held.enter_async_context(admission.acquire(CALL))
         waiter = asyncio.create_task(queued())
-        await asyncio.sleep(SOON)
+        await settle()
         admission.close()
         for priority in Priority:
             with pytest.raises(Stopping) as caught:
                 await admission.acquire(priority).__aenter__()
             assert caught.value.retry_after
-        assert await admission.idle(SOON) == 2
-    assert await admission.idle(5) == 0
+        assert await admission.drain(SOON) == 2
+    assert await admission.drain(5) == 0
     await waiter
     assert done == ["queued"]
 
 
-async def test_a_place_is_not_free_before_the_work_that_its_holder_left_behind_is_done() -> None:
+async def test_permit_is_held_until_the_work_that_its_holder_left_behind_is_done() -> None:
     admission = Admission(1, 10, 60)
-    work = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    succeeds, cancelled, fails = (asyncio.get_running_loop().create_future() for _ in range(3))
     async with admission.acquire(CALL) as permit:
-        for one in work:
-            permit.hold_until(one)
-        work[0].set_result(None)
-    waiter = asyncio.create_task(held(admission, 0))
-    work[1].cancel()
-    await asyncio.sleep(SOON)
-    assert await admission.idle(SOON) == 2
+        for work in (succeeds, cancelled, fails):
+            permit.hold_until(work)
+        succeeds.set_result(None)
+    waiter = asyncio.create_task(enter(admission))
+    cancelled.cancel()
+    await settle()
+    assert await admission.drain(SOON) == 2
     assert not waiter.done()
-    work[2].set_exception(ZeroDivisionError())
+    fails.set_exception(ZeroDivisionError())
     await asyncio.wait_for(waiter, 5)
-    assert await admission.idle(SOON) == 0
+    assert await admission.drain(SOON) == 0

@@ -181,7 +181,7 @@ async def test_generation_never_finishes_an_invalid_stream(responses: list[Respo
     assert set(triton.health.suspected_at) == {"one_generate"}
     assert triton.open == 0
     generation.admission.close()
-    assert await generation.admission.idle(0.1) == 0
+    assert await generation.admission.drain(0.1) == 0
 
 
 async def test_generation_has_stopped_the_engine_when_closed() -> None:
@@ -201,7 +201,7 @@ async def test_generation_refuses_at_its_limit_and_when_stopping() -> None:
     triton.gate.clear()
     held = asyncio.ensure_future(events(generation, k=1))
     await asyncio.sleep(0.02)
-    with pytest.raises(Overloaded, match="1 generations are in work"):
+    with pytest.raises(Overloaded, match="1 generations are running"):
         await events(generation, k=1)
     generation.admission.close()
     with pytest.raises(Stopping):
