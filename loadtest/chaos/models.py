@@ -55,7 +55,7 @@ def export(checkpoint: Path, repository: Path) -> None:
     """Run the export command. Raises RuntimeError with the end of its stderr if it fails."""
     images = str(ROOT / "docs/images/*.jpg")
     options = ["--name", "demo", "--repository", str(repository), "--data", images, "--photos", "2"]
-    _run_module("export", str(checkpoint), *options)
+    _run_module("export", "tokenizer", str(checkpoint), *options)
 
 
 @cache
