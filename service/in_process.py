@@ -1,4 +1,4 @@
-"""`python -m service.in_process tokenize | detokenize | verify`: datasets without a running service.
+"""`python -m service.in_process`: tokenize, detokenize and verify without a running service.
 
 The commands are those of `channeltok`; their engines run in this process, with the settings
 CHANNELTOK_ENGINE, _ENCODE_PRECISION, _DECODE_PRECISION, _DEFAULT_TOKENIZER and _MAX_PIXELS.

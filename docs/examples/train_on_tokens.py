@@ -1,8 +1,8 @@
-"""Learn the classes of photos from their first k tokens. Needs PyTorch and `channeltok[batch]`.
+"""Train an image classifier on the first k tokens. Needs PyTorch and `channeltok[batch]`.
 
     python docs/examples/train_on_tokens.py TRAIN VALIDATION -k 64
 
-TRAIN and VALIDATION are what `channeltok tokenize` wrote of images with labels.
+TRAIN and VALIDATION are output of `channeltok tokenize` for images with labels.
 """
 
 import argparse
@@ -15,19 +15,21 @@ from torch import Tensor, nn
 BITS = 16
 
 
-def signs(tokens: Tensor) -> Tensor:
-    """Ids int64 [n, k], -1 where absent, to float [n, 16 k]: a token is the signs of its channel's 4 x 4 map; 0 where absent."""
+def bits_of(tokens: Tensor) -> Tensor:
+    """Ids int64 [n, k] to float [n, 16 k]: the bits of each id as -1 and 1, or 0 for a missing id.
+
+    A ChannelTok token holds the signs of its channel's 4 x 4 map, one bit for each position.
+    """
     bits = (tokens[..., None] >> torch.arange(BITS)) & 1
     return ((2 * bits - 1) * (tokens[..., None] >= 0)).float().flatten(1)
 
 
-def whole(dataset: TokenDataset, classes: list[str]) -> tuple[Tensor, Tensor]:
-    """All tokens, and labels as places in `classes`; images of other classes are left out."""
+def load_all(dataset: TokenDataset, classes: list[str]) -> tuple[Tensor, Tensor]:
+    """All tokens, and labels as indices into `classes`; images of other classes are dropped."""
     (batch,) = dataset.batches(len(dataset))
-    place = torch.tensor(
-        [classes.index(name) if name in classes else -1 for name in dataset.classes] + [-1]
-    )
-    labels = place[torch.from_numpy(batch.labels)]
+    # The last entry is for label -1, no label.
+    index = [classes.index(name) if name in classes else -1 for name in dataset.classes]
+    labels = torch.tensor([*index, -1])[torch.from_numpy(batch.labels)]
     return torch.from_numpy(batch.tokens)[labels >= 0], labels[labels >= 0]
 
 
@@ -49,11 +51,11 @@ def main() -> None:
         nn.Linear(512, len(train.classes)),
     )
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1)
-    until, epoch = time.monotonic() + options.seconds, 0
-    while time.monotonic() < until:
+    deadline, epoch = time.monotonic() + options.seconds, 0
+    while time.monotonic() < deadline:
         for batch in train.batches(128, seed=epoch):
             loss = nn.functional.cross_entropy(
-                model(signs(torch.from_numpy(batch.tokens))),
+                model(bits_of(torch.from_numpy(batch.tokens))),
                 torch.from_numpy(batch.labels),
                 ignore_index=-1,
             )
@@ -62,12 +64,13 @@ def main() -> None:
             optimiser.step()
         epoch += 1
     model.eval()
-    tokens, labels = whole(TokenDataset(options.validation, options.k), train.classes)
+    tokens, labels = load_all(TokenDataset(options.validation, options.k), train.classes)
     with torch.inference_mode():
-        right = (model(signs(tokens)).argmax(1) == labels).float().mean().item()
-    most = labels.bincount().max().item() / len(labels)
+        accuracy = (model(bits_of(tokens)).argmax(1) == labels).float().mean().item()
+    largest = labels.bincount().max().item() / len(labels)
     print(
-        f"k = {train.k}: {right:.1%} of {len(labels):,} right, {len(train.classes)} classes, {epoch} epochs; the largest class: {most:.1%}"
+        f"k = {train.k}: {accuracy:.1%} of {len(labels):,} correct, {len(train.classes)} classes, "
+        f"{epoch} epochs; the largest class has {largest:.1%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A faulty service to talk to, and one way to run every case with both clients."""
+"""The faulty service, and a fixture that runs a test with both clients."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def target(service: FaultyService) -> Iterator[str]:
 
 
 class Blocking:
-    """AsyncClient behind the methods of Client, on an event loop in a thread of its own."""
+    """AsyncClient with the methods of Client, on an event loop in its own thread."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -76,15 +76,15 @@ class Blocking:
 
 @pytest.fixture(params=[Client, Blocking], ids=["sync", "asyncio"])
 def connect(request: pytest.FixtureRequest, target: str) -> Iterator[Callable[..., Any]]:
-    """Makes clients, of the faulty service unless told otherwise, and closes them."""
-    made = []
+    """Makes clients, by default of the faulty service, and closes them."""
+    clients = []
 
     def connect(address: str = target, **kwargs: Any) -> Any:
-        made.append(request.param(address, **kwargs))
-        return made[-1]
+        clients.append(request.param(address, **kwargs))
+        return clients[-1]
 
     yield connect
-    for client in made:
+    for client in clients:
         client.close()
 
 

@@ -28,7 +28,9 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, s
     return code, out, err
 
 
-def test_encode_and_back(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_encode_and_decode_name_files_by_default(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (here / "photo.jpg").write_bytes(b"abcdef")
     summary = f"photo.ctok: 4 tokens, 24 bytes, fingerprint {FINGERPRINT}\n"
     assert run(capfd, "encode", "photo.jpg", "-k", "4") == (0, summary, "")
@@ -38,21 +40,23 @@ def test_encode_and_back(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert (here / "photo.png").read_bytes() == b"png:abcd"
 
 
-def test_encode_to_a_named_file(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_encode_writes_to_the_named_file(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "photo.jpg").write_bytes(b"abc")
     assert run(capfd, "encode", "photo.jpg", "-o", "other.bin", "--tokenizer", "bytewise")[0] == 0
     assert (here / "other.bin").read_bytes() == tokens_of(b"abc").to_bytes()
     assert not (here / "photo.ctok").exists()
 
 
-def test_ids_are_alone_on_stdout(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_encode_prints_ids_alone_on_stdout(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "photo.jpg").write_bytes(b"abc")
     code, out, err = run(capfd, "encode", "photo.jpg", "--ids")
     assert (code, out) == (0, "97 98 99\n")
     assert err.startswith("photo.ctok: 3 tokens")
 
 
-def test_stdout(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_encode_and_decode_write_to_stdout(
+    here: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     (here / "photo.jpg").write_bytes(b"abc")
     assert main(["encode", "photo.jpg", "-o", "-"]) == 0
     out, err = capfdbinary.readouterr()
@@ -67,7 +71,7 @@ def test_stdout(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     ("suffix", "format"),
     [("png", "png"), ("jpg", "jpeg"), ("jpeg", "jpeg"), ("webp", "webp"), ("JPG", "jpeg")],
 )
-def test_the_suffix_says_the_format(
+def test_decode_takes_the_format_from_the_suffix(
     here: Path, capfd: pytest.CaptureFixture[str], suffix: str, format: str
 ) -> None:
     (here / "photo.ctok").write_bytes(tokens_of(b"abc").to_bytes())
@@ -75,9 +79,7 @@ def test_the_suffix_says_the_format(
     assert (here / f"back.{suffix}").read_bytes() == f"{format}:abc".encode()
 
 
-def test_decode_writes_over_nothing_unless_told(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_decode_overwrites_only_a_named_file(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "photo.png").write_bytes(b"the original")
     (here / "photo.ctok").write_bytes(tokens_of(b"abc").to_bytes())
     code, _, err = run(capfd, "decode", "photo.ctok")
@@ -90,7 +92,7 @@ def test_decode_writes_over_nothing_unless_told(
     assert (here / "photo.png").read_bytes() == b"png:abc"
 
 
-def test_info_of_the_service(capfd: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_tokenizers(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capfd, "info")
     assert code == 0
     assert out.splitlines() == [
@@ -104,7 +106,9 @@ def test_info_of_the_service(capfd: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_a_file_without_a_service(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (here / "photo.ctok").write_bytes(Tokens(range(100, 120), FINGERPRINT).to_bytes())
     code, out, err = run(capfd, "info", "photo.ctok", "--server", "127.0.0.1:1")
     assert (code, err) == (0, "")
@@ -117,7 +121,7 @@ def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "what"),
+    ("arguments", "code", "message"),
     [
         ("encode missing.jpg", 1, "missing.jpg: No such file or directory"),
         ("encode .", 1, "Is a directory"),
@@ -146,8 +150,8 @@ def test_info_of_a_file_needs_no_service(here: Path, capfd: pytest.CaptureFixtur
         ("paint good.jpg", 2, "paint"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
-    here: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, what: str
+def test_commands_report_failures_in_one_line(
+    here: Path, capfd: pytest.CaptureFixture[str], arguments: str, code: int, message: str
 ) -> None:
     (here / "good.jpg").write_bytes(b"abc")
     (here / "bad.jpg").write_bytes(b"fail:BAD_IMAGE")
@@ -157,12 +161,12 @@ def test_what_goes_wrong_is_one_line(
     assert actual == code
     assert out == ""
     assert err.startswith("channeltok: ")
-    assert what in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (here / "good.ctok").exists()
 
 
-def test_the_installed_command(here: Path, target: str) -> None:
+def test_installed_command_runs(here: Path, target: str) -> None:
     (here / "photo.jpg").write_bytes(b"abc")
     command = str(Path(sys.executable).parent / "channeltok")
     done = subprocess.run(

@@ -33,28 +33,28 @@ Connect = Callable[..., Any]
 IMAGES = [f"image {number}".encode() for number in range(200)]
 
 
-# One call
+# Unary calls
 
 
-def test_encode(client: Any) -> None:
+def test_encode_returns_tokens(client: Any) -> None:
     tokens = client.encode(b"abc")
     assert tokens.ids.tolist() == [97, 98, 99]
     assert tokens.fingerprint == FINGERPRINT
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, np.int64(2)])
-def test_encode_k(client: Any, k: int) -> None:
+def test_encode_returns_the_first_k_tokens(client: Any, k: int) -> None:
     assert client.encode(b"abc", k=k) == tokens_of(b"abc").prefix(k)
 
 
 @pytest.mark.parametrize("k", [0, 4, 2**32 - 1])
-def test_the_service_judges_k(client: Any, k: int) -> None:
+def test_encode_leaves_the_range_of_k_to_the_service(client: Any, k: int) -> None:
     with pytest.raises(InvalidInput, match="this is BAD_K"):
         client.encode(b"abc", k=k)
 
 
 @pytest.mark.parametrize("k", [-1, 2**32])
-def test_a_k_that_no_request_can_carry(client: Any, k: int) -> None:
+def test_encode_refuses_a_k_outside_uint32(client: Any, k: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         client.encode(b"abc", k=k)
     assert caught.value.code == "BAD_K"
@@ -62,24 +62,24 @@ def test_a_k_that_no_request_can_carry(client: Any, k: int) -> None:
         next(client.encode_stream([b"abc"], k=k))
 
 
-def test_a_tokenizer_by_name(client: Any) -> None:
+def test_encode_takes_a_tokenizer_by_name(client: Any) -> None:
     assert client.encode(b"abc", tokenizer="bytewise") == tokens_of(b"abc")
     with pytest.raises(UnknownTokenizer):
         client.encode(b"abc", tokenizer="no such")
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_decode(client: Any, format: str) -> None:
+def test_decode_returns_the_requested_format(client: Any, format: str) -> None:
     tokens = tokens_of(b"abc")
     assert client.decode(tokens, format) == f"{format}:abc".encode()
     assert client.decode(tokens.to_bytes(), format=format) == f"{format}:abc".encode()
 
 
-def test_decode_gives_png_unless_told(client: Any) -> None:
+def test_decode_returns_png_by_default(client: Any) -> None:
     assert client.decode(tokens_of(b"abc")) == b"png:abc"
 
 
-def test_decode_refuses(client: Any) -> None:
+def test_decode_raises_typed_errors(client: Any) -> None:
     with pytest.raises(InvalidInput, match="png, jpeg, webp, not 'gif'"):
         client.decode(tokens_of(b"abc"), "gif")
     with pytest.raises(InvalidInput, match="BAD_TOKENS"):
@@ -88,7 +88,7 @@ def test_decode_refuses(client: Any) -> None:
         client.decode(Tokens([1], "f" * 16))
 
 
-def test_tokenizers(client: Any) -> None:
+def test_tokenizers_lists_the_default_first(client: Any) -> None:
     first, second = client.tokenizers()
     assert first == TokenizerInfo(
         "bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256)
@@ -97,11 +97,11 @@ def test_tokenizers(client: Any) -> None:
 
 
 @pytest.mark.parametrize(("code", "cause"), CLASS_OF_CODE.items())
-def test_every_cause_has_its_exception(
+def test_client_raises_the_class_of_every_code(
     client: Any, code: str, cause: type[ChannelTokError]
 ) -> None:
-    asked = f"fail:{code}".encode()
-    for call, argument in ((client.encode, asked), (client.decode, tokens_of(asked))):
+    payload = f"fail:{code}".encode()
+    for call, argument in ((client.encode, payload), (client.decode, tokens_of(payload))):
         with pytest.raises(cause) as caught:
             call(argument)
         assert caught.value.code == code
@@ -110,7 +110,7 @@ def test_every_cause_has_its_exception(
 
 
 @pytest.mark.parametrize(("status", "expected"), CLASS_OF_STATUS.items())
-def test_errors_without_details(
+def test_client_raises_by_status_without_details(
     client: Any, status: str, expected: tuple[type[ChannelTokError], str]
 ) -> None:
     with pytest.raises(ChannelTokError) as caught:
@@ -118,12 +118,12 @@ def test_errors_without_details(
     assert (type(caught.value), caught.value.code) == expected
 
 
-def test_an_answer_that_cannot_be_read(client: Any) -> None:
+def test_client_raises_internal_error_for_an_unreadable_reply(client: Any) -> None:
     with pytest.raises(InternalError, match="end after 7 bytes"):
         client.encode(b"garbage")
 
 
-def test_the_deadline(connect: Connect) -> None:
+def test_client_raises_deadline_exceeded(connect: Connect) -> None:
     client = connect(timeout=0.2)
     with pytest.raises(DeadlineExceeded):
         client.encode(b"slow")
@@ -131,30 +131,30 @@ def test_the_deadline(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_timeout_is_more_than_nothing(connect: Connect, timeout: float) -> None:
+def test_client_refuses_a_timeout_of_zero_or_less(connect: Connect, timeout: float) -> None:
     with pytest.raises(ValueError, match="more than 0 seconds"):
         connect(timeout=timeout)
 
 
-def test_more_than_a_message_carries(client: Any) -> None:
+def test_client_refuses_an_image_larger_than_a_message(client: Any) -> None:
     with pytest.raises(TooLarge):
         client.encode(bytes(MAX_MESSAGE_BYTES))
     with pytest.raises(TooLarge):
         client.decode(bytes(MAX_MESSAGE_BYTES))
 
 
-def test_what_grpc_itself_finds_too_large(client: Any) -> None:
+def test_client_raises_too_large_where_grpc_refuses(client: Any) -> None:
     with pytest.raises(TooLarge, match="larger than max"):
         client.encode(b"abc", tokenizer="x" * MAX_MESSAGE_BYTES)
 
 
-def test_nobody_listens(connect: Connect) -> None:
+def test_client_raises_unavailable_without_a_service(connect: Connect) -> None:
     with pytest.raises(Unavailable) as caught:
         connect("127.0.0.1:1").encode(b"abc")
     assert caught.value.code == "UNAVAILABLE"
 
 
-def test_a_service_that_comes_back_is_found_again(connect: Connect) -> None:
+def test_client_reconnects_to_a_restarted_service(connect: Connect) -> None:
     server, address = start(FaultyService())
     client = connect(address)
     assert client.encode(b"abc") == tokens_of(b"abc")
@@ -175,10 +175,10 @@ def test_a_service_that_comes_back_is_found_again(connect: Connect) -> None:
         server.stop(grace=None).wait()
 
 
-# What only one of them has
+# Cases of one client only
 
 
-def test_a_slow_source_is_not_the_services_delay(target: str) -> None:
+def test_stream_timeout_ignores_time_of_a_slow_source(target: str) -> None:
     def slow() -> Iterator[bytes]:
         for image in IMAGES[:3]:
             time.sleep(0.5)
@@ -188,7 +188,7 @@ def test_a_slow_source_is_not_the_services_delay(target: str) -> None:
         assert list(client.encode_stream(slow())) == [tokens_of(p) for p in IMAGES[:3]]
 
 
-async def test_a_slow_async_source_is_not_the_services_delay(target: str) -> None:
+async def test_async_stream_timeout_ignores_time_of_a_slow_source(target: str) -> None:
     async def slow() -> AsyncIterator[bytes]:
         for image in IMAGES[:3]:
             await asyncio.sleep(0.5)
@@ -200,7 +200,7 @@ async def test_a_slow_async_source_is_not_the_services_delay(target: str) -> Non
         ]
 
 
-def test_threads_share_a_client(target: str) -> None:
+def test_client_can_be_shared_between_threads(target: str) -> None:
     results = {}
 
     def work(client: Client, name: int) -> None:
@@ -215,12 +215,12 @@ def test_threads_share_a_client(target: str) -> None:
     assert list(results.values()) == [[tokens_of(p) for p in IMAGES[:20]]] * 4
 
 
-def test_an_async_client_needs_its_event_loop() -> None:
+def test_async_client_needs_a_running_event_loop() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         AsyncClient()
 
 
-async def test_calls_and_streams_at_the_same_time(target: str) -> None:
+async def test_async_client_runs_calls_and_streams_concurrently(target: str) -> None:
     async def source() -> AsyncIterator[bytes]:
         for image in IMAGES:
             await asyncio.sleep(0)
@@ -238,7 +238,7 @@ async def test_calls_and_streams_at_the_same_time(target: str) -> None:
     assert results[4:] == [tokens_of(p) for p in IMAGES[:50]]
 
 
-async def test_a_cancelled_task_is_cancelled(target: str) -> None:
+async def test_async_client_cancels_the_call_of_a_cancelled_task(target: str) -> None:
     async with AsyncClient(target) as client:
 
         async def stream() -> None:
@@ -254,7 +254,7 @@ async def test_a_cancelled_task_is_cancelled(target: str) -> None:
         assert await client.encode(b"abc") == tokens_of(b"abc")
 
 
-async def test_an_async_stream_left_early(target: str) -> None:
+async def test_closed_async_stream_leaves_no_task_behind(target: str) -> None:
     async with AsyncClient(target) as client:
         before = len(asyncio.all_tasks())
         async with aclosing(client.encode_stream(itertools.repeat(b"abc"))) as stream:

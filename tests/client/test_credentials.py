@@ -1,4 +1,4 @@
-"""What the client refuses by itself; that TLS and tokens work is shown in tests/system/test_security.py."""
+"""Credentials that the client refuses by itself; tests/system/test_security.py tests the rest."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from channeltok import cli
 
 
 @pytest.mark.parametrize("token", ["", "  ", "two\nlines", "naïve"])
-def test_a_token_that_no_header_can_carry_is_refused_without_showing_it(
+def test_client_refuses_a_bad_bearer_token_without_showing_it(
     connect: Callable[..., Any], token: str
 ) -> None:
     with pytest.raises(ValueError, match="printable ASCII") as caught:
@@ -18,13 +18,13 @@ def test_a_token_that_no_header_can_carry_is_refused_without_showing_it(
     assert not token.strip() or token not in str(caught.value)
 
 
-def test_a_certificate_needs_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_requires_key_with_certificate(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--certificate", "mine.pem"]) == 2
     assert "--certificate and --key go together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--ca", "--bearer-token-file"])
-def test_a_file_that_is_not_there_is_named(
+def test_cli_names_a_missing_file(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = os.fspath(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""Generate's messages; that both clients speak to a real service is tested in tests/system/test_generate.py."""
+"""Messages of Generate; tests/system/test_generate.py tests both clients on a real service."""
 
 from typing import Any
 

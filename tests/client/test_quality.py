@@ -1,4 +1,4 @@
-"""What is asked for by quality: how it is written, what is tried, what is chosen."""
+"""Quality: parsing, the values of k it tries, and the one it chooses."""
 
 import pytest
 from channeltok import Quality, QualityPoint
@@ -17,12 +17,12 @@ from hypothesis import strategies as st
         "ssim_per_token=0.001",
     ],
 )
-def test_it_is_written_as_it_is_read(text: str) -> None:
+def test_quality_text_round_trips(text: str) -> None:
     assert str(Quality.parse(text)) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "a quality is written"),
         ("0.6", "a quality is written"),
@@ -42,15 +42,13 @@ def test_it_is_written_as_it_is_read(text: str) -> None:
         ("lpips=0.1", "a quality is written"),
     ],
 )
-def test_what_is_no_quality_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_parse_refuses_other_text(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Quality.parse(text)
 
 
 @given(max_tokens=st.integers(1, 65_535), max_bytes=st.none() | st.integers(2, 200_000))
-def test_what_is_tried_ascends_within_the_limit_and_has_its_end(
-    max_tokens: int, max_bytes: int | None
-) -> None:
+def test_budgets_ascend_to_the_limit(max_tokens: int, max_bytes: int | None) -> None:
     budgets = Quality(ssim=0.5, max_bytes=max_bytes).budgets(max_tokens)
     most = max_tokens if max_bytes is None else min(max_tokens, max_bytes // 2)
     assert budgets == sorted(set(budgets))
@@ -58,7 +56,7 @@ def test_what_is_tried_ascends_within_the_limit_and_has_its_end(
     assert len(budgets) <= 10
 
 
-def test_the_demos_are() -> None:
+def test_budgets_of_the_demo_tokenizer() -> None:
     assert Quality(ssim=0.5).budgets(256) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
     assert Quality(max_bytes=100).budgets(256) == [8, 16, 24, 32, 48, 50]
 
@@ -85,5 +83,7 @@ CURVE = [
         (Quality(ssim_per_token=0.0001, max_bytes=128), 16),
     ],
 )
-def test_the_fewest_that_reach_it_or_the_best(quality: Quality, k: int) -> None:
+def test_choose_takes_the_fewest_that_reach_the_target_or_the_best(
+    quality: Quality, k: int
+) -> None:
     assert quality.choose(CURVE).k == k

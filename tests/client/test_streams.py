@@ -1,4 +1,4 @@
-"""Both streams, of the sync and of the asyncio client: order, windows, errors as values, and what ends a stream."""
+"""encode_stream and decode_stream of both clients: order, limits, errors, and how streams end."""
 
 import itertools
 import threading
@@ -26,7 +26,9 @@ Connect = Callable[..., Any]
 IMAGES = [f"image {number}".encode() for number in range(200)]
 
 
-def test_results_come_in_the_order_of_the_source(client: Any, service: FaultyService) -> None:
+def test_stream_returns_results_in_the_order_of_the_source(
+    client: Any, service: FaultyService
+) -> None:
     assert list(client.encode_stream(IMAGES)) == [tokens_of(p) for p in IMAGES]
     assert service.answered != sorted(service.answered), "the service was to answer out of order"
     assert list(client.decode_stream(map(tokens_of, IMAGES), "webp")) == [
@@ -36,7 +38,7 @@ def test_results_come_in_the_order_of_the_source(client: Any, service: FaultySer
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 1000])
-def test_any_number_in_flight(client: Any, in_flight: int) -> None:
+def test_stream_takes_any_number_in_flight(client: Any, in_flight: int) -> None:
     images = IMAGES[:20]
     assert list(client.encode_stream(images, k=3, in_flight=in_flight)) == [
         tokens_of(p).prefix(3) for p in images
@@ -45,18 +47,18 @@ def test_any_number_in_flight(client: Any, in_flight: int) -> None:
     assert list(client.decode_stream(tokens, in_flight=in_flight)) == [b"png:" + p for p in images]
 
 
-def test_an_empty_source(client: Any) -> None:
+def test_stream_of_an_empty_source_is_empty(client: Any) -> None:
     assert list(client.encode_stream([])) == []
 
 
-def test_bad_arguments_are_refused_before_anything_is_sent(client: Any) -> None:
+def test_stream_refuses_bad_arguments_before_sending(client: Any) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         next(client.encode_stream([b"abc"], in_flight=0))
     with pytest.raises(InvalidInput, match="gif"):
         next(client.decode_stream([tokens_of(b"abc")], "gif"))
 
 
-def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
+def test_encode_stream_yields_the_error_of_a_bad_item_in_its_place(client: Any) -> None:
     images = [
         b"a",
         b"fail:BAD_IMAGE",
@@ -76,7 +78,7 @@ def test_a_bad_item_costs_its_own_place_only(client: Any) -> None:
     assert (type(overloaded), overloaded.retry_after) == (Overloaded, RETRY_AFTER)
 
 
-def test_bad_tokens_cost_their_own_place_only(client: Any) -> None:
+def test_decode_stream_yields_the_error_of_bad_tokens_in_their_place(client: Any) -> None:
     a, bad, foreign, neither, b = client.decode_stream(
         [
             tokens_of(b"a"),
@@ -94,7 +96,7 @@ def test_bad_tokens_cost_their_own_place_only(client: Any) -> None:
     ]
 
 
-def test_only_bad_items(client: Any) -> None:
+def test_stream_of_only_bad_items_ends(client: Any) -> None:
     large = bytes(MAX_MESSAGE_BYTES)
     assert [
         type(result) for result in client.encode_stream(itertools.repeat(large, 5), in_flight=2)
@@ -102,7 +104,9 @@ def test_only_bad_items(client: Any) -> None:
 
 
 @pytest.mark.parametrize("in_flight", [1, 8])
-def test_an_endless_source_is_read_no_further_than_in_flight(client: Any, in_flight: int) -> None:
+def test_stream_reads_an_endless_source_no_further_than_in_flight(
+    client: Any, in_flight: int
+) -> None:
     pulled = 0
 
     def endless() -> Iterator[bytes]:
@@ -123,7 +127,7 @@ def test_an_endless_source_is_read_no_further_than_in_flight(client: Any, in_fli
     assert pulled <= stopped_at + 1
 
 
-def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
+def test_closed_stream_leaves_no_thread_behind(client: Any) -> None:
     before = set(threading.enumerate())
     stream = client.encode_stream(itertools.repeat(b"abc"))
     assert next(stream) == tokens_of(b"abc")
@@ -137,7 +141,7 @@ def test_a_stream_left_early_leaves_no_thread_behind(client: Any) -> None:
         time.sleep(0.01)
 
 
-def test_what_the_source_raises_comes_after_what_it_gave(client: Any) -> None:
+def test_stream_raises_the_sources_error_after_its_results(client: Any) -> None:
     def broken() -> Iterator[bytes]:
         yield from IMAGES[:10]
         raise KeyError("lost")
@@ -148,7 +152,7 @@ def test_what_the_source_raises_comes_after_what_it_gave(client: Any) -> None:
         next(stream)
 
 
-def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
+def test_stream_raises_type_error_for_an_item_of_the_wrong_type(client: Any) -> None:
     stream = client.encode_stream([b"a", 7])
     assert next(stream) == tokens_of(b"a")
     with pytest.raises(TypeError):
@@ -156,7 +160,7 @@ def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause", "what"),
+    ("fault", "cause", "message"),
     [
         (b"die", Unavailable, "going down"),
         (b"hang up", Unavailable, "before every item was answered"),
@@ -164,27 +168,27 @@ def test_an_item_of_the_wrong_type_is_the_sources_mistake(client: Any) -> None:
         (b"twice", InternalError, "not in flight"),
     ],
 )
-def test_what_ends_the_stream_is_raised(
-    client: Any, fault: bytes, cause: type[ChannelTokError], what: str
+def test_stream_raises_the_error_that_ended_it(
+    client: Any, fault: bytes, cause: type[ChannelTokError], message: str
 ) -> None:
     images = itertools.chain(
         [fault], itertools.repeat(b"abc")
     )  # a source that never ends by itself
-    with pytest.raises(cause, match=what):
+    with pytest.raises(cause, match=message):
         for _ in client.encode_stream(images):
             pass
     assert client.encode(b"abc") == tokens_of(b"abc")
 
 
-def test_the_cause_that_ends_a_stream_is_never_lost(client: Any) -> None:
-    # Again and again: the end meets a message on its way out, and grpc.aio then tends to forget how the call ended.
+def test_stream_never_loses_the_status_that_ended_it(client: Any) -> None:
+    # Repeated, because grpc.aio loses the status only if the end meets a message being sent.
     for _ in range(20):
         with pytest.raises(Overloaded) as caught:
             list(client.encode_stream(itertools.chain([b"a", b"reject"], itertools.repeat(b"abc"))))
         assert caught.value.retry_after == RETRY_AFTER
 
 
-def test_the_service_dies_in_the_middle(connect: Connect) -> None:
+def test_stream_raises_unavailable_when_the_service_dies(connect: Connect) -> None:
     server, address = start(FaultyService())
     stream = connect(address).encode_stream(itertools.repeat(b"abc"))
     assert next(stream) == tokens_of(b"abc")
@@ -194,12 +198,12 @@ def test_the_service_dies_in_the_middle(connect: Connect) -> None:
             pass
 
 
-def test_nobody_listens_to_a_stream(connect: Connect) -> None:
+def test_stream_raises_unavailable_without_a_service(connect: Connect) -> None:
     with pytest.raises(Unavailable):
         next(connect("127.0.0.1:1").encode_stream(itertools.repeat(b"abc")))
 
 
-def test_an_answer_that_never_comes(connect: Connect) -> None:
+def test_stream_raises_deadline_exceeded_without_a_reply(connect: Connect) -> None:
     client = connect(timeout=0.3)
     stream = client.encode_stream([b"a", b"slow", b"b"])
     assert next(stream) == tokens_of(b"a")
@@ -208,7 +212,7 @@ def test_an_answer_that_never_comes(connect: Connect) -> None:
     assert client.encode(b"abc") == tokens_of(b"abc")
 
 
-def test_a_slow_caller_is_not_the_services_delay(connect: Connect) -> None:
+def test_stream_timeout_ignores_time_of_a_slow_caller(connect: Connect) -> None:
     results = []
     for result in connect(timeout=0.3).encode_stream(IMAGES[:3], in_flight=2):
         time.sleep(0.5)

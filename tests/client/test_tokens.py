@@ -1,4 +1,4 @@
-"""The laws of token bytes."""
+"""Tokens and token bytes: round trips, refusals and the pinned format."""
 
 import numpy as np
 import pytest
@@ -12,18 +12,18 @@ ids_lists = st.lists(st.integers(0, 65_535), min_size=1, max_size=600)
 fingerprints = st.text("0123456789abcdef", min_size=16, max_size=16)
 some_tokens = st.builds(Tokens, ids_lists, fingerprints)
 
-# Version 1, for ever: a release that reads or writes these otherwise breaks every file ever written.
+# Version 1, for ever: reading or writing these otherwise would break every stored file.
 GOLDEN_BYTES = bytes.fromhex("43544f4b 01 00 0500 00112233445566ff 0000 0100 ff00 0001 ffff")
 GOLDEN_TOKENS = Tokens([0, 1, 255, 256, 65_535], "00112233445566ff")
 
 
-def test_version_1_is_pinned() -> None:
+def test_token_bytes_of_version_1_are_pinned() -> None:
     assert GOLDEN_TOKENS.to_bytes() == GOLDEN_BYTES
     assert Tokens.from_bytes(GOLDEN_BYTES) == GOLDEN_TOKENS
 
 
 @given(some_tokens)
-def test_round_trip(tokens: Tokens) -> None:
+def test_token_bytes_round_trip(tokens: Tokens) -> None:
     again = Tokens.from_bytes(tokens.to_bytes())
     assert again == tokens
     assert hash(again) == hash(tokens)
@@ -32,14 +32,14 @@ def test_round_trip(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 65_535])
-def test_round_trip_at_the_ends_of_k(k: int) -> None:
+def test_token_bytes_round_trip_at_the_limits_of_k(k: int) -> None:
     tokens = Tokens(np.arange(k) % 65_536, FINGERPRINT)
     assert Tokens.from_bytes(tokens.to_bytes()) == tokens
     assert tokens.k == k
 
 
 @given(some_tokens, st.data())
-def test_a_prefix_is_k_rewritten_and_the_tail_cut(tokens: Tokens, data: st.DataObject) -> None:
+def test_prefix_rewrites_k_and_cuts_the_tail(tokens: Tokens, data: st.DataObject) -> None:
     j = data.draw(st.integers(1, tokens.k))
     whole = tokens.to_bytes()
     assert (
@@ -48,7 +48,7 @@ def test_a_prefix_is_k_rewritten_and_the_tail_cut(tokens: Tokens, data: st.DataO
 
 
 @pytest.mark.parametrize("k", [0, -1, 6, 70_000])
-def test_a_prefix_is_part_of_the_tokens(k: int) -> None:
+def test_prefix_refuses_k_out_of_range(k: int) -> None:
     with pytest.raises(ValueError, match="1 to 5"):
         GOLDEN_TOKENS.prefix(k)
 
@@ -62,9 +62,7 @@ def never_misread(data: bytes) -> None:
 
 
 @given(some_tokens, st.data())
-def test_changed_bytes_are_refused_or_read_as_what_they_say(
-    tokens: Tokens, data: st.DataObject
-) -> None:
+def test_from_bytes_never_misreads_changed_bytes(tokens: Tokens, data: st.DataObject) -> None:
     changed = bytearray(tokens.to_bytes())
     # Most changes go to the header: behind it every byte is as good as another.
     for _ in range(data.draw(st.integers(1, 3))):
@@ -75,25 +73,25 @@ def test_changed_bytes_are_refused_or_read_as_what_they_say(
 
 
 @given(some_tokens, st.data())
-def test_cut_bytes_are_refused(tokens: Tokens, data: st.DataObject) -> None:
+def test_from_bytes_refuses_truncated_bytes(tokens: Tokens, data: st.DataObject) -> None:
     whole = tokens.to_bytes()
     with pytest.raises(TokenBytesError):
         Tokens.from_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
 @given(some_tokens, st.binary(min_size=1, max_size=8))
-def test_extended_bytes_are_refused(tokens: Tokens, more: bytes) -> None:
+def test_from_bytes_refuses_extra_bytes(tokens: Tokens, more: bytes) -> None:
     with pytest.raises(TokenBytesError, match="exactly"):
         Tokens.from_bytes(tokens.to_bytes() + more)
 
 
 @given(st.binary(max_size=64) | st.binary(max_size=48).map(lambda tail: b"CTOK\x01\x00" + tail))
-def test_any_bytes_at_all(data: bytes) -> None:
+def test_from_bytes_never_misreads_arbitrary_bytes(data: bytes) -> None:
     never_misread(data)
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "message"),
     [
         (b"", "empty"),
         (GOLDEN_BYTES[:1], "end after 1 bytes"),
@@ -110,18 +108,18 @@ def test_any_bytes_at_all(data: bytes) -> None:
         (GOLDEN_BYTES * 2, "are 52 long"),
     ],
 )
-def test_what_is_wrong_is_said(data: bytes, what: str) -> None:
-    with pytest.raises(TokenBytesError, match=what):
+def test_from_bytes_says_what_is_wrong(data: bytes, message: str) -> None:
+    with pytest.raises(TokenBytesError, match=message):
         Tokens.from_bytes(data)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_any_kind_of_bytes(kind: type) -> None:
+def test_from_bytes_takes_any_bytes_like_object(kind: type) -> None:
     assert Tokens.from_bytes(kind(GOLDEN_BYTES)) == GOLDEN_TOKENS
 
 
 @pytest.mark.parametrize(
-    ("ids", "what"),
+    ("ids", "message"),
     [
         ([65_536], "65536"),
         ([0, -1], "-1"),
@@ -138,15 +136,15 @@ def test_any_kind_of_bytes(kind: type) -> None:
         (7, "one-dimensional"),
     ],
 )
-def test_ids_are_never_wrapped_or_rounded(ids: object, what: str) -> None:
-    with pytest.raises(ValueError, match=what):
+def test_tokens_never_wrap_or_round_ids(ids: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Tokens(ids, FINGERPRINT)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64, ">u2", ">i4"]
 )
-def test_every_integer_array_is_taken_by_value(dtype: str) -> None:
+def test_tokens_take_every_integer_dtype_by_value(dtype: str) -> None:
     assert Tokens(np.array([1, 2, 100], dtype), FINGERPRINT).ids.tolist() == [1, 2, 100]
 
 
@@ -154,12 +152,12 @@ def test_every_integer_array_is_taken_by_value(dtype: str) -> None:
     "fingerprint",
     ["", "0" * 15, "0" * 17, "ABCDEF0123456789", "g" * 16, "0" * 16 + "\n", "\uff10" * 16],
 )
-def test_a_fingerprint_is_16_lower_case_hex_digits(fingerprint: str) -> None:
+def test_tokens_refuse_other_fingerprints_than_16_hex_digits(fingerprint: str) -> None:
     with pytest.raises(ValueError, match="16 lower-case hex digits"):
         Tokens([1], fingerprint)
 
 
-def test_tokens_cannot_be_changed() -> None:
+def test_tokens_are_immutable() -> None:
     mine = np.array([1, 2, 3], np.uint16)
     tokens = Tokens(mine, FINGERPRINT)
     mine[0] = 9
@@ -173,7 +171,7 @@ def test_tokens_cannot_be_changed() -> None:
             each.ids[0] = 9
 
 
-def test_equal_means_same_ids_of_the_same_tokenizer() -> None:
+def test_tokens_are_equal_by_ids_and_fingerprint() -> None:
     assert Tokens([1, 2], FINGERPRINT) == Tokens(np.array([1, 2]), FINGERPRINT)
     assert Tokens([1, 2], FINGERPRINT) != Tokens([1, 3], FINGERPRINT)
     assert Tokens([1, 2], FINGERPRINT) != Tokens([1], FINGERPRINT)

@@ -1,4 +1,4 @@
-"""Datasets for tests, in each form that people have them."""
+"""Write small image datasets as WebDataset tars, folders and Hugging Face Parquet."""
 
 import io
 import tarfile
@@ -12,7 +12,7 @@ Images = Iterable[tuple[str, bytes]]  # key, bytes of a JPEG
 
 
 def tar(path: Path, images: Images, labels: bool = False) -> Path:
-    """WebDataset: KEY.jpg, and with `labels` KEY.cls, the number of the image modulo 3."""
+    """A WebDataset tar: KEY.jpg, and with `labels` KEY.cls, the image's index modulo 3."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for number, (key, image) in enumerate(images):
@@ -25,7 +25,7 @@ def tar(path: Path, images: Images, labels: bool = False) -> Path:
 
 
 def folder(path: Path, images: Images) -> Path:
-    """KEY.jpg, a file each."""
+    """A folder of files KEY.jpg."""
     for key, image in images:
         file = path / f"{key}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def folder(path: Path, images: Images) -> Path:
 
 
 def parquet(path: Path, images: Images) -> Path:
-    """As Hugging Face datasets writes images: image {bytes, path}, label."""
+    """A Parquet file as Hugging Face datasets writes it: image {bytes, path}, label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {"image": {"bytes": image, "path": f"{key}.jpg"}, "label": number % 3}

@@ -1,17 +1,17 @@
-"""A real gRPC server with an obvious rule instead of a model, and faults on demand.
+"""A real gRPC server with a simple rule instead of a model, and faults on demand.
 
-The rule: token i of an image is its i-th byte. A decoded image is the name of its format, a colon and the ids as bytes.
-The faults, asked for by the image's bytes (in Decode by the ids as bytes):
+Token i of an image is its i-th byte. A decoded image is the name of its format, a colon and the ids
+as bytes. The bytes of the image (in Decode the ids as bytes) request a fault:
 
-    fail:CODE       the documented error of that code, with details; OVERLOADED asks for a retry after 1.5 s
+    fail:CODE       the error of that code with its details; OVERLOADED suggests a retry in 1.5 s
     bare:STATUS     an error of that gRPC status without details, as from a proxy
-    slow            no answer until the caller has gone
-    garbage         an answer that holds no token bytes
+    slow            no reply until the caller cancels
+    garbage         a reply that holds no token bytes
 and in streams only
-    neither         an answer with neither result nor error
-    twice           two answers
-    stranger        an answer with an id that nobody asked for
-    hang up         the stream ends, well, with everything unanswered
+    neither         a reply with neither result nor error
+    twice           two replies
+    stranger        a reply with an id that was not sent
+    hang up         the stream ends with OK and everything unanswered
     die             the stream ends with UNAVAILABLE
     reject          the stream ends with OVERLOADED and its details
 """
@@ -54,12 +54,12 @@ STATUS_OF = {
 
 
 def tokens_of(image: bytes) -> Tokens:
-    """What the service makes of an image."""
+    """The tokens that the service makes of an image."""
     return Tokens(list(image), FINGERPRINT)
 
 
 def status_of(code: str) -> status_pb2.Status:
-    """The documented error of a code."""
+    """The google.rpc.Status of a code, as the service sends it."""
     details = [error_details_pb2.ErrorInfo(reason=code, domain="channeltok")]
     if code == "OVERLOADED":
         details.append(
@@ -83,7 +83,7 @@ class _Fault(Exception):
 
 class FaultyService(TokenizerServicer):
     def __init__(self) -> None:
-        self.answered: list[int] = []  # ids of the last stream, in the order of the answers
+        self.answered: list[int] = []  # ids of the last stream, in the order of the replies
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
         return _unary(_encode, request, request.image, context)
@@ -158,7 +158,7 @@ class FaultyService(TokenizerServicer):
 
 
 def start(service: FaultyService, address: str = "127.0.0.1:0") -> tuple[grpc.Server, str]:
-    """The server, and the address it listens on."""
+    """Start a server; returns it and its address."""
     limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(max_workers=16), options=limits)
     add_TokenizerServicer_to_server(service, server)
@@ -183,7 +183,7 @@ def _unary(
 
 def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
     image = request.image
-    _raise_asked_for(image)
+    _raise_requested_fault(image)
     if request.tokenizer not in ("", "bytewise"):
         raise _Fault(status_of("UNKNOWN_TOKENIZER"))
     if request.HasField("k") and not 1 <= request.k <= len(image):
@@ -206,7 +206,7 @@ def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
     if tokens.fingerprint != FINGERPRINT:
         raise _Fault(status_of("FINGERPRINT_MISMATCH"))
     payload = bytes(tokens.ids.tolist())
-    _raise_asked_for(payload)
+    _raise_requested_fault(payload)
     format = pb.ImageFormat.Name(request.format).removeprefix("IMAGE_FORMAT_").lower()
     return pb.DecodeResponse(
         image=f"{format}:".encode() + payload,
@@ -223,20 +223,20 @@ def _payload(request: pb.DecodeRequest) -> bytes:
         return b""
 
 
-def _raise_asked_for(payload: bytes) -> None:
+def _raise_requested_fault(payload: bytes) -> None:
     if payload.startswith(b"fail:"):
         raise _Fault(status_of(payload[5:].decode()))
 
 
 def _shuffled(requests: Iterator[Any]) -> Iterator[Any]:
-    """What has arrived, four at a time, the last first; whatever there is when nothing arrives for 10 ms."""
+    """Requests four at a time, the last first; fewer when none arrives for 10 ms."""
     arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def receive() -> None:
         try:
             for request in requests:
                 arrived.put(request)
-        except Exception:  # the caller has gone; grpc's exception for it has no type of its own
+        except Exception:  # the caller cancelled; grpc raises a bare Exception
             pass
         arrived.put(None)
 

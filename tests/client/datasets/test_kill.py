@@ -1,4 +1,4 @@
-"""kill -9 at any moment costs time and nothing else."""
+"""Runs of tokenize that are killed with SIGKILL at random moments and continued."""
 
 import random
 import shutil
@@ -23,7 +23,9 @@ def start(source: Path, destination: Path) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_path: Path) -> None:
+def test_killed_tokenize_ends_with_the_bytes_of_an_undisturbed_run(
+    kills: int, tmp_path: Path
+) -> None:
     images = [(f"photo-{number:04d}", image) for number, image in enumerate(crops(SHARDS * 60))]
     for shard in range(SHARDS):
         dataset_files.tar(
@@ -35,7 +37,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_
     seconds = time.monotonic() - started
     undisturbed = content(tmp_path / "undisturbed")
     assert len(undisturbed) == 2 * SHARDS + 2
-    chance = random.Random(kills)
+    rng = random.Random(kills)
     killed = unfinished = 0
     while killed < kills:
         run = start(tmp_path / "source", tmp_path / "killed")
@@ -46,7 +48,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(kills: int, tmp_
                     120,
                     "a first shard",
                 )
-            assert run.wait(0 if killed == 0 else chance.uniform(0.3, 1.0) * seconds) == 0
+            assert run.wait(0 if killed == 0 else rng.uniform(0.3, 1.0) * seconds) == 0
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.wait()

@@ -31,19 +31,19 @@ def address() -> Iterator[str]:
 
 
 def _workers() -> list[psutil.Process]:
-    found = []
+    workers = []
     for process in psutil.process_iter():
         try:
             if any("MapWorker" in word for word in process.cmdline()):
-                found.append(process)
+                workers.append(process)
         except psutil.Error:
             continue
-    return found
+    return workers
 
 
 @pytest.mark.slow  # 40 s, and once more than 4 minutes: Ray's own recovery
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
+def test_cluster_replaces_a_killed_worker(address: str, tmp_path: Path) -> None:
     images = [(f"photo-{number:04d}", image) for number, image in enumerate(crops(SHARDS * 100))]
     for shard in range(SHARDS):
         dataset_files.tar(
@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_nothing(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
+def test_cluster_workers_use_a_service(address: str, tmp_path: Path) -> None:
     for shard in range(3):
         images = [(f"photo-{shard}-{number}", image) for number, image in enumerate(crops(20))]
         dataset_files.tar(tmp_path / f"source/train-{shard}.tar", images)
@@ -93,15 +93,13 @@ def test_workers_may_use_a_service(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_command_reaches_nothing_but_the_cluster(
-    address: str, home: Path, tmp_path: Path
-) -> None:
-    """`home` comes after `address`: the cluster keeps the environment that tells it not to report."""
+def test_cluster_run_connects_to_the_cluster_only(address: str, home: Path, tmp_path: Path) -> None:
+    # `home` must come after `address`: the cluster keeps the environment that stops its reports.
     dataset_files.tar(
         tmp_path / "source/train-0.tar",
         [(f"photo-{number}", image) for number, image in enumerate(crops(20))],
     )
-    own = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
+    own = {address.address for card in psutil.net_if_addrs().values() for address in card}
     command = [*IN_PROCESS, str(tmp_path / "source"), str(tmp_path / "tokens"), "-k", "8"]
     assert_stays_here(tmp_path, *command, "--ray", address, own=own)
     assert files(home) == []

@@ -1,4 +1,4 @@
-"""The token Parquet in what people read Parquet with."""
+"""Token Parquet read by pyarrow, pandas, Hugging Face datasets, DuckDB and the example."""
 
 import re
 import subprocess
@@ -34,13 +34,13 @@ def tokens(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "tokens"
 
 
-def test_pyarrow(tokens: Path) -> None:
+def test_pyarrow_reads_token_parquet(tokens: Path) -> None:
     table = ds.dataset(tokens, format="parquet").to_table()
     assert table.column("key").to_pylist() == KEYS
     assert str(table.schema.field("tokens").type) == f"fixed_size_list<element: uint16>[{K}]"
 
 
-def test_pandas(tokens: Path) -> None:
+def test_pandas_reads_token_parquet(tokens: Path) -> None:
     frame = pd.read_parquet(tokens)
     assert frame["key"].tolist() == KEYS
     ids = np.stack(frame["tokens"])
@@ -48,7 +48,7 @@ def test_pandas(tokens: Path) -> None:
     assert ids.dtype == np.uint16
 
 
-def test_hugging_face_datasets(tokens: Path, tmp_path: Path) -> None:
+def test_hugging_face_datasets_reads_token_parquet(tokens: Path, tmp_path: Path) -> None:
     import datasets
 
     loaded = datasets.load_dataset(str(tokens), split="train", cache_dir=str(tmp_path))
@@ -56,7 +56,7 @@ def test_hugging_face_datasets(tokens: Path, tmp_path: Path) -> None:
     assert np.asarray(loaded.with_format("numpy")["tokens"][:]).shape == (12, K)
 
 
-def test_duckdb(tokens: Path) -> None:
+def test_duckdb_reads_token_parquet(tokens: Path) -> None:
     rows = duckdb.sql(
         f"select key, len(tokens), tokens[1] from '{tokens}/*.parquet' order by key"
     ).fetchall()
@@ -64,18 +64,10 @@ def test_duckdb(tokens: Path) -> None:
     assert {row[1] for row in rows} == {K}
 
 
-def test_the_example_learns_from_the_tokens(tokens: Path) -> None:
-    """What it was shown; a run of a minute on whole datasets stands in docs/datasets.md."""
-    command = [
-        sys.executable,
-        "docs/examples/train_on_tokens.py",
-        str(tokens),
-        str(tokens),
-        "-k",
-        "8",
-        "--seconds",
-        "5",
-    ]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    right, largest = (float(share) for share in re.findall(r"([\d.]+)%", told))
-    assert right > largest + 20, told
+def test_example_learns_from_tokens(tokens: Path) -> None:
+    """On its training set; docs/datasets.md reports a run on real datasets."""
+    script = [sys.executable, "docs/examples/train_on_tokens.py"]
+    command = [*script, str(tokens), str(tokens), "-k", "8", "--seconds", "5"]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    right, largest = (float(share) for share in re.findall(r"([\d.]+)%", output))
+    assert right > largest + 20, output

@@ -1,4 +1,4 @@
-"""What a run makes of each kind of source, and of each kind of trouble."""
+"""tokenize: every kind of source, and every kind of failure."""
 
 import functools
 import http.server
@@ -41,33 +41,33 @@ K = 64
 
 def rows_of(destination: Path) -> dict[str, list[int]]:
     """key -> ids."""
-    found = {}
+    rows = {}
     for path in sorted(destination.glob("**/*.parquet")):
         for row in pq.read_table(path).to_pylist():
-            assert row["key"] not in found
-            found[row["key"]] = row["tokens"]
-    return found
+            assert row["key"] not in rows
+            rows[row["key"]] = row["tokens"]
+    return rows
 
 
 @pytest.fixture(scope="module")
-def right(engine: InProcessEngine) -> dict[str, list[int]]:
-    tokens = engine.encode_stream((image for _, image in IMAGES), K)
+def expected(engine: InProcessEngine) -> dict[str, list[int]]:
+    stream = engine.encode_stream((image for _, image in IMAGES), K)
     return {
-        key: one.ids.tolist()
-        for (key, _), one in zip(IMAGES, tokens, strict=True)
-        if isinstance(one, Tokens)
+        key: tokens.ids.tolist()
+        for (key, _), tokens in zip(IMAGES, stream, strict=True)
+        if isinstance(tokens, Tokens)
     }
 
 
-def test_a_folder_tree(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_reads_a_folder_tree(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     (source / "README.txt").write_text("no image, and no reject")
     (source / ".thumbnail.jpg").write_bytes(b"hidden")
     summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
     assert (summary.images, summary.rejects, summary.shards) == (40, 0, 1)
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
     labels = {
         row["key"]: row["label"]
         for row in pq.read_table(tmp_path / "tokens/images-00000.parquet").to_pylist()
@@ -75,7 +75,7 @@ def test_a_folder_tree(
     assert all(label == key[0] for key, label in labels.items())
 
 
-def test_links_are_followed(engine: InProcessEngine, tmp_path: Path) -> None:
+def test_tokenize_follows_links(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "blobs/1", [("in-tar", jpeg())])
     (tmp_path / "blobs/2").write_bytes(jpeg())
     links = tmp_path / "links"
@@ -88,9 +88,9 @@ def test_links_are_followed(engine: InProcessEngine, tmp_path: Path) -> None:
     assert tokenize(f"{links}/*.tar", str(tmp_path / "again"), [engine], k=8).images == 1
 
 
-def test_a_folder_falls_into_shards_by_its_listing_alone(
+def test_tokenize_cuts_a_folder_into_shards_by_its_listing(
     engine: InProcessEngine,
-    right: dict[str, list[int]],
+    expected: dict[str, list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -100,11 +100,11 @@ def test_a_folder_falls_into_shards_by_its_listing_alone(
     assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [
         f"images-{n:05d}.parquet" for n in range(3)
     ]
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
 
 
-def test_webdataset_tars(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_reads_webdataset_tars(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     for number in range(2):
         dataset_files.tar(
@@ -112,7 +112,7 @@ def test_webdataset_tars(
         )
     summary = tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     assert (summary.shards, summary.images) == (2, 40)
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
     table = pq.read_table(tmp_path / "tokens/set/train-0001.parquet")
     assert set(table.column("label").to_pylist()) == {"0", "1", "2"}
     first = table.to_pylist()[0]
@@ -132,7 +132,7 @@ def test_webdataset_tars(
     assert member.name == first["key"] + ".jpg"
 
 
-def test_a_tar_with_two_images_in_a_sample_loses_neither_silently(
+def test_tokenize_rejects_the_second_image_of_a_tar_sample(
     engine: InProcessEngine, tmp_path: Path
 ) -> None:
     with tarfile.open(tmp_path / "two.tar", "w") as archive:
@@ -144,18 +144,18 @@ def test_a_tar_with_two_images_in_a_sample_loses_neither_silently(
     assert (summary.images, summary.rejects) == (1, 1)
 
 
-def test_hugging_face_parquet(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_reads_hugging_face_parquet(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.parquet(tmp_path / "source/train.parquet", IMAGES)
     tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K)
     table = pq.read_table(tmp_path / "tokens/train.parquet").to_pylist()
-    assert [row["tokens"] for row in table] == list(right.values())
+    assert [row["tokens"] for row in table] == list(expected.values())
     assert [(row["offset"], row["label"]) for row in table] == [(n, str(n % 3)) for n in range(40)]
 
 
-def test_any_file_system(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_works_on_any_file_system(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     fs = fsspec.filesystem("memory")
@@ -164,7 +164,7 @@ def test_any_file_system(
         summary = tokenize("memory://source", "memory://tokens", [engine], k=K)
     assert (summary.done_before, summary.new_images, summary.images) == (1, 0, 40)
     table = pq.read_table(io.BytesIO(fs.cat_file("/tokens/train.parquet"))).to_pylist()
-    assert {row["key"]: row["tokens"] for row in table} == right
+    assert {row["key"]: row["tokens"] for row in table} == expected
     fs.rm("/source", recursive=True)
     fs.rm("/tokens", recursive=True)
 
@@ -174,8 +174,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_tar_behind_http(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_reads_a_tar_over_http(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "web/train.tar", IMAGES)
     handler = functools.partial(_Quiet, directory=str(tmp_path / "web"))
@@ -188,19 +188,25 @@ def test_a_tar_behind_http(
             k=K,
         )
         server.shutdown()
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
 
 
-def test_to_webdataset(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_writes_webdataset(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(
         str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K, container="webdataset"
     )
     with tarfile.open(tmp_path / "tokens/train.tar") as archive:
-        contents = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
-    assert {key: Tokens.from_bytes(contents[f"{key}.ctok"]).ids.tolist() for key in right} == right
+        contents = {}
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            contents[member.name] = file.read()
+    assert {
+        key: Tokens.from_bytes(contents[f"{key}.ctok"]).ids.tolist() for key in expected
+    } == expected
     assert json.loads(contents["a/photo-000.json"])["k"] == K
 
 
@@ -240,8 +246,8 @@ def _bad_files() -> dict[str, bytes]:
     }
 
 
-def test_exactly_the_bad_images_are_rejected(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_rejects_exactly_the_bad_images(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     bad = _bad_files()
@@ -260,11 +266,11 @@ def test_exactly_the_bad_images_are_rejected(
         reject["code"] for reject in rejects
     }
     assert summary.rejects == 200
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
 
 
-def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
-    engine: InProcessEngine, right: dict[str, list[int]], tmp_path: Path
+def test_tokenize_stops_at_max_rejects_and_continues_with_a_higher_limit(
+    engine: InProcessEngine, expected: dict[str, list[int]], tmp_path: Path
 ) -> None:
     dataset_files.tar(tmp_path / "source/good.tar", IMAGES)
     dataset_files.tar(
@@ -276,10 +282,10 @@ def test_too_many_rejects_stop_the_run_and_a_higher_limit_goes_on(
         str(tmp_path / "source"), str(tmp_path / "tokens"), [engine], k=K, max_rejects=60
     )
     assert summary.rejects == 60
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
 
 
-def test_a_second_run_does_nothing(engine: InProcessEngine, tmp_path: Path) -> None:
+def test_tokenize_does_nothing_in_a_second_run(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.parquet")}
@@ -294,7 +300,7 @@ def test_a_second_run_does_nothing(engine: InProcessEngine, tmp_path: Path) -> N
     ("change", "named"),
     [({"k": 32}, "k 64, not 32"), ({"container": "webdataset"}, "container 'parquet'")],
 )
-def test_what_would_not_fit_is_not_mixed_in(
+def test_tokenize_refuses_other_parameters_in_one_destination(
     engine: InProcessEngine, tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
@@ -326,14 +332,16 @@ class _Renamed:
         yield from self._engine.encode_stream(images, k, tokenizer, quality=quality)
 
 
-def test_another_training_is_not_mixed_in(engine: InProcessEngine, tmp_path: Path) -> None:
+def test_tokenize_refuses_another_fingerprint_in_one_destination(
+    engine: InProcessEngine, tmp_path: Path
+) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     with pytest.raises(DestinationMismatch, match="0123456789abcdef"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
 
 
-def test_an_engine_that_changes_within_a_run_is_noticed(
+def test_tokenize_fails_when_the_engine_changes_during_a_run(
     engine: InProcessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.0)
@@ -343,7 +351,9 @@ def test_an_engine_that_changes_within_a_run_is_noticed(
     assert not list((tmp_path / "tokens").glob("*.parquet"))
 
 
-def test_strangers_files_are_not_mixed_in(engine: InProcessEngine, tmp_path: Path) -> None:
+def test_tokenize_refuses_a_destination_with_foreign_files(
+    engine: InProcessEngine, tmp_path: Path
+) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens/thesis.parquet").write_text("dear")
@@ -351,7 +361,7 @@ def test_strangers_files_are_not_mixed_in(engine: InProcessEngine, tmp_path: Pat
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
-def test_a_source_that_changed_is_refused(engine: InProcessEngine, tmp_path: Path) -> None:
+def test_tokenize_refuses_a_source_that_changed(engine: InProcessEngine, tmp_path: Path) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
@@ -379,7 +389,7 @@ def _a_broken_header(tar: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [_cut_in_an_image, _cut_in_a_header, _cut_between_two, _a_broken_header]
 )
-def test_a_damaged_shard_costs_that_shard_only(
+def test_tokenize_finishes_all_but_a_damaged_shard(
     engine: InProcessEngine, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     whole = dataset_files.tar(tmp_path / "source/a.tar", IMAGES[:20])
@@ -422,9 +432,9 @@ class _Failing(_Renamed):
             yield result
 
 
-def test_a_shard_is_tried_again_when_its_engine_fails(
+def test_tokenize_retries_a_shard_when_its_engine_fails(
     engine: InProcessEngine,
-    right: dict[str, list[int]],
+    expected: dict[str, list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -436,13 +446,13 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
         ).images
         == 40
     )
-    assert rows_of(tmp_path / "tokens") == right
+    assert rows_of(tmp_path / "tokens") == expected
     with pytest.raises(ShardFailed, match="the connection broke"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "again"), [_Failing(engine, 99)], k=K)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("nowhere", "nothing is there"),
         (".", "no images there"),
@@ -450,30 +460,34 @@ def test_a_shard_is_tried_again_when_its_engine_fails(
         ("memory://void", "nothing is there"),
     ],
 )
-def test_a_source_that_is_none(
-    engine: InProcessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+def test_tokenize_refuses_a_source_without_images(
+    engine: InProcessEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         tokenize(source, str(tmp_path / "tokens"), [engine], k=K)
 
 
 @pytest.mark.parametrize("k", [0, -1, 257])
-def test_a_k_that_is_none(engine: InProcessEngine, tmp_path: Path, k: int) -> None:
+def test_tokenize_refuses_k_out_of_range(engine: InProcessEngine, tmp_path: Path, k: int) -> None:
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:1])
     with pytest.raises(ValueError, match="1 to 256"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=k)
     assert not (tmp_path / "tokens").exists()
 
 
-def test_rows_are_the_arrays_that_the_engine_gave(
-    engine: InProcessEngine, right: dict[str, list[int]]
+def test_engine_gives_the_same_tokens_in_any_batch(
+    engine: InProcessEngine, expected: dict[str, list[int]]
 ) -> None:
     """A batch of 16 and a batch of 8 at its end: the same tokens as alone."""
     alone: list[NDArray[np.uint16]] = []
     for _, image in IMAGES[:5]:
-        (one,) = engine.encode_stream([image], K)
-        assert isinstance(one, Tokens)
-        alone.append(one.ids)
-    assert [ids.tolist() for ids in alone] == list(right.values())[:5]
+        (tokens,) = engine.encode_stream([image], K)
+        assert isinstance(tokens, Tokens)
+        alone.append(tokens.ids)
+    assert [ids.tolist() for ids in alone] == list(expected.values())[:5]
