@@ -56,7 +56,7 @@ def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(command) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert cli.main([*command, "--max-rejects", "0"]) == 1
-    assert "1 images were refused, and 0 are allowed" in capsys.readouterr().err
+    assert "1 images were rejected, and 0 are allowed" in capsys.readouterr().err
     assert cli.main([*command[:3], "-k", "9", "--server", service.grpc]) == 1
     assert "k 8, not 9" in capsys.readouterr().err
 
