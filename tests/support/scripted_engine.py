@@ -1,20 +1,10 @@
-"""Scripted Triton, embedded Triton, probe and clock: what the supervisor sees, at a test's will."""
+"""Scripted Triton, embedded Triton and probe: what the supervisor sees, at a test's will."""
 
 from typing import Any
 
 from service.errors import EngineUnavailable, ServiceError
 from service.triton.health import EngineHealth
 from service.triton.models import Model
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class ScriptedTriton:

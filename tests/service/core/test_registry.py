@@ -16,14 +16,14 @@ from service.triton.models import Model
 from tests.support.served_models import IMAGE, TOKENS, A, B, C, generator, models
 
 
-def test_by_name_and_by_fingerprint() -> None:
+def test_served_models_finds_tokenizers_by_name_and_by_fingerprint() -> None:
     served = ServedModels([*models("cat", A), *models("dog", B)])
     assert served.by_name("dog").fingerprint == B
     assert served.by_fingerprint(B, None).name == "dog"
     assert served.by_fingerprint(A, "cat").name == "cat"
 
 
-def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
+def test_served_models_defaults_to_the_first_name_or_the_one_set() -> None:
     both = [*models("dog", B), *models("cat", A)]
     assert ServedModels(both).by_name(None).name == "cat"
     assert ServedModels(both, default="dog").by_name("").name == "dog"
@@ -33,12 +33,12 @@ def test_the_default_is_the_first_by_name_or_the_one_set() -> None:
     ]
 
 
-def test_a_default_that_is_not_served_is_said_not_replaced() -> None:
+def test_served_models_refuses_a_default_that_is_not_served() -> None:
     with pytest.raises(UnknownTokenizer, match="cow"):
         ServedModels(models("cat", A), default="cow").by_name(None)
 
 
-def test_what_is_not_served() -> None:
+def test_served_models_refuses_names_and_fingerprints_that_are_not_served() -> None:
     served = ServedModels([*models("cat", A), *models("dog", B)])
     with pytest.raises(UnknownTokenizer, match="cat, dog"):
         served.by_name("cow")
@@ -50,7 +50,7 @@ def test_what_is_not_served() -> None:
         ServedModels([]).by_name(None)
 
 
-def test_the_smallest_budget_that_fits() -> None:
+def test_decoder_for_takes_the_smallest_budget_that_fits() -> None:
     tokenizer = ServedModels(models("cat", A, (64, 256, 128))).by_name(None)
     assert list(tokenizer.decoders) == [64, 128, 256]
     assert [tokenizer.decoder_for(k)[0] for k in (1, 64, 65, 128, 129, 256)] == [
@@ -63,7 +63,7 @@ def test_the_smallest_budget_that_fits() -> None:
     ]
 
 
-def test_half_a_tokenizer_is_not_served() -> None:
+def test_served_models_omits_an_incomplete_tokenizer() -> None:
     encode, decode = models("cat", A)
     assert not ServedModels([encode]).tokenizers
     assert not ServedModels([decode]).tokenizers
@@ -72,7 +72,7 @@ def test_half_a_tokenizer_is_not_served() -> None:
     assert not ServedModels([encode, other_training]).tokenizers
 
 
-def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
+def test_served_models_encodes_with_the_newest_version_and_decodes_with_each() -> None:
     served = ServedModels(
         [*models("cat", A, version=9), *models("cat", B, version=10), *models("ant", C)]
     )
@@ -85,26 +85,26 @@ def test_of_two_versions_the_newer_encodes_and_each_decodes_its_own() -> None:
         served.by_fingerprint(C, "cat")
 
 
-def test_models_of_others_are_left_alone() -> None:
+def test_served_models_ignores_models_of_others() -> None:
     foreign = Model("resnet", IMAGE, TOKENS, {})
     assert [
         tokenizer.name for tokenizer in ServedModels([foreign, *models("cat", A)]).tokenizers
     ] == ["cat"]
 
 
-def test_each_k_goes_to_the_decoder_that_decode_would_use() -> None:
+def test_decoders_for_groups_ks_by_their_decoder() -> None:
     (tokenizer,) = ServedModels(models("cat", A, (8, 64, 256))).tokenizers
-    asked = [
+    groups = [
         (budget, model.name, ks) for budget, model, ks in tokenizer.decoders_for([1, 8, 9, 64, 256])
     ]
-    assert asked == [
+    assert groups == [
         (8, "cat_decode_k8", [1, 8]),
         (64, "cat_decode_k64", [9, 64]),
         (256, "cat_decode_k256", [256]),
     ]
 
 
-def test_tokens_that_it_cannot_have_made_are_refused() -> None:
+def test_check_refuses_tokens_outside_the_vocabulary_or_too_many() -> None:
     (tokenizer,) = ServedModels(
         [
             replace(model, parameters={**model.parameters, "codes": "300"})
@@ -118,7 +118,7 @@ def test_tokens_that_it_cannot_have_made_are_refused() -> None:
         tokenizer.check(Tokens([0] * 257, A))
 
 
-def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> None:
+def test_served_models_pairs_a_generator_with_the_tokenizer_of_its_tokens() -> None:
     served = ServedModels(
         [
             *models("cat", A),
@@ -128,13 +128,13 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
             generator("lost", C),
         ]
     )
-    assert [(one.name, one.tokenizer.name) for one in served.generators] == [
+    assert [(each.name, each.tokenizer.name) for each in served.generators] == [
         ("one", "cat"),
         ("two", "dog"),
     ]
     assert served.generator(None).name == "one"
     assert served.generator("two").tokenizer.fingerprint == B
-    assert [one.name for one in served.tokenizers] == ["cat", "dog"]
+    assert [tokenizer.name for tokenizer in served.tokenizers] == ["cat", "dog"]
     assert (
         ServedModels(
             [*models("cat", A), generator("one", A), generator("two", A)], default_generator="two"
@@ -147,7 +147,7 @@ def test_a_generator_is_served_with_the_tokenizer_whose_tokens_it_makes() -> Non
         served.generator("lost")
 
 
-def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
+def test_served_models_omits_a_generator_whose_tokens_it_cannot_decode() -> None:
     assert not ServedModels([*models("cat", A), generator("longer", A, channels="257")]).generators
     assert not ServedModels(
         [*models("cat", A), generator("more", A, bits_per_token="17")]
@@ -157,14 +157,14 @@ def test_what_a_tokenizer_cannot_decode_is_not_generated() -> None:
         ServedModels(models("cat", A)).generator(None)
 
 
-def test_of_two_versions_of_a_generator_the_newer_is_asked() -> None:
+def test_served_models_generates_with_the_newest_version() -> None:
     served = ServedModels([*models("cat", A), generator("one", A, 9), generator("one", A, 10)])
-    assert [one.version for one in served.generators] == [10, 9]
-    assert [one.version for one in served.current_generators] == [10]
+    assert [each.version for each in served.generators] == [10, 9]
+    assert [each.version for each in served.current_generators] == [10]
     assert served.generator("one").version == 10
 
 
-def test_classes_by_name() -> None:
+def test_class_number_by_name() -> None:
     served = ServedModels([*models("cat", A), generator("one", A)]).generator("one")
     assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
     with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):

@@ -10,7 +10,8 @@ from service.engine.readiness import Readiness
 from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.triton.models import Model
-from tests.support.scripted_engine import Clock, ScriptedEmbedded, ScriptedProbe, ScriptedTriton
+from tests.support.clock import Clock
+from tests.support.scripted_engine import ScriptedEmbedded, ScriptedProbe, ScriptedTriton
 from tests.support.served_models import A, B, generator, models
 
 

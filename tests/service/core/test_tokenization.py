@@ -1,0 +1,167 @@
+"""Tokenization over scripted inferences, in place of Triton."""
+
+import asyncio
+from unittest.mock import AsyncMock
+
+import numpy as np
+import pytest
+from channeltok import Quality, Tokens
+from numpy.typing import NDArray
+
+import imaging
+from service.core.admission import Priority
+from service.core.image_codec import ImageCodec
+from service.core.rate_limit import RateLimit
+from service.core.registry import Registry, ServedModels
+from service.core.tokenization import Tokenization
+from service.errors import (
+    BadK,
+    BadRequest,
+    BadTokens,
+    DeadlineExceeded,
+    EngineUnavailable,
+    FingerprintMismatch,
+    Overloaded,
+    RateLimited,
+    TooLarge,
+)
+from service.settings import Settings
+from tests.support.scripted_triton import ScriptedTriton
+from tests.support.served_models import A, B, models
+
+GREY: NDArray[np.uint8] = np.full((128, 128, 3), 128, np.uint8)
+IMAGE = imaging.encode_image(GREY, "PNG")
+IDS = np.arange(256, dtype=np.int32)
+
+
+class Setup:
+    """A tokenization that serves tokenizer "cat" with decoders for k = 64 and 256."""
+
+    def __init__(self, rate_limit: RateLimit | None = None, **settings: int | float) -> None:
+        self.triton = ScriptedTriton()
+        self.triton.outputs = {"cat_encode": IDS, "cat_decode_k64": GREY, "cat_decode_k256": GREY}
+        self.refresh = AsyncMock()
+        self.registry = Registry(self.refresh, ServedModels(models("cat", A, (64, 256))))
+        checked = Settings.model_validate(settings)
+        self.tokenization = Tokenization(
+            self.triton,  # type: ignore[arg-type]
+            self.registry,
+            ImageCodec(1, checked.max_pixels),
+            rate_limit or RateLimit(None, 1),
+            checked,
+        )
+
+
+@pytest.mark.parametrize("k", [None, 1, 256])
+async def test_encode_returns_the_first_k_ids(k: int | None) -> None:
+    setup = Setup()
+    encoded = await setup.tokenization.encode(IMAGE, k, "cat")
+    assert encoded.tokens == Tokens(IDS[: k or 256].astype(np.uint16), A)
+    assert encoded.tokenizer.name == "cat"
+    assert list(encoded.stages) == ["admission", "unpack", "engine_queue", "engine"]
+    ((model, pixels),) = setup.triton.requests
+    assert (model, pixels.shape, pixels.dtype) == ("cat_encode", (1, 128, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize("k", [0, 257])
+async def test_encode_refuses_a_k_out_of_range(k: int) -> None:
+    with pytest.raises(BadK, match="tokenizer 'cat' takes 1 to 256"):
+        await Setup().tokenization.encode(IMAGE, k, None)
+
+
+async def test_encode_refuses_k_together_with_a_quality() -> None:
+    with pytest.raises(BadRequest, match="k and quality"):
+        await Setup().tokenization.encode(IMAGE, 8, None, quality=Quality(ssim=0.9))
+
+
+async def test_encode_refuses_an_image_file_that_is_too_large() -> None:
+    setup = Setup(max_message_bytes=1024)
+    with pytest.raises(TooLarge, match="1,025 bytes; at most 1,024"):
+        await setup.tokenization.encode(bytes(1025), None, None)
+    assert setup.triton.requests == []
+
+
+async def test_encode_chooses_the_fewest_tokens_that_reach_a_quality() -> None:
+    setup = Setup()
+    setup.triton.outputs["cat_decode_k64"] = 255 - GREY // 2  # too bright up to k = 64
+    encoded = await setup.tokenization.encode(IMAGE, None, None, quality=Quality(ssim=0.999))
+    assert [(name, len(rows)) for name, rows in setup.triton.requests] == [
+        ("cat_encode", 1),
+        ("cat_decode_k64", 6),
+        ("cat_decode_k256", 4),
+    ]
+    assert [point.k for point in encoded.curve] == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert encoded.tokens.k == 96
+    assert "measure" in encoded.stages
+
+
+@pytest.mark.parametrize("bad", [-1, 65536])
+async def test_encode_suspects_an_engine_that_returns_invalid_ids(bad: int) -> None:
+    setup = Setup()
+    setup.triton.outputs["cat_encode"] = np.where(IDS == 7, bad, IDS).astype(np.int32)
+    with pytest.raises(EngineUnavailable, match="invalid tokens"):
+        await setup.tokenization.encode(IMAGE, None, None)
+    assert set(setup.triton.health.suspected_at) == {"cat_encode"}
+
+
+@pytest.mark.parametrize(("k", "budget"), [(1, 64), (64, 64), (65, 256)])
+async def test_decode_pads_the_tokens_for_the_smallest_decoder_that_fits(
+    k: int, budget: int
+) -> None:
+    setup = Setup()
+    tokens = Tokens(IDS[:k].astype(np.uint16), A)
+    decoded = await setup.tokenization.decode(tokens.to_bytes(), "PNG", None)
+    assert np.array_equal(imaging.prepare(decoded.image, 128, 10**6), GREY)
+    assert decoded.k == k
+    assert list(decoded.stages) == ["admission", "unpack", "engine_queue", "engine", "render"]
+    ((model, rows),) = setup.triton.requests
+    assert (model, rows.shape, rows.dtype) == (f"cat_decode_k{budget}", (1, budget), np.int32)
+    assert rows[0].tolist() == [*range(k), *[-1] * (budget - k)]
+
+
+async def test_decode_refuses_bytes_that_are_no_tokens() -> None:
+    with pytest.raises(BadTokens):
+        await Setup().tokenization.decode(b"no tokens", "PNG", None)
+
+
+async def test_decode_refreshes_the_registry_before_it_refuses_a_fingerprint() -> None:
+    setup = Setup()
+    tokens = Tokens(IDS[:4].astype(np.uint16), B)
+    with pytest.raises(FingerprintMismatch):
+        await setup.tokenization.decode(tokens, "PNG", None)
+    setup.refresh.assert_awaited_once()
+
+    async def publish() -> None:
+        both = [*models("cat", A), *models("dog", B)]
+        setup.registry.publish(ServedModels(both))
+
+    setup.refresh.side_effect = publish
+    assert (await setup.tokenization.decode(tokens, "PNG", None)).tokenizer.name == "dog"
+
+
+async def test_calls_raise_deadline_exceeded_and_give_back_their_permit() -> None:
+    setup = Setup()
+    setup.triton.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        await setup.tokenization.encode(IMAGE, None, None, timeout=0.02)
+    assert await setup.tokenization.admission.drain(0) == 0
+
+
+async def test_calls_beyond_the_queue_are_refused_and_items_of_streams_wait() -> None:
+    setup = Setup(max_in_flight=1, max_queue_size=0)
+    setup.triton.gate.clear()
+    running = asyncio.create_task(setup.tokenization.encode(IMAGE, 1, None))
+    await asyncio.wait_for(setup.triton.started.wait(), 5)
+    with pytest.raises(Overloaded):
+        await setup.tokenization.encode(IMAGE, 2, None)
+    item = asyncio.create_task(setup.tokenization.encode(IMAGE, 3, None, priority=Priority.BULK))
+    await asyncio.sleep(0)
+    setup.triton.gate.set()
+    assert [(await call).tokens.k for call in (running, item)] == [1, 3]
+
+
+async def test_calls_over_the_rate_limit_are_refused() -> None:
+    setup = Setup(RateLimit(0.001, 1))
+    await setup.tokenization.encode(IMAGE, None, None)
+    with pytest.raises(RateLimited):
+        await setup.tokenization.encode(IMAGE, None, None)
