@@ -16,39 +16,11 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
-from channeltok._channel import (
-    CHANNEL_OPTIONS,
-    DEFAULT_TARGET,
-    checked_in_flight,
-    checked_timeout,
-    metadata_of,
-    typed_errors,
-)
-from channeltok._messages import (
-    ImageFormat,
-    TokenizerInfo,
-    check_format,
-    check_k,
-    decode_item,
-    decode_request,
-    encode_item,
-    encode_request,
-    read_decode_item,
-    read_encode_item,
-    read_image,
-    read_tokenizers,
-    read_tokens,
-)
+from channeltok import _channel, _messages, generation
+from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
-from channeltok.generation import (
-    GenerateParams,
-    GenerationEvent,
-    GeneratorInfo,
-    generate_request,
-    read_event,
-    read_generators,
-)
+from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -67,19 +39,19 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str = _channel.DEFAULT_TARGET,
         timeout: float = 30.0,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
     ) -> None:
         asyncio.get_running_loop()  # without one, grpc.aio would bind to a loop that never runs
-        self._timeout = checked_timeout(timeout)
-        self._metadata = metadata_of(bearer_token)
+        self._timeout = _channel.checked_timeout(timeout)
+        self._metadata = _channel.metadata_of(bearer_token)
         self._channel = (
-            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(target, options=_channel.CHANNEL_OPTIONS)
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(target, credentials, options=_channel.CHANNEL_OPTIONS)
         )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -107,15 +79,15 @@ class AsyncClient:
         quality: Quality | None = None,
     ) -> Tokens:
         """Encode an image to its first k tokens. See `Client.encode`."""
-        request = encode_request(image, k, tokenizer, quality)
-        return await self._call(self._stub.Encode, request, read_tokens)
+        request = _messages.encode_request(image, k, tokenizer, quality)
+        return await self._call(self._stub.Encode, request, _messages.read_tokens)
 
     async def decode(
         self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
     ) -> bytes:
         """Decode tokens to an image. See `Client.decode`."""
-        request = decode_request(tokens, format, tokenizer)
-        return await self._call(self._stub.Decode, request, read_image)
+        request = _messages.decode_request(tokens, format, tokenizer)
+        return await self._call(self._stub.Decode, request, _messages.read_image)
 
     def encode_stream(
         self,
@@ -130,10 +102,14 @@ class AsyncClient:
 
         `images` is read on the event loop: pass an async iterable if reading blocks.
         """
-        check_k(k)
-        build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
+        _messages.check_k(k)
+        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
-            self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
+            self._stub.EncodeStream,
+            images,
+            build,
+            _messages.read_encode_item,
+            _channel.checked_in_flight(in_flight),
         )
 
     def decode_stream(
@@ -147,41 +123,45 @@ class AsyncClient:
 
         `tokens` is read on the event loop: pass an async iterable if reading blocks.
         """
-        check_format(format)
-        build = partial(decode_item, format=format, tokenizer=tokenizer)
+        _messages.check_format(format)
+        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer)
         return self._stream(
-            self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
+            self._stub.DecodeStream,
+            tokens,
+            build,
+            _messages.read_decode_item,
+            _channel.checked_in_flight(in_flight),
         )
 
     async def tokenizers(self) -> list[TokenizerInfo]:
         """List the tokenizers that are served now. See `Client.tokenizers`."""
         return await self._call(
-            self._stub.ListTokenizers, pb.ListTokenizersRequest(), read_tokenizers
+            self._stub.ListTokenizers, pb.ListTokenizersRequest(), _messages.read_tokenizers
         )
 
     def generate(self, params: GenerateParams) -> AsyncGenerator[GenerationEvent, None]:
         """Generate an image token by token, for `async for`. See `Client.generate`."""
-        return self._events(generate_request(params))
+        return self._events(generation.generate_request(params))
 
     async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
         call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
         try:
-            with typed_errors():
+            with _channel.typed_errors():
                 async for response in call:
-                    yield read_event(response)
+                    yield generation.read_event(response)
         finally:
             call.cancel()
 
     async def generators(self) -> list[GeneratorInfo]:
         """List the generators that are served now. See `Client.generators`."""
         return await self._call(
-            self._stub.ListGenerators, pb.ListGeneratorsRequest(), read_generators
+            self._stub.ListGenerators, pb.ListGeneratorsRequest(), generation.read_generators
         )
 
     async def _call(
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
     ) -> Result:
-        with typed_errors():
+        with _channel.typed_errors():
             response = await method(request, timeout=self._timeout, metadata=self._metadata())
         return read(response)
 

@@ -9,39 +9,11 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from channeltok._channel import (
-    CHANNEL_OPTIONS,
-    DEFAULT_TARGET,
-    checked_in_flight,
-    checked_timeout,
-    metadata_of,
-    typed_errors,
-)
-from channeltok._messages import (
-    ImageFormat,
-    TokenizerInfo,
-    check_format,
-    check_k,
-    decode_item,
-    decode_request,
-    encode_item,
-    encode_request,
-    read_decode_item,
-    read_encode_item,
-    read_image,
-    read_tokenizers,
-    read_tokens,
-)
+from channeltok import _channel, _messages, generation
+from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, from_rpc_error
-from channeltok.generation import (
-    GenerateParams,
-    GenerationEvent,
-    GeneratorInfo,
-    generate_request,
-    read_event,
-    read_generators,
-)
+from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -77,18 +49,18 @@ class Client:
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str = _channel.DEFAULT_TARGET,
         timeout: float = 30.0,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
     ) -> None:
-        self._timeout = checked_timeout(timeout)
-        self._metadata = metadata_of(bearer_token)
+        self._timeout = _channel.checked_timeout(timeout)
+        self._metadata = _channel.metadata_of(bearer_token)
         self._channel = (
-            grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.insecure_channel(target, options=_channel.CHANNEL_OPTIONS)
             if credentials is None
-            else grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            else grpc.secure_channel(target, credentials, options=_channel.CHANNEL_OPTIONS)
         )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -133,8 +105,8 @@ class Client:
             UnknownTokenizer: no tokenizer has this name.
             ChannelTokError: the call failed for another reason.
         """
-        request = encode_request(image, k, tokenizer, quality)
-        return self._call(self._stub.Encode, request, read_tokens)
+        request = _messages.encode_request(image, k, tokenizer, quality)
+        return self._call(self._stub.Encode, request, _messages.read_tokens)
 
     def decode(
         self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
@@ -155,8 +127,8 @@ class Client:
                 `tokenizer`.
             ChannelTokError: the call failed for another reason.
         """
-        request = decode_request(tokens, format, tokenizer)
-        return self._call(self._stub.Decode, request, read_image)
+        request = _messages.decode_request(tokens, format, tokenizer)
+        return self._call(self._stub.Decode, request, _messages.read_image)
 
     def encode_stream(
         self,
@@ -187,10 +159,14 @@ class Client:
             ValueError: `in_flight` is below 1.
             Exception: whatever iterating `images` raises, after all earlier results.
         """
-        check_k(k)
-        build = partial(encode_item, k=k, tokenizer=tokenizer, quality=quality)
+        _messages.check_k(k)
+        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality)
         return self._stream(
-            self._stub.EncodeStream, images, build, read_encode_item, checked_in_flight(in_flight)
+            self._stub.EncodeStream,
+            images,
+            build,
+            _messages.read_encode_item,
+            _channel.checked_in_flight(in_flight),
         )
 
     def decode_stream(
@@ -214,10 +190,14 @@ class Client:
         Raises:
             ChannelTokError, ValueError, Exception: as `encode_stream`.
         """
-        check_format(format)
-        build = partial(decode_item, format=format, tokenizer=tokenizer)
+        _messages.check_format(format)
+        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer)
         return self._stream(
-            self._stub.DecodeStream, tokens, build, read_decode_item, checked_in_flight(in_flight)
+            self._stub.DecodeStream,
+            tokens,
+            build,
+            _messages.read_decode_item,
+            _channel.checked_in_flight(in_flight),
         )
 
     def tokenizers(self) -> list[TokenizerInfo]:
@@ -226,7 +206,9 @@ class Client:
         Raises:
             ChannelTokError: the call failed.
         """
-        return self._call(self._stub.ListTokenizers, pb.ListTokenizersRequest(), read_tokenizers)
+        return self._call(
+            self._stub.ListTokenizers, pb.ListTokenizersRequest(), _messages.read_tokenizers
+        )
 
     def generate(self, params: GenerateParams) -> Generator[GenerationEvent, None, None]:
         """Generate an image token by token.
@@ -246,13 +228,13 @@ class Client:
             FingerprintMismatch: the prefix is of another tokenizer.
             ChannelTokError: the call failed for another reason, perhaps on the way.
         """
-        return self._events(generate_request(params))
+        return self._events(generation.generate_request(params))
 
     def _events(self, request: pb.GenerateRequest) -> Generator[GenerationEvent, None, None]:
         call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
         try:
-            with typed_errors():
-                yield from map(read_event, call)
+            with _channel.typed_errors():
+                yield from map(generation.read_event, call)
         finally:
             call.cancel()
 
@@ -262,12 +244,14 @@ class Client:
         Raises:
             ChannelTokError: the call failed.
         """
-        return self._call(self._stub.ListGenerators, pb.ListGeneratorsRequest(), read_generators)
+        return self._call(
+            self._stub.ListGenerators, pb.ListGeneratorsRequest(), generation.read_generators
+        )
 
     def _call(
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
     ) -> Result:
-        with typed_errors():
+        with _channel.typed_errors():
             response = method(request, timeout=self._timeout, metadata=self._metadata())
         return read(response)
 

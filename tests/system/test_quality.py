@@ -108,7 +108,7 @@ def test_invalid_quality_is_refused_over_grpc(
     service: Service, quality: pb.Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "channeltok._client.encode_request",
+        "channeltok._messages.encode_request",
         lambda image, *_: pb.EncodeRequest(image=image, quality=quality),
     )
     with Client(service.grpc) as client, pytest.raises(InvalidInput) as caught:

@@ -165,18 +165,18 @@ class Parquet(Shard):
                 image = values[column]
                 if isinstance(image, dict):
                     image = image.get("bytes")
-                refusal = (
-                    "the row has no image bytes"
-                    if not isinstance(image, bytes)
-                    else _too_large(len(image))
-                )
-                given = values[key] if key else None
+                if isinstance(image, bytes):
+                    refusal = _too_large(len(image))
+                else:
+                    refusal = "the row has no image bytes"
+                name = values[key] if key else None
+                if name is None:
+                    name = f"{posixpath.basename(self.name)}/{row:08d}"
+                class_name = values[label] if label else None
                 yield Sample(
-                    str(given)
-                    if given is not None
-                    else f"{posixpath.basename(self.name)}/{row:08d}",
+                    str(name),
                     row,
-                    str(values[label]) if label and values[label] is not None else None,
+                    None if class_name is None else str(class_name),
                     b"" if refusal else image,
                     refusal,
                 )
