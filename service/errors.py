@@ -1,24 +1,23 @@
-"""What can go wrong on the way of an image or of tokens, and the one table of what callers see.
+"""Error table of the service: code, gRPC status, HTTP status and title of everything callers see.
 
-    bytes --> who calls? --> read body --> admission --> header --> pixels --> Triton --> tokens --> reply
-               |              |             |             |          |          |
-               |              TooLarge      RateLimited   |          BadImage EngineUnavailable, Overloaded (its queue is full)
-               |              TooSlow       Overloaded    |                     InternalError (ours)
-               |              BadRequest    Stopping      UnsupportedFormat
-               Unauthenticated                            TooManyPixels
+Where each error arises on the way of a request:
 
-    token bytes --> read --> tokenizer and fingerprint --> ids --> admission --> Triton --> image --> reply
-                     |        |                             |
-                     BadTokens UnknownTokenizer             BadTokens
-                               FingerprintMismatch
+    image --> authenticate --> read body --> admission --> header and pixels --> Triton --> tokens
+              Unauthenticated  TooLarge      RateLimited   UnsupportedFormat     EngineUnavailable
+                               TooSlow       Overloaded    TooManyPixels         Overloaded (queue)
+                               BadRequest    Stopping      BadImage              InternalError
 
-    class, sampling, prefix --> generator --> admission --> Triton --> tokens and previews --> end of the stream
-                   |             |              |            |
-                   BadSampling   UnknownGenerator            EngineUnavailable, also in the middle
-                   BadTokens     UnknownClass   Overloaded
-                   BadK          FingerprintMismatch
+    tokens --> read ----> find tokenizer ------> check ids --> admission --> Triton --> image
+               BadTokens  UnknownTokenizer       BadTokens
+                          FingerprintMismatch
 
-DeadlineExceeded can strike anywhere. Codes are stable: clients branch on them.
+    class, sampling, prefix --> check ----> find generator -----> admission --> Triton --> tokens
+                                BadSampling  UnknownGenerator
+                                BadTokens    UnknownClass
+                                BadK         FingerprintMismatch
+
+DeadlineExceeded can arise anywhere, and EngineUnavailable also in the middle of a stream. Codes are
+stable, because clients branch on them.
 """
 
 from typing import ClassVar
@@ -31,8 +30,9 @@ log = structlog.get_logger()
 
 
 class ServiceError(Exception):
-    """An error a caller sees. `detail` is a sentence for them: what was wrong and what is allowed, never our internals.
+    """An error that callers see.
 
+    detail: a sentence for them: what was wrong and what is allowed, nothing about our internals.
     retry_after: seconds after which the same call may succeed; None where repeating it is useless.
     """
 
@@ -55,7 +55,7 @@ class ServiceError(Exception):
         self.retry_after = retry_after
 
 
-# The one table. A plain ServiceError is INTERNAL, 500.
+# The table. A plain ServiceError is INTERNAL, 500.
 class BadRequest(
     ServiceError,
     code="BAD_REQUEST",
@@ -227,7 +227,7 @@ class EngineUnavailable(
 ): ...
 
 
-# Expected: whoever stops the service causes it, and another one may answer.
+# Not a fault: an operator stops the service, and another instance may serve the call.
 class Stopping(
     ServiceError,
     code="STOPPING",
@@ -243,11 +243,11 @@ _BY_CODE = {kind.code: kind for kind in _KINDS}
 
 
 class CannotStart(RuntimeError):
-    """The service cannot run here; the message says what is missing or in the way. No caller sees it."""
+    """The service cannot start; the message says what is missing or in the way."""
 
 
 def is_ours(code: str) -> bool:
-    """Whether an error code is a fault of the service, and not the caller's or an expected refusal."""
+    """Whether a code means a fault of the service, not of the caller nor an expected refusal."""
     return code in _BY_CODE and _BY_CODE[code].ours
 
 

@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import imaging
-from service.errors import BadImage, TooManyPixels, UnsupportedFormat
+from service.errors import BadImage, ServiceError, TooManyPixels, UnsupportedFormat
 
 T = TypeVar("T")
+SERVICE_ERRORS: dict[type[imaging.BadImage], type[ServiceError]] = {
+    imaging.BadImage: BadImage,
+    imaging.TooManyPixels: TooManyPixels,
+    imaging.UnsupportedFormat: UnsupportedFormat,
+}
 
 
 class ImageCodec:
@@ -46,9 +51,5 @@ def read_image(image: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     """See `ImageCodec.prepare`."""
     try:
         return imaging.prepare(image, size, max_pixels)
-    except imaging.TooManyPixels as error:
-        raise TooManyPixels(str(error)) from error
-    except imaging.UnsupportedFormat as error:
-        raise UnsupportedFormat(str(error)) from error
     except imaging.BadImage as error:
-        raise BadImage(str(error)) from error
+        raise SERVICE_ERRORS[type(error)](str(error)) from error
