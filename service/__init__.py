@@ -1,8 +1,10 @@
-"""The microservice: Encode and Decode over gRPC and REST, in front of NVIDIA Triton. No PyTorch here."""
+"""The service: encode, decode and generate over gRPC and REST, in front of Triton. No PyTorch."""
 
 import os
 
-# Must be set before grpc is imported. The only child we start is another program: gRPC's care for forks would just log a warning at it.
+# Both must be set before grpc is imported. We fork only to run other programs: gRPC's fork support
+# would just log a warning each time.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-# The same. gRPC's C core writes plain text to stderr, a line for each failed TLS handshake; our log is JSON. INFO brings them back.
+# gRPC's C core writes a line of plain text to stderr for each failed TLS handshake; our log is
+# JSON. Set GRPC_VERBOSITY=INFO to see them.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

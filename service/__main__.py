@@ -14,9 +14,7 @@ from service.errors import CannotStart
 from service.observability import logs, metrics, tracing
 from service.settings import Settings
 
-OURS = (
-    "channeltok-metrics-"  # folders of shared counts that are made here, and not an operator's own
-)
+METRICS_PREFIX = "channeltok-metrics-"  # of metrics folders made here, not by an operator
 
 
 def main() -> None:
@@ -25,8 +23,8 @@ def main() -> None:
     except (ValidationError, SettingsError) as error:
         sys.exit(f"channeltok service: {error}")
     if settings.workers > 1 and metrics.MULTIPROC_DIR not in os.environ:
-        # prometheus-client decides at its import whether processes share their counts: begin anew.
-        os.environ[metrics.MULTIPROC_DIR] = tempfile.mkdtemp(prefix=OURS)
+        # prometheus-client decides at its import whether processes share metrics: start again.
+        os.environ[metrics.MULTIPROC_DIR] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
     logs.configure(settings.log_level)
     try:
@@ -35,7 +33,7 @@ def main() -> None:
     except (CannotStart, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
     finally:
-        if settings.workers > 1 and OURS in os.environ[metrics.MULTIPROC_DIR]:
+        if settings.workers > 1 and METRICS_PREFIX in os.environ[metrics.MULTIPROC_DIR]:
             shutil.rmtree(os.environ[metrics.MULTIPROC_DIR], ignore_errors=True)
 
 

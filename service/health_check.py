@@ -1,7 +1,7 @@
-"""`python -m service.health_check`: the health check of the images.
+"""`python -m service.health_check`: HEALTHCHECK of the container images.
 
-Exits with 0 when the service of this container is ready, else with 1 and a sentence. It asks /readyz on
-the address, port and protocol that the service was given, by environment or by flags. It imports the
+Exits with 0 when the service of this container is ready, else with 1 and the reason. It requests
+/readyz at the address, port and protocol of the service's environment and flags. It imports the
 standard library only, because it runs every few seconds.
 """
 
@@ -36,23 +36,21 @@ def settings(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_known_args(arguments)[0]
 
 
-def check(given: argparse.Namespace) -> str | None:
+def check(options: argparse.Namespace) -> str | None:
     """None when the service is ready, else why not.
 
-    With mutual TLS it shows the service's own certificate. Where that is refused, the port answers over
-    TLS, and nothing more can be known.
+    With mutual TLS it presents the service's own certificate. Where the service refuses it, the
+    port answers over TLS, which is all that can be known.
     """
     try:
-        with contextlib.closing(_connection(given)) as connection:
+        with contextlib.closing(_connection(options)) as connection:
             connection.connect()
             try:
                 connection.request("GET", "/readyz")
                 response = connection.getresponse()
-            except (
-                ssl.SSLError,
-                ConnectionError,
-            ):  # TLS 1.3 refuses a certificate after the handshake
-                if given.tls_client_ca:
+            except (ssl.SSLError, ConnectionError):
+                # TLS 1.3 refuses a certificate after the handshake.
+                if options.tls_client_ca:
                     return None
                 raise
             return (
@@ -61,29 +59,29 @@ def check(given: argparse.Namespace) -> str | None:
     except ssl.SSLError as error:
         return f"TLS failed: {error}"
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"no answer from {given.host}, port {given.rest_port}: {error}"
+        return f"no answer from {options.host}, port {options.rest_port}: {error}"
 
 
-def _connection(given: argparse.Namespace) -> http.client.HTTPConnection:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(given.host, given.host)
-    port = int(given.rest_port)
-    if not given.tls_certificate:
+def _connection(options: argparse.Namespace) -> http.client.HTTPConnection:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
+    port = int(options.rest_port)
+    if not options.tls_certificate:
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     context = ssl.create_default_context()
-    context.check_hostname = False  # the certificate is for the service's name, not for loopback
+    context.check_hostname = False  # the certificate names the service, not loopback
     context.verify_mode = ssl.CERT_NONE
-    if given.tls_client_ca:
-        context.load_cert_chain(given.tls_certificate, given.tls_key)
+    if options.tls_client_ca:
+        context.load_cert_chain(options.tls_certificate, options.tls_key)
     return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
 
 
-def flags_of_the_service() -> list[str]:
+def service_arguments() -> list[str]:
     """The arguments of the container's main process."""
     return Path("/proc/1/cmdline").read_bytes().decode(errors="replace").split("\0")
 
 
 def main() -> None:
-    why_not = check(settings(sys.argv[1:] or flags_of_the_service()))
+    why_not = check(settings(sys.argv[1:] or service_arguments()))
     if why_not is not None:
         sys.exit(f"not ready: {why_not}")
 

@@ -90,8 +90,8 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
 
     own = {
         "workers": 1,
-        "max_in_flight": share(settings.places),
-        "max_generations": share(settings.generation_places),
+        "max_in_flight": share(settings.image_permits),
+        "max_generations": share(settings.generation_permits),
         "max_queue_size": share(settings.max_queue_size),
         "image_threads": share(settings.image_threads),
         "max_connections": share(settings.max_connections),

@@ -43,7 +43,7 @@ def memory_limit(settings: Settings) -> int:
     The service at rest, a message of the largest size for each image in flight or queued, and an
     image of the most pixels per image thread.
     """
-    messages = (settings.places + settings.max_queue_size) * settings.max_message_bytes
+    messages = (settings.image_permits + settings.max_queue_size) * settings.max_message_bytes
     return IDLE_SYSTEM + messages + settings.image_threads * settings.max_pixels * BYTES_PER_PIXEL
 
 

@@ -82,7 +82,7 @@ class Tokenization:
         self._rate_limit = rate_limit
         self._settings = settings
         self.admission = Admission(
-            settings.places, settings.max_queue_size, settings.max_queue_seconds
+            settings.image_permits, settings.max_queue_size, settings.max_queue_seconds
         )
 
     @property

@@ -1,23 +1,25 @@
-"""Which engine runs a graph on this machine's processor, and in which arithmetic."""
+"""Choice of inference engine (ONNX Runtime, OpenVINO) and precision for this processor."""
 
 from functools import cache
 from pathlib import Path
 
 from service.settings import EngineSettings
 
-_BF16 = {"avx512_bf16", "amx_bf16"}  # without one of these bf16 is emulated, and slower than f32
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without one, bf16 is emulated and slower than f32
 
 
-# Flows: what bf16 rounds away at each pass of the network adds up, to 24 of 255, and not in the same way in every batch
-# (docs/decisions/0011). Of int8 they have no graph: they have no convolutions.
+# Flow decoders: the rounding errors of bf16 add up over the passes of the network, to 24 of 255,
+# and differ between batches (docs/decisions/0011). Without convolutions they have no int8 graph.
 _DECODE_IN_F32 = {"flextok"}
 
 
 def cpu_engine(role: str, settings: EngineSettings, family: str = "channeltok") -> tuple[str, str]:
-    """Engine and precision for a graph that does `role` (encode, decode or generate) of a tokenizer of `family`: ("openvino", "bf16")."""
-    if (
-        role == "generate"
-    ):  # a seed must give the same tokens on every processor, and one rounding changes all that follow
+    """Engine and precision of a graph: ("openvino", "bf16"), say.
+
+    role: encode, decode or generate. family: of its tokenizer.
+    """
+    if role == "generate":
+        # A seed gives the same tokens everywhere; one other rounding would change all that follow.
         return "onnxruntime", "f32"
     precision = settings.encode_precision if role == "encode" else settings.decode_precision
     if role == "decode" and family in _DECODE_IN_F32 and precision != "bf16":
@@ -32,5 +34,5 @@ def cpu_engine(role: str, settings: EngineSettings, family: str = "channeltok") 
 
 @cache
 def processor_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
-    return bool(_BF16 & set(Path("/proc/cpuinfo").read_text().split()))
+    """Whether the processor has instructions for bfloat16."""
+    return bool(_BF16_FLAGS & set(Path("/proc/cpuinfo").read_text().split()))

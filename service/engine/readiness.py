@@ -1,4 +1,4 @@
-"""Readiness: polls Triton for its models, probes each engine and publishes to the registry what works."""
+"""Readiness: polls Triton for models, probes their engines, publishes the working ones."""
 
 import asyncio
 import math
