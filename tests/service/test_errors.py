@@ -54,7 +54,7 @@ def test_the_client_raises_the_exception_of_every_code(kind: type[ServiceError])
 
 
 def test_the_client_waits_for_no_code_that_the_service_lacks() -> None:
-    assert client._BY_CODE.keys() <= TABLE.keys()
+    assert client.CLASS_OF_CODE.keys() <= TABLE.keys()
 
 
 def test_every_error_of_an_image_has_a_code() -> None:
