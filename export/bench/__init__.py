@@ -1,1 +1,1 @@
-"""Engines and families side by side."""
+"""Benchmarks: inference engines, tokenizer families, and the generator's cache."""

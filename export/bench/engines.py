@@ -1,8 +1,9 @@
-"""`make bench-engines`: whatever can run a decoder or an encoder on this processor, side by side in one run.
+"""`make bench-engines`: every engine that runs an encoder or decoder on this CPU, in one run.
 
-Each engine runs in a process of its own, on all cores, so that its peak memory is its own; each process also measures the rate of a large
-matrix product in the engine's arithmetic, which is the most the processor gives. Rounds go through all engines in turn. The demo size has
-its trained weights, every other size random ones: speed does not depend on them, exactness does.
+Each engine runs in a process of its own, on all cores, which gives its peak memory. The process
+also measures a large matrix product in the engine's precision, the processor's upper bound. Rounds
+alternate between engines. The demo size has its trained weights, other sizes random ones: accuracy
+depends on them, speed does not.
 """
 
 import argparse
@@ -41,7 +42,7 @@ Role = Literal["encode", "decode"]
 Array = NDArray[Any]
 Run = Callable[[Array], Array]
 REFERENCE = "onnxruntime f32"
-# PyTorch eager in its default memory order, which is what `model(x)` means, and in the order that is faster for convolutions.
+# PyTorch eager in its default memory layout and in the one that is faster for convolutions.
 TORCH = ("torch f32", "torch f32 channels-last", "torch bf16 channels-last")
 ENGINES = {
     "encode": (*TORCH, REFERENCE, "openvino f32", "openvino bf16"),
@@ -57,8 +58,10 @@ REPORT = Path("build/bench-engines.json")
 class Result:
     """One engine on one graph.
 
-    rates: images/s by batch. gflops: of the fastest batch. gemm: GFLOP/s of a matrix product, same process; None where torch has none.
-    error: against REFERENCE, PSNR of images in dB or the share of token bits that differ; None for the reference itself.
+    rates: images/s by batch. gflops: GFLOP/s of the fastest batch.
+    gemm: GFLOP/s of a matrix product in the same process; None where torch has no such precision.
+    error: against REFERENCE, PSNR in dB (decode) or share of token bits that differ (encode); None
+    for the reference itself.
     """
 
     engine: str
@@ -71,50 +74,52 @@ class Result:
 
 @dataclass(frozen=True)
 class Task:
-    """A folder with the graph, the module it came from and the int8 graph; what goes in; floating-point operations for one image."""
+    """What an engine runs: a folder with graph, int8 graph and PyTorch module, and inputs.
+
+    flops: floating-point operations per image.
+    """
 
     role: Role
     folder: Path
-    given: Array
+    inputs: Array
     flops: float
 
 
 def prepare(size: str, role: Role, data: str, folder: Path) -> Task:
-    """Write what the engines load, so that a process holds no more than its engine does."""
+    """Write the files that the engines load, so that a process holds only what its engine needs."""
     trained = size == "demo"
     model = checkpoint.load(DEMO) if trained else random_model(size)
     channels, side = model.shape.channels, model.shape.image_size
-    compared, calibrated = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
-    photos = evaluation_photos(data, side, compared + calibrated)
+    compared, calibration = (64, int8.CALIBRATION_PHOTOS) if trained else (max(BATCHES), 2)
+    photos = evaluation_photos(data, side, compared + calibration)
     if len(photos) <= compared:
         sys.exit(
-            f"{data} has {len(photos)} photos: {compared} are needed to compare, and more to calibrate int8"
+            f"{data} has {len(photos)} photos: {compared} are needed to compare, "
+            "and more to calibrate int8"
         )
     if role == "encode":
-        given, made = photos[:compared], graph.encode_graph(model, size).SerializeToString()
+        inputs = photos[:compared]
+        exported = graph.encode_graph(model, size).SerializeToString()
     else:
-        tokens, made = (
-            inference.encode(model, photos).numpy(),
-            graph.decode_graph(model, size, channels).SerializeToString(),
-        )
-        given = tokens[:compared]
-        (folder / python_backend.INT8_GRAPH).write_bytes(int8.quantise(made, tokens[compared:]))
-    (folder / GRAPH).write_bytes(made)
+        tokens = inference.encode(model, photos).numpy()
+        inputs = tokens[:compared]
+        exported = graph.decode_graph(model, size, channels).SerializeToString()
+        int8_graph = int8.quantise(exported, tokens[compared:])
+        (folder / python_backend.INT8_GRAPH).write_bytes(int8_graph)
+    (folder / GRAPH).write_bytes(exported)
     module = _module(model, role)
     torch.save(module, folder / MODULE)
-    with (
-        torch.inference_mode(),
-        FlopCounterMode(display=False) as counter,
-    ):  # two for each multiply-add of convolutions and attention
-        module(torch.from_numpy(given[:1]))
-    return Task(role, folder, given, counter.get_total_flops())
+    # Two operations per multiply-add of convolutions and attention.
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module(torch.from_numpy(inputs[:1]))
+    return Task(role, folder, inputs, counter.get_total_flops())
 
 
 def _module(model: Tokenizer, role: Role) -> nn.Module:
     if role == "decode":
-        del model.encoder
+        del model.encoder  # torch.save would include it
         return graph.Decode(model).eval()
-    del model.decoder  # it would be saved and loaded with the rest
+    del model.decoder
     return graph.Encode(model).eval()
 
 
@@ -153,34 +158,37 @@ def _gemm(precision: str) -> float | None:
 
 
 def _memory(name: str) -> int:
-    """Bytes. VmRSS: resident now; VmHWM: at most, which getrusage would confuse with the parent's."""
+    """Bytes of VmRSS (resident now) or VmHWM (peak; getrusage would include the parent's)."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
 class EngineProcess:
-    """One engine on one graph, in a process of its own. made: what it makes of all that is given. peak_bytes: what that took of memory."""
+    """One engine on one graph, in a process of its own.
+
+    outputs: for all inputs of the task. peak_bytes: memory that loading and running took.
+    """
 
     def __init__(self, engine: str, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         context.Process(target=_child, args=(other, engine, task), daemon=True).start()
         self.peak_bytes: int
-        self.made: Array
-        self.peak_bytes, self.made = self._pipe.recv()
+        self.outputs: Array
+        self.peak_bytes, self.outputs = self._pipe.recv()
 
     def gemm(self) -> float | None:
-        """GFLOP/s of a matrix product in the engine's arithmetic; None where torch has none. Needs memory of its own."""
+        """GFLOP/s of a matrix product in the engine's precision; None where torch has none."""
         self._pipe.send("gemm")
         return cast(float | None, self._pipe.recv())
 
     def seconds(self, batch: int) -> float:
-        """Of one run on so many images."""
+        """Seconds of one run on `batch` images."""
         self._pipe.send(batch)
         return cast(float, self._pipe.recv())
 
     def stop(self) -> None:
-        """The process ends."""
+        """End the process."""
         self._pipe.send(None)
 
 
@@ -188,19 +196,19 @@ def _child(pipe: Connection, engine: str, task: Task) -> None:
     before = _memory("VmRSS")
     run = _load(engine, task.folder)
     largest = max(BATCHES)
-    parts = [run(task.given[i : i + largest]) for i in range(0, len(task.given), largest)]
+    parts = [run(task.inputs[i : i + largest]) for i in range(0, len(task.inputs), largest)]
     pipe.send((_memory("VmHWM") - before, np.concatenate(parts)))
-    while (asked := pipe.recv()) is not None:
-        if asked == "gemm":
+    while (command := pipe.recv()) is not None:
+        if command == "gemm":
             pipe.send(_gemm(engine.split()[1]))
             continue
         started = time.perf_counter()
-        run(task.given[:asked])
+        run(task.inputs[:command])
         pipe.send(time.perf_counter() - started)
 
 
 def measure(task: Task, rounds: int) -> list[Result]:
-    """All engines on one graph: medians of `rounds`."""
+    """Run all engines on one graph; rates are medians over `rounds`."""
     engines = {engine: EngineProcess(engine, task) for engine in ENGINES[task.role]}
     gemms = {engine: process.gemm() for engine, process in engines.items()}
     times: dict[tuple[str, int], list[float]] = {
@@ -217,7 +225,7 @@ def measure(task: Task, rounds: int) -> list[Result]:
         error = (
             None
             if engine == REFERENCE
-            else _error(task.role, process.made, engines[REFERENCE].made)
+            else _error(task.role, process.outputs, engines[REFERENCE].outputs)
         )
         results.append(
             Result(
@@ -232,19 +240,22 @@ def measure(task: Task, rounds: int) -> list[Result]:
     return results
 
 
-def _error(role: Role, made: Array, due: Array) -> float:
+def _error(role: Role, outputs: Array, expected: Array) -> float:
     if role == "encode":
-        return float(np.unpackbits((made ^ due).view(np.uint8)).sum() / (due.size * BITS))
-    return float(fidelity.psnr(due, made).mean())
+        return float(
+            np.unpackbits((outputs ^ expected).view(np.uint8)).sum() / (expected.size * BITS)
+        )
+    return float(fidelity.psnr(expected, outputs).mean())
 
 
 def table(size: str, role: Role, results: list[Result]) -> str:
-    """Markdown."""
+    """The results as a Markdown table."""
     speeds = " | ".join(f"images/s, batch {batch}" for batch in BATCHES)
     lines = [
         f"{size}, {role}",
         "",
-        f"| engine | {speeds} | GFLOP/s | of the GEMM rate | peak memory, MB | against {REFERENCE} |",
+        f"| engine | {speeds} | GFLOP/s | of the GEMM rate | peak memory, MB "
+        f"| against {REFERENCE} |",
         "|---" * (len(BATCHES) + 5) + "|",
     ]
     for result in results:
@@ -258,25 +269,26 @@ def table(size: str, role: Role, results: list[Result]) -> str:
             else f"{result.error:.1f} dB"
         )
         lines.append(
-            f"| {result.engine} | {rates} | {result.gflops:.0f} | {share} | {result.peak_bytes / 1e6:.0f} | {error} |"
+            f"| {result.engine} | {rates} | {result.gflops:.0f} | {share} "
+            f"| {result.peak_bytes / 1e6:.0f} | {error} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
-    """A flat object of name -> number."""
+    """The results as name -> number, with ratios of the engines."""
     by_name = {result.engine: result for result in results}
     best = {engine: max(result.rates.values()) for engine, result in by_name.items()}
     bf16 = by_name["openvino bf16"]
     assert bf16.gemm is not None
-    found = {"openvino_bf16_over_gemm": bf16.gflops / bf16.gemm}
+    values = {"openvino_bf16_over_gemm": bf16.gflops / bf16.gemm}
     for name, engine in {
         "torch": "torch f32",
         "torch_channels_last": "torch f32 channels-last",
     }.items():
-        found[f"openvino_bf16_over_{name}"] = best["openvino bf16"] / best[engine]
+        values[f"openvino_bf16_over_{name}"] = best["openvino bf16"] / best[engine]
     if "openvino int8" in best:
-        found["openvino_int8_over_bf16"] = best["openvino int8"] / best["openvino bf16"]
+        values["openvino_int8_over_bf16"] = best["openvino int8"] / best["openvino bf16"]
     for engine, result in by_name.items():
         key = re.sub("[ -]", "_", engine)
         for name, value in {
@@ -285,14 +297,14 @@ def figures(size: str, role: Role, results: list[Result]) -> dict[str, float]:
             "error": result.error,
         }.items():
             if value is not None:
-                found[f"{key}_{name}"] = value
+                values[f"{key}_{name}"] = value
         for batch, rate in result.rates.items():
-            found[f"{key}_batch_{batch}_images_per_s"] = rate
-    return {f"{size}_{role}_{name}": value for name, value in found.items()}
+            values[f"{key}_batch_{batch}_images_per_s"] = rate
+    return {f"{size}_{role}_{name}": value for name, value in values.items()}
 
 
 def main() -> None:
-    """Measure the sizes asked for and write build/bench-engines.json."""
+    """Measure the chosen sizes and write build/bench-engines.json."""
     parser = argparse.ArgumentParser(
         prog="python -m export.bench.engines", description=main.__doc__
     )
@@ -305,14 +317,14 @@ def main() -> None:
         help="photos: a folder of images or of .tar shards, one .tar, or a glob",
     )
     options = parser.parse_args()
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     for size in options.sizes:
         for role in options.roles:
             with tempfile.TemporaryDirectory() as folder:
                 results = measure(prepare(size, role, options.data, Path(folder)), options.rounds)
             print(table(size, role, results), flush=True)
-            found |= figures(size, role, results)
-    write_figures(REPORT, found)
+            measured |= figures(size, role, results)
+    write_figures(REPORT, measured)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""`make bench-families`: ChannelTok, CVQ and FlexTok side by side, on the same photos, in as many bytes, in the same engine.
+"""`make bench-families`: ChannelTok, CVQ and FlexTok on the same photos, byte budgets and engine.
 
-Four legs, each by itself or all in one run; build/bench-families.json keeps what an earlier run measured.
+Four parts, alone or together; build/bench-families.json keeps the figures of earlier runs.
 
-quality: the trained tokenizers at the same bytes, by PSNR, SSIM, a perceptual distance that losses may use, and the independent judge.
-cost: encode and decode of an image by the graphs of the demo sizes in ONNX Runtime, and how FlexTok's decode grows with k.
-size: the full ChannelTok decoder against the decoder of FlexTok's d12-d12, both with random weights, in each engine.
-generate: the tokens of an image by the demo's generator, with its cache and without, in ONNX Runtime.
+quality: the trained tokenizers at equal bytes: PSNR, SSIM, a perceptual distance that losses may
+    use, and the independent judge.
+cost: encode and decode of one image by the demo sizes' graphs in ONNX Runtime, and FlexTok's decode
+    by k.
+size: the full ChannelTok decoder against FlexTok's d12-d12, random weights, in each engine.
+generate: an image's tokens by the demo's generator, with and without its cache.
 """
 
 import argparse
@@ -39,33 +41,31 @@ from tokenizer.training.perceptual import Perceptual
 REPORT = Path("build/bench-families.json")
 WEIGHTS = Path(__file__).parents[2] / "tokenizer/weights"
 GENERATOR = Path(__file__).parents[2] / "generator/weights/demo.safetensors"
-NAMES = ("demo", "cvq", "flextok")  # of weights, and of tokenizer.models.registry.SIZES
+NAMES = ("demo", "cvq", "flextok")  # of weight files and of tokenizer.models.registry.SIZES
 BYTES = (16, 32, 64, 128, 256, 512)
-LEGS = ("quality", "cost", "size", "generate")
+PARTS = ("quality", "cost", "size", "generate")
 ENGINES = (REFERENCE, "openvino f32", "openvino bf16")
-GUIDANCE = {
-    "": 1.0,
-    "_guided": 2.0,
-}  # by suffix of a figure's name; any but 1 asks for a second pass of the network at each step
+# By suffix of a figure's name. Any value but 1 takes a second pass of the network per step.
+GUIDANCE = {"": 1.0, "_guided": 2.0}
 Figures = dict[str, float]
 
 
 def trained(name: str) -> Tokenizer | None:
-    """The tokenizer whose weights are in this project; None where there are none."""
+    """The shipped tokenizer of this name; None without shipped weights."""
     path = WEIGHTS / f"{name}.safetensors"
     return checkpoint.load(path) if path.exists() else None
 
 
 def quality(data: str, count: int | None) -> Figures:
-    """By family and bytes: k, and how like the photos the images are; by family: how much of the ids is used."""
+    """Similarity of decoded images to photos by family and bytes, and each family's use of ids."""
     models = {name: model for name in NAMES if (model := trained(name)) is not None}
     perceptual = Perceptual("alex").eval()
-    found: Figures = {}
+    figures: Figures = {}
     for name, model in models.items():
         photos = evaluation_photos(data, model.shape.image_size, count)
         tokens = inference.encode(model, photos)
         ids = np.unique(tokens.numpy(), return_counts=True)[1] / tokens.numel()
-        found |= {
+        figures |= {
             f"{name}_photos": len(photos),
             f"{name}_use": model.usage(tokens),
             f"{name}_ids_seen": len(ids) / model.vocab_size,
@@ -86,27 +86,27 @@ def quality(data: str, count: int | None) -> Figures:
                 "perceptual": _perceptual(perceptual, photos, images),
                 "independent": distance.mean(),
             }
-            found |= {
+            figures |= {
                 f"{name}_{size}_bytes_{measure}": float(value)
                 for measure, value in measures.items()
             }
-    return found
+    return figures
 
 
 @torch.inference_mode()
 def _perceptual(network: Perceptual, photos: NDArray[np.uint8], images: NDArray[np.uint8]) -> float:
-    pairs = zip(
-        *(torch.from_numpy(some).split(inference.BATCH) for some in (images, photos)), strict=True
+    batches = zip(
+        *(torch.from_numpy(array).split(inference.BATCH) for array in (images, photos)), strict=True
     )
-    return float(torch.cat([network(to_unit(one), to_unit(other)) for one, other in pairs]).mean())
+    return float(torch.cat([network(to_unit(a), to_unit(b)) for a, b in batches]).mean())
 
 
 def cost(data: str, rounds: int) -> Figures:
-    """Milliseconds of an image and bytes of memory, by family and role; FlexTok's decode by k. All graphs take turns."""
+    """Milliseconds per image and peak memory by family and role, and FlexTok's decode by k."""
     with tempfile.TemporaryDirectory() as folder:
         tasks = dict(_demo_tasks(data, Path(folder)))
         engines = {key: EngineProcess(REFERENCE, task) for key, task in tasks.items()}
-        times = _in_turns(engines, rounds)
+        times = _measure_alternating(engines, rounds)
     return {f"{key}_ms": 1000 * seconds for key, seconds in times.items()} | {
         f"{key}_peak_bytes": engine.peak_bytes for key, engine in engines.items()
     }
@@ -135,36 +135,37 @@ def _demo_tasks(data: str, folder: Path) -> Iterator[tuple[str, Task]]:
 
 
 def size(rounds: int, engines: tuple[str, ...]) -> Figures:
-    """Seconds of an image of 256 pixels from 256 tokens, by engine, and how many times faster ChannelTok is.
+    """Seconds to decode a 256-pixel image from 256 tokens, by engine, and ChannelTok's speedup.
 
-    A FlexTok decode is D12.steps Euler steps: what a graph of one takes, and for each further one what a graph of two takes longer. A
-    first step is cheaper: of a known noise, the pass without tokens is a constant that an engine computes when it loads. Its VAE decoder
-    is left out.
+    A FlexTok decode is D12.steps Euler steps: the time of a graph of one step, and for each further
+    step the difference to a graph of two. The first step is cheaper because its noise is known: the
+    pass without tokens is a constant that engines fold when they load the graph. The VAE decoder is
+    left out.
     """
-    found: Figures = {}
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         tasks = dict(_full_size_tasks(Path(folder)))
         for engine in engines:
             processes = {key: EngineProcess(engine, task) for key, task in tasks.items()}
-            seconds = _in_turns(processes, rounds)
+            seconds = _measure_alternating(processes, rounds)
             for suffix in GUIDANCE:
-                one, two = (seconds.pop(f"flextok{suffix}_{steps}") for steps in (1, 2))
-                seconds[f"flextok{suffix}"] = one + (D12.steps - 1) * (two - one)
-            found |= {f"{key}_{_key(engine)}_seconds": value for key, value in seconds.items()}
-            found |= {
+                first, both = (seconds.pop(f"flextok{suffix}_{steps}") for steps in (1, 2))
+                seconds[f"flextok{suffix}"] = first + (D12.steps - 1) * (both - first)
+            figures |= {f"{key}_{_key(engine)}_seconds": value for key, value in seconds.items()}
+            figures |= {
                 f"{key}_{_key(engine)}_peak_bytes": process.peak_bytes
                 for key, process in processes.items()
             }
-    for which, among in {"same_engine": (REFERENCE,), "best_engine": engines}.items():
+    for scope, candidates in {"same_engine": (REFERENCE,), "best_engine": engines}.items():
         best = {
-            key: min(found[f"{key}_{_key(engine)}_seconds"] for engine in among)
+            key: min(figures[f"{key}_{_key(engine)}_seconds"] for engine in candidates)
             for key in ("channeltok", *(f"flextok{suffix}" for suffix in GUIDANCE))
         }
         for suffix in GUIDANCE:
-            found[f"channeltok_over_flextok_{which}{suffix}"] = (
+            figures[f"channeltok_over_flextok_{scope}{suffix}"] = (
                 best[f"flextok{suffix}"] / best["channeltok"]
             )
-    return found
+    return figures
 
 
 def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
@@ -194,33 +195,33 @@ def _full_size_tasks(folder: Path) -> Iterator[tuple[str, Task]]:
 
 
 def generate(rounds: int) -> Figures:
-    """As export.bench.generator, of the demo's trained generator; nothing where there is none."""
+    """Figures of export.bench.generator for the demo's generator; empty if none is shipped."""
     if not GENERATOR.exists():
         return {}
-    graph_of_it = generator_graph.step_graph(
+    step_graph = generator_graph.step_graph(
         generator_checkpoint.load(GENERATOR), "demo"
     ).SerializeToString()
     return {
         key.removeprefix("generate_"): value
-        for key, value in generator.measure(graph_of_it, rounds).items()
+        for key, value in generator.measure(step_graph, rounds).items()
     }
 
 
-def _task(folder: Path, role: Role, model: bytes, given: NDArray[Any]) -> Task:
+def _task(folder: Path, role: Role, model: bytes, inputs: NDArray[Any]) -> Task:
     folder.mkdir()
     (folder / GRAPH).write_bytes(model)
-    return Task(role, folder, given, flops=0.0)
+    return Task(role, folder, inputs, flops=0.0)
 
 
-def _in_turns(engines: dict[str, EngineProcess], rounds: int) -> Figures:
-    """Median seconds of one image. The processes end."""
+def _measure_alternating(engines: dict[str, EngineProcess], rounds: int) -> Figures:
+    """Median seconds per image; the processes run in turns and are stopped at the end."""
     times: dict[str, list[float]] = {key: [] for key in engines}
     for _ in range(rounds):
         for key, engine in engines.items():
             times[key].append(engine.seconds(1))
     for engine in engines.values():
         engine.stop()
-    return {key: statistics.median(some) for key, some in times.items()}
+    return {key: statistics.median(seconds) for key, seconds in times.items()}
 
 
 def _key(engine: str) -> str:
@@ -228,45 +229,45 @@ def _key(engine: str) -> str:
 
 
 def main() -> None:
-    """Measure the legs asked for, and write build/bench-families.json; with --write docs/families.md from all that it then holds."""
+    """Measure the chosen parts into build/bench-families.json; --write renders docs/families.md."""
     parser = argparse.ArgumentParser(
         prog="python -m export.bench.families", description=main.__doc__
     )
     parser.add_argument(
-        "--legs", nargs="*", choices=LEGS, default=LEGS, help="none: only write the page"
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="none: only write the page"
     )
-    parser.add_argument("--rounds", type=int, default=9, help="of cost and of generate; 9")
-    parser.add_argument("--size-rounds", type=int, default=3, help="of size, some seconds each; 3")
+    parser.add_argument("--rounds", type=int, default=9, help="of cost and generate; 9")
+    parser.add_argument("--size-rounds", type=int, default=3, help="of size, seconds each; 3")
     parser.add_argument("--size-engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(
         "--data",
-        help="photos for quality and cost: a folder of images or of .tar shards, one .tar, or a glob",
+        help="photos for quality and cost: a folder of images or .tar shards, one .tar, or a glob",
     )
-    parser.add_argument("--photos", type=int, help="how many of them (all)")
+    parser.add_argument("--photos", type=int, help="how many of them; all")
     parser.add_argument("--write", action="store_true", help="write docs/families.md")
     options = parser.parse_args()
     if REFERENCE not in options.size_engines:
-        parser.error(f"size compares in one engine: --size-engines needs {REFERENCE!r}")
-    if options.data is None and {"quality", "cost"} & {*options.legs}:
-        parser.error("the legs quality and cost need --data")
-    found: Figures = json.loads(REPORT.read_text()) if REPORT.exists() else {}
-    legs: dict[str, Callable[[], Figures]] = {
+        parser.error(f"size also compares in one engine: --size-engines needs {REFERENCE!r}")
+    if options.data is None and {"quality", "cost"} & {*options.parts}:
+        parser.error("quality and cost need --data")
+    figures: Figures = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    parts: dict[str, Callable[[], Figures]] = {
         "quality": lambda: quality(options.data, options.photos),
         "cost": lambda: cost(options.data, options.rounds),
         "size": lambda: size(options.size_rounds, tuple(options.size_engines)),
         "generate": lambda: generate(options.rounds),
     }
-    for leg in options.legs:
-        # A leg replaces all that an earlier run found of it.
-        found = {key: value for key, value in found.items() if not key.startswith(f"{leg}_")}
-        found |= {
-            key if key.startswith("channeltok_over") else f"{leg}_{key}": value
-            for key, value in legs[leg]().items()
+    for part in options.parts:
+        # Replace the figures of an earlier run.
+        figures = {key: value for key, value in figures.items() if not key.startswith(f"{part}_")}
+        figures |= {
+            key if key.startswith("channeltok_over") else f"{part}_{key}": value
+            for key, value in parts[part]().items()
         }
-        write_figures(REPORT, found)
-    print(families_page.tables(found))
+        write_figures(REPORT, figures)
+    print(families_page.tables(figures))
     if options.write:
-        families_page.write(found)
+        families_page.write(figures)
 
 
 if __name__ == "__main__":

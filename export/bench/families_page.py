@@ -1,4 +1,4 @@
-"""docs/families.md, from the figures that export.bench.families left."""
+"""Render docs/families.md from the figures of export.bench.families."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,33 +13,33 @@ NOT_YET = "Not measured yet: `make bench-families`."
 Figures = dict[str, float]
 
 
-def write(found: Figures) -> None:
-    """The page. A leg that `found` lacks is said to be missing."""
-    PAGE.write_text(TEMPLATE.read_text().format(**_parts(found)))
+def write(figures: Figures) -> None:
+    """Write the page; parts without figures are marked as not measured."""
+    PAGE.write_text(TEMPLATE.read_text().format(**_parts(figures)))
 
 
-def tables(found: Figures) -> str:
-    """What was measured, as Markdown."""
-    return "\n\n".join(part for part in _parts(found).values() if part != NOT_YET)
+def tables(figures: Figures) -> str:
+    """The tables of all measured parts, as Markdown."""
+    return "\n\n".join(part for part in _parts(figures).values() if part != NOT_YET)
 
 
-def _parts(found: Figures) -> dict[str, str]:
+def _parts(figures: Figures) -> dict[str, str]:
     return {
-        "quality": _quality(found),
-        "use": _use(found),
-        "cost": _cost(found),
-        "by_k": _by_k(found),
-        "size": _size(found),
-        "generate": _generate(found),
+        "quality": _quality(figures),
+        "use": _use(figures),
+        "cost": _cost(figures),
+        "by_k": _by_k(figures),
+        "size": _size(figures),
+        "generate": _generate(figures),
     }
 
 
-def _quality(found: Figures) -> str:
-    names = [name for name in TITLES if f"quality_{name}_photos" in found]
+def _quality(figures: Figures) -> str:
+    names = [name for name in TITLES if f"quality_{name}_photos" in figures]
     sizes = sorted(
         {
             int(key.split("_")[2])
-            for key in found
+            for key in figures
             if key.startswith("quality_") and key.endswith("_bytes_k")
         }
     )
@@ -47,48 +47,48 @@ def _quality(found: Figures) -> str:
     for size in sizes:
         for name in names:
             prefix = f"quality_{name}_{size}_bytes"
-            if f"{prefix}_k" in found:
-                figures = [
-                    f"{found[f'{prefix}_{measure}']:.{digits}f}"
+            if f"{prefix}_k" in figures:
+                values = [
+                    f"{figures[f'{prefix}_{measure}']:.{digits}f}"
                     for measure, digits in MEASURES.items()
                 ]
-                rows.append([str(size), TITLES[name], f"{found[f'{prefix}_k']:.0f}", *figures])
+                rows.append([str(size), TITLES[name], f"{figures[f'{prefix}_k']:.0f}", *values])
     return _table(("bytes", "family", "k", "PSNR, dB", "SSIM", "perceptual", "independent"), rows)
 
 
 MEASURES = {"psnr": 2, "ssim": 3, "perceptual": 3, "independent": 1}  # -> digits
 
 
-def _use(found: Figures) -> str:
+def _use(figures: Figures) -> str:
     rows = []
     for name, title in TITLES.items():
         prefix = f"quality_{name}"
-        if f"{prefix}_photos" in found:
-            use, seen = (f"{100 * found[f'{prefix}_{key}']:.1f} %" for key in ("use", "ids_seen"))
+        if f"{prefix}_photos" in figures:
+            use, seen = (f"{100 * figures[f'{prefix}_{key}']:.1f} %" for key in ("use", "ids_seen"))
             rows.append(
                 [
                     title,
-                    f"{found[f'{prefix}_photos']:.0f}",
+                    f"{figures[f'{prefix}_photos']:.0f}",
                     use,
                     seen,
-                    f"{found[f'{prefix}_id_entropy_bits']:.2f}",
+                    f"{figures[f'{prefix}_id_entropy_bits']:.2f}",
                 ]
             )
     return _table(("family", "photos", "use", "ids that occur", "entropy of ids, bits"), rows)
 
 
-def _cost(found: Figures) -> str:
+def _cost(figures: Figures) -> str:
     rows = [
         [
             title,
             *(
-                f"{found[f'cost_{name}_{role}_{unit}'] / scale:.{digits}f}"
+                f"{figures[f'cost_{name}_{role}_{unit}'] / scale:.{digits}f}"
                 for role in ("encode", "decode")
                 for unit, scale, digits in UNITS
             ),
         ]
         for name, title in TITLES.items()
-        if f"cost_{name}_encode_ms" in found
+        if f"cost_{name}_encode_ms" in figures
     ]
     return _table(("family", "encode, ms", "memory, MB", "decode, ms", "memory, MB"), rows)
 
@@ -96,14 +96,14 @@ def _cost(found: Figures) -> str:
 UNITS = (("ms", 1.0, 1), ("peak_bytes", 1e6, 0))
 
 
-def _by_k(found: Figures) -> str:
+def _by_k(figures: Figures) -> str:
     prefix = "cost_flextok_decode_k"
     by_k = {
         int(key.removeprefix(prefix).removesuffix("_ms")): value
-        for key, value in found.items()
+        for key, value in figures.items()
         if key.startswith(prefix) and key.endswith("_ms")
     }
-    whole = found.get("cost_flextok_decode_ms")
+    whole = figures.get("cost_flextok_decode_ms")
     if whole is None:
         return NOT_YET
     rows = [[str(k), f"{by_k[k]:.1f}", f"{by_k[k] / whole:.2f}"] for k in sorted(by_k)]
@@ -112,17 +112,17 @@ def _by_k(found: Figures) -> str:
     )
 
 
-def _size(found: Figures) -> str:
+def _size(figures: Figures) -> str:
     engines = [
         key.removeprefix("size_channeltok_").removesuffix("_seconds")
-        for key in found
+        for key in figures
         if key.startswith("size_channeltok_") and key.endswith("_seconds")
     ]
     rows = []
     for engine in engines:
-        channeltok = found[f"size_channeltok_{engine}_seconds"]
+        channeltok = figures[f"size_channeltok_{engine}_seconds"]
         plain, guided = (
-            found[f"size_flextok{suffix}_{engine}_seconds"] for suffix in ("", "_guided")
+            figures[f"size_flextok{suffix}_{engine}_seconds"] for suffix in ("", "_guided")
         )
         rows.append(
             [
@@ -137,7 +137,7 @@ def _size(found: Figures) -> str:
     if not rows:
         return NOT_YET
     best, guided_best = (
-        found[f"channeltok_over_flextok_best_engine{suffix}"] for suffix in ("", "_guided")
+        figures[f"channeltok_over_flextok_best_engine{suffix}"] for suffix in ("", "_guided")
     )
     rows.append(["each in its best", "", "", "", f"{best:.2f}", f"{guided_best:.2f}"])
     columns = (
@@ -151,16 +151,16 @@ def _size(found: Figures) -> str:
     return _table(columns, rows)
 
 
-def _generate(found: Figures) -> str:
+def _generate(figures: Figures) -> str:
     rows = []
     for length in LENGTHS:
-        if f"generate_cached_{length}_seconds" in found:
+        if f"generate_cached_{length}_seconds" in figures:
             seconds = [
-                f"{1000 * found[f'generate_{way}_{length}_seconds']:.0f}"
+                f"{1000 * figures[f'generate_{way}_{length}_seconds']:.0f}"
                 for way in ("cached", "uncached")
             ]
             rows.append(
-                [str(length), *seconds, f"{found[f'generate_cached_over_uncached_{length}']:.1f}"]
+                [str(length), *seconds, f"{figures[f'generate_cached_over_uncached_{length}']:.1f}"]
             )
     return _table(("tokens", "with the cache, ms", "without, ms", "faster by"), rows)
 

@@ -1,7 +1,8 @@
-"""`python -m export.bench.generator GRAPH`: tokens with a cache against tokens without one, the same graph and runtime, in one run.
+"""`python -m export.bench.generator GRAPH`: generation with and without a KV cache, in one run.
 
-Expected before it was measured, for the demo's shape: a step with a cache reads 21 MB of weights, about 1.5 ms; without one it computes 128
-positions on average, 1.4 GFLOP, about 23 ms at 60 GFLOP/s. So 15 times, and 10 is asked.
+Estimate for the demo's shape, made before measuring: a step with a cache reads 21 MB of weights,
+about 1.5 ms; without one it computes 128 positions on average, 1.4 GFLOP, about 23 ms at
+60 GFLOP/s. That is 15 times; at least 10 is required.
 """
 
 import argparse
@@ -20,26 +21,26 @@ REPORT = Path("build/bench-generator.json")
 
 
 def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
-    """Seconds for the first 32, 64, 128 and 256 tokens of a sequence by a serialised step graph, medians over `rounds` in turns.
+    """Median seconds of the first 32, 64, 128 and 256 tokens of a sequence, over `rounds`.
 
-    graph: as export.graphs.generator_graph writes it, of 256 channels or more. Without a cache each step computes the whole sequence so far. Either way has
-    the better of one thread and of one for each core.
-    Raises RuntimeError when the two ways disagree about a token.
+    graph: serialised step graph of 256 channels or more. Without a cache each step computes the
+    whole sequence so far. Both ways use the better of one thread and one per core.
+    Raises RuntimeError when a token differs between the two ways.
     """
-    engines = {
+    sessions = {
         threads: GeneratorSession(graph, threads) for threads in sorted({1, os.cpu_count() or 1})
     }
     times: dict[tuple[int, bool], list[list[float]]] = {}
     for turn in range(rounds + 1):
-        made = []
-        for threads, steps in engines.items():
+        sequences = []
+        for threads, session in sessions.items():
             for cached in (True, False):
-                tokens, seconds = _sequence(steps, cached, max(LENGTHS) if turn else 8)
-                made.append(tokens)
+                tokens, seconds = _sample(session, cached, max(LENGTHS) if turn else 8)
+                sequences.append(tokens)
                 if turn:  # the first turn warms up
                     times.setdefault((threads, cached), []).append(seconds)
-        if made.count(made[0]) != len(made):
-            raise RuntimeError("with and without a cache the tokens differ")
+        if sequences.count(sequences[0]) != len(sequences):
+            raise RuntimeError("tokens with and without a cache differ")
     figures: dict[str, float] = {}
     for cached, way in ((True, "cached"), (False, "uncached")):
         for length in LENGTHS:
@@ -47,7 +48,7 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
                 threads: statistics.median(
                     seconds[length - 1] for seconds in times[threads, cached]
                 )
-                for threads in engines
+                for threads in sessions
             }
             figures[f"generate_{way}_{length}_seconds"] = min(medians.values())
             figures[f"generate_{way}_{length}_threads"] = min(
@@ -63,7 +64,7 @@ def measure(graph: bytes, rounds: int = 3) -> dict[str, float]:
 
 
 def table(figures: dict[str, float]) -> str:
-    """What `measure` found, for people."""
+    """The figures of `measure` as text."""
     rows = [f"{'tokens':>6}{'cached':>12}{'uncached':>12}{'times':>8}"]
     for length in LENGTHS:
         cached, uncached = (
@@ -71,20 +72,18 @@ def table(figures: dict[str, float]) -> str:
             for way in ("cached", "uncached")
         )
         rows.append(
-            f"{length:>6}{cached:>12}{uncached:>12}{figures[f'generate_cached_over_uncached_{length}']:>8.1f}"
+            f"{length:>6}{cached:>12}{uncached:>12}"
+            f"{figures[f'generate_cached_over_uncached_{length}']:>8.1f}"
         )
     return "\n".join(rows)
 
 
-def _sequence(steps: GeneratorSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
-    """The most likely tokens of no class, and after each of them the seconds since the start."""
-    noise = np.zeros((1, steps.draws, steps.values), np.float32)
-    generation, tokens, seconds, started = (
-        steps.begin(-1, temperature=0.0, top_k=0),
-        [-1],
-        [],
-        time.perf_counter(),
-    )
+def _sample(session: GeneratorSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
+    """Greedy tokens without a class, and the seconds from the start to each of them."""
+    noise = np.zeros((1, session.draws, session.values), np.float32)
+    generation = session.begin(-1, temperature=0.0, top_k=0)
+    tokens, seconds = [-1], []
+    started = time.perf_counter()
     for _ in range(length):
         if not cached:
             generation.length = 0
@@ -94,6 +93,7 @@ def _sequence(steps: GeneratorSession, cached: bool, length: int) -> tuple[list[
 
 
 def main() -> None:
+    """Measure, write build/bench-generator.json and print a table."""
     parser = argparse.ArgumentParser(prog="python -m export.bench.generator", description=__doc__)
     parser.add_argument("graph", type=Path, help="model.onnx of a generator, in a model repository")
     parser.add_argument("--rounds", type=int, default=3)

@@ -117,7 +117,9 @@ def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(
         families, "EngineProcess", lambda engine, task: SimpleNamespace(peak_bytes=0)
     )  # nothing is timed here
     monkeypatch.setattr(
-        families, "_in_turns", lambda engines, rounds: {key: seconds[key] for key in engines}
+        families,
+        "_measure_alternating",
+        lambda engines, rounds: {key: seconds[key] for key in engines},
     )
     found = families.size(1, ("onnxruntime f32",))
     assert (
