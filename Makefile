@@ -132,7 +132,7 @@ bench-peers: $(VENV)/dev.stamp  ## the service against FastAPI, LitServe, Ray Se
 bench-engines: $(VENV)/dev.stamp  ## every engine that runs on this processor
 	$(BIN)/python -m export.bench.engines --data $(DATA)/val
 
-# FAMILIES="--legs cost --rounds 3" measures a part.
+# FAMILIES="--parts cost --rounds 3" measures a part.
 bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side (FAMILIES)
 	$(BIN)/python -m export.bench.families --data $(DATA)/kodak $(FAMILIES)
 
@@ -278,8 +278,9 @@ gpu-acceptance:  ## on a GPU host: build, serve and compare every engine with fp
 		docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance \
 		run --build --rm --user "$$(id -u):$$(id -g)" acceptance
 
+# PACK=--onnxruntime-gpu packs ONNX Runtime for CUDA too.
 gpu-pack:  ## pack a kit for a GPU host without Docker and network (docs/gpu.md)
-	$(PYTHON) -m deploy.gpu.pack
+	$(PYTHON) -m deploy.gpu.pack --train '$(DATA)/train/*.tar' --validation '$(DATA)/val/*.tar' $(PACK)
 
 # REHEARSAL_PYTHON=python3.12 REHEARSAL_TORCH=torch==2.11.0: exactly that host's versions, which is
 # a download of 5 GB.

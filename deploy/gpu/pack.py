@@ -1,12 +1,12 @@
-"""`python -m deploy.gpu.pack`: what a bare GPU host lacks, in folders small enough to be copied.
+"""`python -m deploy.gpu.pack`: pack what a bare GPU host lacks into folders of limited size.
 
-base/      site: the packages that the host lacks, ready for PYTHONPATH, nothing to install there;
-           photos: a shard of validation photos; the trained tokenizer
-graphs/    the exported graphs of that tokenizer
-photos-N/  the training shards
+base/           site: the packages that the host lacks, for PYTHONPATH;
+                photos: a shard of validation photos; the trained tokenizer
+graphs/         the exported graphs of that tokenizer
+photos-N/       the training shards
 onnxruntime-N/  pieces of the wheel of ONNX Runtime for CUDA, with --onnxruntime-gpu
 
-One folder travels with each command, beside the working tree. docs/gpu.md says how it is used.
+One folder travels with each command, beside the working tree: docs/gpu.md.
 """
 
 import argparse
@@ -20,38 +20,41 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-LIMIT_MIB = 62.0  # the host takes 64
-LARGE = MIB  # bytes from which a tracked file is better left at home
+LIMIT_MIB = 62.0  # the host accepts 64
+LARGE = MIB  # tracked files of at least so many bytes should not travel
 VALIDATION_PHOTOS = 200
 TOKENIZER = ROOT / "tokenizer/weights/demo.safetensors"
-# Packages that the host lacks, of the versions that pyproject.toml pins. What the first need comes
-# with them; of what the others need the host has numpy, and the rest is named here.
+# Packages that the host lacks, in the versions that pyproject.toml pins. ALONE lists everything
+# that those packages need except numpy, which the host has.
 WITH_DEPENDENCIES = ("pydantic", "pydantic-settings")
 ALONE = ("simplejpeg", "webdataset", "braceexpand", "pyyaml")
 
 
 def pins() -> dict[str, str]:
-    """Every package that pyproject.toml pins: name to requirement, such as name==version."""
+    """Packages that pyproject.toml pins: name -> requirement, such as "name==version"."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    requirements = [one for extra in extras.values() for one in extra if "==" in one]
-    return {one.partition("==")[0].partition("[")[0]: one for one in requirements}
+    pinned = [line for extra in extras.values() for line in extra if "==" in line]
+    return {line.partition("==")[0].partition("[")[0]: line for line in pinned}
 
 
 def install_site(site: Path, python: str) -> None:
-    """Unpack what the host lacks into a folder, for Python `python` ("3.12") on Linux, x86-64."""
+    """Unpack the packages that the host lacks into `site`, for Python `python` on Linux x86-64.
+
+    python: such as "3.12".
+    """
     pinned = pins()
-    for names, further in ((WITH_DEPENDENCIES, []), (ALONE, ["--no-deps"])):
+    for names, options in ((WITH_DEPENDENCIES, []), (ALONE, ["--no-deps"])):
         requirements = [pinned.get(name, name) for name in names]
-        _pip("install", "--target", site, *_for(python), *further, *requirements)
+        _pip("install", "--target", site, *_platform(python), *options, *requirements)
     shutil.rmtree(site / "bin", ignore_errors=True)
 
 
 def pack_onnxruntime(folder: Path, python: str, room: int) -> None:
-    """The wheel of ONNX Runtime for CUDA in pieces of at most `room` bytes, a folder each."""
+    """Split the wheel of ONNX Runtime for CUDA into folders of at most `room` bytes."""
     wheels = folder / "wheel"
-    _pip("download", "--dest", wheels, "--no-deps", *_for(python), pins()["onnxruntime-gpu"])
+    _pip("download", "--dest", wheels, "--no-deps", *_platform(python), pins()["onnxruntime-gpu"])
     (wheel,) = wheels.glob("*.whl")
     content = wheel.read_bytes()
     for number, start in enumerate(range(0, len(content), room), start=1):
@@ -61,7 +64,7 @@ def pack_onnxruntime(folder: Path, python: str, room: int) -> None:
     shutil.rmtree(wheels)
 
 
-def _for(python: str) -> list[str]:
+def _platform(python: str) -> list[str]:
     platforms = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
     options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     for platform in platforms:
@@ -74,21 +77,21 @@ def _pip(command: str, *arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", command, *quiet, *map(str, arguments)], check=True)
 
 
-def first_members(shard: Path, count: int, written: Path) -> None:
-    """Copy the first `count` files of a tar file to another one."""
-    written.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(shard) as source, tarfile.open(written, "w") as target:
+def copy_first_members(shard: Path, count: int, target: Path) -> None:
+    """Copy the first `count` files of a tar file to a new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(shard) as source, tarfile.open(target, "w") as copy:
         for _ in range(count):
             member = source.next()
             if member is None:
                 break
-            target.addfile(member, source.extractfile(member))
+            copy.addfile(member, source.extractfile(member))
 
 
 def pack_shards(shards: list[Path], folder: Path, room: int) -> None:
-    """Copy shards, in order, to photos-1, photos-2 and so on, each of at most `room` bytes.
+    """Copy shards, in order, to photos-1, photos-2 and so on, of at most `room` bytes each.
 
-    Raises ValueError when one shard does not fit.
+    Raises ValueError when a shard does not fit.
     """
     number, used = 0, room
     for shard in shards:
@@ -109,7 +112,7 @@ def size_of(folder: Path) -> int:
 
 
 def too_large(folder: Path, room: int) -> list[str]:
-    """A sentence for each part of a pack that has more than `room` bytes."""
+    """A sentence per part of a pack that exceeds `room` bytes."""
     sizes = {part.name: size_of(part) for part in sorted(folder.iterdir())}
     return [
         f"{name} has {_mib(size)}: a part has room for {_mib(room)}"
@@ -119,7 +122,7 @@ def too_large(folder: Path, room: int) -> list[str]:
 
 
 def tracked() -> dict[str, int]:
-    """Bytes of every tracked file of the working tree that is there, by its path."""
+    """Size in bytes of every tracked file that exists in the working tree, by path."""
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
@@ -132,25 +135,24 @@ def _mib(size: int) -> str:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.gpu.pack", description=main.__doc__)
-    data = ROOT.parent / "shared/data"
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-pack"))
     parser.add_argument("--python", default="3.12", help="of the host; 3.12")
-    parser.add_argument("--train", default=f"{data}/train/*.tar", help="training shards, a glob")
-    parser.add_argument("--validation", default=f"{data}/val/*.tar", help="as --train")
+    parser.add_argument("--train", required=True, help="training shards, a glob")
+    parser.add_argument("--validation", required=True, help="validation shards, a glob")
     parser.add_argument(
         "--limit-mib",
         type=float,
         default=LIMIT_MIB,
-        help="for one part and the working tree together; 62",
+        help="limit for one part and the working tree together; 62",
     )
     parser.add_argument(
-        "--onnxruntime-gpu", action="store_true", help="pack ONNX Runtime for CUDA too, 256 MB"
+        "--onnxruntime-gpu", action="store_true", help="also pack ONNX Runtime for CUDA, 256 MB"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the parts, and print their sizes and what to do. Exits with 1 when one is too large."""
+    """Write the parts, print sizes and next steps. Exits with 1 if a part is too large."""
     options = _options(arguments)
     files = tracked()
     large = {name: size for name, size in files.items() if size >= LARGE}
@@ -162,14 +164,14 @@ def main(arguments: list[str] | None = None) -> None:
     base.mkdir(parents=True)
     try:
         install_site(base / "site", options.python)
-        for shard in _found(options.validation)[:1]:
-            first_members(shard, VALIDATION_PHOTOS, base / "photos" / shard.name)
+        for shard in _shards(options.validation)[:1]:
+            copy_first_members(shard, VALIDATION_PHOTOS, base / "photos" / shard.name)
         shutil.copyfile(TOKENIZER, base / TOKENIZER.name)
         for model in sorted((ROOT / "model_repository").glob(f"{TOKENIZER.stem}_*")):
             graph = Path("1/model.onnx")
             (folder / "graphs" / model.name / "1").mkdir(parents=True)
             shutil.copyfile(model / graph, folder / "graphs" / model.name / graph)
-        pack_shards(_found(options.train), folder, room)
+        pack_shards(_shards(options.train), folder, room)
         if options.onnxruntime_gpu:
             pack_onnxruntime(folder, options.python, room)
     except (ValueError, FileNotFoundError) as error:
@@ -178,8 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"Without the files of {_mib(LARGE)} and more it has {_mib(tree)}.")
     for part in sorted(folder.iterdir()):
         print(f"  {_mib(size_of(part)):>10}  {part}")
-    if broken := too_large(folder, room):
-        sys.exit("\n".join(broken))
+    if excess := too_large(folder, room):
+        sys.exit("\n".join(excess))
     print("\nBefore the first command on the host, so that the tree is small enough:\n")
     print("    rm " + " ".join(large))
     print("\nAfter the last one:\n")
@@ -187,12 +189,12 @@ def main(arguments: list[str] | None = None) -> None:
     print("\ndocs/gpu.md has the commands.")
 
 
-def _found(pattern: str) -> list[Path]:
+def _shards(pattern: str) -> list[Path]:
     """The files of a glob, sorted. Raises FileNotFoundError when there are none."""
-    found = sorted(map(Path, glob.glob(pattern)))
-    if not found:
+    shards = sorted(map(Path, glob.glob(pattern)))
+    if not shards:
         raise FileNotFoundError(f"no shards at {pattern!r}")
-    return found
+    return shards
 
 
 if __name__ == "__main__":

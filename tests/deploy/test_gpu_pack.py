@@ -59,10 +59,10 @@ def test_the_first_members_of_a_shard(tmp_path: Path) -> None:
     with tarfile.open(shard, "w") as tar:
         for number in range(4):
             tar.add(write(tmp_path / f"{number}.jpg", number), f"{number}.jpg")
-    pack.first_members(shard, 3, tmp_path / "some/first.tar")
+    pack.copy_first_members(shard, 3, tmp_path / "some/first.tar")
     with tarfile.open(tmp_path / "some/first.tar") as tar:
         assert {member.name: member.size for member in tar} == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 2}
-    pack.first_members(shard, 9, tmp_path / "whole.tar")
+    pack.copy_first_members(shard, 9, tmp_path / "whole.tar")
     with tarfile.open(tmp_path / "whole.tar") as tar:
         assert len(tar.getnames()) == 4
 
