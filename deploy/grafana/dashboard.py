@@ -1,4 +1,4 @@
-"""Writes the dashboard that Grafana is provisioned with: `make dashboard`. A test says when the file beside it is not what this makes."""
+"""Generate Grafana's dashboard: `make dashboard`. A test compares the generated file."""
 
 import json
 from pathlib import Path
@@ -19,29 +19,21 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 FILE = Path(__file__).parent / "provisioning/dashboards/channeltok.json"
-SOURCE = DataSourceRef(
-    type_val="prometheus", uid="prometheus"
-)  # the uid that provisioning/datasources gives it
-Query = tuple[str, str]  # PromQL, and the legend of each series it yields
+SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # see provisioning/datasources
+Query = tuple[str, str]  # PromQL, and the legend of each of its series
 
 # Grafana's names of units.
-SECONDS, SHARE, BYTES, BYTES_PER_SECOND, PER_SECOND, COUNT = (
-    "s",
-    "percentunit",
-    "bytes",
-    "Bps",
-    "cps",
-    "short",
-)
+SECONDS, SHARE, BYTES = "s", "percentunit", "bytes"
+BYTES_PER_SECOND, PER_SECOND, COUNT = "Bps", "cps", "short"
 
 
 def build() -> dashboard.Dashboard:
-    """Rows from what callers feel down to what causes it."""
+    """The dashboard: rows from what callers notice down to the causes."""
     return (
         dashboard.Dashboard("ChannelTok")
         .uid("channeltok")
         .description(
-            "Is it well, how full is it, and where does the time go? docs/runbook says what to do when it is not."
+            "Health, load and latency of the service. If something is wrong, see docs/runbook."
         )
         .tags(["channeltok"])
         .readonly()
@@ -53,14 +45,14 @@ def build() -> dashboard.Dashboard:
             number("Alerts firing", COUNT, 'count(ALERTS{alertstate="firing"}) or vector(0)')
         )
         .with_panel(number("Gateways ready", COUNT, "sum(channeltok_ready)"))
-        .with_panel(
-            number("Goodput: images answered", PER_SECOND, per_second("channeltok_images_total"))
-        )
+        .with_panel(number("Goodput: images", PER_SECOND, per_second("channeltok_images_total")))
         .with_panel(
             number("Calls failed, last hour", SHARE, "channeltok:calls_failed:ratio_rate1h")
         )
         .with_panel(number("Calls slow, last hour", SHARE, "channeltok:calls_slow:ratio_rate1h"))
-        .with_panel(number("Fullest gateway", SHARE, "max(instance:channeltok_in_flight:ratio)"))
+        .with_panel(
+            number("Highest gateway load", SHARE, "max(instance:channeltok_in_flight:ratio)")
+        )
         .with_panel(
             graph(
                 "Calls",
@@ -70,7 +62,7 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             graph(
-                "Calls by how they ended",
+                "Calls by code",
                 PER_SECOND,
                 (per_second("channeltok_request_seconds_count", "code"), "{{code}}"),
             )
@@ -80,7 +72,7 @@ def build() -> dashboard.Dashboard:
                 "Alerts",
                 COUNT,
                 ('sum by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}"),
-                empty_is="none fires",
+                no_value="none firing",
             )
         )
         .with_panel(latency("Latency, median", 0.5))
@@ -95,7 +87,7 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             budget_burn(
-                "Latency: single calls over 0.316 s",
+                "Latency: unary calls over 0.316 s",
                 "channeltok:calls_slow",
                 "channeltok:latency:budget",
             )
@@ -111,7 +103,7 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             graph(
-                "Images waiting for a place",
+                "Images waiting for a permit",
                 COUNT,
                 ("sum by (priority) (channeltok_images_waiting)", "{{priority}}"),
             )
@@ -144,16 +136,20 @@ def build() -> dashboard.Dashboard:
         .with_row(dashboard.Row("Stages"))
         .with_panel(stages("Encode: mean time by stage", "encode"))
         .with_panel(stages("Decode: mean time by stage", "decode"))
-        .with_panel(stage_by_budget("Encode in the engine, 95 %, by budget", "encode", "engine"))
+        .with_panel(
+            stage_by_budget("Encode: time in the engine, 95 %, by budget", "encode", "engine")
+        )
         .with_panel(
             stage_by_budget(
-                "Encode waiting for the engine, 95 %, by budget", "encode", "engine_queue"
+                "Encode: wait for the engine, 95 %, by budget", "encode", "engine_queue"
             )
         )
-        .with_panel(stage_by_budget("Decode in the engine, 95 %, by budget", "decode", "engine"))
+        .with_panel(
+            stage_by_budget("Decode: time in the engine, 95 %, by budget", "decode", "engine")
+        )
         .with_panel(
             stage_by_budget(
-                "Decode waiting for the engine, 95 %, by budget", "decode", "engine_queue"
+                "Decode: wait for the engine, 95 %, by budget", "decode", "engine_queue"
             )
         )
         .with_row(dashboard.Row("Generate"))
@@ -165,8 +161,8 @@ def build() -> dashboard.Dashboard:
                 ("sum(channeltok_generations_in_flight_limit)", "limit"),
             )
         )
-        .with_panel(token_time("First token", "channeltok_time_to_first_token_seconds"))
-        .with_panel(token_time("Between two tokens", "channeltok_inter_token_latency_seconds"))
+        .with_panel(token_time("Time to first token", "channeltok_time_to_first_token_seconds"))
+        .with_panel(token_time("Inter-token latency", "channeltok_inter_token_latency_seconds"))
         .with_row(dashboard.Row("Engine"))
         .with_panel(
             graph("Engine ready", COUNT, ("min by (model) (channeltok_engine_ready)", "{{model}}"))
@@ -185,8 +181,8 @@ def build() -> dashboard.Dashboard:
             graph(
                 "Batch: mean size",
                 COUNT,
-                ("model:channeltok_batch_size:mean5m", "{{model}}, as images saw it"),
-                ("model:nv_inference_batch:mean5m", "{{model}}, as Triton made it"),
+                ("model:channeltok_batch_size:mean5m", "{{model}}, per image"),
+                ("model:nv_inference_batch:mean5m", "{{model}}, per batch"),
             )
         )
         .with_panel(
@@ -213,9 +209,9 @@ def build() -> dashboard.Dashboard:
                 ("sum by (model) (nv_inference_pending_request_count)", "{{model}}"),
             )
         )
-        .with_panel(triton_time("Triton: mean wait in its queue", "nv_inference_queue_duration_us"))
+        .with_panel(triton_time("Triton: mean queue time", "nv_inference_queue_duration_us"))
         .with_panel(
-            triton_time("Triton: mean time in the engine", "nv_inference_compute_infer_duration_us")
+            triton_time("Triton: mean compute time", "nv_inference_compute_infer_duration_us")
         )
         .with_row(dashboard.Row("Images, tokens, bytes"))
         .with_panel(
@@ -236,43 +232,47 @@ def build() -> dashboard.Dashboard:
         .with_panel(budget_mix("Decode", "decode"))
         .with_panel(budget_mix("Encode in streams", "encode_stream"))
         .with_panel(budget_mix("Decode in streams", "decode_stream"))
-        .with_row(dashboard.Row("Refusals"))
+        .with_row(dashboard.Row("Errors"))
         .with_panel(
             graph(
-                "By reason",
+                "Errors by code",
                 PER_SECOND,
                 (per_second("channeltok_errors_total", "code"), "{{code}}"),
             )
         )
         .with_panel(
             graph(
-                "By reason, share of all calls",
+                "Errors by code, share of all calls",
                 SHARE,
                 ("code:channeltok_errors:ratio_rate5m", "{{code}}"),
             )
         )
         .with_panel(
-            graph("By rpc", PER_SECOND, (per_second("channeltok_errors_total", "rpc"), "{{rpc}}"))
+            graph(
+                "Errors by rpc",
+                PER_SECOND,
+                (per_second("channeltok_errors_total", "rpc"), "{{rpc}}"),
+            )
         )
         .with_row(dashboard.Row("Tokenizers"))
         .with_panel(
             listing(
-                "Gateways that answer with",
+                "Gateways by fingerprint",
                 "count by (tokenizer, fingerprint) (channeltok_tokenizer_info == 1)",
             )
         )
-        .with_panel(listing("Targets that answer", "min by (job, instance) (up)"))
+        .with_panel(listing("Targets up", "min by (job, instance) (up)"))
     )
 
 
 def per_second(counter: str, *by: str) -> str:
-    """PromQL: how fast a counter grows."""
+    """PromQL for the rate of a counter, summed by the labels `by`."""
     labels = f"by ({', '.join(by)}) " if by else ""
     return f"sum {labels}(rate({counter}[$__rate_interval]))"
 
 
 def latency(title: str, quantile: float) -> timeseries.Panel:
-    """Of calls that were answered, by rpc."""
+    """A quantile of the latency of successful calls, by rpc."""
     buckets = (
         'sum by (rpc, le) (rate(channeltok_request_seconds_bucket{code="OK"}[$__rate_interval]))'
     )
@@ -280,55 +280,42 @@ def latency(title: str, quantile: float) -> timeseries.Panel:
 
 
 def budget_burn(title: str, ratio: str, budget: str) -> timeseries.Panel:
-    """The short and the long window of the fast alert, and the two levels that matter."""
+    """Short and long window of the fast burn alert, the budget and the level of a page."""
     return graph(
         title,
         SHARE,
         (f"{ratio}:ratio_rate5m", "5 minutes"),
         (f"{ratio}:ratio_rate1h", "1 hour"),
         (budget, "budget"),
-        (f"14.4 * {budget}", "a page, when both are above"),
+        (f"14.4 * {budget}", "page if both are above"),
         width=12,
     )
 
 
 def stages(title: str, rpc: str) -> timeseries.Panel:
-    """Stacked, they are the mean call."""
-    of = f'{{rpc="{rpc}"}}[$__rate_interval]'
-    mean = f"sum by (stage) (rate(channeltok_stage_seconds_sum{of})) / sum by (stage) (rate(channeltok_stage_seconds_count{of}))"
+    """Mean time per stage, stacked to the mean call."""
+    calls = f'{{rpc="{rpc}"}}[$__rate_interval]'
+    seconds = f"sum by (stage) (rate(channeltok_stage_seconds_sum{calls}))"
+    mean = f"{seconds} / sum by (stage) (rate(channeltok_stage_seconds_count{calls}))"
     return stacked(graph(title, SECONDS, (mean, "{{stage}}"), width=12))
 
 
 def stage_by_budget(title: str, rpc: str, stage: str) -> timeseries.Panel:
-    """One stage, by k rounded up to a power of two."""
-    of = f'{{rpc="{rpc}", stage="{stage}"}}[$__rate_interval]'
-    return graph(
-        title,
-        SECONDS,
-        (
-            f"histogram_quantile(0.95, sum by (budget, le) (rate(channeltok_stage_seconds_bucket{of})))",
-            "{{budget}}",
-        ),
-        width=6,
-    )
+    """95 % quantile of a stage, by k rounded up to a power of two."""
+    calls = f'{{rpc="{rpc}", stage="{stage}"}}[$__rate_interval]'
+    buckets = f"sum by (budget, le) (rate(channeltok_stage_seconds_bucket{calls}))"
+    return graph(title, SECONDS, (f"histogram_quantile(0.95, {buckets})", "{{budget}}"), width=6)
 
 
 def triton_time(title: str, microseconds: str) -> timeseries.Panel:
-    """Triton has counters of microseconds and no histograms: means are all there is."""
+    """Mean of a duration counter of Triton, which has no histograms."""
     requests = "sum by (model) (rate(nv_inference_request_success[$__rate_interval]))"
-    return graph(
-        title,
-        SECONDS,
-        (
-            f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6 / {requests}",
-            "{{model}}",
-        ),
-        width=12,
-    )
+    seconds = f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6"
+    return graph(title, SECONDS, (f"{seconds} / {requests}", "{{model}}"), width=12)
 
 
 def token_time(title: str, seconds: str) -> timeseries.Panel:
-    """Median and tail, by generator."""
+    """Median, 95 % and 99 % of a histogram, by generator."""
     buckets = f"sum by (generator, le) (rate({seconds}_bucket[$__rate_interval]))"
     return graph(
         title,
@@ -341,7 +328,7 @@ def token_time(title: str, seconds: str) -> timeseries.Panel:
 
 
 def budget_mix(title: str, rpc: str) -> timeseries.Panel:
-    """Stacked shares: they reach 1."""
+    """Share of each budget in an rpc's images, stacked to 1."""
     return stacked(
         graph(
             title,
@@ -353,13 +340,13 @@ def budget_mix(title: str, rpc: str) -> timeseries.Panel:
 
 
 def graph(
-    title: str, unit: str, *queries: Query, width: int = 8, empty_is: str = ""
+    title: str, unit: str, *queries: Query, width: int = 8, no_value: str = "no data"
 ) -> timeseries.Panel:
-    """Lines over time."""
+    """A panel of lines over time."""
     panel = (
         timeseries.Panel().title(title).unit(unit).min(0).datasource(SOURCE).span(width).height(8)
     )
-    panel.show_points(VisibilityMode.NEVER).fill_opacity(8).no_value(empty_is or "no data")
+    panel.show_points(VisibilityMode.NEVER).fill_opacity(8).no_value(no_value)
     panel.legend(
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.LIST)
@@ -378,14 +365,14 @@ def graph(
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
-    """Parts of a whole."""
+    """Stack the lines of a panel."""
     return panel.stacking(
         common.StackingConfig().mode(StackingMode.NORMAL).group("A")
     ).fill_opacity(30)
 
 
 def number(title: str, unit: str, expr: str) -> stat.Panel:
-    """The newest value, large."""
+    """A panel with the latest value."""
     panel = (
         stat.Panel()
         .title(title)
@@ -399,7 +386,7 @@ def number(title: str, unit: str, expr: str) -> stat.Panel:
 
 
 def listing(title: str, expr: str) -> table.Panel:
-    """A row for each set of labels, now."""
+    """A table of the current values, a row per set of labels."""
     hide_time = DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True}})
     panel = (
         table.Panel()
@@ -415,11 +402,11 @@ def listing(title: str, expr: str) -> table.Panel:
 
 
 def text() -> str:
-    """The dashboard as Grafana reads it."""
-    made = build().build()
-    for number, panel in enumerate(made.panels or [], 1):
+    """The dashboard as JSON."""
+    built = build().build()
+    for number, panel in enumerate(built.panels or [], 1):
         panel.id_val = number
-    return json.dumps(made, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

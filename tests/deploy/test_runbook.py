@@ -1,4 +1,4 @@
-"""Each alert has its page and each page its alert, and what a page tells to look at and to run is there."""
+"""Every alert has a runbook page, and pages name only metrics, settings and services that exist."""
 
 import re
 import shlex
@@ -8,12 +8,11 @@ import pytest
 
 from service.settings import Settings
 from tests.support.compose import GPU
+from tests.support.monitoring import RUNBOOK, runbook_commands
 from tests.support.prometheus import ALERTS, RECORDINGS
 from tests.support.running import ROOT
 
-RUNBOOK = ROOT / "docs/runbook"
-PROMTOOL_QUERY = ["docker", "compose", "exec", "prometheus", "promtool", "query", "instant"]
-# Subcommand -> options with a value; every other word is a service, but for `exec`, whose first is one and the rest its command.
+# Subcommand -> its options with a value. Other words are services; of `exec` only the first one.
 SUBCOMMANDS: dict[str, set[str]] = {
     "exec": set(),
     "logs": {"--since", "--tail"},
@@ -24,15 +23,8 @@ SUBCOMMANDS: dict[str, set[str]] = {
 }
 
 
-def runbook_commands() -> list[str]:
-    """Every line of the pages' blocks of commands, and every command inside a sentence."""
-    text = "".join(page.read_text() for page in RUNBOOK.glob("*.md"))
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return "".join(blocks).splitlines() + re.findall(r"`(docker compose [^`]+)`", text)
-
-
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_has_its_page(alert: str) -> None:
+def test_alert_has_a_runbook_page_with_all_sections(alert: str) -> None:
     page = ROOT / ALERTS[alert]["annotations"]["runbook_url"]
     assert page == RUNBOOK / f"{alert}.md"
     text = page.read_text()
@@ -42,12 +34,12 @@ def test_an_alert_has_its_page(alert: str) -> None:
     assert f"]({alert}.md)" in (RUNBOOK / "README.md").read_text()
 
 
-def test_every_page_of_the_runbook_has_its_alert() -> None:
+def test_every_runbook_page_has_an_alert() -> None:
     assert {page.stem for page in RUNBOOK.glob("*.md")} - {"README"} == set(ALERTS)
 
 
 @pytest.mark.parametrize("page", sorted(RUNBOOK.glob("*.md")), ids=lambda page: page.stem)
-def test_the_runbook_names_only_metrics_settings_and_pages_that_exist(page: Path) -> None:
+def test_runbook_page_names_only_metrics_settings_and_pages_that_exist(page: Path) -> None:
     text = page.read_text()
     known = (ROOT / "docs/metrics.md").read_text() + " ".join(RECORDINGS)
     for name in set(re.findall(r"\b(channeltok_\w+)", text)):
@@ -61,7 +53,7 @@ def test_the_runbook_names_only_metrics_settings_and_pages_that_exist(page: Path
 @pytest.mark.parametrize(
     "command", sorted({command for command in runbook_commands() if command.startswith("docker ")})
 )
-def test_a_command_is_for_services_that_exist(command: str) -> None:
+def test_runbook_command_is_for_services_that_exist(command: str) -> None:
     _, compose, subcommand, *words = shlex.split(command.partition(" | ")[0])
     assert compose == "compose"
     services = [

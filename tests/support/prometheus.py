@@ -1,4 +1,4 @@
-"""Debian's Prometheus, on the configuration and the rules that the project ships."""
+"""Run Debian's Prometheus and promtool on the configuration and rules in deploy/prometheus."""
 
 import os
 import re
@@ -18,6 +18,7 @@ import yaml
 from tests.support.running import ROOT, eventually
 
 SHIPPED = ROOT / "deploy/prometheus"
+INTERVAL = "500ms"
 RULES = {
     path.stem: yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("rules/*.yml"))
 }
@@ -33,18 +34,18 @@ for _file in RULES.values():
 
 
 def program(name: str) -> str:
-    """prometheus or promtool. Skips the test where there is none, which .ci/run rules out."""
-    found = shutil.which(name, path=f"{ROOT / 'build/prometheus'}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip(f"no {name} here: `make build/prometheus` unpacks Debian's")
-    return found
+    """Path of prometheus or promtool. Skips the test if missing, which .ci/run rules out."""
+    path = shutil.which(name, path=f"{ROOT / 'build/prometheus'}:{os.environ['PATH']}")
+    if path is None:
+        pytest.skip(f"{name} not found: `make build/prometheus` unpacks Debian's")
+    return path
 
 
-def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+def promtool(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run promtool and return its result."""
     return subprocess.run(
         [program("promtool"), *arguments],
-        input=given,
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -54,12 +55,12 @@ def promtool(*arguments: str, given: str | None = None) -> subprocess.CompletedP
 
 @dataclass
 class Prometheus:
-    """A running Prometheus. url: of its HTTP API."""
+    """A running Prometheus. url: base of its HTTP API."""
 
     url: str
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """What PromQL yields now. AssertionError when it is not valid."""
+        """Result of an instant query. AssertionError if it is invalid."""
         reply = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).json()
         assert reply["status"] == "success", f"{expr}: {reply['error']}"
         result = reply["data"]["result"]
@@ -68,14 +69,14 @@ class Prometheus:
         )
 
     def firing(self) -> dict[str, dict[str, Any]]:
-        """The alerts that fire now, by name; of several with one name the last."""
+        """Firing alerts by name; of several with the same name the last."""
         alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=30).json()["data"]["alerts"]
         return {
             alert["labels"]["alertname"]: alert for alert in alerts if alert["state"] == "firing"
         }
 
     def unhealthy_rules(self) -> list[str]:
-        """Rules whose last evaluation failed, with the cause."""
+        """Rules whose last evaluation failed, with their errors."""
         groups = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
         return [
             f"{rule['name']}: {rule.get('lastError')}"
@@ -89,10 +90,10 @@ class Prometheus:
 def scraping(folder: Path, *, gateways: list[str], tritons: list[str]) -> Iterator[Prometheus]:
     """Prometheus with the shipped rules, on other targets (HOST:PORT).
 
-    It scrapes every second, and alerts fire after one second instead of minutes.
+    It scrapes every INTERVAL, and alerts fire after one second instead of minutes.
     """
     config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
     targets = {"gateway": gateways, "triton": tritons}
     config["scrape_configs"] = [
         {"job_name": job["job_name"], "static_configs": [{"targets": targets[job["job_name"]]}]}
