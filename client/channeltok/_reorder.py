@@ -7,6 +7,7 @@ lock.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -54,9 +55,10 @@ class Window(Generic[T]):
     the source or the caller takes does not count.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.finished = False
         self._timeout = timeout
+        self._clock = clock
         self._in_flight: set[int] = set()
         self._early: dict[int, T | ChannelTokError] = {}
         self._next = 0
@@ -68,8 +70,8 @@ class Window(Generic[T]):
         if not self._in_flight and self._source_ended is None:
             return None
         if self._waiting_since is None:
-            self._waiting_since = time.monotonic()
-        return max(0.0, self._waiting_since + self._timeout - time.monotonic())
+            self._waiting_since = self._clock()
+        return max(0.0, self._waiting_since + self._timeout - self._clock())
 
     def take(self, event: Event[T]) -> list[T | ChannelTokError]:
         """Process an event and return the results that are next in order.

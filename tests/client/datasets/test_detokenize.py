@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from channeltok import InvalidInput
+from channeltok import InvalidInput, UnknownTokenizer
 from channeltok.datasets import SourceError, TokenDataset, detokenize
 from PIL import Image
 
@@ -52,6 +52,15 @@ def test_engine_refuses_bad_token_bytes_alone(engine: InProcessEngine, tokenized
     image, error, again = engine.decode_stream([tokens, b"no tokens", tokens.to_bytes()])
     assert isinstance(error, InvalidInput)
     assert (error.code, image) == ("BAD_TOKENS", again)
+
+
+def test_engine_refuses_an_unknown_tokenizer_as_the_service_does(
+    engine: InProcessEngine, tokenized: Path
+) -> None:
+    _, tokens = next(TokenDataset(str(tokenized / "tokens")).rows())
+    (error,) = engine.decode_stream([tokens], tokenizer="nobody")
+    assert isinstance(error, UnknownTokenizer)
+    assert error.code == "UNKNOWN_TOKENIZER"
 
 
 def test_in_process_commands_report_results_and_failures(
