@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,7 +55,7 @@ def die_with_parent(*command: str) -> list[str]:
 
 @dataclass
 class _Engine:
-    """Engine processes of a loaded model. since: load time, in seconds of time.perf_counter.
+    """Engine processes of a loaded model. since: load time, on the clock.
 
     killed: by us, to be replaced.
     """
@@ -67,10 +68,11 @@ class _Engine:
 class EmbeddedTriton:
     """One tritonserver on free loopback ports, serving every model of the repository."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
         """Raises CannotStart when the repository holds no models."""
         self._repository = settings.model_repository.resolve()
         self._settings = settings
+        self._clock = clock
         if not self.on_disk():
             raise CannotStart(
                 f"{self._repository} holds no Triton models (no */config.pbtxt): "
@@ -150,7 +152,7 @@ class EmbeddedTriton:
         in_use: models that stay, because calls that name no older version go to them.
         Raises EngineUnavailable.
         """
-        on_disk, now = set(self.on_disk()), asyncio.get_running_loop().time()
+        on_disk, now = set(self.on_disk()), self._clock()
         if not on_disk:  # the repository is being replaced, or was removed: keep what is loaded
             return
         self._gone = {
@@ -171,7 +173,7 @@ class EmbeddedTriton:
 
     @property
     def loaded(self) -> dict[str, float]:
-        """Names of the loaded models -> load time, in seconds of time.perf_counter."""
+        """Names of the loaded models -> load time, on the clock."""
         return {name: engine.since for name, engine in self._engines.items()}
 
     def failure(self) -> str | None:
@@ -227,39 +229,8 @@ class EmbeddedTriton:
         return processes
 
     async def _load(self, triton: Triton, name: str) -> None:
-        """Load with this machine's engine, instances and threads.
-
-        Raises EngineUnavailable, CannotStart.
-        """
-        try:
-            config = text_format.Parse(
-                (self._repository / name / "config.pbtxt").read_text(),
-                model_config_pb2.ModelConfig(),
-            )
-        except (OSError, UnicodeError, text_format.ParseError) as error:  # a half-copied file, say
-            raise CannotStart(f"{name}/config.pbtxt cannot be read: {error}") from error
-        if config.backend == "python":
-            role, family = (config.parameters[name].string_value for name in ("role", "family"))
-            engine, precision = cpu_engine(role, self._settings, family)
-            if precision == "int8" and not (self._repository / name / "1" / INT8_GRAPH).exists():
-                raise CannotStart(
-                    f"{name} has no int8 graph ({INT8_GRAPH}): "
-                    "write one with `python -m export tokenizer CHECKPOINT --int8`"
-                )
-            for key, value in {
-                "engine": engine,
-                "precision": precision,
-                "threads": self._settings.engine_threads,
-            }.items():
-                config.parameters[key].string_value = str(value)
-            if role == "generate":
-                # One process, which generates several images at a time.
-                config.parameters["at_once"].string_value = str(self._settings.engine_instances)
-            else:
-                config.instance_group[0].count = self._settings.engine_instances
-                config.instance_group[0].rate_limiter.resources.add(
-                    name=CORES, count=1, **{"global": True}
-                )
+        """Raises EngineUnavailable, CannotStart."""
+        config = read_config(self._repository / name, self._settings)
         try:
             await triton.load(
                 name, json_format.MessageToJson(config, preserving_proto_field_name=True)
@@ -268,7 +239,7 @@ class EmbeddedTriton:
             # An engine that hangs while it starts would stay, and so would one more at each try.
             _kill(self._engine_processes(name))
             raise
-        self._engines[name] = _Engine(self._engine_processes(name), time.perf_counter())
+        self._engines[name] = _Engine(self._engine_processes(name), self._clock())
 
     async def _kill(self) -> None:
         self._engines.clear()
@@ -331,6 +302,38 @@ class EmbeddedTriton:
             f"--rate-limit-resource={CORES}:{self._settings.engine_instances}",
             *tracing.triton_arguments(),
         ]
+
+
+def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfig:
+    """A model's config.pbtxt with this machine's engine, precision, instances and threads.
+
+    Raises CannotStart when it cannot be read, or the model has no graph of the precision.
+    """
+    try:
+        config = text_format.Parse(
+            (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+    except (OSError, UnicodeError, text_format.ParseError) as error:  # a half-copied file, say
+        raise CannotStart(f"{folder.name}/config.pbtxt cannot be read: {error}") from error
+    if config.backend != "python":
+        return config
+    role, family = (config.parameters[name].string_value for name in ("role", "family"))
+    engine, precision = cpu_engine(role, settings, family)
+    if precision == "int8" and not (folder / "1" / INT8_GRAPH).exists():
+        raise CannotStart(
+            f"{folder.name} has no int8 graph ({INT8_GRAPH}): "
+            "write one with `python -m export tokenizer CHECKPOINT --int8`"
+        )
+    parameters = {"engine": engine, "precision": precision, "threads": settings.engine_threads}
+    if role == "generate":
+        # One process, which generates several images at a time.
+        parameters["at_once"] = settings.engine_instances
+    else:
+        config.instance_group[0].count = settings.engine_instances
+        config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
+    for key, value in parameters.items():
+        config.parameters[key].string_value = str(value)
+    return config
 
 
 def _kill(processes: list[psutil.Process]) -> None:

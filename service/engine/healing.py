@@ -100,7 +100,7 @@ class Healer:
         await self._readiness.set_ready(False, failure)
         if self._backoff.due("triton"):
             self._backoff.tried("triton")
-            log.warning("restarting", what="triton", why=failure)
+            log.warning("restarting", component="triton", why=failure)
             metrics.ENGINE_RESTARTS.labels("triton").inc()
             async with self._loading:
                 await self._embedded.restart(self._triton)

@@ -87,11 +87,11 @@ class Readiness:
         """
         models = await self._loaded_models()
         models += self._missing_models(models)
-        found = self._served_models(models)
+        served = self._served_models(models)
         if not self._registry.current.tokenizers:
             # At start callers see what will be served, and that it is not ready yet.
-            self._registry.publish(found)
-        engines = [model for tokenizer in found.tokenizers for model in tokenizer.models]
+            self._registry.publish(served)
+        engines = [model for tokenizer in served.tokenizers for model in tokenizer.models]
         errors = await self._run_probes(self._probe.check, engines)
 
         def works(tokenizer: ServedTokenizer) -> bool:
@@ -99,13 +99,13 @@ class Readiness:
 
         # A version that fails does not count while another one of the same name works: callers
         # are sent to that one.
-        working = {tokenizer.name for tokenizer in found.tokenizers if works(tokenizer)}
+        working = {tokenizer.name for tokenizer in served.tokenizers if works(tokenizer)}
         superseded = {
             tokenizer.fingerprint
-            for tokenizer in found.tokenizers
+            for tokenizer in served.tokenizers
             if tokenizer.name in working and not works(tokenizer)
         }
-        self._generators = found.generators
+        self._generators = served.generators
         unverified = self._unverified()
         self._registry.publish(
             self._served_models(
@@ -162,9 +162,9 @@ class Readiness:
         Callers see that they are down, not that they are unknown. Models that were retired, or
         replaced by a newer version, are forgotten.
         """
-        found = self._served_models(models)
-        names = {tokenizer.name for tokenizer in found.tokenizers}
-        names |= {generator.name for generator in found.generators}
+        served = self._served_models(models)
+        names = {tokenizer.name for tokenizer in served.tokenizers}
+        names |= {generator.name for generator in served.generators}
         fingerprints = {model.parameters.get("fingerprint") for model in models}
         missing = []
         for name in self._known.keys() - {model.name for model in models}:

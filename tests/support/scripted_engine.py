@@ -7,7 +7,7 @@ from service.triton.health import EngineHealth
 from service.triton.models import Model
 
 
-class ScriptedTriton:
+class PolledTriton:
     """Serves `models`, or does not answer when they are None."""
 
     def __init__(self, models: list[Model] | None) -> None:

@@ -9,7 +9,7 @@ from service.engine.readiness import Readiness
 from service.errors import EngineUnavailable
 from service.settings import Settings
 from tests.support.clock import Clock
-from tests.support.scripted_engine import ScriptedEmbedded, ScriptedProbe, ScriptedTriton
+from tests.support.scripted_engine import PolledTriton, ScriptedEmbedded, ScriptedProbe
 from tests.support.served_models import A, B, generator, models
 
 TIMEOUT = 60.0
@@ -20,7 +20,7 @@ class Healed:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.triton = ScriptedTriton([])
+        self.triton = PolledTriton([])
         self.embedded = ScriptedEmbedded(["decoder", "encoder"])
         self.embedded.loaded = {"decoder": 500.0, "encoder": 500.0}
         self.readiness = Readiness(

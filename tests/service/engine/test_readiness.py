@@ -11,7 +11,7 @@ from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.triton.models import Model
 from tests.support.clock import Clock
-from tests.support.scripted_engine import ScriptedEmbedded, ScriptedProbe, ScriptedTriton
+from tests.support.scripted_engine import PolledTriton, ScriptedEmbedded, ScriptedProbe
 from tests.support.served_models import A, B, generator, models
 
 
@@ -19,7 +19,7 @@ class Watched:
     """A readiness and everything around it. changes: what its listener heard."""
 
     def __init__(self, served: list[Model] | None, on_disk: list[str] | None = None) -> None:
-        self.triton = ScriptedTriton(served)
+        self.triton = PolledTriton(served)
         self.probe = ScriptedProbe()
         self.clock = Clock()
         self.registry = Registry(AsyncMock())

@@ -6,10 +6,10 @@ from structlog.testing import capture_logs
 from service.engine.supervisor import Supervisor
 from service.errors import EngineUnavailable
 from service.settings import Settings
-from tests.support.scripted_engine import ScriptedTriton
+from tests.support.scripted_engine import PolledTriton
 
 
-class Failing(ScriptedTriton):
+class Failing(PolledTriton):
     """Raises `error` when it is polled. polls: how often that was."""
 
     def __init__(self, error: Exception | None) -> None:

@@ -1,0 +1,167 @@
+"""What the embedded Triton loads, retires and calls broken, without a tritonserver."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.engine.embedded_triton import EmbeddedTriton, read_config
+from service.errors import CannotStart, EngineUnavailable
+from service.settings import Settings
+from tests.support.clock import Clock
+from tests.support.running import ROOT
+
+SHIPPED = ROOT / "model_repository"
+
+
+class Loads:
+    """Records what is loaded and unloaded; the models in `failing` do not load."""
+
+    def __init__(self) -> None:
+        self.configs: dict[str, dict[str, object]] = {}
+        self.unloaded: list[str] = []
+        self.failing: set[str] = set()
+
+    async def load(self, name: str, config: str) -> None:
+        if name in self.failing:
+            raise EngineUnavailable(f"Triton cannot load {name}")
+        self.configs[name] = json.loads(config)
+
+    async def unload(self, name: str) -> None:
+        self.unloaded.append(name)
+
+
+class Repository:
+    """A folder of models, an embedded Triton that serves it, and the client it loads through."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.add("encode")
+        self.clock = Clock()
+        self.triton = Loads()
+        self.embedded = EmbeddedTriton(
+            Settings(model_repository=folder, retire_seconds=600.0), self.clock
+        )
+
+    def add(self, name: str) -> None:
+        (self.folder / name).mkdir()
+        shutil.copy(SHIPPED / "demo_encode/config.pbtxt", self.folder / name)
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.folder / name)
+
+    async def load_new(self) -> bool:
+        return await self.embedded.load_new(self.triton)  # type: ignore[arg-type]
+
+    async def retired(self, seconds: float, in_use: frozenset[str] = frozenset()) -> list[str]:
+        """Models that are unloaded so many seconds later."""
+        self.clock.now += seconds
+        self.triton.unloaded.clear()
+        await self.embedded.retire(self.triton, set(in_use))  # type: ignore[arg-type]
+        return self.triton.unloaded
+
+
+@pytest.fixture
+async def repository(tmp_path: Path) -> AsyncIterator[Repository]:
+    repository = Repository(tmp_path)
+    yield repository
+    await repository.embedded.stop()
+
+
+def test_embedded_triton_needs_a_model(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="holds no Triton models"):
+        EmbeddedTriton(Settings(model_repository=tmp_path))
+
+
+async def test_load_new_loads_each_model_once(repository: Repository) -> None:
+    assert await repository.load_new()
+    repository.add("decode")
+    repository.triton.configs.clear()
+    repository.clock.now = 1010.0
+    assert await repository.load_new()
+    assert list(repository.triton.configs) == ["decode"]
+    assert repository.embedded.loaded == {"encode": 1000.0, "decode": 1010.0}
+
+
+async def test_load_new_loads_the_others_when_one_fails(repository: Repository) -> None:
+    for name in ("broken", "half-copied"):
+        repository.add(name)
+    (repository.folder / "half-copied/config.pbtxt").write_text('name: "half')
+    repository.triton.failing = {"broken"}
+    with capture_logs() as logs:
+        assert not await repository.load_new()
+    failed = [entry["model"] for entry in logs if entry["event"] == "cannot_load"]
+    assert sorted(failed) == ["broken", "half-copied"]
+    assert list(repository.embedded.loaded) == ["encode"]
+
+
+async def test_retire_unloads_what_is_gone_for_long_enough(repository: Repository) -> None:
+    repository.add("old")
+    await repository.load_new()
+    repository.remove("old")
+    assert await repository.retired(0) == []
+    assert await repository.retired(599) == []
+    assert await repository.retired(1) == ["old"]
+    assert await repository.retired(1000) == []
+    assert list(repository.embedded.loaded) == ["encode"]
+
+
+async def test_retire_counts_anew_what_came_back(repository: Repository) -> None:
+    repository.add("old")
+    await repository.load_new()
+    repository.remove("old")
+    await repository.retired(0)
+    repository.add("old")
+    await repository.retired(500)
+    repository.remove("old")
+    assert await repository.retired(500) == []
+    assert await repository.retired(600) == ["old"]
+
+
+async def test_retire_keeps_what_is_in_use(repository: Repository) -> None:
+    repository.add("old")
+    await repository.load_new()
+    repository.remove("old")
+    for _ in range(2):
+        assert await repository.retired(600, frozenset({"old"})) == []
+
+
+async def test_retire_keeps_everything_when_the_repository_vanishes(
+    repository: Repository,
+) -> None:
+    await repository.load_new()
+    repository.remove("encode")
+    for _ in range(2):
+        assert await repository.retired(600) == []
+
+
+async def test_a_killed_model_is_broken_unless_its_files_are_gone(repository: Repository) -> None:
+    repository.add("old")
+    await repository.load_new()
+    assert repository.embedded.broken() == []
+    for name in ("encode", "old", "never loaded"):
+        repository.embedded.kill(name)
+    assert repository.embedded.broken() == ["encode", "old"]
+    repository.remove("old")
+    assert repository.embedded.broken() == ["encode"]
+    await repository.embedded.reload(repository.triton, "encode")  # type: ignore[arg-type]
+    assert repository.triton.unloaded == ["encode"]
+    assert repository.embedded.broken() == []
+
+
+def test_read_config_adds_what_this_machine_decides() -> None:
+    settings = Settings(engine_instances=3, engine_threads=2)
+    config = read_config(SHIPPED / "demo_encode", settings)
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert (parameters["engine"], parameters["precision"]) == ("onnxruntime", "f32")
+    assert parameters["threads"] == "2"
+    assert config.instance_group[0].count == 3
+    assert [resource.name for resource in config.instance_group[0].rate_limiter.resources]
+
+
+def test_read_config_needs_the_graph_of_the_precision() -> None:
+    with pytest.raises(CannotStart, match="demo_decode_k256 has no int8 graph"):
+        read_config(SHIPPED / "demo_decode_k256", Settings(decode_precision="int8"))
