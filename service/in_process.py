@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where the models are; default: $CHANNELTOK_MODEL_REPOSITORY, else model_repository",
     )
     engine_options.add_argument(
-        "--tokenizer", metavar="NAME", help="a tokenizer of the repository; default: the first"
+        "--tokenizer",
+        metavar="NAME",
+        help="a tokenizer of the repository; default: $CHANNELTOK_DEFAULT_TOKENIZER, else the first",
     )
     parser = CommandParser(
         prog="python -m service.in_process",

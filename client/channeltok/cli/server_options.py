@@ -19,7 +19,8 @@ def server_options() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         type=_not_empty,
         default=os.environ.get("CHANNELTOK_SERVER") or DEFAULT_TARGET,
-        help=f"address of the service; default: $CHANNELTOK_SERVER, else {DEFAULT_TARGET}",
+        help="address of the service; dataset commands take several, A,B,C; "
+        f"default: $CHANNELTOK_SERVER, else {DEFAULT_TARGET}",
     )
     options.add_argument(
         "--tls", action="store_true", help="use TLS with the root certificates of this system"
