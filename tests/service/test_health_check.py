@@ -17,7 +17,7 @@ from tests.support.certificates import issue, write_ca
 
 @contextmanager
 def answering(status: int, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server on loopback that answers every request so. Its port."""
+    """A server on loopback that answers every request with `status`. Yields its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -45,26 +45,26 @@ def answering(status: int, context: ssl.SSLContext | None = None) -> Iterator[in
     server.server_close()
 
 
-def test_it_knows_the_settings_of_the_service() -> None:
+def test_health_check_has_the_defaults_of_the_service() -> None:
     for name, default in health_check.SETTINGS.items():
         assert name in Settings.model_fields
         expected = Settings.model_fields[name].default
         assert default == (None if expected is None else str(expected))
 
 
-def test_flags_come_before_the_environment_and_others_are_ignored(
+def test_health_check_prefers_flags_to_the_environment_and_ignores_other_flags(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CHANNELTOK_REST_PORT", "9000")
     monkeypatch.setenv("CHANNELTOK_HOST", "0.0.0.0")
     command = ["python", "-m", "service", "--workers", "2", "--rest-port", "9001"]
-    given = health_check.settings(command)
-    assert (given.host, given.rest_port) == ("0.0.0.0", "9001")
+    options = health_check.settings(command)
+    assert (options.host, options.rest_port) == ("0.0.0.0", "9001")
     assert health_check.settings([]).rest_port == "9000"
 
 
 @pytest.mark.parametrize(("status", "why_not"), [(200, None), (503, "why not")])
-def test_it_says_what_readyz_says(status: int, why_not: str | None) -> None:
+def test_health_check_follows_readyz(status: int, why_not: str | None) -> None:
     with answering(status) as port:
         assert (
             health_check.check(
@@ -74,14 +74,14 @@ def test_it_says_what_readyz_says(status: int, why_not: str | None) -> None:
         )
 
 
-def test_a_port_that_nobody_listens_on_is_named() -> None:
+def test_health_check_names_a_port_without_a_listener() -> None:
     assert "port 1: " in str(health_check.check(health_check.settings(["--rest-port", "1"])))
 
 
 @pytest.mark.parametrize(
     "signed", [None, True, False], ids=["tls", "mutual", "mutual, of another CA"]
 )
-def test_it_speaks_tls(tmp_path: Path, signed: bool | None) -> None:
+def test_health_check_connects_over_tls(tmp_path: Path, signed: bool | None) -> None:
     ca, other = trustme.CA(), trustme.CA()
     files = issue(ca, tmp_path, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -94,7 +94,7 @@ def test_it_speaks_tls(tmp_path: Path, signed: bool | None) -> None:
         flags += ["--tls-client-ca", str(clients)]
     with answering(503, context) as port:
         why_not = health_check.check(health_check.settings([*flags, "--rest-port", str(port)]))
-    # Without a certificate that the service takes, that it answers is all that can be told.
+    # Without an accepted certificate, nothing more is known than that the port answers.
     assert why_not == (None if signed is False else "why not")
     with answering(503) as port:  # plain text where TLS was expected
         assert "TLS failed" in str(

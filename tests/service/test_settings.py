@@ -4,19 +4,19 @@ from pydantic import ValidationError
 from service.settings import Settings
 
 
-def test_every_setting_says_why_one_would_change_it() -> None:
+def test_every_setting_has_a_help_text_of_whole_sentences() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert len(field.description) > 40, name
         assert field.description.endswith("."), name
 
 
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHANNELTOK_GRPC_PORT", "1234")
     assert Settings().grpc_port == 1234
 
 
-def test_the_public_face_is_as_promised() -> None:
+def test_settings_bind_to_loopback_by_default() -> None:
     settings = Settings()
     assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8080, 50051)
 
@@ -34,6 +34,6 @@ def test_the_public_face_is_as_promised() -> None:
         {"engine": "onnxruntime", "decode_precision": "bf16"},
     ],
 )
-def test_a_setting_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+def test_settings_refuse_values_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)

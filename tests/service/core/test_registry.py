@@ -1,9 +1,12 @@
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import pytest
 from channeltok import Tokens
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
-from service.core.registry import ServedModels
+from service.core.registry import Registry, ServedModels
 from service.errors import (
     BadTokens,
     EngineUnavailable,
@@ -180,3 +183,19 @@ def test_class_number_by_name() -> None:
     none = ServedModels([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
     with pytest.raises(UnknownClass, match="no classes"):
         none.class_number("cow")
+
+
+async def test_publish_logs_what_is_new_and_marks_what_is_current() -> None:
+    registry = Registry(AsyncMock())
+    with capture_logs() as logs:
+        for version, fingerprint in ((1, A), (1, A), (2, B)):
+            registry.publish(ServedModels([*models("cat", fingerprint, version=version)]))
+    assert [(entry["tokenizer"], entry["version"]) for entry in logs] == [("cat", 1), ("cat", 2)]
+    assert registry.current.by_name("cat").fingerprint == B
+    info = {
+        fingerprint: REGISTRY.get_sample_value(
+            "channeltok_tokenizer_info", {"tokenizer": "cat", "fingerprint": fingerprint}
+        )
+        for fingerprint in (A, B)
+    }
+    assert info == {A: 0, B: 1}

@@ -1,5 +1,3 @@
-"""The engine follows the processor, and the operator before it."""
-
 import pytest
 
 from service.engine import cpu
@@ -7,7 +5,7 @@ from service.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("given", "has_bf16", "encode", "decode"),
+    ("options", "has_bf16", "encode", "decode"),
     [
         ({}, True, ("onnxruntime", "f32"), ("openvino", "bf16")),
         ({}, False, ("onnxruntime", "f32"), ("onnxruntime", "f32")),
@@ -28,40 +26,40 @@ from service.settings import Settings
         ),
     ],
 )
-def test_engine_and_precision(
-    given: dict[str, str],
+def test_cpu_engine_follows_the_settings_and_then_the_processor(
+    options: dict[str, str],
     has_bf16: bool,
     encode: tuple[str, str],
     decode: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: has_bf16)
-    settings = Settings(**given)
+    settings = Settings(**options)
     assert cpu.cpu_engine("encode", settings) == encode
     assert cpu.cpu_engine("decode", settings) == decode
 
 
 @pytest.mark.parametrize(
-    ("asked", "decode"),
+    ("precision", "decode"),
     [
         ("auto", ("onnxruntime", "f32")),
         ("int8", ("onnxruntime", "f32")),
         ("bf16", ("openvino", "bf16")),
     ],
 )
-def test_a_flow_decodes_in_f32_unless_told_otherwise(
-    asked: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+def test_cpu_engine_decodes_a_flow_in_f32_unless_bf16_is_set(
+    precision: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
-    assert cpu.cpu_engine("decode", Settings(decode_precision=asked), "flextok") == decode
+    assert cpu.cpu_engine("decode", Settings(decode_precision=precision), "flextok") == decode
     assert cpu.cpu_engine("decode", Settings(), "cvq") == ("openvino", "bf16")
 
 
-def test_this_processor_is_known() -> None:
+def test_processor_has_bf16_reads_this_machine() -> None:
     assert cpu.processor_has_bf16() in (True, False)
 
 
-def test_a_generator_computes_alike_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_engine_generates_alike_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
     assert cpu.cpu_engine("generate", Settings(engine="openvino", encode_precision="bf16")) == (
         "onnxruntime",
