@@ -1,8 +1,8 @@
-"""Dependency audit: is the environment whole and as pinned, and does anything in it have a known vulnerability?
+"""Dependency audit: installed versions match the pins, and no package has a known vulnerability.
 
-    python .ci/audit.py            exits 1 for a vulnerability, a broken or a differing dependency; 0 otherwise
+    python .ci/audit.py            exits 1 for a vulnerability or a broken or differing dependency
 
-Advisories come over the network, from PyPI or else from OSV. Where neither can be reached, that is said in one line and is no failure.
+Advisories come from PyPI or else from OSV. If neither can be reached, the audit says so and passes.
 """
 
 import json
@@ -16,20 +16,25 @@ from typing import Any
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 SOURCES = ("pypi", "osv")
-ACCEPTED: dict[str, str] = {}  # advisory -> why it does not concern us
+ACCEPTED: dict[str, str] = {}  # advisory -> why it does not affect us
 
 
 def pinned(pyproject: dict[str, Any]) -> dict[str, str]:
-    """The direct dependencies that are pinned, name -> version, of all extras."""
-    requirements = [
-        one for extra in pyproject["project"]["optional-dependencies"].values() for one in extra
-    ]
-    found = (re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", one) for one in requirements)
-    return {match[1]: match[2] for match in found if match is not None}
+    """Pinned direct dependencies of all extras: name -> version."""
+    extras = pyproject["project"]["optional-dependencies"].values()
+    matches = (
+        re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", requirement)
+        for extra in extras
+        for requirement in extra
+    )
+    return {match[1]: match[2] for match in matches if match is not None}
 
 
 def differing(pins: dict[str, str]) -> list[str]:
-    """Those installed in another version than the pinned one. What is not installed belongs to another extra."""
+    """A sentence per package installed in another version than pinned.
+
+    Packages that are not installed belong to other extras.
+    """
     sentences = []
     for name, version in pins.items():
         try:
@@ -42,16 +47,11 @@ def differing(pins: dict[str, str]) -> list[str]:
 
 
 def advisories(source: str) -> tuple[list[str], int, list[str]] | None:
-    """Vulnerabilities found, number of packages looked up, and those that could not be; None when the source was out of reach."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--skip-editable",
-        "--progress-spinner=off",
-        "--format=json",
-        f"--vulnerability-service={source}",
-    ]
+    """Run pip-audit; see `read`. None if the source cannot be reached."""
+    options = (
+        f"--skip-editable --progress-spinner=off --format=json --vulnerability-service={source}"
+    )
+    command = [sys.executable, "-m", "pip_audit", *options.split()]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         return read(json.loads(result.stdout))
@@ -60,40 +60,44 @@ def advisories(source: str) -> tuple[list[str], int, list[str]] | None:
 
 
 def read(report: dict[str, Any]) -> tuple[list[str], int, list[str]] | None:
-    """pip-audit's report. Against a mirror that has no advisories it skips every package and calls that a success; here it is None."""
-    audited = [one for one in report["dependencies"] if "skip_reason" not in one]
-    skipped = [one["name"] for one in report["dependencies"] if "skip_reason" in one]
+    """(vulnerabilities, number of audited packages, names of skipped ones) of pip-audit's report.
+
+    None if all packages were skipped: with a mirror that has no advisories, pip-audit reports
+    success all the same.
+    """
+    audited = [package for package in report["dependencies"] if "skip_reason" not in package]
+    skipped = [package["name"] for package in report["dependencies"] if "skip_reason" in package]
     if not audited:
         return None
-    found = [
-        f"{one['name']} {one['version']}: {vulnerability['id']}, fixed in {', '.join(vulnerability['fix_versions']) or 'no version'}"
-        for one in audited
-        for vulnerability in one["vulns"]
-        if vulnerability["id"] not in ACCEPTED
-    ]
-    return found, len(audited), skipped
+    vulnerabilities = []
+    for package in audited:
+        for advisory in package["vulns"]:
+            if advisory["id"] not in ACCEPTED:
+                fixed = ", ".join(advisory["fix_versions"]) or "no version"
+                vulnerabilities.append(
+                    f"{package['name']} {package['version']}: {advisory['id']}, fixed in {fixed}"
+                )
+    return vulnerabilities, len(audited), skipped
 
 
 def main() -> int:
+    """Print all problems; returns the exit code."""
     problems = differing(pinned(tomllib.loads(PYPROJECT.read_text())))
-    whole = subprocess.run(
-        [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
-        capture_output=True,
-        text=True,
-    )
-    if whole.returncode:
-        problems += whole.stdout.splitlines()
+    command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
+    check = subprocess.run(command, capture_output=True, text=True)
+    if check.returncode:
+        problems += check.stdout.splitlines()
     for source in SOURCES:
         if (outcome := advisories(source)) is not None:
-            found, audited, skipped = outcome
-            problems += found
-            print(
-                f"audit: {audited} packages looked up at {source}; not known there: {', '.join(skipped) or 'none'}"
-            )
+            vulnerabilities, audited, skipped = outcome
+            problems += vulnerabilities
+            unknown = ", ".join(skipped) or "none"
+            print(f"audit: {audited} packages looked up at {source}; not known there: {unknown}")
             break
     else:
         print(
-            f"audit: NOT DONE for advisories, none of {', '.join(SOURCES)} can be reached from here; versions and consistency were checked"
+            f"audit: advisories NOT CHECKED, cannot reach {' or '.join(SOURCES)}; "
+            "versions and consistency were checked"
         )
     for problem in problems:
         print(f"audit: {problem}", file=sys.stderr)

@@ -39,7 +39,7 @@ ARRANGEMENTS = [
 
 
 class BareGraph:
-    """A graph on the engine the service would choose. inputs: an array of images or ids, rows first."""
+    """A graph on the engine the service would choose. inputs: a batch of images or ids."""
 
     def __init__(self, role: str, graph: Path, inputs: NDArray[Any]) -> None:
         self.engine = cpu_engine(role, Settings())

@@ -16,7 +16,7 @@ def originals() -> tuple[bytes, ...]:
 
 
 def crops(count: int = 64, side: int = 256) -> list[bytes]:
-    """`count` different JPEGs of side x side pixels: random crops of one image, the same in each run."""
+    """`count` JPEGs of side x side pixels: random crops of one image, the same in each run."""
     image = Image.open(CROPPED)
     random = np.random.default_rng(0)
     corners = [[int(random.integers(0, size - side)) for size in image.size] for _ in range(count)]

@@ -1,4 +1,4 @@
-"""The audit reads pip-audit's reports rightly. That it fails for a vulnerability must not depend on there being one today."""
+"""The audit of .ci/audit.py, on made-up reports of pip-audit."""
 
 import importlib.util
 import json
@@ -33,16 +33,15 @@ SKIPPED = {
 }
 
 
-def test_reports(audit: ModuleType) -> None:
+def test_read_returns_vulnerabilities_count_and_skipped_packages(audit: ModuleType) -> None:
     assert audit.read({"dependencies": [GOOD, SKIPPED]}) == ([], 1, ["channeltok"])
     assert audit.read({"dependencies": [GOOD, BAD]}) == (
         ["jinja2 2.10: PYSEC-2019-217, fixed in 2.10.1"],
         2,
         [],
     )
-    assert (
-        audit.read({"dependencies": [SKIPPED]}) is None
-    )  # a mirror without advisories: pip-audit calls it a success
+    # A mirror without advisories, which pip-audit reports as success.
+    assert audit.read({"dependencies": [SKIPPED]}) is None
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,12 @@ def test_reports(audit: ModuleType) -> None:
     [
         ({"dependencies": [GOOD]}, 0, "1 packages looked up at pypi"),
         ({"dependencies": [GOOD, BAD]}, 1, "PYSEC-2019-217"),
-        ({"dependencies": [SKIPPED]}, 0, "NOT DONE"),
-        (None, 0, "NOT DONE"),
+        ({"dependencies": [SKIPPED]}, 0, "NOT CHECKED"),
+        (None, 0, "NOT CHECKED"),
     ],
     ids=["good", "vulnerable", "mirror", "network"],
 )
-def test_exit_codes(
+def test_main_fails_for_vulnerabilities_only(
     audit: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -70,11 +69,11 @@ def test_exit_codes(
 
     monkeypatch.setattr(audit.subprocess, "run", run)
     assert audit.main() == code
-    heard = capsys.readouterr()
-    assert says in heard.out + heard.err
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err
 
 
-def test_pins(audit: ModuleType) -> None:
+def test_differing_names_packages_that_differ_from_their_pin(audit: ModuleType) -> None:
     pins = audit.pinned(tomllib.loads((ROOT / "pyproject.toml").read_text()))
     assert pins["tritonclient"] == "2.73.0"
     assert audit.differing(pins) == []

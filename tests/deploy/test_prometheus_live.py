@@ -77,7 +77,7 @@ def kill_stubs(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[tuple[Service, str]]:
-    """A gateway with a remote Triton, as in docker-compose.gpu.yml, and that Triton's metrics address."""
+    """A gateway with a remote Triton, and that Triton's metrics address."""
     program("prometheus")
     with running() as owner, running(triton_url=owner.triton_address()) as guest:
         yield guest, owner.triton_address("metrics")

@@ -17,7 +17,7 @@ class Connection:
         host, port = target.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout)
         self._buffer = b""
-        with suppress(ConnectionError):  # a service that hung up already is found out by reading
+        with suppress(ConnectionError):  # if the service has hung up, reading shows it
             self._socket.sendall(_PREFACE)
             self.send(SETTINGS, 0, b"")
 
@@ -33,7 +33,7 @@ class Connection:
         )
 
     def call(self, stream: int, path: str) -> None:
-        """The headers of a gRPC call, which then waits for its message."""
+        """Send the headers of a gRPC call, without its message."""
         fields = {
             ":method": "POST",
             ":scheme": "http",

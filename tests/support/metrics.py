@@ -1,4 +1,4 @@
-"""Reading the metrics page."""
+"""Read samples and metric families of a service's /metrics page."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,12 +17,12 @@ def families(service: Service) -> dict[str, dict[str, str]]:
 def sample(service: Service, name: str, model_suffix: str = "", **labels: str) -> float:
     """Sum of the samples of `name` whose labels match. model_suffix: end of the model label."""
     return sum(
-        one.value
+        row.value
         for family in _parse(service)
-        for one in family.samples
-        if one.name in (name, f"{name}_total")  # the parser adds it to Triton's counters
-        and one.labels.get("model", "").endswith(model_suffix)
-        and all(one.labels.get(key) == value for key, value in labels.items())
+        for row in family.samples
+        if row.name in (name, f"{name}_total")  # the parser adds it to Triton's counters
+        and row.labels.get("model", "").endswith(model_suffix)
+        and all(row.labels.get(key) == value for key, value in labels.items())
     )
 
 

@@ -1,4 +1,4 @@
-"""What a process and its children connect to, as strace sees it."""
+"""Trace the network connections of a process and its children with strace."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ import pytest
 from tests.support.running import ROOT, eventually
 
 NAME_SERVER = 53
-# The sockets of systemd-resolved. Those of nscd do not count: a shell asks it for its user's name.
+# The sockets of systemd-resolved. nscd's do not count: shells ask it for the user's name.
 RESOLVED = "/systemd/resolve/"
 _SENDS = re.compile(r"\d+ +(?:connect|sendto|sendmsg|sendmmsg)\(")
 _ADDRESS = re.compile(
@@ -21,19 +21,19 @@ _ADDRESS = re.compile(
     r"|sin6_port=htons\((\d+)\).*?inet_pton\(AF_INET6, \"([^\"]+)\""
 )
 _PATH = re.compile(r'sun_path=@?"([^"]+)"')
-# Not what would hide a report: CI, and the switches themselves.
+# Without variables that would suppress a report: CI, and the opt-outs themselves.
 _KEPT = {"PATH", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR"}
 
 
 def outside(trace: Iterable[str], own: Iterable[str] = ()) -> list[str]:
-    """The lines of a trace that leave loopback or look up a name. Those that fail count too.
+    """Lines of a trace that connect outside loopback or look up a name, failed ones included.
 
-    own: further addresses of this machine, which count as loopback.
+    own: further addresses of this machine, treated as loopback.
     """
-    return [line for line in trace if _SENDS.match(line) and _leaves(line, set(own))]
+    return [line for line in trace if _SENDS.match(line) and _is_outside(line, set(own))]
 
 
-def _leaves(line: str, own: set[str]) -> bool:
+def _is_outside(line: str, own: set[str]) -> bool:
     if any(RESOLVED in path for path in _PATH.findall(line)):
         return True
     peers = [(int(port4 or port6), ip4 or ip6) for port4, ip4, port6, ip6 in _ADDRESS.findall(line)]
@@ -50,14 +50,14 @@ def _is_here(text: str, own: set[str]) -> bool:
 class NetworkTrace:
     """A trace, in a file, of a process and its children.
 
-    command: goes before the command to trace, which then runs as the process that was started.
+    command: prefix of the command to trace; the started process becomes that command.
     """
 
     def __init__(self, file: Path) -> None:
-        """Skips the test where there is no strace, which .ci/run rules out."""
+        """Skips the test without strace, which .ci/run rules out."""
         strace = shutil.which("strace", path=f"{ROOT / 'build/strace'}:{os.environ['PATH']}")
         if strace is None:
-            pytest.skip("no strace here: `make build/strace` unpacks Debian's")
+            pytest.skip("strace not found: `make build/strace` unpacks Debian's")
         self._file = file
         follow = ["-D", "-f", "-q", "--seccomp-bpf"]
         self.command = [
@@ -72,7 +72,7 @@ class NetworkTrace:
         ]
 
     def lines(self, pid: int) -> list[str]:
-        """All of it, once `pid` has ended. AssertionError when strace does not see that."""
+        """All lines, once `pid` has ended. AssertionError if strace does not report that."""
         ended = re.compile(rf"{pid} +\+\+\+ ")
         eventually(lambda: any(map(ended.match, self._lines())), what="the end of the trace")
         return self._lines()
@@ -83,7 +83,7 @@ class NetworkTrace:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, for processes whose environment names no other place."""
+    """An empty home folder, with all other variables removed from the environment."""
     for name in set(os.environ) - _KEPT:
         monkeypatch.delenv(name)
     folder = tmp_path / "home"
@@ -93,7 +93,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    """All files below a folder, by their paths in it."""
+    """Relative paths of all files below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
@@ -103,7 +103,7 @@ def assert_stays_here(
     exit_code: int = 0,
     own: Iterable[str] = (),
 ) -> None:
-    """Run a command of the checkout to its end. folder: for the trace. own: see outside()."""
+    """Run a command and assert that it connects to nothing outside. folder: for the trace."""
     trace = NetworkTrace(folder / "trace")
     with subprocess.Popen(
         [*trace.command, *command],
@@ -112,6 +112,6 @@ def assert_stays_here(
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        told, _ = process.communicate(timeout=120)
-    assert process.returncode == exit_code, told
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == exit_code, output
     assert outside(trace.lines(process.pid), own) == []

@@ -31,7 +31,7 @@ class Span:
 
 @dataclass
 class Collector:
-    """url: what OTEL_EXPORTER_OTLP_ENDPOINT takes. spans: all that came so far."""
+    """url: for OTEL_EXPORTER_OTLP_ENDPOINT. spans: all received so far."""
 
     url: str
     spans: list[Span] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector on a free port."""
+    """Start a collector on a free port."""
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -82,12 +82,14 @@ def collecting() -> Iterator[Collector]:
 def _from_protobuf(body: bytes) -> Iterator[Span]:
     for group in ExportTraceServiceRequest.FromString(body).resource_spans:
         service = next(
-            one.value.string_value for one in group.resource.attributes if one.key == "service.name"
+            pair.value.string_value
+            for pair in group.resource.attributes
+            if pair.key == "service.name"
         )
         for span in (span for scope in group.scope_spans for span in scope.spans):
             attributes = {
-                one.key: getattr(one.value, str(one.value.WhichOneof("value")))
-                for one in span.attributes
+                pair.key: getattr(pair.value, str(pair.value.WhichOneof("value")))
+                for pair in span.attributes
             }
             ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
             yield Span(
@@ -104,13 +106,14 @@ def _from_protobuf(body: bytes) -> Iterator[Span]:
 def _from_json(body: bytes) -> Iterator[Span]:
     for group in json.loads(body)["resourceSpans"]:
         service = next(
-            one["value"]["stringValue"]
-            for one in group["resource"]["attributes"]
-            if one["key"] == "service.name"
+            pair["value"]["stringValue"]
+            for pair in group["resource"]["attributes"]
+            if pair["key"] == "service.name"
         )
         for span in (span for scope in group["scopeSpans"] for span in scope["spans"]):
             attributes = {
-                one["key"]: next(iter(one["value"].values())) for one in span.get("attributes", [])
+                pair["key"]: next(iter(pair["value"].values()))
+                for pair in span.get("attributes", [])
             }
             ids = span["traceId"], span["spanId"], span.get("parentSpanId", "")
             times = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])

@@ -1,7 +1,7 @@
 """The short form of every attack of `make chaos`: its limits hold.
 
-Limits on time and goodput are left to `make chaos`, on an otherwise idle machine; here these figures
-need only be finite.
+Limits on time and goodput are left to `make chaos`, on an otherwise idle machine; here these
+figures need only be finite.
 """
 
 import math

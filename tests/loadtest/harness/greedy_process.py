@@ -1,4 +1,4 @@
-"""Takes 60 MB, 5 file handles, a thread and a child on a line of input; releases them on the next."""
+"""Take 60 MB, 5 files, a thread and a child on a line of input; release them on the next."""
 
 import os
 import subprocess
