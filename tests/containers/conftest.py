@@ -1,4 +1,4 @@
-"""The images, each built when the first test asks for it, and the network on which they find each other."""
+"""Images, each built on first use, and the network of their containers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 from tests.containers import images, podman
 
 NETWORK = "channeltok-check"
-SUBNET = "10.213.47"  # its first three numbers
+SUBNET = "10.213.47"  # first three numbers of the addresses
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,10 +56,10 @@ def network(prepared: None) -> Iterator[str]:
     podman.podman("network", "rm", "-f", NETWORK, check=False)
 
 
-def eventually(holds: Callable[[], bool], seconds: float, what: str, every: float = 0.1) -> float:
-    """Wait until `holds()` is true. Returns the seconds that took; AssertionError when it took too long."""
+def eventually(holds: Callable[[], bool], seconds: float, event: str, every: float = 0.1) -> float:
+    """Wait until `holds()` is true and return the seconds; AssertionError after `seconds`."""
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s: {what}"
+        assert time.monotonic() - started < seconds, f"not within {seconds} s: {event}"
         time.sleep(every)
     return time.monotonic() - started

@@ -1,6 +1,6 @@
-"""`python -m tests.containers.images`: build every image that the checks run, ours and stand-ins for those of others.
+"""`python -m tests.containers.images`: build our images and replacements for third-party ones.
 
-What was built before is kept layer by layer, so that this takes seconds where nothing changed.
+Layers are cached, so that this takes seconds when nothing changed.
 """
 
 import json
@@ -19,22 +19,22 @@ TARGETS = ("gateway", "cpu", "loadtest", "export")
 
 
 def note(image: str, **figures: Any) -> None:
-    """Keep figures of an image in the report."""
+    """Add figures of an image to the report."""
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     report.setdefault(image, {}).update(figures)
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def name_of(service: str, file: str = "docker-compose.yml") -> str:
-    """The image of a service, as its compose file names it."""
+    """The image of a service in a compose file."""
     image: str = yaml.safe_load((ROOT / file).read_text())["services"][service]["image"]
     return image
 
 
 def build_ours(target: str) -> str:
-    """A stage of our Dockerfile from the working tree. Returns the image's name."""
+    """Build a stage of our Dockerfile from the working tree. Returns the image's name."""
     name = f"channeltok-{target}:{name_of('gateway').rpartition(':')[2]}"
-    # Wherever pip finds its packages: PyTorch's own index may be out of reach.
+    # pip's configured index: PyTorch's own may be out of reach.
     options = ["--build-arg", f"TORCH_INDEX={podman.package_index()}"] if target == "export" else []
     seconds = podman.build(target, name, *options)
     (size,) = json.loads(podman.podman("image", "inspect", "--format", "[{{.Size}}]", name).stdout)
@@ -43,14 +43,14 @@ def build_ours(target: str) -> str:
 
 
 def build_triton() -> str:
-    """The stand-in for NVIDIA's Triton, of the image `cpu`. Returns the image's name."""
+    """Build a replacement for NVIDIA's Triton from the image `cpu`. Returns the image's name."""
     name = name_of("triton", "docker-compose.gpu.yml")
     podman.build_folder(HERE / "triton", name)
     return name
 
 
 def build_prometheus() -> str:
-    """The stand-in for Prometheus's image: Debian's programs, which `make build/prometheus` fetches. Returns the image's name."""
+    """Build a replacement for Prometheus's image from `make build/prometheus`; returns its name."""
     name = f"docker.io/{name_of('prometheus')}"
     context = BUILD / "prometheus"
     shutil.copytree(HERE / "prometheus", context, dirs_exist_ok=True)
@@ -62,6 +62,6 @@ def build_prometheus() -> str:
 
 if __name__ == "__main__":
     podman.prepare()
-    for one in TARGETS:
-        print(build_ours(one), flush=True)
+    for target in TARGETS:
+        print(build_ours(target), flush=True)
     print(build_triton(), build_prometheus(), sep="\n")

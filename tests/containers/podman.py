@@ -1,6 +1,6 @@
-"""Real containers without a Docker engine or a registry: podman and runc from Debian, and stand-ins for the base images.
+"""Build and run real containers without a Docker engine or a registry, with Debian's podman.
 
-docs/containers.md says what this shows and what it does not.
+Replacements stand for base images. docs/containers.md says what this proves and what it does not.
 """
 
 import json
@@ -29,7 +29,7 @@ PACKAGES = [
     "iptables",
     "debootstrap",
 ]
-# Raising limits and hybrid cgroups are refused on some hosts, in containers among them; crun insists on both.
+# Some hosts, such as containers, refuse raised limits and hybrid cgroups. crun needs both.
 CONFIGURATION = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
@@ -51,7 +51,7 @@ HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-
 
 
 def prepare() -> None:
-    """Install what is missing, and make the base image where there is none. Needs root."""
+    """Install missing programs and build the base image if it does not exist. Needs root."""
     if any(
         shutil.which(program) is None
         for program in ("podman", "buildah", "debootstrap", "runc", "iptables")
@@ -77,21 +77,21 @@ def prepare() -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment of podman and its relatives."""
+    """Environment variables for podman and buildah."""
     return {**os.environ, "CONTAINERS_CONF": str(BUILD / "containers.conf")}
 
 
 def podman(
     *arguments: str, check: bool = True, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """Run podman. AssertionError, with what it wrote, when it fails and `check` is set."""
+    """Run podman; see `run`."""
     return run("podman", *arguments, check=check, timeout=timeout)
 
 
 def run(
     *command: str, check: bool = True, timeout: float = 120, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with podman's environment. AssertionError, with what it wrote, when it fails and `check` is set."""
+    """Run a command in `environment()`. AssertionError with its output if `check` and it fails."""
     done = subprocess.run(
         command,
         capture_output=True,
@@ -106,14 +106,15 @@ def run(
 
 
 def has_image(name: str) -> bool:
-    """Whether an image of this name is there."""
+    """Whether an image of this name exists."""
     return podman("image", "exists", name, check=False).returncode == 0
 
 
 def build(target: str, name: str, *options: str) -> float:
-    """Build one stage of our Dockerfile, unchanged, with cached layers. Returns the seconds that took.
+    """Build one stage of our unchanged Dockerfile, with cached layers. Returns the seconds.
 
-    pip's configuration and the machine's certificates are mounted for the build only: they leave no trace in the image.
+    pip's configuration and the machine's certificates are mounted for the build only: the image
+    does not contain them.
     """
     started = time.monotonic()
     run(
@@ -155,9 +156,8 @@ def _build_volumes() -> list[str]:
     mounted = {Path("/etc/ssl/certs")} if Path("/etc/ssl/certs").is_dir() else set()
     for word in " ".join(settings.values()).split():
         path = Path(word.removeprefix("file://"))
-        path = (
-            path.parent if word.startswith("file://") else path
-        )  # an index links to files beside it
+        if word.startswith("file://"):
+            path = path.parent  # an index links to files beside it
         if (
             path.is_absolute()
             and path.exists()
@@ -176,38 +176,38 @@ def _build_volumes() -> list[str]:
 class Container:
     """A container that runs, or ran. published: 127.0.0.1:PORT by the port inside.
 
-    Checks never use a container's own address: once its network is gone, that address is somebody else's.
+    Checks never use a container's own address: once its network is gone, others may have it.
     """
 
     name: str
     published: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def inspect(self) -> dict[str, Any]:
-        """What podman knows of it."""
-        found: dict[str, Any] = json.loads(podman("inspect", self.name).stdout)[0]
-        return found
+        """Podman's description of it."""
+        description: dict[str, Any] = json.loads(podman("inspect", self.name).stdout)[0]
+        return description
 
     def logs(self) -> str:
-        """What it wrote to both streams."""
+        """Its output on both streams."""
         done = podman("logs", self.name)
         return done.stdout + done.stderr
 
     def healthy(self) -> bool:
-        """The image's own health check, run once: systemd, which would repeat it, is not needed."""
+        """Run the image's health check once, which needs no systemd."""
         return podman("healthcheck", "run", self.name, check=False).returncode == 0
 
     def wait(self, timeout: float = 60) -> int:
-        """Its exit code, once it ended."""
+        """Wait for its end; returns the exit code."""
         return int(podman("wait", self.name, timeout=timeout).stdout)
 
     def stop(self, seconds: int = 30) -> tuple[int, float]:
-        """SIGTERM, and SIGKILL after so many seconds. Returns exit code and seconds that took."""
+        """SIGTERM, then SIGKILL after `seconds`. Returns the exit code and the time it took."""
         started = time.monotonic()
         podman("stop", "-t", str(seconds), self.name, timeout=seconds + 30)
         return self.wait(), time.monotonic() - started
 
     def resident_bytes(self) -> int:
-        """Memory of all its processes that is theirs or shared, as the kernel counts it (proportional set size)."""
+        """Proportional set size of all its processes."""
         pids = podman("top", self.name, "hpid").stdout.split()[1:]
         total = 0
         for pid in pids:
@@ -220,7 +220,7 @@ class Container:
 def running(
     image: str, *options: str, command: Sequence[str] = (), name: str = "channeltok-check"
 ) -> Iterator[Container]:
-    """A container, hardened as docker-compose.yml hardens it; removed when left. What it wrote is printed when a check fails."""
+    """A container, hardened as in docker-compose.yml; its logs are printed when a check fails."""
     podman("rm", "-f", "-t", "0", name, check=False)
     podman("run", "-d", "--name", name, *HARDENED, *options, image, *command)
     published = re.findall(

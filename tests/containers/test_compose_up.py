@@ -1,7 +1,7 @@
-"""docker-compose.yml itself, through podman-compose: what README tells a newcomer to type ends in a service that answers.
+"""docker-compose.yml through podman-compose: the README's commands start a service that answers.
 
-Not here: Grafana, whose image has no stand-in, and conditions of `depends_on`, for which podman needs systemd; services are started in
-their order.
+Not covered: Grafana, whose image has no replacement, and conditions of `depends_on`, for which
+podman needs systemd: services are started in their order.
 """
 
 import json
@@ -28,27 +28,27 @@ DOWN_SECONDS = 10
 
 
 def compose(files: tuple[str, ...], *arguments: str) -> str:
-    """podman-compose on our files, from the checkout."""
+    """Run podman-compose on our files, in the checkout."""
     command = [sys.executable, "-m", "podman_compose", "--in-pod", "false"]
     command += [option for file in files for option in ("-f", str(file))]
     return podman.run(*command, *arguments, timeout=300).stdout
 
 
 def up(files: tuple[str, ...], *services: str) -> None:
-    """Start services, those of a profile too, without what they depend on."""
+    """Start services, also of a profile, without their dependencies."""
     compose(files, "--profile", "loadtest", "up", "-d", "--no-build", "--no-deps", *services)
 
 
 def is_ready() -> bool:
-    """What the published port says."""
+    """Whether the published port reports readiness."""
     try:
         return httpx.get(f"{REST}/readyz", timeout=2, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def commands_of_the_readme() -> list[str]:
-    """The two curls under REST."""
+def readme_commands() -> list[str]:
+    """The two curl commands under REST."""
     block = (
         (ROOT / "README.md")
         .read_text()
@@ -59,9 +59,9 @@ def commands_of_the_readme() -> list[str]:
     return block.splitlines()
 
 
-def run_the_readme(folder: Path) -> None:
-    """Both curls, as they stand there."""
-    commands = commands_of_the_readme()
+def run_readme_commands(folder: Path) -> None:
+    """Run both curl commands as written."""
+    commands = readme_commands()
     assert len(commands) == 2
     (folder / "docs").symlink_to(ROOT / "docs")
     for command in commands:
@@ -78,51 +78,39 @@ def run_the_readme(folder: Path) -> None:
     assert (folder / "back.png").read_bytes().startswith(b"\x89PNG")
 
 
+def query_prometheus(expression: str, check: bool = False) -> str:
+    """promtool's output for an instant query."""
+    query = ["promtool", "query", "instant", "http://127.0.0.1:9090", expression]
+    return podman.podman("exec", "channeltok_prometheus_1", *query, check=check).stdout
+
+
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Containers, networks and volumes of a test are gone after it."""
+def cleanup() -> Iterator[None]:
+    """Remove containers, networks and volumes after each test."""
     yield
     compose(GPU, "--profile", "loadtest", "down", "-v", "-t", "1")
 
 
 @pytest.mark.usefixtures("cpu_image", "prometheus_image")
-def test_compose_up_serves_without_a_gpu(tmp_path: Path) -> None:
+def test_compose_serves_on_a_cpu(tmp_path: Path) -> None:
     started = time.monotonic()
     up(CPU, "gateway", "prometheus")
     eventually(is_ready, 60, "readiness")
     note("cpu", compose_ready_seconds=round(time.monotonic() - started, 1))
-    run_the_readme(tmp_path)
+    run_readme_commands(tmp_path)
 
     def scraped() -> bool:
-        asked = [
-            "exec",
-            "channeltok_prometheus_1",
-            "promtool",
-            "query",
-            "instant",
-            "http://127.0.0.1:9090",
-            'up{job="gateway"}',
-        ]
-        return "=> 1 @" in podman.podman(*asked, check=False).stdout
+        return "=> 1 @" in query_prometheus('up{job="gateway"}')
 
     eventually(scraped, 60, "Prometheus's first scrape of the gateway", every=1)
-    targets = [
-        "exec",
-        "channeltok_prometheus_1",
-        "promtool",
-        "query",
-        "instant",
-        "http://127.0.0.1:9090",
-        "count(up == 0)",
-    ]
-    assert podman.podman(*targets).stdout.strip() == ""
+    assert query_prometheus("count(up == 0)", check=True).strip() == ""
     started = time.monotonic()
     compose(CPU, "down")
     assert time.monotonic() - started < DOWN_SECONDS
 
 
 @pytest.mark.usefixtures("cpu_image", "loadtest_image")
-def test_the_load_generator_of_compose_loads_the_gateway_from_its_web_ui() -> None:
+def test_load_generator_loads_the_gateway_from_its_web_ui() -> None:
     up(CPU, "gateway")
     eventually(is_ready, 60, "readiness")
     up(CPU, "loadtest", "loadtest-worker")
@@ -151,9 +139,9 @@ def test_the_load_generator_of_compose_loads_the_gateway_from_its_web_ui() -> No
 
 
 @pytest.mark.usefixtures("export_image", "gateway_image", "triton_image", "prometheus_image")
-def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None:
-    """Graphs by the real export image; plans are neither built nor checked; Triton and gateway as they are wired there."""
-    without_gpu = BUILD / "without-gpu.yml"  # this machine has none to reserve
+def test_gpu_stack_serves_with_a_triton_on_the_cpu(tmp_path: Path) -> None:
+    """The real export image writes graphs; plans are neither built nor checked."""
+    without_gpu = BUILD / "without-gpu.yml"  # there is no GPU to reserve
     services = yaml.safe_load((ROOT / GPU[1]).read_text())["services"]
     reserving = [
         name
@@ -178,19 +166,10 @@ def test_the_gpu_stack_serves_beside_a_triton_on_the_cpu(tmp_path: Path) -> None
     up(files, "triton", "gateway", "prometheus")
     eventually(is_ready, 60, "readiness")
     assert podman.podman("healthcheck", "run", "channeltok_triton_1", check=False).returncode == 0
-    run_the_readme(tmp_path)
+    run_readme_commands(tmp_path)
 
     def both_scraped() -> bool:
-        asked = [
-            "exec",
-            "channeltok_prometheus_1",
-            "promtool",
-            "query",
-            "instant",
-            "http://127.0.0.1:9090",
-            "sum(up)",
-        ]
-        return "=> 2 @" in podman.podman(*asked, check=False).stdout
+        return "=> 2 @" in query_prometheus("sum(up)")
 
     eventually(both_scraped, 60, "Prometheus's first scrape of gateway and Triton", every=1)
     published = [

@@ -1,4 +1,4 @@
-"""Our images run as docker-compose.yml runs them: hardened, healthy, and stopped without losing what was accepted."""
+"""Our images, run as in docker-compose.yml, are hardened, healthy, and stop without losing work."""
 
 import re
 import threading
@@ -23,25 +23,22 @@ from tests.support.photographs import jpeg
 pytestmark = pytest.mark.containers
 PORTS = ("-p", "127.0.0.1::8080", "-p", "127.0.0.1::50051")
 READY_SECONDS = 60
-CALLERS = 8
-TRITON_SECONDS = 20  # during which Triton's name is unknown; gRPC by itself would then wait 10 s and more before it asks again
+CLIENTS = 8
+# How long Triton's name stays unknown: after that gRPC would wait 10 s or more to resolve it again.
+TRITON_SECONDS = 20
 
 
 def is_ready(container: Container) -> bool:
-    """What /readyz says."""
+    """Whether /readyz reports readiness."""
     try:
-        return (
-            httpx.get(
-                f"http://{container.published[8080]}/readyz", timeout=2, trust_env=False
-            ).status_code
-            == 200
-        )
+        url = f"http://{container.published[8080]}/readyz"
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
 def encode_and_decode(container: Container) -> None:
-    """Over both protocols."""
+    """Encode and decode over both protocols."""
     with Client(container.published[50051]) as client:
         tokens = client.encode(jpeg(), 64)
         assert client.decode(tokens, "png").startswith(b"\x89PNG")
@@ -63,9 +60,9 @@ def _token_bytes(http: httpx.Client, rest: str) -> bytes:
 
 
 class Load:
-    """Callers of both protocols, until stopped. outcomes: OK or an error's code -> how many."""
+    """Clients of both protocols, until stopped. outcomes: count by OK or error code."""
 
-    def __init__(self, container: Container, callers: int = CALLERS) -> None:
+    def __init__(self, container: Container, clients: int = CLIENTS) -> None:
         self.outcomes: Counter[str] = Counter()
         self._rest_address, self._grpc_address = (
             container.published[8080],
@@ -73,7 +70,7 @@ class Load:
         )
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(callers)
+            threading.Thread(target=(self._grpc, self._rest)[i % 2]) for i in range(clients)
         ]
 
     def __enter__(self) -> "Load":
@@ -117,16 +114,17 @@ def _code_of(reply: httpx.Response) -> str:
 
 
 def stop_under_load(container: Container) -> float:
-    """SIGTERM while callers call. Nothing that was accepted is lost, and nothing in the log is an error. Seconds until it was gone."""
+    """SIGTERM under load loses no accepted request and logs no error. Returns the seconds."""
     with Load(container) as load:
         eventually(lambda: load.outcomes["OK"] > 20, 30, "20 answers")
         code, seconds = container.stop(30)
     assert code == 0
-    # A request that meets the closing of its idle connection was not accepted: one for each REST caller at most.
+    # A request on an idle connection that is being closed was not accepted: at most one per REST
+    # client.
     closed = sum(
         load.outcomes.pop(name, 0) for name in ("ReadError", "WriteError", "RemoteProtocolError")
     )
-    assert closed <= CALLERS // 2, load.outcomes
+    assert closed <= CLIENTS // 2, load.outcomes
     assert set(load.outcomes) <= {"OK", "STOPPING", "UNAVAILABLE", "not connected"}, load.outcomes
     log = container.logs()
     assert '"unfinished": 0' in log
@@ -135,7 +133,7 @@ def stop_under_load(container: Container) -> float:
 
 
 def assert_hardened(container: Container, user: str) -> None:
-    """By what the kernel says of its first process: the user, no capabilities, no new privileges, a root that cannot be written."""
+    """Check the first process's user, capabilities and privileges, and a read-only root."""
     status = podman.podman("exec", container.name, "cat", "/proc/1/status").stdout
     assert re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE) == [user]
     assert set(re.findall(r"^Cap(?:Inh|Prm|Eff|Bnd|Amb):\s+(\w+)", status, re.MULTILINE)) == {
@@ -147,7 +145,7 @@ def assert_hardened(container: Container, user: str) -> None:
     assert "Read-only file system" in refused.stderr
 
 
-def test_the_cpu_image_serves_by_itself(cpu_image: str, network: str) -> None:
+def test_cpu_image_serves_alone(cpu_image: str, network: str) -> None:
     started = time.monotonic()
     with running(cpu_image, "--network", network, *PORTS) as service:
         eventually(lambda: is_ready(service), READY_SECONDS, "readiness")
@@ -167,14 +165,14 @@ def test_the_cpu_image_serves_by_itself(cpu_image: str, network: str) -> None:
 
 @pytest.fixture(scope="module")
 def gateway(gateway_image: str, network: str) -> Iterator[Container]:
-    """In front of a Triton that is not there yet."""
+    """A gateway whose Triton does not run yet."""
     settings = ("-e", "CHANNELTOK_TRITON_URL=triton:8001")
     with running(gateway_image, "--network", network, *PORTS, *settings, name="gateway") as started:
         yield started
 
 
 def triton(image: str, network: str, *options: str) -> AbstractContextManager[Container]:
-    """A Triton on the CPU, under the name that docker-compose.yml gives it."""
+    """A Triton on the CPU, with its name of docker-compose.yml."""
     return running(
         image,
         "--network",
@@ -189,32 +187,26 @@ def triton(image: str, network: str, *options: str) -> AbstractContextManager[Co
 
 
 def triton_answers(container: Container) -> bool:
-    """Whether it is ready, by its HTTP port."""
+    """Whether its HTTP port reports readiness."""
     try:
-        return (
-            httpx.get(
-                f"http://{container.published[8000]}/v2/health/ready", trust_env=False
-            ).status_code
-            == 200
-        )
+        url = f"http://{container.published[8000]}/v2/health/ready"
+        return httpx.get(url, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def test_a_gateway_finds_a_triton_that_comes_late_or_moves(
+def test_gateway_finds_a_triton_that_starts_late_or_moves(
     gateway: Container, triton_image: str, network: str
 ) -> None:
-    """gRPC by itself looks up a name again after 10 to 120 s."""
-    eventually(
-        lambda: '"event": "not_ready"' in gateway.logs(), 20, "a line that says why it is not ready"
-    )
+    """By default gRPC resolves a name again after 10 to 120 s."""
+    eventually(lambda: '"event": "not_ready"' in gateway.logs(), 20, "the reason in the log")
     assert "Triton at triton:8001 does not answer" in gateway.logs()
     assert not gateway.healthy()
     time.sleep(TRITON_SECONDS)
     lines = gateway.logs().count('"event": "not_ready"')
-    assert lines <= 3  # not one for each look
+    assert lines <= 3  # not one per poll
     waits = []
-    for address in (110, 111):  # the last part of its address: it moves
+    for address in (110, 111):  # last part of its address: it moves
         with triton(triton_image, network, f"--ip={SUBNET}.{address}") as server:
             eventually(lambda server=server: triton_answers(server), 30, "Triton")
             waits.append(eventually(lambda: is_ready(gateway), 30, "readiness"))
@@ -225,7 +217,7 @@ def test_a_gateway_finds_a_triton_that_comes_late_or_moves(
     note("gateway", ready_after_triton_seconds=round(max(waits), 1))
 
 
-def test_the_gateway_image_serves_beside_a_triton(
+def test_gateway_image_serves_with_a_separate_triton(
     gateway: Container, gateway_image: str, triton_image: str, network: str
 ) -> None:
     with triton(triton_image, network):
@@ -234,7 +226,7 @@ def test_the_gateway_image_serves_beside_a_triton(
         assert_hardened(gateway, "10001")
         encode_and_decode(gateway)
         resident = gateway.resident_bytes()
-        # Errors of the time without Triton are in its log: only what the stop adds counts, so another one is stopped.
+        # The gateway has logged errors while there was no Triton, so a second one is stopped.
         settings = ("-e", "CHANNELTOK_TRITON_URL=triton:8001")
         started = time.monotonic()
         with running(
@@ -252,14 +244,14 @@ def test_the_gateway_image_serves_beside_a_triton(
 
 
 @pytest.mark.parametrize("mutual", [False, True])
-def test_the_health_check_knows_tls_and_the_port(
+def test_health_check_supports_tls_and_other_ports(
     gateway_image: str, network: str, tmp_path: Path, mutual: bool
 ) -> None:
     ca = trustme.CA()
     files = issue(ca, tmp_path, "server")
     settings = {"TLS_CERTIFICATE": "/tls/server.pem", "TLS_KEY": "/tls/server.key"}
     if mutual:
-        write_ca(trustme.CA(), tmp_path, "clients")  # which did not sign the server's certificate
+        write_ca(trustme.CA(), tmp_path, "clients")  # it did not sign the server's certificate
         settings["TLS_CLIENT_CA"] = "/tls/clients.pem"
     tmp_path.chmod(0o755)
     files.key.chmod(0o644)
@@ -274,20 +266,20 @@ def test_the_health_check_knows_tls_and_the_port(
         eventually(
             lambda: "no answer" not in podman.podman(*check, check=False).stderr, 30, "an open port"
         )
-        said = podman.podman(*check, check=False)
-        # It answers over TLS, and is not ready: there is no Triton.
-        assert said.returncode == (0 if mutual else 1)
-        assert mutual or "not ready: " in said.stderr
-        assert "TLS failed" not in said.stderr
+        result = podman.podman(*check, check=False)
+        # It answers over TLS and is not ready, because there is no Triton.
+        assert result.returncode == (0 if mutual else 1)
+        assert mutual or "not ready: " in result.stderr
+        assert "TLS failed" not in result.stderr
 
 
-def test_the_loadtest_image_runs_headless_for_the_given_time(
+def test_loadtest_image_runs_headless_for_its_run_time(
     loadtest_image: str, gateway: Container, triton_image: str, network: str
 ) -> None:
     with triton(triton_image, network):
         eventually(lambda: is_ready(gateway), READY_SECONDS, "readiness")
-        to = ["--host", "http://gateway:8080", "--grpc", "gateway:50051"]
-        load = ["--headless", "--users", "4", "--spawn-rate", "4", *to]
+        target = ["--host", "http://gateway:8080", "--grpc", "gateway:50051"]
+        load = ["--headless", "--users", "4", "--spawn-rate", "4", *target]
         with running(
             loadtest_image, "--network", network, command=[*load, "--run-time", "4s"]
         ) as locust:
@@ -306,10 +298,10 @@ def test_the_loadtest_image_runs_headless_for_the_given_time(
     note("loadtest", stopped_seconds=round(seconds, 1))
 
 
-def test_every_extra_of_an_image_is_enough(
+def test_images_import_their_entry_points(
     gateway_image: str, cpu_image: str, export_image: str
 ) -> None:
-    """The same as tests/deploy/test_image_imports.py, in the image itself."""
+    """As tests/deploy/test_image_imports.py, in the image itself."""
     modules = {
         gateway_image: "service.__main__",
         cpu_image: "service.__main__",

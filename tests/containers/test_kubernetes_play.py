@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, as far as they go without a cluster: kubectl builds them, podman runs the gateway's Deployment."""
+"""Kubernetes manifests without a cluster: kubectl builds them, podman runs the gateway."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ MANIFESTS = "deploy/kubernetes/base"
 
 @pytest.fixture(scope="module")
 def built() -> list[dict]:  # type: ignore[type-arg]
-    """All objects, as kubectl writes them."""
+    """All objects, as built by kubectl."""
     if shutil.which("kubectl") is None:
         subprocess.run(
             ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "kubernetes-client"],
@@ -27,44 +27,34 @@ def built() -> list[dict]:  # type: ignore[type-arg]
 
 
 def test_kubectl_builds_every_object(built: list[dict]) -> None:  # type: ignore[type-arg]
-    kinds = sorted(one["kind"] for one in built)
+    kinds = sorted(item["kind"] for item in built)
     assert kinds.count("Service") == 3
     assert {"Deployment", "StatefulSet", "Namespace", "ConfigMap", "NetworkPolicy"} <= set(kinds)
-    assert all(one["metadata"].get("namespace", "channeltok") == "channeltok" for one in built)
+    assert all(item["metadata"].get("namespace", "channeltok") == "channeltok" for item in built)
 
 
 @pytest.mark.usefixtures("gateway_image")
-def test_podman_runs_the_gateways_deployment(built: list[dict]) -> None:  # type: ignore[type-arg]
-    """Not with a Triton: it lives, is not ready, and says why."""
-    (deployment,) = [one for one in built if one["kind"] == "Deployment"]
-    (settings,) = [one for one in built if one["kind"] == "ConfigMap"]
-    for one in (deployment, settings):
-        one["metadata"].pop("namespace")
+def test_gateway_deployment_runs_in_podman(built: list[dict]) -> None:  # type: ignore[type-arg]
+    """Without a Triton it is alive, is not ready, and logs why."""
+    (deployment,) = [item for item in built if item["kind"] == "Deployment"]
+    (settings,) = [item for item in built if item["kind"] == "ConfigMap"]
+    for item in (deployment, settings):
+        item["metadata"].pop("namespace")
     file = BUILD / "gateway.yaml"
     file.write_text(yaml.safe_dump_all([settings, deployment]))
     podman.podman("play", "kube", "--down", str(file), check=False)
     podman.podman("play", "kube", str(file))
     try:
-        (name,) = podman.podman(
-            "ps", "--filter", "name=gateway-", "--format", "{{.Names}}"
-        ).stdout.split()[:1]
-        container = podman.Container(
-            next(
-                n
-                for n in podman.podman("ps", "--format", "{{.Names}}").stdout.split()
-                if n.endswith("-gateway")
-            )
-        )
+        names = podman.podman("ps", "--format", "{{.Names}}").stdout.split()
+        container = podman.Container(next(name for name in names if name.endswith("-gateway")))
 
-        def lives() -> bool:
-            inside = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/livez').status)"
-            return (
-                "200"
-                in podman.podman("exec", container.name, "python", "-c", inside, check=False).stdout
-            )
+        def is_alive() -> bool:
+            url = "http://127.0.0.1:8080/livez"
+            program = f"import urllib.request; print(urllib.request.urlopen('{url}').status)"
+            command = ["exec", container.name, "python", "-c", program]
+            return "200" in podman.podman(*command, check=False).stdout
 
-        eventually(lives, 30, "liveness")
-        eventually(lambda: "does not answer" in container.logs(), 30, "why it is not ready")
-        assert name
+        eventually(is_alive, 30, "liveness")
+        eventually(lambda: "does not answer" in container.logs(), 30, "the reason in the log")
     finally:
         podman.podman("play", "kube", "--down", str(file), check=False)

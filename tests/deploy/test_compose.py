@@ -21,7 +21,7 @@ ONE_SHOT = {"graphs", "engines", "acceptance"}
 PROFILES = {"loadtest": ["loadtest"], "loadtest-worker": ["loadtest"], "acceptance": ["acceptance"]}
 
 
-def test_without_a_gpu_three_services_start_and_none_needs_one() -> None:
+def test_compose_starts_three_services_without_a_gpu() -> None:
     by_default = {name: service for name, service in CPU.items() if "profiles" not in service}
     assert set(by_default) == {"gateway", "prometheus", "grafana"}
     assert CPU["gateway"]["build"]["target"] == "cpu"
@@ -30,12 +30,12 @@ def test_without_a_gpu_three_services_start_and_none_needs_one() -> None:
     assert OVERRIDE["x-hardened"] == BASE["x-hardened"]  # YAML's anchors end with their file
 
 
-def test_limits_hold_on_a_host_with_one_core() -> None:
+def test_services_limit_themselves_to_one_cpu() -> None:
     for service in GPU.values():
         assert float(service["deploy"]["resources"]["limits"].get("cpus", 0)) <= 1
 
 
-def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_world() -> None:
+def test_compose_publishes_only_gateway_and_grafana_and_isolates_triton() -> None:
     by_default = {name: service for name, service in SERVICES.items() if "profiles" not in service}
     assert [name for name, service in by_default.items() if service.get("ports")] == [
         "gateway",
@@ -51,7 +51,7 @@ def test_only_the_gateway_and_grafana_are_published_and_triton_cannot_reach_the_
     assert all(port.startswith("${CHANNELTOK_BIND:-127.0.0.1}:") for port in ports.values())
 
 
-def test_grafana_has_nobody_to_log_in_as_and_a_network_of_its_own() -> None:
+def test_grafana_is_anonymous_and_has_a_network_of_its_own() -> None:
     grafana = SERVICES["grafana"]
     settings = grafana["environment"]
     assert (settings["GF_AUTH_ANONYMOUS_ENABLED"], settings["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == (
@@ -71,7 +71,7 @@ def test_grafana_has_nobody_to_log_in_as_and_a_network_of_its_own() -> None:
     assert (ROOT / home.replace("/etc/grafana", "deploy/grafana")).exists()
 
 
-def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_only() -> None:
+def test_load_generator_needs_its_profile_and_reaches_only_the_gateway() -> None:
     assert {
         name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
     } == PROFILES
@@ -89,7 +89,7 @@ def test_the_load_generator_comes_with_its_profile_only_and_reaches_the_gateway_
     assert {port for _, port in called.values()} == ports
 
 
-def test_the_load_generator_runs_the_files_of_make_loadtest() -> None:
+def test_load_generator_runs_the_files_of_make_loadtest() -> None:
     assert _entrypoint("loadtest")[:3] == ["python", "-m", "locust"]
     master, worker = SERVICES["loadtest"], SERVICES["loadtest-worker"]
     locustfile, shapes = master["environment"]["LOCUST_LOCUSTFILE"].split(",")
@@ -104,7 +104,7 @@ def test_the_load_generator_runs_the_files_of_make_loadtest() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_pinned_bounded_and_hardened(name: str) -> None:
+def test_services_are_pinned_bounded_and_hardened(name: str) -> None:
     service = SERVICES[name]
     image, _, tag = service["image"].rpartition(":")
     assert image
@@ -120,7 +120,7 @@ def test_every_service_is_pinned_bounded_and_hardened(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_is_mounted_exists(name: str) -> None:
+def test_mounted_files_exist(name: str) -> None:
     for mount in SERVICES[name].get("volumes", []):
         source = re.sub(r"\$\{\w+:-(.*)\}", r"\1", mount).split(":")[0]
         made_by_make = source.startswith("./build/")
@@ -129,7 +129,7 @@ def test_what_is_mounted_exists(name: str) -> None:
         )
 
 
-def test_plans_are_built_and_checked_in_the_image_that_serves_them(
+def test_plans_are_built_and_checked_in_the_serving_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engines, triton = SERVICES["engines"], SERVICES["triton"]
@@ -145,13 +145,13 @@ def test_plans_are_built_and_checked_in_the_image_that_serves_them(
             tensorrt_plans.main(command[2:])
 
 
-def test_the_graphs_go_where_the_engines_look() -> None:
+def test_engines_read_the_folder_that_graphs_writes() -> None:
     options = export.parse(_entrypoint("export")[3:])
     assert str(options.repository) == SERVICES["engines"]["command"][3]
     assert options.checkpoint.exists()
 
 
-def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(
+def test_acceptance_uses_the_served_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -167,20 +167,20 @@ def test_the_acceptance_runs_the_checkpoint_whose_graphs_are_served(
     assert command.triton == "triton:8001"
 
 
-def test_the_gateway_is_told_of_triton_by_settings_it_has() -> None:
+def test_gateway_environment_names_existing_settings() -> None:
     for name in SERVICES["gateway"]["environment"]:
         assert name.removeprefix("CHANNELTOK_").lower() in Settings.model_fields
 
 
 @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "build" in service])
-def test_an_image_of_ours_is_healthy_or_ends_and_does_not_run_as_root(name: str) -> None:
+def test_images_have_a_health_check_or_end_and_do_not_run_as_root(name: str) -> None:
     stage = _stage(SERVICES[name]["build"]["target"])
     whole = stage + (_stage("service") if stage.startswith("FROM service ") else "")
     assert ("\nHEALTHCHECK " in whole) == (name not in ONE_SHOT)
     assert re.search(r"^USER [1-9]\d*:", stage, re.MULTILINE)
 
 
-def test_what_the_images_are_made_of_is_there_and_not_ignored() -> None:
+def test_dockerfile_copies_existing_files_that_are_not_ignored() -> None:
     let_through = {
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()

@@ -164,11 +164,11 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 @pytest.mark.parametrize(
     "command", dict.fromkeys([*commands(GUIDE.read_text()), *commands(PARAGRAPH)])
 )
-def test_a_documented_command_can_be_run(command: str) -> None:
+def test_documented_command_runs(command: str) -> None:
     check(command)
 
 
-def test_commands_are_found_wherever_they_stand() -> None:
+def test_commands_finds_blocks_and_inline_code() -> None:
     text = """
 Run `make test`, see `model.plan` and `nvidia-smi -L`:
 
@@ -216,12 +216,12 @@ trtexec --help
         "make 'test",
     ],
 )
-def test_a_wrong_command_is_found(command: str) -> None:
+def test_check_rejects_a_wrong_command(command: str) -> None:
     with pytest.raises((AssertionError, SystemExit, KeyError)):
         check(command)
 
 
-def test_links_of_the_guide_lead_somewhere() -> None:
+def test_guide_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)", GUIDE.read_text())
     assert links
     for link in links:

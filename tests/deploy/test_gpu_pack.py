@@ -15,7 +15,7 @@ def write(path: Path, size: int) -> Path:
     return path
 
 
-def test_shards_go_into_as_many_parts_as_they_need(tmp_path: Path) -> None:
+def test_pack_shards_fills_as_many_parts_as_needed(tmp_path: Path) -> None:
     shards = [write(tmp_path / f"{n}.tar", size) for n, size in enumerate((60, 40, 50, 10))]
     out = tmp_path / "out"
     out.mkdir()
@@ -25,19 +25,19 @@ def test_shards_go_into_as_many_parts_as_they_need(tmp_path: Path) -> None:
     assert pack.too_large(out, 100) == []
 
 
-def test_a_shard_that_fits_nowhere_is_refused(tmp_path: Path) -> None:
+def test_pack_shards_refuses_a_shard_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"large.tar has 2.0 MiB: a part has room for 1.0 MiB"):
         pack.pack_shards([write(tmp_path / "large.tar", 2 * pack.MIB)], tmp_path, pack.MIB)
 
 
-def test_a_part_above_the_limit_is_named(tmp_path: Path) -> None:
+def test_too_large_names_a_part_above_the_limit(tmp_path: Path) -> None:
     write(tmp_path / "base/site/a", 600 * 1024)
     write(tmp_path / "base/b", 600 * 1024)
     write(tmp_path / "graphs/c", 10)
     assert pack.too_large(tmp_path, pack.MIB) == ["base has 1.2 MiB: a part has room for 1.0 MiB"]
 
 
-def test_a_pack_above_the_limit_fails_loudly(
+def test_pack_exits_when_a_part_is_above_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = tmp_path / "photos.tar"
@@ -54,7 +54,7 @@ def test_a_pack_above_the_limit_fails_loudly(
         )
 
 
-def test_the_first_members_of_a_shard(tmp_path: Path) -> None:
+def test_copy_first_members_copies_the_first_files(tmp_path: Path) -> None:
     shard = tmp_path / "all.tar"
     with tarfile.open(shard, "w") as tar:
         for number in range(4):
@@ -67,13 +67,13 @@ def test_the_first_members_of_a_shard(tmp_path: Path) -> None:
         assert len(tar.getnames()) == 4
 
 
-def test_what_the_project_pins_is_carried_in_that_version() -> None:
+def test_pins_has_the_versions_of_packed_packages() -> None:
     pinned = pack.pins()
     for name in (*pack.WITH_DEPENDENCIES, "simplejpeg", "webdataset", "onnxruntime-gpu"):
         assert re.fullmatch(rf"{name}==[\d.]+", pinned[name])
 
 
-def test_large_tracked_files_are_told_from_small_ones() -> None:
+def test_tracked_has_the_sizes_of_tracked_files() -> None:
     files = pack.tracked()
     assert files["pyproject.toml"] < pack.LARGE
     assert files["tokenizer/weights/demo.safetensors"] > pack.LARGE

@@ -117,7 +117,7 @@ def import_with(
 
 
 @pytest.mark.parametrize("stage", MODULES)
-def test_an_entry_point_needs_no_more_than_its_image_installs(stage: str) -> None:
+def test_image_installs_what_its_entry_point_imports(stage: str) -> None:
     extras = extras_of(stage)
     assert extras
     if (
@@ -128,6 +128,6 @@ def test_an_entry_point_needs_no_more_than_its_image_installs(stage: str) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_a_distribution_that_is_taken_out_of_an_extra_is_missed() -> None:
+def test_import_check_notices_a_missing_distribution() -> None:
     done = import_with(["gateway"], SERVICE, without="psutil")
     assert "No module named 'psutil'" in done.stderr

@@ -89,7 +89,7 @@ def named(one: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("one", OBJECTS, ids=named)
-def test_a_manifest_is_valid(one: dict[str, Any], version: str) -> None:
+def test_manifest_is_valid(one: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(one, version, strict=True)
 
 
@@ -110,14 +110,14 @@ def forget(gateway: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("broken", [misspell, mistype, misplace, forget])
-def test_a_broken_manifest_is_refused(broken: Callable[[dict[str, Any]], None]) -> None:
+def test_broken_manifest_is_refused(broken: Callable[[dict[str, Any]], None]) -> None:
     gateway = copy.deepcopy(WORKLOADS["gateway"])
     broken(gateway)
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(gateway, VERSIONS[0], strict=True)
 
 
-def test_every_file_is_listed_and_every_listed_file_is_there() -> None:
+def test_kustomization_lists_every_file() -> None:
     listed = {*KUSTOMIZATION["resources"], *GENERATED["envs"], "kustomization.yaml"}
     assert {file.name for file in BASE.iterdir()} == listed
 
@@ -125,7 +125,7 @@ def test_every_file_is_listed_and_every_listed_file_is_there() -> None:
 @pytest.mark.skipif(
     shutil.which("kubectl") is None, reason="no kubectl, whose kustomize would build the base"
 )
-def test_kustomize_builds_it() -> None:
+def test_kustomize_builds_the_base() -> None:
     built = subprocess.run(
         ["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True
     ).stdout
@@ -146,7 +146,7 @@ def test_kustomize_builds_it() -> None:
         kubernetes_validate.validate(one, VERSIONS[0], strict=True)
 
 
-def test_the_gateway_is_given_settings_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gateway_config_map_has_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CONTAINERS["gateway/gateway"]["envFrom"] == [
         {"configMapRef": {"name": GENERATED["name"]}}
     ]
@@ -166,14 +166,14 @@ def test_the_gateway_is_given_settings_it_has(monkeypatch: pytest.MonkeyPatch) -
     assert int(port) in [one["port"] for one in of("Service")[host]["spec"]["ports"]]
 
 
-def test_the_gateway_listens_where_it_is_called() -> None:
+def test_gateway_ports_match_its_settings() -> None:
     assert ports("gateway") == {"rest": Settings().rest_port, "grpc": Settings().grpc_port}
     for annotated in WORKLOADS.values():
         scrape = annotated["spec"]["template"]["metadata"]["annotations"]
         assert int(scrape["prometheus.io/port"]) in ports(annotated["metadata"]["name"]).values()
 
 
-def test_every_selector_selects() -> None:
+def test_selectors_match_their_workloads() -> None:
     for name, workload in WORKLOADS.items():
         assert selected(workload["spec"]["selector"]["matchLabels"]) == [name]
         for constraint in PODS[name].get("topologySpreadConstraints", []):
@@ -191,7 +191,7 @@ def test_every_selector_selects() -> None:
     ] == ["gateway-grpc", "triton"]
 
 
-def test_probes_ask_what_answers() -> None:
+def test_probes_use_existing_endpoints() -> None:
     app = create_app(cast(Any, None), Settings(), lambda: True, cast(Any, None))
     routes = {getattr(route, "path", "") for route in app.routes}
     gateway, triton = (CONTAINERS[name] for name in ("gateway/gateway", "triton/triton"))
@@ -213,7 +213,7 @@ def test_probes_ask_what_answers() -> None:
     )
 
 
-def test_autoscalers_scale_by_metrics_that_exist() -> None:
+def test_autoscalers_use_existing_metrics() -> None:
     provided = {
         rule.get("name", {}).get("as", rule["seriesQuery"].partition("{")[0]) for rule in ADAPTER
     }
@@ -234,7 +234,7 @@ def test_autoscalers_scale_by_metrics_that_exist() -> None:
         assert asked - set(families(service)) == set()
 
 
-def test_only_the_gateway_and_prometheus_reach_triton() -> None:
+def test_network_policies_let_only_gateway_and_prometheus_reach_triton() -> None:
     policies = of("NetworkPolicy")
     assert policies["default-deny"]["spec"] == {
         "podSelector": {},
@@ -258,7 +258,7 @@ def test_only_the_gateway_and_prometheus_reach_triton() -> None:
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_every_container_is_pinned_bounded_and_hardened(name: str) -> None:
+def test_containers_are_pinned_bounded_and_hardened(name: str) -> None:
     container, pod = CONTAINERS[name], PODS[name.partition("/")[0]]
     assert container["image"] == COMPOSE[container["name"]]["image"]
     assert {"cpu", "memory"} <= set(container["resources"]["limits"])
@@ -284,7 +284,7 @@ def words(text: str) -> Iterator[list[str]]:
         yield shlex.split(part)
 
 
-def test_graphs_plans_and_triton_run_as_in_the_compose_file(
+def test_triton_pod_runs_the_commands_of_the_compose_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exporting, copying = words(CONTAINERS["triton/graphs"]["command"][2])

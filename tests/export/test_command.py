@@ -32,7 +32,7 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
     return "photos.tar"
 
 
-def test_a_checkpoint_becomes_a_repository(
+def test_tokenizer_command_writes_a_repository(
     model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
@@ -61,7 +61,7 @@ def test_a_checkpoint_becomes_a_repository(
     assert err == ""
 
 
-def test_graphs_that_disagree_are_not_written(
+def test_tokenizer_command_writes_no_graphs_that_disagree(
     model: ChannelTok, shard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(model, Path("weights.safetensors"))
@@ -100,13 +100,15 @@ def test_graphs_that_disagree_are_not_written(
         (["--random", "demo", "--data", "nowhere"], "no tar files at 'nowhere'"),
     ],
 )
-def test_mistakes_get_one_sentence(shard: str, arguments: list[str], sentence: str) -> None:
+def test_tokenizer_command_answers_mistakes_in_one_sentence(
+    shard: str, arguments: list[str], sentence: str
+) -> None:
     with pytest.raises(SystemExit, match=sentence) as stopped:
         main(["tokenizer", "--data", shard, *arguments])
     assert "\n" not in str(stopped.value)
 
 
-def test_either_a_checkpoint_or_a_random_size(
+def test_tokenizer_command_takes_either_a_checkpoint_or_a_random_size(
     shard: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in ([], ["weights.safetensors", "--random", "demo"]):

@@ -9,17 +9,17 @@ from export.acceptance import engines_check
 from export.triton import repository, triton_config
 
 
-def test_the_control_is_refused() -> None:
+def test_control_does_not_compile() -> None:
     with pytest.raises(engines_check.CompileError, match="Unique"):
         engines_check.compile_graph(engines_check.unservable(), ((1,), (1,), (1,)))
 
 
-def test_a_profile_the_graph_cannot_have_is_refused(decodes: dict[int, bytes]) -> None:
+def test_compile_graph_rejects_an_impossible_profile(decodes: dict[int, bytes]) -> None:
     with pytest.raises(engines_check.CompileError):
         engines_check.compile_graph(decodes[32], ((1, 33), (2, 33), (4, 33)))
 
 
-def test_the_command_compiles_each_model_and_reports(
+def test_command_compiles_each_model_and_writes_figures(
     tmp_path: Path,
     encode: bytes,
     monkeypatch: pytest.MonkeyPatch,
@@ -35,7 +35,7 @@ def test_the_command_compiles_each_model_and_reports(
     assert "the control was refused" in capsys.readouterr().out
 
 
-def test_the_command_fails_for_a_graph_that_is_refused(
+def test_command_fails_for_a_graph_that_does_not_compile(
     tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

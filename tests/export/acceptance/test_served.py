@@ -67,7 +67,7 @@ def command(
     ]
 
 
-def test_every_engine_stands_in_the_report_with_figures_or_as_not_run(command: list[str]) -> None:
+def test_report_has_figures_of_every_engine_or_lists_it_as_not_run(command: list[str]) -> None:
     asyncio.run(accept(command, Path("models")))
     report = Path("report/report.md").read_text()
     assert "| demo_encode | 0 of 32,768 bits flipped | the same |" in report
@@ -81,7 +81,7 @@ def test_every_engine_stands_in_the_report_with_figures_or_as_not_run(command: l
 
 
 @pytest.mark.slow
-def test_a_triton_that_serves_something_else_fails(
+def test_acceptance_fails_when_triton_serves_other_graphs(
     command: list[str], model: ChannelTok, encode: bytes, decodes: dict[int, bytes]
 ) -> None:
     other = copy.deepcopy(model)
@@ -98,6 +98,6 @@ def test_a_triton_that_serves_something_else_fails(
 
 
 @pytest.mark.slow
-def test_graphs_of_another_checkpoint_are_not_accepted_in_their_place(command: list[str]) -> None:
+def test_acceptance_refuses_graphs_of_another_checkpoint(command: list[str]) -> None:
     with pytest.raises(SystemExit, match="has no graph of this checkpoint"):
         __main__.main([*command[1:], "--random", "tiny", "--photos", "1"])

@@ -53,7 +53,7 @@ FOUND = {
 }
 
 
-def test_the_page_has_what_was_measured_and_says_what_was_not(
+def test_page_has_measured_parts_and_marks_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(families_page, "PAGE", tmp_path / "families.md")
@@ -81,7 +81,7 @@ def test_quality_compares_at_equal_bytes(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow  # a process with an engine for each graph
-def test_cost_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_measures_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "trained", lambda name: random_of(SMALL[name]))
     for number, photo in enumerate(crops(4)):
         (tmp_path / f"{number}.jpg").write_bytes(photo)
@@ -101,7 +101,7 @@ def test_cost_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow  # five exports
-def test_a_flow_costs_its_first_step_and_what_each_further_one_adds(
+def test_size_adds_further_steps_to_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(families, "D12", SMALL["flextok"].model_copy(update={"steps": 3}))

@@ -18,7 +18,7 @@ def decode(model: ChannelTok) -> onnx.ModelProto:
     return graph.decode_graph(halved, "demo", 256)
 
 
-def test_all_convolutions_but_the_last_are_fp16(decode: onnx.ModelProto) -> None:
+def test_convert_convolutions_keeps_only_the_last_in_fp32(decode: onnx.ModelProto) -> None:
     types = {tensor.name: tensor.data_type for tensor in decode.graph.initializer}
     types |= {
         node.output[0]: node.attribute[0].i for node in decode.graph.node if node.op_type == "Cast"
@@ -34,7 +34,7 @@ def test_all_convolutions_but_the_last_are_fp16(decode: onnx.ModelProto) -> None
     assert set(weights["GroupNormalization"]) == {onnx.TensorProto.FLOAT}
 
 
-def test_the_images_are_those_of_fp32(
+def test_fp16_images_match_fp32(
     decode: onnx.ModelProto, decodes: dict[int, bytes], encode: bytes, photos: NDArray[np.uint8]
 ) -> None:
     tokens = parity.run(encode, photos)
@@ -45,7 +45,7 @@ def test_the_images_are_those_of_fp32(
     assert np.abs(ours - theirs).max() <= 2
 
 
-def test_the_fingerprint_is_that_of_the_checkpoint(
+def test_fp16_graph_keeps_the_fingerprint(
     decode: onnx.ModelProto, decodes: dict[int, bytes]
 ) -> None:
     assert (
@@ -54,7 +54,7 @@ def test_the_fingerprint_is_that_of_the_checkpoint(
     )
 
 
-def test_encode_too_can_be_halved(model: ChannelTok) -> None:
+def test_convert_convolutions_converts_encoders(model: ChannelTok) -> None:
     halved = copy.deepcopy(model)
     fp16.convert_convolutions(halved.encoder, keep=())
     assert {node.op_type for node in graph.encode_graph(halved, "demo").graph.node} >= {

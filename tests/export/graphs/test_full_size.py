@@ -21,7 +21,7 @@ from tokenizer.models.bsq import tokens_from_latents
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_full_size_exports_and_agrees() -> None:
+def test_full_size_graphs_agree_with_pytorch() -> None:
     model, photos = random_model("full"), photos_of_side(256)[:2]
     assert parameter_count(model) == 159_305_603
     with torch.inference_mode():
@@ -43,7 +43,7 @@ def test_the_full_size_exports_and_agrees() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_graph_of_the_full_size_compiles_for_a_gpu(
+def test_full_size_graphs_compile_for_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

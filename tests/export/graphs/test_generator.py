@@ -38,7 +38,7 @@ def graph() -> bytes:
 
 
 @pytest.mark.parametrize("prediction", ["bits", "softmax"])
-def test_parity(prediction: str) -> None:
+def test_step_graph_agrees_with_pytorch(prediction: str) -> None:
     length = 70
     generator = random_generator(length, prediction)
     made = generator_graph.step_graph(generator, "tiny")
@@ -54,7 +54,7 @@ def test_parity(prediction: str) -> None:
     assert len(stored) >= 2 * 4
 
 
-def test_a_bit_that_is_certain_spoils_no_other() -> None:
+def test_step_graph_survives_a_certain_bit() -> None:
     """The logarithm of a sigmoid is minus infinity from 104 on in fp32; a model that has learnt much is that certain."""
     generator = random_generator()
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_bit_that_is_certain_spoils_no_other() -> None:
     assert logits.min() < -1000
 
 
-def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
+def test_step_graph_prefills_as_it_decodes(graph: bytes) -> None:
     steps = GeneratorSession(graph, threads=1)
     noise = [gumbel(5, index, 2, 256) for index in range(6)]
     one_by_one, tokens = steps.begin(1, 1.0, 0), [-1]
@@ -76,7 +76,7 @@ def test_given_tokens_at_once_are_as_one_by_one(graph: bytes) -> None:
     assert steps.begin(1, 1.0, 0).step(tokens[:6], noise[5])[0] == tokens[6]
 
 
-def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
+def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
     config = repository.parse(generator_repository.config(graph, 2))
     assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == (
         "tiny_generate_v2",
@@ -107,7 +107,7 @@ def test_the_config_says_what_the_gateway_needs(graph: bytes) -> None:
     assert said["generator_fingerprint"] == checkpoint.fingerprint(random_generator(CHANNELS).model)
 
 
-def test_a_checkpoint_becomes_a_model_beside_the_others(
+def test_command_writes_a_model_beside_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -200,7 +200,7 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @module_loop
-async def test_triton_streams_what_the_graph_gives(streams: StreamingClient, graph: bytes) -> None:
+async def test_backend_streams_the_graphs_tokens(streams: StreamingClient, graph: bytes) -> None:
     steps = GeneratorSession(graph, threads=1)
     generation, newest, expected = steps.begin(1, 1.0, 0), -1, []
     for index in range(40):
@@ -218,7 +218,7 @@ async def test_triton_streams_what_the_graph_gives(streams: StreamingClient, gra
 
 
 @module_loop
-async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
+async def test_backend_sends_the_first_token_alone_and_others_together(
     streams: StreamingClient,
 ) -> None:
     sizes = [len(answer["token"]) async for answer in streams.call(400)]
@@ -228,7 +228,7 @@ async def test_tokens_that_are_made_together_come_together_and_the_first_alone(
 
 
 @module_loop
-async def test_sequences_do_not_change_beside_others(streams: StreamingClient) -> None:
+async def test_sequences_do_not_depend_on_each_other(streams: StreamingClient) -> None:
     alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
     together = await asyncio.gather(
         *(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4))
@@ -237,7 +237,7 @@ async def test_sequences_do_not_change_beside_others(streams: StreamingClient) -
 
 
 @module_loop
-async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: StreamingClient) -> None:
+async def test_short_sequence_does_not_wait_for_a_long_one(streams: StreamingClient) -> None:
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
         assert len(await streams.tokens(5)) == 5
@@ -245,7 +245,7 @@ async def test_a_short_sequence_does_not_wait_for_a_long_one(streams: StreamingC
 
 
 @module_loop
-async def test_sequences_that_are_left_stop(streams: StreamingClient) -> None:
+async def test_abandoned_sequences_stop(streams: StreamingClient) -> None:
     del streams.permit.work[:]
     calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
@@ -262,7 +262,7 @@ async def test_sequences_that_are_left_stop(streams: StreamingClient) -> None:
 
 
 @module_loop
-async def test_a_mistake_ends_its_own_stream_alone(streams: StreamingClient) -> None:
+async def test_invalid_request_ends_only_its_own_stream(streams: StreamingClient) -> None:
     good = asyncio.create_task(streams.tokens(30))
     for mistake, sentence in (
         ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
@@ -278,7 +278,7 @@ async def test_a_mistake_ends_its_own_stream_alone(streams: StreamingClient) -> 
 
 
 @module_loop
-async def test_sequences_of_a_gateway_that_died_stop(streams: StreamingClient) -> None:
+async def test_sequences_of_a_dead_gateway_stop(streams: StreamingClient) -> None:
     """The last of the module: Triton may die of it, too, and then they stop as well."""
     gateway = Triton(streams.triton.url)
     call = gateway.streams.ask(streams.model, _inputs(CHANNELS))

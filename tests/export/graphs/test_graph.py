@@ -18,9 +18,7 @@ OPERATORS = (
 )
 
 
-def test_operators_and_opset_are_those_that_engines_know(
-    encode: bytes, decodes: dict[int, bytes]
-) -> None:
+def test_graphs_use_only_supported_operators(encode: bytes, decodes: dict[int, bytes]) -> None:
     for data in (encode, *decodes.values()):
         parsed = onnx.load_model_from_string(data)
         assert [(entry.domain, entry.version) for entry in parsed.opset_import] == [("", 21)]
@@ -35,7 +33,9 @@ def test_operators_and_opset_are_those_that_engines_know(
                 assert [node.op_type for node in neighbours] == ["Cast"]
 
 
-def test_names_types_and_free_batch(encode: bytes, decodes: dict[int, bytes]) -> None:
+def test_graphs_have_named_tensors_and_a_dynamic_batch(
+    encode: bytes, decodes: dict[int, bytes]
+) -> None:
     def signature(data: bytes) -> list[tuple[str, str, list[object]]]:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         return [
@@ -52,7 +52,7 @@ def test_names_types_and_free_batch(encode: bytes, decodes: dict[int, bytes]) ->
     assert signature(decodes[32]) == [("tokens", "tensor(int32)", ["batch", 32]), image]
 
 
-def test_parity_with_pytorch(
+def test_graphs_agree_with_pytorch(
     model: ChannelTok, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]
 ) -> None:
     result = parity.measure(model, encode, decodes, photos)
@@ -61,7 +61,7 @@ def test_parity_with_pytorch(
 
 
 @pytest.mark.parametrize("budget", [1, 100])
-def test_any_budget_decodes_in_a_larger_graph(
+def test_larger_graph_decodes_any_budget(
     model: ChannelTok, decodes: dict[int, bytes], photos: NDArray[np.uint8], budget: int
 ) -> None:
     tokens = inference.encode(model, photos[:2])
@@ -73,19 +73,19 @@ def test_any_budget_decodes_in_a_larger_graph(
     assert np.abs(difference).max() <= parity.MAX_PIXEL_DIFFERENCE
 
 
-def test_a_budgets_graph_is_the_full_graph_with_the_tail_absent(decodes: dict[int, bytes]) -> None:
+def test_budget_graph_equals_the_full_graph_with_absent_tokens(decodes: dict[int, bytes]) -> None:
     tokens = np.random.default_rng(0).integers(0, 2**16, (3, 256), dtype=np.int32)
     tokens[:, 32:] = -1
     assert np.array_equal(parity.run(decodes[32], tokens[:, :32]), parity.run(decodes[256], tokens))
 
 
-def test_absent_is_not_index_zero_in_the_graph(decodes: dict[int, bytes]) -> None:
+def test_graph_distinguishes_absent_from_index_zero(decodes: dict[int, bytes]) -> None:
     absent = parity.run(decodes[256], np.full((1, 256), -1, dtype=np.int32))
     zero = parity.run(decodes[256], np.zeros((1, 256), dtype=np.int32))
     assert not np.array_equal(absent, zero)
 
 
-def test_fp16_storage_changes_no_bit(
+def test_store_as_fp16_changes_no_bit(
     monkeypatch: pytest.MonkeyPatch, model: ChannelTok, photos: NDArray[np.uint8]
 ) -> None:
     class Latents(torch.nn.Module):
@@ -111,7 +111,7 @@ def test_fp16_storage_changes_no_bit(
     assert len(small) < 0.52 * len(large)
 
 
-def test_weights_that_fp16_cannot_hold_stay_as_they_are() -> None:
+def test_store_as_fp16_keeps_weights_that_fp16_cannot_hold() -> None:
     def stored(values: list[float]) -> onnx.ModelProto:
         weight = onnx.numpy_helper.from_array(np.array(values, dtype=np.float32), "w")
         tensor = [
@@ -129,7 +129,7 @@ def test_weights_that_fp16_cannot_hold_stay_as_they_are() -> None:
         assert stored(values).graph.initializer[0].data_type == onnx.TensorProto.FLOAT
 
 
-def test_a_graph_says_what_it_is(
+def test_read_metadata_describes_a_graph(
     model: ChannelTok, encode: bytes, decodes: dict[int, bytes]
 ) -> None:
     fingerprint = checkpoint.fingerprint(model)
@@ -143,12 +143,12 @@ def test_a_graph_says_what_it_is(
         graph.read_metadata(onnx.ModelProto())
 
 
-def test_a_graph_keeps_no_trace_of_the_machine_that_made_it(encode: bytes) -> None:
+def test_graph_has_no_paths_of_the_exporting_machine(encode: bytes) -> None:
     assert b".py" not in encode
     assert b"stack_trace" not in encode
 
 
 @pytest.mark.parametrize("budget", [0, 257])
-def test_a_budget_outside_the_channels_is_refused(model: ChannelTok, budget: int) -> None:
+def test_decode_graph_refuses_a_budget_outside_the_channels(model: ChannelTok, budget: int) -> None:
     with pytest.raises(ValueError, match="between 1 and the 256 channels"):
         graph.decode_graph(model, "demo", budget)

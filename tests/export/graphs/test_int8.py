@@ -70,7 +70,7 @@ def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:
     "amx_int8" in Path("/proc/cpuinfo").read_text(),
     reason="with AMX OpenVINO runs one of the 16 in int8: decision 12",
 )
-def test_the_3x3_convolutions_and_no_others_run_in_int8(quantised: bytes) -> None:
+def test_quantise_converts_only_3x3_convolutions(quantised: bytes) -> None:
     """As OpenVINO compiled it, not only as the file says."""
     kinds = [
         operator.get_rt_info()["primitiveType"].astype(str)
@@ -82,7 +82,7 @@ def test_the_3x3_convolutions_and_no_others_run_in_int8(quantised: bytes) -> Non
     assert not any(kind.endswith("_I8") for kind in kinds if "1x1" in kind)
 
 
-def test_the_file_is_smaller_and_says_what_it_is(quantised: bytes, plain: bytes) -> None:
+def test_quantise_shrinks_the_file_and_keeps_metadata(quantised: bytes, plain: bytes) -> None:
     ours, theirs = onnx.load_model_from_string(quantised), onnx.load_model_from_string(plain)
     assert len(quantised) < 0.7 * len(plain)
     assert graph.read_metadata(ours) == graph.read_metadata(theirs)
@@ -90,7 +90,7 @@ def test_the_file_is_smaller_and_says_what_it_is(quantised: bytes, plain: bytes)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_images_stay_close_to_fp32(
+def test_int8_images_stay_close_to_fp32(
     quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str
 ) -> None:
     """precision: of what is not int8."""
@@ -101,7 +101,7 @@ def test_images_stay_close_to_fp32(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_law_an_image_never_depends_on_its_neighbours(
+def test_int8_images_never_depend_on_their_neighbours(
     quantised: bytes, tokens: NDArray[np.int32], threads: int
 ) -> None:
     decode = decoder(quantised, "bf16", threads)
@@ -116,6 +116,6 @@ def test_the_law_an_image_never_depends_on_its_neighbours(
         assert np.array_equal(decode(tokens[order]), alone[order])
 
 
-def test_a_graph_not_made_here_is_refused() -> None:
+def test_quantise_refuses_a_foreign_graph() -> None:
     with pytest.raises(ValueError, match="metadata"):
         int8.quantise(onnx.ModelProto().SerializeToString(), np.zeros((1, 256), np.int32))

@@ -8,7 +8,7 @@ from export.graphs import parity
 from tokenizer.models.channeltok import ChannelTok
 
 
-def test_a_graph_of_other_weights_is_out_of_bounds(
+def test_parity_rejects_a_graph_of_other_weights(
     model: ChannelTok, encode: bytes, decodes: dict[int, bytes], photos: NDArray[np.uint8]
 ) -> None:
     def spoilt(data: bytes) -> bytes:
@@ -21,7 +21,7 @@ def test_a_graph_of_other_weights_is_out_of_bounds(
     assert len(result.out_of_bounds) == 2
 
 
-def test_the_bounds_themselves_are_allowed() -> None:
+def test_parity_allows_values_at_the_bounds() -> None:
     allowed = parity.Parity(10, 1_000_000, 10, (parity.Pixels(256, 1, 0.1),))
     assert allowed.out_of_bounds == []
     broken = parity.Parity(
@@ -30,7 +30,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
     assert [sentence.split()[0] for sentence in broken.out_of_bounds] == ["at", "11"]
 
 
-def test_the_report_is_flat_and_the_table_names_every_figure() -> None:
+def test_parity_table_has_every_figure() -> None:
     result = parity.Parity(10, 1_000_000, 3, (parity.Pixels(32, 1, 0.25),))
     assert result.figures() == {
         "photos": 10,

@@ -75,7 +75,7 @@ def loaded(
     return model
 
 
-def test_each_request_gets_its_own_rows_in_order(
+def test_backend_gives_each_request_its_own_rows(
     triton: ModuleType, tmp_path: Path, encode: bytes, photos: NDArray[np.uint8]
 ) -> None:
     model = loaded(triton, tmp_path, encode)
@@ -101,7 +101,7 @@ def latents(encode: bytes) -> bytes:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("engine", "precision"), ENGINES)
 @pytest.mark.parametrize("role", ["encode", "decode"])
-def test_the_law_an_image_never_depends_on_its_neighbours(
+def test_images_never_depend_on_their_neighbours(
     triton: ModuleType,
     tmp_path: Path,
     role: str,
@@ -137,7 +137,7 @@ def test_the_law_an_image_never_depends_on_its_neighbours(
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_openvino_gives_what_onnxruntime_gives(
+def test_openvino_agrees_with_onnxruntime(
     triton: ModuleType,
     tmp_path: Path,
     precision: str,
@@ -168,15 +168,13 @@ def test_openvino_gives_what_onnxruntime_gives(
         )
 
 
-def test_onnxruntime_does_not_pretend_to_compute_in_bf16(
-    triton: ModuleType, tmp_path: Path, encode: bytes
-) -> None:
+def test_onnxruntime_refuses_bf16(triton: ModuleType, tmp_path: Path, encode: bytes) -> None:
     with pytest.raises(ValueError, match="f32 here, not in bf16"):
         loaded(triton, tmp_path, encode, precision="bf16")
 
 
 @pytest.mark.parametrize(("engine", "precision"), ENGINES)
-def test_a_bad_request_fails_alone(
+def test_backend_fails_only_the_bad_request(
     triton: ModuleType,
     tmp_path: Path,
     engine: str,
@@ -200,7 +198,7 @@ def test_a_bad_request_fails_alone(
     assert model.execute(requests[:1])[0].error is None
 
 
-def test_numpy_2_is_refused(
+def test_backend_refuses_numpy_2(
     triton: ModuleType, tmp_path: Path, encode: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(np, "__version__", "2.1.0")

@@ -40,13 +40,13 @@ def files_of(*models: str) -> list[str]:
     )
 
 
-def test_every_graph_becomes_a_model(tmp_path: Path, graphs: list[bytes]) -> None:
+def test_write_makes_a_model_per_graph(tmp_path: Path, graphs: list[bytes]) -> None:
     names = repository.write(tmp_path / "models", "demo", graphs)
     assert names == ["demo_encode", "demo_decode_k32", "demo_decode_k256"]
     assert listing(tmp_path) == [f"models/{name}" for name in files_of(*names)]
 
 
-def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -> None:
+def test_config_has_everything_a_gateway_needs(decodes: dict[int, bytes]) -> None:
     config = repository.parse(repository.config(decodes[32]))
     assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 4)
     assert [
@@ -77,7 +77,7 @@ def test_config_says_everything_a_gateway_must_know(decodes: dict[int, bytes]) -
     }
 
 
-def test_the_schema_refuses_a_typo(encode: bytes) -> None:
+def test_parse_refuses_an_unknown_field(encode: bytes) -> None:
     text = repository.config(encode)
     repository.parse(text)
     for typo in (
@@ -89,7 +89,7 @@ def test_the_schema_refuses_a_typo(encode: bytes) -> None:
             repository.parse(typo)
 
 
-def test_writing_again_removes_stale_models_and_keeps_other_tokenizers(
+def test_write_removes_stale_models_and_keeps_other_tokenizers(
     tmp_path: Path, encode: bytes, decodes: dict[int, bytes]
 ) -> None:
     folder = tmp_path / "models"
@@ -102,7 +102,7 @@ def test_writing_again_removes_stale_models_and_keeps_other_tokenizers(
     )
 
 
-def test_a_failure_leaves_the_old_repository(
+def test_write_leaves_the_old_repository_when_it_fails(
     tmp_path: Path, graphs: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "models"
@@ -114,7 +114,7 @@ def test_a_failure_leaves_the_old_repository(
     assert {path: (folder / path).read_bytes() for path in listing(folder)} == before
 
 
-def test_a_run_cut_off_between_its_renames_is_healed(tmp_path: Path, graphs: list[bytes]) -> None:
+def test_write_recovers_from_an_interrupted_run(tmp_path: Path, graphs: list[bytes]) -> None:
     folder = tmp_path / "models"
     repository.write(folder, "other", [renamed(graphs[0], "other")])
     folder.rename(tmp_path / ".models.old")
@@ -128,7 +128,7 @@ def committed_models() -> list[Path]:
     return sorted(path.parent for path in COMMITTED.glob("*/config.pbtxt"))
 
 
-def test_the_committed_repository_serves_one_encode_and_a_decode() -> None:
+def test_committed_repository_has_one_encode_and_one_decode() -> None:
     roles = [
         repository.parse((model / "config.pbtxt").read_text()).parameters["role"].string_value
         for model in committed_models()
@@ -140,7 +140,7 @@ def test_the_committed_repository_serves_one_encode_and_a_decode() -> None:
 
 
 @pytest.mark.parametrize("model", committed_models(), ids=lambda model: model.name)
-def test_the_committed_repository_is_what_this_code_writes(model: Path) -> None:
+def test_committed_repository_matches_this_code(model: Path) -> None:
     # config() hashes the graph, so this compares graph_sha256 too.
     assert (model / "config.pbtxt").read_text() == repository.config(
         (model / "1/model.onnx").read_bytes()
@@ -148,7 +148,7 @@ def test_the_committed_repository_is_what_this_code_writes(model: Path) -> None:
     assert (model / "1/model.py").read_bytes() == repository.MODEL_FILE.read_bytes()
 
 
-def test_the_committed_graphs_are_of_the_committed_weights() -> None:
+def test_committed_graphs_match_the_committed_weights() -> None:
     weights = checkpoint.fingerprint(checkpoint.load(Path("tokenizer/weights/demo.safetensors")))
     assert {
         repository.parse((model / "config.pbtxt").read_text())
@@ -164,9 +164,7 @@ def retrained(graph: bytes, fingerprint: str) -> bytes:
     return bytes(parsed.SerializeToString())
 
 
-def test_another_training_is_another_version_under_other_names(
-    tmp_path: Path, graphs: list[bytes]
-) -> None:
+def test_write_names_a_retrained_tokenizer_by_version(tmp_path: Path, graphs: list[bytes]) -> None:
     folder = tmp_path / "models"
     repository.write(folder, "demo", graphs)
     assert repository.write(folder, "demo", graphs) == [

@@ -36,7 +36,7 @@ def models(tmp_path: Path, graphs: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_plan_of_this_server_is_served(models: Path) -> None:
+def test_check_accepts_a_plan_of_this_server(models: Path) -> None:
     tensorrt_plans.check(models, SERVER)
 
 
@@ -54,14 +54,14 @@ def test_a_plan_of_this_server_is_served(models: Path) -> None:
         ),
     ],
 )
-def test_a_plan_of_another_server_is_refused(models: Path, server: Server, said: str) -> None:
+def test_check_refuses_a_plan_of_another_server(models: Path, server: Server, said: str) -> None:
     with pytest.raises(PlanError, match=said) as refused:
         tensorrt_plans.check(models, server)
     assert str(refused.value).startswith("demo_encode is not served: ")
     assert "Rebuild it: docker compose run --rm engines" in str(refused.value)
 
 
-def test_a_plan_of_another_graph_is_refused(models: Path) -> None:
+def test_check_refuses_a_plan_of_another_graph(models: Path) -> None:
     config = models / "demo_encode/config.pbtxt"
     text = config.read_text()
     digest = tensorrt_plans._parameter(models / "demo_encode", "graph_sha256")
@@ -70,7 +70,7 @@ def test_a_plan_of_another_graph_is_refused(models: Path) -> None:
         tensorrt_plans.check(models, SERVER)
 
 
-def test_a_plan_of_another_profile_is_refused(models: Path) -> None:
+def test_check_refuses_a_plan_of_another_profile(models: Path) -> None:
     config = models / "demo_encode/config.pbtxt"
     text = config.read_text()
     entry = 'key: "opt_batch"\n  value {\n    string_value: "%d"'
@@ -83,27 +83,27 @@ def test_a_plan_of_another_profile_is_refused(models: Path) -> None:
         tensorrt_plans.check(models, SERVER)
 
 
-def test_a_plan_that_was_swapped_is_refused(models: Path) -> None:
+def test_check_refuses_a_swapped_plan(models: Path) -> None:
     (models / "demo_encode/1/model_sm86.plan").write_bytes(b"someone else's code")
     with pytest.raises(PlanError, match="the plan's own digest"):
         tensorrt_plans.check(models, SERVER)
 
 
 @pytest.mark.parametrize("record", ["", "{}", '{"server": 1}'])
-def test_a_plan_without_a_record_is_refused(models: Path, record: str) -> None:
+def test_check_refuses_a_plan_without_a_record(models: Path, record: str) -> None:
     (models / "demo_encode/1/model_sm86.json").write_text(record)
     with pytest.raises(PlanError, match="the record beside its plan is missing or unreadable"):
         tensorrt_plans.check(models, SERVER)
 
 
-def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+def test_build_and_check_refuse_an_empty_repository(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds no models"):
         tensorrt_plans.check(tmp_path, SERVER)
     with pytest.raises(PlanError, match="holds no models: write them with `python -m export gpu`"):
         tensorrt_plans.build(tmp_path, tmp_path / "models", SERVER)
 
 
-def test_what_is_built_already_is_not_built_again(
+def test_build_keeps_matching_plans(
     graphs: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (models / "gone").mkdir()
@@ -112,7 +112,7 @@ def test_what_is_built_already_is_not_built_again(
     assert [path.name for path in models.iterdir()] == ["demo_encode"]
 
 
-def test_a_plan_that_cannot_be_built_leaves_the_old_one(
+def test_build_keeps_the_old_plan_when_it_fails(
     graphs: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_plans, "TRTEXEC", "/bin/false")
@@ -121,14 +121,16 @@ def test_a_plan_that_cannot_be_built_leaves_the_old_one(
     tensorrt_plans.check(models, SERVER)
 
 
-def test_a_graph_that_is_not_the_configs_is_refused(graphs: Path, tmp_path: Path) -> None:
+def test_build_refuses_a_graph_that_its_config_does_not_describe(
+    graphs: Path, tmp_path: Path
+) -> None:
     with (graphs / "demo_encode/1/model.onnx").open("ab") as file:
         file.write(b"more")
     with pytest.raises(PlanError, match=r"is not the graph that its config\.pbtxt describes"):
         tensorrt_plans.build(graphs, tmp_path / "empty", SERVER)
 
 
-def test_alone_on_a_machine_without_tensorrt_it_says_where_to_run(tmp_path: Path) -> None:
+def test_command_without_tensorrt_says_where_to_run(tmp_path: Path) -> None:
     # isolated and without site-packages: NVIDIA's image has the standard library only
     script = subprocess.run(
         [sys.executable, "-IS", tensorrt_plans.__file__, "check", str(tmp_path)],

@@ -14,7 +14,7 @@ def config(graph: bytes, engine: str) -> Any:
 
 
 @pytest.mark.parametrize("engine", sorted(triton_config.ENGINES))
-def test_every_engine_keeps_the_facts_and_the_tensors_of_the_graph(
+def test_engines_keep_metadata_and_tensors_of_the_graph(
     engine: str, decodes: dict[int, bytes]
 ) -> None:
     message = config(decodes[32], engine)
@@ -29,9 +29,7 @@ def test_every_engine_keeps_the_facts_and_the_tensors_of_the_graph(
 
 
 @pytest.mark.parametrize("engine", sorted(set(triton_config.ENGINES) - {"python"}))
-def test_on_a_gpu_the_first_caller_does_not_wait_for_kernels(
-    engine: str, decodes: dict[int, bytes]
-) -> None:
+def test_gpu_engines_warm_up(engine: str, decodes: dict[int, bytes]) -> None:
     message = config(decodes[32], engine)
     assert [warmup.batch_size for warmup in message.model_warmup] == [1, message.max_batch_size]
     for warmup in message.model_warmup:
@@ -58,13 +56,13 @@ def test_tensorrt_has_a_cuda_graph_for_every_batch(decodes: dict[int, bytes]) ->
         )
 
 
-def test_tensorrt_has_one_plan_for_each_kind_of_gpu(encode: bytes) -> None:
+def test_tensorrt_has_one_plan_per_compute_capability(encode: bytes) -> None:
     message = config(encode, "tensorrt")
     assert message.cc_model_filenames["8.6"] == "model_sm86.plan"
     assert len(set(message.cc_model_filenames.values())) == len(triton_config.COMPUTE_CAPABILITIES)
 
 
-def test_what_trtexec_is_told_comes_from_the_config(tmp_path: Path, encode: bytes) -> None:
+def test_profile_comes_from_the_config(tmp_path: Path, encode: bytes) -> None:
     (tmp_path / "config.pbtxt").write_text(
         repository.config(encode, triton_config.ENGINES["tensorrt"])
     )

@@ -27,7 +27,7 @@ SECTIONS = [
 
 
 @pytest.mark.slow
-def test_a_rehearsal_fills_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal_fills_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "COMPILED", ())  # a minute; `make gpu-rehearsal` compiles
     __main__.main(["--bare", "--rehearse", "--output", str(tmp_path), "--minutes", "20"])
     report = (tmp_path / "report.md").read_text()
@@ -53,12 +53,12 @@ def test_a_rehearsal_fills_every_section(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_refuses_and_names_the_rehearsal(tmp_path: Path) -> None:
+def test_acceptance_without_a_gpu_suggests_the_rehearsal(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="there is no GPU: --rehearse"):
         acceptance.main(["--output", str(tmp_path)])
 
 
-def test_it_imports_nothing_that_a_bare_host_lacks() -> None:
+def test_bare_acceptance_imports_nothing_that_a_bare_host_lacks() -> None:
     lacking = ["tritonclient", "structlog", "fastapi", "openvino", "grpc", "nncf"]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({lacking!r}))\n"

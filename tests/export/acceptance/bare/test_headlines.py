@@ -11,7 +11,7 @@ from generator.output_head import gumbel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_cache_changes_no_token_in_fp32_and_runs_in_bf16(dtype: torch.dtype) -> None:
+def test_cache_changes_no_token_in_fp32_and_runs_in_bf16(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = REHEARSAL.gpt.build().eval().to(dtype)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def test_the_cache_changes_no_token_in_fp32_and_runs_in_bf16(dtype: torch.dtype)
         assert torch.equal(slow, fast)
 
 
-def test_the_best_speed_is_the_highest_of_one_model_and_role() -> None:
+def test_speeds_best_is_the_highest_rate_of_a_model_and_role() -> None:
     role: Role = "encode"
     speeds = Speeds()
     assert speeds.best("demo", role) is None
@@ -41,7 +41,7 @@ def test_the_best_speed_is_the_highest_of_one_model_and_role() -> None:
     assert speeds.best("demo", role) == (90.0, "quick", 32)
 
 
-def test_guidance_runs_the_network_of_flextok_twice() -> None:
+def test_guidance_runs_flextoks_network_twice() -> None:
     calls = {}
     for guidance in (1.0, 2.0):
         shape = REHEARSAL.flextok.model_copy(update={"guidance": guidance})

@@ -20,7 +20,7 @@ def model() -> Tokenizer:
 
 
 @pytest.mark.parametrize("kind", precision.ALL, ids=lambda kind: kind.name)
-def test_every_precision_makes_nearly_the_same_image(model: Tokenizer, kind: Precision) -> None:
+def test_precisions_decode_nearly_the_same_image(model: Tokenizer, kind: Precision) -> None:
     torch.manual_seed(0)
     size = model.shape.image_size
     photos = torch.randint(256, (2, size, size, 3), dtype=torch.uint8)
@@ -36,12 +36,12 @@ def test_every_precision_makes_nearly_the_same_image(model: Tokenizer, kind: Pre
     assert torch.stack(same).float().mean() > 0.95
 
 
-def test_the_model_itself_stays_as_it_was(model: Tokenizer) -> None:
+def test_prepared_leaves_its_argument_unchanged(model: Tokenizer) -> None:
     prepared(model, precision.FP16_THROUGHOUT, CPU, channels_last=True)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
-def test_throughout_means_norms_too(model: Tokenizer) -> None:
+def test_throughout_includes_norms(model: Tokenizer) -> None:
     ready = prepared(model, precision.BF16_THROUGHOUT, CPU, channels_last=False)
     assert {weight.dtype for weight in ready.parameters()} == {torch.bfloat16}
     mixed = prepared(model, precision.BF16, CPU, channels_last=False)

@@ -17,7 +17,7 @@ def read(folder: Path) -> str:
     return (folder / "report.md").read_text()
 
 
-def test_what_fails_is_told_and_the_next_section_runs(tmp_path: Path) -> None:
+def test_sections_report_a_failure_and_continue(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 60)
     sections.section("First", lambda: report.add("one"))
@@ -32,7 +32,7 @@ def test_what_fails_is_told_and_the_next_section_runs(tmp_path: Path) -> None:
     assert sections.skipped == []
 
 
-def test_the_report_is_written_after_every_section(tmp_path: Path) -> None:
+def test_sections_write_the_report_after_each(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 60)
     sections.section("First", lambda: report.add("one"))
@@ -46,7 +46,7 @@ def test_the_report_is_written_after_every_section(tmp_path: Path) -> None:
     assert "\none\n" in read(tmp_path)
 
 
-def test_a_cell_that_fails_leaves_the_others(tmp_path: Path) -> None:
+def test_attempt_isolates_a_failing_part(tmp_path: Path) -> None:
     sections = Sections(Report(), tmp_path, 60)
     done: list[str] = []
 
@@ -60,7 +60,7 @@ def test_a_cell_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert sections.failed == ["two: RuntimeError: no such kernel"]
 
 
-def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
+def test_close_lists_parts_without_time(tmp_path: Path) -> None:
     sections = Sections(Report(), tmp_path, 0)
     sections.section("Speed", fail)
     sections.close()
@@ -68,7 +68,7 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
     assert "- not run: Speed: no time was left" in read(tmp_path)
 
 
-def test_what_takes_no_time_is_done_when_the_time_is_over(tmp_path: Path) -> None:
+def test_instant_section_runs_when_the_time_is_over(tmp_path: Path) -> None:
     report = Report()
     sections = Sections(report, tmp_path, 0)
     sections.section("Summary", lambda: report.add("one"), instant=True)
@@ -76,7 +76,7 @@ def test_what_takes_no_time_is_done_when_the_time_is_over(tmp_path: Path) -> Non
     assert sections.skipped == []
 
 
-def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
+def test_attempt_interrupts_a_slow_part_that_catches_the_exception(
     tmp_path: Path,
 ) -> None:
     sections = Sections(Report(), tmp_path, 60)
@@ -93,7 +93,7 @@ def test_what_takes_too_long_is_interrupted_whatever_becomes_of_the_exception(
     assert sections.skipped == ["compiled: stopped after 0 s"]
 
 
-def test_a_report_without_gaps_says_so(tmp_path: Path) -> None:
+def test_close_says_when_every_part_completed(tmp_path: Path) -> None:
     sections = Sections(Report(), tmp_path, 60)
     sections.section("First", lambda: None)
     sections.close()
