@@ -1,8 +1,8 @@
 """Build protobuf requests and read responses, for both clients; limits of a message."""
 
 import operator
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 from channeltok.errors import ChannelTokError, InternalError, InvalidInput, TooLarge, from_status
 from channeltok.quality import Quality, QualityPoint
@@ -10,6 +10,7 @@ from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 
 ImageFormat = Literal["png", "jpeg", "webp"]
+Value = TypeVar("Value")
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # Of a message, for the image or the tokens; the rest is for the other fields.
@@ -115,7 +116,7 @@ def read_tokens(response: pb.EncodeResponse) -> Tokens:
         tokens = Tokens.from_bytes(response.tokens)
     except TokenBytesError as error:
         raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
-    curve = tuple(QualityPoint(point.k, point.ssim, point.psnr) for point in response.curve)
+    curve = tuple(from_message(QualityPoint, point) for point in response.curve)
     return replace(tokens, curve=curve) if curve else tokens
 
 
@@ -145,19 +146,20 @@ def read_decode_item(response: pb.DecodeStreamResponse) -> bytes | ChannelTokErr
 
 
 def read_tokenizers(response: pb.ListTokenizersResponse) -> list[TokenizerInfo]:
-    return [
-        TokenizerInfo(
-            name=info.name,
-            family=info.family,
-            fingerprint=info.fingerprint,
-            max_tokens=info.max_tokens,
-            bits_per_token=info.bits_per_token,
-            vocab_size=info.vocab_size or 2**info.bits_per_token,  # 0 from older services
-            image_size=info.image_size,
-            budgets=tuple(info.budgets),
-        )
-        for info in response.tokenizers
-    ]
+    infos = [from_message(TokenizerInfo, tokenizer) for tokenizer in response.tokenizers]
+    # Older services leave vocab_size at 0.
+    return [replace(info, vocab_size=info.vocab_size or 2**info.bits_per_token) for info in infos]
+
+
+def from_message(kind: type[Value], message: Any) -> Value:
+    """A dataclass from a message whose fields have the same names; repeated fields as tuples."""
+
+    def read(name: str) -> Any:
+        value = getattr(message, name)
+        return value if isinstance(value, (str, bytes, int, float)) else tuple(value)
+
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: read(name) for name in names})
 
 
 def _check_size(payload: str, size: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from channeltok._messages import FORMATS, ImageFormat, check_format, check_k
+from channeltok._messages import FORMATS, ImageFormat, check_format, check_k, from_message
 from channeltok.errors import InternalError, InvalidInput
 from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -142,14 +142,11 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
     """Raises InternalError for an unreadable reply."""
     match response.WhichOneof("event"):
         case "started":
-            started = response.started
-            return Started(
-                started.generator, started.tokenizer, started.fingerprint, started.seed, started.k
-            )
+            return from_message(Started, response.started)
         case "tokens":
-            return NewTokens(response.tokens.index, tuple(response.tokens.ids))
+            return from_message(NewTokens, response.tokens)
         case "preview":
-            return Preview(response.preview.k, response.preview.image)
+            return from_message(Preview, response.preview)
         case "finished":
             try:
                 return Generated(
@@ -165,15 +162,4 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
 
 
 def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:
-    return [
-        GeneratorInfo(
-            info.name,
-            info.family,
-            info.generator_fingerprint,
-            info.tokenizer,
-            info.fingerprint,
-            info.max_tokens,
-            tuple(info.classes),
-        )
-        for info in response.generators
-    ]
+    return [from_message(GeneratorInfo, generator) for generator in response.generators]

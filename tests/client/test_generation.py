@@ -3,8 +3,19 @@
 from typing import Any
 
 import pytest
-from channeltok import GenerateParams, InternalError, InvalidInput
-from channeltok.generation import generate_request, read_event
+from channeltok import (
+    Generated,
+    GenerateParams,
+    GenerationEvent,
+    GeneratorInfo,
+    InternalError,
+    InvalidInput,
+    NewTokens,
+    Preview,
+    Started,
+    Tokens,
+)
+from channeltok.generation import generate_request, read_event, read_generators
 from channeltok.v1 import tokenizer_pb2 as pb
 
 
@@ -41,3 +52,40 @@ def test_generate_params_refuse_what_no_message_can_carry(
 def test_read_event_refuses_an_unreadable_reply(response: pb.GenerateResponse) -> None:
     with pytest.raises(InternalError):
         read_event(response)
+
+
+TOKENS = Tokens([1, 2], "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("response", "event"),
+    [
+        (
+            pb.GenerateResponse(
+                started=pb.GenerationStarted(
+                    generator="g", tokenizer="t", fingerprint="f", seed=7, k=2
+                )
+            ),
+            Started("g", "t", "f", 7, 2),
+        ),
+        (pb.GenerateResponse(tokens=pb.NewTokens(index=1, ids=[3, 4])), NewTokens(1, (3, 4))),
+        (pb.GenerateResponse(preview=pb.Preview(k=2, image=b"png")), Preview(2, b"png")),
+        (
+            pb.GenerateResponse(
+                finished=pb.GenerationFinished(tokens=TOKENS.to_bytes(), engine="onnxruntime f32")
+            ),
+            Generated(TOKENS, "onnxruntime f32"),
+        ),
+    ],
+)
+def test_read_event_returns_the_event(
+    response: pb.GenerateResponse, event: GenerationEvent
+) -> None:
+    assert read_event(response) == event
+
+
+def test_read_generators_returns_tuples_of_classes() -> None:
+    info = GeneratorInfo("g", "gpt", "01", "t", "02", 256, ("cat", "dog"))
+    assert read_generators(
+        pb.ListGeneratorsResponse(generators=[pb.GeneratorInfo(**vars(info))])
+    ) == [info]
