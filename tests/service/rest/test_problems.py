@@ -7,6 +7,7 @@ import pytest
 from channeltok.errors import InvalidInput
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from structlog.testing import capture_logs
 
 from service.errors import BadK, Overloaded, Unauthenticated
 from service.rest.problems import PROBLEM, add_error_handlers
@@ -42,7 +43,8 @@ async def response_to(error: Callable[[], Exception]) -> httpx.Response:
 async def test_every_error_is_a_problem_response(
     error: Callable[[], Exception], status: int, code: str, headers: dict[str, str]
 ) -> None:
-    response = await response_to(error)
+    with capture_logs():
+        response = await response_to(error)
     problem = response.json()
     assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM)
     assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
