@@ -1,1 +1,1 @@
-"""What Encode, Decode and Generate do, whichever protocol a call came by."""
+"""Encode, Decode and Generate for both protocols: admission, registry, call records."""

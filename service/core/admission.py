@@ -23,7 +23,7 @@ from prometheus_client import Gauge
 from service.errors import Overloaded, Stopping
 from service.observability import metrics
 
-# Least Retry-After of a refused call: shorter ones would only add load.
+# Smallest Retry-After of a refused call: shorter ones would only add load.
 MIN_RETRY_SECONDS = 1.0
 BULK_SHARE = 8
 LATEST_WEIGHT = 1 / 16  # of the newest sample in the moving average of seconds held

@@ -5,7 +5,7 @@
            ├─ admission
            ├─ unpack
            └─ engine                            its context goes to Triton
-                └─ InferRequest ─ model ─ compute    Triton's own spans, which Triton exports
+                └─ InferRequest ─ model ─ compute    Triton's own spans, exported by it
 
 OpenTelemetry's standard environment variables apply (sampler, headers, service name, batching);
 headers and batching apply to the embedded Triton too. When tracing is off, nothing of

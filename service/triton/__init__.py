@@ -1,1 +1,1 @@
-"""Client of Triton: batching, streaming and the health of its models."""
+"""Client of Triton: connection, batching, streaming and the health of its models."""

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
 from service.triton.models import Inference, Model
 
-# Turns of the event loop before a batch is sent. An idle loop passes them in microseconds; a loop
-# that reads other calls and prepares their images gives these time to enter the same batch.
+# Turns of the event loop before a batch is sent: microseconds in an idle loop, and in a busy one
+# long enough for other calls, whose images are being prepared, to enter the same batch.
 TURNS = 8
-# A batch is sent after this time even if no instance is free: of several Tritons behind one
-# address one may hang, and its requests would count as running for as long.
+# A batch is sent after this time even if no instance is free: one of several Tritons behind the
+# same address may hang and never finish the requests that seem to occupy the instances.
 MAX_HOLD_SECONDS = 0.1
 
 

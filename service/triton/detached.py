@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
-ABANDONED_TIMEOUT = 60.0  # seconds without a caller after which a request is cancelled after all
+ABANDONED_TIMEOUT = 60.0  # seconds until a request without a caller is cancelled after all
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class PermitLike(Protocol):
 
 
 class DetachedCall(Generic[T]):
-    """A task with one caller or several, none of whom cancels it by being cancelled."""
+    """A task that one or more callers wait for. Cancelling a caller does not cancel the task."""
 
     def __init__(
         self, work: Coroutine[Any, Any, T], abandoned_timeout: float = ABANDONED_TIMEOUT
@@ -31,7 +31,7 @@ class DetachedCall(Generic[T]):
         self._abandoned_timeout = abandoned_timeout
 
     async def result(self, permit: PermitLike | None = None) -> T:
-        """Wait for the result as one more caller; `permit` is held until the task is done."""
+        """Wait for the task's result. `permit` is held until the task is done."""
         self.attach(permit)
         try:
             return await asyncio.shield(self.task)
@@ -39,13 +39,13 @@ class DetachedCall(Generic[T]):
             self.detach()
 
     def attach(self, permit: PermitLike | None = None) -> None:
-        """Count one more caller, who must call `detach` in the end."""
+        """Add a caller, which calls `detach` when it stops waiting."""
         self.callers += 1
         if permit is not None:
             permit.hold_until(self.task)
 
     def detach(self) -> None:
-        """Count one caller less. Without callers the task has `abandoned_timeout` left."""
+        """Remove a caller. When the last one goes, the task has `abandoned_timeout` left."""
         self.callers -= 1
         if not self.callers and not self.task.done():
             timer = asyncio.get_running_loop().call_later(self._abandoned_timeout, self.task.cancel)

@@ -1,6 +1,6 @@
-"""EngineHealth: what the Triton client records of each model for probe and supervisor.
+"""EngineHealth: last reply, number of replies and suspected hang or fault of each Triton model.
 
-When it last replied, how often, and which models failed their callers and need a repair.
+The Triton client records them; the probe and the supervisor decide on them.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from service.errors import EngineUnavailable, Overloaded, ServiceError
 from service.triton.models import Model
 
-# Retry-After of everything that an engine's restart, a reload or an emptied queue will mend.
+# Retry-After while an engine restarts, a model loads or Triton's queue is full.
 ENGINE_RETRY_SECONDS = 2.0
 # If a request sent this many seconds later has already been answered, the process that holds the
 # older one hangs. A full batch takes longer than the single image that overtakes it, so the

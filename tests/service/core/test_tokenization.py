@@ -26,7 +26,7 @@ from service.errors import (
     TooLarge,
 )
 from service.settings import Settings
-from tests.support.scripted_triton import ScriptedTriton
+from tests.support.scripted_inference import ScriptedInference
 from tests.support.served_models import A, B, models
 
 GREY: NDArray[np.uint8] = np.full((128, 128, 3), 128, np.uint8)
@@ -38,7 +38,7 @@ class Setup:
     """A tokenization that serves tokenizer "cat" with decoders for k = 64 and 256."""
 
     def __init__(self, rate_limit: RateLimit | None = None, **settings: int | float) -> None:
-        self.triton = ScriptedTriton()
+        self.triton = ScriptedInference()
         self.triton.outputs = {"cat_encode": IDS, "cat_decode_k64": GREY, "cat_decode_k256": GREY}
         self.refresh = AsyncMock()
         self.registry = Registry(self.refresh, ServedModels(models("cat", A, (64, 256))))

@@ -11,7 +11,7 @@ from service.triton.health import EngineHealth
 from service.triton.models import Inference, Model
 
 
-class ScriptedTriton:
+class ScriptedInference:
     """Answers with `outputs[model name]`, repeated for each row; zeros by default.
 
     started: set by the first inference. gate: answers wait for it. requests: model name and input
