@@ -101,7 +101,7 @@ def thread_names(pid: int) -> Counter[str]:
 
 
 def _each(pid: int, read: Callable[[psutil.Process], T]) -> list[T]:
-    """Apply `read` to `pid` and its descendants, leaving out descendants that end meanwhile."""
+    """Apply `read` to `pid` and its descendants, skipping descendants that end meanwhile."""
     root = psutil.Process(pid)
     results = []
     for process in (root, *root.children(recursive=True)):

@@ -126,7 +126,7 @@ def running(
 
 
 def eventually(
-    condition: Callable[[], bool], seconds: float = 30.0, what: str = "condition"
+    condition: Callable[[], bool], seconds: float = 30.0, event: str = "condition"
 ) -> None:
     """Poll until condition() is true. AssertionError after about `seconds`.
 
@@ -136,4 +136,4 @@ def eventually(
         if condition():
             return
         time.sleep(POLL_SECONDS)
-    raise AssertionError(f"{what}: not within {seconds} s")
+    raise AssertionError(f"{event}: not within {seconds} s")

@@ -8,9 +8,8 @@ from loadtest.load.open_loop import Report
 CLIENTS = 16  # of the closed loop that gives the first rate to try
 GOOD_SHARE = 0.999  # share of calls that must succeed
 STEP = 1.5
-PRECISION = (
-    1.05  # the search ends once the lowest missed rate is within this factor of the held one
-)
+# The search ends once the lowest missed rate is within this factor of the held one.
+PRECISION = 1.05
 MAX_RUNS = 12
 
 

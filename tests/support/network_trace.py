@@ -74,7 +74,7 @@ class NetworkTrace:
     def lines(self, pid: int) -> list[str]:
         """All lines, once `pid` has ended. AssertionError if strace does not report that."""
         ended = re.compile(rf"{pid} +\+\+\+ ")
-        eventually(lambda: any(map(ended.match, self._lines())), what="the end of the trace")
+        eventually(lambda: any(map(ended.match, self._lines())), event="the end of the trace")
         return self._lines()
 
     def _lines(self) -> list[str]:

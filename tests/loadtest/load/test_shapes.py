@@ -176,7 +176,7 @@ def test_web_ui_of_the_image_offers_all_shapes() -> None:
         return bool(page)
 
     try:
-        eventually(shown, what="the web UI")
+        eventually(shown, event="the web UI")
     finally:
         process.terminate()
         process.communicate(timeout=20)
