@@ -129,9 +129,7 @@ def _decode() -> onnx.ModelProto:
 
 
 def _graph(
-    role: Literal["encode", "decode"],
-    nodes: list[onnx.NodeProto],
-    constants: dict[str, list[int]],
+    role: Literal["encode", "decode"], nodes: list[onnx.NodeProto], constants: dict[str, list[int]]
 ) -> onnx.ModelProto:
     image = helper.make_tensor_value_info("picture", TensorProto.UINT8, ("batch", SIZE, SIZE, 3))
     tokens = helper.make_tensor_value_info("tokens", TensorProto.INT32, ("batch", CHANNELS))

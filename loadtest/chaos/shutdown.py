@@ -7,14 +7,7 @@ import time
 import psutil
 
 from loadtest.chaos.attack import Row, Rows, tally
-from loadtest.chaos.clients import (
-    NOT_ACCEPTED,
-    OK,
-    Clients,
-    Outcome,
-    count_wrong,
-    expected_answers,
-)
+from loadtest.chaos.clients import NOT_ACCEPTED, OK, Clients, Outcome, count_wrong, expected_answers
 from loadtest.harness.service_process import running
 from service.settings import Settings
 

@@ -1,4 +1,5 @@
-"""A service started as a user starts it: the load tests start theirs in the same way."""
+"""Start the service as a user does (re-exported from the load tests' harness), pause it, or see it
+fail to start."""
 
 import os
 import signal
@@ -14,7 +15,7 @@ __all__ = ["READY", "ROOT", "Service", "eventually", "refused_start", "running",
 
 @contextmanager
 def standing_still(service: Service) -> Iterator[None]:
-    """SIGSTOP to the gateway itself, not to its Triton."""
+    """Pause the gateway, not its Triton, by SIGSTOP; continue it at the end of `with`."""
     service.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -23,7 +24,7 @@ def standing_still(service: Service) -> Iterator[None]:
 
 
 def refused_start(**environment: str) -> str:
-    """What a service that cannot start in this environment says on stderr."""
+    """Start a service that must fail in this environment; returns its stderr."""
     result = subprocess.run(
         [sys.executable, "-m", "service"],
         cwd=ROOT,

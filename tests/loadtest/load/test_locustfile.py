@@ -23,6 +23,7 @@ from loadtest.load.workload import SHARE_OF_BUDGET
 from tests.support.faulty_service import FINGERPRINT, FaultyService, start
 from tests.support.running import ROOT, running
 
+pytestmark = pytest.mark.bench
 SLOW = 0.3
 BUDGETS = [f"k={k}" for k in SHARE_OF_BUDGET]
 
@@ -55,37 +56,13 @@ class Run:
 
 def locust(folder: Path, host: str, target: str, seconds: int) -> Run:
     """Run the locustfile with two users per protocol."""
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        "loadtest/load/locustfile.py",
-        "--headless",
-        "--users",
-        "4",
-        "--spawn-rate",
-        "4",
-    ]
-    options = [
-        "--host",
-        host,
-        "--grpc",
-        target,
-        "--run-time",
-        f"{seconds}s",
-        "--stop-timeout",
-        "10",
-    ]
-    reports = [
-        "--only-summary",
-        "--csv",
-        str(folder / "report"),
-        "--html",
-        str(folder / "report.html"),
-    ]
+    options = (
+        "-f loadtest/load/locustfile.py --headless --users 4 --spawn-rate 4 --stop-timeout 10 "
+        f"--host {host} --grpc {target} --run-time {seconds}s "
+        f"--only-summary --csv {folder / 'report'} --html {folder / 'report.html'}"
+    )
     process = subprocess.run(
-        [*command, *options, *reports],
+        [sys.executable, "-m", "locust", *options.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -168,7 +145,7 @@ def wrong_grpc() -> Iterator[str]:
 
 def test_users_of_both_protocols_get_right_answers_from_the_service(tmp_path: Path) -> None:
     with running() as service:
-        run = locust(tmp_path, service.rest, service.grpc, seconds=8)
+        run = locust(tmp_path, service.rest, service.grpc, seconds=4)
     assert run.code == 0, run.log
     assert run.failures == []
     for kind, path in (

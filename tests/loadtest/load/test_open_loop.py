@@ -113,6 +113,7 @@ def test_report_has_percentiles_of_0_for_a_code_without_calls() -> None:
     assert Report(1.0, "OK").late_p99 == 0
 
 
+@pytest.mark.bench
 async def test_generators_call_rest_and_grpc_from_their_own_process() -> None:
     async def teapot(_: web.Request) -> web.Response:
         return web.Response(status=418)

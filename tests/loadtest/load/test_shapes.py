@@ -17,7 +17,7 @@ from tests.support.running import ROOT, Service, eventually, running
 
 pytestmark = pytest.mark.bench
 SHAPES = "loadtest/load/locustfile.py,loadtest/load/shapes"
-HEADLESS = ["--headless", "--only-summary", "--stop-timeout", "10"]
+HEADLESS = "--headless --only-summary --stop-timeout 10"
 
 
 @pytest.fixture(scope="module")
@@ -32,34 +32,24 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def command(service: Service, files: str, *options: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        files,
-        "--host",
-        service.rest,
-        "--grpc",
-        service.grpc,
-        *options,
-    ]
+def command(service: Service, files: str, options: str) -> list[str]:
+    target = f"-f {files} --host {service.rest} --grpc {service.grpc}"
+    return [sys.executable, "-m", "locust", *target.split(), *options.split()]
 
 
-def locust(service: Service, shape: str, *options: str) -> str:
+def locust(service: Service, shape: str, options: str) -> str:
     """Run locust with a shape; returns its log."""
     files = f"loadtest/load/locustfile.py,loadtest/load/shapes/{shape}.py"
-    done = subprocess.run(
-        command(service, files, *HEADLESS, *options),
+    result = subprocess.run(
+        command(service, files, f"{HEADLESS} {options}"),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    assert result.returncode == 0, result.stderr
+    return result.stderr
 
 
 def history(folder: Path) -> list[int]:
@@ -70,24 +60,20 @@ def history(folder: Path) -> list[int]:
 
 def test_ramp_ends_at_the_knee_and_logs_each_step(service: Service) -> None:
     # The users' pauses exceed the service's latency, so at least two steps gain; 400 overload it.
-    log = locust(
-        service, "ramp", "--step-users", "8", "--step-seconds", "1.5", "--most-users", "400"
-    )
+    log = locust(service, "ramp", "--step-users 8 --step-seconds 1.5 --most-users 400")
     steps = [int(users) for users in re.findall(r"(\d+) users: [\d.]+ successful calls/s", log)]
     assert steps == [8 * number for number in range(1, len(steps) + 1)]
     assert 3 <= len(steps) < 20
 
 
 def test_ramp_ends_at_most_users(service: Service) -> None:
-    log = locust(service, "ramp", "--step-users", "1", "--step-seconds", "1", "--most-users", "1")
+    log = locust(service, "ramp", "--step-users 1 --step-seconds 1 --most-users 1")
     assert re.findall(r"(\d+) users: ", log) == ["1"]
 
 
 def test_spike_rises_and_falls(service: Service, tmp_path: Path) -> None:
-    reports = ["--csv", str(tmp_path / "report"), "--html", str(tmp_path / "report.html")]
-    locust(
-        service, "spike", "--base-users", "2", "--peak-users", "10", "--hold-seconds", "3", *reports
-    )
+    reports = f"--csv {tmp_path / 'report'} --html {tmp_path / 'report.html'}"
+    locust(service, "spike", f"--base-users 2 --peak-users 10 --hold-seconds 3 {reports}")
     users = history(tmp_path)
     assert max(users) == 10
     peak = users.index(10)
@@ -97,16 +83,7 @@ def test_spike_rises_and_falls(service: Service, tmp_path: Path) -> None:
 
 
 def test_soak_keeps_its_number_of_users(service: Service, tmp_path: Path) -> None:
-    locust(
-        service,
-        "soak",
-        "--soak-users",
-        "3",
-        "--soak-seconds",
-        "4",
-        "--csv",
-        str(tmp_path / "report"),
-    )
+    locust(service, "soak", f"--soak-users 3 --soak-seconds 4 --csv {tmp_path / 'report'}")
     assert set(history(tmp_path)) <= {0, 3}
     assert 3 in history(tmp_path)
 
@@ -114,38 +91,33 @@ def test_soak_keeps_its_number_of_users(service: Service, tmp_path: Path) -> Non
 def test_master_and_two_workers_follow_a_shape(service: Service, tmp_path: Path) -> None:
     port = free_port()
     files = "loadtest/load/locustfile.py,loadtest/load/shapes/soak.py"
-    lead = [
-        "--master",
-        "--master-bind-port",
-        port,
-        "--expect-workers",
-        "2",
-        "--soak-users",
-        "4",
-        "--soak-seconds",
-        "4",
-    ]
-    follow = command(service, files, "--worker", "--master-port", port, "--stop-timeout", "10")
+    master = f"--master --master-bind-port {port} --expect-workers 2"
+    shape = f"--soak-users 4 --soak-seconds 4 --csv {tmp_path / 'report'}"
+    worker = command(service, files, f"--worker --master-port {port} --stop-timeout 10")
     workers = [
         subprocess.Popen(
-            follow, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            worker, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for _ in range(2)
     ]
     try:
-        done = subprocess.run(
-            command(service, files, *HEADLESS, *lead, "--csv", str(tmp_path / "report")),
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        result = subprocess.run(
+            command(service, files, f"{HEADLESS} {master} {shape}"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         logs = [worker.communicate(timeout=20)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert done.returncode == 0, done.stderr + "".join(logs)
+    assert result.returncode == 0, result.stderr + "".join(logs)
     assert [worker.returncode for worker in workers] == [0, 0], logs
     assert (
-        "2 workers" in done.stderr
-        or len(re.findall(r"Worker .* reported as ready", done.stderr)) == 2
+        "2 workers" in result.stderr
+        or len(re.findall(r"Worker .* reported as ready", result.stderr)) == 2
     )
     assert max(history(tmp_path)) == 4
     rows = list(csv.DictReader((tmp_path / "report_stats.csv").read_text().splitlines()))
