@@ -74,7 +74,7 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
-def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
+def test_page_links_lead_to_existing_files_and_headings(page: Path) -> None:
     for target, fragment in links(page):
         assert target.exists(), target
         if fragment:
@@ -84,13 +84,13 @@ def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in pages() if "weights" not in page.parts], ids=name
 )
-def test_lines_of_a_page_have_at_most_100_columns(page: Path) -> None:
+def test_page_lines_have_at_most_100_columns(page: Path) -> None:
     lines = text_of(page).splitlines()
     too_long = [line for line in lines if len(line) > 100 and not re.match(r"\s*\||.*\]\(", line)]
     assert not too_long
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_index_leads_to_every_page() -> None:
     reached, to_follow = set[Path](), [INDEX]
     while to_follow:
         page = to_follow.pop()
@@ -101,7 +101,7 @@ def test_the_index_leads_to_every_page() -> None:
     assert {name(page) for page in below_docs - reached} == set()
 
 
-def test_the_site_builds_reads_lists_and_fetches_nothing(tmp_path: Path) -> None:
+def test_site_builds_renders_lists_and_fetches_nothing(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
         cwd=ROOT,
@@ -124,7 +124,7 @@ def test_the_site_builds_reads_lists_and_fetches_nothing(tmp_path: Path) -> None
         assert not lists, f"{page}: a list or table was read as text"
 
 
-def test_readme_is_short() -> None:
+def test_readme_has_at_most_900_words() -> None:
     assert len(README.read_text().split()) <= 900
 
 
@@ -161,7 +161,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("command", readme_commands())
-def test_a_command_of_readme_is_checked(command: str) -> None:
+def test_readme_commands_are_checked(command: str) -> None:
     program, *arguments = shlex.split(command)
     assert program in CHECKS, "no test runs it"
     CHECKS[program](*arguments)
@@ -183,7 +183,7 @@ def documented_commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("program", "arguments"), documented_commands())
-def test_a_documented_command_parses(
+def test_documented_commands_parse(
     program: str, arguments: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def only_parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
@@ -197,7 +197,7 @@ def test_a_documented_command_parses(
 def test_runbook_promises_no_retries_of_our_clients() -> None:
     for page in (ROOT / "docs/runbook").glob("*.md"):
         sentences = re.split(r"(?<=[.:])\s", text_of(page))
-        assert not [one for one in sentences if re.search(r"\bretr(y|ies)\b.*\bthemselves", one)]
+        assert not [text for text in sentences if re.search(r"\bretr(y|ies)\b.*\bthemselves", text)]
 
 
 def test_runbook_queries_use_labels_that_the_metrics_have() -> None:
@@ -238,7 +238,7 @@ def test_pre_commit_runs_commands_that_make_check_runs() -> None:
         assert hook["entry"] in recipe
 
 
-def test_new_names_in_the_changelog_exist() -> None:
+def test_changelog_names_existing_settings_and_metrics() -> None:
     text = CHANGELOG.read_text()
     settings = re.findall(r"^\| setting \| `\w+` \| `(\w+)` \|", text, re.MULTILINE)
     metrics = re.findall(r"^\| metric \| `[^`]+` \| `(\w+?)(?:_total)?[`{]", text, re.MULTILINE)
@@ -250,7 +250,7 @@ def test_new_names_in_the_changelog_exist() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if page != CHANGELOG], ids=name)
-def test_modules_that_a_page_runs_exist(page: Path) -> None:
+def test_pages_run_existing_modules(page: Path) -> None:
     for module in re.findall(r"python -m ([a-z_][\w.]*\w)", page.read_text()):
         path = ROOT / module.replace(".", "/")
         ours = (ROOT / module.partition(".")[0]).is_dir()
@@ -260,7 +260,7 @@ def test_modules_that_a_page_runs_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs/guarantees.md", ROOT / "CONTRIBUTING.md"], ids=name)
-def test_paths_that_a_page_names_exist(page: Path) -> None:
+def test_pages_name_existing_paths(page: Path) -> None:
     paths = re.findall(r"`((?:\.?[\w-]+/)+[\w.-]*)`", page.read_text())
     paths = [path for path in paths if not path.startswith((".venv", "build/", "runs/"))]
     assert paths

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names files, tests and settings that exist, and files that do what it says."""
+"""docs/threat-model.md names existing files, tests and settings, and the files do what it says."""
 
 import re
 
@@ -16,7 +16,7 @@ ROWS = [
 FILE = r"`((?:service|imaging|tokenizer|export|\.ci)/[\w./]+|docker-compose\.yml)`"
 
 
-def test_every_test_it_names_exists() -> None:
+def test_threat_model_names_existing_tests() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
     assert len(named) > 30
     missing = [
@@ -25,13 +25,13 @@ def test_every_test_it_names_exists() -> None:
     assert not missing
 
 
-def test_every_file_it_names_exists() -> None:
+def test_threat_model_names_existing_files() -> None:
     named = re.findall(FILE, PAGE)
     assert len(named) > 30
     assert not [file for file in named if not (ROOT / file).is_file()]
 
 
-def test_every_threat_has_a_defence_and_a_proof() -> None:
+def test_threats_have_a_defence_and_a_proof() -> None:
     assert len(ROWS) > 20
     for threat, defence, proof, _ in ROWS:
         assert threat
@@ -39,7 +39,7 @@ def test_every_threat_has_a_defence_and_a_proof() -> None:
         assert "::" in proof, threat
 
 
-def test_a_setting_that_defends_is_used_by_a_file_of_its_row() -> None:
+def test_defending_settings_are_used_by_a_file_of_their_row() -> None:
     settings = [
         (setting, defence)
         for _, defence, *_ in ROWS
@@ -62,6 +62,6 @@ def test_a_setting_that_defends_is_used_by_a_file_of_its_row() -> None:
         ("tokenizer/checkpoint.py", "weights_only=True"),
     ],
 )
-def test_a_file_that_defends_does_so(file: str, defence: str) -> None:
+def test_defending_files_contain_their_defence(file: str, defence: str) -> None:
     assert f"`{file}`" in PAGE
     assert defence in (ROOT / file).read_text()
