@@ -1,6 +1,8 @@
 """The documentation holds together: links, anchors, README's commands, the built site."""
 
 import argparse
+import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -192,6 +194,20 @@ def test_documented_commands_parse(
 
     monkeypatch.setattr(PARSED[program], "run_command", only_parse)
     assert PARSED[program].main(shlex.split(arguments)) == 0
+
+
+def python_snippets() -> list[str]:
+    """Every block of Python on the pages."""
+    blocks = [block for page in pages() for block in FENCED.findall(page.read_text())]
+    return [block for language, block in blocks if language == "python"]
+
+
+@pytest.mark.parametrize("snippet", python_snippets())
+def test_python_snippets_parse_and_import_existing_names(snippet: str) -> None:
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 def test_runbook_promises_no_retries_of_our_clients() -> None:
