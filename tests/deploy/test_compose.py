@@ -1,6 +1,6 @@
-"""The compose files promise what the README says of them.
+"""Compose files and Dockerfile: published ports, hardening, pinned images and wired commands.
 
-Their schema is checked by `make check`, and that they run by tests/containers; TensorRT and a GPU are out of reach of both.
+`make check` validates their schema, and tests/containers runs them, without TensorRT and a GPU.
 """
 
 import re
@@ -25,9 +25,9 @@ def test_compose_starts_three_services_without_a_gpu() -> None:
     by_default = {name: service for name, service in CPU.items() if "profiles" not in service}
     assert set(by_default) == {"gateway", "prometheus", "grafana"}
     assert CPU["gateway"]["build"]["target"] == "cpu"
-    assert "environment" not in CPU["gateway"]  # no Triton elsewhere: it has its own
+    assert "environment" not in CPU["gateway"]  # it has an embedded Triton
     assert "devices" not in str(BASE)
-    assert OVERRIDE["x-hardened"] == BASE["x-hardened"]  # YAML's anchors end with their file
+    assert OVERRIDE["x-hardened"] == BASE["x-hardened"]  # YAML anchors end with their file
 
 
 def test_services_limit_themselves_to_one_cpu() -> None:
@@ -76,17 +76,17 @@ def test_load_generator_needs_its_profile_and_reaches_only_the_gateway() -> None
         name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
     } == PROFILES
     loadtest = SERVICES["loadtest"]
-    reached = [
+    reachable = [
         name
         for name, service in SERVICES.items()
         if set(service["networks"]) & set(loadtest["networks"])
     ]
-    assert reached == ["gateway", "loadtest", "loadtest-worker"]
+    assert reachable == ["gateway", "loadtest", "loadtest-worker"]
     ports = {port.rpartition(":")[2] for port in SERVICES["gateway"]["ports"]}
     addresses = {name: loadtest["environment"][name] for name in ("LOCUST_HOST", "LOCUST_GRPC")}
-    called = {name: value.removeprefix("http://").split(":") for name, value in addresses.items()}
-    assert called == {"LOCUST_HOST": ["gateway", "8080"], "LOCUST_GRPC": ["gateway", "50051"]}
-    assert {port for _, port in called.values()} == ports
+    targets = {name: value.removeprefix("http://").split(":") for name, value in addresses.items()}
+    assert targets == {"LOCUST_HOST": ["gateway", "8080"], "LOCUST_GRPC": ["gateway", "50051"]}
+    assert {port for _, port in targets.values()} == ports
 
 
 def test_load_generator_runs_the_files_of_make_loadtest() -> None:
@@ -123,8 +123,8 @@ def test_services_are_pinned_bounded_and_hardened(name: str) -> None:
 def test_mounted_files_exist(name: str) -> None:
     for mount in SERVICES[name].get("volumes", []):
         source = re.sub(r"\$\{\w+:-(.*)\}", r"\1", mount).split(":")[0]
-        made_by_make = source.startswith("./build/")
-        assert made_by_make or (
+        created_by_make = source.startswith("./build/")
+        assert created_by_make or (
             (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
         )
 
@@ -141,7 +141,7 @@ def test_plans_are_built_and_checked_in_the_serving_image(
     for command in commands:
         assert command[:2] == ["python3", "/opt/channeltok/plans.py"]
         monkeypatch.setattr(tensorrt_plans, "detect_server", _refuse)
-        with pytest.raises(SystemExit, match="far enough"):
+        with pytest.raises(SystemExit, match="no GPU here"):
             tensorrt_plans.main(command[2:])
 
 
@@ -181,14 +181,14 @@ def test_images_have_a_health_check_or_end_and_do_not_run_as_root(name: str) -> 
 
 
 def test_dockerfile_copies_existing_files_that_are_not_ignored() -> None:
-    let_through = {
+    not_ignored = {
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for source in sources.split():
-            assert source in let_through
+            assert source in not_ignored
             assert list(ROOT.glob(source))
 
 
@@ -205,4 +205,4 @@ def _entrypoint(target: str) -> list[str]:
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.PlanError("far enough")
+    raise tensorrt_plans.PlanError("no GPU here")

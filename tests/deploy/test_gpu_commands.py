@@ -1,4 +1,4 @@
-"""Every command that a user of a GPU host is told to run exists, with the options it is given. A command that no check knows fails."""
+"""Documented commands for GPU hosts exist, with their options; commands without a check fail."""
 
 import os
 import re
@@ -29,14 +29,17 @@ PLANS_FOLDERS = {"build": ["GRAPHS", "MODELS"], "check": ["MODELS"]}
 
 
 def commands(markdown: str) -> Iterator[str]:
-    """Lines of code blocks, without comments; of a block's line that is output, the command it tells to run; and commands in the text."""
+    """Commands of a page: lines of code blocks, without comments, and inline code.
+
+    Of a line of output that recommends a command, only that command.
+    """
     fenced = r"^```.*?\n(.*?)^```"
     blocks = "".join(re.findall(fenced, markdown, re.DOTALL | re.MULTILINE))
     rest = re.sub(fenced, "", markdown, flags=re.DOTALL | re.MULTILINE)
     blocks += "".join(line.strip() + "\n" for line in re.findall(r"^ {4}.*\n", rest, re.MULTILINE))
     for line in filter(None, blocks.splitlines()):
-        told = re.search(rf": ((?:{'|'.join(map(re.escape, CHECKS))}) .*)", line)
-        yield re.sub(r"\s+# .*", "", told[1] if told else line)
+        recommended = re.search(rf": ((?:{'|'.join(map(re.escape, CHECKS))}) .*)", line)
+        yield re.sub(r"\s+# .*", "", recommended[1] if recommended else line)
     for code in re.findall(r"`([^`]+)`", re.sub(r"^ {4}.*\n", "", rest, flags=re.MULTILINE)):
         if " " in code or code in CHECKS:
             yield code
@@ -46,16 +49,16 @@ def check(command: str) -> None:
     """Raises AssertionError or SystemExit unless the command can be run as it stands."""
     assert subprocess.run(["bash", "-n"], input=command, text=True, check=False).returncode == 0
     program, *arguments = shlex.split(command)
-    assert program in CHECKS, f"nobody checks {program}"
+    assert program in CHECKS, f"no check for {program}"
     CHECKS[program](arguments)
 
 
 def check_make(arguments: list[str]) -> None:
     assert arguments, "no target"
-    made = subprocess.run(
+    dry_run = subprocess.run(
         ["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert made.returncode == 0, made.stderr
+    assert dry_run.returncode == 0, dry_run.stderr
 
 
 def check_python(arguments: list[str]) -> None:
@@ -85,7 +88,7 @@ def check_plans(arguments: list[str]) -> None:
     folders = folders or PLANS_FOLDERS[action]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorrt_plans, "detect_server", _refuse)
-        with pytest.raises(SystemExit, match="far enough"):
+        with pytest.raises(SystemExit, match="no GPU here"):
             tensorrt_plans.main([action, *folders])
 
 
@@ -96,7 +99,7 @@ def check_compose(arguments: list[str]) -> None:
         assert words[1] in PROFILES, f"no service has the profile {words[1]}"
         del words[:2]
     subcommand, *words = words
-    assert subcommand in COMPOSE_OPTIONS, f"nobody checks docker compose {subcommand}"
+    assert subcommand in COMPOSE_OPTIONS, f"no check for docker compose {subcommand}"
     options = {word for word in words if word.startswith("-")}
     assert options <= COMPOSE_OPTIONS[subcommand]
     assert set(words) - options <= set(GPU)
@@ -118,12 +121,12 @@ def check_kubectl(arguments: list[str]) -> None:
 
 
 def check_host_script(arguments: list[str]) -> None:
-    what, folder = arguments
-    assert folder.isupper(), "a folder of the reader's"
+    command, folder = arguments
+    assert folder.isupper(), "a placeholder for a folder"
     script = ROOT / "deploy/gpu/host.sh"
     environment = {**os.environ, "PYTHON": sys.executable, "GPU_PACK": "no-such-pack"}
     shown = subprocess.run(
-        [script, what, folder, "--help"],
+        [script, command, folder, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -131,7 +134,7 @@ def check_host_script(arguments: list[str]) -> None:
         env=environment,
     )
     assert shown.returncode == 0, shown.stderr
-    (branch,) = re.findall(rf"^{what}\)\n(.*?);;", script.read_text(), re.DOTALL | re.MULTILINE)
+    (branch,) = re.findall(rf"^{command}\)\n(.*?);;", script.read_text(), re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"--[a-z-]+", branch)) - {"--bare"} <= set(
         re.findall(r"--[a-z-]+", shown.stdout)
     )
@@ -142,7 +145,7 @@ def check_list(arguments: list[str]) -> None:
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.PlanError("far enough")
+    raise tensorrt_plans.PlanError("no GPU here")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {

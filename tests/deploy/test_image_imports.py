@@ -1,6 +1,6 @@
-"""Each image's entry point can be imported with what its extra installs, and nothing else.
+"""Each image's entry point imports with the packages of its extra alone.
 
-All other distributions of this environment are hidden; tests/containers asks the images themselves.
+All other distributions of this environment are hidden; tests/containers runs the real images.
 """
 
 import re
@@ -18,11 +18,11 @@ from tests.support.compose import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVICE = [
-    f"service.{path.stem}"
-    for path in sorted((ROOT / "service").glob("*.py"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "service").rglob("*.py"))
     if path.stem != "__init__"
 ]
-# Stage of the Dockerfile -> modules that it runs. Those of the python backend run in Triton's own process.
+# Stage of the Dockerfile -> modules that it runs, those of Triton's python backend included.
 MODULES = {
     "gateway": SERVICE,
     "cpu": [*SERVICE, "onnxruntime", "openvino", "pytriton"],
@@ -33,12 +33,12 @@ MODULES = {
         "loadtest.load.shapes.soak",
     ],
     "export": ["export.__main__", "export.triton.triton_config", "export.triton.tensorrt_plans"],
-    "acceptance": ["export.acceptance"],
+    "acceptance": ["export.acceptance.__main__", "export.acceptance.served"],
 }
 
 
 def extras_of(stage: str) -> list[str]:
-    """The extras that a stage of the Dockerfile installs, those of the stage below it included."""
+    """Extras that a stage of the Dockerfile and its base stages install."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     base, text = re.findall(
         rf"^FROM (\S+) AS {stage}$(.*?)(?=^FROM|\Z)", dockerfile, re.DOTALL | re.MULTILINE
@@ -50,7 +50,7 @@ def extras_of(stage: str) -> list[str]:
 
 
 def closure(extras: list[str]) -> set[str]:
-    """Names of all distributions that the project with these extras needs, by the metadata of what is installed here."""
+    """Names of all distributions that the project with these extras depends on."""
     pending = [Requirement(one) for one in PROJECT["dependencies"]]
     pending += [
         Requirement(one) for extra in extras for one in PROJECT["optional-dependencies"][extra]
@@ -86,23 +86,10 @@ def closure(extras: list[str]) -> set[str]:
     return found
 
 
-HIDING = """
-import importlib.abc, sys
-hidden = set(sys.argv[1].split(","))
-class Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name in hidden or name.partition(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hide())
-for module in sys.argv[2].split(","):
-    __import__(module)
-"""
-
-
 def import_with(
     extras: list[str], modules: list[str], without: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Import the modules in a process that sees the standard library, this checkout and what the extras need."""
+    """Import modules with only the standard library, this checkout and the extras visible."""
     allowed = closure(extras) - {without}
     owners = metadata.packages_distributions()
     hidden = {
@@ -110,7 +97,8 @@ def import_with(
         for module, names in owners.items()
         if module != "channeltok" and not allowed & {canonicalize_name(name) for name in names}
     }
-    command = [sys.executable, "-c", HIDING, ",".join(sorted(hidden)), ",".join(modules)]
+    program = [sys.executable, "-m", "tests.support.programs.import_without"]
+    command = [*program, ",".join(sorted(hidden)), ",".join(modules)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -120,9 +108,7 @@ def import_with(
 def test_image_installs_what_its_entry_point_imports(stage: str) -> None:
     extras = extras_of(stage)
     assert extras
-    if (
-        stage == "acceptance"
-    ):  # onnxruntime-gpu takes the place of onnxruntime, and both are one module
+    if stage == "acceptance":  # onnxruntime-gpu replaces onnxruntime, and both are the same module
         extras = ["export"]
     done = import_with(extras, MODULES[stage])
     assert done.returncode == 0, done.stderr

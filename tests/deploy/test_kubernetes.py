@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid by Kubernetes' own schemas, and true to the code they deploy. Nothing here talks to a cluster."""
+"""Kubernetes manifests: valid by Kubernetes' schemas, consistent with the code; no cluster needed."""
 
 import copy
 import re
@@ -23,10 +23,8 @@ from tests.support.running import running
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
-VERSIONS = (
-    "1.30",
-    "1.37",
-)  # the oldest whose clusters sleep before a stop, and the newest with a schema
+# The oldest version whose preStop can sleep, and the newest with a schema.
+VERSIONS = ("1.30", "1.37")
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((BASE / "kustomization.yaml").read_text())
 ADAPTER: list[dict[str, Any]] = yaml.safe_load(
     (KUBERNETES / "prometheus-adapter.yaml").read_text()
@@ -54,7 +52,7 @@ OBJECTS: list[dict[str, Any]] = [
 
 
 def of(kind: str) -> dict[str, dict[str, Any]]:
-    return {one["metadata"]["name"]: one for one in OBJECTS if one["kind"] == kind}
+    return {item["metadata"]["name"]: item for item in OBJECTS if item["kind"] == kind}
 
 
 WORKLOADS = {**of("Deployment"), **of("StatefulSet")}
@@ -67,30 +65,30 @@ CONTAINERS = {
 
 
 def selected(labels: dict[str, str]) -> list[str]:
-    """Workloads whose pods have these labels."""
+    """Names of workloads whose pods have these labels."""
     return [
         name
-        for name, one in WORKLOADS.items()
-        if labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+        for name, workload in WORKLOADS.items()
+        if labels.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
     ]
 
 
 def ports(workload: str) -> dict[str, int]:
     return {
         port["name"]: port["containerPort"]
-        for one in PODS[workload]["containers"]
-        for port in one["ports"]
+        for container in PODS[workload]["containers"]
+        for port in container["ports"]
     }
 
 
-def named(one: dict[str, Any]) -> str:
-    return f"{one['kind']}-{one['metadata']['name']}"
+def kind_and_name(item: dict[str, Any]) -> str:
+    return f"{item['kind']}-{item['metadata']['name']}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("one", OBJECTS, ids=named)
-def test_manifest_is_valid(one: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(one, version, strict=True)
+@pytest.mark.parametrize("manifest", OBJECTS, ids=kind_and_name)
+def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def misspell(gateway: dict[str, Any]) -> None:
@@ -122,28 +120,26 @@ def test_kustomization_lists_every_file() -> None:
     assert {file.name for file in BASE.iterdir()} == listed
 
 
-@pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="no kubectl, whose kustomize would build the base"
-)
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl to build the base")
 def test_kustomize_builds_the_base() -> None:
     built = subprocess.run(
         ["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True
     ).stdout
     objects = list(yaml.safe_load_all(built))
-    assert {named(one) for one in objects if one["kind"] != "ConfigMap"} == {
-        named(one) for one in OBJECTS if one["kind"] != "ConfigMap"
+    assert {kind_and_name(item) for item in objects if item["kind"] != "ConfigMap"} == {
+        kind_and_name(item) for item in OBJECTS if item["kind"] != "ConfigMap"
     }
-    assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {
-        *of("Namespace")
-    }
-    (settings,) = (one for one in objects if one["kind"] == "ConfigMap")
+    assert {
+        item["metadata"].get("namespace") for item in objects if item["kind"] != "Namespace"
+    } == {*of("Namespace")}
+    (settings,) = (item for item in objects if item["kind"] == "ConfigMap")
     assert settings["data"] == SETTINGS
-    (gateway,) = (one for one in objects if named(one) == "Deployment-gateway")
+    (gateway,) = (item for item in objects if kind_and_name(item) == "Deployment-gateway")
     assert gateway["spec"]["template"]["spec"]["containers"][0]["envFrom"] == [
         {"configMapRef": {"name": settings["metadata"]["name"]}}
     ]
-    for one in objects:
-        kubernetes_validate.validate(one, VERSIONS[0], strict=True)
+    for item in objects:
+        kubernetes_validate.validate(item, VERSIONS[0], strict=True)
 
 
 def test_gateway_config_map_has_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,24 +149,24 @@ def test_gateway_config_map_has_valid_settings(monkeypatch: pytest.MonkeyPatch) 
     for name, value in SETTINGS.items():
         assert name.removeprefix("CHANNELTOK_").lower() in Settings.model_fields
         monkeypatch.setenv(name, value)
-    settings = Settings()  # refuses values that cannot be
+    settings = Settings()  # validates them
     grace, sleep = (
         PODS["gateway"]["terminationGracePeriodSeconds"],
         CONTAINERS["gateway/gateway"]["lifecycle"]["preStop"]["sleep"]["seconds"],
     )
-    assert grace > sleep + settings.drain_seconds + 5  # and time to end
+    assert grace > sleep + settings.drain_seconds + 5  # and time to exit
     assert settings.image_threads <= int(
         CONTAINERS["gateway/gateway"]["resources"]["limits"]["cpu"]
     )
     host, port = str(settings.triton_url).removeprefix("dns:///").split(":")
-    assert int(port) in [one["port"] for one in of("Service")[host]["spec"]["ports"]]
+    assert int(port) in [item["port"] for item in of("Service")[host]["spec"]["ports"]]
 
 
 def test_gateway_ports_match_its_settings() -> None:
     assert ports("gateway") == {"rest": Settings().rest_port, "grpc": Settings().grpc_port}
-    for annotated in WORKLOADS.values():
-        scrape = annotated["spec"]["template"]["metadata"]["annotations"]
-        assert int(scrape["prometheus.io/port"]) in ports(annotated["metadata"]["name"]).values()
+    for name, workload in WORKLOADS.items():
+        scrape = workload["spec"]["template"]["metadata"]["annotations"]
+        assert int(scrape["prometheus.io/port"]) in ports(name).values()
 
 
 def test_selectors_match_their_workloads() -> None:
@@ -224,14 +220,14 @@ def test_autoscalers_use_existing_metrics() -> None:
         assert {
             metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]
         } <= provided
-    asked = {
+    queried = {
         name
         for rule in ADAPTER
         for name in re.findall(r"(\w+)\{", rule["seriesQuery"] + rule["metricsQuery"])
     }
     with running() as service:  # its page has the embedded Triton's metrics too
-        assert asked
-        assert asked - set(families(service)) == set()
+        assert queried
+        assert queried - set(families(service)) == set()
 
 
 def test_network_policies_let_only_gateway_and_prometheus_reach_triton() -> None:
@@ -297,7 +293,7 @@ def test_triton_pod_runs_the_commands_of_the_compose_file(
     assert check[1] == build[1] == copying[2]
     monkeypatch.setattr(tensorrt_plans, "detect_server", _refuse)
     for command in (build, check):
-        with pytest.raises(SystemExit, match="far enough"):
+        with pytest.raises(SystemExit, match="no GPU here"):
             tensorrt_plans.main(command[2:])
     *_, in_compose = words(COMPOSE["triton"]["command"][2])
     assert set(in_compose) <= set(server)
@@ -310,4 +306,4 @@ def test_triton_pod_runs_the_commands_of_the_compose_file(
 
 
 def _refuse() -> tensorrt_plans.Server:
-    raise tensorrt_plans.PlanError("far enough")
+    raise tensorrt_plans.PlanError("no GPU here")

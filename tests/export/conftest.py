@@ -12,7 +12,7 @@ from tokenizer.models.channeltok import ChannelTok
 
 
 def photos_of_side(side: int) -> NDArray[np.uint8]:
-    """uint8 [8, side, side, 3], by the image contract."""
+    """Eight prepared photographs, uint8 [8, side, side, 3]."""
     return np.stack([imaging.prepare(data, side) for data in crops(8)])
 
 

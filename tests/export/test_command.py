@@ -1,4 +1,4 @@
-"""`python -m export`, from a checkpoint file to a repository."""
+"""`python -m export tokenizer`: from a checkpoint file to a repository, and its error messages."""
 
 import io
 import json

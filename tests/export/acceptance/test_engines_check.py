@@ -1,4 +1,4 @@
-"""NVIDIA's compiler takes the demo's graphs and refuses what it must."""
+"""NVIDIA's compiler compiles the demo's graphs and rejects the control."""
 
 import json
 from pathlib import Path

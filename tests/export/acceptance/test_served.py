@@ -1,4 +1,4 @@
-"""The acceptance of a GPU host, as far as it goes without one: against the real Triton, which serves the graphs on the CPU."""
+"""The acceptance test without a GPU: against a real Triton that serves the graphs on the CPU."""
 
 import asyncio
 import copy
@@ -22,7 +22,7 @@ from tokenizer.models.channeltok import ChannelTok
 
 
 async def accept(command: list[str], served: Path) -> None:
-    """Run the acceptance against a Triton that serves a repository."""
+    """Run the acceptance test against a Triton that serves a repository."""
     embedded = EmbeddedTriton(
         Settings(model_repository=served, engine="onnxruntime", decode_precision="f32")
     )
@@ -44,7 +44,7 @@ def command(
     decodes: dict[int, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
-    """The arguments, but for Triton's address; what they name lies in the current folder."""
+    """Arguments without Triton's address, for files in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(served, "REPEATS", 2)
     monkeypatch.setattr(served, "REQUESTS", 128)

@@ -1,4 +1,4 @@
-"""The figures of `make bench-families`, on small models, and the page that is made of them."""
+"""Figures of `make bench-families` on small models, and the page rendered from them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +63,8 @@ def test_page_has_measured_parts_and_marks_the_others(
         "| 64 | ChannelTok | 32 | 20.30 | 0.500 | 0.400 | 127.0 |",
         "| ChannelTok | 24 | 99.0 % | 10.0 % | 11.50 |",
         "| 16 | 5.0 | 0.50 |\n| 32 | 8.0 | 0.80 |\n| 64 | 10.0 | 1.00 |",
-        "| onnxruntime f32 | 2.00 | 2.50 | 5.00 | 1.25 | 2.50 |\n| each in its best |  |  |  | 1.25 | 2.50 |",
+        "| onnxruntime f32 | 2.00 | 2.50 | 5.00 | 1.25 | 2.50 |\n"
+        "| each in its best |  |  |  | 1.25 | 2.50 |",
     ):
         assert row in page
     assert page.count(families_page.NOT_YET) == 2  # what an image costs, and generation
@@ -74,10 +75,10 @@ def test_quality_compares_at_equal_bytes(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(families, "trained", lambda name: random_of(SMALL[name]))
     for number, photo in enumerate(crops(2)):
         (tmp_path / f"{number}.jpg").write_bytes(photo)
-    found = families.quality(str(tmp_path), None)
-    assert [found[f"{name}_64_bytes_k"] for name in SMALL] == [32, 56, 32]  # 300 ids are 9 bits
-    assert "cvq_128_bytes_k" not in found  # it would take 113 tokens of 64
-    assert {f"demo_128_bytes_{measure}" for measure in families_page.MEASURES} <= found.keys()
+    figures = families.quality(str(tmp_path), None)
+    assert [figures[f"{name}_64_bytes_k"] for name in SMALL] == [32, 56, 32]  # 300 ids are 9 bits
+    assert "cvq_128_bytes_k" not in figures  # it would take 113 tokens of 64
+    assert {f"demo_128_bytes_{measure}" for measure in families_page.MEASURES} <= figures.keys()
 
 
 @pytest.mark.slow  # a process with an engine for each graph
@@ -85,7 +86,7 @@ def test_cost_measures_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(families, "trained", lambda name: random_of(SMALL[name]))
     for number, photo in enumerate(crops(4)):
         (tmp_path / f"{number}.jpg").write_bytes(photo)
-    found = families.cost(str(tmp_path), rounds=1)
+    figures = families.cost(str(tmp_path), rounds=1)
     keys = {
         "demo_encode",
         "demo_decode",
@@ -96,8 +97,8 @@ def test_cost_measures_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "flextok_decode_k16",
         "flextok_decode_k32",
     }
-    assert {f"{key}_{unit}" for key in keys for unit in ("ms", "peak_bytes")} == found.keys()
-    assert min(found.values()) > 0
+    assert {f"{key}_{unit}" for key in keys for unit in ("ms", "peak_bytes")} == figures.keys()
+    assert min(figures.values()) > 0
 
 
 @pytest.mark.slow  # five exports
@@ -121,12 +122,12 @@ def test_size_adds_further_steps_to_the_first(
         "_measure_alternating",
         lambda engines, rounds: {key: seconds[key] for key in engines},
     )
-    found = families.size(1, ("onnxruntime f32",))
+    figures = families.size(1, ("onnxruntime f32",))
     assert (
-        found["flextok_onnxruntime_f32_seconds"],
-        found["flextok_guided_onnxruntime_f32_seconds"],
+        figures["flextok_onnxruntime_f32_seconds"],
+        figures["flextok_guided_onnxruntime_f32_seconds"],
     ) == (7.0, 11.0)
     assert (
-        found["channeltok_over_flextok_same_engine"],
-        found["channeltok_over_flextok_best_engine_guided"],
+        figures["channeltok_over_flextok_same_engine"],
+        figures["channeltok_over_flextok_best_engine_guided"],
     ) == (3.5, 5.5)

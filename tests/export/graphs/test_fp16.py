@@ -1,4 +1,4 @@
-"""fp16 where it is meant, fp32 where it is needed, and images that look the same."""
+"""fp16 decode graphs: which convolutions are converted, and images close to fp32."""
 
 import copy
 
@@ -13,9 +13,9 @@ from tokenizer.models.channeltok import ChannelTok
 
 @pytest.fixture(scope="module")
 def decode(model: ChannelTok) -> onnx.ModelProto:
-    halved = copy.deepcopy(model)
-    fp16.convert_convolutions(halved.decoder)
-    return graph.decode_graph(halved, "demo", 256)
+    converted = copy.deepcopy(model)
+    fp16.convert_convolutions(converted.decoder)
+    return graph.decode_graph(converted, "demo", 256)
 
 
 def test_convert_convolutions_keeps_only_the_last_in_fp32(decode: onnx.ModelProto) -> None:
@@ -55,9 +55,9 @@ def test_fp16_graph_keeps_the_fingerprint(
 
 
 def test_convert_convolutions_converts_encoders(model: ChannelTok) -> None:
-    halved = copy.deepcopy(model)
-    fp16.convert_convolutions(halved.encoder, keep=())
-    assert {node.op_type for node in graph.encode_graph(halved, "demo").graph.node} >= {
+    converted = copy.deepcopy(model)
+    fp16.convert_convolutions(converted.encoder, keep=())
+    assert {node.op_type for node in graph.encode_graph(converted, "demo").graph.node} >= {
         "Conv",
         "GroupNormalization",
     }

@@ -1,4 +1,4 @@
-"""The paper's 159 M model goes the same way as the demo's."""
+"""The paper's 159 M model: parity of its graphs, and their compilation for a GPU."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_full_size_graphs_agree_with_pytorch() -> None:
     tokens = tokens_from_latents(latents)
 
     served = parity.run(graph.encode_graph(model, "full").SerializeToString(), photos)
-    # Random weights make latents of 0.01, so a bit may differ; but only where the latent is next to nothing.
+    # Random weights make latents of 0.01, so a bit may differ, but only where the latent is near 0.
     flipped = (tokens.numpy() ^ served)[..., None] >> np.arange(15, -1, -1) & 1
     assert flipped.sum() <= 4
     assert (latents.flatten(2).abs().numpy()[flipped == 1] < 1e-5).all()

@@ -1,4 +1,4 @@
-"""A generator's graph does what its checkpoint does, and real Triton streams its tokens."""
+"""Generator graphs agree with their checkpoint, and a real Triton streams their tokens."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from service.triton.models import Model
 from tests.support.fake_triton import RecordingPermit
 from tests.support.random_generator import CLASSES, random_generator
 
-CHANNELS = 2048  # so long that a sequence is still under way when a test looks at it
+CHANNELS = 2048  # long enough that a sequence still runs when a test checks it
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_step_graph_agrees_with_pytorch(prediction: str) -> None:
 
 
 def test_step_graph_survives_a_certain_bit() -> None:
-    """The logarithm of a sigmoid is minus infinity from 104 on in fp32; a model that has learnt much is that certain."""
+    """In fp32 the log of a sigmoid is -inf beyond 104, which well-trained models reach."""
     generator = random_generator()
     with torch.no_grad():
         generator.model.prediction.linear.weight.mul_(1000)
@@ -147,7 +147,7 @@ def _inputs(
 
 
 class StreamingClient:
-    """Asks the real Triton, as the gateway does."""
+    """Calls a real Triton as the gateway does."""
 
     def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
         self.triton, self.model, self.engine = triton, model, engine
@@ -157,7 +157,7 @@ class StreamingClient:
         return self.triton.streams.infer(self.model, _inputs(length, **options), permit=self.permit)
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
-        """All of a sequence; that their places are told in order is asserted."""
+        """All tokens of a sequence; asserts that their indices are in order."""
         made: list[int] = []
         async for answer in self.call(*arguments, **options):
             assert answer["index"].tolist() == [len(options.get("prefix", ())) + len(made)]
@@ -165,7 +165,7 @@ class StreamingClient:
         return made
 
     async def idle(self) -> bool:
-        """Whether the engine process does nothing for a while."""
+        """Whether the engine process uses no CPU for 0.4 s."""
         before = sum(self.engine.cpu_times()[:2])
         await asyncio.sleep(0.4)
         return sum(self.engine.cpu_times()[:2]) - before < 0.05
@@ -250,12 +250,12 @@ async def test_abandoned_sequences_stop(streams: StreamingClient) -> None:
     calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
         await anext(call)
-    left = list(streams.permit.work)
+    abandoned = list(streams.permit.work)
     kept = asyncio.create_task(streams.tokens(CHANNELS))
     await asyncio.sleep(0.02)
     for call in calls:
         await call.aclose()
-    await asyncio.wait_for(asyncio.gather(*left), 3)
+    await asyncio.wait_for(asyncio.gather(*abandoned), 3)
     assert not kept.done()
     assert len(await kept) == CHANNELS
     assert await streams.idle()
@@ -264,7 +264,7 @@ async def test_abandoned_sequences_stop(streams: StreamingClient) -> None:
 @module_loop
 async def test_invalid_request_ends_only_its_own_stream(streams: StreamingClient) -> None:
     good = asyncio.create_task(streams.tokens(30))
-    for mistake, sentence in (
+    for options, sentence in (
         ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
         ({"prefix": (5, 65536)}, "token ids from 0 to 65535"),
         ({"prefix": (5, -1, 7)}, "then -1 to its end"),
@@ -272,14 +272,14 @@ async def test_invalid_request_ends_only_its_own_stream(streams: StreamingClient
         ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
     ):
         with pytest.raises(EngineUnavailable) as caught:
-            await streams.tokens(10, **mistake)
+            await streams.tokens(10, **options)
         assert sentence in caught.value.__notes__[0]
     assert len(await good) == 30
 
 
 @module_loop
 async def test_sequences_of_a_dead_gateway_stop(streams: StreamingClient) -> None:
-    """The last of the module: Triton may die of it, too, and then they stop as well."""
+    """Must run last in this module: Triton may crash, and then the sequences stop as well."""
     gateway = Triton(streams.triton.url)
     call = gateway.streams.ask(streams.model, _inputs(CHANNELS))
     await anext(call)

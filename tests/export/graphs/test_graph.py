@@ -1,4 +1,4 @@
-"""The graphs: what they promise engines, and that they do what the model does."""
+"""Tokenizer graphs: operators, tensors, metadata, fp16 storage and parity with PyTorch."""
 
 import numpy as np
 import onnx
@@ -11,9 +11,10 @@ from export.graphs import graph, parity
 from tokenizer import checkpoint, inference
 from tokenizer.models.channeltok import ChannelTok
 
-# All of these are in TensorRT's list of operators; BitShift, BitwiseAnd and Unique, for one, are not.
+# TensorRT supports all of these; it does not support BitShift, BitwiseAnd and Unique, for example.
 OPERATORS = (
-    "Add Cast Clip Concat Conv DepthToSpace Div Gather Greater GroupNormalization Less MatMul Mul Pad ReduceSum Reshape Resize Round Shape "
+    "Add Cast Clip Concat Conv DepthToSpace Div Gather Greater GroupNormalization Less MatMul "
+    "Mul Pad ReduceSum Reshape Resize Round Shape "
     "Sigmoid Slice Softmax Sub Transpose Where"
 )
 
@@ -24,7 +25,7 @@ def test_graphs_use_only_supported_operators(encode: bytes, decodes: dict[int, b
         assert [(entry.domain, entry.version) for entry in parsed.opset_import] == [("", 21)]
         assert {node.op_type for node in parsed.graph.node} <= set(OPERATORS.split())
         assert not parsed.functions
-        # TensorRT knows uint8 only at the edge of a network: a cast from it comes first, a cast to it last.
+        # TensorRT takes uint8 only at the edge of a network: its cast is first or last.
         for tensor in (*parsed.graph.input, *parsed.graph.output):
             if tensor.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
                 neighbours = [

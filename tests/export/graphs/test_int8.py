@@ -1,4 +1,4 @@
-"""int8 where it pays, images that stay close to fp32, and the law of batches; with the trained demo tokenizer, whose ranges are real."""
+"""int8 decode graphs of the trained demo: which layers are int8, close images, batch invariance."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def quantised(trained: ChannelTok, plain: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def tokens(trained: ChannelTok) -> NDArray[np.int32]:
-    """Of photographs not calibrated on: whole, and half of them cut to k = 64."""
+    """Tokens of photographs that were not calibrated on; every other row is cut to k = 64."""
     found = tokens_of(trained, 8, seed=2)
     found[4:, 64:] = ABSENT
     return found
@@ -71,7 +71,7 @@ def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:
     reason="with AMX OpenVINO runs one of the 16 in int8: decision 12",
 )
 def test_quantise_converts_only_3x3_convolutions(quantised: bytes) -> None:
-    """As OpenVINO compiled it, not only as the file says."""
+    """Checked in OpenVINO's compiled model, not only in the file."""
     kinds = [
         operator.get_rt_info()["primitiveType"].astype(str)
         for operator in compiled(quantised, "f32").get_runtime_model().get_ops()
@@ -93,7 +93,7 @@ def test_quantise_shrinks_the_file_and_keeps_metadata(quantised: bytes, plain: b
 def test_int8_images_stay_close_to_fp32(
     quantised: bytes, plain: bytes, tokens: NDArray[np.int32], precision: str
 ) -> None:
-    """precision: of what is not int8."""
+    """precision: of the operators that are not int8."""
     assert (
         fidelity.psnr(decoder(plain, "f32")(tokens), decoder(quantised, precision)(tokens)).min()
         >= 40

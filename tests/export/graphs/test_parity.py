@@ -1,4 +1,4 @@
-"""The comparison can fail: graphs of other weights, and figures past the bounds."""
+"""Parity rejects graphs of other weights and values beyond its bounds."""
 
 import numpy as np
 import onnx

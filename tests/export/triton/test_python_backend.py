@@ -1,4 +1,4 @@
-"""The file Triton runs, here with a stand-in for the module that exists only inside Triton's stub."""
+"""The python backend of tokenizers, with a fake of the module that exists only inside Triton."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ class Response:
 
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module export.triton.python_backend, on the stand-in."""
+    """The module export.triton.python_backend, on a fake triton_python_backend_utils."""
     stub: Any = ModuleType("triton_python_backend_utils")
     stub.Tensor, stub.InferenceResponse, stub.TritonError = Tensor, Response, str
     stub.get_input_tensor_by_name = lambda request, name: next(
@@ -67,8 +67,8 @@ def loaded(
     (folder / "1/model.onnx").write_bytes(graph)
     model = triton.TritonPythonModel()
     parameters = {"threads": str(threads), "engine": engine, "precision": precision}
-    told = {name: {"string_value": value} for name, value in parameters.items()}
-    config = json.dumps({"parameters": told, "max_batch_size": triton_config.CPU_MAX_BATCH})
+    entries = {name: {"string_value": value} for name, value in parameters.items()}
+    config = json.dumps({"parameters": entries, "max_batch_size": triton_config.CPU_MAX_BATCH})
     model.initialize(
         {"model_repository": str(folder), "model_version": "1", "model_config": config}
     )
@@ -88,7 +88,7 @@ def test_backend_gives_each_request_its_own_rows(
 
 @pytest.fixture(scope="session")
 def latents(encode: bytes) -> bytes:
-    """The encode graph, cut off where the latents meet the threshold."""
+    """The encode graph up to the latents, before the threshold."""
     parsed = onnx.load_model_from_string(encode)
     (threshold,) = (node for node in parsed.graph.node if node.op_type == "Greater")
     output = onnx.helper.make_tensor_value_info(
@@ -112,7 +112,7 @@ def test_images_never_depend_on_their_neighbours(
     decodes: dict[int, bytes],
     photos: NDArray[np.uint8],
 ) -> None:
-    """Encoding, not even in the last bit of a latent: so no near tie can flip a token either."""
+    """Equal to the last bit of the latents, so that no near tie can flip a token either."""
     tokens = np.random.default_rng(0).integers(0, 2**16, (8, 256), dtype=np.int32)
     graph, name, rows = (
         (latents, "picture", photos) if role == "encode" else (decodes[256], "tokens", tokens)
@@ -145,7 +145,7 @@ def test_openvino_agrees_with_onnxruntime(
     decodes: dict[int, bytes],
     photos: NDArray[np.uint8],
 ) -> None:
-    """To the bit in f32; in bf16, which is for decode only, nearly: these random weights move a pixel by 6, trained ones by 2 of 255."""
+    """Bit-exact in f32. In bf16, for decode only, random weights move a pixel by 6, trained by 2."""
     tokens = parity.run(encode, photos)
     decode = loaded(triton, tmp_path, decodes[256], engine="openvino", precision=precision)
     (response,) = decode.execute([[Tensor("tokens", tokens)]])

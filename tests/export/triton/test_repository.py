@@ -1,4 +1,4 @@
-"""What is written for Triton, and that the committed repository is what this code writes."""
+"""The model repository: config.pbtxt, versions, atomic replacement, and the committed one."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def renamed(graph: bytes, tokenizer: str) -> bytes:
 
 
 def listing(folder: Path) -> list[str]:
-    """Its files, without the __pycache__ a running Triton leaves."""
+    """Its files, without the __pycache__ of a running Triton."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")

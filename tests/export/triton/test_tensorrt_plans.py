@@ -1,4 +1,4 @@
-"""A plan is served only where, and of what, it was built. Building one needs a GPU: `make gpu-acceptance`."""
+"""Plans of another server, GPU, graph or profile are refused. Building needs a GPU."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def graphs(tmp_path: Path, encode: bytes) -> Path:
 
 @pytest.fixture
 def models(tmp_path: Path, graphs: Path) -> Path:
-    """As `build` leaves it, but for the plan, which is no plan."""
+    """A repository as `build` writes it, with a fake plan."""
     source, version = graphs / "demo_encode", tmp_path / "models/demo_encode/1"
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_bytes((source / "config.pbtxt").read_bytes())
@@ -41,7 +41,7 @@ def test_check_accepts_a_plan_of_this_server(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "said"),
+    ("server", "reason"),
     [
         (
             replace(SERVER, tensorrt="110200"),
@@ -54,8 +54,8 @@ def test_check_accepts_a_plan_of_this_server(models: Path) -> None:
         ),
     ],
 )
-def test_check_refuses_a_plan_of_another_server(models: Path, server: Server, said: str) -> None:
-    with pytest.raises(PlanError, match=said) as refused:
+def test_check_refuses_a_plan_of_another_server(models: Path, server: Server, reason: str) -> None:
+    with pytest.raises(PlanError, match=reason) as refused:
         tensorrt_plans.check(models, server)
     assert str(refused.value).startswith("demo_encode is not served: ")
     assert "Rebuild it: docker compose run --rm engines" in str(refused.value)
@@ -131,7 +131,7 @@ def test_build_refuses_a_graph_that_its_config_does_not_describe(
 
 
 def test_command_without_tensorrt_says_where_to_run(tmp_path: Path) -> None:
-    # isolated and without site-packages: NVIDIA's image has the standard library only
+    # Isolated and without site-packages: NVIDIA's image has only the standard library.
     script = subprocess.run(
         [sys.executable, "-IS", tensorrt_plans.__file__, "check", str(tmp_path)],
         capture_output=True,
@@ -142,5 +142,6 @@ def test_command_without_tensorrt_says_where_to_run(tmp_path: Path) -> None:
     assert script.returncode == 1
     assert (
         script.stderr
-        == f"{tensorrt_plans.TRTEXEC} is missing: run this inside NVIDIA's Triton image, on a host with a GPU\n"
+        == f"{tensorrt_plans.TRTEXEC} is missing: run this inside NVIDIA's Triton image, "
+        "on a host with a GPU\n"
     )

@@ -1,4 +1,4 @@
-"""What each engine adds to config.pbtxt, by Triton's own schema."""
+"""Engine settings of config.pbtxt: CUDA graphs, warm-up, plans and profiles."""
 
 from pathlib import Path
 from typing import Any

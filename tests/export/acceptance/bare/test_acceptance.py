@@ -1,4 +1,4 @@
-"""The acceptance of a bare GPU host, rehearsed on the CPU: every section, no import it lacks."""
+"""The bare acceptance test, rehearsed on the CPU: all sections, and imports that the host has."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Both ways to generate are the same arithmetic."""
+"""Headline figures: generation with and without a cache, guidance, and the best rate."""
 
 import pytest
 import torch

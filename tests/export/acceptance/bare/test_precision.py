@@ -1,4 +1,4 @@
-"""Lower precision changes what convolutions compute in, and not what goes in and comes out."""
+"""Precisions: inputs and outputs stay fp32, and images stay close."""
 
 import pytest
 import torch

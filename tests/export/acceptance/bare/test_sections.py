@@ -1,4 +1,4 @@
-"""A part that fails or comes too late costs no other part, and the report is on disk after each."""
+"""Sections isolate failures and time-outs, and write the report after each."""
 
 import time
 from pathlib import Path
