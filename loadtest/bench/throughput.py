@@ -7,6 +7,7 @@ Served: `python -m service` with its defaults, 16 gRPC clients on the same cores
 The clients' own CPU time is listed separately.
 """
 
+import argparse
 import asyncio
 import statistics
 import time
@@ -82,6 +83,11 @@ def _cpu(service: Service) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, and write build/bench.json."""
+    argparse.ArgumentParser(
+        prog="python -m loadtest.bench.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     write_report(REPORT, measure())
 
 
