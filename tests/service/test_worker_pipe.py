@@ -87,3 +87,9 @@ def test_only_a_worker_has_a_pipe(pipe: tuple[int, int], monkeypatch: pytest.Mon
     monkeypatch.setenv(worker_pipe.PIPE, str(pipe[1]))
     assert ParentPipe.from_environment() is not None
     os.close(pipe[1])
+
+
+def test_sending_to_a_parent_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    ParentPipe(pipe[1]).send(Event("alive"))
+    os.close(pipe[1])
