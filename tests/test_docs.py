@@ -210,6 +210,13 @@ def test_python_snippets_parse_and_import_existing_names(snippet: str) -> None:
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
+@pytest.mark.parametrize("page", [page for page in pages() if page != CHANGELOG], ids=name)
+def test_pages_name_existing_settings(page: Path) -> None:
+    elsewhere = r"BEARER_TOKEN|SERVER|BIND|GRAFANA_PORT|PHOTOS|TRAIN_\w*"
+    named = re.findall(rf"CHANNELTOK_(?!(?:{elsewhere})\b)(\w+)", page.read_text())
+    assert {setting.lower() for setting in named} <= set(Settings.model_fields)
+
+
 def test_runbook_promises_no_retries_of_our_clients() -> None:
     for page in (ROOT / "docs/runbook").glob("*.md"):
         sentences = re.split(r"(?<=[.:])\s", text_of(page))
