@@ -1,1 +1,1 @@
-"""Autoregressive generation: a GPT that continues the token sequence of an image, coarse to fine, and may stop after any of them."""
+"""Autoregressive image generation: a GPT and CAR predict image tokens, coarse to fine."""

@@ -1,4 +1,4 @@
-"""A generator's file: as a tokenizer's, and in its metadata whose tokens it makes and what its classes are called."""
+"""Save and load a GPT generator: a checkpoint with its tokenizer's fingerprint and class names."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["Generator", "fingerprint", "load", "save"]
 
 @dataclass(frozen=True)
 class Generator:
-    """model: in fp32. tokenizer: fingerprint of the tokenizer whose tokens it makes. classes: names in the order of its class ids."""
+    """model: in fp32. tokenizer: fingerprint of its tokens' tokenizer. classes: names by id."""
 
     model: Gpt
     tokenizer: str
@@ -23,7 +23,7 @@ class Generator:
 
 
 def save(generator: Generator, path: Path, facts: dict[str, str] | None = None) -> None:
-    """Write the weights as fp16, and as metadata the shape, the tokenizer, the classes and any further `facts` (training record)."""
+    """Write the weights as fp16, with shape, tokenizer, classes and further `facts` as metadata."""
     metadata = {
         "tokenizer": generator.tokenizer,
         "classes": json.dumps(generator.classes),
@@ -33,9 +33,9 @@ def save(generator: Generator, path: Path, facts: dict[str, str] | None = None) 
 
 
 def load(path: Path) -> Generator:
-    """Read a file that `save` wrote, ready for inference.
+    """Load a file of `save`, in eval mode.
 
-    Raises ValueError, with what differs, for a file that holds no generator, and OSError when it cannot be read.
+    Raises ValueError when the file holds no generator, and OSError when it cannot be read.
     """
     tensors, metadata = checkpoint.read(path)
     try:

@@ -1,8 +1,9 @@
-"""A GPT over channel tokens, conditioned on a class (LlamaGen: Sun et al. 2024, arXiv 2406.06525).
+"""Class-conditional GPT over image tokens, with a key/value cache.
 
-The first position of a sequence is the class, so an image's C tokens are C - 1 positions more and each position foretells the next token.
-Root mean square norms, rotary positions in one dimension, gated linear units, no biases. Any length is a whole sequence: the
-tokens are ordered coarse to fine, and generation may stop after each.
+Source: LlamaGen (Sun et al. 2024, arXiv 2406.06525).
+The class is at the first position, followed by C - 1 tokens; each position predicts the next token.
+RMSNorm, 1-D rotary positions, SwiGLU, no biases. Tokens are ordered coarse to fine, so generation
+may stop after any of them.
 """
 
 from collections.abc import Callable
@@ -18,15 +19,12 @@ from generator.token_model import TokenModel
 from tokenizer.models.base import VocabSize
 
 ROTARY_BASE = 10_000.0
-Cache = list[
-    Tensor
-]  # keys of layer 0, values of layer 0, keys of layer 1 and so on, each float [B, heads, t, head]
-# Queries, keys and values of the n newest positions, float [B, n, 3 d], and keys and values of earlier ones, float [B, heads, t, head]
-# -> what the newest attend to, float [B, n, d], and keys and values to remember.
+# Keys of layer 0, values of layer 0, keys of layer 1 and so on, each float [B, heads, t, head]
+Cache = list[Tensor]
+# (queries, keys and values of the n new positions float [B, n, 3 d], cached keys and cached values
+# float [B, heads, t, head]) -> (attention output float [B, n, d], keys and values to cache)
 Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Cache]]
-AttendWithin = Callable[
-    [Tensor], tuple[Tensor, Cache]
-]  # the same where those of earlier ones are given already
+AttendWithin = Callable[[Tensor], tuple[Tensor, Cache]]  # the same with the cache already bound
 
 
 # Serialised under its first name, because fingerprints hash the shape.
@@ -37,12 +35,13 @@ FfnDim = Annotated[
 
 
 class GptShape(BaseModel):
-    """What a generator is built from.
+    """Architecture of a GPT.
 
-    channels, codes: C tokens of a whole sequence at most, and how many ids each may have. classes: how many there are beside 'no class'.
-    ffn_dim: width of the gated units. prediction: how the next token is told, see generator.output_head. specials: ids after the codes that
-    no token has; the paper's vocabulary has three. position_embedding: whether each position also has a vector of its own, for channels
-    differ in what they mean, and rotary positions tell only distances.
+    channels: C, tokens of a whole sequence. vocab_size: ids per token. classes: number of classes,
+    besides 'no class'. ffn_dim: width of the SwiGLU. prediction: output head, see
+    generator.output_head. specials: unused ids after the vocabulary; the paper has three.
+    position_embedding: add a learned embedding per position, because channels differ in meaning and
+    rotary positions encode only distances.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -64,7 +63,7 @@ class GptShape(BaseModel):
 
 
 def paper_shape(classes: int = 1000) -> GptShape:
-    """ChannelTok's GPT-L (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): for a tokenizer of 256 channels and 2^14 codes, on ImageNet."""
+    """ChannelTok's GPT-L (arXiv 2606.04461): 256 channels of 2^14 ids, on ImageNet."""
     return GptShape(
         channels=256,
         vocab_size=16_384,
@@ -80,7 +79,10 @@ def paper_shape(classes: int = 1000) -> GptShape:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm (Zhang, Sennrich 2019, arXiv 1910.07467), spelt as ONNX Runtime knows it: one kernel in the place of seven."""
+    """Root mean square norm (Zhang, Sennrich 2019, arXiv 1910.07467).
+
+    Written so that ONNX Runtime fuses it into one kernel instead of seven.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention: the two matrices, and between them whatever `attend` makes of the cache."""
+    """Projections of self-attention; `attend` computes the attention between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -100,22 +102,23 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, attend: AttendWithin) -> tuple[Tensor, Cache]:
-        """x: float [B, n, d]. Returns float [B, n, d] and the cache that `attend` gives."""
+        """x: float [B, n, d]. Returns float [B, n, d] and the keys and values to cache."""
         attended, cache = attend(self.qkv(x))
         return self.out(attended), cache
 
 
 class CausalAttention:
-    """In PyTorch's own operators. Keys and values of earlier positions are not computed again, and not copied either.
+    """Attention in PyTorch operators over cached and new positions; the cache is not copied.
 
-    heads: how many. rotation: of the n newest positions, see `rotated`. mask: float [n, t + n], 0 or -inf.
+    rotation: cosines and sines of the n new positions, see `rotated`. mask: float [n, t + n], 0 or
+    -inf.
     """
 
     def __init__(self, heads: int, rotation: tuple[Tensor, Tensor], mask: Tensor) -> None:
         self.heads, self.rotation, self.mask = heads, rotation, mask
 
     def __call__(self, qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Cache]:
-        """As Attend; the cache that is returned is that of the n newest positions."""
+        """See Attend. Returns the keys and values of the n new positions only."""
         qk, v = (
             qkv.unflatten(2, (3 * self.heads, -1))
             .transpose(1, 2)
@@ -129,14 +132,20 @@ class CausalAttention:
 
 
 def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864): number i turns with number i + head/2. x: float [B, heads, n, head]."""
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864); element i rotates with i + head/2.
+
+    x: float [B, heads, n, head].
+    """
     cosines, sines = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat([second, first], dim=-1) * sines
 
 
 class SwiGLU(nn.Module):
-    """A gated linear unit (Shazeer 2020, arXiv 2002.05202); gate and value are one matrix, for a step is bound by the number of calls."""
+    """Gated linear unit (Shazeer 2020, arXiv 2002.05202).
+
+    Gate and value share a matrix, because a step is bound by the number of kernel calls.
+    """
 
     def __init__(self, width: int, ffn_dim: int) -> None:
         super().__init__()
@@ -150,7 +159,7 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each behind a norm and beside a skip."""
+    """Pre-norm attention and SwiGLU with skips."""
 
     def __init__(self, shape: GptShape) -> None:
         super().__init__()
@@ -158,14 +167,14 @@ class Layer(nn.Module):
         self.attention, self.mlp = Attention(shape.width), SwiGLU(shape.width, shape.ffn_dim)
 
     def forward(self, x: Tensor, attend: AttendWithin) -> tuple[Tensor, Cache]:
-        """As Attention."""
+        """See Attention.forward."""
         attended, cache = self.attention(self.attention_norm(x), attend)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
 class Gpt(TokenModel):
-    """The class and the first tokens of an image to the next one. A token id of -1 stands at the first position, where the class is."""
+    """Predicts the next token from the class and previous tokens; id -1 stands for the class."""
 
     cosines: Tensor
     sines: Tensor
@@ -187,7 +196,8 @@ class Gpt(TokenModel):
         self.norm = RMSNorm(shape.width)
         head = shape.width // shape.heads
         half = head // 2
-        # Queries and keys are both turned by these tables: with the fourth root of 1 / head in them, scores are divided by its square root.
+        # Both queries and keys are rotated by these tables. The factor head^-1/4 in each scales the
+        # scores by head^-1/2.
         scale = head**-0.25
         angles = torch.arange(shape.channels)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
         self.register_buffer(
@@ -200,11 +210,11 @@ class Gpt(TokenModel):
     def hidden(
         self, tokens: Tensor, classes: Tensor, cache: Cache, before: int | Tensor
     ) -> tuple[Tensor, Cache]:
-        """The n newest positions after the `before` in the cache, each as what `prediction` tells the next token from.
+        """Final hidden states of n new positions, which follow `before` cached ones.
 
-        tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. cache: its first `before` positions count, those
-        behind them are room that whoever holds it may have left to write new ones into. before: 0 to the cache's t.
-        Returns float [B, n, d] and the cache of the n new positions alone.
+        tokens: int [B, n], -1 at the class's position. classes: int [B], -1 = no class. cache: only
+        its first `before` positions are read; the rest is spare room. before: 0 to the cache's t.
+        Returns float [B, n, d] and the keys and values of the n new positions only.
         """
         new, room = tokens.shape[1], cache[0].shape[2]
         order = torch.arange(new, device=tokens.device)
@@ -214,32 +224,35 @@ class Gpt(TokenModel):
             [written.expand(new, room), torch.where(order <= order[:, None], 0.0, -torch.inf)],
             dim=1,
         )
-        mask = mask.to(
-            cache[0].dtype
-        )  # or scores of lower precision would become fp32, and no longer match the values
+        # Otherwise half-precision scores would become fp32 and not match the values.
+        mask = mask.to(cache[0].dtype)
         attend = CausalAttention(self.shape.heads, (self.cosines[at], self.sines[at]), mask)
         return self.through_layers(self.embedded(tokens, classes, at), cache, attend)
 
     def embedded(self, tokens: Tensor, classes: Tensor, at: Tensor) -> Tensor:
-        """tokens: int [B, n], the class's position as -1. classes: int [B], -1 = no class. at: int [n], the positions. Returns float
-        [B, n, d]."""
+        """Input embeddings float [B, n, d] of tokens int [B, n] at the positions `at`, int [n].
+
+        The id -1 is replaced by the class, int [B], -1 = no class.
+        """
         labels = self.classes.weight[classes.long()]  # -1 is the last row: 'no class'
         x = torch.where(tokens[..., None] < 0, labels[:, None], self.prediction.embed(tokens))
         return x if self.positions is None else x + self.positions(at)
 
     def through_layers(self, x: Tensor, cache: Cache, attend: Attend) -> tuple[Tensor, Cache]:
-        """x: float [B, n, d]. Returns float [B, n, d] and what `attend` would remember of each layer."""
-        remembered: Cache = []
+        """Embeddings float [B, n, d] to final hidden states, and the keys and values to cache."""
+        new_cache: Cache = []
         for layer, keys, values in zip(self.layers, cache[::2], cache[1::2], strict=True):
-            x, of_layer = layer(x, lambda qkv, keys=keys, values=values: attend(qkv, keys, values))
-            remembered += of_layer
-        return self.norm(x), remembered
+            x, layer_cache = layer(
+                x, lambda qkv, keys=keys, values=values: attend(qkv, keys, values)
+            )
+            new_cache += layer_cache
+        return self.norm(x), new_cache
 
     def empty_cache(self, batch: int, room: int = 0) -> Cache:
-        """The cache before the first position, with room for so many."""
+        """An empty cache with room for a number of positions."""
         shape = self.shape
-        one = (batch, shape.heads, room, shape.width // shape.heads)
-        return [self.norm.weight.new_zeros(one) for _ in range(2 * shape.layers)]
+        size = (batch, shape.heads, room, shape.width // shape.heads)
+        return [self.norm.weight.new_zeros(size) for _ in range(2 * shape.layers)]
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         hidden, _ = self.hidden(

@@ -61,10 +61,11 @@ class GeneratorRecipe(BaseRecipe):
 
 
 class GptRecipe(GeneratorRecipe):
-    """Train a GPT on a tokenizer's tokens. The run folder holds the checkpoint and a log; repeating the command resumes it.
+    """Train a GPT on a tokenizer's tokens. Repeating the command resumes the run.
 
-    A setting is taken from the command line, else from CHANNELTOK_GENERATOR_<NAME>, else from the TOML file that
-    CHANNELTOK_GENERATOR_RECIPE names. A member `class/photo.jpg` of a shard is a photo of that class.
+    The run folder holds the checkpoint and a log. A setting is taken from the command line, else
+    from CHANNELTOK_GENERATOR_<NAME>, else from the TOML file that CHANNELTOK_GENERATOR_RECIPE
+    names. A member `class/photo.jpg` of a shard is a photo of that class.
     """
 
     start_from: Annotated[

@@ -1,4 +1,4 @@
-"""`python -m generator.sample WEIGHTS CLASS... -o IMAGE`: what a generator makes of classes, each at growing k."""
+"""Command `python -m generator.sample`: sample images of classes from a GPT, at growing k."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
 from tokenizer.evaluation.image_grid import Column, draw
 
-# Those that the service takes where a caller names none, see docs/generate.md.
+# The service's defaults, see docs/generate.md.
 TEMPERATURE, TOP_K = 0.85, 200
 
 
@@ -27,28 +27,31 @@ def sample(
     temperature: float = TEMPERATURE,
     top_k: int = TOP_K,
 ) -> Tensor:
-    """A whole sequence for each class id (-1 = none): int32 [B, C]; equal arguments give equal tokens.
+    """Sample a sequence per class id (-1 = none): int32 [B, C]. Deterministic in its arguments.
 
-    temperature: 0 = the likeliest. top_k: 0 = all. The noise is another than the service's: equal seeds give other images there.
+    temperature: 0 = greedy. top_k: 0 = all. The service draws other noise: a seed gives another
+    image there.
     """
     batch, source = len(labels), torch.Generator().manual_seed(seed)
     classes, cache = torch.tensor(labels), model.empty_cache(batch, room=model.shape.channels)
     sampling = torch.tensor([temperature]), torch.tensor([top_k])
-    tokens = [torch.full((batch,), -1)]  # the class's place
+    tokens = [torch.full((batch,), -1)]  # the position of the class
     for index in range(model.shape.channels):
         hidden, fresh = model.hidden(tokens[-1][:, None], classes, cache, index)
-        for all_of_it, new in zip(cache, fresh, strict=True):
-            all_of_it[:, :, index] = new[:, :, 0]
+        for stored, new in zip(cache, fresh, strict=True):
+            stored[:, :, index] = new[:, :, 0]
         noise = gumbel(source, batch, model.prediction.draws, model.prediction.values)
         tokens.append(model.prediction.sample(hidden[:, -1], *sampling, noise)[0])
     return torch.stack(tokens[1:], dim=1)
 
 
 def main() -> None:
-    """One row for each class. Exits with a sentence where what is given does not fit together."""
+    """Draw a row per class. Exits with a message for an unknown class or the wrong tokenizer."""
     parser = argparse.ArgumentParser(prog="python -m generator.sample", description=__doc__)
     parser.add_argument("weights", type=Path, help="safetensors of `python -m generator.train`")
-    parser.add_argument("classes", nargs="+", help="names of classes it was trained on")
+    parser.add_argument(
+        "classes", nargs="+", help="names of classes that the generator was trained on"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors")
@@ -56,20 +59,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument(
-        "--top-k", type=int, default=TOP_K, help="of the likeliest values of each byte; 0 = all"
+        "--top-k",
+        type=int,
+        default=TOP_K,
+        help="sample among the TOP_K likeliest values of each byte; 0 = all",
     )
     options = parser.parse_args()
     generator, tokenizer = (
         checkpoint.load(options.weights),
         tokenizer_checkpoint.load(options.tokenizer),
     )
-    if (made := tokenizer_checkpoint.fingerprint(tokenizer)) != generator.tokenizer:
+    fingerprint = tokenizer_checkpoint.fingerprint(tokenizer)
+    if fingerprint != generator.tokenizer:
         sys.exit(
-            f"{options.weights} makes tokens of {generator.tokenizer}, and {options.tokenizer} is {made}"
+            f"{options.weights} generates tokens of tokenizer {generator.tokenizer}, but "
+            f"{options.tokenizer} is {fingerprint}"
         )
     if unknown := [name for name in options.classes if name not in generator.classes]:
         sys.exit(
-            f"{options.weights} does not know {', '.join(unknown)}; its classes are {', '.join(generator.classes)}"
+            f"{options.weights} does not know {', '.join(unknown)}; its classes are "
+            f"{', '.join(generator.classes)}"
         )
     labels = [generator.classes.index(name) for name in options.classes]
     tokens = sample(generator.model, labels, options.seed, options.temperature, options.top_k)

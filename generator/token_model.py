@@ -1,4 +1,4 @@
-"""What is trained here, whatever it is made of."""
+"""Base class of all generators (TokenModel), and their loss weights and metric."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 
 class TokenModel(nn.Module, ABC):
-    """Tells how unexpected each token of an image is, given a class and those before it."""
+    """Autoregressive model of an image's tokens, conditioned on a class."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        """How unexpected each token is: float [B, C], -ln p of it given the class and those before it.
+        """-ln p of each token given the class and previous tokens: float [B, C], in nats.
 
-        tokens: int [B, C], 1 <= C <= the tokenizer's. classes: int [B], -1 = none.
+        tokens: int [B, C], C up to that of the tokenizer. classes: int [B], -1 = none.
         """
 
     @abstractmethod
     def inner_weights(self) -> list[Tensor]:
-        """The matrices of the layers: what Muon may take."""
+        """The matrices of the layers, which Muon may train."""
 
 
 def channel_weights(channels: int, slope: float) -> Tensor:
-    """float [C]: 1 + a (1 - c / (C - 1)), the paper's weight of channel c's cross-entropy; a = `slope`."""
+    """Loss weight of each channel c, as in the paper: float [C], 1 + slope (1 - c / (C - 1))."""
     return 1 + slope * (1 - torch.arange(channels) / max(1, channels - 1))
 
 
 def bits_per_token(nll: Tensor) -> float:
-    """Mean of -ln p in bits, the common currency of ways to tell a token. nll: float [N, C]."""
+    """Mean negative log-likelihood in bits. nll: float [N, C] in nats."""
     return float(nll.mean()) / math.log(2)

@@ -55,7 +55,7 @@ class GeneratorTrainer(Trainer[Model, Settings, tuple[Tensor, Tensor]]):
         """
 
     def _check_start(self, start: Path, tokenizer: str, classes: list[str]) -> None:
-        """Raises ValueError when `start` was trained on another tokenizer's tokens or other classes."""
+        """Raise ValueError if `start` was trained with another tokenizer or other classes."""
         recipe = self.recipe
         if tokenizer != self.fingerprint:
             raise ValueError(

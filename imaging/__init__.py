@@ -1,12 +1,13 @@
-"""The image contract: from the bytes of a JPEG, PNG or WebP to the square of pixels a tokenizer sees, and back.
+"""Image preprocessing and encoding: JPEG, PNG or WebP bytes to a square of pixels, and back.
 
-Training, evaluation and serving all go through here, so that a model meets at serving what it was trained on:
+Training, evaluation and serving share this contract, so a model is served what it was trained on:
 
-1. the format is JPEG, PNG or WebP, with one frame, and the header's width x height is within the limit; nothing is decoded before that
-2. decode; turn upright (EXIF orientation)
-3. palette, grey, 16-bit and CMYK become RGB; what is transparent becomes white
-4. the centred square of the short side, resized to S x S: averaged by the largest whole factor, the rest bicubic with antialiasing
-5. a colour profile is converted to sRGB, on the S x S pixels, where it costs microseconds
+1. check the format (JPEG, PNG or WebP), one frame, and the header's width x height, before decoding
+2. decode; apply the EXIF orientation
+3. convert palette, grey, 16-bit and CMYK to RGB; transparent pixels become white
+4. crop the centred square and resize it to S x S: a box filter by the largest whole factor, then
+   bicubic with antialiasing
+5. convert a colour profile to sRGB, on the S x S pixels, where it costs microseconds
 6. uint8 [S, S, 3]
 """
 

@@ -1,4 +1,4 @@
-"""Bytes to pixels, steps 1 to 6 of the contract."""
+"""Decode and preprocess images: JPEG, PNG or WebP bytes to pixels, or an error with the reason."""
 
 import io
 import struct
@@ -15,13 +15,13 @@ ALLOWED = ("JPEG", "PNG", "WEBP")
 DEFAULT_MAX_PIXELS = 36_000_000
 CHEAP_PIXELS, CHEAP_BYTES = 256 * 256, 64 * 2**10
 
-Image.MAX_IMAGE_PIXELS = (
-    None  # ours is checked on every header before any decode; Pillow's would warn at another number
-)
-# What Pillow's decoders raise on broken bytes; anything else is our own mistake and must not be taken for the caller's.
+# Our limit is checked on every header before decoding; Pillow's would warn at another number.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow's decoders raise these on broken bytes. Any other exception is a bug of ours and must not
+# be blamed on the caller.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _OURS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
-# First bytes of formats we do not take, so that the caller is told which one it was.
+# Magic bytes of unsupported formats, to name the format in the error.
 _OTHERS = {
     b"GIF8": "GIF",
     b"II*\0": "TIFF",
@@ -36,7 +36,7 @@ _OTHERS = {
     b"8BPS": "PSD",
     b"qoif": "QOI",
 }
-_TURNS = {  # EXIF orientation to what turns the image upright
+_TURNS = {  # EXIF orientation to the transposition that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,7 +48,7 @@ _TURNS = {  # EXIF orientation to what turns the image upright
 
 
 class BadImage(ValueError):
-    """The bytes are not an image we can read: no image at all, empty, broken, truncated or animated."""
+    """The bytes are no readable image: empty, broken, truncated, animated, or something else."""
 
 
 class UnsupportedFormat(BadImage):
@@ -61,7 +61,7 @@ class TooManyPixels(BadImage):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself before any decoding. width and height in pixels, before the EXIF turn."""
+    """Format and size from an image's header. width, height: pixels, before the EXIF rotation."""
 
     format: str
     width: int
@@ -69,13 +69,19 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Format ("JPEG", "PNG" or "WEBP") and size, without decoding. Raises BadImage or UnsupportedFormat."""
+    """Format ("JPEG", "PNG" or "WEBP") and size, without decoding.
+
+    Raises BadImage or UnsupportedFormat.
+    """
     format, image = _open(data)
     return Header(format, image.width, image.height)
 
 
 def is_cheap_to_decode(data: bytes) -> bool:
-    """Whether `prepare` takes less than a millisecond: a small JPEG, which is also small in bytes (scans upon scans fit into many)."""
+    """Whether `prepare` takes less than a millisecond: a JPEG of few pixels and few bytes.
+
+    Bytes count too, because a progressive JPEG of many scans is slow at any size.
+    """
     if len(data) > CHEAP_BYTES or not data.startswith(b"\xff\xd8\xff"):
         return False
     try:
@@ -86,15 +92,18 @@ def is_cheap_to_decode(data: bytes) -> bool:
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """Steps 1 to 3: an upright image in mode RGB (or CMYK, where its profile still has to be applied). Raises BadImage."""
+    """Steps 1 to 3: an upright image in mode RGB, or CMYK if step 5 must still apply its profile.
+
+    Raises BadImage.
+    """
     format, image = _open(data)
     if image.width * image.height > max_pixels:
         raise TooManyPixels(
-            f"the image claims {image.width} x {image.height} = {image.width * image.height:,} pixels; at most {max_pixels:,} are allowed"
+            f"the image claims {image.width} x {image.height} = {image.width * image.height:,} "
+            f"pixels; at most {max_pixels:,} are allowed"
         )
-    frames = (
-        1 if format == "JPEG" else getattr(image, "n_frames", 1)
-    )  # further frames of a JPEG are a camera's previews and gain maps
+    # Further frames of a JPEG are a camera's previews and gain maps.
+    frames = 1 if format == "JPEG" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise BadImage(f"the image has {frames} frames; send an image with one")
     profile = image.info.get("icc_profile")
@@ -115,9 +124,9 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
 
 
 def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-    """The whole contract: bytes of a JPEG, PNG or WebP to uint8 [size, size, 3], sRGB.
+    """Steps 1 to 6: bytes of a JPEG, PNG or WebP to uint8 [size, size, 3], sRGB.
 
-    Raises BadImage or one of its kinds, with a sentence fit for the caller.
+    Raises BadImage or a subclass, with a message fit for the caller.
     """
     image = decode(data, max_pixels)
     side = min(image.size)
@@ -128,7 +137,10 @@ def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDA
 def crop_and_resize(
     image: Image.Image, size: int, box: tuple[float, float, float, float]
 ) -> NDArray[np.uint8]:
-    """Steps 4 to 6 for any box (left, top, right, bottom), in pixels: training crops at random, everything else takes the centre."""
+    """Steps 4 to 6 for any box (left, top, right, bottom) in pixels: uint8 [size, size, 3].
+
+    Training crops at random; everything else takes the centred square.
+    """
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=1.0)
     profile = image.info.get("icc_profile")
     if profile:
@@ -143,13 +155,12 @@ def _open(data: bytes) -> tuple[str, Image.Image]:
         image = Image.open(io.BytesIO(data), formats=ALLOWED)
     except _BROKEN as error:
         raise _refusal(data) from error
-    return (
-        "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
-    ), image  # MPO: what Pillow calls a JPEG with previews
+    # MPO: Pillow's name for a JPEG with previews
+    return "JPEG" if image.format in ("JPEG", "MPO") else str(image.format), image
 
 
 def _refusal(data: bytes) -> BadImage:
-    """Why Pillow does not open `data`: ours but broken, somebody else's, or no image."""
+    """Why Pillow cannot open `data`: damaged, an unsupported format, or no image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _damaged("WEBP")
     for magic, format in _OURS.items():
@@ -189,7 +200,8 @@ def _damaged(format: str) -> BadImage:
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
-    # Three times the speed of Pillow, the same libjpeg-turbo arithmetic; strict: a truncated file is refused, not filled with grey.
+    # Three times as fast as Pillow, with the same libjpeg-turbo arithmetic.
+    # strict: refuse a truncated file instead of filling it with grey.
     height, width = simplejpeg.decode_jpeg_header(data, strict=True)[:2]
     if (width, height) != size:
         raise ValueError(
@@ -200,12 +212,10 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    if (
-        image.mode.startswith("I") or image.mode == "F"
-    ):  # 16-bit grey PNG: Pillow's own conversion would clip, not scale
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit grey PNG: Pillow's own conversion clips instead of scaling.
+        scaled = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -217,10 +227,11 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         return ImageCms.applyTransform(image, _srgb_transform(profile, image.mode)) or image
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # a profile nobody can read, or one for other channels: the pixels are taken as sRGB, as browsers do
+        # An unreadable profile, or one for other channels: take the pixels as sRGB, as browsers do.
+        return image
 
 
-@lru_cache(maxsize=8)  # a profile may be megabytes
+@lru_cache(maxsize=8)  # a profile can have megabytes
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"

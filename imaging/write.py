@@ -1,4 +1,4 @@
-"""Pixels to bytes."""
+"""Encode pixels as a JPEG, PNG or WebP file."""
 
 import io
 
@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-JPEG_QUALITY = (
-    95  # a tokenizer's image has its own artefacts; JPEG should add none that can be seen
-)
+JPEG_QUALITY = 95  # no visible artefacts on top of the tokenizer's
 
 
 def encode_image(pixels: NDArray[np.uint8], format: str) -> bytes:
-    """uint8 [H, W, 3] to the bytes of a "JPEG" (quality 95, 4:4:4), "PNG" or "WEBP" (both lossless)."""
+    """uint8 [H, W, 3] to the bytes of a "JPEG" (quality 95, 4:4:4), "PNG" or "WEBP" (lossless).
+
+    Raises KeyError for any other format.
+    """
     if format == "JPEG":
         jpeg: bytes = simplejpeg.encode_jpeg(
             np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444"

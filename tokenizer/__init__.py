@@ -1,1 +1,1 @@
-"""The models: ChannelTok tokenizers, how they are trained and how they are judged. PyTorch lives here and in export/ only."""
+"""Image tokenizers in PyTorch: models, training, evaluation."""

@@ -1,4 +1,4 @@
-"""The file a model travels in: fp16 safetensors with its shape in the metadata."""
+"""Save and load model checkpoints (fp16 safetensors with the shape as metadata); fingerprints."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tokenizer.models.registry import SHAPE
 
 
 class Shape(Protocol):
-    """A pydantic model that says how to build one."""
+    """Architecture of a model, as a pydantic model."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
@@ -26,7 +26,7 @@ class Shape(Protocol):
 
 
 class Model(Protocol):
-    """Any module that has a shape: a tokenizer, or what generates its tokens."""
+    """A module with a shape: a tokenizer or a generator."""
 
     @property
     def shape(self) -> Shape: ...
@@ -35,7 +35,7 @@ class Model(Protocol):
 
 
 def save(model: Model, path: Path, facts: dict[str, str] | None = None) -> None:
-    """Write the weights as fp16, the shape and any further `facts` (training record) as metadata."""
+    """Write the weights as fp16; metadata: the shape and further `facts` (training record)."""
     metadata = {"shape": model.shape.model_dump_json(), **(facts or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -45,13 +45,14 @@ def save(model: Model, path: Path, facts: dict[str, str] | None = None) -> None:
         metadata,
     )
     temporary.chmod(0o644)
-    os.replace(temporary, path)  # whoever reads it meanwhile gets the old file or the new one
+    os.replace(temporary, path)  # a concurrent reader gets the old file or the new one
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a model in fp32, ready for inference: a file that `save` wrote, or one trained elsewhere (see tokenizer.paper_checkpoint).
+    """Load a tokenizer in fp32, in eval mode, from a file of `save` or the paper's training code.
 
-    Raises ValueError, with what differs, for weights of no tokenizer here, and OSError when the file cannot be read.
+    For the latter see tokenizer.paper_checkpoint. Raises ValueError, listing the differences, for
+    weights of no known tokenizer, and OSError when the file cannot be read.
     """
     tensors, metadata = read(path)
     if "shape" not in metadata:
@@ -62,12 +63,12 @@ def load(path: Path) -> Tokenizer:
 
 
 def facts(path: Path) -> dict[str, str]:
-    """The metadata of a checkpoint: its shape as JSON and the training record; nothing for one trained elsewhere."""
+    """Metadata of a checkpoint: its shape as JSON, the training record; empty for foreign files."""
     return read(path)[1]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, of whatever precision they were stored in, and the metadata. Raises as `load` does."""
+    """Tensors by name, in their stored precision, and the metadata. Raises as `load` does."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -78,11 +79,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        # weights_only: a pickle from a stranger can run code.
+        # weights_only: unpickling an untrusted file can run code.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(
-            "neither safetensors nor a PyTorch file of tensors alone; save its state_dict by itself, in safetensors or with torch.save"
+            "neither safetensors nor a PyTorch file of tensors alone; save its state_dict by "
+            "itself, in safetensors or with torch.save"
         ) from error
     for wrapper in ("model_state_dict", "state_dict"):
         if isinstance(content, dict) and wrapper in content:
@@ -93,15 +95,16 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         or not all(isinstance(value, Tensor) for value in content.values())
     ):
         raise ValueError(
-            "holds no state_dict: a dictionary of tensors, alone or under 'model_state_dict' or 'state_dict', is needed"
+            "holds no state_dict: a dictionary of tensors, alone or under 'model_state_dict' or "
+            "'state_dict', is needed"
         )
     return content
 
 
 def fingerprint(model: Model) -> str:
-    """16 hex digits: the first 8 bytes of a sha256 over the shape and every weight as fp16, in order of name.
+    """16 hex digits: first 8 bytes of a SHA-256 over the shape and all weights as fp16, by name.
 
-    It is what tokens are bound to: the same weights give the same fingerprint whatever file, graph or engine holds them.
+    Tokens carry it: the same weights have the same fingerprint in any file, graph or engine.
     """
     digest = hashlib.sha256(
         json.dumps(model.shape.model_dump(mode="json"), sort_keys=True).encode()

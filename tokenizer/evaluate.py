@@ -1,8 +1,9 @@
-"""`python -m tokenizer.evaluate CHECKPOINT --data PHOTOS`: the judge any tokenizer here must pass.
+"""Command `python -m tokenizer.evaluate CHECKPOINT --data PHOTOS`: measure a tokenizer's quality.
 
-Per k: PSNR, SSIM, the distance of a network that no loss has seen, L1 (the training loss) as a side column, the decoder's grid, and a
-Frechet distance with its floor; beside them, with --codecs, what JPEG, WebP and AVIF reach in the same bytes, or with --codecs-from what
-they reached in an earlier report of the same photos. Writes a table, JSON and a plot.
+Per k: PSNR, SSIM, a perceptual distance of a network that no loss has seen, L1 (the training loss),
+the decoder's grid, and a Frechet distance with its floor. --codecs adds JPEG, WebP and AVIF at the
+same bytes; --codecs-from takes them from an earlier report of the same photos. Writes a table, JSON
+and a plot.
 """
 
 import argparse
@@ -25,18 +26,18 @@ from tokenizer.training.data import evaluation_photos
 
 matplotlib.use("Agg")
 CODEC_SIZES = (64, 128, 256, 512, 1024)
-FRECHET_PHOTOS = (
-    400  # below this the halves are smaller than twice the features and the figure is noise
-)
+# With fewer, the halves are smaller than twice the number of features, and the figure is noise.
+FRECHET_PHOTOS = 400
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "distance": False}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: means over the photos. None: not measurable here.
+    """One line of the table: means over all photos. None: not measurable here.
 
-    size: bytes of an image. distance, frechet: of efficientnet_distance. grid: see fidelity.grid_energy. kept: share of photos that the codec
-    could save in so few bytes; the other figures are of all photos or, where kept < 1, None.
+    size: bytes per image. distance, frechet: see efficientnet_distance. grid: see
+    fidelity.grid_energy. kept: share of photos that the codec can store in `size` bytes; below 1,
+    the other figures are None.
     """
 
     method: str
@@ -52,15 +53,16 @@ class Row:
 
     @property
     def bits(self) -> int:
-        """Bits of an image."""
+        """Bits per image."""
         return 8 * self.size
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was judged, and how it did.
+    """Results of one checkpoint on one set of photos.
 
-    use: of ids, see tokenizer.models.base. photo_grid and frechet_floor are what the originals have; frechet_floor is None for few photos.
+    usage, usage_name: see tokenizer.models.base.Tokenizer. photo_grid, frechet_floor: values of the
+    original photos; frechet_floor is None for few photos.
     """
 
     checkpoint: str
@@ -74,12 +76,15 @@ class Report:
     usage_name: str = "live_bits"
 
 
-def judge_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float | None, float]:
-    """A row for each budget, the Frechet distance's floor and the use of ids. photos: uint8 [N, S, S, 3]."""
+def evaluate_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float | None, float]:
+    """A row per budget, the floor of the Frechet distance, and the usage of the vocabulary.
+
+    photos: uint8 [N, S, S, 3].
+    """
     tokens = inference.encode(model, photos)
     budgets = inference.budgets(model.shape.channels)
     decoded = [inference.decode(model, tokens, k) for k in budgets]
-    distances, pooled = efficientnet_distance.judge(photos, decoded)
+    distances, pooled = efficientnet_distance.measure(photos, decoded)
     enough = len(photos) >= FRECHET_PHOTOS
     floor, *frechet = [
         efficientnet_distance.frechet_of_halves(pooled[0], version) if enough else None
@@ -102,11 +107,13 @@ def judge_tokenizer(model: Tokenizer, photos: Images) -> tuple[list[Row], float 
     return rows, floor, model.usage(tokens)
 
 
-def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
-    """A row for each of CODEC_SIZES. Each measure takes the scale that suits it best, photo by photo: the strongest opponent there is."""
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # threads, for the codecs let go of the interpreter
+def evaluate_codec(codec: str, photos: Images) -> Iterator[Row]:
+    """A row for each of CODEC_SIZES.
+
+    Each metric takes the best scale for each photo: the strongest possible baseline.
+    """
+    # Threads suffice: codecs release the GIL.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         saved = list(pool.map(lambda photo: codecs.candidates(photo, codec, CODEC_SIZES), photos))
     for size in CODEC_SIZES:
         kept = sum(bool(by_size[size]) for by_size in saved) / len(photos)
@@ -114,7 +121,7 @@ def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
             yield Row(codec, None, size, kept=kept)
             continue
         versions = [np.stack([candidate.image for candidate in by_size[size]]) for by_size in saved]
-        of = [
+        originals = [
             np.repeat(photo[None], len(version), axis=0)
             for photo, version in zip(photos, versions, strict=True)
         ]
@@ -122,8 +129,8 @@ def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
             codec,
             None,
             size,
-            psnr=_mean(max, [psnr(a, b) for a, b in zip(of, versions, strict=True)]),
-            ssim=_mean(max, [ssim(a, b) for a, b in zip(of, versions, strict=True)]),
+            psnr=_mean(max, [psnr(a, b) for a, b in zip(originals, versions, strict=True)]),
+            ssim=_mean(max, [ssim(a, b) for a, b in zip(originals, versions, strict=True)]),
             distance=_mean(
                 min,
                 [
@@ -131,33 +138,38 @@ def judge_codec(codec: str, photos: Images) -> Iterator[Row]:
                     for a, b in zip(photos, versions, strict=True)
                 ],
             ),
-            l1=_mean(min, [l1(a, b) for a, b in zip(of, versions, strict=True)]),
+            l1=_mean(min, [l1(a, b) for a, b in zip(originals, versions, strict=True)]),
         )
 
 
-def judged_codecs(folder: Path, data: str, photos: int) -> list[Row]:
-    """The codecs' rows of the report in `folder`. Raises ValueError when it is not of `photos` photos of `data`."""
+def codec_rows(folder: Path, data: str, photos: int) -> list[Row]:
+    """The codecs' rows of the report in `folder`.
+
+    Raises ValueError when it is not of `photos` photos of `data`.
+    """
     report = json.loads((folder / "report.json").read_text())
     if (report["data"], report["photos"]) != (data, photos):
         raise ValueError(
-            f"{folder} is of {report['photos']} photos of {report['data']}, not of {photos} of {data}"
+            f"{folder} is a report of {report['photos']} photos of {report['data']}, not of "
+            f"{photos} of {data}"
         )
     return [Row(**row) for row in report["rows"] if row["k"] is None]
 
 
 def _mean(
-    best: Callable[[NDArray[np.float64]], float], by_photo: list[NDArray[np.float64]]
+    best: Callable[[NDArray[np.float64]], float], per_photo: list[NDArray[np.float64]]
 ) -> float:
-    return float(np.mean([best(values) for values in by_photo]))
+    return float(np.mean([best(values) for values in per_photo]))
 
 
 def table(report: Report) -> str:
-    """The report as a Markdown table. The best of each size among all methods is bold."""
+    """The report as a Markdown table. The best value among all methods of a size is bold."""
     columns = ("PSNR, dB", "SSIM", "distance", "L1 (the loss)", "grid", "Frechet")
     usage = f"{100 * report.usage:.2f} % {report.usage_name.replace('_', ' ')}"
     lines = [
         f"{report.photos} photos of `{report.data}`; tokenizer `{report.fingerprint}`; {usage}. ",
-        f"The photos themselves: grid {report.photo_grid:.2f}, Frechet floor {_figure(report.frechet_floor, 2) or 'not known of so few'}.",
+        f"The originals: grid {report.photo_grid:.2f}, "
+        f"Frechet floor {_figure(report.frechet_floor, 2) or 'not measured, too few photos'}.",
         "",
         "| method | k | bytes | bits | " + " | ".join(columns) + " |",
         "|---" * (4 + len(columns)) + "|",
@@ -188,15 +200,17 @@ def table(report: Report) -> str:
 
 
 def _score(report: Report, row: Row, name: str, digits: int) -> str:
-    rivals = [
+    candidates = [
         value
         for other in report.rows
         if other.size == row.size and (value := getattr(other, name)) is not None
     ]
     value = getattr(row, name)
-    best = (max if HIGHER_IS_BETTER[name] else min)(rivals)
+    best = (max if HIGHER_IS_BETTER[name] else min)(candidates)
     return (
-        f"**{value:.{digits}f}**" if value == best and len(rivals) > 1 else _figure(value, digits)
+        f"**{value:.{digits}f}**"
+        if value == best and len(candidates) > 1
+        else _figure(value, digits)
     )
 
 
@@ -205,13 +219,13 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Quality against bytes, one panel for each measure."""
+    """Plot quality against bytes, one panel per metric."""
     from matplotlib import pyplot
 
     labels = {
-        "psnr": "PSNR, dB: more is better",
-        "ssim": "SSIM: more is better",
-        "distance": "independent distance: less is better",
+        "psnr": "PSNR, dB (higher is better)",
+        "ssim": "SSIM (higher is better)",
+        "distance": "EfficientNet distance (lower is better)",
     }
     figure, axes = pyplot.subplots(1, len(labels), figsize=(13, 4), layout="constrained")
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
@@ -229,7 +243,7 @@ def plot(report: Report, path: Path) -> None:
                     label=method,
                 )
         axis.set_xscale("log", base=2)
-        axis.set(xlabel="bytes of an image", title=label)
+        axis.set(xlabel="bytes per image", title=label)
         axis.set_xticks(
             sizes := sorted({row.size for row in report.rows}), [str(size) for size in sizes]
         )
@@ -241,7 +255,7 @@ def plot(report: Report, path: Path) -> None:
 
 
 def main() -> None:
-    """Judge one checkpoint on one set of photos and write report.json, report.md and report.png."""
+    """Evaluate one checkpoint on one set of photos; write report.json, report.md and report.png."""
     parser = argparse.ArgumentParser(prog="python -m tokenizer.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="safetensors checkpoint")
     parser.add_argument(
@@ -249,18 +263,18 @@ def main() -> None:
         required=True,
         help="photos: a folder of images or of .tar shards, one file, or a glob",
     )
-    parser.add_argument("--photos", type=int, help="how many of them, in order (all)")
-    rivals = parser.add_mutually_exclusive_group()
-    rivals.add_argument(
+    parser.add_argument("--photos", type=int, help="evaluate only the first PHOTOS of them")
+    baselines = parser.add_mutually_exclusive_group()
+    baselines.add_argument(
         "--codecs",
         action="store_true",
-        help="also JPEG, WebP and AVIF: some seconds for each photo",
+        help="also evaluate JPEG, WebP and AVIF: some seconds per photo",
     )
-    rivals.add_argument(
+    baselines.add_argument(
         "--codecs-from",
         type=Path,
         metavar="FOLDER",
-        help="their figures out of this report, of the same photos and size",
+        help="take the codecs' figures from this report of the same photos and size",
     )
     parser.add_argument(
         "-o",
@@ -273,11 +287,11 @@ def main() -> None:
 
     model = checkpoint.load(options.checkpoint)
     photos = evaluation_photos(options.data, model.shape.image_size, options.photos)
-    rows, floor, usage = judge_tokenizer(model, photos)
+    rows, floor, usage = evaluate_tokenizer(model, photos)
     if options.codecs:
-        rows += [row for codec in codecs.CODECS for row in judge_codec(codec, photos)]
+        rows += [row for codec in codecs.CODECS for row in evaluate_codec(codec, photos)]
     if options.codecs_from:
-        rows += judged_codecs(options.codecs_from, Path(options.data).name, len(photos))
+        rows += codec_rows(options.codecs_from, Path(options.data).name, len(photos))
     report = Report(
         checkpoint=options.checkpoint.name,
         fingerprint=checkpoint.fingerprint(model),

@@ -1,7 +1,8 @@
-"""`python -m tokenizer.net2net`: a larger model that does what a trained one does, to be trained on from there.
+"""Command `python -m tokenizer.net2net`: grow a trained tokenizer wider or deeper.
 
-Net2Net (Chen, Goodfellow, Shlens 2016, arXiv 1511.05641). Wider: each channel is there several times, and what reads it shares its weight
-out among the copies, by random shares, so that they can come apart. Deeper: a new Res begins as its skip.
+Net2Net (Chen, Goodfellow, Shlens 2016, arXiv 1511.05641). Wider: channels are copied, and each
+reader splits its weight among the copies by random shares, so that training can separate them.
+Deeper: a new Res starts as an identity.
 """
 
 import argparse
@@ -19,12 +20,13 @@ from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
 def grow(small: Tokenizer, widths: tuple[int, int, int, int], more_blocks: int) -> ChannelTok:
-    """A model of these widths and blocks with the same tokens and images, but for rounding.
+    """A larger model with the same tokens and images, up to rounding.
 
-    Raises ValueError for a shape that is no ShuffleShape, or cannot grow into this one: each width must be a multiple of what it was.
+    widths: new ShuffleShape.widths, each a multiple of the old one. more_blocks: new
+    ShuffleShape.more_blocks. Raises ValueError for any other shape, or sizes it cannot grow into.
     """
     if not isinstance(small, ChannelTok) or not isinstance(small.shape, ShuffleShape):
-        raise ValueError("only tokenizers of the demo's kind can grow")
+        raise ValueError("only tokenizers of the demo's kind (ShuffleShape) can grow")
     shape = small.shape.model_copy(update={"widths": widths, "more_blocks": more_blocks})
     large = ChannelTok(shape)
     for old, new in ((small.encoder, large.encoder), (small.decoder, large.decoder)):
@@ -35,32 +37,32 @@ def grow(small: Tokenizer, widths: tuple[int, int, int, int], more_blocks: int) 
 
 
 def _grow(old: nn.Sequential, new: nn.Sequential) -> None:
-    """Layers of one kind follow in the same order; what the new one has more of stays as it begins."""
-    waiting = list(old)
+    """Copy weights layer by layer, matched by type and order; other layers stay as initialised."""
+    remaining = list(old)
     for layer in new:
-        if waiting and type(layer) is type(waiting[0]):
-            small = waiting.pop(0)
+        if remaining and type(layer) is type(remaining[0]):
+            small = remaining.pop(0)
             weights = small.state_dict()
             layer.load_state_dict(
                 {
-                    name: _spread(weights[name], now.shape)
-                    for name, now in layer.state_dict().items()
+                    name: _spread(weights[name], weight.shape)
+                    for name, weight in layer.state_dict().items()
                 }
             )
-            if isinstance(layer, Attn) and isinstance(
-                small, Attn
-            ):  # n copies make scores n / sqrt(n) times as large
+            if isinstance(layer, Attn) and isinstance(small, Attn):
+                # n copies make scores n / sqrt(n) times as large
                 for parameter in layer.q.parameters():
                     parameter.data *= math.sqrt(small.q.in_channels / layer.q.in_channels)
-    if waiting:
+    if remaining:
         raise ValueError("a tokenizer cannot lose blocks")
 
 
 def _spread(weight: Tensor, size: torch.Size) -> Tensor:
-    """Repeat rows (outputs, or a norm's channels); share the columns of a convolution (inputs) out among copies."""
+    """Repeat rows (outputs, or a norm's channels); split columns (inputs) among copies."""
     if any(now % before for now, before in zip(size, weight.shape, strict=True)):
         raise ValueError(
-            f"{list(weight.shape)} cannot grow into {list(size)}: each width must be a multiple of what it was"
+            f"{list(weight.shape)} cannot grow into {list(size)}: each width must be a multiple of "
+            "the old one"
         )
     rows = weight.repeat_interleave(size[0] // weight.shape[0], dim=0)
     if weight.ndim < 2 or (copies := size[1] // weight.shape[1]) == 1:
@@ -71,7 +73,7 @@ def _spread(weight: Tensor, size: torch.Size) -> Tensor:
 
 
 def main() -> None:
-    """Runs the command."""
+    """Grow the checkpoint that the command line names. Exits with a message when it cannot grow."""
     parser = argparse.ArgumentParser(
         prog="python -m tokenizer.net2net",
         description=__doc__,
@@ -79,10 +81,10 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument(
-        "--widths", type=int, nargs=4, required=True, help="at S/4, S/8, S/16 and S/32"
+        "--widths", type=int, nargs=4, required=True, help="widths at S/4, S/8, S/16 and S/32"
     )
     parser.add_argument(
-        "--more-blocks", type=int, default=0, help="Res at S/4 and S/8 beyond the least"
+        "--more-blocks", type=int, default=0, help="additional Res at S/4 and S/8 (0)"
     )
     parser.add_argument(
         "--output",
@@ -105,7 +107,8 @@ def main() -> None:
     }
     checkpoint.save(large, options.output, facts)
     print(
-        f"{parameter_count(small) / 1e6:.1f} M parameters grew to {parameter_count(large) / 1e6:.1f} M: {options.output}"
+        f"{parameter_count(small) / 1e6:.1f} M parameters grew to "
+        f"{parameter_count(large) / 1e6:.1f} M: {options.output}"
     )
 
 

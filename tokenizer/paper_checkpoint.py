@@ -1,7 +1,8 @@
-"""Checkpoints trained elsewhere with the module names of the paper's training code, read into a ChannelTok.
+"""Import checkpoints of the paper's training code: map their weight names to ChannelTok's.
 
-There a layer is `encoder.model.<i>` or `decoder.model.<i>`, numbered in one flat sequence that counts SiLUs and the Tanh too, and the last
-Downs of the encoder are `encoder.spatial_adjust.{0,2,4}.conv`. Ours are numbered the same way without a break, so the map is short.
+There, a layer is `encoder.model.<i>` or `decoder.model.<i>`, numbered in one flat sequence that
+counts SiLUs and the Tanh too, and the last Downs of the encoder are
+`encoder.spatial_adjust.{0,2,4}.conv`. Ours are numbered the same way without a break.
 """
 
 from collections.abc import Mapping
@@ -11,18 +12,15 @@ from torch import Tensor, nn
 
 from tokenizer.models.channeltok import SIZES, ChannelTok, PaperShape
 
-_WRAPPERS = (
-    "module.",
-    "model.",
-    "_orig_mod.",
-)  # DistributedDataParallel, a trainer's attribute, torch.compile
+# Prefixes of DistributedDataParallel, a trainer's attribute, and torch.compile
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
 _NOT_THE_MODEL = ("perceptual_loss", "discriminator", "lpips")
-_INSIDE = {"skip": "channel_up", "out": "proj_out"}  # our name inside a Res or an Attn, and theirs
-_SHOWN = 12
+_SUBMODULES = {"skip": "channel_up", "out": "proj_out"}  # our name within a Res or Attn to theirs
+_MAX_LISTED = 12  # differences in an error message
 
 
 def their_names(model: ChannelTok) -> dict[str, str]:
-    """Our name of each weight to theirs, for a model with a PaperShape."""
+    """Map our name of each weight to theirs, for a model with a PaperShape."""
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)}
     adjust = 1 + max(
         int(name)
@@ -41,7 +39,7 @@ def their_names(model: ChannelTok) -> dict[str, str]:
         )
         path = [
             theirs,
-            *(_INSIDE.get(part, part) for part in inside),
+            *(_SUBMODULES.get(part, part) for part in inside),
             *(["gn"] if layer in norms else []),
             weight,
         ]
@@ -50,13 +48,13 @@ def their_names(model: ChannelTok) -> dict[str, str]:
 
 
 def load(tensors: Mapping[str, Tensor]) -> ChannelTok:
-    """The model whose weights these are, rounded to fp16 as every checkpoint here is, in fp32 and ready for inference.
+    """The model with these weights, in fp32 but rounded to fp16 like all checkpoints, in eval mode.
 
-    tensors: by their names, wrapper prefixes and the losses' weights included. The size is found by trying all that the paper has.
-    Raises ValueError, with what differs from the nearest size, when none has exactly these names and shapes, and when fp16 cannot hold a
-    weight.
+    tensors: by their names, possibly with wrapper prefixes and the weights of losses. The size is
+    found by trying all sizes of the paper. Raises ValueError when no size has exactly these names
+    and shapes, listing the differences to the nearest one, and when fp16 cannot hold a weight.
     """
-    given = {
+    weights = {
         _unwrapped(name): value
         for name, value in tensors.items()
         if not any(part in name for part in _NOT_THE_MODEL)
@@ -69,15 +67,18 @@ def load(tensors: Mapping[str, Tensor]) -> ChannelTok:
             model = ChannelTok(shape)
         names = their_names(model)
         differences[size] = _differences(
-            {names[ours]: value for ours, value in model.state_dict().items()}, given
+            {names[ours]: value for ours, value in model.state_dict().items()}, weights
         )
         if not differences[size]:
-            return _filled(model, {ours: given[theirs] for ours, theirs in names.items()})
+            return _filled(model, {ours: weights[theirs] for ours, theirs in names.items()})
     nearest = min(differences, key=lambda size: len(differences[size]))
-    found = differences[nearest]
-    more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    listed = differences[nearest][:_MAX_LISTED]
+    count = len(differences[nearest])
+    if count > len(listed):
+        listed.append(f"and {count - len(listed)} more")
     raise ValueError(
-        f"no size of ChannelTok has these weights; {len(found)} differ from the nearest, {nearest!r}: {'; '.join(found[:_SHOWN] + more)}"
+        f"no size of ChannelTok has these weights; {count} differ from the nearest, {nearest!r}: "
+        f"{'; '.join(listed)}"
     )
 
 
@@ -87,14 +88,14 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
     return [
-        *(f"{name} is missing" for name in wanted if name not in given),
-        *(f"{name} is not part of it" for name in given if name not in wanted),
+        *(f"{name} is missing" for name in expected if name not in actual),
+        *(f"{name} is not part of it" for name in actual if name not in expected),
         *(
-            f"{name} has shape {list(given[name].shape)}, not {list(value.shape)}"
-            for name, value in wanted.items()
-            if name in given and given[name].shape != value.shape
+            f"{name} has shape {list(actual[name].shape)}, not {list(value.shape)}"
+            for name, value in expected.items()
+            if name in actual and actual[name].shape != value.shape
         ),
     ]
 
@@ -104,7 +105,8 @@ def _filled(model: ChannelTok, weights: Mapping[str, Tensor]) -> ChannelTok:
     beyond = [name for name, value in rounded.items() if not value.isfinite().all()]
     if beyond:
         raise ValueError(
-            f"{len(beyond)} weights are not finite in fp16, {beyond[0]} first: such a model cannot be stored here"
+            f"{len(beyond)} weights are not finite in fp16, {beyond[0]} first: such a model cannot "
+            "be stored here"
         )
     model.load_state_dict(rounded, assign=True)
     return model.eval()

@@ -1,6 +1,6 @@
-"""`python -m tokenizer.parts`: a checkpoint as several small files, and one file again.
+"""Command `python -m tokenizer.parts`: split a checkpoint into small files, and join them again.
 
-For hosts that give back small files only. Each part is a safetensors file with a share of the tensors.
+For hosts that return small files only. Each part is a safetensors file with some of the tensors.
 """
 
 import argparse
@@ -16,22 +16,19 @@ from tokenizer import checkpoint
 
 MIB = 2**20
 PART_MIB = 15.0
-HEADER = 256  # bytes that the name and the place of a tensor take in a file, at most
-PART, PARTS, DIGEST = (
-    "part",
-    "parts",
-    "whole_digest",
-)  # what a part's metadata has beside the whole's
+HEADER = 256  # bytes of a tensor's entry in a file's header, at most
+# Keys of a part's metadata, in addition to those of the whole checkpoint
+PART, PARTS, DIGEST = "part", "parts", "whole_digest"
 
 
-def split(whole: Path, folder: Path, most_mib: float = PART_MIB) -> list[Path]:
+def split(whole: Path, folder: Path, max_mib: float = PART_MIB) -> list[Path]:
     """Write the tensors of a safetensors file to files NAME-1-of-N.safetensors in a folder.
 
-    most_mib: the largest size of a part. Parts of the same name are replaced, all of them after the
-    last one is written. Raises ValueError when a single tensor is larger than a part may be.
+    max_mib: size limit of a part. Files of the same name are replaced, but only after all parts are
+    written. Raises ValueError when a single tensor exceeds the limit.
     """
     tensors, metadata = checkpoint.read(whole)
-    shares = _shares(tensors, int(most_mib * MIB) - sum(map(len, metadata.values())) - 4096)
+    shares = _shares(tensors, int(max_mib * MIB) - sum(map(len, metadata.values())) - 4096)
     facts = {**metadata, PARTS: str(len(shares)), DIGEST: _digest(tensors)}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -47,9 +44,9 @@ def split(whole: Path, folder: Path, most_mib: float = PART_MIB) -> list[Path]:
 
 
 def join(parts: list[Path], whole: Path) -> None:
-    """Write the file that `parts`, in any order, were split from: the same tensors and metadata.
+    """Write the checkpoint that `parts`, in any order, were split from: same tensors and metadata.
 
-    Raises ValueError when a part is missing, is there twice, or is of another file.
+    Raises ValueError when a part is missing, duplicated, or of another checkpoint.
     """
     tensors: dict[str, Tensor] = {}
     facts: dict[str, str] = {}
@@ -57,7 +54,7 @@ def join(parts: list[Path], whole: Path) -> None:
     for path in parts:
         share, metadata = checkpoint.read(path)
         if PART not in metadata:
-            raise ValueError(f"{path} is no part of a checkpoint")
+            raise ValueError(f"{path} is no part of a checkpoint: use the files that `split` wrote")
         numbers.append(int(metadata.pop(PART)))
         if facts and metadata != facts:
             raise ValueError(f"{path} is a part of another checkpoint than {parts[0]}")
@@ -65,7 +62,9 @@ def join(parts: list[Path], whole: Path) -> None:
         tensors |= share
     count = int(facts.pop(PARTS, "0"))
     if sorted(numbers) != list(range(1, count + 1)):
-        raise ValueError(f"of the {count} parts of a checkpoint, these are here: {sorted(numbers)}")
+        raise ValueError(
+            f"a checkpoint has {count} parts, each needed once; got parts {sorted(numbers)}"
+        )
     if _digest(tensors) != facts.pop(DIGEST):
         raise ValueError("the parts do not make the checkpoint that they were split from")
     whole.parent.mkdir(parents=True, exist_ok=True)
@@ -75,15 +74,17 @@ def join(parts: list[Path], whole: Path) -> None:
     os.replace(temporary, whole)
 
 
-def _shares(tensors: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:
-    """In order of name, as many in each share as fit into `most` bytes."""
+def _shares(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+    """Tensors in order of name, as many in each share as fit into `limit` bytes."""
     shares: list[dict[str, Tensor]] = [{}]
     used = 0
     for name, tensor in sorted(tensors.items()):
         size = tensor.nbytes + HEADER
-        if size > most:
-            raise ValueError(f"{name} has {size / MIB:.1f} MiB: a part may have {most / MIB:.1f}")
-        if used + size > most:
+        if size > limit:
+            raise ValueError(
+                f"{name} has {size / MIB:.1f} MiB; a part has at most {limit / MIB:.1f}"
+            )
+        if used + size > limit:
             shares.append({})
             used = 0
         shares[-1][name] = tensor
@@ -100,16 +101,16 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Split a checkpoint, or join its parts. Exits with a sentence where that is not possible."""
+    """Split a checkpoint, or join its parts. Exits with a message on failure."""
     parser = argparse.ArgumentParser(prog="python -m tokenizer.parts", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("split", help="write NAME-1-of-N.safetensors and so on to a folder")
-    one.add_argument("whole", type=Path)
-    one.add_argument("-o", "--output", type=Path, required=True)
-    one.add_argument("--mib", type=float, default=PART_MIB, help="the largest size of a part; 15")
-    other = commands.add_parser("join", help="write the file that was split")
-    other.add_argument("parts", type=Path, nargs="+")
-    other.add_argument("-o", "--output", type=Path, required=True)
+    splitter = commands.add_parser("split", help="write NAME-1-of-N.safetensors, ... to a folder")
+    splitter.add_argument("whole", type=Path)
+    splitter.add_argument("-o", "--output", type=Path, required=True)
+    splitter.add_argument("--mib", type=float, default=PART_MIB, help="size limit of a part (15)")
+    joiner = commands.add_parser("join", help="write the checkpoint that was split")
+    joiner.add_argument("parts", type=Path, nargs="+")
+    joiner.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     try:
         if options.command == "split":

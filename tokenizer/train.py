@@ -49,7 +49,7 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
     def __init__(
         self, recipe: TokenizerRecipe, group: distributed.ProcessGroup | None = None
     ) -> None:
-        """Raises ValueError for an unknown size, or a batch that the processes cannot share evenly."""
+        """Raises ValueError for an unknown size, or a batch that processes cannot share evenly."""
         self.started = time.monotonic()
         group = group or distributed.ProcessGroup()
         if recipe.batch % group.count:
@@ -92,7 +92,7 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
                 size,
                 batch,
                 seed,
-                least_area=recipe.crop_area,
+                min_area=recipe.crop_area,
                 colour=recipe.colour,
                 rank=group.rank,
                 processes=group.count,

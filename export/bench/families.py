@@ -77,7 +77,7 @@ def quality(data: str, count: int | None) -> Figures:
             if (k := 8 * size // model.bits_per_token) <= model.shape.channels
         }
         decoded = [inference.decode(model, tokens, k) for k in budgets.values()]
-        distances, _ = efficientnet_distance.judge(photos, decoded)
+        distances, _ = efficientnet_distance.measure(photos, decoded)
         for (size, k), images, distance in zip(budgets.items(), decoded, distances, strict=True):
             measures = {
                 "k": k,

@@ -1,4 +1,4 @@
-"""`python -m generator.car align`, `finetune` and `sample`: train a language model to foretell channels, in two stages, and look at it."""
+"""Commands `python -m generator.car align`, `finetune`, `sample`: train CAR, draw its samples."""
 
 import argparse
 import sys
@@ -17,13 +17,15 @@ STAGES: dict[str, type[AlignCommand] | type[FinetuneCommand]] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command. Exits with a sentence where what it is given does not fit together."""
+    """Run a command. Exits with a message when checkpoints or data do not fit together."""
     parser = argparse.ArgumentParser(
         prog="python -m generator.car",
         description=__doc__,
         add_help=arguments[:1] in ([], ["-h"], ["--help"]),
     )
-    parser.add_argument("command", choices=[*STAGES, "sample"], help="each has its own --help")
+    parser.add_argument(
+        "command", choices=[*STAGES, "sample"], help="each command has its own --help"
+    )
     command = parser.parse_args(arguments[:1]).command
     try:
         if command == "sample":
@@ -35,25 +37,29 @@ def main(arguments: list[str]) -> None:
 
 
 def sample(arguments: list[str]) -> None:
-    """Draw images of texts. Raises ValueError where the checkpoint is none, or is of another tokenizer."""
+    """Draw images of texts. Raises ValueError for no checkpoint, or one of another tokenizer."""
     parser = argparse.ArgumentParser(
         prog="python -m generator.car sample",
-        description="Draw what a CAR makes of texts, coarse to fine.",
+        description="Draw images that CAR generates from texts, coarse to fine.",
     )
     parser.add_argument(
         "checkpoint", type=Path, help="`car` folder of a run, or generator/weights/car"
     )
-    parser.add_argument("texts", nargs="+", help='such as "a photo of cup"')
+    parser.add_argument("texts", nargs="+", help='prompts, such as "a photo of cup"')
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/cvq.safetensors"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=0, help="of the likeliest codewords; 0 = all")
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="sample among the TOP_K likeliest codewords; 0 = all"
+    )
     options = parser.parse_args(arguments)
     car, tokenizer = model.load(options.checkpoint), checkpoint.load(options.tokenizer)
-    if checkpoint.fingerprint(tokenizer) != car.tokenizer:
+    fingerprint = checkpoint.fingerprint(tokenizer)
+    if fingerprint != car.tokenizer:
         raise ValueError(
-            f"{options.checkpoint} makes tokens of {car.tokenizer}, and {options.tokenizer} is {checkpoint.fingerprint(tokenizer)}"
+            f"{options.checkpoint} generates tokens of tokenizer {car.tokenizer}, but "
+            f"{options.tokenizer} is {fingerprint}"
         )
     tokens = car.generate(
         options.texts, car.channels, options.seed, options.temperature, options.top_k

@@ -1,7 +1,8 @@
-"""A decoder-only language model that goes on from a text with the channels of an image, coarse to fine (CAR, arXiv 2605.26089).
+"""CAR model and its checkpoints: a language model that continues a text with image codewords.
 
-A codeword, a channel map of 16 numbers, enters through a projector of two layers instead of the language model's own embedding, and a
-head of its own tells which codeword is next. The text is read by the language model's own tokenizer and embedding.
+Source: arXiv 2605.26089. A codeword, a channel map of 16 numbers, is embedded by a two-layer
+projector instead of the language model's embedding, and a separate head predicts the next codeword.
+The text uses the language model's own tokenizer and embedding.
 """
 
 import json
@@ -30,14 +31,14 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from generator.output_head import choose, gumbel
 from generator.token_model import TokenModel
 
-LANGUAGE, REST = "language", "car.safetensors"  # in a checkpoint's folder
+LANGUAGE, REST = "language", "car.safetensors"  # folder and file in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"
 
 
 def small_language(
     width: int = 256, layers: int = 4, heads: int = 4, ffn_dim: int = 704
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Qwen3 with random weights, half as many heads of keys and values as of queries, and a tokenizer for which every byte is a token."""
+    """A Qwen3 with random weights and a byte tokenizer; one key/value head per two query heads."""
     text = byte_tokenizer()
     config = Qwen3Config(
         vocab_size=len(text),
@@ -54,7 +55,7 @@ def small_language(
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """257 tokens: the bytes of UTF-8, and one that pads."""
+    """A tokenizer of 257 tokens: the bytes of UTF-8, and padding."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
@@ -65,16 +66,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def local_language(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The decoder-only language model of a folder as `transformers` writes it, in fp32, and its tokenizer. Nothing is fetched.
+    """Load a decoder-only language model in fp32, and its tokenizer, from a `transformers` folder.
 
-    Raises ValueError, with what is wrong, for a folder that holds none.
+    Downloads nothing. Raises ValueError with the reason when the folder holds none.
     """
     try:
         language = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         text = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{folder} holds no language model that transformers can read: {str(error).splitlines()[0]}"
+            f"{folder} holds no language model that transformers can read: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     if text.pad_token is None:
         text.pad_token = text.eos_token
@@ -83,10 +85,10 @@ def local_language(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 class Car(TokenModel):
-    """Text and the first codewords of an image to the next codeword.
+    """Predicts the next codeword of an image from a text and the previous codewords.
 
-    codewords: float [N, 16], of the CVQ tokenizer with the fingerprint `tokenizer`; they do not train. channels: C. classes: names, which
-    become texts.
+    codewords: float [N, 16], of the CVQ tokenizer with the fingerprint `tokenizer`; not trained.
+    channels: C, codewords per image. classes: names, see `text_of`.
     """
 
     codewords: Tensor
@@ -107,15 +109,16 @@ class Car(TokenModel):
         self.tokenizer, self.channels, self.classes = tokenizer, channels, list(classes)
         width = language.config.hidden_size
         self.register_buffer("codewords", codewords.clone())
+        # The last row is 'no class'.
         every_text = text(
             [*map(text_of, self.classes), text_of(None)], padding=True, return_tensors="pt"
-        )  # 'no class' is the last row
+        )
         self.register_buffer("class_texts", every_text["input_ids"], persistent=False)
         self.register_buffer("class_masks", every_text["attention_mask"], persistent=False)
         self.projector = nn.Sequential(
             nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width)
         )
-        self.begin = nn.Parameter(0.02 * torch.randn(width))  # stands where an image begins
+        self.begin = nn.Parameter(0.02 * torch.randn(width))  # embedding of the image's start
         self.head = nn.Linear(width, len(codewords), bias=False)
         nn.init.zeros_(self.head.weight)
 
@@ -132,19 +135,20 @@ class Car(TokenModel):
         return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Ids int [B, n] to what the language model reads: float [B, n, d]."""
+        """Token ids int [B, n] to inputs of the language model float [B, n, d]."""
         return self.projector(F.embedding(tokens, self.codewords))
 
     @torch.inference_mode()
     def generate(
         self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0
     ) -> Tensor:
-        """The first k tokens of an image for each text, int32 [B, k]; equal arguments give equal tokens.
+        """Sample the first k tokens per text: int32 [B, k]. Deterministic in its arguments.
 
-        1 <= k <= channels. temperature: 0 = the likeliest. top_k: 0 = all. Raises ValueError when k is out of range.
+        1 <= k <= channels. temperature: 0 = greedy. top_k: 0 = all. Raises ValueError when k is out
+        of range.
         """
         if not 1 <= k <= self.channels:
-            raise ValueError(f"k is 1 to {self.channels}, not {k}")
+            raise ValueError(f"k must be 1 to {self.channels}, not {k}")
         embedded, mask = self._texts(texts)
         x = torch.cat([embedded, self.begin.expand(len(texts), 1, -1)], dim=1)
         mask = F.pad(mask, (0, 1), value=1)
@@ -163,7 +167,7 @@ class Car(TokenModel):
         return torch.stack(tokens, dim=1)
 
     def _texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Embedded texts float [B, P, d], and int64 [B, P], 1 where there is one: they pad at their end, each has a first token."""
+        """Embedded texts float [B, P, d] and mask int64 [B, P], 0 at the padding, which is last."""
         batch = self.text(list(texts), padding=True, return_tensors="pt")
         return self._embedded(batch["input_ids"]), batch["attention_mask"]
 
@@ -181,28 +185,29 @@ class Car(TokenModel):
 
 
 def text_of(name: str | None) -> str:
-    """What the language model reads for a class."""
+    """Prompt of a class name; of no class for None."""
     return NO_CLASS_TEXT if name is None else f"a photo of {name.replace('_', ' ').lower()}"
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """Places in each sequence, padding not counted: int64 [B, n]."""
+    """Positions in each sequence, without counting padding: int64 [B, n]."""
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
-    """Write the folder in fp16: the language model as `transformers` does, the rest beside it, with any further `facts` as metadata."""
+    """Write a checkpoint folder in fp16, with the language model in the format of `transformers`.
+
+    facts: further metadata, such as the training record.
+    """
     temporary = folder.with_name(folder.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
     state = {
         name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()
     }
-    of_language = f"{LANGUAGE}."
+    prefix = f"{LANGUAGE}."
     model.language.save_pretrained(
         temporary / LANGUAGE,
-        state_dict={
-            n.removeprefix(of_language): v for n, v in state.items() if n.startswith(of_language)
-        },
+        state_dict={n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)},
     )
     model.text.save_pretrained(temporary / LANGUAGE)
     metadata = {
@@ -212,7 +217,7 @@ def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
         **(facts or {}),
     }
     save_file(
-        {n: v for n, v in state.items() if not n.startswith(of_language)},
+        {n: v for n, v in state.items() if not n.startswith(prefix)},
         temporary / REST,
         metadata,
     )
@@ -221,7 +226,7 @@ def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
 
 
 def load(folder: Path) -> Car:
-    """Read a folder that `save` wrote, in fp32, ready for inference. Raises ValueError, with what is wrong, for any other."""
+    """Load a folder of `save` in fp32, in eval mode. Raises ValueError for any other folder."""
     language, text = local_language(folder / LANGUAGE)
     try:
         rest = load_file(folder / REST)
@@ -234,13 +239,12 @@ def load(folder: Path) -> Car:
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(f"{folder / REST} was not written by generator.car: {error}") from error
     model = Car(language, text, rest["codewords"].float(), tokenizer, channels, classes)
-    model.load_state_dict(
-        {name: value.float() for name, value in rest.items()}, strict=False
-    )  # the language model has its weights
+    # strict=False: the language model's weights are already loaded
+    model.load_state_dict({name: value.float() for name, value in rest.items()}, strict=False)
     return model.eval()
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """The metadata of a checkpoint."""
+    """Metadata of a checkpoint folder."""
     with safe_open(folder / REST, framework="pt") as file:
         return dict(file.metadata())

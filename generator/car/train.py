@@ -18,7 +18,7 @@ class CarTrainer(GeneratorTrainer[Car, Settings]):
 
 
 class Align(CarTrainer[AlignRecipe]):
-    """Stage one. Raises ValueError for a tokenizer that is no CVQ, or an unreadable language model."""
+    """Stage one. Raises ValueError for another tokenizer than a CVQ, or no language model."""
 
     def _initial_model(self, tokenizer: Tokenizer) -> tuple[Car, dict[str, str]]:
         recipe = self.recipe
@@ -45,7 +45,7 @@ class Align(CarTrainer[AlignRecipe]):
 
 
 class Finetune(CarTrainer[FinetuneRecipe]):
-    """Stage two. Raises ValueError when stage one left no checkpoint, or one of another tokenizer or classes."""
+    """Stage two. Raises ValueError without a stage-one checkpoint of this tokenizer and classes."""
 
     def _initial_model(self, tokenizer: Tokenizer) -> tuple[Car, dict[str, str]]:
         start = self.recipe.start_from

@@ -1,4 +1,4 @@
-"""The paper's size, and the laws of a causal model with a cache."""
+"""GPT: the paper's size, causality, and equality with and without the cache."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from tokenizer.models.blocks import parameter_count
 BOTH = pytest.mark.parametrize("prediction", ["bits", "softmax"])
 
 
-def test_the_papers_gpt_l_counts_342_917_120() -> None:
-    """Embedding and head apart, 1000 ImageNet classes and 'no class'."""
+def test_gpt_l_has_the_papers_342_917_120_parameters() -> None:
+    """Separate embedding and head, 1000 ImageNet classes and 'no class'."""
     with torch.device("meta"):
         assert parameter_count(Gpt(paper_shape())) == 342_917_120
 
@@ -28,7 +28,7 @@ def tokens_of(model: Gpt, batch: int = 2) -> torch.Tensor:
 
 
 @BOTH
-def test_with_a_cache_as_without(prediction: str) -> None:
+def test_gpt_with_cache_equals_gpt_without(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
     given, classes = F.pad(tokens_of(model)[:, :-1], (1, 0), value=-1), torch.tensor([2, -1])
     with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_with_a_cache_as_without(prediction: str) -> None:
 
 
 @BOTH
-def test_a_token_depends_on_the_class_and_on_those_before_it_alone(prediction: str) -> None:
+def test_gpt_token_depends_on_class_and_previous_tokens_only(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
     tokens = tokens_of(model)
     changed = tokens.clone()
@@ -63,12 +63,12 @@ def test_a_token_depends_on_the_class_and_on_those_before_it_alone(prediction: s
         assert (none != other).all()
 
 
-def test_the_first_channel_counts_twice_the_last() -> None:
+def test_channel_weights_fall_from_two_to_one() -> None:
     torch.testing.assert_close(channel_weights(5, 1.0), torch.tensor([2, 1.75, 1.5, 1.25, 1]))
     assert channel_weights(1, 1.0).tolist() == [2]
 
 
-def test_a_checkpoint_keeps_all(tmp_path: Path) -> None:
+def test_generator_checkpoint_round_trips(tmp_path: Path) -> None:
     generator = random_generator()
     checkpoint.save(generator, tmp_path / "g.safetensors", {"views": "7"})
     loaded = checkpoint.load(tmp_path / "g.safetensors")

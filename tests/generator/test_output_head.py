@@ -1,4 +1,4 @@
-"""Ways to tell a token are distributions over ids, and sampling draws from them."""
+"""Output heads: probabilities sum to 1, and sampling draws from them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.support.random_generator import random_generator
 
 
 @pytest.mark.parametrize("prediction", ["bits", "softmax"])
-def test_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
+def test_output_head_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
     codes = model.shape.vocab_size
     torch.manual_seed(0)
@@ -19,8 +19,8 @@ def test_probabilities_of_all_ids_sum_to_1(prediction: str) -> None:
     )
 
 
-def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
-    """Training looks at the bits of one id, sampling at all values of a byte at once."""
+def test_bits_head_samples_from_the_distribution_it_was_trained_on() -> None:
+    """Training scores the bits of one id, sampling all values of a byte at once."""
     prediction = random_generator().model.prediction
     torch.manual_seed(0)
     count = 200
@@ -28,9 +28,9 @@ def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
     with torch.inference_mode():
         tokens, logits = prediction.sample(hidden, torch.tensor([3.0]), torch.tensor([0]), noise)
         high, low = (tokens // 256).long(), (tokens % 256).long()
-        told = logits[:, 0].gather(1, high[:, None]) + logits[:, 1].gather(1, low[:, None])
+        log_p = logits[:, 0].gather(1, high[:, None]) + logits[:, 1].gather(1, low[:, None])
         torch.testing.assert_close(
-            told[:, 0],
+            log_p[:, 0],
             -prediction.nll(hidden[:, None], tokens[:, None])[:, 0],
             atol=1e-3,
             rtol=1e-4,
@@ -39,7 +39,7 @@ def test_a_token_is_drawn_from_what_it_was_trained_as() -> None:
     assert len(set(tokens.tolist())) > 100
 
 
-def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> None:
+def test_choose_draws_from_the_top_k_softmax_at_a_temperature() -> None:
     torch.manual_seed(0)
     count, logits = 40_000, torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
     noise = -torch.empty(count, 5).exponential_().log()
@@ -51,7 +51,7 @@ def test_frequencies_are_the_softmax_of_the_most_likely_at_a_temperature() -> No
     assert drawn.dtype == torch.int32
 
 
-def test_without_temperature_or_choice_the_most_likely_is_taken() -> None:
+def test_choose_is_greedy_without_temperature_or_choice() -> None:
     torch.manual_seed(0)
     logits, noise = torch.randn(100, 50), 100 * torch.randn(100, 50)
     best = logits.argmax(dim=1).int()
@@ -60,6 +60,6 @@ def test_without_temperature_or_choice_the_most_likely_is_taken() -> None:
     assert not torch.equal(choose(logits, torch.tensor([1000]), noise), best)
 
 
-def test_bits_are_16() -> None:
-    with pytest.raises(ValueError, match="65,536 codes"):
+def test_bits_head_refuses_other_vocabularies() -> None:
+    with pytest.raises(ValueError, match="needs a vocabulary of 65,536"):
         Bits(64_000, 0, 64)

@@ -1,4 +1,4 @@
-"""`python -m generator.sample` draws what the model says, and says what does not fit."""
+"""`python -m generator.sample`: sampling, its command and its refusals."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
-def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:
+def test_sample_greedy_tokens_equal_those_of_the_full_forward_pass() -> None:
     model = random_generator().model
     tokens = sample(model, [2, -1], seed=0, temperature=0.0)
     with torch.inference_mode():
@@ -26,13 +26,13 @@ def test_greedy_tokens_are_those_the_whole_sequence_foretells() -> None:
         )
         of_both = len(tokens) * tokens.shape[1]
         zeros = torch.zeros(of_both, model.prediction.draws, model.prediction.values)
-        told, _ = model.prediction.sample(
+        expected, _ = model.prediction.sample(
             hidden.flatten(0, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
         )
-    assert torch.equal(tokens.flatten(), told)
+    assert torch.equal(tokens.flatten(), expected)
 
 
-def test_a_seed_decides() -> None:
+def test_sample_is_deterministic_per_seed() -> None:
     model = random_generator().model
     first, again, other = (sample(model, [0, 1], seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -69,17 +69,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_draws_a_row_for_each_class(files: list[str]) -> None:
+def test_sample_command_draws_a_row_per_class(files: list[str]) -> None:
     made = run(*files, "cat", "bee")
     assert made.returncode == 0, made.stderr
     with Image.open(files[-1]) as image:
         assert image.height > 2 * 200
 
 
-def test_what_does_not_fit_is_said_in_a_sentence(files: list[str]) -> None:
+def test_sample_command_refuses_unknown_classes_and_other_tokenizers(files: list[str]) -> None:
     unknown = run(*files, "cat", "dog")
     assert unknown.returncode == 1
     assert unknown.stderr.endswith("does not know dog; its classes are ant, bee, cat\n")
     demo = run(files[0], "cat", "-o", files[-1])
     assert demo.returncode == 1
-    assert "makes tokens of" in demo.stderr
+    assert "generates tokens of tokenizer" in demo.stderr

@@ -1,4 +1,4 @@
-"""Photos become tokens once; a run trains on them, stops, goes on where it stopped, and leaves the averaged weights."""
+"""Training of a GPT: encoded datasets, steps, resume, stop and shipped weights."""
 
 import json
 import signal
@@ -33,7 +33,9 @@ def tokenizer(tmp_path: Path) -> ChannelTok:
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32)))
     tokenizer_checkpoint.save(model, tmp_path / "tokenizer.safetensors")
-    return tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors")  # type: ignore[return-value]
+    loaded = tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors")
+    assert isinstance(loaded, ChannelTok)
+    return loaded
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def recipe(tmp_path: Path, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_photos_are_encoded_once(
+def test_encode_dataset_caches_each_pass(
     recipe: GptRecipe, tokenizer: ChannelTok, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, mirrored, cropped = encode_dataset(tokenizer, recipe.train, 3, recipe.tokens)
@@ -79,7 +81,7 @@ def test_photos_are_encoded_once(
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:torch"
 )  # torch.compile imports what torch itself calls old
-def test_a_compiled_run_learns_the_same(recipe: GptRecipe) -> None:
+def test_gpt_trainer_compiled_learns_the_same(recipe: GptRecipe) -> None:
     losses = []
     for compiled in (False, True):
         some = recipe.model_copy(
@@ -90,7 +92,7 @@ def test_a_compiled_run_learns_the_same(recipe: GptRecipe) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GptRecipe) -> None:
+def test_gpt_trainer_learns_and_writes_weights_and_a_log(recipe: GptRecipe) -> None:
     GptTrainer(recipe).run()
     rows = [json.loads(line) for line in (recipe.run / "log.jsonl").read_text().splitlines()]
     assert [row["views"] for row in rows] == list(range(40, 401, 40))
@@ -105,7 +107,7 @@ def test_a_run_learns_and_leaves_weights_and_a_log(recipe: GptRecipe) -> None:
     assert json.loads(facts["recipe"])["batch"] == 4
 
 
-def test_the_same_command_goes_on(recipe: GptRecipe) -> None:
+def test_gpt_trainer_resumes_from_its_run_folder(recipe: GptRecipe) -> None:
     first = GptTrainer(recipe.model_copy(update={"samples": 8}))
     first.run()
     second = GptTrainer(recipe.model_copy(update={"samples": 12}))
@@ -117,8 +119,8 @@ def test_the_same_command_goes_on(recipe: GptRecipe) -> None:
     assert tokenizer_checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "12"
 
 
-def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -> None:
-    """The photos they saw count, their size is kept, and the optimiser, which is new, warms up again."""
+def test_gpt_trainer_starts_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -> None:
+    """Their samples count, their size is kept, and the new optimiser warms up again."""
     first = GptTrainer(recipe.model_copy(update={"samples": 40}))
     first.run()
     shipped = recipe.run / "weights.safetensors"
@@ -133,7 +135,7 @@ def test_a_run_goes_on_from_shipped_weights(recipe: GptRecipe, tmp_path: Path) -
     assert (third.views, third.warm_from) == (80, 40)  # the run's own checkpoint comes first
 
 
-def test_weights_of_other_tokens_are_no_start(
+def test_gpt_trainer_refuses_weights_of_another_tokenizer(
     recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path
 ) -> None:
     GptTrainer(recipe.model_copy(update={"samples": 4})).run()
@@ -148,7 +150,7 @@ def test_weights_of_other_tokens_are_no_start(
         GptTrainer(recipe.model_copy(update=start))
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(recipe: GptRecipe) -> None:
+def test_gpt_trainer_saves_when_stopped(recipe: GptRecipe) -> None:
     trainer = GptTrainer(recipe)
     trainer.request_stop(signal.SIGTERM, None)
     trainer.run()

@@ -1,4 +1,4 @@
-"""The image contract, step by step, against Pillow doing the same the long way."""
+"""The image contract, step by step, against Pillow."""
 
 import io
 
@@ -29,7 +29,7 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     )
 
 
-def test_any_jpeg_equals_pillows_pixel_for_pixel() -> None:
+def test_decode_jpeg_equals_pillow_pixel_for_pixel() -> None:
     for data in crops(14):
         assert np.array_equal(
             np.asarray(imaging.decode(data)),
@@ -48,7 +48,7 @@ def test_any_jpeg_equals_pillows_pixel_for_pixel() -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_every_kind_of_jpeg_equals_pillows(options: dict[str, object], mode: str) -> None:
+def test_decode_every_kind_of_jpeg_equals_pillow(options: dict[str, object], mode: str) -> None:
     data = encoded(PHOTO.convert(mode), "JPEG", **options)
     assert np.array_equal(
         np.asarray(imaging.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -56,7 +56,7 @@ def test_every_kind_of_jpeg_equals_pillows(options: dict[str, object], mode: str
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_the_square_is_centred_and_resized(size: int) -> None:
+def test_prepare_crops_the_centred_square_and_resizes(size: int) -> None:
     wide, tall = PHOTO, PHOTO.transpose(Image.Transpose.ROTATE_90)
     for image in (wide, tall):
         pixels = imaging.prepare(encoded(image, "PNG"), size)
@@ -65,7 +65,7 @@ def test_the_square_is_centred_and_resized(size: int) -> None:
 
 
 @pytest.mark.parametrize("side", [200, 256, 300])
-def test_the_quick_resize_is_close_to_pure_bicubic(side: int) -> None:
+def test_prepare_fast_resize_is_close_to_pure_bicubic(side: int) -> None:
     photo = Image.fromarray(photograph("astronaut")).resize((side, side), Image.Resampling.LANCZOS)
     pure = np.asarray(photo.resize((128, 128), Image.Resampling.BICUBIC)).astype(float)
     quick = imaging.prepare(encoded(photo, "PNG"), 128).astype(float)
@@ -74,7 +74,7 @@ def test_the_quick_resize_is_close_to_pure_bicubic(side: int) -> None:
     assert 10 * np.log10(255**2 / max(1e-9, np.square(quick - pure).mean())) > 34
 
 
-def test_the_three_formats_agree_where_they_are_lossless() -> None:
+def test_prepare_gives_equal_pixels_for_lossless_formats() -> None:
     png = imaging.prepare(encoded(PHOTO, "PNG"), 128)
     assert np.array_equal(imaging.prepare(encoded(PHOTO, "WEBP", lossless=True), 128), png)
     jpeg = imaging.prepare(encoded(PHOTO, "JPEG", quality=98, subsampling=0), 128)
@@ -83,7 +83,7 @@ def test_the_three_formats_agree_where_they_are_lossless() -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_upright(format: str, orientation: int) -> None:
+def test_prepare_applies_every_exif_orientation(format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(PHOTO, format, exif=exif)
@@ -93,21 +93,21 @@ def test_every_orientation_is_turned_upright(format: str, orientation: int) -> N
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_means_nothing_is_ignored(orientation: int) -> None:
+def test_prepare_ignores_invalid_orientations(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(imaging.prepare(encoded(PHOTO, "PNG", exif=exif), 64), square(PHOTO, 64))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_profile_is_converted_to_srgb(format: str) -> None:
+def test_prepare_converts_colour_profiles_to_srgb(format: str) -> None:
     red = Image.new("RGB", (32, 32), (250, 10, 10))
     pixels = imaging.prepare(encoded(red, format, icc_profile=RED_IS_BLUE), 16)
     assert pixels[..., 2].min() > 200
     assert pixels[..., 0].max() < 60
 
 
-def test_srgb_and_unreadable_profiles_change_nothing() -> None:
+def test_prepare_ignores_srgb_and_unreadable_profiles() -> None:
     plain = imaging.prepare(encoded(PHOTO, "PNG"), 64)
     assert (
         np.abs(
@@ -121,7 +121,7 @@ def test_srgb_and_unreadable_profiles_change_nothing() -> None:
         )
 
 
-def test_an_rgb_profile_on_a_grey_image_and_a_cmyk_one_on_rgb_change_nothing_fatal() -> None:
+def test_prepare_accepts_profiles_of_another_colour_model() -> None:
     grey = PHOTO.convert("L")
     assert imaging.prepare(encoded(grey, "JPEG", icc_profile=SRGB), 64).shape == (64, 64, 3)
     assert imaging.prepare(encoded(PHOTO.convert("CMYK"), "JPEG", icc_profile=SRGB), 64).shape == (
@@ -132,7 +132,7 @@ def test_an_rgb_profile_on_a_grey_image_and_a_cmyk_one_on_rgb_change_nothing_fat
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_what_is_transparent_becomes_white(format: str) -> None:
+def test_decode_makes_transparent_pixels_white(format: str) -> None:
     image = Image.new("RGBA", (40, 40), (200, 0, 0, 0))
     image.paste((0, 0, 200, 255), (0, 0, 40, 20))
     image.paste((0, 0, 0, 128), (0, 30, 40, 40))
@@ -142,7 +142,7 @@ def test_what_is_transparent_becomes_white(format: str) -> None:
     assert np.abs(pixels[35, 0].astype(int) - 127).max() <= 1
 
 
-def test_transparency_of_palette_grey_and_rgb_becomes_white() -> None:
+def test_decode_makes_transparent_palette_grey_and_rgb_white() -> None:
     for mode, transparency in (("P", 0), ("L", 0), ("RGB", (0, 0, 0))):
         image = Image.new(mode, (8, 8), 0)
         assert (
@@ -153,20 +153,20 @@ def test_transparency_of_palette_grey_and_rgb_becomes_white() -> None:
     ).all()
 
 
-def test_palette_grey_and_black_and_white_become_rgb() -> None:
+def test_decode_converts_palette_grey_and_bilevel_to_rgb() -> None:
     for image in (PHOTO.quantize(64), PHOTO.convert("L"), PHOTO.convert("1")):
         assert np.array_equal(
             np.asarray(imaging.decode(encoded(image, "PNG"))), np.asarray(image.convert("RGB"))
         ), image.mode
 
 
-def test_16_bit_grey_is_scaled_not_clipped() -> None:
+def test_decode_scales_16_bit_grey_without_clipping() -> None:
     ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     pixels = np.asarray(imaging.decode(encoded(Image.fromarray(ramp), "PNG")))
     assert np.array_equal(pixels, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2))
 
 
-def test_cmyk_becomes_rgb() -> None:
+def test_prepare_converts_cmyk_to_rgb() -> None:
     data = encoded(PHOTO.convert("CMYK"), "JPEG", quality=95)
     pixels = imaging.prepare(data, 64)
     assert np.abs(pixels.astype(int) - square(PHOTO, 64)).mean() < 3
@@ -174,7 +174,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_the_smallest_images_are_images(format: str, size: tuple[int, int]) -> None:
+def test_prepare_accepts_the_smallest_images(format: str, size: tuple[int, int]) -> None:
     pixels = imaging.prepare(
         encoded(Image.new("RGB", size, (40, 90, 200)), format, quality=100), 16
     )
@@ -182,7 +182,7 @@ def test_the_smallest_images_are_images(format: str, size: tuple[int, int]) -> N
     assert np.abs(pixels.astype(int) - (40, 90, 200)).max() <= 6
 
 
-def test_a_camera_jpeg_with_previews_is_its_first_image() -> None:
+def test_decode_takes_the_first_image_of_a_jpeg_with_previews() -> None:
     preview = PHOTO.resize((50, 40))
     data = encoded(PHOTO, "MPO", save_all=True, append_images=[preview])
     assert imaging.read_header(data) == imaging.Header("JPEG", 200, 160)
@@ -192,5 +192,5 @@ def test_a_camera_jpeg_with_previews_is_its_first_image() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_the_header_says_format_and_size(format: str) -> None:
+def test_read_header_returns_format_and_size(format: str) -> None:
     assert imaging.read_header(encoded(PHOTO, format)) == imaging.Header(format, 200, 160)

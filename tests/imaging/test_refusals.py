@@ -1,4 +1,4 @@
-"""What is no image for us is refused in time and with a sentence; nothing else ever comes out than that or pixels."""
+"""Bad images: any bytes become pixels or a BadImage with a reason, in bounded time."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """69 bytes."""
+    """A PNG of 69 bytes whose header claims a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -45,7 +45,7 @@ def jpeg_claiming(width: int, height: int) -> bytes:
     "data",
     [png_claiming(9000, 9000), png_claiming(2**31 - 1, 2**31 - 1), jpeg_claiming(60_000, 60_000)],
 )
-def test_too_many_pixels_are_refused_before_any_decoding(data: bytes) -> None:
+def test_prepare_refuses_too_many_pixels_before_decoding(data: bytes) -> None:
     assert len(png_claiming(9000, 9000)) == 69
     started = time.perf_counter()
     with pytest.raises(TooManyPixels, match="at most 36,000,000 are allowed"):
@@ -53,14 +53,14 @@ def test_too_many_pixels_are_refused_before_any_decoding(data: bytes) -> None:
     assert time.perf_counter() - started < 0.5
 
 
-def test_the_limit_itself_is_allowed() -> None:
+def test_prepare_allows_exactly_the_pixel_limit() -> None:
     data = encoded(PHOTO, "PNG")
     assert imaging.prepare(data, 16, max_pixels=64 * 48).shape == (16, 16, 3)
     with pytest.raises(TooManyPixels, match="64 x 48 = 3,072 pixels"):
         imaging.prepare(data, 16, max_pixels=64 * 48 - 1)
 
 
-def test_nothing_is_refused_as_empty() -> None:
+def test_empty_input_is_refused() -> None:
     for call in (imaging.read_header, imaging.decode, lambda data: imaging.prepare(data, 16)):
         with pytest.raises(BadImage, match="0 bytes"):
             call(b"")
@@ -86,7 +86,7 @@ SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
         ("QOI", b"qoif\0\0\0\1\0\0\0\1\4\0"),
     ],
 )
-def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
+def test_prepare_names_unsupported_formats(name: str, data: bytes) -> None:
     with pytest.raises(UnsupportedFormat, match=f"this is {name}: send a JPEG, PNG or WebP"):
         imaging.prepare(data, 16)
 
@@ -102,7 +102,7 @@ def test_other_formats_are_refused_by_name(name: str, data: bytes) -> None:
         b"BMW is a car maker",
     ],
 )
-def test_what_is_no_image_at_all_is_told_so(data: bytes) -> None:
+def test_prepare_refuses_bytes_that_are_no_image(data: bytes) -> None:
     with pytest.raises(BadImage, match="not an image") as refused:
         imaging.prepare(data, 16)
     assert not isinstance(refused.value, UnsupportedFormat)
@@ -110,14 +110,14 @@ def test_what_is_no_image_at_all_is_told_so(data: bytes) -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.9, 0.98])
-def test_a_truncated_image_is_refused_not_filled_with_grey(format: str, share: float) -> None:
+def test_prepare_refuses_truncated_images(format: str, share: float) -> None:
     data = encoded(PHOTO, format)
     with pytest.raises(BadImage, match=f"the {format} cannot be decoded") as refused:
         imaging.prepare(data[: max(12, int(len(data) * share))], 16)
     assert type(refused.value) is BadImage
 
 
-def test_a_truncated_cmyk_jpeg_is_refused() -> None:
+def test_prepare_refuses_truncated_cmyk_jpegs() -> None:
     data = encoded(PHOTO.convert("CMYK"), "JPEG")
     with pytest.raises(BadImage, match="truncated"):
         imaging.prepare(data[: len(data) // 2], 16)
@@ -129,8 +129,8 @@ def test_a_truncated_cmyk_jpeg_is_refused() -> None:
     [b"PK\3\4" + bytes(200), b"<script>alert(1)</script>", b"%PDF-1.7"],
     ids=["archive", "page", "document"],
 )
-def test_what_hangs_on_an_image_goes_nowhere(format: str, tail: bytes) -> None:
-    """A polyglot is refused, or is the image it begins with; and one that begins as something else is no image."""
+def test_prepare_drops_data_appended_to_an_image(format: str, tail: bytes) -> None:
+    """A polyglot is refused or decodes to its leading image; one with another start is refused."""
     data = encoded(PHOTO, format)
     try:
         pixels = imaging.prepare(data + tail, 16)
@@ -144,14 +144,14 @@ def test_what_hangs_on_an_image_goes_nowhere(format: str, tail: bytes) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_an_animation_is_refused(format: str) -> None:
+def test_prepare_refuses_animations(format: str) -> None:
     frames = [PHOTO, PHOTO.transpose(Image.Transpose.ROTATE_180)]
     with pytest.raises(BadImage, match="2 frames; send an image with one"):
         imaging.prepare(encoded(frames[0], format, save_all=True, append_images=frames[1:]), 16)
 
 
 def seeds() -> list[bytes]:
-    """Small images with everything that has a parser of its own: EXIF, a profile, alpha, a palette, CMYK, previews."""
+    """Small images with every feature that has a parser: EXIF, profile, alpha, palette, .."""
     exif = Image.Exif()
     exif[0x0112] = 6
     small = PHOTO.resize((24, 16))
@@ -175,7 +175,7 @@ SEEDS = seeds()
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """One of the seeds with a few bytes overwritten, cut out or repeated, mostly near the front, where the headers are."""
+    """A seed with bytes overwritten, cut or repeated, mostly near the front, in the headers."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.one_of(st.integers(0, min(400, len(data))), st.integers(0, len(data))))
@@ -188,7 +188,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(damaged(), st.binary(max_size=200)))
-def test_any_bytes_are_refused_or_become_pixels(data: bytes) -> None:
+def test_prepare_refuses_or_decodes_any_bytes(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks about broken EXIF
         try:
@@ -199,6 +199,6 @@ def test_any_bytes_are_refused_or_become_pixels(data: bytes) -> None:
     assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
 
 
-def test_a_large_jpeg_within_the_limit_is_read() -> None:
+def test_prepare_reads_large_jpegs_within_the_limit() -> None:
     assert imaging.read_header(jpeg()).format == "JPEG"
     assert imaging.prepare(jpeg(), 128).shape == (128, 128, 3)

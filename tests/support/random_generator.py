@@ -1,4 +1,4 @@
-"""A small generator nobody trained."""
+"""A small GPT generator with random weights."""
 
 import torch
 

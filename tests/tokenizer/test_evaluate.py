@@ -1,4 +1,4 @@
-"""The judge as a command, on photographs and a small random model."""
+"""The evaluation command, on photographs and a small random model."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def test_the_command_leaves_a_table_json_and_a_plot(
+def test_evaluate_command_writes_table_json_and_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(codecs, "SCALES", (32, 64, 128))
@@ -60,15 +60,15 @@ def test_the_command_leaves_a_table_json_and_a_plot(
     )
     assert (output / "report.png").stat().st_size > 0
     assert (output / "report.md").read_text() in capsys.readouterr().out
-    assert [asdict(row) for row in evaluate.judged_codecs(output, "photos", 3)] == [
+    assert [asdict(row) for row in evaluate.codec_rows(output, "photos", 3)] == [
         row for row in report["rows"] if row["k"] is None
     ]
     for data, count in (("others", 3), ("photos", 4)):
-        with pytest.raises(ValueError, match="is of 3 photos of photos, not of"):
-            evaluate.judged_codecs(output, data, count)
+        with pytest.raises(ValueError, match="is a report of 3 photos of photos, not of"):
+            evaluate.codec_rows(output, data, count)
 
 
-def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:
+def test_table_marks_the_best_of_a_size_and_what_does_not_fit() -> None:
     rows = [
         Row("ChannelTok", 32, 64, psnr=20.0, ssim=0.4, distance=7.0, l1=0.05, grid=1.0),
         Row("WebP", None, 64, psnr=19.0, ssim=0.5, distance=8.0),
@@ -85,12 +85,14 @@ def test_the_best_of_a_size_is_bold_and_what_does_not_fit_is_said() -> None:
     assert "512 | 4,096" in lines[-1]
 
 
-def test_frechet_is_given_from_enough_photos_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_tokenizer_reports_frechet_for_enough_photos(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(evaluate, "FRECHET_PHOTOS", 4)
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).eval()
     photos = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)
-    rows, floor, live = evaluate.judge_tokenizer(model, photos)
+    rows, floor, live = evaluate.evaluate_tokenizer(model, photos)
     assert floor is not None
     assert all(row.frechet is not None and row.frechet > floor for row in rows)
     assert 0 <= live <= 1

@@ -1,4 +1,4 @@
-"""A grown tokenizer begins with what the small one can."""
+"""A grown tokenizer starts as the small one."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tokenizer.net2net import grow
 
 @pytest.fixture
 def small() -> ChannelTok:
-    """Random weights everywhere, the blocks that begin at zero too."""
+    """Random weights everywhere, also where training starts at zero."""
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 64, 64)))
     for parameter in model.parameters():
@@ -23,7 +23,7 @@ def small() -> ChannelTok:
     ("widths", "more_blocks"),
     [((64, 96, 64, 64), 0), ((32, 32, 64, 64), 2), ((64, 64, 128, 128), 1)],
 )
-def test_it_does_what_the_small_one_does(
+def test_grow_keeps_tokens_and_images(
     small: ChannelTok, widths: tuple[int, int, int, int], more_blocks: int
 ) -> None:
     large = grow(small, widths, more_blocks)
@@ -36,7 +36,7 @@ def test_it_does_what_the_small_one_does(
         torch.testing.assert_close(large.decode(tokens), small.decode(tokens), atol=1e-4, rtol=1e-4)
 
 
-def test_copies_of_a_channel_come_apart(small: ChannelTok) -> None:
+def test_grow_lets_copies_of_a_channel_diverge(small: ChannelTok) -> None:
     large = grow(small, (64, 64, 64, 64), 1)
     pixels = torch.rand(2, 3, 128, 128) * 2 - 1
     (large.decoder(large.encoder(pixels)) ** 2).mean().backward()
@@ -46,7 +46,7 @@ def test_copies_of_a_channel_come_apart(small: ChannelTok) -> None:
     assert not torch.allclose(first.weight.grad[0::2], first.weight.grad[1::2])
 
 
-def test_what_cannot_grow_is_refused(small: ChannelTok) -> None:
+def test_grow_refuses_impossible_shapes(small: ChannelTok) -> None:
     with pytest.raises(ValueError, match="multiple"):
         grow(small, (32, 32, 96, 64), 0)
     with pytest.raises(ValueError, match="lose blocks"):

@@ -1,4 +1,4 @@
-"""Checkpoints with the paper's module names: mapped name by name, or refused with what differs."""
+"""Checkpoints with the paper's weight names: mapped, or refused with the differences."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def theirs(tiny: ChannelTok) -> dict[str, Tensor]:
     return {names[ours]: value for ours, value in tiny.state_dict().items()}
 
 
-def test_names_of_the_full_size_by_hand() -> None:
-    """Counted on paper from the list of layers in arXiv 2606.04461: stem, then Res Res Down SiLU three times, Res Attn Res Attn, ..."""
+def test_their_names_of_the_full_size_by_hand() -> None:
+    """Counted by hand from the layers in arXiv 2606.04461: stem, 3 x (Res Res Down SiLU), ..."""
     with torch.device("meta"):
         names = their_names(ChannelTok(SIZES["full"]))
     assert len(names) == len(set(names.values()))
@@ -55,7 +55,7 @@ def test_names_of_the_full_size_by_hand() -> None:
 
 @pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model."])
-def test_a_pickle_loads_from_any_wrapping(
+def test_paper_checkpoint_loads_from_any_pickle_wrapping(
     tiny: ChannelTok, theirs: dict[str, Tensor], tmp_path: Path, wrapper: str | None, prefix: str
 ) -> None:
     content = {prefix + name: value for name, value in theirs.items()}
@@ -68,7 +68,7 @@ def test_a_pickle_loads_from_any_wrapping(
     assert checkpoint.facts(path) == {}
 
 
-def test_safetensors_without_a_shape_load_too(
+def test_paper_checkpoint_loads_safetensors_without_a_shape(
     tiny: ChannelTok, theirs: dict[str, Tensor], tmp_path: Path
 ) -> None:
     save_file(
@@ -83,7 +83,9 @@ def test_safetensors_without_a_shape_load_too(
         assert torch.equal(loaded.decode(tokens), tiny.decode(tokens))
 
 
-def test_what_differs_is_listed(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+def test_paper_checkpoint_error_lists_differences(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
     """The variant with 14 bits: two more Linears, and a stem of another width."""
     changed = {
         **theirs,
@@ -102,13 +104,13 @@ def test_what_differs_is_listed(theirs: dict[str, Tensor], tmp_path: Path) -> No
         assert difference in str(refused.value)
 
 
-def test_a_long_list_is_cut(tmp_path: Path) -> None:
+def test_paper_checkpoint_error_truncates_a_long_list(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"and [0-9]+ more$"):
         checkpoint.load(tmp_path / "other.safetensors")
 
 
-def test_weights_that_fp16_cannot_hold_are_refused(
+def test_paper_checkpoint_refuses_weights_beyond_fp16(
     theirs: dict[str, Tensor], tmp_path: Path
 ) -> None:
     torch.save(
@@ -126,7 +128,7 @@ class Stranger:
         return (print, ("code of a stranger ran",))
 
 
-def test_a_pickle_that_would_run_code_is_refused(
+def test_paper_checkpoint_refuses_a_pickle_that_runs_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"state_dict": Stranger()}, tmp_path / "evil.ckpt")
@@ -135,7 +137,7 @@ def test_a_pickle_that_would_run_code_is_refused(
     assert "ran" not in capsys.readouterr().out
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_paper_checkpoint_refuses_other_files(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds no state_dict"):
         checkpoint.load(tmp_path / "list.pt")

@@ -1,4 +1,4 @@
-"""A checkpoint in parts is the same checkpoint."""
+"""Splitting a checkpoint into parts, and joining them."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def whole(tmp_path: Path) -> Path:
     return path
 
 
-def test_parts_are_small_and_make_the_same_checkpoint_again(whole: Path, tmp_path: Path) -> None:
+def test_split_parts_are_small_and_join_to_the_same_checkpoint(whole: Path, tmp_path: Path) -> None:
     found = parts.split(whole, whole.parent, 0.25)
     assert len(found) > 2
     assert [path.name for path in found] == [
@@ -35,7 +35,7 @@ def test_parts_are_small_and_make_the_same_checkpoint_again(whole: Path, tmp_pat
     assert checkpoint.facts(joined) == checkpoint.facts(whole)
 
 
-def test_each_part_is_a_file_of_its_own_with_all_metadata(whole: Path) -> None:
+def test_split_parts_are_files_with_all_metadata(whole: Path) -> None:
     for path in parts.split(whole, whole.parent, 0.25):
         with safe_open(path, framework="pt") as file:
             assert file.metadata()["views"] == "7"
@@ -43,17 +43,17 @@ def test_each_part_is_a_file_of_its_own_with_all_metadata(whole: Path) -> None:
             assert len(file.keys()) > 0
 
 
-def test_a_missing_part_is_not_overlooked(whole: Path, tmp_path: Path) -> None:
+def test_join_refuses_missing_and_duplicate_parts(whole: Path, tmp_path: Path) -> None:
     first, _, *others = parts.split(whole, whole.parent, 0.25)
     with pytest.raises(
-        ValueError, match=r"of the \d parts of a checkpoint, these are here: \[1, 3"
+        ValueError, match=r"a checkpoint has \d parts, each needed once; got parts \[1, 3"
     ):
         parts.join([first, *others], tmp_path / "joined.safetensors")
-    with pytest.raises(ValueError, match=r"these are here: \[1, 1"):
+    with pytest.raises(ValueError, match=r"got parts \[1, 1"):
         parts.join([first, first, *others], tmp_path / "joined.safetensors")
 
 
-def test_parts_of_two_checkpoints_are_not_joined(whole: Path, tmp_path: Path) -> None:
+def test_join_refuses_parts_of_two_checkpoints(whole: Path, tmp_path: Path) -> None:
     first, *_ = parts.split(whole, whole.parent, 0.25)
     other = tmp_path / "other/weights.safetensors"
     checkpoint.save(
@@ -66,17 +66,17 @@ def test_parts_of_two_checkpoints_are_not_joined(whole: Path, tmp_path: Path) ->
         parts.join([whole], tmp_path / "joined.safetensors")
 
 
-def test_a_tensor_larger_than_a_part_is_refused(whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"MiB: a part may have 0.0"):
+def test_split_refuses_a_tensor_larger_than_a_part(whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"MiB; a part has at most 0.0"):
         parts.split(whole, whole.parent, 0.01)
 
 
-def test_the_command_splits_and_joins(
+def test_parts_command_splits_and_joins(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts.main(["split", str(whole), "--output", str(tmp_path / "parts"), "--mib", "0.25"])
     written = capsys.readouterr().out.split()
     parts.main(["join", *written, "--output", str(tmp_path / "joined.safetensors")])
     assert (tmp_path / "joined.safetensors").exists()
-    with pytest.raises(SystemExit, match="these are here"):
+    with pytest.raises(SystemExit, match="got parts"):
         parts.main(["join", written[0], "--output", str(tmp_path / "joined.safetensors")])

@@ -1,4 +1,4 @@
-"""A run trains, stops, goes on where it stopped, and leaves the averaged weights."""
+"""Training of a tokenizer: steps, resume, stop, time limit and shipped weights."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture
 def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TokenizerRecipe:
-    """Two steps of two photos, from a small random model: the sizes by name are too large to train in a test."""
+    """Two steps of two photos, from a small random model: named sizes are too large for a test."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     torch.manual_seed(0)
     checkpoint.save(
@@ -42,7 +42,7 @@ def recipe(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toke
     )
 
 
-def test_a_run_leaves_weights_a_log_and_a_curve(recipe: TokenizerRecipe) -> None:
+def test_trainer_writes_weights_a_log_and_a_curve(recipe: TokenizerRecipe) -> None:
     trainer = TokenizerTrainer(recipe)
     before = checkpoint.fingerprint(trainer.model)
     trainer.run()
@@ -58,7 +58,7 @@ def test_a_run_leaves_weights_a_log_and_a_curve(recipe: TokenizerRecipe) -> None
     assert (recipe.run / "curve.png").stat().st_size > 0
 
 
-def test_the_same_command_goes_on(recipe: TokenizerRecipe) -> None:
+def test_trainer_resumes_from_its_run_folder(recipe: TokenizerRecipe) -> None:
     first = TokenizerTrainer(recipe)
     first.run()
     longer = recipe.model_copy(
@@ -74,7 +74,7 @@ def test_the_same_command_goes_on(recipe: TokenizerRecipe) -> None:
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "8"
 
 
-def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: TokenizerRecipe) -> None:
+def test_trainer_ends_at_the_time_limit_with_the_last_rate(recipe: TokenizerRecipe) -> None:
     trainer = TokenizerTrainer(
         recipe.model_copy(update={"samples": 10**9, "minutes": 1.0, "warmup_steps": 0})
     )
@@ -90,7 +90,7 @@ def test_a_run_ends_when_its_minutes_are_over_at_the_last_rate(recipe: Tokenizer
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == str(recipe.batch)
 
 
-def test_what_is_to_be_kept_is_delivered_in_parts(recipe: TokenizerRecipe, tmp_path: Path) -> None:
+def test_trainer_delivers_weights_in_parts(recipe: TokenizerRecipe, tmp_path: Path) -> None:
     trainer = TokenizerTrainer(recipe.model_copy(update={"deliver": tmp_path / "kept"}))
     trainer.run()
     found = sorted((tmp_path / "kept").iterdir())
@@ -101,7 +101,7 @@ def test_what_is_to_be_kept_is_delivered_in_parts(recipe: TokenizerRecipe, tmp_p
     ) == checkpoint.fingerprint(trainer.averaged)
 
 
-def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(
+def test_trainer_with_photos_in_memory_and_compile_trains_the_same_weights(
     recipe: TokenizerRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[Any] = []
@@ -114,7 +114,7 @@ def test_photos_in_memory_and_a_compiled_step_train_the_same_weights(
     assert trainer.samples_seen == 4
 
 
-def test_the_device_is_chosen_or_refused() -> None:
+def test_join_chooses_or_refuses_the_device() -> None:
     assert distributed.join("cpu").device == torch.device("cpu")
     assert distributed.join("auto").device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     if not torch.cuda.is_available():
@@ -122,7 +122,7 @@ def test_the_device_is_chosen_or_refused() -> None:
             distributed.join("cuda")
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(recipe: TokenizerRecipe) -> None:
+def test_trainer_saves_when_stopped(recipe: TokenizerRecipe) -> None:
     trainer = TokenizerTrainer(recipe)
     trainer.request_stop(signal.SIGTERM, None)
     trainer.run()
@@ -130,7 +130,7 @@ def test_a_run_that_is_asked_to_stop_saves_first(recipe: TokenizerRecipe) -> Non
     assert (recipe.run / "last.pt").exists()
 
 
-def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(
+def test_trainer_adds_discriminator_and_perceptual_loss_to_a_run(
     recipe: TokenizerRecipe,
 ) -> None:
     TokenizerTrainer(recipe).run()
@@ -155,13 +155,13 @@ def test_a_discriminator_and_a_perceptual_loss_join_a_run_that_had_none(
         assert torch.equal(a, b)
 
 
-def test_without_muon_all_is_adamws(recipe: TokenizerRecipe) -> None:
+def test_trainer_without_muon_uses_adamw_alone(recipe: TokenizerRecipe) -> None:
     trainer = TokenizerTrainer(recipe.model_copy(update={"optimiser": "adamw"}))
     assert [type(optimiser) for optimiser in trainer.optimisers] == [torch.optim.AdamW]
     trainer.run()
     assert trainer.samples_seen == 4
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(recipe: TokenizerRecipe) -> None:
+def test_trainer_refuses_a_batch_that_processes_cannot_share(recipe: TokenizerRecipe) -> None:
     with pytest.raises(ValueError, match="a batch of 2 photos cannot be divided over 3 processes"):
         TokenizerTrainer(recipe, ProcessGroup(0, 3, torch.device("cpu")))

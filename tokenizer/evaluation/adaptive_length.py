@@ -1,4 +1,7 @@
-"""`python -m tokenizer.evaluation.adaptive_length WEIGHTS --data PHOTOS -o IMAGE`: what it saves to choose k for each photo and not once for all."""
+"""Command `python -m tokenizer.evaluation.adaptive_length`: bytes saved by choosing k per image.
+
+Plots mean SSIM against mean bytes, for k chosen per image by quality and for the same k for all.
+"""
 
 import argparse
 from pathlib import Path
@@ -15,47 +18,48 @@ from tokenizer.models.base import Tokenizer
 from tokenizer.training.data import evaluation_photos
 
 matplotlib.use("Agg")
-PRICES = np.geomspace(1e-4, 1e-2, 25)  # SSIM a token must bring
-FLOORS = np.arange(0.1, 0.9, 0.05)
+PRICES = np.geomspace(1e-4, 1e-2, 25)  # minimal SSIM gain per token
+FLOORS = np.arange(0.1, 0.9, 0.05)  # minimal SSIM of each image
 BYTES_PER_TOKEN = 2
 
-Curves = list[list[QualityPoint]]  # of each photo, by ascending k
+Curves = list[list[QualityPoint]]  # of each image, by ascending k
 
 
 def curves(model: Tokenizer, photos: NDArray[np.uint8]) -> Curves:
-    """What each photo is like at every k that `Quality` tries, and at every eighth one, so that fixed k is not judged by straight lines."""
+    """Quality of each image at every k that `Quality` tries, and at every eighth k.
+
+    The latter make the curve of a fixed k exact. photos: uint8 [N, S, S, 3].
+    """
     channels = model.shape.channels
     tried = Quality(max_bytes=BYTES_PER_TOKEN * channels).budgets(channels)
     tokens = inference.encode(model, photos)
     rows: Curves = [[] for _ in photos]
     for k in tqdm(sorted({*tried, *range(8, channels, 8)}), unit="budget", disable=None):
         decoded = inference.decode(model, tokens, k)
-        for row, likeness, ratio in zip(
+        for row, similarity, ratio in zip(
             rows, ssim(photos, decoded), psnr(photos, decoded), strict=True
         ):
-            row.append(QualityPoint(k, float(likeness), float(ratio)))
+            row.append(QualityPoint(k, float(similarity), float(ratio)))
     return rows
 
 
 def chosen(rows: Curves, quality: Quality, channels: int) -> tuple[float, float]:
-    """Mean bytes and mean SSIM when each photo has the k that `quality` chooses among those it tries."""
+    """Mean bytes and mean SSIM when `quality` chooses k for each image."""
     tried = set(quality.budgets(channels))
-    picked = [quality.choose([one for one in row if one.k in tried]) for row in rows]
-    return BYTES_PER_TOKEN * float(np.mean([one.k for one in picked])), float(
-        np.mean([one.ssim for one in picked])
-    )
+    picked = [quality.choose([point for point in row if point.k in tried]) for row in rows]
+    mean_k = float(np.mean([point.k for point in picked]))
+    return BYTES_PER_TOKEN * mean_k, float(np.mean([point.ssim for point in picked]))
 
 
 def fixed(rows: Curves) -> tuple[list[int], list[float]]:
-    """Bytes, and mean SSIM when all photos have as many."""
+    """Bytes and mean SSIM at each k, the same for all images."""
     by_k = list(zip(*rows, strict=True))
-    return [BYTES_PER_TOKEN * ones[0].k for ones in by_k], [
-        float(np.mean([one.ssim for one in ones])) for ones in by_k
-    ]
+    sizes = [BYTES_PER_TOKEN * points[0].k for points in by_k]
+    return sizes, [float(np.mean([point.ssim for point in points])) for points in by_k]
 
 
 def main() -> None:
-    """Mean SSIM against mean bytes: fixed k, by price, by floor; and what the price saves at the mean SSIM of some fixed k."""
+    """Draw the plot; print the bytes that ssim_per_token saves at the mean SSIM of fixed k."""
     from matplotlib import pyplot
 
     parser = argparse.ArgumentParser(
@@ -67,7 +71,7 @@ def main() -> None:
         required=True,
         help="photos: a folder of images or of .tar shards, one file, or a glob",
     )
-    parser.add_argument("--photos", type=int, help="only the first so many")
+    parser.add_argument("--photos", type=int, help="evaluate only the first PHOTOS of them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
 
@@ -80,17 +84,17 @@ def main() -> None:
     )
     by_floor = sorted({chosen(rows, Quality(ssim=float(floor)), channels) for floor in FLOORS})
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    axes.plot(*zip(*by_price, strict=True), marker=".", label="k by photo: ssim_per_token")
-    axes.plot(fixed_bytes, fixed_ssim, color="black", label="the same k for all")
+    axes.plot(*zip(*by_price, strict=True), marker=".", label="k per photo: ssim_per_token")
+    axes.plot(fixed_bytes, fixed_ssim, color="black", label="same k for all")
     axes.plot(
         *zip(*by_floor, strict=True),
         marker=".",
         linestyle=":",
-        label="k by photo: ssim=, a floor under each",
+        label="k per photo: ssim, a minimum for each",
     )
     axes.set(
-        xlabel="bytes of ids per photo, mean",
-        ylabel="SSIM, mean",
+        xlabel="mean bytes of token ids per photo",
+        ylabel="mean SSIM",
         xscale="log",
         title=f"{len(rows)} photos",
     )
@@ -100,14 +104,16 @@ def main() -> None:
     axes.legend(loc="lower right")
     figure.savefig(options.output, dpi=110)
     print(
-        "| k for all | bytes | SSIM | bytes by ssim_per_token at the same SSIM | saved |\n|---|---|---|---|---|"
+        "| fixed k | bytes | SSIM | bytes with ssim_per_token at the same SSIM | saved |\n"
+        "|---|---|---|---|---|"
     )
     price_bytes, price_ssim = zip(*by_price, strict=True)
-    for size, likeness in zip(fixed_bytes, fixed_ssim, strict=True):
-        if size in ticks and price_ssim[0] <= likeness <= price_ssim[-1]:
-            same = float(np.interp(likeness, price_ssim, price_bytes))
+    for size, similarity in zip(fixed_bytes, fixed_ssim, strict=True):
+        if size in ticks and price_ssim[0] <= similarity <= price_ssim[-1]:
+            same = float(np.interp(similarity, price_ssim, price_bytes))
             print(
-                f"| {size // BYTES_PER_TOKEN} | {size} | {likeness:.4f} | {same:.0f} | {1 - same / size:.1%} |"
+                f"| {size // BYTES_PER_TOKEN} | {size} | {similarity:.4f} | {same:.0f} "
+                f"| {1 - same / size:.1%} |"
             )
 
 

@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.bit_use WEIGHTS --data PHOTOS -o IMAGE`: what each channel's bits and ids are used for."""
+"""Command `python -m tokenizer.evaluation.bit_use`: plot how evenly bits and ids are used."""
 
 import argparse
 from pathlib import Path
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenizer import checkpoint, inference
-from tokenizer.models.bsq import BITS, live_bits, ones
+from tokenizer.models.bsq import BITS, bit_frequencies, live_bits
 from tokenizer.training.data import evaluation_photos
 
 matplotlib.use("Agg")
 
 
 def bit_entropy(tokens: Tensor) -> NDArray[np.float64]:
-    """Entropy of each channel's 16 bits, taken one by one, in bits: [C], at most 16. tokens: int32 [N, C]."""
-    share = ones(tokens).clip(1e-12, 1 - 1e-12)
+    """Sum of the entropies of each channel's 16 bits: int32 [N, C] to [C], in bits, at most 16."""
+    share = bit_frequencies(tokens).clip(1e-12, 1 - 1e-12)
     return -(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum(1)
 
 
 def id_entropy(tokens: Tensor) -> NDArray[np.float64]:
-    """Entropy of each channel's ids over the images, in bits: [C], at most log2 N. tokens: int32 [N, C]."""
+    """Entropy of each channel's ids over images: int32 [N, C] to [C], in bits, at most log2 N."""
     counts = [
         np.unique(channel, return_counts=True)[1] / len(channel) for channel in tokens.T.numpy()
     ]
@@ -30,7 +30,7 @@ def id_entropy(tokens: Tensor) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Three plots over the channels: how even each bit is, entropy of bits and ids, and bits that are dead."""
+    """Plot bit frequencies and the entropies of bits and ids over channels; print the dead bits."""
     from matplotlib import pyplot
 
     parser = argparse.ArgumentParser(
@@ -48,7 +48,7 @@ def main() -> None:
     model = checkpoint.load(options.weights)
     tokens = inference.encode(model, evaluation_photos(options.data, model.shape.image_size))
     photos, channels = tokens.shape
-    share, live = ones(tokens), live_bits(tokens)
+    share, live = bit_frequencies(tokens), live_bits(tokens)
     figure, (even, entropy) = pyplot.subplots(
         2, 1, figsize=(10, 6), sharex=True, layout="constrained", height_ratios=(1, 1.2)
     )
@@ -60,7 +60,7 @@ def main() -> None:
         title=f"Share of {photos} photos in which a bit is 1; {100 * live:.2f} % of bits are live",
     )
     figure.colorbar(image, ax=even)
-    entropy.plot(bit_entropy(tokens), label="16 bits, one by one (at most 16)")
+    entropy.plot(bit_entropy(tokens), label="16 bits, separately (at most 16)")
     entropy.plot(
         id_entropy(tokens), label=f"ids (at most {np.log2(photos):.2f}, all photos different)"
     )
@@ -69,7 +69,8 @@ def main() -> None:
     figure.savefig(options.output, dpi=110)
     dead = round((1 - live) * channels * BITS)
     print(
-        f"{photos} photos: {dead} of {channels * BITS} bits are dead (1 in under 5 % or over 95 % of photos); wrote {options.output}"
+        f"{photos} photos: {dead} of {channels * BITS} bits are dead (1 in under 5 % or over 95 % "
+        f"of photos); wrote {options.output}"
     )
 
 

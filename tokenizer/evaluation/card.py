@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.card WEIGHTS --reports REPORT... -o CARD`: the model card, every figure of it read from what was measured."""
+"""Command `python -m tokenizer.evaluation.card`: write a model card from evaluation reports."""
 
 import argparse
 import json
@@ -8,16 +8,16 @@ from tokenizer import checkpoint
 from tokenizer.models.blocks import parameter_count
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-TEMPLATE, OF_A_FAMILY = "card.template.md", "card.{family}.md"
+TEMPLATE, FAMILY_TEMPLATE = "card.template.md", "card.{family}.md"
 VARIANTS = {
     "shuffle": ". A CPU variant of ours, not in the paper",
     "cvq": ". The backbone is ChannelTok's CPU variant, not the paper's VQGAN",
-    "flextok": ". It works on pixels: no VAE, and no network beside it that was trained before",
+    "flextok": ". It works on pixels: no VAE and no other pretrained network",
 }
 
 
 def main() -> None:
-    """Write the card of one checkpoint from its metadata and the judge's report folders."""
+    """Write the card of one checkpoint from its metadata and evaluation reports."""
     parser = argparse.ArgumentParser(
         prog="python -m tokenizer.evaluation.card", description=__doc__
     )
@@ -27,7 +27,7 @@ def main() -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="folders that tokenizer.evaluate wrote for these weights",
+        help="report folders of tokenizer.evaluate for these weights",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown to write")
     options = parser.parse_args()
@@ -39,13 +39,15 @@ def card(weights: Path, reports: list[Path]) -> str:
     model, facts = checkpoint.load(weights), checkpoint.facts(weights)
     fingerprint = checkpoint.fingerprint(model)
     for report in reports:
-        judged = json.loads((report / "report.json").read_text())["fingerprint"]
-        if judged != fingerprint:
+        evaluated = json.loads((report / "report.json").read_text())["fingerprint"]
+        if evaluated != fingerprint:
             raise ValueError(
-                f"{report} judges {judged}, but {weights} are {fingerprint}: run tokenizer.evaluate again"
+                f"{report} evaluates {evaluated}, but {weights} is {fingerprint}: run "
+                "tokenizer.evaluate again"
             )
     template = "\n".join(
-        (WEIGHTS / name).read_text() for name in (TEMPLATE, OF_A_FAMILY.format(family=model.family))
+        (WEIGHTS / name).read_text()
+        for name in (TEMPLATE, FAMILY_TEMPLATE.format(family=model.family))
     )
     return template.format(
         name=weights.stem,

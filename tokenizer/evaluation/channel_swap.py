@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.channel_swap WEIGHTS PHOTO PHOTO... -o IMAGE`: the first s channels of one photo, the rest of the next."""
+"""Command `python -m tokenizer.evaluation.channel_swap`: figure of two images' channels, mixed."""
 
 import numpy as np
 import torch
@@ -8,7 +8,10 @@ from tokenizer.evaluation import image_grid
 
 
 def main() -> None:
-    """One row for each photo A and its successor B (after the last, the first): A, A decoded, mixtures with ever less of A, B decoded."""
+    """Draw a row per photo A and its successor B (cyclic): A, A decoded, mixtures, B decoded.
+
+    A mixture has the first s channels of A and the others of B.
+    """
     model, photos, output = image_grid.read_arguments("tokenizer.evaluation.channel_swap", __doc__)
     channels = model.shape.channels
     tokens = inference.encode(model, photos)

@@ -1,4 +1,4 @@
-"""`python -m tokenizer.evaluation.coarse_to_fine WEIGHTS PHOTO... -o IMAGE`: the same photos at growing k, beside the original."""
+"""Command `python -m tokenizer.evaluation.coarse_to_fine`: figure of images at growing k."""
 
 from tokenizer import inference
 from tokenizer.evaluation import image_grid
@@ -6,7 +6,7 @@ from tokenizer.evaluation.fidelity import psnr
 
 
 def main() -> None:
-    """One row for each photo: k = 8, 16, 32 and so on, with their bytes and PSNR, then what the tokenizer saw."""
+    """Draw a row per photo: k = 8, 16, 32, ... with bytes and PSNR, then the original."""
     model, photos, output = image_grid.read_arguments(
         "tokenizer.evaluation.coarse_to_fine", __doc__
     )

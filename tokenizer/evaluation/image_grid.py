@@ -1,4 +1,4 @@
-"""Sheets of images: what the commands that show a tokenizer at work share."""
+"""Draw a grid of titled images as a PNG; shared by the commands that show a tokenizer's output."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ matplotlib.use("Agg")
 
 @dataclass(frozen=True)
 class Column:
-    """Images uint8 [N, H, W, 3] below one another, each under its title."""
+    """A column of images uint8 [N, H, W, 3], each with a title."""
 
     titles: Sequence[str]
     images: Images
 
 
 def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Images, Path]:
-    """The model, the photos prepared for it, uint8 [N, S, S, 3], and the file to write, from `WEIGHTS PHOTO... -o IMAGE`."""
+    """Parse `WEIGHTS PHOTO... -o IMAGE`: the model, photos uint8 [N, S, S, 3], the output path."""
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("weights", type=Path, help="safetensors checkpoint")
     parser.add_argument("photos", type=Path, nargs="+", help="JPEG, PNG or WebP files")

@@ -1,4 +1,4 @@
-"""The image of a run: PSNR by budget, and the share of live bits, against photos seen."""
+"""Plot a training log: PSNR per budget, and vocabulary usage, against samples seen."""
 
 import json
 import math
@@ -9,16 +9,16 @@ import matplotlib
 from tokenizer.inference import budgets
 
 matplotlib.use("Agg")
-# Tokenizer.usage_name of each family, and what it is
-USES = {
-    "live_bits": "bits used between 5 % and 95 %, %",
-    "utilisation": "entries used by 96 photos, %",
-    "level_use": "levels in even use, %",
+# Axis label of each family's Tokenizer.usage_name
+USAGE_LABELS = {
+    "live_bits": "bits that are 1 in 5 % to 95 % of images, %",
+    "utilisation": "codebook entries used by 96 photos, %",
+    "level_use": "effective share of levels, %",
 }
 
 
 def plot(log: Path, image: Path) -> None:
-    """Draw `image` from `log`, a file of one JSON object for each evaluation."""
+    """Draw `image` from `log`, a file with a JSON object per evaluation."""
     from matplotlib import pyplot
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -35,18 +35,18 @@ def plot(log: Path, image: Path) -> None:
                 label=f"k = {k}",
             )
     left.set(
-        xlabel="thousand photos seen",
+        xlabel="thousand training images seen",
         ylabel="PSNR, dB (96 validation photos)",
         title="Fidelity by budget",
     )
     left.legend(loc="lower right", ncols=3)
-    use, label = next((name, label) for name, label in USES.items() if name in rows[-1])
-    right.plot(views, [100 * row[use] for row in rows], marker=".", color="black")
+    usage, label = next((name, label) for name, label in USAGE_LABELS.items() if name in rows[-1])
+    right.plot(views, [100 * row[usage] for row in rows], marker=".", color="black")
     right.set(
-        xlabel="thousand photos seen",
+        xlabel="thousand training images seen",
         ylabel=label,
         ylim=(0, 102),
-        title=use.replace("_", " ").capitalize(),
+        title=usage.replace("_", " ").capitalize(),
     )
     figure.savefig(image, dpi=120)
     pyplot.close(figure)

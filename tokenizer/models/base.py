@@ -1,4 +1,4 @@
-"""Base class of every tokenizer model: an image to an ordered token sequence, any prefix of which decodes."""
+"""Base class of all tokenizer models: an image to ordered tokens, any prefix to an image."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Protocol
@@ -38,7 +38,7 @@ class TokenizerShape(Protocol):
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes, where a grid would show."""
+        """Side in pixels of the blocks that the decoder's last layer writes, its grid's stride."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
@@ -63,7 +63,7 @@ class ImageLoss(Protocol):
 
 
 class Tokenizer(nn.Module, ABC):
-    """Maps an image float [B, 3, S, S] in [-1, 1] to C token ids, coarse to fine, and back from any prefix.
+    """Maps images float [B, 3, S, S] in [-1, 1] to C ordered token ids, and prefixes of them back.
 
     family: name in graphs and Triton models. title: name in tables for readers. usage_name: what
     `usage` measures, as named in logs.
@@ -96,11 +96,11 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C]. A budget of k keeps the first k."""
+        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C], coarse to fine."""
 
     @abstractmethod
     def decode_prefix(self, tokens: Tensor) -> Tensor:
-        """The first token ids int32 [B, k], 1 <= k <= C, to pixels float [B, 3, S, S], about [-1, 1].
+        """First token ids int32 [B, k], 1 <= k <= C, to pixels float [B, 3, S, S], about [-1, 1].
 
         An id of -1 is an absent token. Tokens from k on are absent.
         """
@@ -128,5 +128,5 @@ class Tokenizer(nn.Module, ABC):
         """Share of the vocabulary's capacity in use, 0 to 1. tokens: int32 [N, C] of N images."""
 
     def inner_weights(self) -> list[Tensor]:
-        """The weights Muon may train: inner matrices (or convolutions) facing neither pixels nor codes."""
+        """The weights that Muon may train: inner convolutions, facing neither pixels nor codes."""
         return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)][1:-1]

@@ -1,4 +1,4 @@
-"""The four layers every ChannelTok is made of. All take and return feature maps [B, C, H, W]."""
+"""Convolutional layers of ChannelTok: Res, Attn, Down, Up. All map [B, C, H, W] to [B, C, H, W]."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,9 +7,10 @@ HEADS = 8
 
 
 class Norm(nn.GroupNorm):
-    """GroupNorm as used everywhere in ChannelTok: 32 groups, eps 1e-6. `channels` must be a multiple of 32.
+    """GroupNorm with 32 groups and eps 1e-6. `channels` must be a multiple of 32.
 
-    In float32 under autocast too, as autocast itself does on a GPU; on a CPU it leaves bfloat16, which takes twice the time.
+    Runs in float32 under autocast, as autocast does on a GPU; on a CPU autocast would keep
+    bfloat16, which takes twice the time.
     """
 
     def __init__(self, channels: int) -> None:
@@ -20,9 +21,10 @@ class Norm(nn.GroupNorm):
 
 
 class Res(nn.Module):
-    """Norm, SiLU, conv3, twice, around a skip; the skip is a 1x1 convolution where the widths differ.
+    """Residual block: (Norm, SiLU, conv3) twice; the skip is a 1x1 convolution if widths differ.
 
-    `zero_init` starts the last convolution at zero, so that the block begins as its skip: it lets short runs use high rates.
+    zero_init: the last convolution starts at zero, so the block starts as its skip. Short runs can
+    then use high learning rates.
     """
 
     def __init__(self, width_in: int, width_out: int, *, zero_init: bool = False) -> None:
@@ -49,7 +51,7 @@ def _start_at_zero(layer: nn.Conv2d) -> None:
 
 
 class Attn(nn.Module):
-    """Self-attention over the spatial positions: 8 heads, 1x1 projections, residual, no MLP and no positional embedding."""
+    """Residual self-attention over positions: 8 heads, no MLP, no position embedding."""
 
     def __init__(self, width: int, *, zero_init: bool = False) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ def _split_heads(x: Tensor) -> Tensor:
 
 
 class Down(nn.Module):
-    """Halves height and width: pad one row below and one column to the right, conv3 with stride 2."""
+    """Halves height and width: pads a row below, a column to the right; conv3 with stride 2."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles height and width: nearest neighbour, conv3."""
+    """Doubles height and width: nearest-neighbour upsampling, then conv3."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class Up(nn.Module):
 def level(
     width_in: int, width: int, count: int, *, attention: bool = False, zero_init: bool = False
 ) -> list[nn.Module]:
-    """`count` Res at one side, the first from `width_in` to `width`, each followed by an Attn if `attention`."""
+    """`count` Res, the first from `width_in` to `width`, optionally with an Attn after each."""
     layers: list[nn.Module] = []
     for i in range(count):
         layers.append(Res(width_in if i == 0 else width, width, zero_init=zero_init))
@@ -109,7 +111,7 @@ def level(
 
 
 def middle(width: int, *, zero_init: bool = False) -> list[nn.Module]:
-    """Res, Attn, Res."""
+    """The bottleneck of an encoder or decoder: Res, Attn, Res."""
     return [
         Res(width, width, zero_init=zero_init),
         Attn(width, zero_init=zero_init),
@@ -118,5 +120,5 @@ def middle(width: int, *, zero_init: bool = False) -> list[nn.Module]:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of learned scalars in `module`."""
+    """Number of trainable scalars in `module`."""
     return sum(p.numel() for p in module.parameters())

@@ -1,7 +1,8 @@
-"""ChannelTok (Paul, Bansal, Goldstein 2026, arXiv 2606.04461): one latent channel is one token, ordered coarse to fine.
+"""ChannelTok tokenizer: one latent channel is one token, quantised to 16 bits.
 
-An image [3, S, S] in [-1, 1] becomes latents [C, 4, 4]; each channel is quantised to 16 bits; any prefix of k channels decodes.
-Two backbones share this: the paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, not in the paper).
+Source: Paul, Bansal, Goldstein 2026, arXiv 2606.04461. An image [3, S, S] in [-1, 1] becomes
+latents [C, 4, 4]; BSQ quantises each channel; any prefix of k channels decodes. Two backbones: the
+paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, not in the paper).
 """
 
 import math
@@ -30,9 +31,9 @@ LATENT_SIDE = 4
 class PaperShape(BaseModel):
     """The paper's convolutional backbone for 256 px images.
 
-    widths: the stem's width, then one per level. The encoder halves the image between levels and then down to 4x4; the decoder mirrors
-    it. level_attention: the full size attends at 32x32 in the encoder and at 16x16 and 32x32 in the decoder; the small sizes in the middle
-    only.
+    widths: of the stem, then one per level. The encoder halves the image between levels, then down
+    to 4x4; the decoder mirrors it. level_attention: attention at 32x32 in the encoder and at 16x16
+    and 32x32 in the decoder (full size); otherwise in the bottleneck only (small sizes).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -45,7 +46,7 @@ class PaperShape(BaseModel):
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layers join: where a grid would show."""
+        """Side in pixels of the blocks that the decoder's last layers write."""
         return 2
 
     def build(self) -> "ChannelTok":
@@ -54,14 +55,17 @@ class PaperShape(BaseModel):
 
 
 class ShuffleShape(BaseModel):
-    """A CPU variant of ours, not in the paper: pixels enter and leave by a 4-pixel space-to-depth shuffle.
+    """A CPU variant of ours, not in the paper: 4-pixel space-to-depth at both ends.
 
-    Convolutions at full size with few channels are bound by memory on a CPU; the same work at a quarter of the side runs at matrix speed.
-    widths: one per side S/4, S/8, S/16, S/32; the last two levels attend. docs/decisions/0003 has the measured alternatives.
-    more_blocks: Res at S/4 and at S/8 beyond the least, in encoder and decoder alike.
-    full_size_channels: feature maps at full size, which one 3x3 convolution turns into the pixels, so that neighbouring patches overlap.
-    0: the last convolution writes each patch by itself, and any loss that rewards texture draws a grid of patches.
-    budget_hint: whether the decoder is told by a learned vector which channels are there, beside their codes of 0 where they are not.
+    Full-size convolutions with few channels are memory-bound on a CPU; the same work at a quarter
+    of the side runs at matrix speed. docs/decisions/0003 has the measured alternatives.
+    widths: at the sides S/4, S/8, S/16, S/32; the last two levels have attention.
+    more_blocks: additional Res at S/4 and at S/8, in encoder and decoder alike.
+    full_size_channels: feature maps at full size that a last 3x3 convolution turns into pixels, so
+    that patches overlap. 0: the last convolution writes separate patches, and any loss that rewards
+    texture then draws a grid.
+    budget_hint: add a learned vector for each present channel at the decoder's input, besides the
+    codes of 0 for absent ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -70,14 +74,14 @@ class ShuffleShape(BaseModel):
     channels: int = 256
     patch: int = 4
     widths: tuple[int, int, int, int] = (64, 96, 192, 256)
-    # Left out at 0, as in every shape written before there was this: the fingerprint is taken over what is written.
+    # Not serialised at their defaults: fingerprints of older shapes must not change.
     more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
     full_size_channels: int = Field(default=0, ge=0, exclude_if=lambda channels: channels == 0)
     budget_hint: bool = Field(default=False, exclude_if=lambda hint: not hint)
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes: where a grid would show."""
+        """Side in pixels of the blocks that the decoder's last layer writes."""
         return self.patch
 
     def build(self) -> "ChannelTok":
@@ -110,7 +114,7 @@ SIZES: dict[str, PaperShape | ShuffleShape] = {
 
 
 def paper_encoder(shape: PaperShape) -> nn.Sequential:
-    """float [B, 3, S, S] -> latents float [B, C, 4, 4], all >= -0.279 because the last operation is a SiLU."""
+    """Encoder: float [B, 3, S, S] to latents float [B, C, 4, 4], >= -0.279 after the last SiLU."""
     width, *widths = shape.encoder_widths
     side = shape.image_size
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
@@ -131,7 +135,7 @@ def paper_encoder(shape: PaperShape) -> nn.Sequential:
 
 
 def paper_decoder(shape: PaperShape) -> nn.Sequential:
-    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S] in [-1, 1]."""
+    """Decoder: codes float [B, C, 4, 4] to pixels float [B, 3, S, S] in [-1, 1]."""
     widths = shape.decoder_widths
     width, side = widths[0], shape.image_size >> (len(widths) - 1)
     layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 3, padding=1), *middle(width)]
@@ -147,7 +151,10 @@ def paper_decoder(shape: PaperShape) -> nn.Sequential:
 
 
 def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
-    """float [B, 3, S, S] -> latents float [B, C, 4, 4], unbounded: a last SiLU made it learn slower."""
+    """Encoder: float [B, 3, S, S] to latents float [B, C, 4, 4], unbounded.
+
+    A last SiLU, as in the paper, slowed learning.
+    """
     a, b, c, d = shape.widths
     return nn.Sequential(
         nn.PixelUnshuffle(shape.patch),
@@ -166,16 +173,15 @@ def shuffle_encoder(shape: ShuffleShape) -> nn.Sequential:
 
 
 def _widen(width_in: int, width_out: int) -> list[nn.Module]:
-    # The 1x1 before the upsampling does a 36th of the work of the paper's conv3 after it; the Res that follows smooths the blocks.
+    # The 1x1 before upsampling does a 36th of the work of the paper's conv3 after it; the Res that
+    # follows smooths the blocks.
     return [nn.Conv2d(width_in, width_out, 1), nn.Upsample(scale_factor=2.0, mode="nearest")]
 
 
 class ShuffleDecoder(nn.Sequential):
-    """codes float [B, C, 4, 4] -> pixels float [B, 3, S, S], about [-1, 1] but not limited to it."""
+    """Decoder: codes float [B, C, 4, 4] to pixels float [B, 3, S, S], about [-1, 1], unclipped."""
 
-    CODE_SCALE = (
-        4.0  # codes of +-0.25 enter as +-1: at their own size the first layers learned slowly
-    )
+    CODE_SCALE = 4.0  # codes of +-0.25 enter as +-1: unscaled, the first layers learned slowly
 
     def __init__(self, shape: ShuffleShape) -> None:
         a, b, c, d = shape.widths
@@ -195,7 +201,7 @@ class ShuffleDecoder(nn.Sequential):
             nn.PixelShuffle(shape.patch),
             *([nn.Conv2d(full, 3, 3, padding=1)] if full else []),
         )
-        # One row per channel, summed over the channels that are there.
+        # One row per channel, summed over the present channels.
         self.hint = nn.Parameter(torch.zeros(shape.channels, d)) if shape.budget_hint else None
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -216,7 +222,7 @@ class ChannelTok(Tokenizer):
     title = "ChannelTok"
     usage_name = "live_bits"
     vocab_size = 2**BITS
-    bits_per_flip = 1  # each is the sign of a number of its own
+    bits_per_flip = 1  # each bit is the sign of its own latent
     shape: PaperShape | ShuffleShape
 
     def __init__(self, shape: PaperShape | ShuffleShape) -> None:
@@ -230,7 +236,7 @@ class ChannelTok(Tokenizer):
             self.encoder, self.decoder = shuffle_encoder(shape), ShuffleDecoder(shape)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]. Keep the first k for a budget of k."""
+        """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]."""
         return tokens_from_latents(self.encoder(pixels))
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:
@@ -238,11 +244,11 @@ class ChannelTok(Tokenizer):
         return self.decoder(F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, missing)))
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The training pass.
+        """Training forward pass.
 
         pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C], see `draw_budgets`.
-        Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]). Channels past the budget get no gradient and
-        are 0 at the decoder.
+        Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]).
+        Channels past the budget get no gradient and are 0 at the decoder.
         """
         latents = self.encoder(pixels)
         active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
@@ -265,7 +271,7 @@ class ChannelTok(Tokenizer):
         return loss
 
     def usage(self, tokens: Tensor) -> float:
-        """Live bits: share of the C x 16 bits that are 1 in between 5 % and 95 % of images."""
+        """Live bits: share of the C x 16 bits that are 1 in 5 % to 95 % of images."""
         return live_bits(tokens)
 
 
@@ -275,9 +281,11 @@ def draw_budgets(
     full_length_probability: float = 0.5,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Budgets int64 [batch] for tail-drop (Algorithm 1): all C with probability
-    `full_length_probability`, otherwise floor(C t), t ~ U(0.002, 1)."""
+    """Budgets int64 [batch] for tail-drop (the paper's Algorithm 1).
+
+    All C with `full_length_probability`, otherwise floor(C t), t ~ U(0.002, 1).
+    """
     t = torch.empty(batch).uniform_(0.002, 1, generator=generator)
     budgets = (channels * t).floor().clamp(1, channels).long()
-    everything = torch.rand(batch, generator=generator) < full_length_probability
-    return torch.where(everything, channels, budgets)
+    full_length = torch.rand(batch, generator=generator) < full_length_probability
+    return torch.where(full_length, channels, budgets)

@@ -1,7 +1,8 @@
-"""Channel-wise vector quantisation (CVQ, arXiv 2605.26089): one latent channel is one token, an entry of one learned codebook.
+"""CVQ tokenizer: channel-wise vector quantisation with one learned codebook (arXiv 2605.26089).
 
-An entry is a whole channel map of 4x4 numbers, the nearest by Frobenius norm. The backbone is the CPU variant that ChannelTok's demo has
-(`ShuffleShape`), not the paper's VQGAN, so that the two quantisers can be compared at equal cost.
+A token is the codebook entry, a channel map of 4x4 numbers, nearest to a latent channel by
+Frobenius norm. The backbone is ChannelTok's CPU variant (`ShuffleShape`), not the paper's VQGAN, to
+compare the two quantisers at equal cost.
 """
 
 from typing import Literal
@@ -15,11 +16,12 @@ from tokenizer.models.base import ImageLoss, Tokenizer, VocabSize
 from tokenizer.models.channeltok import LATENT_SIDE, ShuffleDecoder, ShuffleShape, shuffle_encoder
 
 MAP = LATENT_SIDE**2  # numbers of a channel map
-ROWS_AT_ONCE = 256  # of distances to all codes while training: they fit the cache, where those of a whole batch would not
+# Latents per distance matrix in training: it fits the cache, unlike that of a whole batch.
+ROWS_AT_ONCE = 256
 
 
 class CvqShape(BaseModel):
-    """The backbone, and how many entries the codebook has. Ids must fit 16 bits."""
+    """vocab_size: entries of the codebook; ids must fit 16 bits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["cvq"] = "cvq"
@@ -47,17 +49,17 @@ class CvqShape(BaseModel):
 
 
 class Codebook(nn.Module):
-    """Channel maps that follow what they are nearest to, as online k-means; one that nothing is near to is restarted.
+    """Channel maps trained by online k-means: moving averages and random restarts, no gradients.
 
-    Moving averages: van den Oord et al. 2017 (VQ-VAE, arXiv 1711.00937, appendix A.1). Random restarts: Dhariwal et al. 2020 (Jukebox,
-    arXiv 2005.00341, section 3): an entry whose moving average of uses falls below a threshold becomes a random latent of the batch.
-    Neither is a gradient's, so both happen in `follow`, in training only. `uses` starts at 0: the first batch makes the whole codebook.
+    Moving averages: van den Oord et al. 2017 (VQ-VAE, arXiv 1711.00937, appendix A.1). Restarts:
+    Dhariwal et al. 2020 (Jukebox, arXiv 2005.00341, section 3): an entry whose moving average of
+    uses falls below a threshold becomes a random latent of the batch. `uses` starts at 0, so the
+    first batch initialises the whole codebook.
     """
 
     DECAY = 0.99
-    RESTART_BELOW = (
-        0.1  # uses a step; a batch of 64 photos uses each of 4,096 entries 3 times on average
-    )
+    # Uses per step; a batch of 64 photos uses each of 4,096 entries 3 times on average.
+    RESTART_BELOW = 0.1
     entries: Tensor  # float [N, 16]
     uses: Tensor  # float [N]
 
@@ -69,7 +71,7 @@ class Codebook(nn.Module):
     def nearest(self, maps: Tensor) -> Tensor:
         """Maps float [..., 16] to the ids int64 [...] of the nearest entries.
 
-        |x - e|^2 less |x|^2, which is the same for all entries, as one matrix product: [x, 1] with [-2e, |e|^2].
+        Ranks by |x - e|^2 - |x|^2 as one matrix product, [x, 1] with [-2e, |e|^2].
         """
         table = torch.cat([-2 * self.entries, self.entries.square().sum(1, keepdim=True)], dim=1)
         return (torch.cat([maps, torch.ones_like(maps[..., :1])], dim=-1) @ table.T).argmin(dim=-1)
@@ -80,12 +82,15 @@ class Codebook(nn.Module):
         return F.embedding(torch.where(ids < 0, len(self.entries), ids), table)
 
     @torch.no_grad()
-    def follow(self, maps: Tensor, ids: Tensor) -> None:
-        """Move each entry towards the mean of the maps nearest to it, then restart the dead. maps: float [M, 16], ids: int64 [M]."""
+    def update(self, maps: Tensor, ids: Tensor) -> None:
+        """Move each entry towards the mean of its maps, then restart unused entries.
+
+        maps: float [M, 16]. ids: int64 [M], the nearest entry of each.
+        """
         counts = torch.zeros_like(self.uses).index_add_(0, ids, torch.ones_like(maps[:, 0]))
         sums = torch.zeros_like(self.entries).index_add_(0, ids, maps)
         self.uses.lerp_(counts, 1 - self.DECAY)
-        # The moving averages of sums over that of counts, written as a step, so that the sums need no memory of their own.
+        # Moving average of sums over that of counts, as a step: the sums need no buffer.
         step = (sums - counts[:, None] * self.entries) / self.uses.clamp(min=1e-6)[:, None]
         self.entries.add_(step, alpha=1 - self.DECAY)
         dead = (self.uses < self.RESTART_BELOW).nonzero().flatten()
@@ -126,9 +131,10 @@ class Cvq(Tokenizer):
         )
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
-        """As Tokenizer's; second comes the commitment, a scalar: mean squared distance of latents from their entries.
+        """See Tokenizer.forward. Returns the reconstruction and the commitment loss.
 
-        Channels past the budget (nested channel dropout) are 0 at the decoder and teach nothing.
+        The latter is a scalar, the mean squared distance of latents to their entries. Channels past
+        the budget (nested channel dropout) are 0 at the decoder and get no gradient.
         """
         latents = self.encoder(pixels)
         active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
@@ -136,11 +142,11 @@ class Cvq(Tokenizer):
             maps = latents.flatten(2).float()[active]  # [tokens, 16]
             with torch.no_grad():
                 ids = torch.cat(
-                    [self.codebook.nearest(some) for some in maps.detach().split(ROWS_AT_ONCE)]
+                    [self.codebook.nearest(rows) for rows in maps.detach().split(ROWS_AT_ONCE)]
                 )
             hard = self.codebook(ids)
             if self.training:
-                self.codebook.follow(maps.detach(), ids)
+                self.codebook.update(maps.detach(), ids)
             codes = torch.zeros_like(latents.flatten(2), dtype=torch.float32)
             codes[active] = maps + (hard - maps).detach()  # straight through
             commitment = F.mse_loss(maps, hard)
@@ -154,5 +160,5 @@ class Cvq(Tokenizer):
         return image_loss + losses.commitment_weight * commitment
 
     def usage(self, tokens: Tensor) -> float:
-        """Utilisation: share of the codebook's entries that occur in `tokens`, int32 [N, C]."""
+        """Utilisation: share of the codebook's entries that occur in tokens int32 [N, C]."""
         return len(tokens.unique()) / self.vocab_size

@@ -1,8 +1,9 @@
-"""A tokenizer after FlexTok (Bachmann et al. 2025, arXiv 2502.13967): ordered registers, and a flow that draws the image from them.
+"""FlexTok-style tokenizer: transformer encoder with ordered registers, rectified-flow decoder.
 
-Patches of the image and registers pass a transformer; each register becomes one token by finite scalar quantisation. A second
-transformer, given the tokens, takes noise to the image along straight paths (rectified flow: Liu et al. 2022, arXiv 2209.03003).
-The paper works on latents of a frozen VAE and aligns features with a pretrained network; the demo size works on pixels and has neither.
+After Bachmann et al. 2025, arXiv 2502.13967. A transformer reads patches and registers; FSQ turns
+each register into a token. A second transformer, conditioned on the tokens, moves noise to the
+image along straight paths (rectified flow: Liu et al. 2022, arXiv 2209.03003). The paper works on
+latents of a frozen VAE and aligns features with a pretrained network; the demo size does neither.
 """
 
 import math
@@ -20,11 +21,11 @@ from tokenizer.models.transformer import Layer, TimedLayer, TimeEmbedding, norm
 
 
 class FlexShape(BaseModel):
-    """Sizes of both transformers, and how an image is drawn.
+    """Sizes of both transformers, and sampling settings of the decoder.
 
-    width: a multiple of 64, the width of a head. registers: C. planes: numbers of a pixel, 3, or a VAE's channels.
-    steps: Euler steps from noise to image. guidance: how far to go from what no token tells towards what the tokens tell
-    (Ho, Salimans 2022, arXiv 2207.12598): 1 is the tokens alone, anything else doubles the work.
+    width: d, a multiple of 64, the head size. registers: C. planes: channels of a pixel (3) or of a
+    VAE's latent. steps: Euler steps from noise to image. guidance: classifier-free guidance scale
+    (Ho, Salimans 2022, arXiv 2207.12598); 1 is none, any other value doubles the work.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -59,7 +60,7 @@ class FlexShape(BaseModel):
         return FlexTok(self)
 
 
-# The paper's d12-d12 without its VAE, whose latents are its pixels: 32 x 32 of 16 numbers for an image of 256.
+# The paper's d12-d12, on the latents of its VAE: 32 x 32 x 16 for an image of 256 x 256.
 D12 = FlexShape(
     image_size=32,
     planes=16,
@@ -73,10 +74,10 @@ D12 = FlexShape(
 
 
 class Patchify(nn.Module):
-    """Pixels float [B, planes, S, S] to float [B, patches, d], a linear map of each patch and a learned position."""
+    """Pixels float [B, planes, S, S] to patches float [B, patches, d] with learned positions."""
 
     def __init__(self, shape: FlexShape, positions: Tensor) -> None:
-        """positions: float [patches, d] to begin with."""
+        """positions: initial values, float [patches, d]."""
         super().__init__()
         self.patch = shape.patch
         self.project = nn.Linear(shape.planes * shape.patch**2, shape.width)
@@ -90,14 +91,13 @@ class Patchify(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels float [B, planes, S, S] to what is to be quantised, float [B, C, 6]."""
+    """Pixels float [B, planes, S, S] to latents for FSQ, float [B, C, 6]."""
 
     def __init__(self, shape: FlexShape, patches: Tensor, registers: Tensor) -> None:
-        """patches, registers: their positions, see FlexTok."""
+        """patches, registers: initial positions, see FlexTok."""
         super().__init__()
-        self.patchify = Patchify(
-            shape, 0.3 * patches
-        )  # as large as what the projection makes of a photo's patch
+        # 0.3: the scale of a photo's projected patches
+        self.patchify = Patchify(shape, 0.3 * patches)
         self.registers = nn.Parameter(0.3 * registers)
         self.layers = nn.ModuleList(Layer(shape.width) for _ in range(shape.encoder_depth))
         self.head = nn.Linear(shape.width, len(fsq.LEVELS))
@@ -112,22 +112,23 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Noisy pixels, their times and codes to the image that is expected behind the noise.
+    """Predicts the clean image from noisy pixels, their times, and codes.
 
-    The network tells the image and not the velocity, which follows from it: the noise of a patch has as many numbers as the model is wide
-    and would take all of it (Li, He 2025, arXiv 2511.13720).
+    It predicts the image, from which the velocity follows, and not the noise: the noise of a patch
+    has as many numbers as the model is wide (Li, He 2025, arXiv 2511.13720).
     """
 
     def __init__(self, shape: FlexShape, patches: Tensor, registers: Tensor) -> None:
-        """patches, registers: their positions, see FlexTok."""
+        """patches, registers: initial positions, see FlexTok."""
         super().__init__()
         self.side = shape.image_size // shape.patch
         self.patchify = Patchify(shape, 0.7 * patches)
         with torch.no_grad():
-            self.patchify.project.weight *= 0.1  # or noise would drown positions and tokens, and the tokens would stay without a use
+            # Otherwise noise drowns positions and tokens, and the decoder learns to ignore tokens.
+            self.patchify.project.weight *= 0.1
         self.time = TimeEmbedding(shape.width)
         self.codes = nn.Linear(len(fsq.LEVELS), shape.width)
-        self.position = nn.Parameter(0.35 * registers)  # as large as what becomes of a code
+        self.position = nn.Parameter(0.35 * registers)  # 0.35: the scale of projected codes
         self.mask = nn.Parameter(0.02 * torch.randn(shape.width))
         self.layers = nn.ModuleList(
             TimedLayer(shape.width, shape.patches) for _ in range(shape.decoder_depth)
@@ -136,11 +137,14 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, noisy: Tensor, times: Tensor, codes: Tensor, present: Tensor) -> Tensor:
-        """noisy: float [B, planes, S, S]. times: float [B] or [1]. codes: float [B, k, 6]. present: bool [B, k], k from 0 to C.
+        """Expected image float [B, planes, S, S].
 
-        An absent register is the mask token. That token has no position, so absent registers stay equal in every layer, and the C - k that
-        `codes` leaves out are one token whose attention counts C - k times: log(C - k) is added to its score. This is exact, and the
-        sequence is shorter by them.
+        noisy: float [B, planes, S, S]. times: float [B] or [1]. codes: float [B, k, 6].
+        present: bool [B, k], k from 0 to C.
+
+        An absent register is the mask token. It has no position, so absent registers stay equal in
+        every layer. The C - k registers that `codes` leaves out are one token whose attention score
+        is raised by log(C - k), which counts it C - k times. This is exact, on a shorter sequence.
         """
         k, registers = codes.shape[1], len(self.position)
         known = torch.where(present.unsqueeze(2), self.codes(codes) + self.position[:k], self.mask)
@@ -162,9 +166,10 @@ class Decoder(nn.Module):
 class FlexTok(Tokenizer):
     """Encoder, finite scalar quantisation (no parameters), flow decoder.
 
-    Attention begins local (mimetic initialisation: Trockman, Kolter 2023, arXiv 2305.09828): the position of each register is that of one
-    patch, all others are nearly orthogonal to it, and queries begin with the weights of the keys. So a register begins as a token of its
-    patch, in the encoder and in the decoder, and need not find its way first. Without, 6,000 photo views taught the mean colour alone.
+    Attention starts local (mimetic initialisation: Trockman, Kolter 2023, arXiv 2305.09828): each
+    register has the position of one patch, nearly orthogonal to all others, and queries start with
+    the weights of keys. So a register starts as a token of its patch in encoder and decoder.
+    Without this, 6,000 samples taught only the mean colour.
     """
 
     family = "flextok"
@@ -172,14 +177,13 @@ class FlexTok(Tokenizer):
     usage_name = "level_use"
     vocab_size = fsq.VOCAB_SIZE
 
-    NO_TOKENS = (
-        0.1  # chance that training shows the decoder no token at all: what guidance compares with
-    )
-    # Times are sigmoids of normal numbers (Esser et al. 2024, arXiv 2403.03206) about this one: rather noise, for at the time 0.7 the noise
-    # of a patch still shows its colour, and no token is needed. Some are 1, where tokens are all there is, and where decoding begins.
+    NO_TOKENS = 0.1  # probability of training without tokens, for guidance
+    # Times are logit-normal (Esser et al. 2024, arXiv 2403.03206) with this mean: mostly noise,
+    # because at time 0.7 a noisy patch still shows its colour, and no token is needed. Some are 1,
+    # where decoding starts and only tokens carry information.
     TIME_MEAN = 2.0
     ALL_NOISE = 0.5
-    LEAST_TIME = 0.05  # the velocity is the difference to the image over the time: below this the time counts as this
+    MIN_TIME = 0.05  # lower bound of the divisor, time, in the velocity
 
     shape: FlexShape
     encoder: Encoder
@@ -200,7 +204,7 @@ class FlexTok(Tokenizer):
             Encoder(shape, patches, registers),
             Decoder(shape, patches, registers),
         )
-        # The same for all images, so that the same tokens give the same image; in the checkpoint, so that they do everywhere.
+        # The same noise for all images, and part of the checkpoint: equal tokens give equal images.
         generator = torch.Generator().manual_seed(0)
         side = shape.image_size
         self.register_buffer(
@@ -221,11 +225,11 @@ class FlexTok(Tokenizer):
         times = euler_times(self.shape.steps)
         for time, following in pairwise(times):
             image = self.expected(x, torch.full((1,), time, device=x.device), codes, present)
-            x = image + (x - image) * (following / time)  # x - dt * velocity, of (x - image) / time
+            x = image + (x - image) * (following / time)  # velocity: (x - image) / time
         return x
 
     def expected(self, noisy: Tensor, times: Tensor, codes: Tensor, present: Tensor) -> Tensor:
-        """The image that the decoder expects, with guidance. Arguments as Decoder.forward's."""
+        """The decoder's clean image, with guidance. Arguments: see Decoder.forward."""
         image = self.decoder(noisy, times, codes, present)
         if self.shape.guidance == 1:
             return image
@@ -233,7 +237,7 @@ class FlexTok(Tokenizer):
         return blind + self.shape.guidance * (image - blind)
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
-        """As Tokenizer's; second come the times float [B, 1, 1, 1] of the noise under which each image was to be found.
+        """See Tokenizer.forward. Returns predicted images and noise times float [B, 1, 1, 1].
 
         Registers past the budget (nested dropout) are the mask token.
         """
@@ -249,12 +253,12 @@ class FlexTok(Tokenizer):
     def loss(
         self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        """Mean squared error of the velocity, noise - image. A flow ignores the recipe's image losses."""
+        """Mean squared error of the velocity, noise - image; image losses do not suit a flow."""
         image, times = outputs
-        return ((image.float() - pixels) / times.clamp(min=self.LEAST_TIME)).square().mean()
+        return ((image.float() - pixels) / times.clamp(min=self.MIN_TIME)).square().mean()
 
     def usage(self, tokens: Tensor) -> float:
-        """Use of levels: how many are in even use (e to the entropy), as a share of those there are; mean over the six numbers."""
+        """Level use: exp(entropy) of the levels over their number, mean over the six numbers."""
         shares = []
         for levels, digits in zip(
             fsq.LEVELS, fsq.digits_from_tokens(tokens).flatten(0, 1).unbind(1), strict=True
@@ -264,7 +268,7 @@ class FlexTok(Tokenizer):
         return sum(shares) / len(shares)
 
     def inner_weights(self) -> list[Tensor]:
-        """All of attention and SwiGLU."""
+        """All matrices of attention and SwiGLU."""
         layers = [*self.encoder.layers, *self.decoder.layers]
         return [
             weight
@@ -275,6 +279,6 @@ class FlexTok(Tokenizer):
 
 
 def euler_times(steps: int) -> list[float]:
-    """From 1, all noise, to 0: steps + 1 times, spaced as training draws them, which is densely near 1."""
+    """The steps + 1 times of Euler steps from 1 (all noise) to 0, densest near 1 as in training."""
     shift = math.exp(FlexTok.TIME_MEAN)
     return [shift * step / (steps + (shift - 1) * step) for step in range(steps, -1, -1)]

@@ -1,4 +1,7 @@
-"""Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): each of a few numbers is rounded to one of a few levels."""
+"""Finite scalar quantisation (FSQ): six numbers, each rounded to a few levels, to a token and back.
+
+Source: Mentzer et al. 2023, arXiv 2309.15505.
+"""
 
 import math
 
@@ -7,20 +10,22 @@ from torch import Tensor
 
 LEVELS = (8, 8, 8, 5, 5, 5)
 VOCAB_SIZE = math.prod(LEVELS)  # 64,000: an id fits 16 bits
-_EPS = 1e-3  # keeps the bounded numbers away from the edge where rounding would leave the levels
-_BASIS = [
-    math.prod(LEVELS[:place]) for place in range(len(LEVELS))
-]  # the first number is the least significant digit
+_EPS = 1e-3  # keeps bounded numbers away from the edge, where rounding would leave the levels
+# Place values: the first number is the least significant digit.
+_BASIS = [math.prod(LEVELS[:place]) for place in range(len(LEVELS))]
 
 
 def quantise(z: Tensor) -> Tensor:
-    """Float [..., 6], unbounded, to codes float [..., 6] in [-1, 1] with the straight-through gradient of the bounded numbers."""
+    """Latents float [..., 6], unbounded, to codes float [..., 6] in [-1, 1].
+
+    The gradient is that of the bounded numbers (straight-through).
+    """
     bounded = _bounded(z)
     return (bounded + (bounded.round() - bounded).detach()) / _half_widths(z)
 
 
 def tokens_from_latents(z: Tensor) -> Tensor:
-    """Float [..., 6], unbounded, to token ids int32 [...] in [0, 63999]."""
+    """Latents float [..., 6], unbounded, to token ids int32 [...] in [0, 63999]."""
     digits = _bounded(z).round() + _half_widths(z)
     return (digits.to(torch.int32) * torch.tensor(_BASIS, dtype=torch.int32, device=z.device)).sum(
         dim=-1, dtype=torch.int32
@@ -48,9 +53,12 @@ def _half_widths(z: Tensor) -> Tensor:
 
 
 def _bounded(z: Tensor) -> Tensor:
-    """Each number between its lowest and highest level; for an even count of levels the range reaches half a step further down."""
+    """Squash each number into the range of its levels.
+
+    With an even number of levels the range is half a step lower.
+    """
     half = [(levels - 1) * (1 + _EPS) / 2 for levels in LEVELS]
     offset = [0.5 * (levels % 2 == 0) for levels in LEVELS]
     shift = [math.atanh(o / h) for o, h in zip(offset, half, strict=True)]
-    by_place = torch.tensor([shift, half, offset], dtype=torch.float32, device=z.device)
-    return torch.tanh(z.float() + by_place[0]) * by_place[1] - by_place[2]
+    constants = torch.tensor([shift, half, offset], dtype=torch.float32, device=z.device)
+    return torch.tanh(z.float() + constants[0]) * constants[1] - constants[2]

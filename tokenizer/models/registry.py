@@ -1,4 +1,4 @@
-"""Registry of tokenizer models: shapes by the name of `--size`, and the shape a checkpoint describes."""
+"""Registry of tokenizer models: named sizes (`--size`), and shapes as checkpoints store them."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Transformer layers without biases, of 12 d^2 weights, or 24 d^2 where a time modulates them. Sequences are float [B, tokens, d]."""
+"""Transformer layers of FlexTok, with and without time modulation: float [B, tokens, d]."""
 
 import math
 
@@ -10,20 +10,19 @@ HEAD = 64
 
 
 def norm(x: Tensor) -> Tensor:
-    """Layer norm over the last dimension without weights of its own, in float32 under autocast too."""
+    """Layer norm over the last dimension, without weights, in float32 under autocast too."""
     return F.layer_norm(x.float(), x.shape[-1:])
 
 
 class Attention(nn.Module):
-    """Full self-attention, heads of 64 numbers, queries and keys normalised (QK-norm: Dehghani et al. 2023, arXiv 2302.05442)."""
+    """Full self-attention with heads of 64 and QK-norm (Dehghani et al. 2023, arXiv 2302.05442)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         with torch.no_grad():
-            self.k.weight.copy_(
-                self.q.weight
-            )  # so that it begins by looking at what is alike (Trockman, Kolter 2023, arXiv 2305.09828)
+            # Start by attending to similar tokens (Trockman, Kolter 2023, arXiv 2305.09828).
+            self.k.weight.copy_(self.q.weight)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """bias: float, added to the scores; broadcast to [B, heads, tokens, tokens]."""
@@ -36,20 +35,20 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A gated linear unit (Shazeer 2020, arXiv 2002.05202) as wide inside as keeps an MLP's 8 d^2 weights: 2/3 of 4 d."""
+    """Gated linear unit (Shazeer 2020, arXiv 2002.05202), 8/3 d wide: an MLP's 8 d^2 weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        inside = 4 * width * 2 // 3
-        self.gate, self.up = (nn.Linear(width, inside, bias=False) for _ in range(2))
-        self.down = nn.Linear(inside, width, bias=False)
+        ffn_dim = 4 * width * 2 // 3
+        self.gate, self.up = (nn.Linear(width, ffn_dim, bias=False) for _ in range(2))
+        self.down = nn.Linear(ffn_dim, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each behind a norm and beside a skip: 12 d^2 weights."""
+    """Pre-norm attention and SwiGLU with skips: 12 d^2 weights, no biases."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,10 +60,10 @@ class Layer(nn.Module):
 
 
 class TimedLayer(nn.Module):
-    """A Layer whose norms and skips a time modulates: adaLN-zero (Peebles, Xie 2022, DiT, arXiv 2212.09748), 24 d^2 weights.
+    """A Layer with adaLN-zero time modulation (DiT: Peebles, Xie 2022, arXiv 2212.09748).
 
-    The first `patches` tokens and the others have shifts, scales and gates of their own. The modulation starts at zero, so that the layer
-    begins as its skip.
+    24 d^2 weights. The first `patches` tokens and the others have separate shifts, scales and
+    gates. The modulation starts at zero, so the layer starts as an identity.
     """
 
     def __init__(self, width: int, patches: int) -> None:
@@ -75,16 +74,16 @@ class TimedLayer(nn.Module):
         nn.init.zeros_(self.modulation.weight)
 
     def forward(self, x: Tensor, time: Tensor, bias: Tensor | None = None) -> Tensor:
-        """time: float [B or 1, d]. bias: as Attention takes it."""
-        # Shift, scale and gate of the attention, then of the MLP; of patches and of the others: float [B or 1, 2, 1, d] each.
+        """time: float [B or 1, d]. bias: see Attention."""
+        # Of attention, then of the MLP; for patches and others: float [B or 1, 2, 1, d] each.
         shift, scale, gate, shift2, scale2, gate2 = (
             self.modulation(F.silu(time)).float().unflatten(1, (6, 2, 1, -1)).unbind(1)
         )
-        x = x + self._times(self.attention(self._times(norm(x), 1 + scale, shift), bias), gate)
-        return x + self._times(self.mlp(self._times(norm(x), 1 + scale2, shift2)), gate2)
+        x = x + self._affine(self.attention(self._affine(norm(x), 1 + scale, shift), bias), gate)
+        return x + self._affine(self.mlp(self._affine(norm(x), 1 + scale2, shift2)), gate2)
 
-    def _times(self, x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
-        """x * factor + summand, which patches and others have one each of."""
+    def _affine(self, x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
+        """x * factor + summand, with one of each for patches and one for the others."""
         parts = x.tensor_split([self.patches], dim=1)
         products = [part * factor[:, side] for side, part in enumerate(parts)]
         if summand is not None:
@@ -93,7 +92,7 @@ class TimedLayer(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Times float [B] in [0, 1] to float [B, d]: sines of 64 frequencies and their cosines, then a layer with SiLU."""
+    """Times float [B] in [0, 1] to float [B, d]: sines and cosines of 64 frequencies, an MLP."""
 
     FREQUENCIES = 64
 

@@ -1,4 +1,7 @@
-"""Photos from WebDataset shards: tar files whose members are `key.jpg` (or .png, .webp)."""
+"""Data loading: training batches and evaluation images from WebDataset shards or image files.
+
+Shards are tar files whose members are `key.jpg` (or .jpeg, .png, .webp).
+"""
 
 import glob
 import math
@@ -19,33 +22,40 @@ import imaging
 from imaging.read import crop_and_resize
 from tokenizer.inference import to_unit
 
-SHUFFLE_BUFFER = 10_000  # photos, as bytes; a shard of one source is mixed with the others only if the buffer spans several shards
-LEAST_AREA = 0.4  # of a photo, that a crop covers
-MAX_STRETCH = 4 / 3  # of a crop: width to height, and height to width
+# Encoded photos. Shards of different sources are mixed only if the buffer spans several shards.
+SHUFFLE_BUFFER = 10_000
+MIN_AREA = 0.4  # smallest share of a photo that a crop covers
+MAX_STRETCH = 4 / 3  # largest aspect ratio of a crop, either way
 SUFFIXES = "jpg;jpeg;png;webp"
 
 
 def shards(pattern: str) -> list[str]:
-    """The tar files of a folder, a file, or a glob pattern, sorted. Raises FileNotFoundError when there are none."""
-    found = sorted(glob.glob(f"{pattern}/*.tar" if Path(pattern).is_dir() else pattern))
-    if not found:
+    """The tar files of a folder, a file, or a glob pattern, sorted.
+
+    Raises FileNotFoundError when there are none.
+    """
+    paths = sorted(glob.glob(f"{pattern}/*.tar" if Path(pattern).is_dir() else pattern))
+    if not paths:
         raise FileNotFoundError(
-            f"no tar files at {pattern!r}: give a folder with .tar shards, one shard, or a glob pattern"
+            f"no tar files at {pattern!r}: give a folder with .tar shards, one .tar, or a glob"
         )
-    return found
+    return paths
 
 
 def training_batches(
-    pattern: str, size: int, batch: int, seed: int, workers: int = 0, least_area: float = LEAST_AREA
+    pattern: str, size: int, batch: int, seed: int, workers: int = 0, min_area: float = MIN_AREA
 ) -> Iterator[Tensor]:
-    """Endless batches float32 [batch, 3, size, size] in [-1, 1]: random resized crops, half of them mirrored.
+    """Endless batches float32 [batch, 3, size, size] in [-1, 1] of random resized crops.
 
-    seed: a resumed run passes another one, so that it does not see its first photos again in the same order, and so does every process of a
-    run, each of which reads its own part of the shards. workers: processes that decode; 0 decodes in this one.
-    least_area: the smallest share of a photo's area that a crop covers.
-    Raises ValueError when the shards, or this process's part of them, hold fewer photos than one batch.
+    Half of the crops are mirrored. pattern: see `shards`. seed: of order and crops. A resumed run
+    needs another seed, to see other photos first, and so does each process of a run, which reads
+    its own part of the shards.
+    workers: decoding processes; 0 decodes in this one. min_area: the smallest share of a photo's
+    area that a crop covers. Raises ValueError when the shards, or this process's part of them, hold
+    fewer photos than one batch.
     """
-    # detshuffle mixes every epoch anew; plain shuffle starts each from the same seed. WebDataset(repeat=True) is ignored by webdataset 1.0.
+    # detshuffle reshuffles every epoch; plain shuffle starts each from the same seed.
+    # webdataset 1.0 ignores WebDataset(repeat=True).
     dataset = (
         wds.WebDataset(
             shards(pattern),
@@ -56,35 +66,37 @@ def training_batches(
         )
         .compose(wds.detshuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER // 2, seed))
         .to_tuple(SUFFIXES)
-        .map_tuple(RandomCrop(size, seed, least_area))
+        .map_tuple(RandomCrop(size, seed, min_area))
         .batched(batch, partial=False)
         .repeat()
     )
-    # No worker by default: on a CPU decoding is 4 % of a step, and a worker beside all cores of compute made each step slower.
+    # No workers by default: on a CPU decoding is 4 % of a step, and a worker competing with compute
+    # made each step slower.
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=workers)
     for (photos,) in loader:
         yield to_unit(torch.as_tensor(photos))
     raise ValueError(
-        f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process that reads them"
+        f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process "
+        "that reads them"
     )
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
     """The first `count` photos (all when None) by the image contract: uint8 [count, size, size, 3].
 
-    pattern: shards, in their order, or image files, by name: a folder of either, one file, or a glob pattern.
+    pattern: image files or .tar shards, sorted by name: a folder of either, one file, or a glob.
     Raises FileNotFoundError when there are none.
     """
     return np.stack([imaging.prepare(data, size) for data in islice(_files(pattern), count)])
 
 
 def _files(pattern: str) -> Iterator[bytes]:
-    found = sorted(glob.glob(f"{pattern}/*") if Path(pattern).is_dir() else glob.glob(pattern))
-    photos = [path for path in found if Path(path).suffix[1:].lower() in SUFFIXES.split(";")]
+    paths = sorted(glob.glob(f"{pattern}/*") if Path(pattern).is_dir() else glob.glob(pattern))
+    photos = [path for path in paths if Path(path).suffix[1:].lower() in SUFFIXES.split(";")]
     if photos:
         yield from (Path(path).read_bytes() for path in photos)
     else:
-        # nodesplitter: the one process of a run that evaluates sees them all
+        # nodesplitter=None: the process that evaluates reads all shards
         yield from (
             data
             for (data,) in wds.WebDataset(
@@ -94,20 +106,23 @@ def _files(pattern: str) -> Iterator[bytes]:
 
 
 class RandomCrop:
-    """A photo as bytes to uint8 [size, size, 3]: least_area to 1 of its area, at most 4:3 out of proportion, mirrored half of the time."""
+    """Random resized crop of an encoded photo: uint8 [size, size, 3], mirrored half of the time.
 
-    def __init__(self, size: int, seed: int, least_area: float = LEAST_AREA) -> None:
-        self.size, self.least_area = size, least_area
+    It covers min_area to 1 of the photo's area, with an aspect ratio of 3:4 to 4:3.
+    """
+
+    def __init__(self, size: int, seed: int, min_area: float = MIN_AREA) -> None:
+        self.size, self.min_area = size, min_area
         self.seed = seed
         self.random: random.Random | None = None
 
     def __call__(self, data: bytes) -> NDArray[np.uint8]:
-        if self.random is None:  # made here, so that every worker draws its own crops
+        if self.random is None:  # created lazily, so that every worker draws its own crops
             worker = get_worker_info()
             self.random = random.Random(self.seed + (0 if worker is None else 1 + worker.id))
         image = imaging.decode(data)
         width, height = image.size
-        area = width * height * self.random.uniform(self.least_area, 1.0)
+        area = width * height * self.random.uniform(self.min_area, 1.0)
         ratio = MAX_STRETCH ** self.random.uniform(-1, 1)
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = self.random.uniform(0, width - w), self.random.uniform(0, height - h)

@@ -1,4 +1,4 @@
-"""The discriminator of a hinge GAN: are these pixels, patch by patch, a photo's?"""
+"""PatchGAN discriminator and the hinge losses of a GAN."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,9 +7,10 @@ from tokenizer.models.blocks import Norm
 
 
 class PatchDiscriminator(nn.Sequential):
-    """PatchGAN (Isola et al. 2017) of 64 channels and 3 layers with GroupNorm: 2,766,529 parameters.
+    """PatchGAN (Isola et al. 2017), 64 channels, 3 layers, GroupNorm: 2,766,529 parameters.
 
-    float [B, 3, H, W] in [-1, 1] to one score for each patch of 70 pixels, float [B, 1, H/8 - 2, W/8 - 2]: more is more like a photo.
+    float [B, 3, H, W] in [-1, 1] to a score for each patch of 70 pixels, float
+    [B, 1, H/8 - 2, W/8 - 2]: the higher, the more photo-like.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,10 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def discriminator_loss(photos: Tensor, images: Tensor) -> Tensor:
-    """Hinge loss of the discriminator, halved as in the paper. Scores of photos and of decoded images to a scalar."""
+    """Scalar hinge loss of the discriminator, from its scores; halved as in the paper."""
     return 0.5 * (F.relu(1 - photos).mean() + F.relu(1 + images).mean())
 
 
 def generator_loss(images: Tensor) -> Tensor:
-    """Hinge loss of the decoder: scores of its images to a scalar."""
+    """Hinge loss of the decoder: scores of decoded images to a scalar."""
     return -images.mean()

@@ -1,4 +1,4 @@
-"""Distributed data-parallel training: this process's rank and device under `torchrun`, or a single process."""
+"""Data-parallel training: rank, device and collectives under `torchrun`, or a single process."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Rank of this process, number of processes, and the device to train on. Default: one process on the CPU."""
+    """Rank of this process, process count, and training device. Default: one process on the CPU."""
 
     rank: int = 0
     count: int = 1
@@ -25,7 +25,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """A model that averages gradients over all processes; `model` itself in a single process."""
+        """The model, averaging gradients over all processes; `model` itself in a single process."""
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(

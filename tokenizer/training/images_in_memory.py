@@ -1,7 +1,7 @@
-"""All training photos, decoded once and kept on the training device, which crops, flips and recolours
-a whole batch at once.
+"""In-memory training set: photos decoded once, kept on the device, augmented in batches there.
 
-A GPU that trains thousands of photos a second would wait for any loader; here a batch is two matrix products.
+A GPU that trains on thousands of photos per second would wait for any loader. Here, cropping and
+resizing a batch is two matrix products.
 """
 
 import os
@@ -18,16 +18,14 @@ from torch import Tensor
 import imaging
 from tokenizer.training.data import MAX_STRETCH, SUFFIXES, shards
 
-SHORT_SIDE, LONG_SIDE = (
-    176,
-    264,
-)  # pixels of a kept photo at most; what is longer than 3:2 keeps its middle
+# Largest size of a kept photo in pixels; of a photo longer than 3:2 the middle is kept.
+SHORT_SIDE, LONG_SIDE = 176, 264
 
 
 class PhotosInMemory:
     """Photos as uint8 [N, 3, 176, 264] on a device: 0.14 MB each.
 
-    Portraits are stored transposed. What a smaller photo leaves is unused.
+    Portraits are stored transposed. Smaller photos are padded.
     """
 
     def __init__(self, photos: list[NDArray[np.uint8]], device: torch.device) -> None:
@@ -52,13 +50,15 @@ class PhotosInMemory:
     def from_shards(
         cls, pattern: str, device: torch.device, threads: int | None = None
     ) -> "PhotosInMemory":
-        """All photos of the shards that `pattern` names (see tokenizer.training.data.shards). Raises FileNotFoundError when there are none."""
+        """Load all photos of the shards at `pattern`, see tokenizer.training.data.shards.
+
+        Raises FileNotFoundError when there are none.
+        """
         files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(
             SUFFIXES
         )
-        with ThreadPoolExecutor(
-            threads or os.cpu_count()
-        ) as pool:  # decoders release the interpreter
+        # Threads suffice: decoders release the GIL.
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return cls(
                 list(
                     pool.map(lambda data: np.asarray(imaging.decode(data[0]).convert("RGB")), files)
@@ -72,19 +72,21 @@ class PhotosInMemory:
         batch: int,
         seed: int,
         *,
-        least_area: float,
+        min_area: float,
         colour: float,
         rank: int = 0,
         processes: int = 1,
     ) -> Iterator[Tensor]:
-        """Endless batches float32 [batch, 3, size, size] in [-1, 1], channels last; each epoch in a new order.
+        """Endless batches float32 [batch, 3, size, size] in [-1, 1], channels last.
 
-        least_area: the smallest share of a photo's area that a crop covers. colour: see `change_colours`. rank: which part of each epoch,
-        of as many as there are processes. Raises ValueError when such a part holds fewer photos than one batch.
+        Each epoch has a new order. min_area: the smallest share of a photo's area that a crop
+        covers. colour: see `change_colours`. rank: which of `processes` parts of each epoch to
+        yield. Raises ValueError when a part holds fewer photos than one batch.
         """
         if len(self) // processes < batch:
             raise ValueError(
-                f"{len(self)} photos are fewer than one batch of {batch} for each of {processes} processes"
+                f"{len(self)} photos are fewer than one batch of {batch} for each of {processes} "
+                "processes"
             )
         order = torch.Generator().manual_seed(seed)
         draw = torch.Generator(self.pixels.device).manual_seed(seed + 1_000_003 * rank)
@@ -92,10 +94,10 @@ class PhotosInMemory:
             epoch = torch.randperm(len(self), generator=order)[rank::processes]
             for chosen in epoch.split(batch):
                 if len(chosen) == batch:
-                    yield self._batch(chosen.to(self.pixels.device), size, least_area, colour, draw)
+                    yield self._batch(chosen.to(self.pixels.device), size, min_area, colour, draw)
 
     def _batch(
-        self, chosen: Tensor, size: int, least_area: float, colour: float, draw: torch.Generator
+        self, chosen: Tensor, size: int, min_area: float, colour: float, draw: torch.Generator
     ) -> Tensor:
         heights, widths, is_portrait = (
             self.heights[chosen],
@@ -103,7 +105,7 @@ class PhotosInMemory:
             self.is_portrait[chosen],
         )
         u = torch.rand(6, len(chosen), generator=draw, device=chosen.device)
-        area = heights * widths * (least_area + (1 - least_area) * u[0])
+        area = heights * widths * (min_area + (1 - min_area) * u[0])
         ratio = MAX_STRETCH ** (2 * u[1] - 1)
         w, h = (
             torch.minimum(widths, (area * ratio).sqrt()),
@@ -121,10 +123,11 @@ class PhotosInMemory:
 
 
 def resampling(start: Tensor, length: Tensor, limit: Tensor, side: int, size: int) -> Tensor:
-    """The matrices that resize the pixels from `start` to `start + length` of a line of `side` to `size`, float [B, size, side].
+    """Resampling matrices float [B, size, side] that resize a part of a line of pixels.
 
-    Bicubic (a = -0.5) with antialiasing, as Pillow's: the kernel is as wide as the step is long, pixels from `limit` on do not count, and
-    weights sum to 1. start, length, limit: float [B], in pixels.
+    They map the pixels `start` to `start + length` of a line of `side` to `size` pixels. Bicubic
+    (a = -0.5) with antialiasing, as in Pillow: the kernel widens with the step, pixels from `limit`
+    on are ignored, and weights sum to 1. start, length, limit: float [B], in pixels.
     """
     step = (length / size)[:, None, None]
     reach = step.clamp(min=1)
@@ -137,7 +140,11 @@ def resampling(start: Tensor, length: Tensor, limit: Tensor, side: int, size: in
 
 
 def change_colours(pixels: Tensor, strength: float, draw: torch.Generator) -> Tensor:
-    """Photos float [B, 3, H, W] with contrast and saturation times 1 +- strength, and brightness plus or minus half of it."""
+    """Colour jitter of photos float [B, 3, H, W], drawn per photo.
+
+    Contrast and saturation change by a factor of up to 1 +- strength, brightness by up to
+    +- strength / 2.
+    """
     u = (
         2 * torch.rand(3, len(pixels), 1, 1, 1, generator=draw, device=pixels.device) - 1
     ) * strength
@@ -148,7 +155,7 @@ def change_colours(pixels: Tensor, strength: float, draw: torch.Generator) -> Te
 
 
 def _fitted(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A landscape photo that fits: the middle of what is longer than 3:2, shrunk where the short side is too long."""
+    """Fit a landscape photo: crop the middle if longer than 3:2, and shrink it if too large."""
     height, width = photo.shape[:2]
     kept = min(width, height * LONG_SIDE / SHORT_SIDE)
     if height <= SHORT_SIDE and kept == width:

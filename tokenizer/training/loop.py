@@ -1,4 +1,4 @@
-"""Training loop shared by tokenizers and generators: steps, averaged weights, evaluation, checkpoints, resume."""
+"""Training loop of tokenizers and generators: steps, averaged weights, checkpoints, resume, log."""
 
 import copy
 import json
@@ -63,7 +63,7 @@ def update_average(averaged: nn.Module, model: nn.Module, decay: float, steps: f
 
 
 class Trainer(ABC, Generic[Model, Settings, Batch]):
-    """Trains a model in a run folder: `last.pt` to resume from, `log.jsonl`, and the averaged weights.
+    """Trains a model in a run folder: `last.pt` to resume from, `log.jsonl`, averaged weights.
 
     Subclasses provide batches, loss, evaluation and the weights file. `last.pt`, the log and the
     training record store the number of samples seen as `views`.
@@ -83,7 +83,7 @@ class Trainer(ABC, Generic[Model, Settings, Batch]):
 
         inner_weights: the weights that Muon may train. record: training record of the checkpoint
         that the model comes from, empty for a new model; its samples count as seen.
-        extra_state: what else a checkpoint keeps. A part that an older checkpoint lacks starts anew.
+        extra_state: further state in a checkpoint. A part that a checkpoint lacks starts anew.
         """
         self.recipe, self.model = recipe, model
         self.group = group or ProcessGroup()
@@ -172,7 +172,7 @@ class Trainer(ABC, Generic[Model, Settings, Batch]):
         return self.samples_seen >= self.recipe.samples or self.time_share >= 1
 
     def _steps(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
-        """Yield the smoothed loss after each step: a scalar on the device, because reading it waits for a GPU."""
+        """Yield the smoothed loss after each step, as a tensor: reading it waits for a GPU."""
         mean_loss: Tensor | None = None
         while not self.finished and not self.group.any_true(self.stop):
             started = time.monotonic()

@@ -1,7 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal, so that every direction of a weight moves at the same pace.
+"""Muon optimiser: momentum updates orthogonalised by Newton-Schulz, for matrices and convolutions.
 
-Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. torch.optim.Muon takes flat matrices only and computes in bfloat16,
-which is 25 times slower than fp32 on a processor without it. docs/decisions/0008 has what it brought here.
+Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. torch.optim.Muon takes 2-D
+matrices only and computes in bfloat16, which is 25 times slower than fp32 on a processor without
+it. docs/decisions/0008 has the gain measured here.
 """
 
 import math
@@ -11,18 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # coefficients and number of steps of the source: singular values end between 0.68 and 1.13
+# Coefficients and steps of the source: singular values end between 0.68 and 1.13.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions; the first one is the rows of a matrix, all others together its columns.
+    """For weights of two or more dimensions, flattened to (first dimension) x (all others).
 
-    rate: as for AdamW, because updates are scaled to AdamW's usual size (0.2 root mean square: Liu et al. 2025, arXiv 2502.16982).
+    rate: as for AdamW, because updates are scaled to AdamW's usual root mean square of 0.2 (Liu et
+    al. 2025, arXiv 2502.16982).
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update from the gradients; `closure` is not taken."""
+        """Update the weights from their gradients; `closure` is ignored."""
         for group in self.param_groups:
             for weight in group["params"]:
                 state = self.state[weight]
@@ -54,10 +53,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The nearest matrix with equal singular values, roughly: float [M, N] to the same shape, singular values of 0.68 to 1.13.
+    """Approximately the nearest orthogonal matrix: float [M, N] to the same shape.
 
-    Newton-Schulz on the Gram matrix of the short side, not on the matrix itself: every step is a polynomial of it, and for the [256, 2304]
-    of a 3x3 convolution that is a third of the work.
+    Singular values become 0.68 to 1.13. Newton-Schulz runs on the Gram matrix of the short side:
+    every step is a polynomial of it, and for the [256, 2304] of a 3x3 convolution that is a third
+    of the work.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T

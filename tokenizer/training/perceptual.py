@@ -1,8 +1,9 @@
-"""A perceptual distance to train with: features of VGG16 or AlexNet, weighed as people do.
+"""Perceptual training loss (LPIPS-like): distance between VGG16 or AlexNet features.
 
-Weights and heads come from the `stlpips-pytorch` wheel (Ghildyal and Liu 2022, arXiv 2207.13686). Its networks blur before they pool; ours
-pool as the original networks do, because blurred features forgive the very grid a decoder likes to leave. So this is neither LPIPS nor
-ST-LPIPS, and never the judge: tokenizer.evaluation.efficientnet_distance is.
+Weights and heads come from the `stlpips-pytorch` wheel (Ghildyal and Liu 2022, arXiv 2207.13686).
+Its networks blur before pooling; ours pool as the original networks do, because blurred features
+overlook the grid that decoders tend to leave. So this is neither LPIPS nor ST-LPIPS. It is never an
+evaluation metric: see tokenizer.evaluation.efficientnet_distance.
 """
 
 from importlib.resources import files
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Trunk = Literal["vgg", "alex"]
-# Each block ends where its features are taken. Numbers are convolutions by their index in the wheel's file; "M" is a pooling.
+# Features are taken at the end of each block. Numbers: index of a convolution in the wheel's file.
+# "M": pooling.
 _BLOCKS: dict[Trunk, tuple[tuple[int | str, ...], ...]] = {
     "vgg": ((0, 2), ("M", 6, 8), ("M", 12, 14, 16), ("M", 20, 22, 24), ("M", 28, 30, 32)),
     "alex": ((0,), ("M", 5), ("M", 9), (11,), (13,)),
@@ -21,7 +23,7 @@ _BLOCKS: dict[Trunk, tuple[tuple[int | str, ...], ...]] = {
 
 
 class Perceptual(nn.Module):
-    """Frozen. Loading it reads 10 MB (alex) or 59 MB (vgg)."""
+    """Frozen feature distance. Loading it reads 10 MB (alex) or 59 MB (vgg)."""
 
     shift: Tensor
     scale: Tensor
@@ -43,7 +45,7 @@ class Perceptual(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor, photos: Tensor) -> Tensor:
-        """Distance of each pair: two float [B, 3, H, W] in [-1, 1], sides of 64 or more, to [B], 0 where equal."""
+        """Distance of each pair: two float [B, 3, H, W] in [-1, 1], H, W >= 64, to float [B]."""
         total = images.new_zeros(len(images))
         a, b = ((pixels - self.shift) / self.scale for pixels in (images, photos))
         for number, block in enumerate(self.blocks):

@@ -134,9 +134,11 @@ class BaseRecipe(BaseSettings):
 
 
 class TokenizerRecipe(BaseRecipe):
-    """Train a tokenizer of any family. The run folder holds the checkpoint, a log and a learning curve; repeating the command resumes it.
+    """Train a tokenizer of any family. Repeating the command resumes the run.
 
-    A setting is taken from the command line, else from CHANNELTOK_TRAIN_<NAME>, else from the TOML file that CHANNELTOK_TRAIN_RECIPE names.
+    The run folder holds the checkpoint, a log and a learning curve. A setting is taken from the
+    command line, else from CHANNELTOK_TRAIN_<NAME>, else from the TOML file that
+    CHANNELTOK_TRAIN_RECIPE names.
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_TRAIN_")
@@ -246,7 +248,7 @@ class TokenizerRecipe(BaseRecipe):
     ] = 1e-4
 
     def perceptual_weight_at(self, samples_seen: int) -> float:
-        """Weight of the perceptual distance after a number of samples: 0, a linear ramp, then constant."""
+        """Weight of the perceptual distance: 0, then a linear ramp, then constant."""
         since = samples_seen - self.perceptual_from
         if self.perceptual_rise == 0:
             return self.perceptual_weight * float(since >= 0)

@@ -1,4 +1,4 @@
-"""A language model foretells codewords: with its cache as without, beside others as alone; its two stages train what they should."""
+"""CAR: generation with a cache equals the full forward pass, and each stage trains its part."""
 
 import json
 import signal
@@ -75,7 +75,7 @@ def settings(folder: Path, samples: int) -> dict[str, object]:
     }
 
 
-def test_what_is_generated_is_the_likeliest_by_the_whole_sequence(car: Car) -> None:
+def test_car_greedy_tokens_are_the_likeliest_under_the_full_forward_pass(car: Car) -> None:
     tokens = car.generate(TEXTS, 32, seed=0, temperature=0)
     labels = torch.tensor([-1, 1])
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def test_what_is_generated_is_the_likeliest_by_the_whole_sequence(car: Car) -> N
                 assert (car(changed, labels)[:, at] >= likeliest[:, at] - 1e-4).all()
 
 
-def test_an_image_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
+def test_car_generates_the_same_image_alone_and_in_a_batch(car: Car) -> None:
     together = car.generate(TEXTS, 32, seed=0, temperature=0)
     assert torch.equal(car.generate(TEXTS[:1], 32, seed=0, temperature=0), together[:1])
     tokens = torch.randint(CODES, (2, 32))
@@ -98,19 +98,19 @@ def test_an_image_is_the_same_beside_others_and_on_its_own(car: Car) -> None:
         )
 
 
-def test_one_seed_one_image(car: Car) -> None:
+def test_car_generate_is_deterministic_per_seed(car: Car) -> None:
     assert torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
     assert not torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=2))
     assert car.generate(TEXTS, 8, seed=1).dtype == torch.int32
 
 
 @pytest.mark.parametrize("k", [0, 33])
-def test_k_out_of_range_is_told(car: Car, k: int) -> None:
-    with pytest.raises(ValueError, match=f"k is 1 to 32, not {k}"):
+def test_car_generate_refuses_k_out_of_range(car: Car, k: int) -> None:
+    with pytest.raises(ValueError, match=f"k must be 1 to 32, not {k}"):
         car.generate(TEXTS, k, seed=0)
 
 
-def test_every_text_is_read_byte_for_byte() -> None:
+def test_byte_tokenizer_round_trips_any_text() -> None:
     text = byte_tokenizer()
     assert (
         text.decode(text("a photo of Müller's café 🐝")["input_ids"])
@@ -118,7 +118,7 @@ def test_every_text_is_read_byte_for_byte() -> None:
     )
 
 
-def test_saved_and_read_again_it_is_the_same(car: Car, tmp_path: Path) -> None:
+def test_car_checkpoint_round_trips(car: Car, tmp_path: Path) -> None:
     model.save(car, tmp_path / "car", {"views": "7"})
     again = model.load(tmp_path / "car")
     assert model.facts(tmp_path / "car")["views"] == "7"
@@ -132,7 +132,7 @@ def test_saved_and_read_again_it_is_the_same(car: Car, tmp_path: Path) -> None:
     assert torch.equal(again.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
 
 
-def test_a_folder_that_holds_none_is_told(car: Car, tmp_path: Path) -> None:
+def test_car_load_refuses_other_folders(car: Car, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no language model that transformers can read"):
         model.load(tmp_path)
     model.save(car, tmp_path / "car")
@@ -141,7 +141,7 @@ def test_a_folder_that_holds_none_is_told(car: Car, tmp_path: Path) -> None:
         model.load(tmp_path / "car")
 
 
-def test_first_what_faces_the_language_model_learns_then_all(photos: Path) -> None:
+def test_car_align_trains_projector_and_head_then_finetune_trains_all(photos: Path) -> None:
     align = Align(AlignRecipe.model_validate({**settings(photos, 200), "run": photos / "align"}))
     before = {name: value.clone() for name, value in align.model.state_dict().items()}
     align.run()
@@ -179,7 +179,7 @@ def test_first_what_faces_the_language_model_learns_then_all(photos: Path) -> No
     assert json.loads(facts["recipe"])["batch"] == 4
 
 
-def test_stage_one_takes_a_language_model_from_a_folder(photos: Path) -> None:
+def test_car_align_starts_from_a_local_language_model(photos: Path) -> None:
     language, text = small_language(48, 1, 2, 32)
     language.save_pretrained(photos / "qwen")
     text.save_pretrained(photos / "qwen")
@@ -191,7 +191,7 @@ def test_stage_one_takes_a_language_model_from_a_folder(photos: Path) -> None:
         assert torch.equal(kept[name], value), name
 
 
-def test_what_does_not_fit_together_is_told(photos: Path) -> None:
+def test_car_stages_refuse_mismatched_tokenizers(photos: Path) -> None:
     checkpoint.save(ChannelTok(BACKBONE), photos / "channeltok.safetensors")
     with pytest.raises(ValueError, match="is of the family channeltok: it needs cvq"):
         Align(
@@ -215,7 +215,7 @@ def test_what_does_not_fit_together_is_told(photos: Path) -> None:
         )
 
 
-def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> None:
+def test_car_sample_command_draws_images_and_checks_the_tokenizer(car: Car, tmp_path: Path) -> None:
     torch.manual_seed(0)
     cvq = Cvq(CvqShape(backbone=BACKBONE, vocab_size=CODES))
     checkpoint.save(cvq, tmp_path / "cvq.safetensors")
@@ -238,4 +238,4 @@ def test_the_command_draws_what_it_is_asked_for(car: Car, tmp_path: Path) -> Non
     assert (tmp_path / "bee.png").read_bytes()[:4] == b"\x89PNG"
     refused = subprocess.run([*command, str(tmp_path / "bee.png")], capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "makes tokens of" in refused.stderr
+    assert "generates tokens of tokenizer" in refused.stderr

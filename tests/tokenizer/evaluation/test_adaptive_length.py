@@ -1,4 +1,4 @@
-"""What choosing k by photo saves, on curves made by hand and on real photos."""
+"""Choosing k per image: on curves made by hand, and on real photos."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS = Path("tokenizer/weights/demo.safetensors")
 PHOTOS = "docs/images/*.jpg"
 
 
-def test_tokens_go_where_they_bring_most() -> None:
+def test_adaptive_length_spends_tokens_where_they_gain_most() -> None:
     tried = Quality(ssim=0.5).budgets(64)
     flat = [QualityPoint(k, 0.4, 20.0) for k in tried]
     steep = [QualityPoint(k, k / 64, 20.0) for k in tried]
@@ -31,7 +31,7 @@ def test_tokens_go_where_they_bring_most() -> None:
     )
 
 
-def test_a_curve_is_what_the_decoder_makes() -> None:
+def test_adaptive_length_curves_match_decoded_images() -> None:
     model = checkpoint.load(WEIGHTS)
     photos = evaluation_photos(PHOTOS, 128)
     rows = adaptive_length.curves(model, photos)
@@ -42,7 +42,7 @@ def test_a_curve_is_what_the_decoder_makes() -> None:
     assert {one.k for one in rows[0]} >= set(Quality(ssim=0.5).budgets(256))
 
 
-def test_the_command_draws_it(
+def test_adaptive_length_command_draws_and_prints_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(

@@ -1,13 +1,13 @@
-"""Live bits and entropies of tokens whose use is known."""
+"""Live bits and entropies of tokens with known statistics."""
 
 import numpy as np
 import pytest
 import torch
 
-from tokenizer.evaluation.bit_use import bit_entropy, id_entropy, live_bits, ones
+from tokenizer.evaluation.bit_use import bit_entropy, bit_frequencies, id_entropy, live_bits
 
 
-def test_live_bits_are_those_that_change() -> None:
+def test_live_bits_counts_bits_that_vary() -> None:
     tokens = torch.zeros(100, 1, dtype=torch.int32)
     assert live_bits(tokens) == 0
     tokens[:50] = 0b101
@@ -16,13 +16,13 @@ def test_live_bits_are_those_that_change() -> None:
     assert live_bits(tokens) == 0
 
 
-def test_the_first_bit_is_the_most_significant() -> None:
-    share = ones(torch.tensor([[0x8000, 1]], dtype=torch.int32))
+def test_bit_frequencies_start_with_the_most_significant_bit() -> None:
+    share = bit_frequencies(torch.tensor([[0x8000, 1]], dtype=torch.int32))
     assert share[0].argmax() == 0
     assert share[1].argmax() == 15
 
 
-def test_entropies_of_even_constant_and_different_ids() -> None:
+def test_entropies_of_uniform_constant_and_distinct_ids() -> None:
     half = torch.arange(64, dtype=torch.int32) % 2  # one bit, even
     tokens = torch.stack(
         [half, torch.full((64,), 7, dtype=torch.int32), torch.arange(64, dtype=torch.int32)], dim=1

@@ -1,4 +1,4 @@
-"""The model card: figures of these weights and of no others, and the committed one is of the committed weights."""
+"""Model cards: generated ones, and those in the repository."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ def report(folder: Path, fingerprint: str) -> Path:
     return folder
 
 
-def test_a_card_has_the_facts_and_the_reports(tmp_path: Path) -> None:
+def test_card_contains_metadata_and_reports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32))).half().float()
     weights = tmp_path / "mine.safetensors"
     checkpoint.save(
-        model, weights, {"views": "12345", "seconds": "5400", "recipe": '{"keep_all": 0.5}'}
+        model, weights, {"views": "12345", "seconds": "5400", "recipe": '{"crop_area": 0.5}'}
     )
     text = card(weights, [report(tmp_path / "a", checkpoint.fingerprint(model))])
     for expected in (
@@ -33,19 +33,19 @@ def test_a_card_has_the_facts_and_the_reports(tmp_path: Path) -> None:
         checkpoint.fingerprint(model),
         "12,345",
         "1.5 h",
-        "keep all 0.5",
+        "crop area 0.5",
         "| the | table |",
     ):
         assert expected in text
-    with pytest.raises(ValueError, match="judges 0123456789abcdef, but"):
+    with pytest.raises(ValueError, match="evaluates 0123456789abcdef, but"):
         card(weights, [report(tmp_path / "b", "0123456789abcdef")])
 
 
 @pytest.mark.parametrize(
     "weights", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem
 )
-def test_the_committed_card_is_of_the_committed_weights(weights: Path) -> None:
+def test_card_in_the_repository_matches_its_weights(weights: Path) -> None:
     model = checkpoint.load(weights)
     text = weights.with_suffix(".md").read_text()
     assert checkpoint.fingerprint(model) in text
-    assert f"A {model.title} for" in text
+    assert f"A {model.title} tokenizer for" in text

@@ -1,4 +1,4 @@
-"""What the codecs reach is what a user would get: within the bytes, and the better the more of them."""
+"""Codec baselines: within the bytes, and better with more bytes."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tokenizer.evaluation.fidelity import psnr
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_more_bytes_are_better_and_never_too_many(codec: str) -> None:
+def test_codec_candidates_fit_and_improve_with_bytes(codec: str) -> None:
     photo = prepare(crops(1)[0], 128)
     found = candidates(photo, codec, (512, 1024, 2048))
     best = []
@@ -24,5 +24,5 @@ def test_more_bytes_are_better_and_never_too_many(codec: str) -> None:
     assert best[-1] > best[0] + 1
 
 
-def test_a_size_no_file_can_have_has_no_candidates() -> None:
+def test_codec_has_no_candidates_for_impossible_sizes() -> None:
     assert candidates(prepare(crops(1)[0], 128), "JPEG", (64, 2048))[64] == []

@@ -25,7 +25,7 @@ def test_l1_by_hand() -> None:
     assert l1(black, black + 51) == pytest.approx([0.2])
 
 
-def test_ssim_is_one_for_the_photo_and_sees_structure_not_brightness(
+def test_ssim_is_one_for_the_original_and_measures_structure(
     photos: NDArray[np.uint8],
 ) -> None:
     assert ssim(photos, photos) == pytest.approx(np.ones(len(photos)))
@@ -36,8 +36,8 @@ def test_ssim_is_one_for_the_photo_and_sees_structure_not_brightness(
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])
-def test_a_grid_is_seen_at_its_own_stride(photos: NDArray[np.uint8], stride: int) -> None:
-    """Photos have about 1; columns that are 10 of 255 brighter than their neighbours show, the fewest of them at 20."""
+def test_grid_energy_detects_a_grid_at_its_stride(photos: NDArray[np.uint8], stride: int) -> None:
+    """Photos have about 1. Columns brighter by 10 of 255 show; at stride 16, by 20."""
     assert 0.7 < grid_energy(photos, stride) < 1.4
     ruled = photos.astype(int)
     ruled[:, :, ::stride] += 20 if stride == 16 else 10
@@ -45,6 +45,6 @@ def test_a_grid_is_seen_at_its_own_stride(photos: NDArray[np.uint8], stride: int
     assert grid_energy(ruled, stride) > 2 * grid_energy(photos, stride)
 
 
-def test_an_image_too_small_for_its_grid_is_refused() -> None:
+def test_grid_energy_refuses_small_images() -> None:
     with pytest.raises(ValueError, match="at least 32 and a multiple are needed"):
         grid_energy(np.zeros((1, 16, 16, 3), dtype=np.uint8), 4)

@@ -1,4 +1,4 @@
-"""The commands that show a tokenizer at work leave an image."""
+"""Figures of decoded images."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
 @pytest.mark.parametrize(("command", "columns"), [(coarse_to_fine.main, 4), (channel_swap.main, 6)])
-def test_a_sheet_has_a_row_for_each_photo(
+def test_image_grid_has_a_row_per_photo(
     command: Callable[[], None], columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ tokens_of_an_image = st.lists(st.integers(ABSENT, 2**16 - 1), min_size=1, max_si
 
 
 @given(tokens_of_an_image)
-def test_tokens_survive_their_codes(ids: list[int]) -> None:
+def test_bsq_tokens_round_trip_through_codes(ids: list[int]) -> None:
     tokens = torch.tensor([ids], dtype=torch.int32)
     codes = codes_from_tokens(tokens)
     assert codes.dtype == torch.float32
@@ -31,12 +31,12 @@ def test_tokens_survive_their_codes(ids: list[int]) -> None:
     assert not codes[~present].any()
 
 
-def test_every_token_has_its_own_code() -> None:
+def test_bsq_every_token_has_its_own_code() -> None:
     tokens = torch.arange(2**16, dtype=torch.int32)[None]
     assert torch.equal(tokens_from_latents(codes_from_tokens(tokens)), tokens)
 
 
-def test_the_first_number_of_a_channel_is_the_most_significant_bit() -> None:
+def test_bsq_first_number_is_the_most_significant_bit() -> None:
     latents = torch.full((1, 4, 4, 4), -1.0)
     latents[0, 0, 0, 0] = 1.0  # row 0, column 0: 2 ** 15
     latents[0, 1, 3, 3] = 1.0  # row 3, column 3: 2 ** 0
@@ -46,25 +46,25 @@ def test_the_first_number_of_a_channel_is_the_most_significant_bit() -> None:
     assert (code > 0).nonzero().tolist() == [[1, 2]]
 
 
-def test_zero_is_a_zero_bit() -> None:
+def test_bsq_zero_is_a_zero_bit() -> None:
     assert tokens_from_latents(torch.zeros(1, 1, 4, 4)).tolist() == [[0]]
 
 
-def test_absent_is_not_index_zero() -> None:
+def test_bsq_absent_token_differs_from_token_zero() -> None:
     absent, zero = codes_from_tokens(torch.tensor([[ABSENT, 0]], dtype=torch.int32))[0]
     assert torch.equal(absent, torch.zeros(4, 4))
     assert torch.equal(zero, torch.full((4, 4), -0.25))
 
 
 @given(st.integers(0, 2**32), st.floats(1e-3, 1e3))
-def test_codes_and_tokens_of_latents_agree_at_any_length(seed: int, scale: float) -> None:
+def test_bsq_codes_and_tokens_agree_at_any_latent_length(seed: int, scale: float) -> None:
     latents = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(seed)) * scale
     assert torch.allclose(
         quantise(latents).codes, codes_from_tokens(tokens_from_latents(latents)), atol=1e-6
     )
 
 
-def test_the_gradient_goes_straight_through() -> None:
+def test_bsq_gradient_is_straight_through() -> None:
     latents = torch.randn(2, 8, 4, 4, requires_grad=True)
     weight = torch.randn(2, 8, 4, 4)
     (through_codes,) = torch.autograd.grad((quantise(latents).codes * weight).sum(), latents)
@@ -74,7 +74,10 @@ def test_the_gradient_goes_straight_through() -> None:
 
 
 def naive_probabilities(x: Tensor, inverse_temperature: float) -> tuple[Tensor, Tensor]:
-    """The soft assignment of x [tokens, L] to all 2**L corners, by enumeration: (probabilities [tokens, 2**L], bits [2**L, L])."""
+    """Soft assignment of x [tokens, L] to all 2**L corners, by enumeration.
+
+    Returns (probabilities [tokens, 2**L], bits [2**L, L]).
+    """
     length = x.shape[1]
     bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=x.dtype)] * length)
     corners = (2 * bits - 1) / math.sqrt(length)
@@ -83,7 +86,7 @@ def naive_probabilities(x: Tensor, inverse_temperature: float) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("length", [2, 4, 9])
-def test_the_factorised_entropy_is_that_of_the_softmax_over_all_codes(length: int) -> None:
+def test_bsq_factorised_entropy_equals_the_softmax_over_all_codes(length: int) -> None:
     torch.manual_seed(length)
     unit = torch.nn.functional.normalize(torch.randn(2, 6, length), dim=2).requires_grad_()
     active = torch.rand(2, 6) < 0.7
@@ -102,7 +105,7 @@ def test_the_factorised_entropy_is_that_of_the_softmax_over_all_codes(length: in
         assert not gradient[~active].any()
 
 
-def test_entropies_at_their_extremes() -> None:
+def test_bsq_entropies_at_their_extremes() -> None:
     everything = torch.ones(1, 2, dtype=torch.bool)
     corner = torch.full((1, 2, 16), 0.25)
     sure = factorised_entropy(corner, everything)
@@ -114,7 +117,7 @@ def test_entropies_at_their_extremes() -> None:
     assert torch.allclose(undecided.per_sample, torch.tensor(16 * math.log(2)))
 
 
-def test_constants_are_copied_to_a_device_once() -> None:
+def test_bsq_constants_are_copied_to_a_device_once() -> None:
     constant = bsq._Constant(torch.arange(3))
     meta = torch.device("meta")
     copy = constant.on(meta)

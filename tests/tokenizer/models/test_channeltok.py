@@ -1,4 +1,4 @@
-"""The shapes are the paper's, to the parameter; tail-drop does what Algorithm 1 says."""
+"""ChannelTok: the paper's parameter counts, prefixes, tail-drop and losses."""
 
 from itertools import accumulate
 
@@ -30,11 +30,11 @@ def on_meta(size: str) -> ChannelTok:
         ("large", 72_389_507),
     ],
 )
-def test_every_size_of_the_paper_has_its_parameters(size: str, parameters: int) -> None:
+def test_channeltok_sizes_have_the_papers_parameters(size: str, parameters: int) -> None:
     assert parameter_count(on_meta(size)) == parameters
 
 
-def test_the_full_size_sums_up_as_published() -> None:
+def test_channeltok_full_size_sums_up_as_published() -> None:
     model = on_meta("full")
     assert (parameter_count(model.encoder), parameter_count(model.decoder)) == (
         64_620_800,
@@ -51,7 +51,7 @@ def test_the_full_size_sums_up_as_published() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_turns_images_into_4x4_channels_and_back(size: str) -> None:
+def test_channeltok_sizes_map_images_to_4x4_channels_and_back(size: str) -> None:
     model, shape = on_meta(size), SIZES[size]
     pixels = torch.empty(2, 3, shape.image_size, shape.image_size, device="meta")
     latents = model.encoder(pixels)
@@ -59,7 +59,7 @@ def test_every_size_turns_images_into_4x4_channels_and_back(size: str) -> None:
     assert model.decoder(latents).shape == pixels.shape
 
 
-def test_tokens_of_an_image_and_back() -> None:
+def test_channeltok_encodes_and_decodes() -> None:
     torch.manual_seed(0)
     model = ChannelTok(TINY).eval()
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_tokens_of_an_image_and_back() -> None:
     assert (pixels.shape, pixels.dtype) == ((3, 3, 128, 128), torch.float32)
 
 
-def test_the_papers_latents_end_in_a_silu() -> None:
+def test_channeltok_paper_latents_end_in_a_silu() -> None:
     torch.manual_seed(0)
     model = ChannelTok(SIZES["tiny"]).eval()
     with torch.inference_mode():
@@ -81,13 +81,13 @@ def test_the_papers_latents_end_in_a_silu() -> None:
 
 @pytest.fixture
 def quantiser_alone() -> ChannelTok:
-    """Encoder and decoder that do nothing: forward() takes latents and returns the codes that the decoder would see."""
+    """Identity encoder and decoder: forward() takes latents and returns the decoder's input."""
     model = ChannelTok(TINY)
     model.encoder, model.decoder = nn.Identity(), nn.Identity()
     return model
 
 
-def test_the_decoder_sees_zeros_past_the_budget(quantiser_alone: ChannelTok) -> None:
+def test_channeltok_decoder_gets_zeros_past_the_budget(quantiser_alone: ChannelTok) -> None:
     codes, unit, active = quantiser_alone(torch.randn(3, 32, 4, 4), torch.tensor([1, 7, 32]))
     assert active.sum(1).tolist() == [1, 7, 32]
     assert not codes[~active].any()
@@ -95,7 +95,7 @@ def test_the_decoder_sees_zeros_past_the_budget(quantiser_alone: ChannelTok) -> 
     assert torch.allclose(unit.flatten(2).norm(dim=2), torch.ones(3, 32))
 
 
-def test_no_gradient_reaches_latents_past_the_budget(quantiser_alone: ChannelTok) -> None:
+def test_channeltok_latents_past_the_budget_get_no_gradient(quantiser_alone: ChannelTok) -> None:
     latents = torch.randn(3, 32, 4, 4, requires_grad=True)
     codes, unit, active = quantiser_alone(latents, torch.tensor([1, 7, 32]))
     ((codes * torch.randn_like(codes)).sum() + unit.square().sin().sum()).backward()
@@ -104,7 +104,7 @@ def test_no_gradient_reaches_latents_past_the_budget(quantiser_alone: ChannelTok
     assert latents.grad[active].flatten(1).any(dim=1).all()
 
 
-def test_training_and_serving_decode_alike() -> None:
+def test_channeltok_training_and_serving_decode_alike() -> None:
     torch.manual_seed(0)
     model = ChannelTok(TINY).eval()
     pixels = torch.rand(2, 3, 128, 128) * 2 - 1
@@ -115,7 +115,7 @@ def test_training_and_serving_decode_alike() -> None:
         assert torch.allclose(model.decode(tokens), trained, atol=1e-5)
 
 
-def test_loss_adds_the_weighted_entropy_and_commitment_of_active_channels() -> None:
+def test_channeltok_loss_adds_weighted_entropy_and_commitment_of_active_channels() -> None:
     model, pixels = ChannelTok(TINY), torch.rand(2, 3, 128, 128) * 2 - 1
     unit = torch.full((2, 32, 4, 4), 0.25)
     unit[:, 16:] = 0.5  # not active
@@ -135,7 +135,7 @@ def test_loss_adds_the_weighted_entropy_and_commitment_of_active_channels() -> N
     )
 
 
-def test_budgets_are_drawn_as_in_algorithm_1() -> None:
+def test_draw_budgets_follows_algorithm_1() -> None:
     generator = torch.Generator().manual_seed(0)
     budgets = draw_budgets(20_000, 256, 0.5, generator)
     assert budgets.min() >= 1
@@ -148,15 +148,15 @@ def test_budgets_are_drawn_as_in_algorithm_1() -> None:
     assert (draw_budgets(1000, 1, 0.0, generator) == 1).all()
 
 
-def test_new_shape_fields_are_left_out_at_their_defaults() -> None:
-    """Fingerprints are taken over what is written: the shipped ones must not change."""
+def test_shuffle_shape_omits_new_fields_at_their_defaults() -> None:
+    """Fingerprints hash the serialised shape: the shipped ones must not change."""
     written = ShuffleShape().model_dump(mode="json")
     assert {"full_size_channels", "budget_hint", "more_blocks"}.isdisjoint(written)
 
 
-def test_a_full_size_convolution_lets_patches_overlap() -> None:
+def test_channeltok_full_size_convolution_overlaps_patches() -> None:
     def reach(full_size_channels: int) -> int:
-        """How many pixels to the right the patch of one position of the last feature map reaches."""
+        """Number of feature columns that pixel 64 depends on."""
         torch.manual_seed(0)
         decoder = ChannelTok(
             TINY.model_copy(update={"full_size_channels": full_size_channels})
@@ -170,11 +170,12 @@ def test_a_full_size_convolution_lets_patches_overlap() -> None:
         assert features.grad is not None
         return int((features.grad.abs().sum((0, 1, 2)) > 0).sum())
 
-    # Pixel 64 is the first of its patch: alone it depends on 3 columns of features, with a 3x3 convolution at full size on 4.
+    # Pixel 64 is the first of its patch: it depends on 3 columns of features, or on 4 through a 3x3
+    # convolution at full size.
     assert (reach(0), reach(8)) == (3, 4)
 
 
-def test_the_budget_hint_begins_as_nothing_and_tells_which_channels_are_there() -> None:
+def test_channeltok_budget_hint_starts_at_zero_and_marks_present_channels() -> None:
     torch.manual_seed(0)
     plain = ChannelTok(TINY).eval()
     hinted = ChannelTok(TINY.model_copy(update={"budget_hint": True})).eval()

@@ -1,4 +1,4 @@
-"""The codebook: nearest is nearest, it follows its latents, the dead are restarted; and the tokenizer around it."""
+"""CVQ: the codebook's nearest entries, updates and restarts, and the tokenizer around it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def model() -> Cvq:
     return SHAPE.build()
 
 
-def test_nearest_is_nearest_by_brute_force() -> None:
+def test_cvq_nearest_equals_brute_force() -> None:
     torch.manual_seed(0)
     codebook, maps = Codebook(300), torch.randn(500, 16)
     assert torch.equal(
@@ -26,19 +26,19 @@ def test_nearest_is_nearest_by_brute_force() -> None:
     assert torch.equal(codebook.nearest(codebook.entries), torch.arange(300))
 
 
-def test_entries_become_the_means_of_clusters_and_none_stays_dead() -> None:
+def test_cvq_entries_converge_to_cluster_means_and_stay_alive() -> None:
     torch.manual_seed(0)
     centres = 10 * torch.randn(8, 16)
     codebook = Codebook(64)
     for _ in range(600):
         maps = centres[torch.randint(8, (64,))] + 0.1 * torch.randn(64, 16)
-        codebook.follow(maps, codebook.nearest(maps))
+        codebook.update(maps, codebook.nearest(maps))
     assert len(codebook.nearest(centres).unique()) == 8
     assert (codebook.uses >= Codebook.RESTART_BELOW).all()
     assert torch.cdist(centres, codebook.entries).min(1).values.max() < 0.2
 
 
-def test_tokens_of_an_image_and_back(model: Cvq) -> None:
+def test_cvq_encodes_and_decodes(model: Cvq) -> None:
     model.eval()
     with torch.inference_mode():
         tokens = model.encode(torch.rand(2, 3, 128, 128) * 2 - 1)
@@ -54,7 +54,7 @@ def test_tokens_of_an_image_and_back(model: Cvq) -> None:
     assert (model.vocab_size, model.bits_per_token) == (300, 9)
 
 
-def test_training_and_serving_decode_alike(model: Cvq) -> None:
+def test_cvq_training_and_serving_decode_alike(model: Cvq) -> None:
     model.eval()
     pixels = torch.rand(2, 3, 128, 128) * 2 - 1
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_training_and_serving_decode_alike(model: Cvq) -> None:
         assert torch.allclose(model.decode(tokens), trained, atol=1e-5)
 
 
-def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(model: Cvq) -> None:
+def test_cvq_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(model: Cvq) -> None:
     pixels = torch.rand(2, 3, 128, 128) * 2 - 1
     before = model.codebook.entries.clone()
     model.eval()(pixels, torch.tensor([5, 32]))
@@ -77,6 +77,6 @@ def test_the_gradient_reaches_the_encoder_and_only_training_moves_the_codebook(m
     assert not torch.equal(model.codebook.entries, before)
 
 
-def test_utilisation_is_the_share_of_entries_that_occur(model: Cvq) -> None:
+def test_cvq_usage_is_the_share_of_entries_in_use(model: Cvq) -> None:
     assert model.usage(torch.tensor([[0, 1, 2], [2, 1, 0]])) == pytest.approx(3 / 300)
     assert model.usage(torch.arange(300).reshape(10, 30)) == 1

@@ -1,4 +1,4 @@
-"""The transformers have the paper's sizes, absent registers cost nothing and change nothing, the flow is exact where it can be."""
+"""FlexTok: the paper's sizes, absent registers, and the exactness of the flow."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ SHAPE = FlexShape(image_size=32, registers=8, width=64, encoder_depth=1, decoder
 
 @pytest.fixture
 def model() -> FlexTok:
-    """Nothing is left at zero: there a mistake would not show."""
+    """No weight is zero, where a mistake would not show."""
     torch.manual_seed(0)
     model = SHAPE.build()
     with torch.no_grad():
@@ -29,7 +29,7 @@ def pixels() -> Tensor:
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_d12_has_the_papers_parameters() -> None:
+def test_flextok_d12_has_the_papers_parameters() -> None:
     with torch.device("meta"):
         model = D12.build()
     for layers, weights in ((model.encoder.layers, 12), (model.decoder.layers, 24)):
@@ -43,7 +43,7 @@ def test_d12_has_the_papers_parameters() -> None:
     )  # 85 M and 170 M, 255 M in all
 
 
-def test_a_prefix_decodes_as_the_full_sequence_with_mask_tokens(model: FlexTok) -> None:
+def test_flextok_prefix_decodes_like_mask_tokens(model: FlexTok) -> None:
     with torch.inference_mode():
         tokens = model.encode(pixels())
         assert (tokens.shape, tokens.dtype) == ((4, 8), torch.int32)
@@ -59,7 +59,7 @@ def test_a_prefix_decodes_as_the_full_sequence_with_mask_tokens(model: FlexTok) 
         )
 
 
-def test_the_same_tokens_give_the_same_image_alone_and_in_a_batch(model: FlexTok) -> None:
+def test_flextok_decodes_alike_alone_and_in_a_batch(model: FlexTok) -> None:
     with torch.inference_mode():
         tokens = model.encode(pixels())
         together, again = model.decode(tokens), model.decode(tokens)
@@ -68,7 +68,7 @@ def test_the_same_tokens_give_the_same_image_alone_and_in_a_batch(model: FlexTok
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_euler_is_exact_on_a_straight_path(
+def test_flextok_euler_is_exact_on_a_straight_path(
     model: FlexTok, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     target = pixels()[:1]
@@ -89,14 +89,14 @@ def test_euler_is_exact_on_a_straight_path(
     assert [*seen, 0] == pytest.approx(euler_times(steps))
 
 
-def test_times_fall_from_all_noise_to_none_and_are_dense_near_noise() -> None:
+def test_flextok_euler_times_fall_from_1_to_0_and_are_dense_near_1() -> None:
     times = euler_times(8)
     assert (times[0], times[-1], len(times)) == (1, 0, 9)
     steps = [before - after for before, after in pairwise(times)]
     assert all(0 < before < after for before, after in pairwise(steps))
 
 
-def test_each_register_begins_at_a_patch() -> None:
+def test_flextok_registers_start_at_patches() -> None:
     torch.manual_seed(0)
     model = FlexShape().build()
     places = (
@@ -108,7 +108,7 @@ def test_each_register_begins_at_a_patch() -> None:
     assert places.median() < 0.1
 
 
-def test_guidance_goes_from_no_token_past_the_tokens(
+def test_flextok_guidance_extrapolates_past_the_tokens(
     model: FlexTok, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy, time = model.noise, torch.ones(1)
@@ -121,7 +121,7 @@ def test_guidance_goes_from_no_token_past_the_tokens(
     assert torch.allclose(guided, blind + 3 * (tokens_alone - blind), atol=1e-4)
 
 
-def test_the_gradient_reaches_every_weight(model: FlexTok) -> None:
+def test_flextok_gradient_reaches_every_weight(model: FlexTok) -> None:
     torch.manual_seed(0)
     model.train()
     passed = model(pixels(), draw_budgets(4, 8))
@@ -129,7 +129,7 @@ def test_the_gradient_reaches_every_weight(model: FlexTok) -> None:
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
-def test_the_loss_is_of_the_velocity(model: FlexTok) -> None:
+def test_flextok_loss_is_of_the_velocity(model: FlexTok) -> None:
     photo, times = pixels(), torch.full((4, 1, 1, 1), 0.5)
     losses = TrainingLosses(recipe_without_data())
     assert model.loss(losses, photo, (photo, times), 0) == 0
@@ -138,7 +138,7 @@ def test_the_loss_is_of_the_velocity(model: FlexTok) -> None:
     )
 
 
-def test_use_of_levels(model: FlexTok) -> None:
+def test_flextok_usage_of_levels(model: FlexTok) -> None:
     assert model.usage(torch.arange(64_000, dtype=torch.int32).reshape(1000, 64)) == pytest.approx(
         1
     )

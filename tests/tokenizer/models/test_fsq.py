@@ -1,11 +1,11 @@
-"""Finite scalar quantisation: every id has one code, and the code has that id."""
+"""Finite scalar quantisation: ids and codes are one to one."""
 
 import torch
 
 from tokenizer.models import fsq
 
 
-def test_all_ids_come_back_from_their_codes() -> None:
+def test_fsq_ids_round_trip_through_codes() -> None:
     codes, ids = fsq.code_table(), torch.arange(fsq.VOCAB_SIZE)
     half = torch.tensor([levels // 2 for levels in fsq.LEVELS])
     digits = (codes * half + half).round().long()
@@ -15,7 +15,7 @@ def test_all_ids_come_back_from_their_codes() -> None:
     assert codes.abs().max() == 1
 
 
-def test_latents_quantise_to_the_code_of_their_id() -> None:
+def test_fsq_latents_quantise_to_the_code_of_their_id() -> None:
     torch.manual_seed(0)
     z = 3 * torch.randn(5000, 6)
     tokens = fsq.tokens_from_latents(z)
@@ -25,7 +25,7 @@ def test_latents_quantise_to_the_code_of_their_id() -> None:
     assert fsq.tokens_from_latents(extremes).tolist() == [0, fsq.VOCAB_SIZE - 1]
 
 
-def test_the_gradient_passes_straight_through() -> None:
+def test_fsq_gradient_is_straight_through() -> None:
     z = torch.zeros(1, 6, requires_grad=True)
     fsq.quantise(z).sum().backward()
     assert z.grad is not None

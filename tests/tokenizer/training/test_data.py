@@ -1,4 +1,4 @@
-"""Photos from shards: batches for training, a fixed set for judging."""
+"""Data loading: training batches and evaluation photos from shards."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_training_batches_go_on_for_ever_and_mix_every_epoch_anew(shard: Path) -> None:
+def test_training_batches_are_endless_and_reshuffled_every_epoch(shard: Path) -> None:
     batches = list(
         islice(training_batches(str(shard), 64, 2, seed=0), 7)
     )  # five photos: two batches an epoch
@@ -28,25 +28,25 @@ def test_training_batches_go_on_for_ever_and_mix_every_epoch_anew(shard: Path) -
     assert len({float(batch.sum()) for batch in batches}) == 7
 
 
-def test_a_seed_repeats_its_batches_and_another_does_not(shard: Path) -> None:
+def test_training_batches_repeat_with_their_seed(shard: Path) -> None:
     first, again, other = (next(training_batches(str(shard), 32, 4, seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_fewer_photos_than_a_batch_are_refused(shard: Path) -> None:
+def test_training_batches_refuse_fewer_photos_than_a_batch(shard: Path) -> None:
     with pytest.raises(ValueError, match="fewer photos than one batch of 6"):
         next(training_batches(str(shard), 32, 6, seed=0))
 
 
-def test_judging_sees_what_serving_sees(shard: Path) -> None:
+def test_evaluation_photos_equal_what_serving_prepares(shard: Path) -> None:
     photos = evaluation_photos(str(shard), 32)
     assert (photos.shape, photos.dtype) == ((5, 32, 32, 3), np.uint8)
     assert np.array_equal(photos, np.stack([imaging.prepare(data, 32) for data in crops(5)]))
     assert np.array_equal(evaluation_photos(str(shard), 32, 2), photos[:2])
 
 
-def test_shards_are_a_folder_a_file_or_a_glob(shard: Path) -> None:
+def test_shards_takes_a_folder_a_file_or_a_glob(shard: Path) -> None:
     assert (
         shards(str(shard))
         == shards(str(shard.parent))

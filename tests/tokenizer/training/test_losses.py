@@ -1,4 +1,4 @@
-"""The losses: each does what it says, and one without weight is not even loaded."""
+"""Training losses: values, schedules, and no network without a weight."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def photos() -> Tensor:
 
 
 @pytest.mark.parametrize("trunk", ["alex", "vgg"])
-def test_the_perceptual_distance_is_zero_for_the_photo_and_grows_with_damage(
+def test_perceptual_distance_is_zero_for_the_original_and_grows_with_damage(
     trunk: Trunk, photos: Tensor
 ) -> None:
     perceptual = Perceptual(trunk)
@@ -34,8 +34,8 @@ def test_the_perceptual_distance_is_zero_for_the_photo_and_grows_with_damage(
     assert (perceptual(blurred, photos) < perceptual(more, photos)).all()
 
 
-def test_it_knows_imagenet(photos: Tensor) -> None:
-    """A little noise is nearer than another photo; weights read in a wrong order would not know."""
+def test_perceptual_distance_has_imagenet_features(photos: Tensor) -> None:
+    """A little noise is nearer than another photo: not so with weights in a wrong order."""
     perceptual = Perceptual("alex")
     noise = (
         photos + 0.03 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
@@ -43,7 +43,7 @@ def test_it_knows_imagenet(photos: Tensor) -> None:
     assert (perceptual(noise, photos) < 0.7 * perceptual(photos.roll(1, 0), photos)).all()
 
 
-def test_the_discriminator_is_the_papers() -> None:
+def test_discriminator_has_the_papers_size() -> None:
     discriminator = PatchDiscriminator()
     assert parameter_count(discriminator) == 2_766_529
     assert discriminator(torch.zeros(2, 3, 128, 128)).shape == (2, 1, 14, 14)
@@ -95,7 +95,7 @@ def test_losses_begin_at_the_samples_of_the_recipe(photos: Tensor) -> None:
     assert all(weight.grad is not None for weight in losses.discriminator.parameters())
 
 
-def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
+def test_ssim_equals_scikit_image(photos: Tensor) -> None:
     noisy = photos + 0.2 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
     settings = {"channel_axis": 0, "data_range": 2, "use_sample_covariance": False, "full": True}
     maps = [
@@ -107,7 +107,7 @@ def test_ssim_is_that_of_scikit_image(photos: Tensor) -> None:
     assert ssim(photos, photos).item() == pytest.approx(1)
 
 
-def test_an_ssim_weight_counts_what_is_missing_to_one(photos: Tensor) -> None:
+def test_ssim_weight_counts_one_minus_ssim(photos: Tensor) -> None:
     blurred = F.avg_pool2d(photos, 3, 1, 1)
     loss = TrainingLosses(recipe_without_data(l1_weight=0, ssim_weight=0.3)).image_loss(
         photos, blurred, 0

@@ -1,4 +1,4 @@
-"""Muon makes every direction of an update equally large, whatever the shape, and minimises."""
+"""Muon: orthogonal updates of any shape, and convergence."""
 
 import pytest
 import torch
@@ -8,7 +8,9 @@ from tokenizer.training.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (288, 32), (32, 32), (1, 9)])
-def test_singular_values_end_near_one_and_directions_stay(shape: tuple[int, int]) -> None:
+def test_orthogonalised_has_singular_values_near_one_and_keeps_directions(
+    shape: tuple[int, int],
+) -> None:
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     rank = min(shape)
@@ -22,19 +24,19 @@ def test_singular_values_end_near_one_and_directions_stay(shape: tuple[int, int]
     assert (inner - torch.diag(inner.diagonal())).abs().max() < 1e-3
 
 
-def test_zero_stays_zero() -> None:
+def test_orthogonalised_keeps_zero() -> None:
     assert torch.equal(orthogonalised(torch.zeros(4, 9)), torch.zeros(4, 9))
 
 
-def test_an_update_is_as_large_as_adamw_would_make_it() -> None:
+def test_muon_update_is_as_large_as_adamws() -> None:
     weight = nn.Parameter(torch.zeros(64, 32, 3, 3))
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
     Muon([weight], rate=0.5, weight_decay=0).step()
     assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.5 * 0.2, rel=0.2)
 
 
-def test_it_solves_a_badly_scaled_problem() -> None:
-    """Columns that differ in scale by 10 hold plain gradient descent up; Muon does not feel them."""
+def test_muon_solves_a_badly_scaled_problem() -> None:
+    """Columns whose scales differ by 10 slow down gradient descent, but not Muon."""
     torch.manual_seed(0)
     inputs = torch.randn(256, 16) * torch.logspace(0, -1, 16)
     target = torch.randn(8, 16)

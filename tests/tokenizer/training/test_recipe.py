@@ -1,4 +1,4 @@
-"""How the rate and the weights of the losses move, and where settings come from."""
+"""Recipes: schedules of rate and loss weights, sources of settings, errors."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tokenizer.training.recipe import TokenizerRecipe, run_command
 RECIPES = Path(__file__).parents[3] / "tokenizer/recipes"
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
+def test_rate_rises_stays_and_falls() -> None:
     recipe = recipe_without_data(
         samples=1000, batch=1, rate=2, warmup_steps=100, decay_share=0.25, final_rate=0.1
     )
@@ -19,12 +19,12 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates == pytest.approx([0.02, 1, 2, 2, 2, 1.1, 0.2])
 
 
-def test_new_optimisers_warm_up_where_they_are_new() -> None:
+def test_rate_warms_up_new_optimisers() -> None:
     recipe = recipe_without_data(samples=1000, batch=1, rate=2, warmup_steps=100)
     assert recipe.rate_at(500, 500) == pytest.approx(0.02)
 
 
-def test_a_rate_that_never_falls() -> None:
+def test_rate_without_decay_never_falls() -> None:
     assert (
         recipe_without_data(samples=10, batch=1, rate=2, warmup_steps=0, decay_share=0).rate_at(
             10, 0
@@ -33,7 +33,7 @@ def test_a_rate_that_never_falls() -> None:
     )
 
 
-def test_the_rate_falls_as_the_time_runs_out_where_that_is_first() -> None:
+def test_rate_falls_as_the_time_runs_out() -> None:
     recipe = recipe_without_data(
         samples=1000, batch=1, rate=2, warmup_steps=0, decay_share=0.25, final_rate=0.1
     )
@@ -42,7 +42,7 @@ def test_the_rate_falls_as_the_time_runs_out_where_that_is_first() -> None:
     assert recipe.rate_at(1000, 0, 0.5) == pytest.approx(0.2)  # the photos are over first
 
 
-def test_the_perceptual_loss_waits_and_rises() -> None:
+def test_perceptual_weight_waits_and_rises() -> None:
     recipe = recipe_without_data(perceptual_weight=0.5, perceptual_from=100, perceptual_rise=200)
     assert [
         recipe.perceptual_weight_at(views) for views in (0, 99, 100, 200, 300, 900)
@@ -51,7 +51,7 @@ def test_the_perceptual_loss_waits_and_rises() -> None:
     assert [at_once.perceptual_weight_at(views) for views in (99, 100)] == [0, 0.5]
 
 
-def test_a_recipe_file_is_overruled_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_file_is_overridden_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHANNELTOK_TRAIN_RECIPE", str(RECIPES / "imagenet_8gpu.toml"))
     monkeypatch.setenv("CHANNELTOK_TRAIN_BATCH", "512")
     recipe = recipe_without_data()
@@ -59,13 +59,15 @@ def test_a_recipe_file_is_overruled_by_the_environment(monkeypatch: pytest.Monke
     assert recipe_without_data(size="tiny").size == "tiny"
 
 
-def test_a_missing_recipe_file_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_file_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHANNELTOK_TRAIN_RECIPE", "gone.toml")
     with pytest.raises(FileNotFoundError, match=r"names 'gone.toml', which is no file"):
         recipe_without_data()
 
 
-def test_a_misspelt_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_file_with_a_misspelt_setting_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "recipe.toml").write_text("learning_rate = 1e-3\n")
     monkeypatch.setenv("CHANNELTOK_TRAIN_RECIPE", str(tmp_path / "recipe.toml"))
     with pytest.raises(ValidationError, match="learning_rate"):
@@ -79,7 +81,8 @@ def test_recipe_without_data_is_refused_with_what_is_allowed(
         run_command(TokenizerRecipe, ["--validation", "val", "--batch", "0"])
     train, batch = str(exit.value).splitlines()
     assert train == (
-        "--train: Field required (training photos: a folder of .tar shards, one .tar, or a glob of them)"
+        "--train: Field required "
+        "(training photos: a folder of .tar shards, one .tar, or a glob of them)"
     )
     assert batch.startswith("--batch: Input should be greater than or equal to 1")
 

@@ -1,4 +1,4 @@
-"""The ImageNet recipe's way of running, with two real processes on a CPU: steps, a kill, and on from the checkpoint."""
+"""The ImageNet recipe on two CPU processes: train, kill, resume."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def start_torchrun(folder: Path, samples: int) -> subprocess.Popen[str]:
-    """The recipe itself, but for what makes it large."""
+    """The recipe itself, with smaller sizes."""
     smaller = {
         "run": folder / "run",
         "train": f"{folder}/train-*.tar",
@@ -68,7 +68,7 @@ def views_saved(folder: Path) -> int:
 
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
-    """Starts the run in the test's folder, up to a number of samples; kills what still runs at the end."""
+    """Starts the run in the test's folder with a number of samples; kills it in the end."""
     started: list[subprocess.Popen[str]] = []
 
     def start(samples: int) -> subprocess.Popen[str]:
@@ -81,7 +81,7 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """The launcher and its processes (each in a session of its own), at once and without a word."""
+    """Kill the launcher and its processes, each in a session of its own, with SIGKILL."""
     with suppress(psutil.NoSuchProcess):
         launcher = psutil.Process(process.pid)
         for child in [*launcher.children(recursive=True), launcher]:
@@ -94,7 +94,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow  # half a minute: torchrun, twice
 @pytest.mark.timeout(240)
-def test_two_processes_train_are_killed_and_go_on(
+def test_trainer_on_two_processes_survives_a_kill(
     tmp_path: Path, torchrun: Callable[[int], subprocess.Popen[str]]
 ) -> None:
     for number in range(2):
