@@ -100,7 +100,7 @@ class Readiness:
         # A version that fails does not count while another one of the same name works: callers
         # are sent to that one.
         working = {tokenizer.name for tokenizer in served.tokenizers if works(tokenizer)}
-        superseded = {
+        failing_versions = {
             tokenizer.fingerprint
             for tokenizer in served.tokenizers
             if tokenizer.name in working and not works(tokenizer)
@@ -112,7 +112,7 @@ class Readiness:
                 [
                     model
                     for model in models
-                    if model.parameters.get("fingerprint") not in superseded
+                    if model.parameters.get("fingerprint") not in failing_versions
                     and model.name not in unverified
                 ]
             )
@@ -120,7 +120,7 @@ class Readiness:
         why_not = [
             f"{model.name}: {errors[model.name]}"
             for model in engines
-            if model.name in errors and model.parameters["fingerprint"] not in superseded
+            if model.name in errors and model.parameters["fingerprint"] not in failing_versions
         ]
         await self.set_ready(
             bool(working) and not why_not, "; ".join(why_not) or "Triton serves no tokenizer"
@@ -206,11 +206,15 @@ class Readiness:
     ) -> dict[str, ServiceError]:
         """Errors of the models that fail, by name."""
         errors = {}
-        for model, error in zip(models, await asyncio.gather(*map(check, models)), strict=True):
-            metrics.ENGINE_READY.labels(model.name).set(error is None)
+
+        async def probe(model: Model) -> None:
             metrics.ENGINE_RESTARTS.labels(model.name)  # so that the series begins at 0
+            error = await check(model)
+            metrics.ENGINE_READY.labels(model.name).set(error is None)
             if error is not None:
                 errors[model.name] = error
+
+        await asyncio.gather(*map(probe, models))
         return errors
 
     def _log_reason(self, why_not: str) -> None:
