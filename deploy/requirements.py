@@ -1,7 +1,7 @@
 """`python requirements.py EXTRA` prints the pinned dependencies of the project with that extra.
 
-So the layer of an image that holds dependencies is built from pyproject.toml alone, and a changed line
-of code does not install them again.
+The image layer with the dependencies is then built from pyproject.toml alone. A changed line of
+code does not install them again.
 """
 
 import re

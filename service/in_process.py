@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engine_options.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="a tokenizer of the repository; default: $CHANNELTOK_DEFAULT_TOKENIZER, else the first",
+        help="a tokenizer of the repository; default: CHANNELTOK_DEFAULT_TOKENIZER, or the first",
     )
     parser = CommandParser(
         prog="python -m service.in_process",

@@ -1,4 +1,4 @@
-"""Kubernetes manifests: valid by Kubernetes' schemas, consistent with the code; no cluster needed."""
+"""Kubernetes manifests are valid by Kubernetes' schemas and consistent with the code."""
 
 import copy
 import re

@@ -145,7 +145,7 @@ def test_openvino_agrees_with_onnxruntime(
     decodes: dict[int, bytes],
     photos: NDArray[np.uint8],
 ) -> None:
-    """Bit-exact in f32. In bf16, for decode only, random weights move a pixel by 6, trained by 2."""
+    """Bit-exact in f32. In bf16, for decode only, random weights move a pixel by 6, trained 2."""
     tokens = parity.run(encode, photos)
     decode = loaded(triton, tmp_path, decodes[256], engine="openvino", precision=precision)
     (response,) = decode.execute([[Tensor("tokens", tokens)]])
