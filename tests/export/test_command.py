@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 import imaging
 from export.__main__ import main
 from export.graphs import parity
+from export.graphs.random_model import random_of
 from tokenizer import checkpoint
-from tokenizer.models.channeltok import ChannelTok
+from tokenizer.models.channeltok import ChannelTok, PaperShape
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -33,25 +34,16 @@ def shard(tmp_path: Path, photos: NDArray[np.uint8], monkeypatch: pytest.MonkeyP
 
 
 def test_tokenizer_command_writes_a_repository(
-    model: ChannelTok, shard: str, capsys: pytest.CaptureFixture[str]
+    shard: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint.save(model, Path("weights.safetensors"))
-    main(
-        [
-            "tokenizer",
-            "weights.safetensors",
-            "--name",
-            "mine",
-            "--budgets",
-            "64",
-            "--data",
-            shard,
-            "--report",
-            "build/parity.json",
-        ]
+    model = random_of(
+        PaperShape(image_size=8, channels=32, encoder_widths=(32, 32), decoder_widths=(32, 32))
     )
+    checkpoint.save(model, Path("weights.safetensors"))
+    options = ["--name", "mine", "--budgets", "16", "--report", "build/parity.json"]
+    main(["tokenizer", "weights.safetensors", "--data", shard, *options])
     assert sorted(path.name for path in Path("model_repository").iterdir()) == [
-        "mine_decode_k64",
+        "mine_decode_k16",
         "mine_encode",
     ]
     assert json.loads(Path("build/parity.json").read_text())["photos"] == 3

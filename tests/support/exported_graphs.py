@@ -7,11 +7,16 @@ libraries changes.
 import hashlib
 import platform
 import shutil
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from export.graphs import graph
+import onnx
+
+from export.graphs import generator_graph, graph
+from generator import checkpoint as generator_checkpoint
+from generator.checkpoint import Generator
 from tokenizer import checkpoint
 from tokenizer.models.base import Tokenizer
 
@@ -22,25 +27,29 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
 
 def encode_graph(model: Tokenizer, name: str) -> bytes:
     """`graph.encode_graph`, serialised."""
-    return _exported(model, name, None)
+    file = f"{name}-{checkpoint.fingerprint(model)}-encode"
+    return _exported(file, lambda: graph.encode_graph(model, name))
 
 
 def decode_graph(model: Tokenizer, name: str, budget: int) -> bytes:
     """`graph.decode_graph`, serialised."""
-    return _exported(model, name, budget)
+    file = f"{name}-{checkpoint.fingerprint(model)}-decode-{budget}"
+    return _exported(file, lambda: graph.decode_graph(model, name, budget))
 
 
-def _exported(model: Tokenizer, name: str, budget: int | None) -> bytes:
-    file = f"{name}-{checkpoint.fingerprint(model)}-{budget or 'encode'}.onnx"
-    path = _folder() / file
+def step_graph(generator: Generator, name: str) -> bytes:
+    """`generator_graph.step_graph`, serialised."""
+    fingerprint = generator_checkpoint.fingerprint(generator.model)
+    classes = hashlib.sha256("\n".join(generator.classes).encode()).hexdigest()[:16]
+    file = f"{name}-{fingerprint}-{generator.tokenizer}-{classes}-step"
+    return _exported(file, lambda: generator_graph.step_graph(generator, name))
+
+
+def _exported(file: str, export: Callable[[], onnx.ModelProto]) -> bytes:
+    path = _folder() / f"{file}.onnx"
     if not path.exists():
-        exported = (
-            graph.encode_graph(model, name)
-            if budget is None
-            else graph.decode_graph(model, name, budget)
-        )
         unfinished = path.with_suffix(".new")
-        unfinished.write_bytes(exported.SerializeToString())
+        unfinished.write_bytes(export().SerializeToString())
         unfinished.rename(path)
     return path.read_bytes()
 
@@ -51,7 +60,7 @@ def _folder() -> Path:
     digest = hashlib.sha256(platform.python_version().encode())
     for library in LIBRARIES:
         digest.update(version(library).encode())
-    for package in ("export/graphs", "tokenizer"):
+    for package in ("export/graphs", "tokenizer", "generator"):
         for path in sorted((ROOT / package).rglob("*.py")):
             digest.update(path.read_bytes())
     folder = FOLDER / digest.hexdigest()[:16]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.__main__ import main
-from export.graphs import generator_graph, generator_parity
+from export.graphs import generator_parity
 from export.triton import generator_repository, repository
 from export.triton.generator_backend import GeneratorSession, gumbel
 from generator import checkpoint
@@ -26,6 +26,7 @@ from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.models import Model
+from tests.support import exported_graphs
 from tests.support.fake_triton import RecordingPermit
 from tests.support.random_generator import CLASSES, random_generator
 
@@ -34,22 +35,23 @@ CHANNELS = 2048  # long enough that a sequence still runs when a test checks it
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    return generator_graph.step_graph(random_generator(CHANNELS), "tiny").SerializeToString()
+    return exported_graphs.step_graph(random_generator(CHANNELS), "tiny")
 
 
 @pytest.mark.parametrize("prediction", ["bits", "softmax"])
 def test_step_graph_agrees_with_pytorch(prediction: str) -> None:
     length = 70
     generator = random_generator(length, prediction)
-    made = generator_graph.step_graph(generator, "tiny")
-    result = generator_parity.measure(generator.model, made.SerializeToString(), [-1, 0, 2], length)
+    step_graph = exported_graphs.step_graph(generator, "tiny")
+    result = generator_parity.measure(generator.model, step_graph, [-1, 0, 2], length)
     assert result.out_of_bounds == []
     assert result.tokens == 3 * length
     others = random_generator(length, prediction, seed=1)
-    assert generator_parity.measure(others.model, made.SerializeToString(), [0], 32).out_of_bounds
-    assert made.opset_import[0].version == 21
+    assert generator_parity.measure(others.model, step_graph, [0], 32).out_of_bounds
+    model = onnx.load_model_from_string(step_graph)
+    assert model.opset_import[0].version == 21
     stored = [
-        weight for weight in made.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16
+        weight for weight in model.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16
     ]
     assert len(stored) >= 2 * 4
 
@@ -59,21 +61,19 @@ def test_step_graph_survives_a_certain_bit() -> None:
     generator = random_generator()
     with torch.no_grad():
         generator.model.prediction.linear.weight.mul_(1000)
-    steps = GeneratorSession(
-        generator_graph.step_graph(generator, "tiny").SerializeToString(), threads=1
-    )
-    _, logits = generator_parity.greedy(steps, 0, 8)
+    session = GeneratorSession(exported_graphs.step_graph(generator, "tiny"), threads=1)
+    _, logits = generator_parity.greedy(session, 0, 8)
     assert np.isfinite(logits).all()
     assert logits.min() < -1000
 
 
 def test_step_graph_prefills_as_it_decodes(graph: bytes) -> None:
-    steps = GeneratorSession(graph, threads=1)
+    session = GeneratorSession(graph, threads=1)
     noise = [gumbel(5, index, 2, 256) for index in range(6)]
-    one_by_one, tokens = steps.begin(1, 1.0, 0), [-1]
+    one_by_one, tokens = session.begin(1, 1.0, 0), [-1]
     for index in range(6):
         tokens.append(one_by_one.step(tokens[-1:], noise[index])[0])
-    assert steps.begin(1, 1.0, 0).step(tokens[:6], noise[5])[0] == tokens[6]
+    assert session.begin(1, 1.0, 0).step(tokens[:6], noise[5])[0] == tokens[6]
 
 
 def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
@@ -201,8 +201,8 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 @module_loop
 async def test_backend_streams_the_graphs_tokens(streams: StreamingClient, graph: bytes) -> None:
-    steps = GeneratorSession(graph, threads=1)
-    generation, newest, expected = steps.begin(1, 1.0, 0), -1, []
+    session = GeneratorSession(graph, threads=1)
+    generation, newest, expected = session.begin(1, 1.0, 0), -1, []
     for index in range(40):
         newest, _ = generation.step([newest], gumbel(7, index, 2, 256))
         expected.append(newest)
