@@ -13,8 +13,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from channeltok import ChannelTokError, Client, FingerprintMismatch, Quality, Tokens, cli
-from channeltok._messages import TokenizerInfo
+from channeltok import (
+    ChannelTokError,
+    Client,
+    FingerprintMismatch,
+    Quality,
+    TokenizerInfo,
+    Tokens,
+    cli,
+)
 from channeltok.datasets import tokenize
 
 import imaging

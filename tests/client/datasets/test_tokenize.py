@@ -14,8 +14,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from channeltok import ChannelTokError, Tokens
-from channeltok._messages import TokenizerInfo
+from channeltok import ChannelTokError, TokenizerInfo, Tokens
 from channeltok.datasets import (
     DestinationMismatch,
     ShardFailed,
