@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from channeltok.cli import datasets, generate, images
 from channeltok.cli.command import CommandParser, run_command
-from channeltok.cli.server_options import server_options
+from channeltok.cli.server_options import server_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--version", action="version", version=f"channeltok {version('channeltok')}"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    parents = [server_options()]
+    parents = [server_parser()]
     images.add_commands(commands, parents)
     generate.add_command(commands, parents)
     datasets.add_commands(commands, parents, datasets.connect_to_servers, datasets.server_cluster)

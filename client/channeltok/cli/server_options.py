@@ -11,7 +11,7 @@ from channeltok._client import Client
 from channeltok.cli.command import CommandFailed
 
 
-def server_options() -> argparse.ArgumentParser:
+def server_parser() -> argparse.ArgumentParser:
     """A parent parser with the options that `connect` reads, and --tokenizer."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
