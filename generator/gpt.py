@@ -29,8 +29,7 @@ AttendWithin = Callable[[Tensor], tuple[Tensor, Cache]]  # the same with the cac
 
 # Serialised under its first name, because fingerprints hash the shape.
 FfnDim = Annotated[
-    int,
-    Field(validation_alias=AliasChoices("ffn_dim", "inside"), serialization_alias="inside"),
+    int, Field(validation_alias=AliasChoices("ffn_dim", "inside"), serialization_alias="inside")
 ]
 
 

@@ -4,7 +4,6 @@
 """
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -19,45 +18,43 @@ class GeneratorRecipe(BaseRecipe):
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_GENERATOR_")
-    run: Annotated[
-        Path,
-        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
-    ] = Path("runs/generator")
-    tokenizer: Annotated[
-        Path,
-        Field(description="checkpoint of the tokenizer whose tokens are learnt", exclude=True),
-    ] = Path("tokenizer/weights/demo.safetensors")
-    tokens: Annotated[
-        Path, Field(description="folder that caches the encoded photos", exclude=True)
-    ] = Path("runs/tokens")
-    passes: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="how many times each training photo is encoded: as it is, mirrored, then "
-            "random crops of it",
-        ),
-    ] = 6
+    run: Path = Field(
+        Path("runs/generator"),
+        exclude=True,
+        description="run folder; resumed when it holds a checkpoint",
+    )
+    tokenizer: Path = Field(
+        Path("tokenizer/weights/demo.safetensors"),
+        exclude=True,
+        description="checkpoint of the tokenizer whose tokens are learnt",
+    )
+    tokens: Path = Field(
+        Path("runs/tokens"), exclude=True, description="folder that caches the encoded photos"
+    )
+    passes: int = Field(
+        6,
+        ge=1,
+        description="how many times each training photo is encoded: as it is, mirrored, then "
+        "random crops of it",
+    )
 
-    width: Annotated[int, Field(ge=1, description="dimension of the hidden states")] = 320
-    layers: Annotated[int, Field(ge=1, description="transformer layers")] = 4
-    heads: Annotated[int, Field(ge=1, description="attention heads")] = 5
-    ffn_dim: Annotated[int, Field(ge=1, description="width of the gated feed-forward layers")] = 880
+    width: int = Field(320, ge=1, description="dimension of the hidden states")
+    layers: int = Field(4, ge=1, description="transformer layers")
+    heads: int = Field(5, ge=1, description="attention heads")
+    ffn_dim: int = Field(880, ge=1, description="width of the gated feed-forward layers")
 
-    samples: Annotated[
-        int, Field(ge=1, description="images to train on in total, repetitions counted")
-    ] = 150_000
-    batch: Annotated[int, Field(ge=1, description="images per step")] = 32
-    class_dropout: Annotated[
-        float, Field(ge=0, le=1, description="probability that a photo's class is hidden")
-    ] = 0.1
-    channel_slope: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="the loss weight falls linearly from 1 + this (first token) to 1 (last)",
-        ),
-    ] = 1.0
+    samples: int = Field(
+        150_000, ge=1, description="images to train on in total, repetitions counted"
+    )
+    batch: int = Field(32, ge=1, description="images per step")
+    class_dropout: float = Field(
+        0.1, ge=0, le=1, description="probability that a photo's class is hidden"
+    )
+    channel_slope: float = Field(
+        1.0,
+        ge=0,
+        description="the loss weight falls linearly from 1 + this (first token) to 1 (last)",
+    )
 
 
 class GptRecipe(GeneratorRecipe):
@@ -68,11 +65,9 @@ class GptRecipe(GeneratorRecipe):
     names. A member `class/photo.jpg` of a shard is a photo of that class.
     """
 
-    start_from: Annotated[
-        Path | None,
-        Field(
-            description="weights to start from when the run folder has no checkpoint: their "
-            "samples count as seen, their size is kept",
-            exclude=True,
-        ),
-    ] = None
+    start_from: Path | None = Field(
+        None,
+        exclude=True,
+        description="weights to start from when the run folder has no checkpoint: their samples "
+        "count as seen, their size is kept",
+    )

@@ -73,10 +73,7 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
             model.inner_weights(),
             record={} if start is None else checkpoint.facts(start),
             group=group,
-            extra_state={
-                "discriminator": discriminator,
-                "adversary": self.discriminator_optimiser,
-            },
+            extra_state={"discriminator": discriminator, "adversary": self.discriminator_optimiser},
         )
         if group.is_main:
             self.validation = evaluation_photos(

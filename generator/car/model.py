@@ -217,9 +217,7 @@ def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
         **(facts or {}),
     }
     save_file(
-        {n: v for n, v in state.items() if not n.startswith(prefix)},
-        temporary / REST,
-        metadata,
+        {n: v for n, v in state.items() if not n.startswith(prefix)}, temporary / REST, metadata
     )
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)

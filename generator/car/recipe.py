@@ -1,7 +1,6 @@
 """Training recipes of the two stages of CAR, on top of those of any generator."""
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -19,61 +18,54 @@ class CarRecipe(GeneratorRecipe):
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_CAR_")
-    tokenizer: Annotated[
-        Path,
-        Field(
-            description="checkpoint of the CVQ tokenizer whose codewords are learnt", exclude=True
-        ),
-    ] = Path("tokenizer/weights/cvq.safetensors")
-    width: Annotated[
-        int, Field(ge=1, description="dimension of the hidden states of a random language model")
-    ] = 256
-    layers: Annotated[
-        int, Field(ge=1, description="transformer layers of a random language model")
-    ] = 4
-    heads: Annotated[int, Field(ge=1, description="attention heads of a random language model")] = 4
-    ffn_dim: Annotated[
-        int, Field(ge=1, description="width of a random language model's feed-forward layers")
-    ] = 704
-    channel_slope: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="the loss weight falls linearly from 1 + this (first token) to 1 (last)",
-        ),
-    ] = 0.0
+    tokenizer: Path = Field(
+        Path("tokenizer/weights/cvq.safetensors"),
+        exclude=True,
+        description="checkpoint of the CVQ tokenizer whose codewords are learnt",
+    )
+    width: int = Field(
+        256, ge=1, description="dimension of the hidden states of a random language model"
+    )
+    layers: int = Field(4, ge=1, description="transformer layers of a random language model")
+    heads: int = Field(4, ge=1, description="attention heads of a random language model")
+    ffn_dim: int = Field(
+        704, ge=1, description="width of a random language model's feed-forward layers"
+    )
+    channel_slope: float = Field(
+        0.0,
+        ge=0,
+        description="the loss weight falls linearly from 1 + this (first token) to 1 (last)",
+    )
 
 
 class AlignRecipe(CarRecipe):
     """Stage one: the language model is frozen; projector and head train."""
 
-    run: Annotated[
-        Path,
-        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
-    ] = Path("runs/car-align")
-    language: Annotated[
-        Path | None,
-        Field(
-            description="folder of a decoder-only language model as transformers writes it; "
-            "default: a small random Qwen3",
-            exclude=True,
-        ),
-    ] = None
-    samples: Annotated[
-        int, Field(ge=1, description="images to train on in total, repetitions counted")
-    ] = 16_000
+    run: Path = Field(
+        Path("runs/car-align"),
+        exclude=True,
+        description="run folder; resumed when it holds a checkpoint",
+    )
+    language: Path | None = Field(
+        None,
+        exclude=True,
+        description="folder of a decoder-only language model as transformers writes it; default: "
+        "a small random Qwen3",
+    )
+    samples: int = Field(
+        16_000, ge=1, description="images to train on in total, repetitions counted"
+    )
 
 
 class FinetuneRecipe(CarRecipe):
     """Stage two: all weights train, starting from the end of stage one."""
 
-    run: Annotated[
-        Path,
-        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
-    ] = Path("runs/car")
-    start_from: Annotated[
-        Path, Field(description="`car` folder of a run of stage one", exclude=True)
-    ] = Path("runs/car-align/car")
-    samples: Annotated[
-        int, Field(ge=1, description="images to train on in total, repetitions counted")
-    ] = 100_000
+    run: Path = Field(
+        Path("runs/car"), exclude=True, description="run folder; resumed when it holds a checkpoint"
+    )
+    start_from: Path = Field(
+        Path("runs/car-align/car"), exclude=True, description="`car` folder of a run of stage one"
+    )
+    samples: int = Field(
+        100_000, ge=1, description="images to train on in total, repetitions counted"
+    )

@@ -16,8 +16,7 @@ ImageSize = Annotated[
     ),
 ]
 VocabSize = Annotated[
-    int,
-    Field(validation_alias=AliasChoices("vocab_size", "codes"), serialization_alias="codes"),
+    int, Field(validation_alias=AliasChoices("vocab_size", "codes"), serialization_alias="codes")
 ]
 
 

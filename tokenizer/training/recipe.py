@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -30,76 +30,54 @@ class BaseRecipe(BaseSettings):
     """
 
     model_config = SettingsConfigDict(cli_kebab_case=True, frozen=True, extra="forbid")
-    run: Annotated[
-        Path,
-        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
-    ]
-    train: Annotated[
-        str,
-        Field(
-            description="training photos: a folder of .tar shards, one .tar, or a glob of them",
-            exclude=True,
-        ),
-    ]
-    validation: Annotated[
-        str, Field(description="validation photos, in the same form", exclude=True)
-    ]
-    samples: Annotated[
-        int, Field(ge=1, description="images to train on in total, repetitions counted")
-    ] = 500_000
-    batch: Annotated[int, Field(ge=1, description="images per step, over all processes")] = 64
+    run: Path = Field(description="run folder; resumed when it holds a checkpoint", exclude=True)
+    train: str = Field(
+        exclude=True,
+        description="training photos: a folder of .tar shards, one .tar, or a glob of them",
+    )
+    validation: str = Field(description="validation photos, in the same form", exclude=True)
+    samples: int = Field(
+        500_000, ge=1, description="images to train on in total, repetitions counted"
+    )
+    batch: int = Field(64, ge=1, description="images per step, over all processes")
 
-    rate: Annotated[
-        float, Field(gt=0, description="peak learning rate, for Muon and AdamW alike")
-    ] = 3e-3
-    warmup_steps: Annotated[
-        int, Field(ge=0, description="steps over which the rate rises from 0")
-    ] = 100
-    decay_share: Annotated[
-        float,
-        Field(
-            ge=0, le=1, description="share of the samples, at the end, over which the rate falls"
-        ),
-    ] = 0.25
-    final_rate: Annotated[
-        float, Field(gt=0, le=1, description="final learning rate, as a share of the peak")
-    ] = 0.05
-    optimiser: Annotated[
-        Literal["muon", "adamw"],
-        Field(description="optimiser of the inner matrices; AdamW trains everything else"),
-    ] = "muon"
-    weight_decay: Annotated[
-        float, Field(ge=0, description="decoupled weight decay; none for biases and norms")
-    ] = 0.1
-    clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 1.0
-    ema: Annotated[
-        float,
-        Field(ge=0, lt=1, description="decay of the averaged weights, which are shipped"),
-    ] = 0.997
+    rate: float = Field(3e-3, gt=0, description="peak learning rate, for Muon and AdamW alike")
+    warmup_steps: int = Field(100, ge=0, description="steps over which the rate rises from 0")
+    decay_share: float = Field(
+        0.25, ge=0, le=1, description="share of the samples, at the end, over which the rate falls"
+    )
+    final_rate: float = Field(
+        0.05, gt=0, le=1, description="final learning rate, as a share of the peak"
+    )
+    optimiser: Literal["muon", "adamw"] = Field(
+        "muon", description="optimiser of the inner matrices; AdamW trains everything else"
+    )
+    weight_decay: float = Field(
+        0.1, ge=0, description="decoupled weight decay; none for biases and norms"
+    )
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(
+        0.997, ge=0, lt=1, description="decay of the averaged weights, which are shipped"
+    )
 
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Field(
-            description="auto: bf16 where the hardware has it (GPU, AMX, avx512_bf16); elsewhere "
-            "bf16 is 25 times slower than fp32"
-        ),
-    ] = "auto"
-    seed: Annotated[int, Field(description="seed of weights, crops and order")] = 0
-    evaluate_every: Annotated[
-        int,
-        Field(ge=1, description="samples between evaluations on validation photos", exclude=True),
-    ] = 8_000
-    checkpoint_minutes: Annotated[
-        float, Field(gt=0, description="minutes between checkpoints", exclude=True)
-    ] = 3.0
-    compile: Annotated[
-        bool,
-        Field(
-            description="compile the step with torch.compile: the first takes a minute or more; "
-            "needs a C++ compiler",
-            exclude=True,
-        ),
-    ] = False
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="auto: bf16 where the hardware has it (GPU, AMX, avx512_bf16); elsewhere bf16 "
+        "is 25 times slower than fp32",
+    )
+    seed: int = Field(0, description="seed of weights, crops and order")
+    evaluate_every: int = Field(
+        8_000, ge=1, exclude=True, description="samples between evaluations on validation photos"
+    )
+    checkpoint_minutes: float = Field(
+        3.0, gt=0, exclude=True, description="minutes between checkpoints"
+    )
+    compile: bool = Field(
+        False,
+        exclude=True,
+        description="compile the step with torch.compile: the first takes a minute or more; needs "
+        "a C++ compiler",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -142,110 +120,89 @@ class TokenizerRecipe(BaseRecipe):
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_TRAIN_")
-    run: Annotated[
-        Path,
-        Field(description="run folder; resumed when it holds a checkpoint", exclude=True),
-    ] = Path("runs/demo")
-    size: Annotated[
-        str, Field(description="model to train, by its name in tokenizer.models.registry")
-    ] = "demo"
-    start_from: Annotated[
-        Path | None,
-        Field(
-            description="weights to start from when the run folder has no checkpoint; their "
-            "samples count as seen",
-            exclude=True,
-        ),
-    ] = None
-    minutes: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="time limit of each command, loading included; the run ends at it or at "
-            "`samples`, whichever comes first",
-        ),
-    ] = None
-    device: Annotated[
-        DeviceChoice,
-        Field(description="device to train on; auto: a GPU where there is one", exclude=True),
-    ] = "auto"
-    deliver: Annotated[
-        Path | None,
-        Field(
-            description="folder that each checkpoint copies log, curve and the weights to, in "
-            "parts of 15 MiB, see tokenizer.parts",
-            exclude=True,
-        ),
-    ] = None
-    workers: Annotated[
-        int,
-        Field(ge=0, description="decoding processes per training process", exclude=True),
-    ] = 0
+    run: Path = Field(
+        Path("runs/demo"),
+        exclude=True,
+        description="run folder; resumed when it holds a checkpoint",
+    )
+    size: str = Field(
+        "demo", description="model to train, by its name in tokenizer.models.registry"
+    )
+    start_from: Path | None = Field(
+        None,
+        exclude=True,
+        description="weights to start from when the run folder has no checkpoint; their samples "
+        "count as seen",
+    )
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="time limit of each command, loading included; the run ends at it or at "
+        "`samples`, whichever comes first",
+    )
+    device: DeviceChoice = Field(
+        "auto", exclude=True, description="device to train on; auto: a GPU where there is one"
+    )
+    deliver: Path | None = Field(
+        None,
+        exclude=True,
+        description="folder that each checkpoint copies log, curve and the weights to, in parts "
+        "of 15 MiB, see tokenizer.parts",
+    )
+    workers: int = Field(
+        0, ge=0, exclude=True, description="decoding processes per training process"
+    )
 
-    photos_in_memory: Annotated[
-        bool,
-        Field(
-            description="decode all photos once and keep them on the training device, 0.14 MB "
-            "each; needs no workers",
-            exclude=True,
-        ),
-    ] = False
-    crop_area: Annotated[
-        float, Field(gt=0, le=1, description="smallest share of a photo's area that a crop covers")
-    ] = 0.4
-    colour: Annotated[
-        float,
-        Field(
-            ge=0,
-            lt=1,
-            description="largest random change of contrast and saturation, as a share; needs "
-            "photos_in_memory",
-        ),
-    ] = 0.0
+    photos_in_memory: bool = Field(
+        False,
+        exclude=True,
+        description="decode all photos once and keep them on the training device, 0.14 MB each; "
+        "needs no workers",
+    )
+    crop_area: float = Field(
+        0.4, gt=0, le=1, description="smallest share of a photo's area that a crop covers"
+    )
+    colour: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest random change of contrast and saturation, as a share; needs "
+        "photos_in_memory",
+    )
 
-    full_length_probability: Annotated[
-        float,
-        Field(ge=0, le=1, description="tail-drop: probability that an image keeps all tokens"),
-    ] = 0.5
-    l1_weight: Annotated[
-        float, Field(ge=0, description="weight of the mean absolute error, pixels in [-1, 1]")
-    ] = 1.0
-    ssim_weight: Annotated[
-        float, Field(ge=0, description="weight of 1 - SSIM, over windows of 7 x 7 pixels")
-    ] = 0.0
-    entropy_weight: Annotated[
-        float, Field(ge=0, description="weight of per-sample minus batch entropy (nats)")
-    ] = 0.0
-    commitment_weight: Annotated[
-        float, Field(ge=0, description="weight of the squared distance from latents to codes")
-    ] = 0.0
-    perceptual_weight: Annotated[
-        float, Field(ge=0, description="weight of the perceptual distance after its ramp")
-    ] = 0.0
-    perceptual_trunk: Annotated[
-        Trunk,
-        Field(description="network of the perceptual distance: alex costs a tenth of vgg"),
-    ] = "alex"
-    perceptual_from: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="samples before the perceptual loss starts; until then pixels alone teach "
-            "how to spend bits",
-        ),
-    ] = 0
-    perceptual_rise: Annotated[
-        int, Field(ge=0, description="samples over which its weight rises from 0")
-    ] = 0
-    gan_weight: Annotated[
-        float, Field(ge=0, description="weight of the hinge GAN loss, after gan_from")
-    ] = 0.0
-    gan_from: Annotated[
-        int, Field(ge=0, description="samples before the discriminator and its loss start")
-    ] = 0
-    gan_rate: Annotated[
-        float, Field(gt=0, description="the discriminator's constant learning rate")
-    ] = 1e-4
+    full_length_probability: float = Field(
+        0.5, ge=0, le=1, description="tail-drop: probability that an image keeps all tokens"
+    )
+    l1_weight: float = Field(
+        1.0, ge=0, description="weight of the mean absolute error, pixels in [-1, 1]"
+    )
+    ssim_weight: float = Field(
+        0.0, ge=0, description="weight of 1 - SSIM, over windows of 7 x 7 pixels"
+    )
+    entropy_weight: float = Field(
+        0.0, ge=0, description="weight of per-sample minus batch entropy (nats)"
+    )
+    commitment_weight: float = Field(
+        0.0, ge=0, description="weight of the squared distance from latents to codes"
+    )
+    perceptual_weight: float = Field(
+        0.0, ge=0, description="weight of the perceptual distance after its ramp"
+    )
+    perceptual_trunk: Trunk = Field(
+        "alex", description="network of the perceptual distance: alex costs a tenth of vgg"
+    )
+    perceptual_from: int = Field(
+        0,
+        ge=0,
+        description="samples before the perceptual loss starts; until then pixels alone teach how "
+        "to spend bits",
+    )
+    perceptual_rise: int = Field(0, ge=0, description="samples over which its weight rises from 0")
+    gan_weight: float = Field(0.0, ge=0, description="weight of the hinge GAN loss, after gan_from")
+    gan_from: int = Field(
+        0, ge=0, description="samples before the discriminator and its loss start"
+    )
+    gan_rate: float = Field(1e-4, gt=0, description="the discriminator's constant learning rate")
 
     def perceptual_weight_at(self, samples_seen: int) -> float:
         """Weight of the perceptual distance: 0, then a linear ramp, then constant."""
