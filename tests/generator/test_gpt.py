@@ -30,19 +30,19 @@ def tokens_of(model: Gpt, batch: int = 2) -> torch.Tensor:
 @BOTH
 def test_gpt_with_cache_equals_gpt_without(prediction: str) -> None:
     model = random_generator(prediction=prediction).model
-    given, classes = F.pad(tokens_of(model)[:, :-1], (1, 0), value=-1), torch.tensor([2, -1])
+    inputs, classes = F.pad(tokens_of(model)[:, :-1], (1, 0), value=-1), torch.tensor([2, -1])
     with torch.inference_mode():
-        whole, whole_cache = model.hidden(given, classes, model.empty_cache(2), 0)
+        whole, whole_cache = model.hidden(inputs, classes, model.empty_cache(2), 0)
         cache, parts, before = model.empty_cache(2, room=40), [], 0
-        for part in given.split([1, 7, 1, 23], dim=1):
+        for part in inputs.split([1, 7, 1, 23], dim=1):
             hidden, fresh = model.hidden(part, classes, cache, before)
-            for all_of_it, new in zip(cache, fresh, strict=True):
-                all_of_it[:, :, before : before + part.shape[1]] = new
+            for stored, new in zip(cache, fresh, strict=True):
+                stored[:, :, before : before + part.shape[1]] = new
             before += part.shape[1]
             parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
-        [one[:, :, :before] for one in cache], whole_cache, atol=1e-4, rtol=1e-4
+        [tensor[:, :, :before] for tensor in cache], whole_cache, atol=1e-4, rtol=1e-4
     )
 
 

@@ -22,14 +22,14 @@ def plot(log: Path, image: Path) -> None:
     from matplotlib import pyplot
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    views = [row["views"] / 1000 for row in rows]
+    samples = [row["views"] / 1000 for row in rows]
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(10, 4), width_ratios=(2, 1), layout="constrained"
     )
     for k in budgets(512):
         if f"psnr_{k}" in rows[-1]:
             left.plot(
-                views,
+                samples,
                 [row.get(f"psnr_{k}", math.nan) for row in rows],
                 marker=".",
                 label=f"k = {k}",
@@ -41,7 +41,7 @@ def plot(log: Path, image: Path) -> None:
     )
     left.legend(loc="lower right", ncols=3)
     usage, label = next((name, label) for name, label in USAGE_LABELS.items() if name in rows[-1])
-    right.plot(views, [100 * row[usage] for row in rows], marker=".", color="black")
+    right.plot(samples, [100 * row[usage] for row in rows], marker=".", color="black")
     right.set(
         xlabel="thousand training images seen",
         ylabel=label,

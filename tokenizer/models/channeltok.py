@@ -46,11 +46,9 @@ class PaperShape(BaseModel):
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layers write."""
         return 2
 
     def build(self) -> "ChannelTok":
-        """A tokenizer of this shape with fresh weights."""
         return ChannelTok(self)
 
 
@@ -81,11 +79,9 @@ class ShuffleShape(BaseModel):
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes."""
         return self.patch
 
     def build(self) -> "ChannelTok":
-        """A tokenizer of this shape with fresh weights."""
         return ChannelTok(self)
 
 

@@ -30,21 +30,17 @@ class CvqShape(BaseModel):
 
     @property
     def image_size(self) -> int:
-        """S: the side of an image in pixels."""
         return self.backbone.image_size
 
     @property
     def channels(self) -> int:
-        """C: tokens of an image."""
         return self.backbone.channels
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes."""
         return self.backbone.decoder_stride
 
     def build(self) -> "Cvq":
-        """A tokenizer of this shape with fresh weights."""
         return Cvq(self)
 
 
@@ -117,7 +113,6 @@ class Cvq(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Entries of the codebook."""
         return len(self.codebook.entries)
 
     def encode(self, pixels: Tensor) -> Tensor:

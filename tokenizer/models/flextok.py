@@ -42,21 +42,17 @@ class FlexShape(BaseModel):
 
     @property
     def channels(self) -> int:
-        """C: tokens of an image."""
         return self.registers
 
     @property
     def decoder_stride(self) -> int:
-        """Side in pixels of the blocks that the decoder's last layer writes."""
         return self.patch
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
         return (self.image_size // self.patch) ** 2
 
     def build(self) -> "FlexTok":
-        """A tokenizer of this shape with fresh weights."""
         return FlexTok(self)
 
 

@@ -36,10 +36,10 @@ def test_adaptive_length_curves_match_decoded_images() -> None:
     photos = evaluation_photos(PHOTOS, 128)
     rows = adaptive_length.curves(model, photos)
     decoded = inference.decode(model, inference.encode(model, photos), 96)
-    assert [next(one.ssim for one in row if one.k == 96) for row in rows] == pytest.approx(
+    assert [next(point.ssim for point in row if point.k == 96) for row in rows] == pytest.approx(
         ssim(photos, decoded).tolist()
     )
-    assert {one.k for one in rows[0]} >= set(Quality(ssim=0.5).budgets(256))
+    assert {point.k for point in rows[0]} >= set(Quality(ssim=0.5).budgets(256))
 
 
 def test_adaptive_length_command_draws_and_prints_a_table(

@@ -16,8 +16,8 @@ def test_codec_candidates_fit_and_improve_with_bytes(codec: str) -> None:
     best = []
     for size, saved in found.items():
         assert saved
-        assert max(one.size for one in saved) <= size
-        images = np.stack([one.image for one in saved])
+        assert max(file.size for file in saved) <= size
+        images = np.stack([file.image for file in saved])
         assert images.shape[1:] == photo.shape
         best.append(psnr(np.repeat(photo[None], len(images), axis=0), images).max())
     assert best == sorted(best)

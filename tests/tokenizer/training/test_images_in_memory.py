@@ -47,7 +47,7 @@ def test_resampling_equals_pillow(box: tuple[float, float, float, float]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("original", "kept"),
     [
         ((128, 190), (128, 190)),
         ((190, 128), (128, 190)),
@@ -56,11 +56,11 @@ def test_resampling_equals_pillow(box: tuple[float, float, float, float]) -> Non
     ],
 )
 def test_photos_in_memory_fit_and_portraits_are_transposed(
-    given: tuple[int, int], kept: tuple[int, int]
+    original: tuple[int, int], kept: tuple[int, int]
 ) -> None:
-    store = PhotosInMemory([noise(*given)], CPU)
+    store = PhotosInMemory([noise(*original)], CPU)
     assert (int(store.heights[0]), int(store.widths[0])) == kept
-    assert bool(store.is_portrait[0]) == (given[0] > given[1])
+    assert bool(store.is_portrait[0]) == (original[0] > original[1])
 
 
 def test_photos_in_memory_portraits_come_out_upright() -> None:
