@@ -131,8 +131,8 @@ def test_gpt_trainer_starts_from_shipped_weights(recipe: GptRecipe, tmp_path: Pa
         assert torch.equal(second.model.state_dict()[name], value), name
     second.run()
     assert tokenizer_checkpoint.facts(tmp_path / "longer/weights.safetensors")["views"] == "80"
-    third = GptTrainer(recipe.model_copy(update={**longer, "views": 120}))
-    assert (third.views, third.warm_from) == (80, 40)  # the run's own checkpoint comes first
+    third = GptTrainer(recipe.model_copy(update={**longer, "samples": 120}))
+    assert (third.samples_seen, third.warm_from) == (80, 40)  # the run's own checkpoint comes first
 
 
 def test_gpt_trainer_refuses_weights_of_another_tokenizer(
