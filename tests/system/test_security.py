@@ -365,7 +365,7 @@ def test_start_with_bad_security_files_says_why(tmp_path: Path) -> None:
             {"TLS_CERTIFICATE": "/nowhere.pem", "TLS_KEY": "/nowhere.key"},
             "cannot read /nowhere.pem (No such file or directory)",
         ),
-        ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls_certificate and tls_key go together"),
+        ({"TLS_CERTIFICATE": "/nowhere.pem"}, "tls_certificate and tls_key need each other"),
         ({"BEARER_TOKEN_FILE": str(empty)}, "has no bearer token"),
     ):
         result = subprocess.run(
