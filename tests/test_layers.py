@@ -96,3 +96,14 @@ def test_no_import_cycle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_tokenizer_models_import_neither_training_nor_evaluation() -> None:
+    above = ("tokenizer.training", "tokenizer.evaluation")
+    broken = {
+        module: {name for name in names if name.startswith(above)}
+        for module, names in IMPORTS.items()
+        if module.startswith("tokenizer.models")
+    }
+    assert broken
+    assert not any(broken.values()), broken
