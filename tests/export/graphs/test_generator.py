@@ -146,7 +146,7 @@ def _inputs(
     }
 
 
-class StreamingClient:
+class GeneratorClient:
     """Calls a real Triton as the gateway does."""
 
     def __init__(self, triton: Triton, model: Model, engine: psutil.Process) -> None:
@@ -158,11 +158,11 @@ class StreamingClient:
 
     async def tokens(self, *arguments: Any, **options: Any) -> list[int]:
         """All tokens of a sequence; asserts that their indices are in order."""
-        made: list[int] = []
-        async for answer in self.call(*arguments, **options):
-            assert answer["index"].tolist() == [len(options.get("prefix", ())) + len(made)]
-            made += answer["token"].tolist()
-        return made
+        tokens: list[int] = []
+        async for response in self.call(*arguments, **options):
+            assert response["index"].tolist() == [len(options.get("prefix", ())) + len(tokens)]
+            tokens += response["token"].tolist()
+        return tokens
 
     async def idle(self) -> bool:
         """Whether the engine process uses no CPU for 0.4 s."""
@@ -174,7 +174,7 @@ class StreamingClient:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def streams(
     graph: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[StreamingClient]:
+) -> AsyncIterator[GeneratorClient]:
     folder = tmp_path_factory.mktemp("generator") / "repository"
     generator_repository.write(folder, graph)
     embedded = EmbeddedTriton(
@@ -187,7 +187,7 @@ async def streams(
         assert (model.name, model.engine) == ("tiny_generate", "onnxruntime f32")
         assert ServedModels([model]).tokenizers == []
         (engine,) = embedded._engines["tiny_generate"].processes
-        yield StreamingClient(triton, model, engine)
+        yield GeneratorClient(triton, model, engine)
     finally:
         await triton.close()
         await embedded.stop()
@@ -200,7 +200,7 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @module_loop
-async def test_backend_streams_the_graphs_tokens(streams: StreamingClient, graph: bytes) -> None:
+async def test_backend_streams_the_graphs_tokens(streams: GeneratorClient, graph: bytes) -> None:
     session = GeneratorSession(graph, threads=1)
     generation, newest, expected = session.begin(1, 1.0, 0), -1, []
     for index in range(40):
@@ -219,7 +219,7 @@ async def test_backend_streams_the_graphs_tokens(streams: StreamingClient, graph
 
 @module_loop
 async def test_backend_sends_the_first_token_alone_and_others_together(
-    streams: StreamingClient,
+    streams: GeneratorClient,
 ) -> None:
     sizes = [len(answer["token"]) async for answer in streams.call(400)]
     assert sizes[0] == 1
@@ -228,7 +228,7 @@ async def test_backend_sends_the_first_token_alone_and_others_together(
 
 
 @module_loop
-async def test_sequences_do_not_depend_on_each_other(streams: StreamingClient) -> None:
+async def test_sequences_do_not_depend_on_each_other(streams: GeneratorClient) -> None:
     alone = [await streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4)]
     together = await asyncio.gather(
         *(streams.tokens(30, seed=seed, label=seed - 1) for seed in range(4))
@@ -237,7 +237,7 @@ async def test_sequences_do_not_depend_on_each_other(streams: StreamingClient) -
 
 
 @module_loop
-async def test_short_sequence_does_not_wait_for_a_long_one(streams: StreamingClient) -> None:
+async def test_short_sequence_does_not_wait_for_a_long_one(streams: GeneratorClient) -> None:
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
         assert len(await streams.tokens(5)) == 5
@@ -245,7 +245,7 @@ async def test_short_sequence_does_not_wait_for_a_long_one(streams: StreamingCli
 
 
 @module_loop
-async def test_abandoned_sequences_stop(streams: StreamingClient) -> None:
+async def test_abandoned_sequences_stop(streams: GeneratorClient) -> None:
     del streams.permit.work[:]
     calls = [streams.call(CHANNELS, seed=seed) for seed in range(8)]
     for call in calls:
@@ -262,7 +262,7 @@ async def test_abandoned_sequences_stop(streams: StreamingClient) -> None:
 
 
 @module_loop
-async def test_invalid_request_ends_only_its_own_stream(streams: StreamingClient) -> None:
+async def test_invalid_request_ends_only_its_own_stream(streams: GeneratorClient) -> None:
     good = asyncio.create_task(streams.tokens(30))
     for options, sentence in (
         ({"label": 3}, "class is -1 (none) or 0 to 2, not 3"),
@@ -278,10 +278,10 @@ async def test_invalid_request_ends_only_its_own_stream(streams: StreamingClient
 
 
 @module_loop
-async def test_sequences_of_a_dead_gateway_stop(streams: StreamingClient) -> None:
+async def test_sequences_of_a_dead_gateway_stop(streams: GeneratorClient) -> None:
     """Must run last in this module: Triton may crash, and then the sequences stop as well."""
     gateway = Triton(streams.triton.url)
-    call = gateway.streams.ask(streams.model, _inputs(CHANNELS))
+    call = gateway.streams.infer(streams.model, _inputs(CHANNELS))
     await anext(call)
     await gateway.close()
     async with asyncio.timeout(3):
