@@ -1,4 +1,4 @@
-"""Dependency audit: installed versions match the pins, and no package has a known vulnerability.
+"""Dependency audit of `make check`: versions match the pins, no package has a known vulnerability.
 
     python .ci/audit.py            exits 1 for a vulnerability or a broken or differing dependency
 

@@ -1,4 +1,7 @@
-"""Decode and preprocess images: JPEG, PNG or WebP bytes to pixels, or an error with the reason."""
+"""Decode and preprocess images: JPEG, PNG or WebP bytes to pixels, or an error with the reason.
+
+Applies EXIF orientation, transparency and colour profiles.
+"""
 
 import io
 import struct

@@ -1,5 +1,7 @@
 """Build and check TensorRT plans for the model repository, inside NVIDIA's Triton image.
 
+The image holds a copy of this file as plans.py:
+
     python3 plans.py build GRAPHS MODELS     make MODELS a repository of plans for this GPU
     python3 plans.py check MODELS            refuse plans of another server, GPU or graph
 

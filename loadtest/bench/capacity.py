@@ -1,7 +1,8 @@
 """`make capacity`: highest request rate with p99 latency within an objective, and what lies above.
 
-Open loop (loadtest/load/open_loop.py): latency counts from the time a call was due. A search over
-runs of --seconds each finds the highest rate that holds the objective; then higher rates are tried.
+Open loop (loadtest/load/open_loop.py): latency counts from the time a call was due. A search
+(loadtest/load/capacity_search.py) over runs of --seconds each finds the highest rate that holds
+the objective; then higher rates are tried.
 Service and load generator share the cores unless --grpc names a service elsewhere.
 """
 

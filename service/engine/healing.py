@@ -1,4 +1,7 @@
-"""Heals the embedded Triton: restarts the server, kills and reloads engines that crash or hang."""
+"""Heals the embedded Triton: restarts the server, kills and reloads failing engines.
+
+Failing engines crash, hang or return wrong results. The supervisor decides when each repair runs.
+"""
 
 import asyncio
 import time

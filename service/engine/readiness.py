@@ -1,4 +1,7 @@
-"""Readiness: polls Triton for models, probes their engines, publishes the working ones."""
+"""Readiness: whether the service is ready, from polls of Triton and probes of its models.
+
+Models that work are published in the registry.
+"""
 
 import asyncio
 import math

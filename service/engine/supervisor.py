@@ -1,4 +1,4 @@
-"""Supervisor: the loops that poll and probe Triton, and heal the embedded one."""
+"""Supervisor: the loops that run readiness.py (poll, probe) and healing.py (repair)."""
 
 import asyncio
 import contextlib

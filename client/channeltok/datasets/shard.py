@@ -1,4 +1,4 @@
-"""Tokenize one shard and put it in place: the same in a thread here and on a Ray worker."""
+"""Tokenize one shard, with retries, and put it in place; in a thread here or on a Ray worker."""
 
 import io
 import time
