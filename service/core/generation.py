@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from channeltok import GenerateParams, NewTokens, Preview, Started
+from channeltok.errors import InvalidInput
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
@@ -35,6 +37,7 @@ from service.errors import (
     DeadlineExceeded,
     EngineUnavailable,
     FingerprintMismatch,
+    to_service_error,
 )
 from service.observability import metrics
 from service.settings import Settings
@@ -144,6 +147,14 @@ class Generation:
     def generators(self) -> list[ServedGenerator]:
         """The generators that calls go to, the default one first."""
         return self._registry.current.current_generators
+
+    def params(self, **fields: Any) -> GenerateParams:
+        """Build GenerateParams. Values out of range count and raise as a failed call does."""
+        try:
+            return GenerateParams(**fields)
+        except InvalidInput as error:
+            with CallRecord(_RPC, self._slow_call_seconds):
+                raise to_service_error(error) from error
 
     async def generate(
         self, params: GenerateParams, timeout: float | None = None

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
-from channeltok import GenerateParams, GeneratorInfo, NewTokens, Preview, Started, TokenizerInfo
+from channeltok import GeneratorInfo, NewTokens, Preview, Started, TokenizerInfo
 from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 
@@ -32,11 +33,11 @@ def read_quality(quality: pb.Quality) -> Quality:
         raise BadRequest(str(error)) from error
 
 
-def read_generate_request(request: pb.GenerateRequest) -> GenerateParams:
-    """Raises UnsupportedFormat. The fields of both types have the same names."""
+def read_generate_request(request: pb.GenerateRequest) -> dict[str, Any]:
+    """The fields of GenerateParams, which have the same names. Raises UnsupportedFormat."""
     fields = {field.name: value for field, value in request.ListFields()}
     fields["preview_format"] = pillow_format(request.preview_format).lower()
-    return GenerateParams(**fields)
+    return fields
 
 
 def encode_response(encoded: Encoded) -> pb.EncodeResponse:

@@ -63,7 +63,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        params = messages.read_generate_request(request)
+        params = self._generation.params(**messages.read_generate_request(request))
         async with aclosing(self._generation.generate(params, self._time_left(context))) as events:
             async for event in events:
                 yield messages.generate_response(event)

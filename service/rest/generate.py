@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
-from channeltok import GenerateParams, NewTokens, Preview, Started
+from channeltok import NewTokens, Preview, Started
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
@@ -53,7 +53,7 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
     )
     async def generate(request: Request) -> Response:
         require_content_type(request, (JSON,))
-        params = _parse(await read_body(request, settings))
+        params = generation.params(**_parse(await read_body(request, settings)))
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
         return _EventStream(
@@ -78,14 +78,14 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _parse(body: bytes) -> GenerateParams:
-    """Raises BadRequest, BadTokens, channeltok.InvalidInput."""
+def _parse(body: bytes) -> dict[str, Any]:
+    """The fields of GenerateParams. Raises BadRequest, BadTokens."""
     try:
         document = GenerateDocument.model_validate_json(body)
     except ValidationError as error:
         raise invalid_request(error) from error
     prefix = None if document.prefix is None else read_tokens(document.prefix, "prefix")[0]
-    return GenerateParams(**document.model_dump(exclude={"prefix"}), prefix=prefix)
+    return {**document.model_dump(exclude={"prefix"}), "prefix": prefix}
 
 
 async def _sse_frames(

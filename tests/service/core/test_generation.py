@@ -15,7 +15,8 @@ from service.core.generation import Event, Finished, Generation
 from service.core.image_codec import ImageCodec
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
-from service.errors import EngineUnavailable, Overloaded, ServiceError, Stopping
+from service.errors import BadSampling, EngineUnavailable, Overloaded, ServiceError, Stopping
+from service.observability import metrics
 from service.settings import Settings
 from service.triton.detached import PermitLike
 from service.triton.health import EngineHealth
@@ -71,6 +72,15 @@ def scripted_generation(responses: list[Response], places: int = 1) -> tuple[Gen
 async def events(generation: Generation, **params: Any) -> list[Event]:
     async with aclosing(generation.generate(GenerateParams(**params), 10)) as stream:
         return [event async for event in stream]
+
+
+def test_generation_counts_params_out_of_range_as_failed_calls() -> None:
+    generation, _ = scripted_generation([])
+    counter = metrics.ERRORS.labels("generate", "BAD_SAMPLING")
+    before = counter._value.get()
+    with pytest.raises(BadSampling, match="seed"):
+        generation.params(seed=-1)
+    assert counter._value.get() == before + 1
 
 
 async def test_generation_sends_every_input_of_the_model() -> None:

@@ -37,7 +37,7 @@ SERVED = ServedModels([*models("cat", A), generator("one", A)])
     ids=["none", "zeros", "all"],
 )
 def test_read_generate_request_keeps_all_parameters(params: GenerateParams) -> None:
-    read = messages.read_generate_request(generate_request(params))
+    read = GenerateParams(**messages.read_generate_request(generate_request(params)))
     assert asdict(read) == asdict(params)
 
 
