@@ -69,7 +69,7 @@ build/serve-%: | $(VENV)/dev.stamp
 test: $(VENV)/dev.stamp  ## all tests except bench, slow and containers
 	-@$(MAKE) --no-print-directory build/prometheus
 	-@$(MAKE) --no-print-directory build/strace
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-full: $(VENV)/dev.stamp  ## all tests except containers, for every night
 	$(BIN)/python -m pytest -m "not containers" --timeout=1200

@@ -61,7 +61,7 @@ def generating(made: GeneratorRepository) -> Iterator[Service]:
         "max_generations": str(PLACES),
         "engine_instances": "2",
         "probe_seconds": "1",
-        "engine_timeout_seconds": "2",
+        "engine_timeout_seconds": "4",
     }
     with running(model_repository=str(made.models), **settings) as service:
         yield service
