@@ -4,6 +4,7 @@ Every import statement counts, also within functions and under TYPE_CHECKING.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -107,3 +108,9 @@ def test_tokenizer_models_import_neither_training_nor_evaluation() -> None:
     }
     assert broken
     assert not any(broken.values()), broken
+
+
+def test_no_test_imports_from_another_test() -> None:
+    pattern = re.compile(r"^\s*from tests\.\S*\btest_\w+ import", re.MULTILINE)
+    files = (ROOT / "tests").rglob("*.py")
+    assert not [str(file) for file in files if pattern.search(file.read_text())]

@@ -12,7 +12,7 @@ from service.core.generation import Event, Finished
 from service.core.registry import ServedModels
 from service.errors import BadRequest, UnsupportedFormat
 from service.grpc import messages
-from tests.service.core.test_registry import A, generator, models
+from tests.support.served_models import A, generator, models
 
 SERVED = ServedModels([*models("cat", A), generator("one", A)])
 
