@@ -143,7 +143,7 @@ def test_passed_deadline_is_always_deadline_exceeded(tmp_path: Path) -> None:
         faulty.fault.write_text("hangs")
 
         def call(number: int) -> type[Exception] | None:
-            with Client(service.grpc, timeout=0.5 + number / 100) as client:
+            with Client(service.grpc, timeout=1.5 + number / 100) as client:
                 try:
                     client.encode(jpeg())
                 except ChannelTokError as error:
