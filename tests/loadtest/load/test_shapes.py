@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import re
 import socket
 import subprocess
@@ -126,7 +127,9 @@ def test_master_and_two_workers_follow_a_shape(service: Service, tmp_path: Path)
 
 
 def test_web_ui_of_the_image_offers_all_shapes() -> None:
-    """The command of docker compose, on another port."""
+    """The command and environment of docker compose, on another port."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    environment = compose["services"]["loadtest"]["environment"]
     stage = (ROOT / "Dockerfile").read_text().partition(" AS loadtest\n")[2]
     program: list[str] = yaml.safe_load(stage.partition("ENTRYPOINT ")[2].partition("\n")[0])
     web, bind = free_port(), free_port()
@@ -134,6 +137,7 @@ def test_web_ui_of_the_image_offers_all_shapes() -> None:
     process = subprocess.Popen(
         [sys.executable, *program[1:], *options],
         cwd=ROOT,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
