@@ -52,7 +52,7 @@ class Authenticator:
 def name_of_address(peer: str) -> str:
     """Name of a caller without a token. peer: an IP address, or gRPC's form, ipv4:127.0.0.1:5000.
 
-    IPv6 addresses are named by their /64: whoever has one address of it usually has all of them.
+    IPv6 addresses are named by their /64: a client with one address of it has the rest.
     X-Forwarded-For is ignored because any client can forge it.
     """
     match = _GRPC_PEER.fullmatch(unquote(peer))

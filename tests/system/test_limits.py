@@ -309,7 +309,7 @@ def test_rate_limit_refuses_and_recovers() -> None:
         def over_rest() -> float | None:
             forwarded = {
                 "X-Forwarded-For": f"192.0.2.{time.monotonic_ns() % 250}"
-            }  # whoever could choose an address had no limit
+            }  # a client that chose its address had no limit
             reply = rest.post("/v1/encode?k=1", content=jpeg(), headers=forwarded)
             if reply.status_code == 200:
                 return None

@@ -193,7 +193,7 @@ async def streams(
         await embedded.stop()
     assert (
         not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
-    )  # until whoever it falls to as a child has seen its end
+    )  # until its new parent has reaped it
 
 
 module_loop = pytest.mark.asyncio(loop_scope="module")
