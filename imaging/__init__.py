@@ -11,14 +11,17 @@ Training, evaluation and serving share this contract, so a model is served what 
 6. uint8 [S, S, 3]
 """
 
+from imaging.fit import FITS, Fit, View, crop_to_aspect
 from imaging.read import (
     CHEAP_PIXELS,
     BadImage,
     Header,
+    ImageFile,
     TooManyPixels,
     UnsupportedFormat,
     decode,
     is_cheap_to_decode,
+    open_image,
     prepare,
     read_header,
 )
@@ -26,14 +29,20 @@ from imaging.write import FORMATS, encode_image
 
 __all__ = [
     "CHEAP_PIXELS",
+    "FITS",
     "FORMATS",
     "BadImage",
+    "Fit",
     "Header",
+    "ImageFile",
     "TooManyPixels",
     "UnsupportedFormat",
+    "View",
+    "crop_to_aspect",
     "decode",
     "encode_image",
     "is_cheap_to_decode",
+    "open_image",
     "prepare",
     "read_header",
 ]

@@ -14,6 +14,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from imaging.fit import Fit, View, content_box, view
+
 ALLOWED = ("JPEG", "PNG", "WEBP")
 DEFAULT_MAX_PIXELS = 36_000_000
 CHEAP_PIXELS, CHEAP_BYTES = 256 * 256, 64 * 2**10
@@ -126,15 +128,48 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     return upright
 
 
-def prepare(data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+def prepare(
+    data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS, fit: Fit = "crop"
+) -> NDArray[np.uint8]:
     """Steps 1 to 6: bytes of a JPEG, PNG or WebP to uint8 [size, size, 3], sRGB.
 
     Raises BadImage or a subclass, with a message fit for the caller.
     """
+    return open_image(data, max_pixels).pixels(size, fit)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image whose header was read and checked. width, height: upright, in pixels."""
+
+    data: bytes
+    max_pixels: int
+    width: int
+    height: int
+
+    def view(self, fit: Fit = "crop") -> View:
+        """What `pixels` shows of the image."""
+        return view(self.width, self.height, fit)
+
+    def pixels(self, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+        """Decode to uint8 [size, size, 3], sRGB. Raises BadImage."""
+        image = decode(self.data, self.max_pixels)
+        box = self.view(fit).box
+        if fit == "crop":
+            return crop_and_resize(image, size, box)
+        left, top, right, bottom = content_box(self.width, self.height, size)
+        pixels = np.full((size, size, 3), 255, np.uint8)
+        resized = image.resize(
+            (right - left, bottom - top), Image.Resampling.BICUBIC, reducing_gap=1.0
+        )
+        pixels[top:bottom, left:right] = np.asarray(resized.convert("RGB"))
+        return pixels
+
+
+def open_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
+    """Read and check the header; nothing is decoded. Raises BadImage or a subclass."""
     image = decode(data, max_pixels)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return crop_and_resize(image, size, (left, top, left + side, top + side))
+    return ImageFile(data, max_pixels, image.width, image.height)
 
 
 def crop_and_resize(
