@@ -147,6 +147,21 @@ class ImageFile:
     width: int
     height: int
 
+    @property
+    def quick(self) -> bool:
+        """Whether `pixels` takes about a millisecond at most: may run on an event loop."""
+        return is_cheap_to_decode(self.data)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether `pixels` may take more than about 25 ms of a core."""
+        return self.width * self.height > 1_000_000
+
+    @property
+    def memory(self) -> int:
+        """Upper bound of the bytes that `pixels` takes, beyond the file itself."""
+        return 30 * self.width * self.height
+
     def view(self, fit: Fit = "crop") -> View:
         """What `pixels` shows of the image."""
         return view(self.width, self.height, fit)
