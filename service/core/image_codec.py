@@ -26,18 +26,20 @@ class ImageCodec:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
-    async def prepare(self, image: bytes, size: int) -> NDArray[np.uint8]:
-        """An image file to the square an encoder takes: uint8 [size, size, 3].
+    async def prepare(
+        self, image: bytes, size: int, fit: imaging.Fit = "crop"
+    ) -> tuple[NDArray[np.uint8], imaging.View]:
+        """An image file to the square an encoder takes, uint8 [size, size, 3], and what it shows.
 
         Raises TooManyPixels, UnsupportedFormat, BadImage.
         """
         # Small images are decoded here: handing one to a thread costs 0.2 to 0.3 ms of a core.
         if imaging.is_cheap_to_decode(image):
-            return read_image(image, size, self._max_pixels)
-        return await self.run_in_thread(read_image, image, size, self._max_pixels)
+            return read_image(image, size, self._max_pixels, fit)
+        return await self.run_in_thread(read_image, image, size, self._max_pixels, fit)
 
     async def encode(self, pixels: NDArray[np.uint8], format: str) -> bytes:
-        """Pixels, uint8 [S, S, 3], to a file of `format` ("JPEG", "PNG" or "WEBP")."""
+        """Pixels, uint8 [H, W, 3], to a file of `format` ("JPEG", "PNG" or "WEBP")."""
         if format == "JPEG" and pixels.size <= 3 * imaging.CHEAP_PIXELS:
             return imaging.encode_image(pixels, format)
         return await self.run_in_thread(imaging.encode_image, pixels, format)
@@ -47,9 +49,12 @@ class ImageCodec:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
 
-def read_image(image: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+def read_image(
+    image: bytes, size: int, max_pixels: int, fit: imaging.Fit = "crop"
+) -> tuple[NDArray[np.uint8], imaging.View]:
     """See `ImageCodec.prepare`."""
     try:
-        return imaging.prepare(image, size, max_pixels)
+        file = imaging.open_image(image, max_pixels)
+        return file.pixels(size, fit), file.view(fit)
     except imaging.BadImage as error:
         raise SERVICE_ERRORS[type(error)](str(error)) from error

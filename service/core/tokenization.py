@@ -117,7 +117,7 @@ class Tokenization:
                 raise BadRequest(K_AND_QUALITY)
             k = k or served.max_tokens
             call.set_subject(served.name, k)
-            pixels = await self._images.prepare(image, served.image_size)
+            pixels, _ = await self._images.prepare(image, served.image_size)
             call.end_stage("unpack")
             inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
             call.add_inference(inference)

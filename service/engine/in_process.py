@@ -122,7 +122,7 @@ class InProcessEngine:
         pixels: dict[int, NDArray[np.uint8]] = {}  # by row of the batch, as results
         for row, image in enumerate(batch):
             try:
-                pixels[row] = read_image(image, served.image_size, self._settings.max_pixels)
+                pixels[row], _ = read_image(image, served.image_size, self._settings.max_pixels)
             except ServiceError as error:
                 results[row] = _client_error(error)
         if pixels:
