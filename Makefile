@@ -11,9 +11,9 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help serve format proto dashboard test test-full check images images-check engines-check \
-	bench bench-serving bench-peers bench-engines bench-families bench-datasets capacity cost soak \
-	capacity-report perf-analyzer flame-graph loadtest chaos train ship card demo-graphs \
-	gpu-acceptance gpu-pack gpu-rehearsal clean
+	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
+	pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos \
+	train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
@@ -138,6 +138,14 @@ bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side (
 
 bench-datasets: $(VENV)/dev.stamp  ## tokenize a whole dataset, against the bare graph
 	$(BIN)/python -m loadtest.bench.datasets --data $(DATA)/train
+
+# BASELINE=COMMIT measures another older commit than the last that decoded every image in full size.
+IMAGES_BASELINE = $(if $(BASELINE),--baseline $(BASELINE))
+bench-images: $(VENV)/dev.stamp  ## images of cameras, beside an older commit (BASELINE)
+	$(BIN)/python -m loadtest.bench.images $(IMAGES_BASELINE)
+
+pixel-difference: $(VENV)/dev.stamp  ## pixels and tokens against an older commit's (BASELINE)
+	$(BIN)/python -m loadtest.bench.pixel_difference --data $(DATA)/kodak $(IMAGES_BASELINE)
 
 capacity: $(VENV)/dev.stamp  ## highest request rate with a p99 of 250 ms, and behaviour above it
 	$(BIN)/python -m loadtest.bench.capacity

@@ -66,15 +66,23 @@ class Service:
         return self.process.wait(timeout)
 
 
+def python_path(checkout: str) -> dict[str, str]:
+    """The environment in which Python imports this project's packages from a folder."""
+    return {"PYTHONPATH": f"{checkout}/client:{checkout}"}
+
+
 @contextmanager
 def running(
-    program: Sequence[str] = ("-m", "service"), under: Sequence[str] = (), **settings: str
+    program: Sequence[str] = ("-m", "service"),
+    under: Sequence[str] = (),
+    checkout: str = str(ROOT),
+    **settings: str,
 ) -> Iterator[Service]:
     """Start a service on free ports with CHANNELTOK_<NAME> settings; stopped at the end of `with`.
 
     program: arguments of Python, for a module that patches the service before starting it. under:
-    a command that execs it, such as `strace -D`. AssertionError with the service's output if it
-    does not become ready.
+    a command that execs it, such as `strace -D`. checkout: folder of the code and models to run.
+    AssertionError with the service's output if it does not become ready.
     """
     environment = {
         f"CHANNELTOK_{name.upper()}": value
@@ -82,8 +90,8 @@ def running(
     }
     process = subprocess.Popen(
         [*under, sys.executable, *program],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=checkout,
+        env={**os.environ, **python_path(checkout), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
