@@ -18,6 +18,7 @@ from channeltok.errors import (
     UnknownGenerator,
     UnknownTokenizer,
 )
+from channeltok.fit import Aspect, Fit
 from channeltok.generation import (
     Generated,
     GenerateParams,
@@ -28,21 +29,24 @@ from channeltok.generation import (
     Started,
 )
 from channeltok.quality import Quality, QualityPoint
-from channeltok.tokens import TokenBytesError, Tokens
+from channeltok.tokens import ImageView, TokenBytesError, Tokens
 
 __version__ = version("channeltok")
 
 __all__ = [
+    "Aspect",
     "AsyncClient",
     "ChannelTokError",
     "Client",
     "DeadlineExceeded",
     "FingerprintMismatch",
+    "Fit",
     "GenerateParams",
     "Generated",
     "GenerationEvent",
     "GeneratorInfo",
     "ImageFormat",
+    "ImageView",
     "InternalError",
     "InvalidInput",
     "NewTokens",

@@ -20,6 +20,7 @@ from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
+from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
@@ -77,16 +78,22 @@ class AsyncClient:
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Tokens:
         """Encode an image to its first k tokens. See `Client.encode`."""
-        request = _messages.encode_request(image, k, tokenizer, quality)
-        return await self._call(self._stub.Encode, request, _messages.read_tokens)
+        request = _messages.encode_request(image, k, tokenizer, quality, fit)
+        return await self._call(self._stub.Encode, request, partial(_messages.read_tokens, fit=fit))
 
     async def decode(
-        self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
+        self,
+        tokens: Tokens | bytes,
+        format: ImageFormat = "png",
+        tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
     ) -> bytes:
         """Decode tokens to an image. See `Client.decode`."""
-        request = _messages.decode_request(tokens, format, tokenizer)
+        request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return await self._call(self._stub.Decode, request, _messages.read_image)
 
     def encode_stream(
@@ -97,18 +104,20 @@ class AsyncClient:
         in_flight: int = 64,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> AsyncGenerator[Tokens | ChannelTokError, None]:
         """Encode many images over one call. See `Client.encode_stream`.
 
         `images` is read on the event loop: pass an async iterable if reading blocks.
         """
         _messages.check_k(k)
-        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality)
+        check_fit(fit)
+        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality, fit=fit)
         return self._stream(
             self._stub.EncodeStream,
             images,
             build,
-            _messages.read_encode_item,
+            partial(_messages.read_encode_item, fit=fit),
             _channel.checked_in_flight(in_flight),
         )
 
@@ -118,13 +127,17 @@ class AsyncClient:
         format: ImageFormat = "png",
         tokenizer: str | None = None,
         in_flight: int = 64,
+        *,
+        aspect: Aspect | None = None,
     ) -> AsyncGenerator[bytes | ChannelTokError, None]:
         """Decode many token sequences over one call. See `Client.decode_stream`.
 
         `tokens` is read on the event loop: pass an async iterable if reading blocks.
         """
         _messages.check_format(format)
-        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer)
+        if aspect is not None:
+            check_aspect(aspect)
+        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer, aspect=aspect)
         return self._stream(
             self._stub.DecodeStream,
             tokens,

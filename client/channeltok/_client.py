@@ -13,6 +13,7 @@ from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, from_rpc_error
+from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
@@ -86,6 +87,7 @@ class Client:
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Tokens:
         """Encode an image to its first k tokens.
 
@@ -94,40 +96,51 @@ class Client:
             k: 1 to the tokenizer's max_tokens; None for all.
             tokenizer: a name from `tokenizers()`; None for the default one.
             quality: chooses k for this image, instead of `k`.
+            fit: what the tokenizer sees: "crop", the centred square of the image, or "pad", the
+                whole image with two bands that make it square.
 
         Returns:
-            The tokens; with `quality`, their `curve` holds the quality at every k tried.
+            The tokens. Their `view` says what was seen; with `quality`, their `curve` holds the
+            quality at every k tried.
 
         Raises:
             InvalidInput: BAD_IMAGE, UNSUPPORTED_FORMAT, TOO_MANY_PIXELS, BAD_K, or BAD_REQUEST
-                for `k` together with `quality`.
+                for another `fit`, and for `k` together with `quality`.
             TooLarge: the image has too many bytes.
             UnknownTokenizer: no tokenizer has this name.
             ChannelTokError: the call failed for another reason.
         """
-        request = _messages.encode_request(image, k, tokenizer, quality)
-        return self._call(self._stub.Encode, request, _messages.read_tokens)
+        request = _messages.encode_request(image, k, tokenizer, quality, fit)
+        return self._call(self._stub.Encode, request, partial(_messages.read_tokens, fit=fit))
 
     def decode(
-        self, tokens: Tokens | bytes, format: ImageFormat = "png", tokenizer: str | None = None
+        self,
+        tokens: Tokens | bytes,
+        format: ImageFormat = "png",
+        tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
     ) -> bytes:
-        """Decode tokens to an image, `image_size` pixels square.
+        """Decode tokens to an image whose longer side has `image_size` pixels.
 
         Args:
             tokens: tokens or token bytes.
             format: "png", "jpeg" or "webp".
             tokenizer: a name from `tokenizers()`; None for the one that made the tokens.
+            aspect: width and height of the original that was encoded with `fit="pad"`, in pixels
+                or any other unit, 1 to 2^32 - 1: the bands are removed. (1, 1) gives the square as
+                it was decoded. None: as `tokens.view` says, and the square without it.
 
         Returns:
             The bytes of an image file.
 
         Raises:
-            InvalidInput: BAD_TOKENS or UNSUPPORTED_FORMAT.
+            InvalidInput: BAD_TOKENS, UNSUPPORTED_FORMAT, or BAD_REQUEST for `aspect`.
             FingerprintMismatch: the tokenizer that made the tokens is not served, or is not
                 `tokenizer`.
             ChannelTokError: the call failed for another reason.
         """
-        request = _messages.decode_request(tokens, format, tokenizer)
+        request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return self._call(self._stub.Decode, request, _messages.read_image)
 
     def encode_stream(
@@ -138,6 +151,7 @@ class Client:
         in_flight: int = 64,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """Encode many images over one call, with results in the order of the images.
 
@@ -150,6 +164,7 @@ class Client:
             tokenizer: as in `encode`.
             in_flight: how many images may be sent and unanswered, at least 1.
             quality: as in `encode`.
+            fit: as in `encode`.
 
         Yields:
             For each image its tokens, or the error it failed with.
@@ -160,12 +175,13 @@ class Client:
             Exception: whatever iterating `images` raises, after all earlier results.
         """
         _messages.check_k(k)
-        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality)
+        check_fit(fit)
+        build = partial(_messages.encode_item, k=k, tokenizer=tokenizer, quality=quality, fit=fit)
         return self._stream(
             self._stub.EncodeStream,
             images,
             build,
-            _messages.read_encode_item,
+            partial(_messages.read_encode_item, fit=fit),
             _channel.checked_in_flight(in_flight),
         )
 
@@ -175,6 +191,8 @@ class Client:
         format: ImageFormat = "png",
         tokenizer: str | None = None,
         in_flight: int = 64,
+        *,
+        aspect: Aspect | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """Decode many token sequences over one call, with results in their order.
 
@@ -183,6 +201,7 @@ class Client:
             format: as in `decode`.
             tokenizer: as in `decode`.
             in_flight: how many sequences may be sent and unanswered, at least 1.
+            aspect: as in `decode`, for all. None: each as its own `view` says.
 
         Yields:
             For each sequence the bytes of its image, or the error it failed with.
@@ -191,7 +210,9 @@ class Client:
             ChannelTokError, ValueError, Exception: as `encode_stream`.
         """
         _messages.check_format(format)
-        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer)
+        if aspect is not None:
+            check_aspect(aspect)
+        build = partial(_messages.decode_item, format=format, tokenizer=tokenizer, aspect=aspect)
         return self._stream(
             self._stub.DecodeStream,
             tokens,

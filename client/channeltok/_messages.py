@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from channeltok.errors import ChannelTokError, InternalError, InvalidInput, TooLarge, from_status
+from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.quality import Quality, QualityPoint
-from channeltok.tokens import TokenBytesError, Tokens
+from channeltok.tokens import ImageView, TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -21,6 +22,7 @@ FORMATS = {
     "jpeg": pb.IMAGE_FORMAT_JPEG,
     "webp": pb.IMAGE_FORMAT_WEBP,
 }
+FITS: dict[Fit, pb.Fit] = {"crop": pb.FIT_CROP, "pad": pb.FIT_PAD}
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -65,9 +67,9 @@ def check_format(format: str) -> None:
 
 
 def encode_request(
-    image: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
+    image: bytes, k: int | None, tokenizer: str | None, quality: Quality | None, fit: Fit
 ) -> pb.EncodeRequest:
-    """Raises InvalidInput for k, TooLarge for the image."""
+    """Raises InvalidInput for k and fit, TooLarge for the image."""
     check_k(k)
     _check_size("image", len(image))
     return pb.EncodeRequest(
@@ -75,60 +77,84 @@ def encode_request(
         k=k,
         tokenizer=tokenizer,
         quality=None if quality is None else pb.Quality(**asdict(quality)),
+        fit=FITS[check_fit(fit)],
     )
 
 
 def decode_request(
-    tokens: Tokens | bytes, format: ImageFormat, tokenizer: str | None
+    tokens: Tokens | bytes, format: ImageFormat, tokenizer: str | None, aspect: Aspect | None
 ) -> pb.DecodeRequest:
-    """Bytes are sent unchecked: the service reads them. Raises InvalidInput, TooLarge."""
+    """aspect: None for that of the tokens, where they have one.
+
+    Bytes are sent unchecked: the service reads them. Raises InvalidInput, TooLarge.
+    """
     check_format(format)
+    if isinstance(tokens, Tokens):
+        aspect = tokens.aspect if aspect is None else aspect
     data = tokens.to_bytes() if isinstance(tokens, Tokens) else tokens
     _check_size("token sequence", len(data))
-    return pb.DecodeRequest(tokens=data, format=FORMATS[format], tokenizer=tokenizer)
+    ratio = None
+    if aspect is not None:
+        width, height = check_aspect(aspect)
+        ratio = pb.AspectRatio(width=width, height=height)
+    return pb.DecodeRequest(tokens=data, format=FORMATS[format], tokenizer=tokenizer, aspect=ratio)
 
 
 def encode_item(
-    number: int, image: bytes, k: int | None, tokenizer: str | None, quality: Quality | None
+    number: int,
+    image: bytes,
+    k: int | None,
+    tokenizer: str | None,
+    quality: Quality | None,
+    fit: Fit,
 ) -> pb.EncodeStreamRequest | ChannelTokError:
     """The request for a stream item, or the error that is its result."""
     try:
         return pb.EncodeStreamRequest(
-            id=number, request=encode_request(image, k, tokenizer, quality)
+            id=number, request=encode_request(image, k, tokenizer, quality, fit)
         )
     except ChannelTokError as error:
         return error
 
 
 def decode_item(
-    number: int, tokens: Tokens | bytes, format: ImageFormat, tokenizer: str | None
+    number: int,
+    tokens: Tokens | bytes,
+    format: ImageFormat,
+    tokenizer: str | None,
+    aspect: Aspect | None,
 ) -> pb.DecodeStreamRequest | ChannelTokError:
     """The request for a stream item, or the error that is its result."""
     try:
-        return pb.DecodeStreamRequest(id=number, request=decode_request(tokens, format, tokenizer))
+        return pb.DecodeStreamRequest(
+            id=number, request=decode_request(tokens, format, tokenizer, aspect)
+        )
     except ChannelTokError as error:
         return error
 
 
-def read_tokens(response: pb.EncodeResponse) -> Tokens:
-    """Raises InternalError if the service did not send token bytes."""
+def read_tokens(response: pb.EncodeResponse, fit: Fit) -> Tokens:
+    """Raises InternalError if the service did not send token bytes, or ignored `fit`."""
     try:
         tokens = Tokens.from_bytes(response.tokens)
     except TokenBytesError as error:
         raise InternalError("INTERNAL", f"the service's answer cannot be read: {error}") from error
     curve = tuple(from_message(QualityPoint, point) for point in response.curve)
-    return replace(tokens, curve=curve) if curve else tokens
+    view = from_message(ImageView, response.view) if response.HasField("view") else None
+    if fit == "pad" and view is None:
+        raise InternalError("INTERNAL", "the service is older than this client: it can only crop")
+    return replace(tokens, curve=curve, view=view)
 
 
 def read_image(response: pb.DecodeResponse) -> bytes:
     return response.image
 
 
-def read_encode_item(response: pb.EncodeStreamResponse) -> Tokens | ChannelTokError:
+def read_encode_item(response: pb.EncodeStreamResponse, fit: Fit) -> Tokens | ChannelTokError:
     match response.WhichOneof("result"):
         case "response":
             try:
-                return read_tokens(response.response)
+                return read_tokens(response.response, fit)
             except InternalError as error:
                 return error
         case "error":

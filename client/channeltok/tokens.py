@@ -38,6 +38,29 @@ class TokenBytesError(ValueError):
     """These are not token bytes of version 1; the message says what is wrong."""
 
 
+@dataclass(frozen=True)
+class ImageView:
+    """What a tokenizer saw of an image.
+
+    Attributes:
+        width, height: of the whole image in its own pixels, upright: after its EXIF rotation.
+        left, top, right, bottom: the part that was seen, in those pixels from the top left corner;
+            half pixels where the margins are odd. With `fit="pad"` the whole image.
+    """
+
+    width: int
+    height: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def aspect(self) -> tuple[int, int]:
+        """Proportions of the part that was seen: its width and height in pixels."""
+        return round(self.right - self.left), round(self.bottom - self.top)
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """The first k tokens of an image, coarse to fine, and the tokenizer that made them.
@@ -48,6 +71,8 @@ class Tokens:
         fingerprint: 16 lower-case hex digits that identify the tokenizer's training.
         curve: where a `Quality` chose k, the quality at every k tried, ascending. Ignored by
             comparison and not part of the token bytes.
+        view: what the tokenizer saw of the image; None where that is not known. Ignored and left
+            out like `curve`. Decoding gives the image these proportions.
 
     Raises:
         ValueError: for anything else; nothing is rounded or wrapped to fit.
@@ -56,6 +81,7 @@ class Tokens:
     ids: NDArray[np.uint16]
     fingerprint: str
     curve: tuple[QualityPoint, ...] = ()
+    view: ImageView | None = None
 
     def __post_init__(self) -> None:
         if not _FINGERPRINT.fullmatch(self.fingerprint):
@@ -67,6 +93,11 @@ class Tokens:
         """Number of tokens, 1 to 65535."""
         return len(self.ids)
 
+    @property
+    def aspect(self) -> tuple[int, int] | None:
+        """Proportions of what was seen, width and height; None without a view."""
+        return None if self.view is None else self.view.aspect
+
     def prefix(self, k: int) -> Self:
         """The first k tokens: those of the same image at a smaller budget.
 
@@ -75,7 +106,7 @@ class Tokens:
         k = operator.index(k)
         if not 1 <= k <= self.k:
             raise ValueError(f"the k of a prefix is 1 to {self.k} here, not {k}")
-        return type(self)(self.ids[:k], self.fingerprint)
+        return type(self)(self.ids[:k], self.fingerprint, view=self.view)
 
     def to_bytes(self) -> bytes:
         """The token bytes, 16 + 2k of them."""

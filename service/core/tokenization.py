@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from channeltok.fit import Aspect
 from channeltok.quality import K_AND_QUALITY, Quality, QualityPoint
-from channeltok.tokens import TokenBytesError, Tokens
+from channeltok.tokens import ImageView, TokenBytesError, Tokens
 from numpy.typing import NDArray
 
+import imaging
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
@@ -43,8 +45,8 @@ _UNTIMED_STAGES = {
 class Encoded:
     """Result of encode.
 
-    engine: see Model.engine. curve: the qualities measured to choose k, by ascending k; empty if k
-    was not chosen by quality.
+    tokens: with their view. engine: see Model.engine. curve: the qualities measured to choose k, by
+    ascending k; empty if k was not chosen by quality.
     """
 
     tokenizer: ServedTokenizer
@@ -97,14 +99,16 @@ class Tokenization:
         tokenizer: str | None,
         *,
         quality: Quality | None = None,
+        fit: imaging.Fit = "crop",
         rpc: str = "encode",
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Encoded:
         """Encode a JPEG, PNG or WebP to its first k tokens, by default all.
 
-        quality: chooses k instead. tokenizer: None for the default. timeout: seconds left to the
-        caller's deadline. Raises the ServiceErrors of service/errors.py.
+        quality: chooses k instead. fit: what part of the image the tokenizer sees. tokenizer: None
+        for the default. timeout: seconds left to the caller's deadline. Raises the ServiceErrors of
+        service/errors.py.
         """
         async with self._call(rpc, timeout, priority) as (call, permit):
             served = self._registry.current.by_name(tokenizer)
@@ -117,7 +121,8 @@ class Tokenization:
                 raise BadRequest(K_AND_QUALITY)
             k = k or served.max_tokens
             call.set_subject(served.name, k)
-            pixels, _ = await self._images.prepare(image, served.image_size)
+            pixels, seen = await self._images.prepare(image, served.image_size, fit)
+            view = ImageView(seen.width, seen.height, *seen.box)
             call.end_stage("unpack")
             inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
             call.add_inference(inference)
@@ -125,11 +130,11 @@ class Tokenization:
             curve = []
             if quality is not None:
                 curve = await self._measure_curve(
-                    call, permit, served, pixels, ids, quality.budgets(served.max_tokens)
+                    call, permit, served, pixels, view, ids, quality.budgets(served.max_tokens)
                 )
                 k = quality.choose(curve).k
                 call.set_subject(served.name, k)
-            tokens = Tokens(ids[:k], served.fingerprint)
+            tokens = Tokens(ids[:k], served.fingerprint, view=view)
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(k)
         return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
@@ -140,6 +145,7 @@ class Tokenization:
         permit: Permit,
         served: ServedTokenizer,
         pixels: NDArray[np.uint8],
+        view: ImageView,
         ids: NDArray[np.uint16],
         ks: list[int],
     ) -> list[QualityPoint]:
@@ -151,7 +157,7 @@ class Tokenization:
             call.add_inference(inference)
             decoded.append(inference.output)
         curve = await self._images.run_in_thread(
-            measure_quality, pixels, np.concatenate(decoded), ks
+            measure_quality, pixels, np.concatenate(decoded), ks, view.aspect
         )
         call.end_stage("measure")
         return curve
@@ -162,13 +168,16 @@ class Tokenization:
         format: str,
         tokenizer: str | None,
         *,
+        aspect: Aspect | None = None,
         rpc: str = "decode",
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Decoded:
         """Decode tokens or token bytes to an image in `format` ("JPEG", "PNG" or "WEBP").
 
-        tokenizer, timeout: as for encode. Raises the ServiceErrors of service/errors.py.
+        aspect: proportions of an image that was padded, both at least 1: the reply is without its
+        bands. None for those of the tokens, else the whole square. tokenizer, timeout: as for
+        encode. Raises the ServiceErrors of service/errors.py.
         """
         async with self._call(rpc, timeout, priority) as (call, permit):
             if isinstance(tokens, bytes):
@@ -183,7 +192,10 @@ class Tokenization:
             call.end_stage("unpack")
             inference = await self._triton.infer(decoder, padded, permit=permit)
             call.add_inference(inference)
-            image = await self._images.encode(inference.output[0], format)
+            pixels = imaging.crop_to_aspect(
+                inference.output[0], *(aspect or tokens.aspect or (1, 1))
+            )
+            image = await self._images.encode(pixels, format)
             call.end_stage("render")
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(tokens.k)

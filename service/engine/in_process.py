@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from channeltok import ImageFormat, Quality, TokenBytesError, TokenizerInfo, Tokens
+from channeltok import (
+    Aspect,
+    Fit,
+    ImageFormat,
+    ImageView,
+    Quality,
+    TokenBytesError,
+    TokenizerInfo,
+    Tokens,
+)
 from channeltok.errors import CLASS_OF_CODE, ChannelTokError
+from channeltok.fit import check_aspect, check_fit
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
@@ -81,6 +91,7 @@ class InProcessEngine:
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """Encode images, with results in their order; k is 1 to max_tokens.
 
@@ -88,19 +99,26 @@ class InProcessEngine:
         """
         served = self._served.by_name(tokenizer)
         largest_k = served.max_tokens if k is None else k
-        return self._stream(images, lambda batch: self._encode(served, batch, largest_k, quality))
+        check_fit(fit)
+        return self._stream(
+            images, lambda batch: self._encode(served, batch, largest_k, quality, fit)
+        )
 
     def decode_stream(
         self,
         tokens: Iterable[Tokens | bytes],
         format: ImageFormat = "png",
         tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """Decode token sequences, with results in their order; fingerprints may be mixed.
 
         See `channeltok.Client.decode_stream`.
         """
-        return self._stream(tokens, lambda batch: self._decode(batch, format, tokenizer))
+        if aspect is not None:
+            check_aspect(aspect)
+        return self._stream(tokens, lambda batch: self._decode(batch, format, tokenizer, aspect))
 
     def _stream(
         self, source: Iterable[Item], work: Callable[[list[Item]], list[Result]]
@@ -116,22 +134,26 @@ class InProcessEngine:
             yield from running.popleft().result()
 
     def _encode(
-        self, served: ServedTokenizer, batch: list[bytes], k: int, quality: Quality | None
+        self, served: ServedTokenizer, batch: list[bytes], k: int, quality: Quality | None, fit: Fit
     ) -> list[Tokens | ChannelTokError]:
         results: dict[int, Tokens | ChannelTokError] = {}
         pixels: dict[int, NDArray[np.uint8]] = {}  # by row of the batch, as results
+        views: dict[int, ImageView] = {}
         for row, image in enumerate(batch):
             try:
-                pixels[row], _ = read_image(image, served.image_size, self._settings.max_pixels)
+                pixels[row], seen = read_image(
+                    image, served.image_size, self._settings.max_pixels, fit
+                )
+                views[row] = ImageView(seen.width, seen.height, *seen.box)
             except ServiceError as error:
                 results[row] = _client_error(error)
         if pixels:
             all_ids = self._run(served.encoder, np.stack([*pixels.values()])).astype(np.uint16)
             for row, ids in zip(pixels, all_ids, strict=True):
                 if quality is None:
-                    results[row] = Tokens(ids[:k], served.fingerprint)
+                    results[row] = Tokens(ids[:k], served.fingerprint, view=views[row])
                 else:
-                    results[row] = self._choose_k(served, quality, pixels[row], ids)
+                    results[row] = self._choose_k(served, quality, pixels[row], views[row], ids)
         return [results[row] for row in range(len(batch))]
 
     def _choose_k(
@@ -139,6 +161,7 @@ class InProcessEngine:
         served: ServedTokenizer,
         quality: Quality,
         pixels: NDArray[np.uint8],
+        view: ImageView,
         ids: NDArray[np.uint16],
     ) -> Tokens:
         budgets = quality.budgets(served.max_tokens)
@@ -146,11 +169,15 @@ class InProcessEngine:
             self._run(decoder, pad_prefixes(ids, ks, width))
             for width, decoder, ks in served.decoders_for(budgets)
         ]
-        curve = measure_quality(pixels, np.concatenate(decoded), budgets)
-        return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve))
+        curve = measure_quality(pixels, np.concatenate(decoded), budgets, view.aspect)
+        return Tokens(ids[: quality.choose(curve).k], served.fingerprint, tuple(curve), view)
 
     def _decode(
-        self, batch: list[Tokens | bytes], format: ImageFormat, tokenizer: str | None
+        self,
+        batch: list[Tokens | bytes],
+        format: ImageFormat,
+        tokenizer: str | None,
+        aspect: Aspect | None,
     ) -> list[bytes | ChannelTokError]:
         results: dict[int, bytes | ChannelTokError] = {}
         # Rows by decoder: the decoder of a row must not depend on the rest of its batch.
@@ -167,7 +194,8 @@ class InProcessEngine:
             decoder = self._served.by_fingerprint(fingerprint, tokenizer).decoders[budget]
             padded = [pad_prefixes(tokens.ids, [tokens.k], budget) for tokens in rows.values()]
             for row, pixels in zip(rows, self._run(decoder, np.concatenate(padded)), strict=True):
-                results[row] = imaging.encode_image(pixels, format.upper())
+                shown = imaging.crop_to_aspect(pixels, *(aspect or rows[row].aspect or (1, 1)))
+                results[row] = imaging.encode_image(shown, format.upper())
         return [results[row] for row in range(len(batch))]
 
     def _run(self, model: Model, array: np.ndarray[Any, Any]) -> Any:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from channeltok import GeneratorInfo, NewTokens, Preview, Started, TokenizerInfo
+from channeltok import Aspect, Fit, GeneratorInfo, NewTokens, Preview, Started, TokenizerInfo
+from channeltok.fit import check_aspect
 from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 
@@ -12,6 +13,8 @@ from service.core.call_record import Stages
 from service.core.generation import Event, Finished
 from service.core.tokenization import Decoded, Encoded
 from service.errors import BadRequest, UnsupportedFormat
+
+_FITS: dict[int, Fit] = {pb.FIT_UNSPECIFIED: "crop", pb.FIT_CROP: "crop", pb.FIT_PAD: "pad"}
 
 
 def pillow_format(format: pb.ImageFormat) -> str:
@@ -33,6 +36,20 @@ def read_quality(quality: pb.Quality) -> Quality:
         raise BadRequest(str(error)) from error
 
 
+def read_fit(fit: pb.Fit) -> Fit:
+    """Crop where unspecified. Raises BadRequest."""
+    try:
+        return _FITS[fit]
+    except KeyError:
+        raise BadRequest(f"fit {fit} is unknown; 1 is crop, 2 pad") from None
+
+
+def read_aspect(request: pb.DecodeRequest) -> Aspect | None:
+    """Raises InvalidInput."""
+    aspect = request.aspect
+    return check_aspect((aspect.width, aspect.height)) if request.HasField("aspect") else None
+
+
 def read_generate_request(request: pb.GenerateRequest) -> dict[str, Any]:
     """The fields of GenerateParams, which have the same names. Raises UnsupportedFormat."""
     fields = {field.name: value for field, value in request.ListFields()}
@@ -41,6 +58,7 @@ def read_generate_request(request: pb.GenerateRequest) -> dict[str, Any]:
 
 
 def encode_response(encoded: Encoded) -> pb.EncodeResponse:
+    view = encoded.tokens.view
     return pb.EncodeResponse(
         tokenizer=encoded.tokenizer.name,
         fingerprint=encoded.tokenizer.fingerprint,
@@ -49,6 +67,7 @@ def encode_response(encoded: Encoded) -> pb.EncodeResponse:
         stages=_stage_times(encoded.stages),
         engine=encoded.engine,
         curve=[pb.QualityPoint(**asdict(point)) for point in encoded.curve],
+        view=None if view is None else pb.ImageView(**asdict(view)),
     )
 
 

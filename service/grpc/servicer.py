@@ -83,6 +83,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             request.k if request.HasField("k") else None,
             request.tokenizer,
             quality=quality,
+            fit=messages.read_fit(request.fit),
             rpc=rpc,
             timeout=timeout,
             priority=priority,
@@ -94,7 +95,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     ) -> pb.DecodeResponse:
         format = messages.pillow_format(request.format)
         decoded = await self._tokenization.decode(
-            request.tokens, format, request.tokenizer, rpc=rpc, timeout=timeout, priority=priority
+            request.tokens,
+            format,
+            request.tokenizer,
+            aspect=messages.read_aspect(request),
+            rpc=rpc,
+            timeout=timeout,
+            priority=priority,
         )
         return messages.decode_response(decoded, request.format or pb.IMAGE_FORMAT_PNG)
 

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import orjson
-from channeltok.tokens import Tokens
+from channeltok.fit import FITS, check_fit, parse_aspect
+from channeltok.tokens import ImageView, Tokens
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 
@@ -25,6 +26,11 @@ from service.rest.requests import (
 from service.settings import Settings
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_VIEW = "ChannelTok-View"
+_VIEW_MEANING = (
+    "what the tokenizer saw, in pixels: width and height of the whole image, then the part of it "
+    "that was seen; a dictionary of RFC 8941"
+)
 
 
 def create_app(
@@ -54,7 +60,13 @@ def create_app(
         openapi_extra={
             "requestBody": {"required": True, "content": dict.fromkeys(FORMATS, _BINARY)}
         },
-        responses={200: {"model": TokensDocument, "content": {OCTETS: _BINARY}}},
+        responses={
+            200: {
+                "model": TokensDocument,
+                "content": {OCTETS: _BINARY},
+                "headers": {_VIEW: {"schema": {"type": "string"}, "description": _VIEW_MEANING}},
+            }
+        },
         response_class=Response,
     )
     async def encode(
@@ -73,6 +85,14 @@ def create_app(
                 "or max_bytes with one of the others"
             ),
         ] = None,
+        fit: Annotated[
+            str,
+            Query(
+                description="what the tokenizer sees of an image that is not square: crop, the "
+                "centred square; pad, the whole image with two bands that make it square",
+                json_schema_extra={"enum": list(FITS)},
+            ),
+        ] = "crop",
         tokenizer: Annotated[
             str | None, Query(description="name of the tokenizer; the default one when absent")
         ] = None,
@@ -86,11 +106,14 @@ def create_app(
             parse_k(k),
             tokenizer,
             quality=parse_quality(quality),
+            fit=check_fit(fit),
             timeout=settings.request_timeout_seconds,
         )
         encoded = await cancel_on_disconnect(request, work)
         content = _tokens_json(encoded) if media_type == JSON else encoded.tokens.to_bytes()
         headers = _result_headers(encoded.stages, encoded.engine)
+        if encoded.tokens.view is not None:
+            headers[_VIEW] = _view_header(encoded.tokens.view)
         return Response(content, media_type=media_type, headers=headers)
 
     @app.post(
@@ -115,6 +138,15 @@ def create_app(
             str | None,
             Query(description="name of the tokenizer; found by fingerprint when absent"),
         ] = None,
+        aspect: Annotated[
+            str | None,
+            Query(
+                description="width:height of an image that was encoded with fit=pad, such as 3:2 "
+                "or 1920:1080: its bands are removed. 1:1 gives the whole square. When absent: as "
+                "the `view` of a JSON body says, else the whole square",
+                json_schema_extra={"pattern": "^[0-9]{1,10}:[0-9]{1,10}$"},
+            ),
+        ] = None,
         accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
         media_type = negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
@@ -125,7 +157,11 @@ def create_app(
             tokens, named = parse_tokens(body)
             tokenizer = tokenizer or named
         work = tokenization.decode(
-            tokens, FORMATS[media_type], tokenizer, timeout=settings.request_timeout_seconds
+            tokens,
+            FORMATS[media_type],
+            tokenizer,
+            aspect=None if aspect is None else parse_aspect(aspect),
+            timeout=settings.request_timeout_seconds,
         )
         decoded = await cancel_on_disconnect(request, work)
         headers = _result_headers(decoded.stages, decoded.engine)
@@ -168,7 +204,13 @@ def _tokens_json(encoded: Encoded) -> bytes:
     }
     if encoded.curve:
         document["curve"] = [asdict(point) for point in encoded.curve]
+    if encoded.tokens.view is not None:
+        document["view"] = asdict(encoded.tokens.view)
     return orjson.dumps(document)
+
+
+def _view_header(view: ImageView) -> str:
+    return ", ".join(f"{name}={value}" for name, value in asdict(view).items())
 
 
 def _result_headers(stages: Stages, engine: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from channeltok.fit import MAX_SIDE
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.generation import (
@@ -24,6 +25,23 @@ class QualityPointDocument(BaseModel):
     psnr: Annotated[float, Field(description="peak signal-to-noise ratio, dB")]
 
 
+_Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+_Edge = Annotated[float, Field(ge=0, le=MAX_SIDE)]
+
+
+class ViewDocument(BaseModel):
+    """What the tokenizer saw of an image, in the image's own pixels."""
+
+    model_config = ConfigDict(strict=True)
+
+    width: Annotated[_Side, Field(description="of the whole image, after its EXIF rotation")]
+    height: _Side
+    left: Annotated[_Edge, Field(description="of the part that was seen, as the next three")]
+    top: _Edge
+    right: _Edge
+    bottom: _Edge
+
+
 class TokensDocument(BaseModel):
     """Tokens as JSON: encode returns it, decode takes it."""
 
@@ -44,6 +62,10 @@ class TokensDocument(BaseModel):
         Field(
             description="every k that was tried, when the request had a quality; ignored by decode"
         ),
+    ] = None
+    view: Annotated[
+        ViewDocument | None,
+        Field(description="what was seen; decode gives the image the proportions of this part"),
     ] = None
 
 

@@ -5,12 +5,16 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import orjson
+from channeltok.fit import check_aspect
 from channeltok.quality import Quality
-from channeltok.tokens import Tokens
+from channeltok.tokens import ImageView, Tokens
 from fastapi import Request
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.errors import BadK, BadRequest, BadTokens, TooLarge, TooSlow
+from service.rest.documents import ViewDocument
+from service.rest.problems import invalid_request
 from service.settings import Settings
 
 _Result = TypeVar("_Result")
@@ -83,8 +87,8 @@ def parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
 def read_tokens(document: Any, where: str) -> tuple[Tokens, str | None]:
     """Tokens and tokenizer name (None where absent) of a TokensDocument.
 
-    where: what to call the document in messages. Raises BadRequest when it is malformed,
-    BadTokens when its ids are wrong.
+    where: what to call the document in messages. Raises BadRequest or InvalidInput when it is
+    malformed, BadTokens when its ids are wrong.
     """
     if (
         not isinstance(document, dict)
@@ -105,6 +109,18 @@ def read_tokens(document: Any, where: str) -> tuple[Tokens, str | None]:
         if type(token) is not int or not 0 <= token <= 65535:
             raise BadTokens(f"an id is {str(token)[:40]}; ids are whole numbers from 0 to 65535")
     try:
-        return Tokens(ids, document["fingerprint"]), tokenizer
+        return Tokens(ids, document["fingerprint"], view=_read_view(document)), tokenizer
     except ValueError as error:
         raise BadTokens(str(error)) from error
+
+
+def _read_view(document: dict[str, Any]) -> ImageView | None:
+    if document.get("view") is None:
+        return None
+    try:
+        fields = ViewDocument.model_validate(document["view"]).model_dump()
+    except ValidationError as error:
+        raise invalid_request(error) from error
+    view = ImageView(**fields)
+    check_aspect(view.aspect)
+    return view

@@ -34,7 +34,7 @@ def test_rest_gives_64_ids_and_an_image_of_the_photo(rest: httpx.Client) -> None
         .json()
     )
     assert document["k"] == len(document["tokens"]) == 64
-    assert set(document) == {"tokenizer", "fingerprint", "k", "tokens"}
+    assert set(document) == {"tokenizer", "fingerprint", "k", "tokens", "view"}
     reply = rest.post(
         "/v1/decode", json=document, headers={"Accept": "image/png"}
     ).raise_for_status()

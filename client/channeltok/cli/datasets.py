@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from channeltok._client import Client
 from channeltok.cli.command import CommandFailed
-from channeltok.cli.images import add_length_options
+from channeltok.cli.images import add_fit_option, add_length_options
 from channeltok.cli.server_options import connect
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def add_commands(
         help="folder for the token shards; an unfinished run there is continued",
     )
     add_length_options(tokenize)
+    add_fit_option(tokenize)
     tokenize.add_argument(
         "--format", choices=("parquet", "webdataset"), default="parquet", help="default: parquet"
     )
@@ -81,6 +82,12 @@ def add_commands(
     detokenize.add_argument("-k", type=int, help="number of tokens to decode; default: all")
     detokenize.add_argument(
         "--format", choices=("jpeg", "png", "webp"), default="jpeg", help="default: jpeg"
+    )
+    detokenize.add_argument(
+        "--square",
+        action="store_true",
+        help="write squares as they are decoded; default: images that were tokenized with "
+        "--fit pad get their own proportions back",
     )
     detokenize.set_defaults(run=partial(_run, _detokenize, open_engines))
 
@@ -153,6 +160,7 @@ def _tokenize(make_cluster: MakeCluster, options: argparse.Namespace, engines: l
             engines,
             k=options.k,
             quality=options.quality,
+            fit=options.fit,
             tokenizer=options.tokenizer,
             container=options.format,
             max_rejects=options.max_rejects,
@@ -166,7 +174,12 @@ def _detokenize(options: argparse.Namespace, engines: list[Any]) -> None:
     from channeltok import datasets
 
     count = datasets.detokenize(
-        options.source, options.folder, engines[0], k=options.k, format=options.format
+        options.source,
+        options.folder,
+        engines[0],
+        k=options.k,
+        format=options.format,
+        square=options.square,
     )
     print(f"{options.folder}: {count:,} images")
 

@@ -10,7 +10,8 @@ from typing import Any
 from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok.cli.command import CommandFailed
 from channeltok.cli.server_options import connect
-from channeltok.errors import UnknownTokenizer
+from channeltok.errors import InvalidInput, UnknownTokenizer
+from channeltok.fit import FITS, Aspect, parse_aspect
 from channeltok.quality import Quality
 from channeltok.tokens import TokenBytesError, Tokens
 
@@ -30,6 +31,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     encode = commands.add_parser("encode", parents=parents, help="encode an image to tokens")
     encode.add_argument("input", metavar="IMAGE", type=Path, help="a JPEG, PNG or WebP file")
     add_length_options(encode)
+    add_fit_option(encode)
     encode.add_argument(
         "-o", "--output", metavar="FILE", help=f"default: IMAGE with suffix {SUFFIX}; - is stdout"
     )
@@ -46,6 +48,13 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="image file, its format given by the suffix: .png, .jpg, .jpeg, .webp; "
         "default: TOKENS with suffix .png; - writes PNG to stdout",
+    )
+    decode.add_argument(
+        "--aspect",
+        metavar="W:H",
+        type=_aspect,
+        help="proportions of an image that was encoded with --fit pad, such as 3:2 or 1920:1080: "
+        "removes its bands; default: the whole square",
     )
     decode.set_defaults(run=_decode)
 
@@ -72,6 +81,24 @@ def add_length_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fit_option(parser: argparse.ArgumentParser) -> None:
+    """Add --fit."""
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="what to see of an image that is not square: crop, the centred square; pad, the whole "
+        "image with two bands that make it square; default: crop",
+    )
+
+
+def _aspect(text: str) -> Aspect:
+    try:
+        return parse_aspect(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
 def _quality(text: str) -> Quality:
     try:
         return Quality.parse(text)
@@ -85,7 +112,9 @@ def _encode(options: argparse.Namespace) -> None:
     image = options.input.read_bytes()
     output = options.output or str(options.input.with_suffix(SUFFIX))
     with connect(options) as client:
-        tokens = client.encode(image, options.k, options.tokenizer, quality=options.quality)
+        tokens = client.encode(
+            image, options.k, options.tokenizer, quality=options.quality, fit=options.fit
+        )
     data = tokens.to_bytes()
     write_output(output, data)
     summary = (
@@ -95,6 +124,8 @@ def _encode(options: argparse.Namespace) -> None:
     for point in tokens.curve:
         if point.k == tokens.k:
             summary += f", SSIM {point.ssim:.3f}, {point.psnr:.1f} dB"
+    if options.fit == "pad" and tokens.aspect is not None:
+        summary += f"; decode with --aspect {tokens.aspect[0]}:{tokens.aspect[1]}"
     if options.ids:
         print(*tokens.ids)
     print(summary, file=sys.stderr if options.ids or output == "-" else sys.stdout)
@@ -108,7 +139,7 @@ def _decode(options: argparse.Namespace) -> None:
         raise CommandFailed(f"{output} exists; to overwrite it, use -o {output}")
     format = image_format(output)
     with connect(options) as client:
-        image = client.decode(tokens, format, options.tokenizer)
+        image = client.decode(tokens, format, options.tokenizer, aspect=options.aspect)
     write_output(output, image)
     summary = (
         f"{display_name(output)}: {format} of {len(image)} bytes, from {tokens.k} tokens, "

@@ -10,6 +10,7 @@ from channeltok._messages import ImageFormat
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.token_dataset import TokenDataset
 from channeltok.errors import ChannelTokError
+from channeltok.fit import Aspect
 from channeltok.tokens import Tokens
 
 
@@ -21,6 +22,8 @@ class Decoder(Protocol):
         tokens: Iterable[Tokens | bytes],
         format: ImageFormat = "png",
         tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
     ) -> Generator[bytes | ChannelTokError, None, None]:
         """Yield the image or the error of each token sequence, in order."""
         ...
@@ -33,8 +36,11 @@ def detokenize(
     *,
     k: int | None = None,
     format: ImageFormat = "jpeg",
+    square: bool = False,
 ) -> int:
     """Decode every row of the token shards at `source` to an image file in `folder`.
+
+    An image that was padded gets its own proportions back.
 
     Args:
         source: Parquet output of `tokenize`, a path or a URL.
@@ -42,6 +48,7 @@ def detokenize(
         decoder: a client, or an engine in this process.
         k: number of tokens to decode; None for all.
         format: format of the images.
+        square: write the square as it was decoded, with the bands of padded images.
 
     Returns:
         The number of images.
@@ -62,7 +69,7 @@ def detokenize(
             yield tokens
 
     count = 0
-    for image in decoder.decode_stream(rows(), format):
+    for image in decoder.decode_stream(rows(), format, aspect=(1, 1) if square else None):
         key = keys.popleft()
         if isinstance(image, ChannelTokError):
             raise image

@@ -15,6 +15,7 @@ from channeltok.datasets.length_stats import LengthStats
 from channeltok.datasets.progress import ProgressListener
 from channeltok.datasets.shard import Engine, ShardTokenizer, with_retries
 from channeltok.datasets.sources import Shard, find_shards
+from channeltok.fit import Fit, check_fit
 from channeltok.quality import K_AND_QUALITY, Quality
 
 if TYPE_CHECKING:  # Ray is an extra
@@ -63,6 +64,7 @@ def tokenize(
     *,
     k: int | None = None,
     quality: Quality | None = None,
+    fit: Fit = "crop",
     tokenizer: str | None = None,
     container: str = "parquet",
     max_rejects: int | None = None,
@@ -77,6 +79,7 @@ def tokenize(
         engines: clients, or engines in this process; the shards are spread over them.
         k: tokens per image, 1 to the tokenizer's max_tokens; None for all.
         quality: chooses k for each image, instead of `k`.
+        fit: what part of each image the tokenizer sees, see `Client.encode`.
         tokenizer: name of the tokenizer; None for the default.
         container: "parquet" or "webdataset".
         max_rejects: how many images may fail; None for any number.
@@ -92,7 +95,7 @@ def tokenize(
         DestinationMismatch: the destination holds tokens made with other parameters.
         TooManyRejects: more images failed than `max_rejects`.
         ShardFailed: shards could not be finished, even with retries.
-        ChannelTokError: the engines cannot be reached to begin with.
+        ChannelTokError: the engines cannot be reached to begin with, or `fit` is none.
         ValueError: the engines lack this k or tokenizer, or both `k` and `quality` are set.
     """
     started = time.monotonic()
@@ -105,10 +108,10 @@ def tokenize(
     if k is not None and not 1 <= k <= info.max_tokens:
         raise ValueError(f"k is 1 to {info.max_tokens} for tokenizer {info.name!r}, not {k}")
     quality_text = None if quality is None else str(quality)
-    manifest = Manifest(info.name, info.fingerprint, k, container, quality_text)
+    manifest = Manifest(info.name, info.fingerprint, k, container, quality_text, fit=check_fit(fit))
     target = Destination(destination, manifest)
     listener = listener or ProgressListener()
-    run = _Run(ShardTokenizer(target, info, k, container, quality), max_rejects, listener)
+    run = _Run(ShardTokenizer(target, info, k, container, quality, fit), max_rejects, listener)
     summary = Summary(info.name, info.fingerprint, k, quality_text, len(shards))
     remaining = []
     for shard in shards:

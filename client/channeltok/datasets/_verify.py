@@ -4,10 +4,12 @@ import random
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
+from channeltok.datasets.destination import fit_of
 from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import Shard, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
+from channeltok.fit import Fit
 from channeltok.tokens import Tokens
 
 MAX_SHARDS = 8  # read by one verification
@@ -48,6 +50,7 @@ def verify(
         ChannelTokError: the engine fails, or serves no tokenizer with the tokens' fingerprint.
     """
     dataset, rng = TokenDataset(destination), random.Random(seed)
+    fit = fit_of(destination)
     tokenizer = _tokenizer_of(engine, next(dataset.rows())[1].fingerprint)
     sources = {shard.name: shard for shard in find_shards(source)}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
@@ -60,7 +63,7 @@ def verify(
         if shard is None:
             result.missing += expected
         else:
-            _verify_shard(shard, expected, engine, tokenizer, result)
+            _verify_shard(shard, expected, engine, tokenizer, fit, result)
     return result
 
 
@@ -81,6 +84,7 @@ def _verify_shard(
     expected: dict[str, Tokens],
     engine: Engine,
     tokenizer: str,
+    fit: Fit,
     result: Verification,
 ) -> None:
     keys: list[str] = []  # sent so far
@@ -94,7 +98,7 @@ def _verify_shard(
                     return
 
     k = max((tokens.k for tokens in expected.values()), default=None)
-    for number, tokens in enumerate(engine.encode_stream(images(), k, tokenizer)):
+    for number, tokens in enumerate(engine.encode_stream(images(), k, tokenizer, fit=fit)):
         rejected = isinstance(tokens, (InvalidInput, TooLarge))
         if isinstance(tokens, ChannelTokError) and not rejected:
             raise tokens

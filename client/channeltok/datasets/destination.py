@@ -25,6 +25,7 @@ import fsspec
 
 from channeltok.datasets.errors import DestinationMismatch
 from channeltok.datasets.length_stats import LengthStats
+from channeltok.fit import Fit, check_fit
 
 FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
 
@@ -33,7 +34,8 @@ FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
 class Manifest:
     """What all rows of a destination have in common.
 
-    k: tokens per image; None where `quality` (as text) chooses.
+    k: tokens per image; None where `quality` (as text) chooses. fit: what part of each image the
+    tokenizer saw; manifests of older runs lack it, and they cropped.
     """
 
     tokenizer: str
@@ -42,6 +44,7 @@ class Manifest:
     container: str
     quality: str | None = None
     format: int = 1
+    fit: Fit = "crop"
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,11 @@ class Destination:
                 ) from None
             self._write(path, _json(asdict(manifest)))
             return
+        begun = {"fit": "crop", **stored}
         differences = [
-            f"{name} {stored.get(name)!r}, not {value!r}"
+            f"{name} {begun.get(name)!r}, not {value!r}"
             for name, value in asdict(manifest).items()
-            if stored.get(name) != value
+            if begun.get(name) != value
         ]
         if differences:
             raise DestinationMismatch(
@@ -163,6 +167,19 @@ class Destination:
             os.fsync(descriptor)  # makes the rename durable
         finally:
             os.close(descriptor)
+
+
+def fit_of(url: str) -> Fit:
+    """How the images of a destination were fitted: "crop" where its manifest is missing or older.
+
+    Raises InvalidInput for a fit that this release does not know.
+    """
+    fs, root = fsspec.url_to_fs(url)
+    try:
+        manifest = json.loads(fs.cat_file(posixpath.join(root, FOLDER, "manifest.json")))
+    except FileNotFoundError:
+        return "crop"
+    return check_fit(manifest.get("fit", "crop"))
 
 
 def _json(data: dict[str, Any]) -> bytes:

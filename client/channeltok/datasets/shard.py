@@ -1,13 +1,10 @@
 """Tokenize one shard, with retries, and put it in place; in a thread here or on a Ray worker."""
 
-import io
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-
-from PIL import Image
 
 from channeltok._messages import TokenizerInfo
 from channeltok.datasets.destination import Destination, Entry, Reject
@@ -15,7 +12,14 @@ from channeltok.datasets.errors import SourceError
 from channeltok.datasets.length_stats import LengthStats
 from channeltok.datasets.sources import Sample, Shard
 from channeltok.datasets.writers import CONTAINERS, Row
-from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
+from channeltok.errors import (
+    ChannelTokError,
+    FingerprintMismatch,
+    InternalError,
+    InvalidInput,
+    TooLarge,
+)
+from channeltok.fit import Fit
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 
@@ -42,6 +46,7 @@ class Engine(Protocol):
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Generator[Tokens | ChannelTokError, None, None]:
         """Yield the tokens or the error of each image, in order. Must be thread-safe."""
         ...
@@ -86,6 +91,7 @@ class ShardTokenizer:
         k: tokens per image; None where `quality` chooses.
         container: "parquet" or "webdataset".
         quality: chooses k for each image.
+        fit: what part of each image the tokenizer sees.
     """
 
     destination: Destination
@@ -93,6 +99,7 @@ class ShardTokenizer:
     k: int | None
     container: str
     quality: Quality | None = None
+    fit: Fit = "crop"
 
     def run(self, shard: Shard, engine: Engine, on_image: OnImage | None = None) -> Entry:
         """Tokenize a shard and put it in place. Running it twice does no harm.
@@ -117,7 +124,7 @@ class ShardTokenizer:
     ) -> tuple[list[Row], list[Reject]]:
         info = self.info
         rows, rejects = list[Row](), list[Reject]()
-        sent: deque[tuple[Sample, tuple[int, int]]] = deque()  # with width and height
+        sent: deque[Sample] = deque()
 
         def report(sample: Sample, reject: Reject | None) -> None:
             if on_image is not None:
@@ -132,11 +139,13 @@ class ShardTokenizer:
                 if sample.refusal:
                     refuse(sample, "UNREADABLE", sample.refusal)
                 else:
-                    sent.append((sample, _image_size(sample.image)))
+                    sent.append(sample)
                     yield sample.image
 
-        for result in engine.encode_stream(images(), self.k, info.name, quality=self.quality):
-            sample, (width, height) = sent.popleft()
+        for result in engine.encode_stream(
+            images(), self.k, info.name, quality=self.quality, fit=self.fit
+        ):
+            sample = sent.popleft()
             if isinstance(result, (InvalidInput, TooLarge)):
                 refuse(sample, result.code, result.message)
             elif isinstance(result, ChannelTokError):
@@ -147,17 +156,13 @@ class ShardTokenizer:
                     f"the engine now serves {result.fingerprint}; the run began with "
                     f"{info.fingerprint}",
                 )
+            elif result.view is None:
+                raise InternalError(
+                    "INTERNAL",
+                    "the service is older than this client: it does not say what it saw",
+                )
             else:
-                origin = (shard.path, sample.offset, sample.label, width, height)
+                origin = (shard.path, sample.offset, sample.label)
                 rows.append(Row(sample.key, result, info.name, *origin))
                 report(sample, None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
-
-
-def _image_size(image: bytes) -> tuple[int, int]:
-    """Width and height from the header; 0, 0 if unreadable (the engine will say why)."""
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return opened.size
-    except Exception:
-        return 0, 0

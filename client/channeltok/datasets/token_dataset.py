@@ -1,9 +1,10 @@
 """Read token shards: batches for training, and rows for decoding."""
 
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import fsspec
@@ -14,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from channeltok.datasets.errors import SourceError
-from channeltok.tokens import Tokens
+from channeltok.tokens import ImageView, Tokens
 
 NO_LABEL = -1
 PADDING = -1
+_VIEW = [field.name for field in fields(ImageView)]
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,19 @@ class TokenDataset:
             yield from self.rows_of(shard)
 
     def rows_of(self, shard: str) -> Iterator[tuple[str, Tokens]]:
-        """Yield the key and the tokens of every image of one of `shards`."""
-        table = self._columns(shard, ["key", "tokens", "fingerprint"])
+        """Yield the key and the tokens of every image of one of `shards`, with their view.
+
+        Shards of older releases, which only cropped, hold no view.
+        """
+        table = self._columns(shard, ["key", "tokens", "fingerprint", *_VIEW])
         ids = _matrix(table["tokens"], self.k)
-        for key, row, fingerprint in zip(
-            table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), strict=True
+        views: Iterable[ImageView | None] = repeat(None, len(ids))
+        if set(_VIEW) <= set(table.column_names):
+            views = map(ImageView, *(table[name].to_pylist() for name in _VIEW))
+        for key, row, fingerprint, view in zip(
+            table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), views, strict=True
         ):
-            yield key, Tokens(row[row != PADDING], fingerprint)
+            yield key, Tokens(row[row != PADDING], fingerprint, view=view)
 
     def name_of(self, shard: str) -> str:
         """The name of the source shard that one of `shards` was made of."""

@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from channeltok.quality import QualityPoint
-from channeltok.tokens import Tokens
+from channeltok.tokens import ImageView, Tokens
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of an image and its origin.
+    """Tokens of an image, with their view, and its origin.
 
-    source, offset: the source shard and the position in it. width, height: of the image in pixels,
-    before EXIF rotation.
+    source, offset: the source shard and the position in it.
     """
 
     key: str
@@ -29,13 +28,17 @@ class Row:
     source: str
     offset: int
     label: str | None
-    width: int
-    height: int
+
+    @property
+    def view(self) -> ImageView:
+        """What the tokenizer saw of the image."""
+        assert self.tokens.view is not None
+        return self.tokens.view
 
 
 def parquet(rows: list[Row], k: int | None) -> bytes:
     """A Parquet file with the columns key, tokens (fixed-size list of k uint16), k, tokenizer,
-    fingerprint, source, offset, label, width, height.
+    fingerprint, source, offset, label, and the fields of ImageView.
 
     k is None where a quality chose it: then tokens is a list of any length, and the columns ssim
     and psnr (dB) hold the quality of the decoded image.
@@ -61,9 +64,10 @@ def parquet(rows: list[Row], k: int | None) -> bytes:
         "source": names([row.source for row in rows]),
         "offset": pa.array([row.offset for row in rows], pa.int64()),
         "label": names([row.label for row in rows]),
-        "width": pa.array([row.width for row in rows], pa.uint32()),
-        "height": pa.array([row.height for row in rows], pa.uint32()),
     }
+    for field in fields(ImageView):
+        values = [getattr(row.view, field.name) for row in rows]
+        columns[field.name] = pa.array(values, pa.uint32() if field.type is int else pa.float64())
     if k is None:
         points = [_chosen_point(row.tokens) for row in rows]
         columns["ssim"] = pa.array([point.ssim for point in points], pa.float32())
@@ -100,8 +104,7 @@ def webdataset(rows: list[Row], k: int | None) -> bytes:
                 "source": row.source,
                 "offset": row.offset,
                 "label": row.label,
-                "width": row.width,
-                "height": row.height,
+                **asdict(row.view),
             }
             if k is None:
                 point = _chosen_point(row.tokens)

@@ -8,28 +8,39 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIT_UNSPECIFIED: _ClassVar[Fit]
+    FIT_CROP: _ClassVar[Fit]
+    FIT_PAD: _ClassVar[Fit]
+
 class ImageFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     IMAGE_FORMAT_UNSPECIFIED: _ClassVar[ImageFormat]
     IMAGE_FORMAT_PNG: _ClassVar[ImageFormat]
     IMAGE_FORMAT_JPEG: _ClassVar[ImageFormat]
     IMAGE_FORMAT_WEBP: _ClassVar[ImageFormat]
+FIT_UNSPECIFIED: Fit
+FIT_CROP: Fit
+FIT_PAD: Fit
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
 IMAGE_FORMAT_WEBP: ImageFormat
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("image", "k", "tokenizer", "quality")
+    __slots__ = ("image", "k", "tokenizer", "quality", "fit")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     k: int
     tokenizer: str
     quality: Quality
-    def __init__(self, image: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ...) -> None: ...
+    fit: Fit
+    def __init__(self, image: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ...) -> None: ...
 
 class Quality(_message.Message):
     __slots__ = ("ssim", "psnr", "max_bytes", "ssim_per_token")
@@ -54,7 +65,7 @@ class QualityPoint(_message.Message):
     def __init__(self, k: _Optional[int] = ..., ssim: _Optional[float] = ..., psnr: _Optional[float] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages", "engine", "curve")
+    __slots__ = ("tokenizer", "fingerprint", "k", "tokens", "stages", "engine", "curve", "view")
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +73,7 @@ class EncodeResponse(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     CURVE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     tokenizer: str
     fingerprint: str
     k: int
@@ -69,17 +81,44 @@ class EncodeResponse(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     engine: str
     curve: _containers.RepeatedCompositeFieldContainer[QualityPoint]
-    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ..., curve: _Optional[_Iterable[_Union[QualityPoint, _Mapping]]] = ...) -> None: ...
+    view: ImageView
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., k: _Optional[int] = ..., tokens: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ..., curve: _Optional[_Iterable[_Union[QualityPoint, _Mapping]]] = ..., view: _Optional[_Union[ImageView, _Mapping]] = ...) -> None: ...
+
+class ImageView(_message.Message):
+    __slots__ = ("width", "height", "left", "top", "right", "bottom")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("tokens", "format", "tokenizer")
+    __slots__ = ("tokens", "format", "tokenizer", "aspect")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    ASPECT_FIELD_NUMBER: _ClassVar[int]
     tokens: bytes
     format: ImageFormat
     tokenizer: str
-    def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., tokenizer: _Optional[str] = ...) -> None: ...
+    aspect: AspectRatio
+    def __init__(self, tokens: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., tokenizer: _Optional[str] = ..., aspect: _Optional[_Union[AspectRatio, _Mapping]] = ...) -> None: ...
+
+class AspectRatio(_message.Message):
+    __slots__ = ("width", "height")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
     __slots__ = ("image", "format", "tokenizer", "k", "stages", "engine")

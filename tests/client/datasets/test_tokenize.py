@@ -24,6 +24,7 @@ from channeltok.datasets import (
     tokenize,
 )
 from channeltok.errors import Unavailable
+from channeltok.fit import Fit
 from channeltok.quality import Quality
 from numpy.typing import NDArray
 from PIL import Image
@@ -327,8 +328,9 @@ class _Renamed:
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Generator[Tokens | ChannelTokError, None, None]:
-        yield from self._engine.encode_stream(images, k, tokenizer, quality=quality)
+        yield from self._engine.encode_stream(images, k, tokenizer, quality=quality, fit=fit)
 
 
 def test_tokenize_refuses_another_fingerprint_in_one_destination(
@@ -421,9 +423,10 @@ class _Failing(_Renamed):
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
+        fit: Fit = "crop",
     ) -> Iterator[Tokens | ChannelTokError]:  # type: ignore[override]
         for number, result in enumerate(
-            super().encode_stream(images, k, tokenizer, quality=quality)
+            super().encode_stream(images, k, tokenizer, quality=quality, fit=fit)
         ):
             if self.left and number == 5:
                 self.left -= 1

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from channeltok import GenerateParams, GeneratorInfo, QualityPoint, TokenizerInfo
+from channeltok import GenerateParams, GeneratorInfo, ImageView, QualityPoint, TokenizerInfo
 from pydantic import BaseModel
 
 from service.rest.documents import (
@@ -12,6 +12,7 @@ from service.rest.documents import (
     GeneratorDocument,
     QualityPointDocument,
     TokenizerDocument,
+    ViewDocument,
 )
 
 
@@ -22,6 +23,7 @@ from service.rest.documents import (
         (GeneratorDocument, GeneratorInfo),
         (QualityPointDocument, QualityPoint),
         (TokenizerDocument, TokenizerInfo),
+        (ViewDocument, ImageView),
     ],
 )
 def test_document_has_every_field_of_its_value_type(document: type[BaseModel], value: Any) -> None:
