@@ -9,6 +9,7 @@ from PIL import Image
 
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 JPEG_QUALITY = 95  # no visible artefacts on top of the tokenizer's
+QUICK_PIXELS = 256 * 256
 
 
 def encode_image(pixels: NDArray[np.uint8], format: str) -> bytes:
@@ -27,3 +28,8 @@ def encode_image(pixels: NDArray[np.uint8], format: str) -> bytes:
     ]
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def is_quick_to_encode(pixels: NDArray[np.uint8], format: str) -> bool:
+    """Whether `encode_image` takes about a millisecond at most: it may run on an event loop."""
+    return format == "JPEG" and pixels.size <= 3 * QUICK_PIXELS

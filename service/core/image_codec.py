@@ -34,13 +34,13 @@ class ImageCodec:
         Raises TooManyPixels, UnsupportedFormat, BadImage.
         """
         # Small images are decoded here: handing one to a thread costs 0.2 to 0.3 ms of a core.
-        if imaging.is_cheap_to_decode(image):
+        if open_image(image, self._max_pixels).quick:
             return read_image(image, size, self._max_pixels, fit)
         return await self.run_in_thread(read_image, image, size, self._max_pixels, fit)
 
     async def encode(self, pixels: NDArray[np.uint8], format: str) -> bytes:
         """Pixels, uint8 [H, W, 3], to a file of `format` ("JPEG", "PNG" or "WEBP")."""
-        if format == "JPEG" and pixels.size <= 3 * imaging.CHEAP_PIXELS:
+        if imaging.is_quick_to_encode(pixels, format):
             return imaging.encode_image(pixels, format)
         return await self.run_in_thread(imaging.encode_image, pixels, format)
 
@@ -54,7 +54,15 @@ def read_image(
 ) -> tuple[NDArray[np.uint8], imaging.View]:
     """See `ImageCodec.prepare`."""
     try:
-        file = imaging.open_image(image, max_pixels)
+        file = open_image(image, max_pixels)
         return file.pixels(size, fit), file.view(fit)
+    except imaging.BadImage as error:
+        raise SERVICE_ERRORS[type(error)](str(error)) from error
+
+
+def open_image(image: bytes, max_pixels: int) -> imaging.ImageFile:
+    """`imaging.open_image`, with the errors of the service."""
+    try:
+        return imaging.open_image(image, max_pixels)
     except imaging.BadImage as error:
         raise SERVICE_ERRORS[type(error)](str(error)) from error

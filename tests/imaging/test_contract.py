@@ -185,12 +185,14 @@ def test_prepare_accepts_the_smallest_images(format: str, size: tuple[int, int])
 def test_decode_takes_the_first_image_of_a_jpeg_with_previews() -> None:
     preview = PHOTO.resize((50, 40))
     data = encoded(PHOTO, "MPO", save_all=True, append_images=[preview])
-    assert imaging.read_header(data) == imaging.Header("JPEG", 200, 160)
+    file = imaging.open_image(data)
+    assert (file.format, file.width, file.height) == ("JPEG", 200, 160)
     assert np.array_equal(
         np.asarray(imaging.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     )
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_read_header_returns_format_and_size(format: str) -> None:
-    assert imaging.read_header(encoded(PHOTO, format)) == imaging.Header(format, 200, 160)
+def test_open_image_returns_format_and_size(format: str) -> None:
+    file = imaging.open_image(encoded(PHOTO, format))
+    assert (file.format, file.width, file.height) == (format, 200, 160)

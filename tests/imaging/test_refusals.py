@@ -61,7 +61,7 @@ def test_prepare_allows_exactly_the_pixel_limit() -> None:
 
 
 def test_empty_input_is_refused() -> None:
-    for call in (imaging.read_header, imaging.decode, lambda data: imaging.prepare(data, 16)):
+    for call in (imaging.open_image, imaging.decode, lambda data: imaging.prepare(data, 16)):
         with pytest.raises(BadImage, match="0 bytes"):
             call(b"")
 
@@ -200,5 +200,5 @@ def test_prepare_refuses_or_decodes_any_bytes(data: bytes) -> None:
 
 
 def test_prepare_reads_large_jpegs_within_the_limit() -> None:
-    assert imaging.read_header(jpeg()).format == "JPEG"
+    assert imaging.open_image(jpeg()).format == "JPEG"
     assert imaging.prepare(jpeg(), 128).shape == (128, 128, 3)

@@ -181,7 +181,7 @@ def test_there_and_back_over_both_protocols(
     assert document["tokens"] == tokens.ids.tolist()
     assert tokens.ids.max() < served.vocab_size
     image = client.decode(tokens, "png")
-    header = imaging.read_header(image)
+    header = imaging.open_image(image)
     assert (header.width, header.height) == (served.image_size, served.image_size)
     for body in ({"json": document}, {"content": tokens.to_bytes(), "headers": OCTETS}):
         headers = {**body.pop("headers", {}), "Accept": "image/png"}

@@ -74,8 +74,8 @@ def test_decode_finds_the_tokenizer_by_fingerprint(both: Client, theirs: Path) -
     model = checkpoint.load(theirs)
     expected = inference.encode(model, imaging.prepare(photo, 256)[None].copy())[0, :64].numpy()
     assert np.count_nonzero(other.ids != expected) <= 1  # random weights: a latent may be next to 0
-    assert imaging.read_header(both.decode(other, "png")).width == 256
-    assert imaging.read_header(both.decode(default, "png")).width == 128
+    assert imaging.open_image(both.decode(other, "png")).width == 256
+    assert imaging.open_image(both.decode(default, "png")).width == 128
 
 
 def test_decode_refuses_tokens_of_another_tokenizer(both: Client) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 import imaging
-from imaging.read import crop_and_resize
 from tokenizer.inference import to_unit
 
 # Encoded photos. Shards of different sources are mixed only if the buffer spans several shards.
@@ -120,11 +119,11 @@ class RandomCrop:
         if self.random is None:  # created lazily, so that every worker draws its own crops
             worker = get_worker_info()
             self.random = random.Random(self.seed + (0 if worker is None else 1 + worker.id))
-        image = imaging.decode(data)
-        width, height = image.size
+        image = imaging.open_image(data)
+        width, height = image.width, image.height
         area = width * height * self.random.uniform(self.min_area, 1.0)
         ratio = MAX_STRETCH ** self.random.uniform(-1, 1)
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = self.random.uniform(0, width - w), self.random.uniform(0, height - h)
-        pixels = crop_and_resize(image, self.size, (left, top, left + w, top + h))
+        pixels = image.crop((left, top, left + w, top + h), self.size, self.size)
         return pixels[:, ::-1].copy() if self.random.random() < 0.5 else pixels

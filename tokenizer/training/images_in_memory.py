@@ -60,9 +60,7 @@ class PhotosInMemory:
         # Threads suffice: decoders release the GIL.
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return cls(
-                list(
-                    pool.map(lambda data: np.asarray(imaging.decode(data[0]).convert("RGB")), files)
-                ),
+                list(pool.map(lambda data: np.asarray(imaging.decode(data[0])), files)),
                 device,
             )
 

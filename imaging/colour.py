@@ -1,0 +1,39 @@
+"""Transparency and colour profiles."""
+
+import io
+from functools import lru_cache
+
+from PIL import Image, ImageCms
+
+MAX_PROFILE_BYTES = 4 * 2**20
+# Colour space in the header of a profile, to the mode of the pixels it describes.
+_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """LA to L, RGBA to RGB: what is transparent becomes white, because most such images are drawn
+    for a white page."""
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    opaque = Image.alpha_composite(white, rgba)
+    return opaque.getchannel(0) if image.mode == "LA" else opaque.convert("RGB")
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """L, RGB or CMYK to RGB, by the profile if it can be read and fits, else as sRGB."""
+    mode = _MODES.get((profile or b"")[16:20])
+    if mode == "RGB" and image.mode == "L":
+        image = image.convert("RGB")
+    if profile is None or mode != image.mode:
+        return image.convert("RGB")
+    try:
+        return ImageCms.applyTransform(image, _transform(profile, mode)) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image.convert("RGB")  # as browsers do
+
+
+@lru_cache(maxsize=8)  # a profile can have megabytes
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+    )
