@@ -15,7 +15,8 @@ ADAM7 = (  # left, top, column step, row step of each pass of an interlaced PNG
     (0, 1, 1, 2),
 )
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-SOF0, SOF1, SOF2, SOF3, SOF9, SOF10 = 0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA
+SOF0, SOF1, SOF2, SOF3 = 0xC0, 0xC1, 0xC2, 0xC3
+SOF9, SOF10, SOF11, SOF55 = 0xC9, 0xCA, 0xCB, 0xF7  # three arithmetic ones, JPEG-LS
 DHT, SOS, DQT, DRI, COM = 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 
