@@ -6,6 +6,7 @@ from functools import lru_cache
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4 * 2**20
+PROFILE_HEADER_BYTES = 128
 # Colour space in the header of a profile, to the mode of the pixels it describes.
 _MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 
@@ -17,6 +18,13 @@ def on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", rgba.size, "white")
     opaque = Image.alpha_composite(white, rgba)
     return opaque.getchannel(0) if image.mode == "LA" else opaque.convert("RGB")
+
+
+def profile_size(profile: bytes) -> int:
+    """Size in bytes that an ICC profile says it has; 0 if it is none, or has more than 4 MiB."""
+    size = int.from_bytes(profile[:4], "big")
+    is_profile = len(profile) >= PROFILE_HEADER_BYTES and profile[36:40] == b"acsp"
+    return size if is_profile and size <= MAX_PROFILE_BYTES else 0
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

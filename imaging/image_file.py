@@ -70,9 +70,8 @@ class ImageFile:
 
     def memory(self, size: int, fit: Fit = "crop") -> int:
         """Upper bound of the bytes that `pixels` takes, beyond the file itself."""
-        left, top, right, bottom = self.view(fit).box
-        reduction = min(right - left, bottom - top) / size
-        return self._source.memory(reduction) + 16 * size * size + 2**20
+        side = (min if fit == "crop" else max)(self.width, self.height)
+        return self._source.memory(side / size) + 16 * size * size + 2**20
 
     def view(self, fit: Fit = "crop") -> View:
         """The part of the image that `pixels` shows."""

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imaging.colour import MAX_PROFILE_BYTES
+from imaging.colour import MAX_PROFILE_BYTES, profile_size
 from imaging.errors import damaged, unsupported
 from imaging.exif import read_orientation
 from imaging.source import Source
@@ -125,8 +125,8 @@ class JpegSource(Source):
         for number, data in self.icc_segments:
             parts.setdefault(number, data)
         profile = b"".join(data for _, data in sorted(parts.items()))
-        size = int.from_bytes(profile[:4], "big")
-        return profile[:size] if 128 <= size <= len(profile) else None
+        size = profile_size(profile)
+        return profile[:size] if 0 < size <= len(profile) else None
 
     def decode(self, reduction: float) -> tuple[Image.Image, int]:
         """Scaled in the DCT domain by 8, 4 or 2, where that leaves twice the pixels needed."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from imaging.colour import MAX_PROFILE_BYTES, on_white
+from imaging.colour import MAX_PROFILE_BYTES, PROFILE_HEADER_BYTES, on_white, profile_size
 from imaging.errors import BadImage, damaged
 from imaging.exif import decode_raw_profile, read_orientation
 from imaging.source import Source
@@ -57,18 +57,19 @@ class PngSource(Source):
         """Measured: Pillow's image and its copies with and without alpha."""
         bytes_per_pixel = _BYTES_PER_PIXEL[self.colour]
         if self.transparent is not None:
-            bytes_per_pixel = 12
+            bytes_per_pixel += 10
         if self.depth == 16 and self.colour in (_GREY, _RGB):
             bytes_per_pixel += 6 if self.transparent is None else 14
         return bytes_per_pixel * self.width * self.height
 
     def profile(self) -> bytes | None:
-        """The profile in iCCP, if it is whole and has at most 4 MiB."""
+        """The profile in iCCP, if it is whole and has at most 4 MiB; no more is inflated."""
         if self.compressed_profile is None:
             return None
         _, _, compressed = self.compressed_profile.partition(b"\0")  # behind its name
-        profile = _inflate(compressed[1:], MAX_PROFILE_BYTES + 1)
-        return profile if profile and len(profile) <= MAX_PROFILE_BYTES else None
+        size = profile_size(_inflate(compressed[1:], PROFILE_HEADER_BYTES))
+        profile = _inflate(compressed[1:], size) if size else b""
+        return profile if size and len(profile) == size else None
 
     def decode(self, reduction: float) -> tuple[Image.Image, int]:
         """Reduced before transparency is replaced by white, at a fraction of the cost."""
