@@ -1,12 +1,14 @@
 """A real gRPC server with a simple rule instead of a model, and faults on demand.
 
-Token i of an image is its i-th byte. A decoded image is the name of its format, a colon and the ids
-as bytes. The bytes of the image (in Decode the ids as bytes) request a fault:
+Token i of an image is its i-th byte; an image of n bytes counts as n x 1 pixels. A decoded image is
+the name of its format, its aspect unless that is square, a colon and the ids as bytes. The bytes of
+the image (in Decode the ids as bytes) request a fault:
 
     fail:CODE       the error of that code with its details; OVERLOADED suggests a retry in 1.5 s
     bare:STATUS     an error of that gRPC status without details, as from a proxy
     slow            no reply until the caller cancels
     garbage         a reply that holds no token bytes
+    old             a reply without a view, as from an older service
 and in streams only
     neither         a reply with neither result nor error
     twice           two replies
@@ -190,11 +192,18 @@ def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
         raise _Fault(status_of("BAD_K"))
     if image == b"garbage":
         return pb.EncodeResponse(tokens=b"garbage")
+    width = len(image)
+    left = 0.0 if request.fit == pb.FIT_PAD else (width - 1) / 2
+    view = pb.ImageView(width=width, height=1, left=left, top=0, right=width - left, bottom=1)
     tokens = tokens_of(image)
     if request.HasField("k"):
         tokens = tokens.prefix(request.k)
     return pb.EncodeResponse(
-        tokenizer="bytewise", fingerprint=FINGERPRINT, k=tokens.k, tokens=tokens.to_bytes()
+        tokenizer="bytewise",
+        fingerprint=FINGERPRINT,
+        k=tokens.k,
+        tokens=tokens.to_bytes(),
+        view=None if image == b"old" else view,
     )
 
 
@@ -208,8 +217,10 @@ def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
     payload = bytes(tokens.ids.tolist())
     _raise_requested_fault(payload)
     format = pb.ImageFormat.Name(request.format).removeprefix("IMAGE_FORMAT_").lower()
+    aspect = request.aspect
+    shape = f" {aspect.width}:{aspect.height}" if aspect.width != aspect.height else ""
     return pb.DecodeResponse(
-        image=f"{format}:".encode() + payload,
+        image=f"{format}{shape}:".encode() + payload,
         format=request.format,
         tokenizer="bytewise",
         k=tokens.k,

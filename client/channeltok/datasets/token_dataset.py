@@ -135,10 +135,11 @@ class TokenDataset:
 
         Shards of older releases, which only cropped, hold no view.
         """
-        table = self._columns(shard, ["key", "tokens", "fingerprint", *_VIEW])
+        viewed = set(_VIEW) <= set(self._metadata(shard).schema.to_arrow_schema().names)
+        table = self._columns(shard, ["key", "tokens", "fingerprint", *(_VIEW if viewed else ())])
         ids = _matrix(table["tokens"], self.k)
         views: Iterable[ImageView | None] = repeat(None, len(ids))
-        if set(_VIEW) <= set(table.column_names):
+        if viewed:
             views = map(ImageView, *(table[name].to_pylist() for name in _VIEW))
         for key, row, fingerprint, view in zip(
             table["key"].to_pylist(), ids, table["fingerprint"].to_pylist(), views, strict=True

@@ -5,7 +5,7 @@ from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
-from channeltok import Quality, Tokens
+from channeltok import ImageView, Quality, Tokens
 from numpy.typing import NDArray
 
 import imaging
@@ -63,6 +63,18 @@ async def test_encode_returns_the_first_k_ids(k: int | None) -> None:
     assert (model, pixels.shape, pixels.dtype) == ("cat_encode", (1, 128, 128, 3), np.uint8)
 
 
+async def test_encode_says_what_the_tokenizer_saw() -> None:
+    setup = Setup()
+    wide = imaging.encode_image(np.zeros((40, 121, 3), np.uint8), "PNG")
+    cropped = await setup.tokenization.encode(wide, None, None)
+    assert cropped.tokens.view == ImageView(121, 40, 40.5, 0, 80.5, 40)
+    padded = await setup.tokenization.encode(wide, None, None, fit="pad")
+    assert padded.tokens.view == ImageView(121, 40, 0, 0, 121, 40)
+    (_, square), (_, whole) = setup.triton.requests
+    assert np.array_equal(square[0], imaging.prepare(wide, 128))
+    assert np.array_equal(whole[0], imaging.prepare(wide, 128, fit="pad"))
+
+
 @pytest.mark.parametrize("k", [0, 257])
 async def test_encode_refuses_a_k_out_of_range(k: int) -> None:
     with pytest.raises(BadK, match="tokenizer 'cat' takes 1 to 256"):
@@ -102,6 +114,25 @@ async def test_encode_suspects_an_engine_that_returns_invalid_ids(bad: int) -> N
     with pytest.raises(EngineUnavailable, match="invalid tokens"):
         await setup.tokenization.encode(IMAGE, None, None)
     assert set(setup.triton.health.suspected_at) == {"cat_encode"}
+
+
+async def test_decode_removes_the_bands_of_the_aspect_or_of_the_view() -> None:
+    setup = Setup()
+    marked = GREY.copy()
+    marked[42:85] = 200  # the rows of an image of 3:1
+    setup.triton.outputs["cat_decode_k64"] = marked
+    plain = Tokens([1], A)
+    wide = Tokens([1], A, view=ImageView(300, 100, 0, 0, 300, 100))
+
+    async def decoded(tokens: Tokens, aspect: tuple[int, int] | None) -> NDArray[np.uint8]:
+        result = await setup.tokenization.decode(tokens, "PNG", None, aspect=aspect)
+        return np.asarray(imaging.decode(result.image))
+
+    for tokens, aspect in ((plain, (3, 1)), (wide, None), (plain, (300, 100))):
+        assert np.array_equal(await decoded(tokens, aspect), marked[42:85])
+    for tokens, aspect in ((plain, None), (wide, (1, 1))):
+        assert np.array_equal(await decoded(tokens, aspect), marked)
+    assert (await decoded(wide, (1, 2))).shape == (128, 64, 3)
 
 
 @pytest.mark.parametrize(("k", "budget"), [(1, 64), (64, 64), (65, 256)])

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 import pytest
-from channeltok import Generated, GenerateParams, NewTokens, Preview, Started, Tokens
+from channeltok import Generated, GenerateParams, InvalidInput, NewTokens, Preview, Started, Tokens
 from channeltok._messages import read_tokenizers
 from channeltok.generation import generate_request, read_event, read_generators
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -79,3 +79,18 @@ def test_read_quality_refuses_two_targets() -> None:
     assert messages.read_quality(pb.Quality(ssim=0.5, max_bytes=64)).max_bytes == 64
     with pytest.raises(BadRequest):
         messages.read_quality(pb.Quality(ssim=0.5, psnr=20))
+
+
+def test_read_fit_is_crop_by_default_and_refuses_unknown_numbers() -> None:
+    assert [messages.read_fit(number) for number in (0, 1, 2)] == ["crop", "crop", "pad"]
+    with pytest.raises(BadRequest, match="fit 3 is unknown; 1 is crop, 2 pad"):
+        messages.read_fit(3)
+
+
+def test_read_aspect_is_none_by_default_and_refuses_zero() -> None:
+    assert messages.read_aspect(pb.DecodeRequest()) is None
+    wide = pb.AspectRatio(width=3, height=1)
+    assert messages.read_aspect(pb.DecodeRequest(aspect=wide)) == (3, 1)
+    for flat in (pb.AspectRatio(width=3), pb.AspectRatio(height=3), pb.AspectRatio()):
+        with pytest.raises(InvalidInput, match="two whole numbers from 1"):
+            messages.read_aspect(pb.DecodeRequest(aspect=flat))
