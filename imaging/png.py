@@ -36,6 +36,7 @@ _DEPTHS = {
 _PIXELS = {b"PLTE", b"IDAT", b"IEND"}
 _METADATA = {b"tRNS", b"iCCP", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 _BYTES_PER_PIXEL = {_GREY: 3, _RGB: 6, _PALETTE: 6, _GREY_ALPHA: 10, _RGBA: 10}
+_BYTES_PER_ROW = 64  # a pointer in each of Pillow's images
 _RAW_EXIF = {b"Raw profile type exif", b"Raw profile type APP1"}
 
 
@@ -60,7 +61,10 @@ class PngSource(Source):
             bytes_per_pixel += 10
         if self.depth == 16 and self.colour in (_GREY, _RGB):
             bytes_per_pixel += 6 if self.transparent is None else 14
-        return bytes_per_pixel * self.width * self.height
+        has_alpha = self.colour in (_GREY_ALPHA, _RGBA) or self.transparent is not None
+        if has_alpha and reduction < 2:
+            bytes_per_pixel += 12  # transparency is replaced at the full size
+        return bytes_per_pixel * self.width * self.height + _BYTES_PER_ROW * self.height
 
     def profile(self) -> bytes | None:
         """The profile in iCCP, if it is whole and has at most 4 MiB; no more is inflated."""

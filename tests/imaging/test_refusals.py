@@ -60,6 +60,12 @@ def test_prepare_allows_exactly_the_pixel_limit() -> None:
         imaging.prepare(data, 16, max_pixels=64 * 48 - 1)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1_000_001), (1_000_001, 1)])
+def test_open_image_refuses_a_side_that_costs_more_than_its_pixels(width: int, height: int) -> None:
+    with pytest.raises(TooManyPixels, match="at most 1,000,000 are allowed on a side"):
+        imaging.open_image(png_claiming(width, height))
+
+
 def test_empty_input_is_refused() -> None:
     for call in (imaging.open_image, imaging.decode, lambda data: imaging.prepare(data, 16)):
         with pytest.raises(BadImage, match="0 bytes"):
