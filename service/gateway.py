@@ -51,7 +51,7 @@ async def serve(settings: Settings) -> None:
     metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     supervisor = Supervisor(triton, embedded, settings)
-    images = ImageCodec(settings.image_threads, settings.max_pixels)
+    images = ImageCodec(settings.image_workers, settings.max_pixels)
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
@@ -80,6 +80,8 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracing.stop)
         stack.push_async_callback(triton.close)
+        stack.push_async_callback(images.stop)
+        await images.start()
         if embedded is not None:
             stack.push_async_callback(embedded.stop)
             await _unless(stop, embedded.start(triton))
@@ -89,6 +91,7 @@ async def serve(settings: Settings) -> None:
             stack.callback(asyncio.create_task(parent.report(triton.health)).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve([rest_socket]))
+        await _unless(stop, images.ready())
         await _unless(stop, supervisor.readiness.wait())
         if not stop.is_set():
             # Objects that live now live as long as the process: keep the collector off them.
@@ -106,14 +109,15 @@ async def serve(settings: Settings) -> None:
         watch.cancel()
         await grpc_server.set_ready(False)
         await asyncio.sleep(settings.drain_delay_seconds)
-        admissions = (tokenization.admission, generation.admission)
-        for admission in admissions:
-            admission.close()
+        tokenization.close()
+        generation.admission.close()
         unfinished = sum(
             await asyncio.gather(
-                *(admission.drain(settings.drain_seconds) for admission in admissions)
+                tokenization.drain(settings.drain_seconds),
+                generation.admission.drain(settings.drain_seconds),
             )
         )
+        await images.stop()  # kills what is still being decoded
         await asyncio.sleep(REFUSAL_SECONDS)
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)

@@ -132,9 +132,9 @@ class Settings(EngineSettings):
     """Threads of one engine copy. Raise it, and lower engine_instances, when the latency of single
     requests matters most."""
 
-    image_threads: Count = _CORES
-    """Threads that decode and encode images. Raise it when the engine runs on a GPU and these are
-    the bottleneck."""
+    image_workers: Count = _CORES
+    """Processes that decode images, as many again for images that take long, and threads that write
+    images. Raise it when the engine runs on a GPU and these are the bottleneck."""
 
     max_in_flight: Annotated[int | None, Field(ge=1)] = None
     """Images in progress at once. Lower it for shorter waits, raise it when the engine's batches do

@@ -93,7 +93,7 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
         "max_in_flight": share(settings.image_permits),
         "max_generations": share(settings.generation_permits),
         "max_queue_size": share(settings.max_queue_size),
-        "image_threads": share(settings.image_threads),
+        "image_workers": share(settings.image_workers),
         "max_connections": share(settings.max_connections),
     }
     values = settings.model_dump(mode="json", exclude_none=True) | shared | own

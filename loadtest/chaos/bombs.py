@@ -44,7 +44,7 @@ def memory_limit(settings: Settings) -> int:
     image of the most pixels per image thread.
     """
     messages = (settings.image_permits + settings.max_queue_size) * settings.max_message_bytes
-    return IDLE_SYSTEM + messages + settings.image_threads * settings.max_pixels * BYTES_PER_PIXEL
+    return IDLE_SYSTEM + messages + settings.image_workers * settings.max_pixels * BYTES_PER_PIXEL
 
 
 def bombs(short: bool) -> Rows:

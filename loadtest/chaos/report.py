@@ -32,7 +32,7 @@ MEMORY = """## Memory
 The service's processes take at most, resident:
 
     {idle:g} GiB + (max_in_flight + max_queue_size) x max_message_bytes
-          + image_threads x max_pixels x {pixel} bytes
+          + image_workers x max_pixels x {pixel} bytes
 
 This is {limit:.1f} GiB with the defaults on this machine:
 the service at rest, a message of the largest size for every image in flight or queued, and an image

@@ -67,15 +67,18 @@ class Admission:
         max_queue_seconds: float,
         noun: str = "images",
         limit_gauge: Gauge = metrics.IMAGES_IN_FLIGHT_LIMIT,
+        waiting_gauge: Callable[[Priority], Gauge] = metrics.IMAGES_WAITING.labels,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """max_queue_size: interactive images that may wait. max_queue_seconds: longest expected
         wait of one on arrival. noun: what messages call the images. limit_gauge: set to `limit`.
+        waiting_gauge: counts the images that wait, by priority.
         """
         self._limit = limit
         self._max_queue_size = max_queue_size
         self._max_queue_seconds = max_queue_seconds
         self._noun = noun
+        self._waiting_gauge = waiting_gauge
         self._clock = clock
         self.closed = asyncio.Event()
         self._in_flight = 0
@@ -90,13 +93,16 @@ class Admission:
 
     @asynccontextmanager
     async def acquire(
-        self, priority: Priority, timeout: float | None = None
+        self, priority: Priority, timeout: float | None = None, accepted: bool = False
     ) -> AsyncIterator[Permit]:
         """Wait for a permit and hold it. timeout: seconds left to the caller's deadline.
 
-        Raises Overloaded if an interactive image would wait too long, Stopping once closed.
+        accepted: never refuse, because work was already done for this image. Otherwise raises what
+        `check` raises.
         """
-        await self._admit(priority, timeout)
+        if not accepted:
+            self.check(priority, timeout)
+        await self._wait(priority)
         admitted = self._clock()
 
         def on_release() -> None:
@@ -130,14 +136,14 @@ class Admission:
             return self._in_flight + sum(map(len, self._queues.values()))
         return 0
 
-    async def _admit(self, priority: Priority, timeout: float | None) -> None:
+    def check(self, priority: Priority, timeout: float | None = None) -> None:
+        """Raises Overloaded if an interactive image would wait too long, Stopping once closed.
+
+        timeout: seconds left to the caller's deadline.
+        """
         self.refuse_if_closed()
-        if self._in_flight < self._limit:  # then nobody waits: _release hands permits on
-            self._in_flight += 1
-            self._idle.clear()
-            return
         queue = self._queues[priority]
-        if priority is Priority.INTERACTIVE:
+        if self._in_flight >= self._limit and priority is Priority.INTERACTIVE:
             wait = (len(queue) + 1) * self._mean_held_seconds / self._limit
             too_late = timeout is not None and wait + self._mean_held_seconds > timeout
             if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds or too_late:
@@ -146,10 +152,17 @@ class Admission:
                     " try again",
                     max(MIN_RETRY_SECONDS, wait),
                 )
+
+    async def _wait(self, priority: Priority) -> None:
+        if self._in_flight < self._limit:  # then nobody waits: _release hands permits on
+            self._in_flight += 1
+            self._idle.clear()
+            return
+        queue = self._queues[priority]
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
-            with metrics.IMAGES_WAITING.labels(priority).track_inprogress():
+            with self._waiting_gauge(priority).track_inprogress():
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():

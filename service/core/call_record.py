@@ -45,11 +45,12 @@ class CallRecord:
         self.tokenizer, self.k, self.budget = tokenizer, k, metrics.budget_label(k)
 
     def end_stage(self, stage: str) -> None:
-        """Name the stage that ends now; the next one begins."""
+        """Name the stage that ends now; the next one begins. A stage may come more than once."""
         now = time.perf_counter()
-        self.stages[stage] = now - self.stage_started
+        seconds = now - self.stage_started
         self.stage_started = now
-        self.span.add_stage(stage, self.stages[stage])
+        self._add(stage, seconds)
+        self.span.add_stage(stage, seconds)
 
     def add_inference(self, inference: Inference) -> None:
         """Add queue and compute time of an inference that ended now; the next stage begins."""

@@ -1,4 +1,4 @@
-"""Image files to pixels and back, on a pool of threads where that takes long."""
+"""Image files to pixels and back: in worker processes, on threads, or here where that is quick."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import imaging
+from service.core.admission import Admission
+from service.core.image_pool import HEAVY, LANES, LIGHT, ImagePool
 from service.errors import BadImage, ServiceError, TooManyPixels, UnsupportedFormat
+from service.observability import metrics
 
 T = TypeVar("T")
 SERVICE_ERRORS: dict[type[imaging.BadImage], type[ServiceError]] = {
@@ -17,26 +20,68 @@ SERVICE_ERRORS: dict[type[imaging.BadImage], type[ServiceError]] = {
     imaging.TooManyPixels: TooManyPixels,
     imaging.UnsupportedFormat: UnsupportedFormat,
 }
+# Of heavy images: the longest expected wait for a worker, and how many may wait for each.
+HEAVY_QUEUE_SECONDS = 2.0
+HEAVY_QUEUE_SIZE = 16
 
 
 class ImageCodec:
-    """Reads and writes JPEG, PNG and WebP. Shared by all calls of a process."""
+    """Reads and writes JPEG, PNG and WebP. Shared by all calls of a process.
 
-    def __init__(self, threads: int, max_pixels: int) -> None:
+    heavy: admission of heavy images; whoever decodes one holds its permit meanwhile.
+    """
+
+    def __init__(self, workers: int, max_pixels: int) -> None:
+        """workers: processes for light images, for heavy ones, and threads that write."""
         self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._pool = ImagePool(workers)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="images")
+        self.heavy = Admission(
+            workers,
+            HEAVY_QUEUE_SIZE * workers,
+            HEAVY_QUEUE_SECONDS,
+            "large images",
+            metrics.IMAGE_WORKERS.labels(HEAVY.name),
+            lambda _: metrics.IMAGE_DECODES_WAITING.labels(HEAVY.name),
+        )
+        for lane in LANES:
+            metrics.IMAGE_WORKERS.labels(lane.name).set(workers)
 
-    async def prepare(
-        self, image: bytes, size: int, fit: imaging.Fit = "crop"
-    ) -> tuple[NDArray[np.uint8], imaging.View]:
-        """An image file to the square an encoder takes, uint8 [size, size, 3], and what it shows.
+    async def start(self) -> None:
+        """Start the worker processes; `ready` waits for them."""
+        await self._pool.start()
+
+    async def ready(self) -> None:
+        """Raises CannotStart if the worker processes do not start."""
+        await self._pool.ready()
+
+    async def stop(self) -> None:
+        """Kill the worker processes. What they decode fails with Stopping."""
+        await self._pool.stop()
+
+    def open(self, data: bytes) -> imaging.ImageFile:
+        """Read what a file says of itself; nothing is decoded.
 
         Raises TooManyPixels, UnsupportedFormat, BadImage.
         """
-        # Small images are decoded here: handing one to a thread costs 0.2 to 0.3 ms of a core.
-        if open_image(image, self._max_pixels).quick:
-            return read_image(image, size, self._max_pixels, fit)
-        return await self.run_in_thread(read_image, image, size, self._max_pixels, fit)
+        try:
+            return imaging.open_image(data, self._max_pixels)
+        except imaging.BadImage as error:
+            raise _service_error(error) from error
+
+    async def pixels(
+        self, image: imaging.ImageFile, size: int, fit: imaging.Fit = "crop"
+    ) -> NDArray[np.uint8]:
+        """Decode to uint8 [size, size, 3]; cancelling kills the decoding.
+
+        Raises BadImage, EngineUnavailable.
+        """
+        if not image.quick:
+            return await self._pool.pixels(HEAVY if image.heavy else LIGHT, image, size, fit)
+        try:
+            return image.pixels(size, fit)
+        except imaging.BadImage as error:
+            raise _service_error(error) from error
 
     async def encode(self, pixels: NDArray[np.uint8], format: str) -> bytes:
         """Pixels, uint8 [H, W, 3], to a file of `format` ("JPEG", "PNG" or "WEBP")."""
@@ -45,24 +90,23 @@ class ImageCodec:
         return await self.run_in_thread(imaging.encode_image, pixels, format)
 
     async def run_in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        """Run `work(*args)` on the pool."""
+        """Run `work(*args)` on the pool of threads: for our own pixels, whose work is bounded."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
 
 def read_image(
     image: bytes, size: int, max_pixels: int, fit: imaging.Fit = "crop"
 ) -> tuple[NDArray[np.uint8], imaging.View]:
-    """See `ImageCodec.prepare`."""
+    """Decode to uint8 [size, size, 3] in this process, and what that shows: for engines in process.
+
+    Raises TooManyPixels, UnsupportedFormat, BadImage.
+    """
     try:
-        file = open_image(image, max_pixels)
+        file = imaging.open_image(image, max_pixels)
         return file.pixels(size, fit), file.view(fit)
     except imaging.BadImage as error:
-        raise SERVICE_ERRORS[type(error)](str(error)) from error
+        raise _service_error(error) from error
 
 
-def open_image(image: bytes, max_pixels: int) -> imaging.ImageFile:
-    """`imaging.open_image`, with the errors of the service."""
-    try:
-        return imaging.open_image(image, max_pixels)
-    except imaging.BadImage as error:
-        raise SERVICE_ERRORS[type(error)](str(error)) from error
+def _service_error(error: imaging.BadImage) -> ServiceError:
+    return SERVICE_ERRORS[type(error)](str(error))

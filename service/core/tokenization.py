@@ -92,6 +92,19 @@ class Tokenization:
         """The tokenizers served now, the default first."""
         return self._registry.current.tokenizers
 
+    def close(self) -> None:
+        """Refuse new images from now on; those accepted go on."""
+        self.admission.close()
+        self._images.heavy.close()
+
+    async def drain(self, timeout: float) -> int:
+        """Wait for accepted images; return the number of those left after `timeout` seconds."""
+        started = time.monotonic()
+        # In this order, because a heavy image goes to the engine once it is decoded.
+        heavy = await self._images.heavy.drain(timeout)
+        left = max(0.0, timeout - (time.monotonic() - started))
+        return heavy + await self.admission.drain(left)
+
     async def encode(
         self,
         image: bytes,
@@ -110,7 +123,7 @@ class Tokenization:
         for the default. timeout: seconds left to the caller's deadline. Raises the ServiceErrors of
         service/errors.py.
         """
-        async with self._call(rpc, timeout, priority) as (call, permit):
+        async with self._call(rpc, timeout, priority) as call:
             served = self._registry.current.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.max_tokens:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.max_tokens}")
@@ -121,19 +134,30 @@ class Tokenization:
                 raise BadRequest(K_AND_QUALITY)
             k = k or served.max_tokens
             call.set_subject(served.name, k)
-            pixels, seen = await self._images.prepare(image, served.image_size, fit)
+            file = self._images.open(image)
+            seen = file.view(fit)
             view = ImageView(seen.width, seen.height, *seen.box)
-            call.end_stage("unpack")
-            inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
-            call.add_inference(inference)
-            ids = self._check_ids(inference.output[0], served)
-            curve = []
-            if quality is not None:
-                curve = await self._measure_curve(
-                    call, permit, served, pixels, view, ids, quality.budgets(served.max_tokens)
-                )
-                k = quality.choose(curve).k
-                call.set_subject(served.name, k)
+            pixels = None
+            if file.heavy:
+                # Before the permit: seconds of decoding must not keep others from the engine.
+                async with self._images.heavy.acquire(priority, timeout):
+                    call.end_stage("admission")
+                    pixels = await self._images.pixels(file, served.image_size, fit)
+                call.end_stage("unpack")
+            async with self._permit(call, priority, timeout, accepted=file.heavy) as permit:
+                if pixels is None:
+                    pixels = await self._images.pixels(file, served.image_size, fit)
+                    call.end_stage("unpack")
+                inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
+                call.add_inference(inference)
+                ids = self._check_ids(inference.output[0], served)
+                curve = []
+                if quality is not None:
+                    curve = await self._measure_curve(
+                        call, permit, served, pixels, view, ids, quality.budgets(served.max_tokens)
+                    )
+                    k = quality.choose(curve).k
+                    call.set_subject(served.name, k)
             tokens = Tokens(ids[:k], served.fingerprint, view=view)
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(k)
@@ -179,7 +203,10 @@ class Tokenization:
         bands. None for those of the tokens, else the whole square. tokenizer, timeout: as for
         encode. Raises the ServiceErrors of service/errors.py.
         """
-        async with self._call(rpc, timeout, priority) as (call, permit):
+        async with (
+            self._call(rpc, timeout, priority) as call,
+            self._permit(call, priority, timeout) as permit,
+        ):
             if isinstance(tokens, bytes):
                 try:
                     tokens = Tokens.from_bytes(tokens)
@@ -221,17 +248,25 @@ class Tokenization:
     @asynccontextmanager
     async def _call(
         self, rpc: str, timeout: float | None, priority: Priority
-    ) -> AsyncIterator[tuple[CallRecord, Permit]]:
-        """Rate limit, admission, deadline and call record around one image."""
+    ) -> AsyncIterator[CallRecord]:
+        """Rate limit, deadline and call record around one image, and refusal under overload."""
         with CallRecord(
             rpc, self._settings.slow_call_seconds, _UNTIMED_STAGES[priority], timeout
         ) as call:
             try:
                 async with asyncio.timeout(timeout):
                     await self._rate_limit.take(wait=priority is Priority.BULK)
-                    async with self.admission.acquire(priority, timeout) as permit:
-                        call.end_stage("admission")
-                        with metrics.IMAGES_IN_FLIGHT.labels(rpc).track_inprogress():
-                            yield call, permit
+                    self.admission.check(priority, timeout)  # before any work on the image
+                    yield call
             except TimeoutError as error:
                 raise DeadlineExceeded("the deadline passed") from error
+
+    @asynccontextmanager
+    async def _permit(
+        self, call: CallRecord, priority: Priority, timeout: float | None, accepted: bool = False
+    ) -> AsyncIterator[Permit]:
+        """The right to be in the engine. accepted: see `Admission.acquire`."""
+        async with self.admission.acquire(priority, timeout, accepted) as permit:
+            call.end_stage("admission")
+            with metrics.IMAGES_IN_FLIGHT.labels(call.rpc).track_inprogress():
+                yield permit

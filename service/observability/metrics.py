@@ -55,6 +55,41 @@ IMAGES_WAITING = Gauge(
 )
 for _priority in ("interactive", "bulk"):
     IMAGES_WAITING.labels(_priority)  # starts the series at 0
+IMAGE_WORKERS = Gauge(
+    "channeltok_image_workers",
+    "Processes that decode images, by lane (light or heavy images)",
+    ["lane"],
+    multiprocess_mode="livesum",
+)
+IMAGE_DECODES = Gauge(
+    "channeltok_image_decodes",
+    "Images that a worker process is decoding, by lane",
+    ["lane"],
+    multiprocess_mode="livesum",
+)
+IMAGE_DECODES_WAITING = Gauge(
+    "channeltok_image_decodes_waiting",
+    "Images that wait for a worker process, by lane",
+    ["lane"],
+    multiprocess_mode="livesum",
+)
+IMAGE_DECODE_SECONDS = Histogram(
+    "channeltok_image_decode_seconds",
+    "Time that a worker process took for an image, by lane",
+    ["lane"],
+    buckets=DURATION_BUCKETS,
+)
+IMAGE_WORKER_RESTARTS = Counter(
+    "channeltok_image_worker_restarts_total",
+    "Worker processes that were replaced, by reason",
+    ["reason"],
+)
+for _lane in ("light", "heavy"):
+    IMAGE_DECODES.labels(_lane)
+    IMAGE_DECODES_WAITING.labels(_lane)
+    IMAGE_DECODE_SECONDS.labels(_lane)
+for _reason in ("cancelled", "cpu", "memory", "crash", "killed", "bug"):
+    IMAGE_WORKER_RESTARTS.labels(_reason)
 GENERATIONS_IN_FLIGHT = Gauge(
     "channeltok_generations_in_flight",
     "Images being generated",

@@ -155,7 +155,7 @@ def test_gateway_config_map_has_valid_settings(monkeypatch: pytest.MonkeyPatch) 
         CONTAINERS["gateway/gateway"]["lifecycle"]["preStop"]["sleep"]["seconds"],
     )
     assert grace > sleep + settings.drain_seconds + 5  # and time to exit
-    assert settings.image_threads <= int(
+    assert settings.image_workers <= int(
         CONTAINERS["gateway/gateway"]["resources"]["limits"]["cpu"]
     )
     host, port = str(settings.triton_url).removeprefix("dns:///").split(":")

@@ -8,7 +8,7 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Settings(
-        workers=4, engine_instances=2, image_threads=2, max_queue_size=100, max_connections=1000
+        workers=4, engine_instances=2, image_workers=2, max_queue_size=100, max_connections=1000
     )
     shared: dict[str, str | int] = {"triton_url": "127.0.0.1:9", "rest_port": 18080}
     for name, value in workers._environment(settings, shared).items():
@@ -17,7 +17,7 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
     assert (worker.workers, worker.triton_url, worker.rest_port) == (1, "127.0.0.1:9", 18080)
     # A quarter each, and at least one, of the limits of a service with its own Triton.
     assert (worker.image_permits, worker.generation_permits) == (4, 1)
-    assert (worker.image_threads, worker.max_queue_size, worker.max_connections) == (1, 25, 250)
+    assert (worker.image_workers, worker.max_queue_size, worker.max_connections) == (1, 25, 250)
     own = {"workers", "triton_url", "rest_port", "max_in_flight", "max_generations"}
-    own |= {"image_threads", "max_queue_size", "max_connections"}
+    own |= {"image_workers", "max_queue_size", "max_connections"}
     assert worker.model_dump(exclude=own) == settings.model_dump(exclude=own)

@@ -30,7 +30,7 @@ from tests.support.scripted_inference import ScriptedInference
 from tests.support.served_models import A, B, models
 
 GREY: NDArray[np.uint8] = np.full((128, 128, 3), 128, np.uint8)
-IMAGE = imaging.encode_image(GREY, "PNG")
+IMAGE = imaging.encode_image(GREY, "JPEG")
 IDS = np.arange(256, dtype=np.int32)
 
 
