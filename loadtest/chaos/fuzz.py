@@ -151,7 +151,7 @@ def fuzz(short: bool) -> Rows:
     seed_number = secrets.randbits(32)
     verdicts, sent = Verdicts(), {}
     with running() as service:
-        processes = {child.pid for child in service.children()}
+        processes = service.engines()
         with Client(service.grpc) as client:
             tokens = client.encode(IMAGES[0]).to_bytes()
         sender = Sender(service, verdicts)
@@ -174,7 +174,7 @@ def fuzz(short: bool) -> Rows:
         finally:
             sender.close()
         alive = service.process.poll() is None
-        restarted = processes ^ {child.pid for child in service.children()} if alive else processes
+        restarted = processes ^ service.engines() if alive else processes
         crashes = [line for line in service.log if "internal_error" in line or "Traceback" in line]
     total = verdicts.codes.total()
     note = ", ".join(

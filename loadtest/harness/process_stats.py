@@ -56,7 +56,7 @@ def read(pid: int) -> Reading:
 
 
 def cpu(pid: int) -> dict[str, float]:
-    """CPU seconds used so far by gateway, tritonserver and engine processes."""
+    """CPU seconds used so far by gateway (with its image workers), tritonserver and engines."""
     seconds = {"gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
     for kind, used in _each(pid, lambda process: (_kind(process, pid), _cpu_seconds(process))):
         seconds[kind] += used
@@ -69,7 +69,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _kind(process: psutil.Process, root: int) -> str:
-    if process.pid == root:
+    if process.pid == root or process.name().startswith("image-"):
         return "gateway"
     return "tritonserver" if process.name() == "tritonserver" else "engine processes"
 

@@ -33,13 +33,20 @@ class Service:
     output: list[str] = field(default_factory=list)
 
     def children(self, name: str = "") -> list[psutil.Process]:
-        """tritonserver and its stubs; with `name`, those whose process name contains it."""
+        """tritonserver and its stubs, and the processes that decode images ("image-..."); with
+        `name`, those whose process name contains it."""
         children = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it may end meanwhile
                 if name in child.name():
                     children.append(child)
         return children
+
+    def engines(self) -> set[int]:
+        """Process ids of tritonserver and its stubs, which stay, whatever callers do."""
+        return {child.pid for child in self.children()} - {
+            child.pid for child in self.children("image-")
+        }
 
     def triton_port(self, of: str = "grpc") -> int:
         """Loopback port of the embedded Triton's `grpc` or `metrics`."""

@@ -180,7 +180,8 @@ class ImagePool:
         file = os.memfd_create("channeltok-image")
         ended = asyncio.get_running_loop().create_future()
         worker = _Worker(self._last_id, lane, ours, file, time.monotonic(), ended)
-        message = {"start": worker.id, "nice": lane.nice, "cpu_seconds": lane.cpu_seconds}
+        message = {"start": worker.id, "lane": lane.name, "nice": lane.nice}
+        message["cpu_seconds"] = lane.cpu_seconds
         with theirs:
             socket.send_fds(control, [json.dumps(message).encode()], [theirs.fileno(), file])
         self._workers[worker.id] = worker

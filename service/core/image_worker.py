@@ -6,10 +6,10 @@ threads. Nothing else of the service is imported here.
 
 Messages between the gateway and the fork server are JSON, one per packet:
 
-    {"start": id, "nice": n, "cpu_seconds": s}   with a socket and a file for the worker
-    {"kill": id}                                 kill it; nothing happens if it has ended
-    {"ready": true}                              the imports are done
-    {"ended": id, "status": code}                0 or more: exit code; less: -signal
+    {"start": id, "lane": name, "nice": n, "cpu_seconds": s}   with the worker's socket and file
+    {"kill": id}                    kill it; nothing happens if it has ended
+    {"ready": true}                 the imports are done
+    {"ended": id, "status": code}   0 or more: exit code; less: -signal
 
 A job and its answer are passed through a file in memory that a worker shares with the gateway, and
 a few bytes over the worker's socket say how long they are: megabytes over a socket would wake both
@@ -46,7 +46,7 @@ MAX_MESSAGE_BYTES = 256
 # Beyond what ImageFile.memory says: the job itself, what malloc keeps, the caches of libraries.
 SPARE_BYTES = 64 * 2**20
 SPARE_SHARE = 0.25
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _OOM_SCORE = "500"  # of 1000: the kernel kills a worker before it kills the gateway or an engine
 
 
@@ -63,6 +63,7 @@ def main() -> None:
     """Run the fork server until the gateway ends; its socket is the descriptor in the argument."""
     parent = os.getppid()
     _die_with_parent(parent)
+    _prctl(_PR_SET_NAME, b"image-forks")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the gateway drains first, and then kills us
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # callers' images stay out of core dumps
@@ -121,8 +122,8 @@ def _serve_forks(control: socket.socket) -> Callable[[], NoReturn] | None:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     own = socket.socket(fileno=connection.detach())
-                    nice, cpu_seconds = message["nice"], message["cpu_seconds"]
-                    return lambda: _work(own, file, server, nice, cpu_seconds)
+                    lane = (message["lane"], message["nice"], message["cpu_seconds"])
+                    return lambda: _work(own, file, server, *lane)
                 ids[pid] = message["start"]
                 os.close(file)
 
@@ -137,13 +138,14 @@ def _ended() -> list[tuple[int, int]]:
 
 
 def _work(
-    connection: socket.socket, file: int, server: int, nice: int, cpu_seconds: int
+    connection: socket.socket, file: int, server: int, lane: str, nice: int, cpu_seconds: int
 ) -> NoReturn:
     """Decode one image after the other until the gateway closes the connection.
 
     Beyond the limit of processor time SIGXCPU ends the worker.
     """
     _die_with_parent(server)
+    _prctl(_PR_SET_NAME, f"image-{lane}".encode())  # at most 15 bytes
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     os.nice(nice)
@@ -205,9 +207,13 @@ class _JobReader(pickle.Unpickler):
         return os.pread(self._file, length, offset)
 
 
+def _prctl(option: int, value: int | bytes) -> None:
+    ctypes.CDLL(None).prctl(option, value)
+
+
 def _die_with_parent(parent: int) -> None:
     """Let the kernel kill this process when its parent ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         os._exit(1)
 

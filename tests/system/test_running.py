@@ -123,7 +123,7 @@ def test_external_triton_is_used_and_its_end_is_an_outage() -> None:
             running(triton_url=owner.triton_address(), probe_seconds="0.3") as guest,
             Client(guest.grpc) as client,
         ):
-            assert not guest.children()
+            assert not guest.engines()
             assert client.encode(jpeg()) == expected
             assert client.decode(expected) == direct.decode(expected)
             owner.stop()

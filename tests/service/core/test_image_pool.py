@@ -28,6 +28,7 @@ async def started(size: int = 1) -> AsyncIterator[ImagePool]:
     await pool.start()
     try:
         await pool.ready()
+        await until(lambda: len(workers(pool)) == size * len(LANES))
         yield pool
     finally:
         await pool.stop()
@@ -88,7 +89,6 @@ async def test_pool_gives_each_caller_its_own_pixels() -> None:
 
 async def test_pool_kills_a_worker_whose_caller_leaves_and_replaces_it() -> None:
     async with started() as pool:
-        await until(lambda: len(workers(pool)) == 2)
         before, count = {process.pid for process in workers(pool)}, restarts("cancelled")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
@@ -159,7 +159,6 @@ async def test_pool_lanes_do_not_wait_for_each_other_and_heavy_is_nicer() -> Non
         heavy = asyncio.create_task(run(pool, "sleep", HEAVY))
         for _ in range(3):
             await asyncio.wait_for(run(pool, "decode", LIGHT), SOON)
-        await until(lambda: len(workers(pool)) == 2)
         own = os.nice(0)
         assert sorted(process.nice() - own for process in workers(pool)) == [0, HEAVY.nice]
         heavy.cancel()
