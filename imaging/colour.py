@@ -28,9 +28,9 @@ def profile_size(profile: bytes) -> int:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """L, RGB or CMYK to RGB, by the profile if it can be read and fits, else as sRGB."""
+    """L, RGB, RGBX or CMYK to RGB, by the profile if it can be read and fits, else as sRGB."""
     mode = _MODES.get((profile or b"")[16:20])
-    if mode == "RGB" and image.mode == "L":
+    if mode == "RGB" and image.mode != "CMYK":
         image = image.convert("RGB")
     if profile is None or mode != image.mode:
         return image.convert("RGB")

@@ -49,8 +49,9 @@ _ADOBE = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0"  # its transform follows
 _USUAL_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)}
 _UNUSUAL_SAMPLING = "subsampling level"  # in TurboJPEG's error
 _LEFTOVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}
-_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+# By number of components: what TurboJPEG writes, and the mode of Pillow that takes it uncopied.
+_COLOURS = {1: "GRAY", 3: "RGBX", 4: "CMYK"}
+_MODES = {1: "L", 3: "RGBX", 4: "CMYK"}
 _BYTES_PER_PIXEL = {1: 3, 3: 8, 4: 14}
 # By the byte behind 0xff: whether the two end entropy-coded data.
 _ENDS_SCAN = np.array([byte not in (0, 0xFF, *range(0xD0, 0xD8)) for byte in range(256)])
@@ -159,9 +160,10 @@ class JpegSource(Source):
             if len(stray) > MAX_LEFTOVER_BYTES and len(set(stray)) > 1:
                 raise damaged("JPEG") from error
             return self._decode(stream[: end - len(stray)] + _END, width, height)
-        if components == 1:
-            return Image.fromarray(pixels[..., 0])
-        return Image.fromarray(255 - pixels if components == 4 else pixels, _MODES[components])
+        if components == 4:  # Adobe stores it inverted
+            np.subtract(255, pixels, out=pixels)
+        height, width = pixels.shape[:2]
+        return Image.frombuffer(_MODES[components], (width, height), pixels)
 
     def _decode_unusual(self, width: int, height: int) -> Image.Image:
         """Decode sampling factors that TurboJPEG refuses, such as 4:1:0.

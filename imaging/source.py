@@ -40,7 +40,7 @@ class Source(ABC):
 
     @abstractmethod
     def decode(self, reduction: float) -> tuple[Image.Image, int]:
-        """The image as stored, in mode L, RGB or CMYK, without transparency, and its reduction.
+        """The image as stored, opaque, in mode L, RGB, RGBX or CMYK, and its reduction.
 
         reduction: how many times smaller than the file the result may be; a decoder may do less, in
         whole steps. With the reduction n, pixel (x, y) covers the square of n x n pixels of the
