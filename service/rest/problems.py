@@ -4,6 +4,7 @@ import math
 from http import HTTPStatus
 
 import orjson
+from channeltok.errors import InvalidInput
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -54,6 +55,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Make every exception an endpoint can raise a problem response."""
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(ServiceError, _on_error)
+    app.add_exception_handler(InvalidInput, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)

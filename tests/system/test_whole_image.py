@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -36,6 +37,13 @@ IMAGES = {
     "a line": (encoded(PHOTO.crop((0, 9, 600, 10)), "PNG"), (600, 1), (128, 1)),
 }
 WIDE = IMAGES["3:1"][0]
+
+
+@pytest.fixture(autouse=True)
+def unharmed(service: Service) -> Iterator[None]:
+    """No test leaves an exception in the log."""
+    yield
+    assert not [line for line in service.log if "internal_error" in line or "Traceback" in line]
 
 
 def _pixels(image: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -222,4 +230,3 @@ def test_unknown_fits_and_bad_aspects_over_grpc(service: Service, client: Client
         replies = {reply.id: reply for reply in stub.DecodeStream(iter(items))}
     assert "two whole numbers" in replies[0].error.message
     assert _size(replies[1].response.image) == (128, 128)
-    assert not [line for line in service.log if "internal_error" in line]

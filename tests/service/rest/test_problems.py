@@ -13,7 +13,8 @@ from service.errors import BadK, Overloaded, Unauthenticated
 from service.rest.problems import PROBLEM, add_error_handlers
 
 
-async def response_to(error: Callable[[], Exception]) -> httpx.Response:
+async def response_to(error: Callable[[], Exception], raised: bool = False) -> httpx.Response:
+    """raised: let what the application raises beside its response reach the test."""
     app = FastAPI()
     add_error_handlers(app)
 
@@ -21,7 +22,7 @@ async def response_to(error: Callable[[], Exception]) -> httpx.Response:
     async def route(number: int = 0) -> None:
         raise error()
 
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=raised)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.get("/")
 
@@ -50,3 +51,9 @@ async def test_every_error_is_a_problem_response(
     assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
     assert headers.items() <= dict(response.headers).items()
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("error", [BadK("k is 0"), InvalidInput("BAD_K", "k is -1")])
+async def test_an_expected_error_is_not_raised_again(error: Exception) -> None:
+    """The HTTP server would log it and close the connection."""
+    assert (await response_to(lambda: error, raised=True)).status_code == 422
