@@ -138,6 +138,7 @@ class ImagePool:
         crash or exceed its limits; EngineUnavailable when somebody else killed the worker;
         WorkerBug.
         """
+        assert self._ready is not None, "not started"
         with metrics.IMAGE_DECODES_WAITING.labels(lane.name).track_inprogress():
             worker = await self._take(lane)
         worker.used = True

@@ -177,6 +177,26 @@ async def test_admission_once_closed_refuses_new_images_and_finishes_the_others(
     assert done == ["queued"]
 
 
+async def test_admission_refuses_no_accepted_image_and_finishes_it_after_close() -> None:
+    admission = Admission(1, 0, 0)
+    done: list[str] = []
+
+    async def accepted() -> None:
+        async with admission.acquire(CALL, 0.001, accepted=True):
+            done.append("accepted")
+
+    async with admission.acquire(CALL):
+        with pytest.raises(Overloaded):
+            admission.check(CALL)
+        admission.check(STREAM)
+        admission.close()
+        waiter = asyncio.create_task(accepted())
+        await settle()
+        assert not done
+    await asyncio.wait_for(waiter, 5)
+    assert done == ["accepted"]
+
+
 async def test_permit_is_held_until_the_work_that_its_holder_left_behind_is_done() -> None:
     admission = Admission(1, 10, 60)
     succeeds, cancelled, fails = (asyncio.get_running_loop().create_future() for _ in range(3))

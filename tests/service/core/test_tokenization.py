@@ -1,6 +1,7 @@
 """Tokenization over scripted inferences, in place of Triton."""
 
 import asyncio
+from functools import cache
 from unittest.mock import AsyncMock
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 import imaging
 from service.core.admission import Priority
-from service.core.image_codec import ImageCodec
+from service.core.image_codec import HEAVY_QUEUE_SIZE, ImageCodec
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
 from service.core.tokenization import Tokenization
@@ -23,6 +24,7 @@ from service.errors import (
     FingerprintMismatch,
     Overloaded,
     RateLimited,
+    Stopping,
     TooLarge,
 )
 from service.settings import Settings
@@ -34,6 +36,29 @@ IMAGE = imaging.encode_image(GREY, "JPEG")
 IDS = np.arange(256, dtype=np.int32)
 
 
+class GatedCodec(ImageCodec):
+    """Decodes in this process. Heavy images wait at a gate before."""
+
+    def __init__(self, workers: int, max_pixels: int) -> None:
+        super().__init__(workers, max_pixels)
+        self.started, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def pixels(
+        self, image: imaging.ImageFile, size: int, fit: imaging.Fit = "crop"
+    ) -> NDArray[np.uint8]:
+        if image.heavy:
+            self.started.set()
+            await self.gate.wait()
+        return image.pixels(size, fit)
+
+
+@cache
+def heavy() -> bytes:
+    """A WebP of noise, a quarter of a second of a core."""
+    noise = np.random.default_rng(0).integers(0, 2, (2500, 2500, 1), dtype=np.uint8) * 255
+    return imaging.encode_image(np.repeat(noise, 3, 2), "WEBP")
+
+
 class Setup:
     """A tokenization that serves tokenizer "cat" with decoders for k = 64 and 256."""
 
@@ -43,10 +68,11 @@ class Setup:
         self.refresh = AsyncMock()
         self.registry = Registry(self.refresh, ServedModels(models("cat", A, (64, 256))))
         checked = Settings.model_validate(settings)
+        self.images = GatedCodec(1, checked.max_pixels)
         self.tokenization = Tokenization(
             self.triton,  # type: ignore[arg-type]
             self.registry,
-            ImageCodec(1, checked.max_pixels),
+            self.images,
             rate_limit or RateLimit(None, 1),
             checked,
         )
@@ -196,3 +222,57 @@ async def test_calls_over_the_rate_limit_are_refused() -> None:
     await setup.tokenization.encode(IMAGE, None, None)
     with pytest.raises(RateLimited):
         await setup.tokenization.encode(IMAGE, None, None)
+
+
+async def test_heavy_images_hold_no_permit_while_they_are_decoded() -> None:
+    setup = Setup(max_in_flight=1, max_queue_size=0)
+    call = asyncio.create_task(setup.tokenization.encode(heavy(), 2, None))
+    await asyncio.wait_for(setup.images.started.wait(), 5)
+    assert (await setup.tokenization.encode(IMAGE, 1, None)).tokens.k == 1
+    setup.images.gate.set()
+    encoded = await call
+    assert encoded.tokens.k == 2
+    assert list(encoded.stages) == ["admission", "unpack", "engine_queue", "engine"]
+
+
+async def test_heavy_images_are_not_refused_once_they_are_decoded() -> None:
+    setup = Setup(max_in_flight=1, max_queue_size=0)
+    setup.triton.gate.clear()
+    call = asyncio.create_task(setup.tokenization.encode(heavy(), 2, None))
+    await asyncio.wait_for(setup.images.started.wait(), 5)
+    first = asyncio.create_task(setup.tokenization.encode(IMAGE, 1, None))
+    await asyncio.wait_for(setup.triton.started.wait(), 5)
+    setup.images.gate.set()
+    setup.tokenization.close()
+    assert await setup.tokenization.drain(0.2) == 2
+    setup.triton.gate.set()
+    assert [(await one).tokens.k for one in (first, call)] == [1, 2]
+    assert await setup.tokenization.drain(5) == 0
+
+
+async def test_drain_waits_for_heavy_images_and_counts_those_left() -> None:
+    setup = Setup()
+    call = asyncio.create_task(setup.tokenization.encode(heavy(), 2, None))
+    await asyncio.wait_for(setup.images.started.wait(), 5)
+    setup.tokenization.close()
+    with pytest.raises(Stopping):
+        await setup.tokenization.encode(IMAGE, 1, None)
+    assert await setup.tokenization.drain(0.01) == 1
+    setup.images.gate.set()
+    assert await setup.tokenization.drain(5) == 0
+    assert (await call).tokens.k == 2
+
+
+async def test_heavy_images_that_would_wait_too_long_are_refused() -> None:
+    setup = Setup()
+    calls = [
+        asyncio.create_task(setup.tokenization.encode(heavy(), 2, None))
+        for _ in range(1 + HEAVY_QUEUE_SIZE)
+    ]
+    await asyncio.wait_for(setup.images.started.wait(), 5)
+    with pytest.raises(Overloaded, match="1 large images are running, the limit, and 16 wait"):
+        await setup.tokenization.encode(heavy(), 2, None)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert await setup.tokenization.drain(0) == 0
