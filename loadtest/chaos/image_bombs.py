@@ -175,6 +175,7 @@ IMAGE_BOMBS: dict[str, Callable[[], bytes]] = {
     "progressive JPEG of 5,000 scans, arithmetic": lambda: many_scans(
         6000, 6000, 5000, arithmetic=True
     ),
+    "progressive JPEG of 57 scans, 36 megapixels": lambda: many_scans(6000, 6000, 57),
     "progressive JPEG of 36 megapixels": lambda: many_scans(6000, 6000, 2),
     "progressive CMYK JPEG of 36 megapixels": lambda: many_scans(6000, 6000, 2, components=4),
     "JPEG with 100,000 EXIF segments of a byte": lambda: one_byte_exif(100_000),

@@ -41,4 +41,5 @@ def animation(image: Image.Image, count: int, **options: object) -> bytes:
     width, height = (struct.pack("<I", side - 1)[:3] for side in image.size)
     frame = bytes(6) + width + height + b"\x64\0\0\0" + pixels(image, **options)
     control = riff_chunk(b"ANIM", b"\xff\xff\xff\xff\0\0")
-    return webp(webp_header(*image.size, ANIMATED), control, riff_chunk(b"ANMF", frame) * count)
+    flags = ANIMATED | (ALPHA if image.mode == "RGBA" else 0)
+    return webp(webp_header(*image.size, flags), control, riff_chunk(b"ANMF", frame) * count)
