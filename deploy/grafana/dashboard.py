@@ -110,6 +110,21 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             graph(
+                "Images being decoded, and waiting for that",
+                COUNT,
+                ("sum by (lane) (channeltok_image_decodes)", "{{lane}}"),
+                ("sum by (lane) (channeltok_image_decodes_waiting)", "{{lane}}, waiting"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Image workers replaced, by reason",
+                PER_SECOND,
+                (per_second("channeltok_image_worker_restarts_total", "reason"), "{{reason}}"),
+            )
+        )
+        .with_panel(
+            graph(
                 "In flight / limit", SHARE, ("instance:channeltok_in_flight:ratio", "{{instance}}")
             )
         )

@@ -41,7 +41,7 @@ def memory_limit(settings: Settings) -> int:
     """Upper bound of the service's resident bytes with these settings, as docs/reliability.md says.
 
     The service at rest, a message of the largest size for each image in flight or queued, and an
-    image of the most pixels per image thread.
+    image of the most pixels per image worker.
     """
     messages = (settings.image_permits + settings.max_queue_size) * settings.max_message_bytes
     return IDLE_SYSTEM + messages + settings.image_workers * settings.max_pixels * BYTES_PER_PIXEL
@@ -190,7 +190,7 @@ def _huge_messages(service: Service, size: int) -> Iterator[tuple[str, str]]:
 
 
 def _largest_allowed(service: Service, count: int) -> list[str]:
-    """Send black images just below max_pixels, more at once than there are image threads."""
+    """Send black images just below max_pixels, more at once than there are image workers."""
     buffer = io.BytesIO()
     Image.new("RGB", (5990, 5990)).save(buffer, "PNG")
     codes: list[str] = []

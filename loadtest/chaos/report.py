@@ -36,7 +36,7 @@ The service's processes take at most, resident:
 
 This is {limit:.1f} GiB with the defaults on this machine:
 the service at rest, a message of the largest size for every image in flight or queued, and an image
-of the most pixels in every thread that decodes images.
+of the most pixels in every process that decodes large images.
 Lower those settings for a smaller machine.
 Bodies still being received count per connection, not per image: the attack below includes a hundred
 stalled uploads, but not `max_connections` of them.

@@ -27,7 +27,7 @@ from service.observability import metrics
 
 log = structlog.get_logger()
 RETRY_SECONDS = 1.0
-KEPT_BYTES = 2**20  # of a worker's file, because new pages cost more than the copy
+KEPT_BYTES = 2**22  # of a worker's file: new pages cost more than the copy
 LARGE_BYTES = 2**12
 MIN_LIFE_SECONDS = 1.0  # a worker or fork server that ends unused and sooner is not replaced before
 

@@ -141,6 +141,8 @@ class InProcessEngine:
         views: dict[int, ImageView] = {}
         for row, image in enumerate(batch):
             try:
+                # Here, not in a process that can be killed: the files are the user's own, and
+                # nobody waits with a deadline.
                 pixels[row], seen = read_image(
                     image, served.image_size, self._settings.max_pixels, fit
                 )
