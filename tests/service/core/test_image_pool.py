@@ -5,6 +5,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.support.hostile_images import HostileImage
 from tests.support.photographs import jpeg
 
 SOON = 5.0  # on a busy machine
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @contextlib.asynccontextmanager
@@ -162,6 +164,17 @@ async def test_pool_lanes_do_not_wait_for_each_other_and_heavy_is_nicer() -> Non
         own = os.nice(0)
         assert sorted(process.nice() - own for process in workers(pool)) == [0, HEAVY.nice]
         heavy.cancel()
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not share by session")
+async def test_pool_heavy_workers_yield_to_other_sessions_too() -> None:
+    """Triton has a session of its own, and nice alone counts only within one."""
+    async with started() as pool:
+        await until(lambda: sum(os.getsid(row.pid) == row.pid for row in workers(pool)) == 1)
+        light, heavy = sorted(workers(pool), key=lambda row: os.getsid(row.pid) == row.pid)
+        group = AUTOGROUP.parents[1] / str(heavy.pid) / AUTOGROUP.name
+        await until(lambda: group.read_text().endswith(f"nice {HEAVY.nice}\n"))
+        assert os.getsid(light.pid) == os.getsid(0)
 
 
 async def test_pool_stop_kills_what_runs_at_once() -> None:
