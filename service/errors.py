@@ -6,6 +6,7 @@ Where each error arises on the way of a request:
               Unauthenticated  TooLarge      RateLimited   UnsupportedFormat     EngineUnavailable
                                TooSlow       Overloaded    TooManyPixels         Overloaded (queue)
                                BadRequest    Stopping      BadImage              InternalError
+                               Overloaded (memory)         Overloaded (memory)
 
     tokens --> read ----> find tokenizer ------> check ids --> admission --> Triton --> image
                BadTokens  UnknownTokenizer       BadTokens
@@ -27,12 +28,14 @@ from channeltok.errors import InvalidInput
 from grpc import StatusCode
 
 log = structlog.get_logger()
+MAX_DETAIL = 500  # characters; details quote what callers sent
 
 
 class ServiceError(Exception):
     """An error that callers see.
 
     detail: a sentence for them: what was wrong and what is allowed, nothing about our internals.
+    Longer ones are cut after MAX_DETAIL characters.
     retry_after: seconds after which the same call may succeed; None where repeating it is useless.
     """
 
@@ -51,7 +54,7 @@ class ServiceError(Exception):
 
     def __init__(self, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}..."
         self.retry_after = retry_after
 
 

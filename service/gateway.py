@@ -9,8 +9,10 @@ from collections.abc import Coroutine
 
 import structlog
 
+from service import machine
 from service.core.generation import Generation
 from service.core.image_codec import ImageCodec
+from service.core.memory import MemoryBudget, memory_for_requests
 from service.core.rate_limit import RateLimit
 from service.core.tokenization import Tokenization
 from service.engine.embedded_triton import EmbeddedTriton
@@ -21,6 +23,7 @@ from service.ports import allow_open_files, bind, print_ready
 from service.rest import generate
 from service.rest.app import create_app
 from service.rest.middleware import AuthMiddleware, RequestMiddleware
+from service.rest.requests import Bodies
 from service.rest.server import HttpServer
 from service.security.auth import Authenticator
 from service.security.tls import Tls
@@ -51,6 +54,7 @@ async def serve(settings: Settings) -> None:
     metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     supervisor = Supervisor(triton, embedded, settings)
+    memory = MemoryBudget(settings.memory // 2)  # until it is known what the service itself takes
     images = ImageCodec(settings.image_workers, settings.max_pixels)
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
@@ -58,19 +62,22 @@ async def serve(settings: Settings) -> None:
     grpc_server = GrpcServer(
         tokenization,
         generation,
+        memory,
         settings,
         authenticator,
         None if tls is None else tls.grpc_credentials(),
         reuse_port=parent is not None,
     )
     supervisor.readiness.subscribe(grpc_server.set_ready)
+    bodies = Bodies(settings, memory)
     app = create_app(
         tokenization,
+        bodies,
         settings,
         lambda: supervisor.readiness.ready and not stop.is_set(),
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )
-    generate.add_routes(app, generation, settings)
+    generate.add_routes(app, generation, bodies, settings)
     rest_server = HttpServer(
         RequestMiddleware(AuthMiddleware(app, authenticator)),
         settings,
@@ -94,6 +101,9 @@ async def serve(settings: Settings) -> None:
         await _unless(stop, images.ready())
         await _unless(stop, supervisor.readiness.wait())
         if not stop.is_set():
+            in_use = await asyncio.to_thread(machine.memory_in_use)
+            memory.limit = memory_for_requests(settings, in_use)
+            log.info("memory", max=settings.memory, at_rest=in_use, for_requests=memory.limit)
             # Objects that live now live as long as the process: keep the collector off them.
             gc.collect()
             gc.freeze()

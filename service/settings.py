@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.machine import default_max_memory
 
 _CORES = len(os.sched_getaffinity(0))
 
@@ -155,8 +157,13 @@ class Settings(EngineSettings):
     """Images generated at once; further requests are refused with a retry time. Raise it where the
     engine batches them. Unset: one per engine instance, 64 with a Triton elsewhere."""
 
+    max_memory: Annotated[ByteSize | None, Field(ge=2**20)] = None
+    """Memory of the whole service: its workers, and an embedded Triton. A number of bytes, or 3GiB.
+    What it does not take at rest is for messages and images; calls beyond it wait, or are refused
+    with a retry time. Unset: 90 % of the container's limit, else 75 % of the machine's memory."""
+
     max_message_bytes: Bytes = 16 * 2**20
-    """Largest image or message. Raise it only for larger originals: it bounds memory."""
+    """Largest image or message. Raise it only for larger originals."""
 
     max_header_bytes: Bytes = 16 * 2**10
     """Largest headers (REST) or metadata (gRPC) of a call. Raise it for proxies that add many."""
@@ -211,6 +218,11 @@ class Settings(EngineSettings):
     def image_permits(self) -> int:
         """`max_in_flight`, or its default."""
         return self.max_in_flight or (256 if self.triton_url else 8 * self.engine_instances)
+
+    @property
+    def memory(self) -> int:
+        """`max_memory` in bytes, or its default."""
+        return int(self.max_memory or default_max_memory())
 
     @property
     def generation_permits(self) -> int:

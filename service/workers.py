@@ -18,7 +18,8 @@ from contextlib import aclosing
 import structlog
 from prometheus_client import multiprocess
 
-from service import worker_pipe
+from service import machine, worker_pipe
+from service.core.memory import SPARE_SHARE
 from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
@@ -61,6 +62,10 @@ async def serve(settings: Settings) -> None:
             watch = asyncio.create_task(Supervisor(triton, embedded, settings).watch())
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
+        # The workers share what Triton and this process leave.
+        in_use = await asyncio.to_thread(machine.memory_in_use)
+        left = settings.memory - int(in_use * (1 + SPARE_SHARE))
+        shared["max_memory"] = max(2**20, left // settings.workers)
         workers = [
             _Worker(_environment(settings, shared), health.suspect) for _ in range(settings.workers)
         ]

@@ -1,8 +1,8 @@
-"""Wrapper of every gRPC method: authentication, receive timeout, parsing, request id, access
-log and error statuses.
+"""Wrapper of every gRPC method: authentication, memory, parsing, request id, access log and error
+statuses.
 
-gRPC itself has no limit on how long a message may take to arrive, and reveals our class names to a
-client whose message cannot be parsed.
+gRPC itself has no limit on how long a message may take to arrive nor on all messages together, and
+reveals our class names to a client whose message cannot be parsed (service/grpc/requests.py).
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from contextlib import aclosing, nullcontext
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
+from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
-from service.errors import BadRequest, TooSlow
 from service.grpc.errors import abort
+from service.grpc.requests import MessageLimits, Requests
 from service.observability.request_context import (
     REQUEST_ID,
     begin_request,
@@ -36,7 +36,6 @@ class GuardedServer:
     An interceptor would do the same, but gRPC runs interceptors anew for every call, at twice the
     cost.
 
-    receive_seconds: time that the message of a call with a single one may take to arrive.
     instrumented_service: the service whose calls get a request id and a line in the access log.
     """
 
@@ -44,12 +43,14 @@ class GuardedServer:
         self,
         server: grpc.aio.Server,
         authenticator: Authenticator,
-        receive_seconds: float,
+        memory: MemoryBudget,
+        limits: MessageLimits,
         instrumented_service: str,
     ) -> None:
         self._server = server
         self._authenticator = authenticator
-        self._receive_seconds = receive_seconds
+        self._memory = memory
+        self._limits = limits
         self._instrumented = f"/{instrumented_service}/"
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -79,18 +80,17 @@ class GuardedServer:
         async def run(context: grpc.aio.ServicerContext) -> Any:
             if not is_open:
                 caller.set(self._authenticate(path, context))
-            request = (
-                _messages(context, handler)
-                if handler.request_streaming
-                else await self._message(context, handler)
-            )
-            result = method(request, context)
-            if not inspect.isasyncgen(result):
-                return await result  # None from a method that writes its replies itself
-            # Closing it makes a cancelled call stop its work now, not at garbage collection.
-            async with aclosing(result):
-                async for reply in result:
-                    await context.write(reply)
+            parse, memory = handler.request_deserializer, self._memory
+            with Requests(context, path, parse, self._limits, memory) as requests:
+                request = requests if handler.request_streaming else await requests.single()
+                result = method(request, context)
+                if not inspect.isasyncgen(result):
+                    return await result  # None from a method that writes its replies itself
+                # Closing it makes a cancelled call stop its work now, not at garbage collection.
+                async with aclosing(result):
+                    async for reply in result:
+                        async with memory.transfer(None, requests):
+                            await context.write(reply)
             return None
 
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
@@ -116,20 +116,6 @@ class GuardedServer:
             if key == "authorization"
         ]
         return self._authenticator.authenticate(authorization, path, context.peer())
-
-    async def _message(
-        self, context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
-    ) -> Any:
-        try:
-            async with asyncio.timeout(self._receive_seconds):
-                message = await context.read()
-        except TimeoutError:
-            raise TooSlow(
-                f"the message did not arrive within {self._receive_seconds:g} s"
-            ) from None
-        if message is grpc.aio.EOF:
-            raise BadRequest("the call ended before its message")
-        return _parse(message, handler)
 
 
 class _GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -170,17 +156,3 @@ class _RequestScope:
             late = left is not None and deadline_passed(seconds, seconds + left)
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
         log_access("grpc", self._rpc, code.name, self._started)
-
-
-async def _messages(
-    context: grpc.aio.ServicerContext, handler: grpc.RpcMethodHandler
-) -> AsyncIterator[Any]:
-    while (message := await context.read()) is not grpc.aio.EOF:
-        yield _parse(message, handler)
-
-
-def _parse(message: bytes, handler: grpc.RpcMethodHandler) -> Any:
-    try:
-        return handler.request_deserializer(message)
-    except DecodeError:
-        raise BadRequest("the message is not of the type that this method takes") from None

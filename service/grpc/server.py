@@ -7,14 +7,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from service.core.generation import Generation
+from service.core.memory import MemoryBudget
 from service.core.tokenization import Tokenization
 from service.errors import CannotStart
 from service.grpc.entrance import GuardedServer
+from service.grpc.requests import MessageLimits
 from service.grpc.servicer import TokenizerServicer
 from service.security.auth import Authenticator
 from service.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
+_IMAGES = {  # the RPCs that take images, and in which fields of their messages these are
+    f"/{SERVICE}/Encode": (pb.EncodeRequest.IMAGE_FIELD_NUMBER,),
+    f"/{SERVICE}/EncodeStream": (
+        pb.EncodeStreamRequest.REQUEST_FIELD_NUMBER,
+        pb.EncodeRequest.IMAGE_FIELD_NUMBER,
+    ),
+}
 MESSAGE_OVERHEAD = 4096  # so that an image of exactly the allowed size fits into its message
 
 
@@ -25,6 +34,7 @@ class GrpcServer:
         self,
         tokenization: Tokenization,
         generation: Generation,
+        memory: MemoryBudget,
         settings: Settings,
         authenticator: Authenticator,
         credentials: grpc.ServerCredentials | None = None,
@@ -38,7 +48,11 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_options(settings, reuse_port))
         self._health = health.aio.HealthServicer()
         guarded = GuardedServer(
-            self._server, authenticator, settings.receive_seconds, instrumented_service=SERVICE
+            self._server,
+            authenticator,
+            memory,
+            MessageLimits(settings.receive_seconds, _max_bytes(settings), _IMAGES),
+            instrumented_service=SERVICE,
         )
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(
             TokenizerServicer(tokenization, generation, settings), guarded
@@ -76,9 +90,13 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
+def _max_bytes(settings: Settings) -> int:
+    return settings.max_message_bytes + MESSAGE_OVERHEAD
+
+
 def _options(settings: Settings, reuse_port: bool) -> list[tuple[str, int]]:
     """Channel arguments of gRPC, as its core library documents them."""
-    limit = settings.max_message_bytes + MESSAGE_OVERHEAD  # after decompression
+    limit = _max_bytes(settings)  # after decompression
     options = {
         "max_receive_message_length": limit,
         "max_send_message_length": limit,
@@ -88,6 +106,8 @@ def _options(settings: Settings, reuse_port: bool) -> list[tuple[str, int]]:
         "max_allowed_incoming_connections": settings.max_connections,
         "server_handshake_timeout_ms": int(settings.receive_seconds * 1000),
         "max_connection_idle_ms": int(settings.idle_seconds * 1000),
+        # It would let a fast client send up to 8 MiB that nobody has asked for, in each call.
+        "http2.bdp_probe": 0,
         # Our own ping finds connections whose host has gone.
         "keepalive_time_ms": 60_000,
         # A client that pings more often is disconnected after two warnings.

@@ -14,7 +14,7 @@ from service.core.tokenization import Tokenization
 from service.errors import DeadlineExceeded
 from service.grpc import messages
 from service.grpc.errors import to_status
-from service.grpc.streams import reply_to_each
+from service.grpc.streams import Source, reply_to_each
 from service.settings import Settings
 
 Context: TypeAlias = grpc.aio.ServicerContext
@@ -39,7 +39,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
 
     async def EncodeStream(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
+        self, requests: Source[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:
         async for reply in self._stream(
             requests, context, self._encode, "encode_stream", pb.EncodeStreamResponse
@@ -47,7 +47,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             yield reply
 
     async def DecodeStream(
-        self, requests: AsyncIterator[pb.DecodeStreamRequest], context: Context
+        self, requests: Source[pb.DecodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.DecodeStreamResponse]:
         async for reply in self._stream(
             requests, context, self._decode, "decode_stream", pb.DecodeStreamResponse
@@ -107,7 +107,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     def _stream(
         self,
-        requests: AsyncIterator[Any],
+        requests: Source[Any],
         context: Context,
         method: Callable[..., Awaitable[Any]],
         rpc: str,

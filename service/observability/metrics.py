@@ -90,6 +90,30 @@ for _lane in ("light", "heavy"):
     IMAGE_DECODE_SECONDS.labels(_lane)
 for _reason in ("cancelled", "cpu", "memory", "crash", "killed", "bug"):
     IMAGE_WORKER_RESTARTS.labels(_reason)
+MEMORY_LIMIT = Gauge(
+    "channeltok_memory_limit_bytes",
+    "Memory that messages and images may take",
+    multiprocess_mode="livesum",
+)
+MEMORY_RESERVED = Gauge(
+    "channeltok_memory_reserved_bytes",
+    "Memory reserved for messages or images",
+    ["use"],
+    multiprocess_mode="livesum",
+)
+MEMORY_WAITING = Gauge(
+    "channeltok_memory_waiting",
+    "Messages or images that wait for memory",
+    ["use"],
+    multiprocess_mode="livesum",
+)
+for _use in ("messages", "images"):
+    MEMORY_RESERVED.labels(_use)
+    MEMORY_WAITING.labels(_use)
+MEMORY_REFUSED = Counter(
+    "channeltok_memory_refused_total",
+    "Calls and stream items refused because memory was in use",
+)
 GENERATIONS_IN_FLIGHT = Gauge(
     "channeltok_generations_in_flight",
     "Images being generated",

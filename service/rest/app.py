@@ -17,11 +17,11 @@ from service.rest.documents import TokenizersDocument, TokensDocument
 from service.rest.negotiation import JSON, OCTETS, TOKEN_BYTES, negotiate, require_content_type
 from service.rest.problems import PROBLEM, Problem, add_error_handlers
 from service.rest.requests import (
+    Bodies,
     cancel_on_disconnect,
     parse_k,
     parse_quality,
     parse_tokens,
-    read_body,
 )
 from service.settings import Settings
 
@@ -35,6 +35,7 @@ _VIEW_MEANING = (
 
 def create_app(
     tokenization: Tokenization,
+    bodies: Bodies,
     settings: Settings,
     is_ready: Callable[[], bool],
     exposition: Callable[[], Awaitable[bytes]],
@@ -100,16 +101,16 @@ def create_app(
     ) -> Response:
         media_type = negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
         require_content_type(request, (*FORMATS, OCTETS))
-        image = await read_body(request, settings)
-        work = tokenization.encode(
-            image,
-            parse_k(k),
-            tokenizer,
-            quality=parse_quality(quality),
-            fit=check_fit(fit),
-            timeout=settings.request_timeout_seconds,
-        )
-        encoded = await cancel_on_disconnect(request, work)
+        async with bodies.image(request) as image:
+            work = tokenization.encode(
+                image,
+                parse_k(k),
+                tokenizer,
+                quality=parse_quality(quality),
+                fit=check_fit(fit),
+                timeout=settings.request_timeout_seconds,
+            )
+            encoded = await cancel_on_disconnect(request, work)
         content = _tokens_json(encoded) if media_type == JSON else encoded.tokens.to_bytes()
         headers = _result_headers(encoded.stages, encoded.engine)
         if encoded.tokens.view is not None:
@@ -151,7 +152,7 @@ def create_app(
     ) -> Response:
         media_type = negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
         content_type = require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
-        body = await read_body(request, settings)
+        body = await bodies.document(request)
         tokens: Tokens | bytes = body
         if content_type == JSON:
             tokens, named = parse_tokens(body)

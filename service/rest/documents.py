@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from channeltok.fit import MAX_SIDE
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from service.core.generation import (
     MAX_PREVIEWS,
@@ -135,6 +135,7 @@ class GenerateDocument(BaseModel):
     ] = None
     previews: Annotated[
         list[int],
+        FailFast(),  # pydantic would describe each of 30,000 wrong items
         Field(
             description=f"at most {MAX_PREVIEWS} budgets; "
             "the image so far is decoded and sent at each"

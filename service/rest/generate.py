@@ -18,21 +18,22 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from service.core.generation import Event, Finished, Generation
-from service.errors import to_service_error
+from service.errors import BadRequest, to_service_error
 from service.rest.documents import GenerateDocument, GeneratorsDocument
 from service.rest.negotiation import JSON, require_content_type
 from service.rest.problems import invalid_request, to_problem
-from service.rest.requests import cancel_on_disconnect, read_body, read_tokens
+from service.rest.requests import Bodies, cancel_on_disconnect, parse_object, read_tokens
 from service.settings import Settings
 
 EVENT_STREAM = "text/event-stream"
+_PARAMETERS = [field.alias or name for name, field in GenerateDocument.model_fields.items()]
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # or nginx would hold events back
 }
 
 
-def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None:
+def add_routes(app: FastAPI, generation: Generation, bodies: Bodies, settings: Settings) -> None:
     """Add /v1/generate and /v1/generators."""
 
     @app.post(
@@ -53,7 +54,7 @@ def add_routes(app: FastAPI, generation: Generation, settings: Settings) -> None
     )
     async def generate(request: Request) -> Response:
         require_content_type(request, (JSON,))
-        params = generation.params(**_parse(await read_body(request, settings)))
+        params = generation.params(**_parse(await bodies.document(request)))
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
         return _EventStream(
@@ -80,8 +81,11 @@ class _EventStream(StreamingResponse):
 
 def _parse(body: bytes) -> dict[str, Any]:
     """The fields of GenerateParams. Raises BadRequest, BadTokens."""
+    fields = parse_object(body)
+    for name in fields.keys() - _PARAMETERS:  # pydantic would describe each of 10,000
+        raise BadRequest(f"{name[:100]!r} is no parameter; those are {', '.join(_PARAMETERS)}")
     try:
-        document = GenerateDocument.model_validate_json(body)
+        document = GenerateDocument.model_validate(fields)
     except ValidationError as error:
         raise invalid_request(error) from error
     prefix = None if document.prefix is None else read_tokens(document.prefix, "prefix")[0]

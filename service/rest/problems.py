@@ -14,7 +14,6 @@ from starlette.requests import ClientDisconnect
 from service.errors import BadRequest, ServiceError, Unauthenticated, to_service_error
 
 PROBLEM = "application/problem+json"
-_MAX_DETAIL = 300  # characters of a validation error
 
 
 class Problem(BaseModel):
@@ -48,7 +47,7 @@ def invalid_request(error: RequestValidationError | ValidationError) -> BadReque
     reasons = (
         f"{'.'.join(map(str, item['loc'])) or 'the body'}: {item['msg']}" for item in error.errors()
     )
-    return BadRequest("; ".join(reasons)[:_MAX_DETAIL])
+    return BadRequest("; ".join(reasons))
 
 
 def add_error_handlers(app: FastAPI) -> None:

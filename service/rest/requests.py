@@ -1,7 +1,8 @@
 """Read REST requests: the body within its limits, query parameters, token documents."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -12,6 +13,13 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from service.core.memory import (
+    COPIES,
+    MAX_DOCUMENT_BYTES,
+    PATIENCE_SECONDS,
+    MemoryBudget,
+    Reservation,
+)
 from service.errors import BadK, BadRequest, BadTokens, TooLarge, TooSlow
 from service.rest.documents import ViewDocument
 from service.rest.problems import invalid_request
@@ -20,25 +28,51 @@ from service.settings import Settings
 _Result = TypeVar("_Result")
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The body, with never more than `max_message_bytes` of it in memory.
+_KINDS = {bool: "boolean", dict: "object", list: "list", str: "string", type(None): "null"}
 
-    Raises TooLarge, and TooSlow after `receive_seconds`.
-    """
-    limit = settings.max_message_bytes
-    too_large = TooLarge(f"the body is larger than {limit:,} bytes, the limit")
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.receive_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError as error:
-        raise TooSlow(f"the body did not arrive within {settings.receive_seconds:g} s") from error
-    return bytes(body)
+
+class Bodies:
+    """Reads bodies, each within its limits and the memory budget."""
+
+    def __init__(self, settings: Settings, memory: MemoryBudget) -> None:
+        self._seconds = settings.receive_seconds
+        self._max_bytes = settings.max_message_bytes
+        self._memory = memory
+
+    @asynccontextmanager
+    async def image(self, request: Request) -> AsyncIterator[bytes]:
+        """`async with` a body of at most `max_message_bytes`; its memory is reserved meanwhile.
+
+        Raises TooLarge, TooSlow after `receive_seconds`, and Overloaded.
+        """
+        with await self._memory.reserve(0) as reservation:
+            yield await self._read(request, self._max_bytes, reservation)
+
+    async def document(self, request: Request) -> bytes:
+        """A body of at most MAX_DOCUMENT_BYTES. Raises TooLarge, TooSlow, Overloaded."""
+        with await self._memory.reserve(0) as reservation:
+            return await self._read(request, MAX_DOCUMENT_BYTES, reservation)
+
+    async def _read(self, request: Request, limit: int, reservation: Reservation) -> bytes:
+        too_large = TooLarge(f"the body is larger than {limit:,} bytes, the limit")
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise too_large
+        body = bytearray()
+        try:
+            async with self._memory.transfer(self._seconds, reservation):
+                async for chunk in request.stream():
+                    size = len(body) + len(chunk)
+                    if size > limit:
+                        raise too_large
+                    if COPIES * size > reservation.size:
+                        # Twice as much each time: few steps, and nothing for bytes that never come.
+                        room = COPIES * min(limit, max(size, 2 * len(body)))
+                        await reservation.grow(room, PATIENCE_SECONDS)
+                    body += chunk
+        except TimeoutError as error:
+            raise TooSlow(f"the body did not arrive within {self._seconds:g} s") from error
+        reservation.shrink(COPIES * len(body))
+        return bytes(body)
 
 
 async def cancel_on_disconnect(request: Request, work: Awaitable[_Result]) -> _Result:
@@ -77,11 +111,18 @@ def parse_quality(text: str | None) -> Quality | None:
 
 def parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
     """Tokens and tokenizer name of a JSON body. Raises BadRequest, BadTokens."""
+    return read_tokens(parse_object(body), "the body")
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises BadRequest."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    return read_tokens(document, "the body")
+    if not isinstance(document, dict):
+        raise BadRequest("the body must be a JSON object")
+    return document
 
 
 def read_tokens(document: Any, where: str) -> tuple[Tokens, str | None]:
@@ -101,13 +142,19 @@ def read_tokens(document: Any, where: str) -> tuple[Tokens, str | None]:
         )
     ids, tokenizer = document["tokens"], document.get("tokenizer")
     k = document.get("k", len(ids))
+    if type(k) is not int:
+        raise BadTokens("k must be a whole number")
     if tokenizer is not None and not isinstance(tokenizer, str):
         raise BadRequest("tokenizer must be a name")
     if k != len(ids):
         raise BadTokens(f"k is {str(k)[:20]}, but there are {len(ids)} ids")
     for token in ids:
-        if type(token) is not int or not 0 <= token <= 65535:
-            raise BadTokens(f"an id is {str(token)[:40]}; ids are whole numbers from 0 to 65535")
+        if type(token) is not int:
+            # Not the item itself: it may be a list of thousands.
+            found = token if isinstance(token, float) else f"a {_KINDS[type(token)]}"
+            raise BadTokens(f"an id is {found}; ids are whole numbers from 0 to 65535")
+        if not 0 <= token <= 65535:
+            raise BadTokens(f"an id is {token}; ids are whole numbers from 0 to 65535")
     try:
         return Tokens(ids, document["fingerprint"], view=_read_view(document)), tokenizer
     except ValueError as error:

@@ -1,14 +1,16 @@
 """GuardedServer wraps all four kinds of methods, written in both ways that grpc.aio allows."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
 from service.grpc.entrance import GuardedServer
+from service.grpc.requests import MessageLimits
 from service.security.auth import Authenticator
 
 
@@ -38,7 +40,14 @@ async def many_to_many(
 
 
 @pytest.fixture
-async def channel() -> AsyncIterator[grpc.aio.Channel]:
+def memory() -> Iterator[MemoryBudget]:
+    budget = MemoryBudget(2**30)
+    yield budget
+    assert budget.reserved == 0
+
+
+@pytest.fixture
+async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
     codec = {
         "request_deserializer": StringValue.FromString,
         "response_serializer": StringValue.SerializeToString,
@@ -52,7 +61,11 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
     }
     server = grpc.aio.server()
     guarded = GuardedServer(
-        server, Authenticator(None), receive_seconds=5, instrumented_service="test.Others"
+        server,
+        Authenticator(None),
+        memory,
+        MessageLimits(5, 2**20, {}),
+        instrumented_service="test.Others",
     )
     guarded.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
     port = server.add_insecure_port("127.0.0.1:0")

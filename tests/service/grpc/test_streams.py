@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.core.admission import Admission
+from service.core.memory import MemoryBudget, Reservation
 from service.errors import BadRequest, Stopping
 from service.grpc.streams import reply_to_each
 
@@ -17,24 +18,32 @@ def admission() -> Admission:
 
 
 class Source:
-    """Yields 0 to count - 1, counting what was read; then raises `error` or, with `open`, waits."""
+    """Yields 0 to count - 1, counting what was read; then raises `error` or, with `open`, waits.
+
+    Each item takes 100 bytes of `memory`.
+    """
 
     def __init__(self, count: int, error: Exception | None = None, open: bool = False) -> None:
         self.read = 0
+        self.memory = MemoryBudget(10_000)
         self._count, self._error, self._open = count, error, open
 
     async def __aiter__(self) -> AsyncIterator[int]:
         for number in range(self._count):
             self.read += 1
+            self._latest = await self.memory.reserve(100)
             yield number
         if self._error is not None:
             raise self._error
         if self._open:
             await asyncio.Event().wait()
 
+    def take(self) -> Reservation:
+        return self._latest
+
 
 def stream(source: Source, handle: Any, window: int = 8, closing: Admission | None = None) -> Any:
-    return reply_to_each(aiter(source), handle, window, closing or admission())
+    return reply_to_each(source, handle, window, closing or admission())
 
 
 async def collect(stream: AsyncIterator[int], into: list[int]) -> None:
@@ -74,6 +83,7 @@ async def test_reply_to_each_reads_on_only_when_replies_are_taken() -> None:
         assert await anext(replies) == 1
         await settle()
         assert source.read == 4
+        assert source.memory.reserved == 300  # the first reply was sent
 
 
 async def test_reply_to_each_answers_what_it_has_read_then_raises_the_readers_error() -> None:

@@ -1,0 +1,87 @@
+"""Memory limits of control groups, in copies of the files that kernels show."""
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service import machine
+
+MIB = 2**20
+
+
+def tree(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+V2 = "sys/fs/cgroup"
+V1 = "sys/fs/cgroup/memory"
+NO_LIMIT_V1 = "9223372036854771712\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": f"{300 * MIB}\n"}, 300 * MIB),
+        (
+            {
+                "proc/self/cgroup": "0::/kubepods/pod1/main\n",
+                f"{V2}/memory.max": "max\n",
+                f"{V2}/kubepods/pod1/memory.max": f"{200 * MIB}\n",
+                f"{V2}/kubepods/pod1/main/memory.max": "max\n",
+            },
+            200 * MIB,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/docker/a\n0::/\n",
+                f"{V1}/memory.limit_in_bytes": NO_LIMIT_V1,
+                f"{V1}/docker/a/memory.limit_in_bytes": f"{100 * MIB}\n",
+            },
+            100 * MIB,
+        ),
+        (  # the path is the host's, but the mount shows only the container's group
+            {
+                "proc/self/cgroup": "4:memory:/docker/a\n",
+                f"{V1}/memory.limit_in_bytes": f"{100 * MIB}\n",
+            },
+            100 * MIB,
+        ),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+        ({}, None),
+    ],
+    ids=["v2", "v2 above", "v1", "v1 in a container", "no limit", "no cgroups"],
+)
+def test_container_limit(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    assert machine.container_limit(tree(tmp_path, **files)) == expected
+
+
+def test_default_max_memory_is_a_share_of_the_smaller_limit(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert machine.default_max_memory(tmp_path) == int(total * 0.75)
+    tree(tmp_path, **{"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": f"{100 * MIB}\n"})
+    assert machine.default_max_memory(tmp_path) == 90 * MIB
+    tree(tmp_path, **{f"{V2}/memory.max": NO_LIMIT_V1})
+    assert machine.default_max_memory(tmp_path) == int(total * 0.75)
+
+
+def test_memory_in_use_counts_shared_pages_once() -> None:
+    shared = bytearray(os.urandom(MIB)) * 64
+    before = machine.memory_in_use()
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:  # shares every page until it writes
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(len(shared) == 0)
+    try:
+        assert machine.memory_in_use() < before + 32 * MIB
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+        os.waitpid(child, 0)
