@@ -21,6 +21,7 @@ DeadlineExceeded can arise anywhere, and EngineUnavailable also in the middle of
 stable, because clients branch on them.
 """
 
+import traceback
 from typing import ClassVar
 
 import structlog
@@ -255,11 +256,27 @@ def is_ours(code: str) -> bool:
 
 
 def to_service_error(error: Exception) -> ServiceError:
-    """The error that callers may see. An unexpected one is logged and hidden behind INTERNAL."""
+    """The error that callers may see. An unexpected one is logged and hidden behind INTERNAL.
+
+    It ends the work: the frames that `error` came through are cleared.
+    """
     if isinstance(error, ServiceError):
-        return error
-    if isinstance(error, InvalidInput):  # from channeltok's value types
-        return _BY_CODE[error.code](error.message)
-    log.exception("internal_error", exc_info=error)
-    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-    return ServiceError(f"internal error; it was logged under request id {request_id}")
+        known = error
+    elif isinstance(error, InvalidInput):  # from channeltok's value types
+        known = _BY_CODE[error.code](error.message)
+    else:
+        log.exception("internal_error", exc_info=error)
+        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        known = ServiceError(f"internal error; it was logged under request id {request_id}")
+    _forget_frames(error)
+    return known
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop what the frames of a traceback still hold: a large message and its image, say.
+
+    Exceptions and frames refer to each other, so it would stay until garbage is collected.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
