@@ -146,6 +146,21 @@ def build() -> dashboard.Dashboard:
             )
         )
         .with_panel(
+            graph(
+                "Memory of messages and images",
+                BYTES,
+                ("sum by (use) (channeltok_memory_reserved_bytes)", "{{use}}"),
+                ("sum(channeltok_memory_limit_bytes)", "limit"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Refused for memory",
+                PER_SECOND,
+                (per_second("channeltok_memory_refused_total", "instance"), "{{instance}}"),
+            )
+        )
+        .with_panel(
             graph("Triton's host: cores in use", SHARE, ("nv_cpu_utilization", "{{instance}}"))
         )
         .with_row(dashboard.Row("Stages"))

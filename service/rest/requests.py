@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import orjson
 from channeltok.fit import check_aspect
 from channeltok.quality import Quality
 from channeltok.tokens import ImageView, Tokens
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from service.core.memory import (
@@ -117,8 +117,8 @@ def parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises BadRequest."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        document = from_json(body)
+    except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise BadRequest("the body must be a JSON object")

@@ -15,9 +15,11 @@ from channeltok import Client, Tokens
 from channeltok.errors import from_rpc_error
 from channeltok.v1 import tokenizer_pb2 as pb
 
+from service.core.memory import MemoryBudget
 from service.errors import ServiceError
 from service.grpc.server import GrpcServer
 from service.rest.app import create_app
+from service.rest.requests import Bodies
 from service.security.auth import Authenticator
 from service.settings import Settings
 from tests.support.bad_input import BAD_IMAGES, BAD_K
@@ -220,13 +222,15 @@ async def test_unexpected_exceptions_reveal_no_internals() -> None:
 
     settings = Settings(grpc_port=0)
     broken: Any = Broken()
-    app = create_app(broken, settings, lambda: True, lambda: None)  # type: ignore[return-value]
+    memory = MemoryBudget(2**30)
+    bodies = Bodies(settings, memory)
+    app = create_app(broken, bodies, settings, lambda: True, lambda: None)  # type: ignore[return-value]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:
         reply = await rest.post("/v1/encode", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (500, "INTERNAL")
     assert not internals(f"{reply.headers}{reply.text}")
-    server = GrpcServer(broken, broken, settings, Authenticator(None))
+    server = GrpcServer(broken, broken, memory, settings, Authenticator(None))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
