@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
     memory = MemoryBudget(settings.memory // 2)  # until it is known what the service itself takes
     images = ImageCodec(settings.image_workers, settings.max_pixels)
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
-    tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, settings)
+    tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, memory, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
     grpc_server = GrpcServer(
         tokenization,

@@ -180,6 +180,11 @@ class MemoryBudget:
         """Bytes that are reserved now."""
         return sum(self._used.values())
 
+    @property
+    def waiting(self) -> int:
+        """Number of reservations that wait for bytes."""
+        return sum(map(len, self._waiting.values()))
+
     async def reserve(
         self, size: int, use: Use = Use.MESSAGES, patience: float | None = None
     ) -> Reservation:
@@ -215,9 +220,8 @@ class MemoryBudget:
         if size <= self.largest and self._fits(reservation.use, size - reservation.size):
             self._change(reservation, size)
             return
-        waiting = sum(map(len, self._waiting.values()))
-        if size > self.largest or waiting >= MAX_WAITING:
-            raise self._refusal(f"{waiting} calls wait for some")
+        if size > self.largest or self.waiting >= MAX_WAITING:
+            raise self._refusal(f"{self.waiting} calls wait for some")
         waiter = _Waiter(reservation, size)
         queue = self._waiting.setdefault(reservation.caller, [])
         # Those that hold some go first: it is of no use before they have all.

@@ -16,6 +16,7 @@ import imaging
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
+from service.core.memory import PATIENCE_SECONDS, MemoryBudget, Reservation, Use
 from service.core.padding import pad_prefixes
 from service.core.quality import measure_quality
 from service.core.rate_limit import RateLimit
@@ -28,6 +29,7 @@ from service.errors import (
     EngineUnavailable,
     FingerprintMismatch,
     TooLarge,
+    TooManyPixels,
 )
 from service.observability import metrics
 from service.settings import Settings
@@ -76,12 +78,14 @@ class Tokenization:
         registry: Registry,
         images: ImageCodec,
         rate_limit: RateLimit,
+        memory: MemoryBudget,
         settings: Settings,
     ) -> None:
         self._triton = triton
         self._registry = registry
         self._images = images
         self._rate_limit = rate_limit
+        self._memory = memory
         self._settings = settings
         self.admission = Admission(
             settings.image_permits, settings.max_queue_size, settings.max_queue_seconds
@@ -135,6 +139,7 @@ class Tokenization:
             k = k or served.max_tokens
             call.set_subject(served.name, k)
             file = self._images.open(image)
+            memory = self._memory_of(file, len(image), served.image_size, fit)
             seen = file.view(fit)
             view = ImageView(seen.width, seen.height, *seen.box)
             pixels = None
@@ -142,11 +147,13 @@ class Tokenization:
                 # Before the permit: seconds of decoding must not keep others from the engine.
                 async with self._images.heavy.acquire(priority, timeout):
                     call.end_stage("admission")
-                    pixels = await self._images.pixels(file, served.image_size, fit)
+                    with await self._reserve(memory, priority):
+                        pixels = await self._images.pixels(file, served.image_size, fit)
                 call.end_stage("unpack")
             async with self._permit(call, priority, timeout, accepted=file.heavy) as permit:
                 if pixels is None:
-                    pixels = await self._images.pixels(file, served.image_size, fit)
+                    with await self._reserve(memory, priority):
+                        pixels = await self._images.pixels(file, served.image_size, fit)
                     call.end_stage("unpack")
                 inference = await self._triton.infer(served.encoder, pixels[None], permit=permit)
                 call.add_inference(inference)
@@ -162,6 +169,25 @@ class Tokenization:
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(k)
         return Encoded(served, tokens, call.stages, served.encoder.engine, curve)
+
+    def _memory_of(self, file: imaging.ImageFile, length: int, size: int, fit: imaging.Fit) -> int:
+        """Bytes that decoding takes. Raises TooManyPixels where there can never be so many.
+
+        length: of the file, in bytes. size: side of the pixels.
+        """
+        # A worker process is sent a copy of the file, and reads another.
+        memory = file.memory(size, fit) + (0 if file.quick else 2 * length)
+        if memory > self._memory.largest:
+            raise TooManyPixels(
+                f"the image takes {memory:,} bytes to decode; the service has "
+                f"{self._memory.largest:,} for images"
+            )
+        return memory
+
+    async def _reserve(self, size: int, priority: Priority) -> Reservation:
+        """Memory for an image. Raises Overloaded."""
+        patience = PATIENCE_SECONDS if priority is Priority.INTERACTIVE else None
+        return await self._memory.reserve(size, Use.IMAGES, patience)
 
     async def _measure_curve(
         self,

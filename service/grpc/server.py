@@ -17,7 +17,7 @@ from service.security.auth import Authenticator
 from service.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
-_IMAGES = {  # the RPCs that take images, and in which fields of their messages these are
+IMAGES = {  # the RPCs that take images, and in which fields of their messages these are
     f"/{SERVICE}/Encode": (pb.EncodeRequest.IMAGE_FIELD_NUMBER,),
     f"/{SERVICE}/EncodeStream": (
         pb.EncodeStreamRequest.REQUEST_FIELD_NUMBER,
@@ -51,7 +51,7 @@ class GrpcServer:
             self._server,
             authenticator,
             memory,
-            MessageLimits(settings.receive_seconds, _max_bytes(settings), _IMAGES),
+            MessageLimits(settings.receive_seconds, _max_bytes(settings), IMAGES),
             instrumented_service=SERVICE,
         )
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import imaging
 from service.core.admission import Priority
 from service.core.image_codec import HEAVY_QUEUE_SIZE, ImageCodec
+from service.core.memory import MemoryBudget, Use
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
 from service.core.tokenization import Tokenization
@@ -26,6 +27,7 @@ from service.errors import (
     RateLimited,
     Stopping,
     TooLarge,
+    TooManyPixels,
 )
 from service.settings import Settings
 from tests.support.scripted_inference import ScriptedInference
@@ -69,11 +71,13 @@ class Setup:
         self.registry = Registry(self.refresh, ServedModels(models("cat", A, (64, 256))))
         checked = Settings.model_validate(settings)
         self.images = GatedCodec(1, checked.max_pixels)
+        self.memory = MemoryBudget(2**30)
         self.tokenization = Tokenization(
             self.triton,  # type: ignore[arg-type]
             self.registry,
             self.images,
             rate_limit or RateLimit(None, 1),
+            self.memory,
             checked,
         )
 
@@ -117,6 +121,30 @@ async def test_encode_refuses_an_image_file_that_is_too_large() -> None:
     with pytest.raises(TooLarge, match="1,025 bytes; at most 1,024"):
         await setup.tokenization.encode(bytes(1025), None, None)
     assert setup.triton.requests == []
+
+
+async def test_encode_refuses_an_image_that_can_never_fit_into_memory() -> None:
+    setup = Setup()
+    setup.memory.limit = 20 * 2**20
+    with pytest.raises(TooManyPixels, match="bytes to decode; the service has 10,485,760"):
+        await setup.tokenization.encode(heavy(), None, None)
+    assert setup.memory.reserved == 0
+
+
+@pytest.mark.parametrize("image", [IMAGE, heavy()], ids=["quick", "heavy"])
+async def test_encode_decodes_when_there_is_memory_for_the_image(image: bytes) -> None:
+    setup = Setup()
+    setup.images.gate.set()
+    most = setup.memory.largest
+    with await setup.memory.reserve(most, Use.IMAGES) as held:
+        with await setup.memory.reserve(most, Use.IMAGES):
+            encoding = asyncio.create_task(setup.tokenization.encode(image, None, None))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert setup.memory.waiting == 1
+            assert setup.triton.requests == []
+        await encoding
+        assert setup.memory.reserved == held.size
 
 
 async def test_encode_chooses_the_fewest_tokens_that_reach_a_quality() -> None:
