@@ -128,7 +128,7 @@ class Client:
             format: "png", "jpeg" or "webp".
             tokenizer: a name from `tokenizers()`; None for the one that made the tokens.
             aspect: width and height of the original that was encoded with `fit="pad"`, in pixels
-                or any other unit, 1 to 2^32 - 1: the bands are removed. (1, 1) gives the square as
+                or any other unit, 1 to 1,000,000: the bands are removed. (1, 1) gives the square as
                 it was decoded. None: as `tokens.view` says, and the square without it.
 
         Returns:

@@ -15,9 +15,9 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 Aspect: TypeAlias = tuple[int, int]
 """Proportions of an image, width and height; its size in pixels will do."""
 
-MAX_SIDE = 2**32 - 1
-_ASPECT = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
-_RANGE = f"two whole numbers from 1 to {MAX_SIDE}, such as 3:2 or 1920:1080"
+MAX_SIDE = 1_000_000  # of an image that the service reads
+_ASPECT = re.compile(r"([0-9]{1,7}):([0-9]{1,7})")
+_RANGE = f"two whole numbers from 1 to {MAX_SIDE:,}, such as 3:2 or 1920:1080"
 
 
 def check_fit(fit: str) -> Fit:

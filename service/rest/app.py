@@ -145,7 +145,7 @@ def create_app(
                 description="width:height of an image that was encoded with fit=pad, such as 3:2 "
                 "or 1920:1080: its bands are removed. 1:1 gives the whole square. When absent: as "
                 "the `view` of a JSON body says, else the whole square",
-                json_schema_extra={"pattern": "^[0-9]{1,10}:[0-9]{1,10}$"},
+                json_schema_extra={"pattern": "^[0-9]{1,7}:[0-9]{1,7}$"},
             ),
         ] = None,
         accept: Annotated[str, Header()] = "*/*",

@@ -8,6 +8,7 @@ import pytest
 from channeltok import ImageView, InternalError, InvalidInput, Tokens
 from channeltok.fit import MAX_SIDE, check_aspect, check_fit, parse_aspect
 
+from imaging import image_file
 from tests.support.faulty_service import FINGERPRINT, tokens_of
 
 WIDE = ImageView(300, 100, 0, 0, 300, 100)
@@ -23,13 +24,13 @@ def test_parse_aspect_reads_width_before_height() -> None:
     "text",
     [
         *["", "3", "3:", ":1", "3/1", "3x1", "0:1", "1:0", "-3:1", "3.5:1", "1e3:1", " 3:1"],
-        *["3:1:1", "3:1\n", "nan:1", "\N{ARABIC-INDIC DIGIT THREE}:1", f"{2**32}:1"],
+        *["3:1:1", "3:1\n", "nan:1", "\N{ARABIC-INDIC DIGIT THREE}:1", "1000001:1"],
         "1:" + 9999 * "9",
     ],
     ids=lambda text: repr(text[:12]),
 )
 def test_parse_aspect_refuses_anything_else(text: str) -> None:
-    with pytest.raises(InvalidInput, match="two whole numbers from 1 to 4294967295") as caught:
+    with pytest.raises(InvalidInput, match="two whole numbers from 1 to 1,000,000") as caught:
         parse_aspect(text)
     assert caught.value.code == "BAD_REQUEST"
     assert len(caught.value.message) < 150
@@ -37,7 +38,19 @@ def test_parse_aspect_refuses_anything_else(text: str) -> None:
 
 @pytest.mark.parametrize(
     "aspect",
-    [(0, 1), (1, 0), (-3, 1), (2**32, 1), (10**30, 1), (1.5, 1), ("3", 1), (3,), (3, 1, 1), 3, ()],
+    [
+        (0, 1),
+        (1, 0),
+        (-3, 1),
+        (1_000_001, 1),
+        (10**30, 1),
+        (1.5, 1),
+        ("3", 1),
+        (3,),
+        (3, 1, 1),
+        3,
+        (),
+    ],
 )
 def test_check_aspect_refuses_what_cannot_be_sent(aspect: Any) -> None:
     with pytest.raises(InvalidInput, match="two whole numbers") as caught:
@@ -60,6 +73,10 @@ def test_tokens_keep_their_view_outside_bytes_and_comparison() -> None:
     assert tokens.to_bytes() == plain.to_bytes()
     assert tokens.prefix(2).view == WIDE
     assert Tokens.from_bytes(tokens.to_bytes()).view is None
+
+
+def test_max_side_is_that_of_imaging() -> None:
+    assert MAX_SIDE == image_file.MAX_SIDE
 
 
 def test_aspect_of_a_crop_is_square() -> None:
@@ -113,7 +130,7 @@ def test_decode_refuses_a_bad_aspect_before_sending(client: Any) -> None:
     tokens = tokens_of(b"abc")
     calls: list[Callable[[], Any]] = [
         lambda: client.decode(tokens, aspect=(0, 1)),
-        lambda: client.decode_stream([tokens], aspect=(2**32, 1)),
+        lambda: client.decode_stream([tokens], aspect=(1_000_001, 1)),
     ]
     for call in calls:
         with pytest.raises(InvalidInput, match="two whole numbers"):
