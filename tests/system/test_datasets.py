@@ -1,13 +1,17 @@
 """A dataset encoded through a running service equals one encoded in this process."""
 
+import io
 import sys
 from pathlib import Path
 
 import channeltok
 import pytest
 from channeltok import Client, cli
-from channeltok.datasets import tokenize
+from channeltok.datasets import detokenize, tokenize
+from channeltok.fit import Fit
+from PIL import Image
 
+import imaging
 from service.engine.in_process import InProcessEngine
 from service.settings import EngineSettings
 from tests.support import dataset_files
@@ -21,17 +25,28 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_datasets_by_service_and_in_process_are_equal(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_datasets_by_service_and_in_process_are_equal(
+    service: Service, tmp_path: Path, fit: Fit
+) -> None:
     images = [(f"photo-{number:03d}", image) for number, image in enumerate(crops(100))]
     for shard in range(3):
         dataset_files.tar(tmp_path / f"source/{shard}.tar", images[shard::3])
     engine = InProcessEngine(EngineSettings(model_repository=ROOT / "model_repository"))
     with Client(service.grpc) as one, Client(service.grpc) as other:
-        served = tokenize(str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64)
-    local = tokenize(str(tmp_path / "source"), str(tmp_path / "local"), [engine], k=64)
+        served = tokenize(
+            str(tmp_path / "source"), str(tmp_path / "served"), [one, other], k=64, fit=fit
+        )
+        detokenize(str(tmp_path / "served"), tmp_path / "photos", one, format="png")
+    local = tokenize(str(tmp_path / "source"), str(tmp_path / "local"), [engine], k=64, fit=fit)
     engine.close()
     assert served.images == local.images == 100
     assert content(tmp_path / "served") == content(tmp_path / "local")
+    for key, image in images:
+        original, decoded = imaging.open_image(image), tmp_path / f"photos/{key}.png"
+        width, height = Image.open(io.BytesIO(decoded.read_bytes())).size
+        shape = original.height / original.width if fit == "pad" else 1
+        assert abs(height - width * shape) <= max(1, shape)
 
 
 def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
