@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from loadtest.chaos import (
+    bomb_flood,
     bombs,
     engine_faults,
     fuzz,
@@ -43,6 +44,7 @@ ATTACKS = [
         mixed_calls.mixed,
     ),
     Attack("fuzz", "Fuzzing", fuzz.fuzz),
+    Attack("bomb_flood", "Images that are costly to decode", bomb_flood.bomb_flood),
     Attack("bombs", "Decompression bombs, huge bodies, silent connections", bombs.bombs),
     Attack("unauthorized", "Unauthorized clients", unauthorized.unauthorized),
 ]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.bench
 
 
 def depends_on_the_machine(row: Row) -> bool:
-    return row.unit == " s" or row.name.endswith("_goodput")
+    return row.unit == " s" or row.name.endswith(("_goodput", "_ratio"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
