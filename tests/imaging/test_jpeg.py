@@ -126,6 +126,16 @@ def test_decode_takes_every_size(sampling: str, size: tuple[int, int]) -> None:
             assert imaging.prepare(data, side).shape == (side, side, 3)
 
 
+@pytest.mark.parametrize("size", [(0, 35), (51, 0), (0, 0)])
+def test_open_image_refuses_a_size_of_zero(size: tuple[int, int]) -> None:
+    """Also a height that comes behind the first scan: no decoder of today reads it."""
+    with pytest.raises(BadImage):
+        imaging.open_image(jpegs.with_size(PLAIN, *size))
+    lines = segment(0xDC, b"\0\x23")
+    with pytest.raises(BadImage):
+        imaging.open_image(jpegs.with_size(PLAIN, 51, 0)[:-2] + lines + EOI)
+
+
 @pytest.mark.parametrize("factors", [(1, 1), (2, 1), (2, 2), (4, 3)])
 @pytest.mark.parametrize("restart", [0, 5])
 def test_decode_takes_grey_with_any_factors(factors: tuple[int, int], restart: int) -> None:

@@ -263,6 +263,12 @@ def test_prepare_refuses_headers_that_png_does_not_know(depth: int, colour_type:
         imaging.prepare(png(png_header(16, 16, depth, colour_type), chunk(b"IDAT", packed)), 16)
 
 
+@pytest.mark.parametrize("size", [(0, 16), (16, 0), (0, 0), (2**31, 16), (16, 2**32 - 1)])
+def test_open_image_refuses_sizes_that_png_does_not_allow(size: tuple[int, int]) -> None:
+    with pytest.raises(BadImage):
+        imaging.open_image(png(png_header(*size, 8, RGB), chunk(b"IDAT", zlib.compress(b""))))
+
+
 @pytest.mark.parametrize("method", [11, 12], ids=["filter", "interlace"])
 def test_prepare_refuses_unknown_methods(method: int) -> None:
     header = bytearray(png_header(41, 33, 8, RGB)[8:-4])
