@@ -107,6 +107,22 @@ def test_decode_takes_an_animation_of_one_frame(image: Image.Image, options: str
     assert psnr(pixels(data), pixels(plain)) > 40
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        webps.ALPHA,
+        pytest.param(0, marks=pytest.mark.xfail(reason="becomes black without flag", strict=True)),
+    ],
+    ids=["flag", "no flag"],
+)
+def test_decode_makes_white_what_the_only_frame_does_not_cover(flags: int) -> None:
+    control = riff_chunk(b"ANIM", b"\xff\xff\xff\xff\0\0")
+    frame = bytes(6) + bytes([40, 0, 0, 32, 0, 0, 100, 0, 0, 0]) + webps.pixels(PHOTO)
+    data = webp(webp_header(80, 50, webps.ANIMATED | flags), control, riff_chunk(b"ANMF", frame))
+    assert psnr(pixels(data), decoded(data)) > 40
+    assert (pixels(data)[:, 41:] == 255).all()
+
+
 @pytest.mark.parametrize("count", [2, 3, 50])
 def test_prepare_refuses_several_frames(count: int) -> None:
     with pytest.raises(BadImage, match=f"has {count} frames; send an image with one"):
