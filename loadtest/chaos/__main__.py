@@ -11,6 +11,7 @@ from loadtest.chaos import (
     bombs,
     engine_faults,
     fuzz,
+    memory,
     mixed_calls,
     overload,
     report,
@@ -46,6 +47,7 @@ ATTACKS = [
     Attack("fuzz", "Fuzzing", fuzz.fuzz),
     Attack("bomb_flood", "Images that are costly to decode", bomb_flood.bomb_flood),
     Attack("bombs", "Decompression bombs, huge bodies, silent connections", bombs.bombs),
+    Attack("memory", "More memory wanted than there is", memory.memory),
     Attack("unauthorized", "Unauthorized clients", unauthorized.unauthorized),
 ]
 

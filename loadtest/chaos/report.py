@@ -8,10 +8,8 @@ from pathlib import Path
 import psutil
 
 from loadtest.chaos.attack import Attack, Row
-from loadtest.chaos.bombs import BYTES_PER_PIXEL, GIB, IDLE_SYSTEM, memory_limit
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import ROOT
-from service.settings import Settings
 
 FIGURES = ROOT / "build/chaos.json"
 PAGE = ROOT / "docs/reliability.md"
@@ -29,17 +27,8 @@ Measured on {machine}, {date}; service and attackers shared the cores.
 """
 MEMORY = """## Memory
 
-The service's processes take at most, resident:
-
-    {idle:g} GiB + (max_in_flight + max_queue_size) x max_message_bytes
-          + image_workers x max_pixels x {pixel} bytes
-
-This is {limit:.1f} GiB with the defaults on this machine:
-the service at rest, a message of the largest size for every image in flight or queued, and an image
-of the most pixels in every process that decodes large images.
-Lower those settings for a smaller machine.
-Bodies still being received count per connection, not per image: the attack below includes a hundred
-stalled uploads, but not `max_connections` of them.
+The service's processes take at most `max_memory`
+([decision 40](decisions/0040-memory-budget.md)): the last but one attack asks for more.
 """
 
 
@@ -63,9 +52,7 @@ def write_page(results: Results) -> None:
             holding=sum(row.holds for row in limited),
             limits=len(limited),
         ),
-        MEMORY.format(
-            idle=IDLE_SYSTEM / GIB, pixel=BYTES_PER_PIXEL, limit=memory_limit(Settings()) / GIB
-        ),
+        MEMORY,
     ]
     for attack, rows in results:
         lines = ["| measured | figure | limit | holds |", "|---|---|---|---|"]

@@ -13,9 +13,10 @@ END_HEADERS = 4
 class Connection:
     """A plain-text HTTP/2 connection to HOST:PORT, preface and settings sent."""
 
-    def __init__(self, target: str, timeout: float = 20) -> None:
+    def __init__(self, target: str, timeout: float = 20, source: str = "") -> None:
+        """source: address to connect from."""
         host, port = target.rsplit(":", 1)
-        self._socket = socket.create_connection((host, int(port)), timeout)
+        self._socket = socket.create_connection((host, int(port)), timeout, (source, 0))
         self._buffer = b""
         with suppress(ConnectionError):  # if the service has hung up, reading shows it
             self._socket.sendall(_PREFACE)
