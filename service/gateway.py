@@ -54,7 +54,8 @@ async def serve(settings: Settings) -> None:
     metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
     supervisor = Supervisor(triton, embedded, settings)
-    memory = MemoryBudget(settings.memory // 2)  # until it is known what the service itself takes
+    # Measured again once all of the service has started.
+    memory = MemoryBudget(memory_for_requests(settings, machine.memory_in_use()))
     images = ImageCodec(settings.image_workers, settings.max_pixels)
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, memory, settings)
