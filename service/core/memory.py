@@ -153,11 +153,12 @@ class MemoryBudget:
 
     def __init__(self, limit: int, grace: float = GRACE_SECONDS) -> None:
         self._grace = grace
-        self._used = dict.fromkeys(Use, 0)
+        self._messages, self._images = 0, 0  # reserved bytes
         self._waiting: dict[str, list[_Waiter]] = {}  # by caller; the first is the next in turn
         self._transfers: dict[Transfer, None] = {}  # an ordered set, the oldest first
         self._reclaiming: asyncio.TimerHandle | None = None
-        self._reserved = {use: metrics.MEMORY_RESERVED.labels(use) for use in Use}
+        self._messages_gauge = metrics.MEMORY_RESERVED.labels(Use.MESSAGES)
+        self._images_gauge = metrics.MEMORY_RESERVED.labels(Use.IMAGES)
         self.limit = limit
 
     @property
@@ -178,7 +179,7 @@ class MemoryBudget:
     @property
     def reserved(self) -> int:
         """Bytes that are reserved now."""
-        return sum(self._used.values())
+        return self._messages + self._images
 
     @property
     def waiting(self) -> int:
@@ -202,17 +203,20 @@ class MemoryBudget:
         return Transfer(self, seconds, holder)
 
     def _fits(self, use: Use, more: int) -> bool:
-        used = self._used
-        return used[Use.MESSAGES] + used[Use.IMAGES] + more <= self._limit and (
-            use is Use.IMAGES or used[use] + more <= self._limit // 2
+        return self._messages + self._images + more <= self._limit and (
+            use is Use.IMAGES or self._messages + more <= self._limit // 2
         )
 
     def _change(self, reservation: Reservation, size: int) -> None:
         """Set the size of a reservation, which must fit."""
-        use, more = reservation.use, size - reservation.size
+        more = size - reservation.size
         reservation.size = size
-        self._used[use] += more
-        self._reserved[use].set(self._used[use])
+        if reservation.use is Use.MESSAGES:
+            self._messages += more
+            self._messages_gauge.set(self._messages)
+        else:
+            self._images += more
+            self._images_gauge.set(self._images)
         if more < 0 and self._waiting:
             self._hand_out()
 
