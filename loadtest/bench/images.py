@@ -164,8 +164,7 @@ def encode_rate(
 ) -> float:
     """Images/s of a closed loop, without its beginning and its end.
 
-    Callers who are refused because of overload call again at once. RuntimeError if a call fails in
-    another way.
+    RuntimeError if a call fails otherwise than by being refused because of overload.
     """
     requests = [pb.EncodeRequest(image=file).SerializeToString() for file in files]
     target = Grpc(service.grpc, ENCODE, tuple(requests), timeout=120)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 ENCODE = "/channeltok.v1.Tokenizer/Encode"
 DECODE = "/channeltok.v1.Tokenizer/Decode"
 HEALTH = "/grpc.health.v1.Health/Check"
+RETRY_SECONDS = 0.1
 LATE_SECONDS = 0.02  # largest p99 of lateness with which a generator keeps its schedule
 Call: TypeAlias = Callable[[int], Awaitable[str]]  # number of the call -> code
 
@@ -205,7 +206,7 @@ async def open_loop(target: Target, rate: float, seconds: float) -> Report:
 
 
 async def closed_loop(target: Target, clients: int, seconds: float) -> Report:
-    """Let each of `clients` call again when answered, for `seconds`."""
+    """Let each of `clients` call again when answered, for `seconds`; later after a failure."""
     rows: list[tuple[float, float, float, str]] = []
     numbers = itertools.count()
     async with target.connected() as call:
@@ -215,6 +216,8 @@ async def closed_loop(target: Target, clients: int, seconds: float) -> Report:
             while (sent := time.perf_counter() - start) < seconds:
                 code = await call(next(numbers))
                 rows.append((sent, 0.0, time.perf_counter() - start, code))
+                if code != target.good:
+                    await asyncio.sleep(RETRY_SECONDS)
 
         await asyncio.gather(*(client() for _ in range(clients)))
     return _report(seconds, target.good, rows)
