@@ -13,7 +13,7 @@ from imaging import BadImage
 from loadtest.chaos.image_bombs import IMAGE_BOMBS, one_byte_exif
 from tests.support.images import metadata
 
-OPEN_SECONDS = 0.15  # about a millisecond for each of at most 16 megabytes, on a busy machine
+OPEN_SECONDS = 0.5  # a millisecond for each of 16 megabytes at most, and a busy machine
 DECODE_SECONDS = 8.0
 SLACK = 4 * 2**20  # for what Python and the allocator keep
 REFUSED = {
