@@ -10,6 +10,7 @@ _FTYP_BRANDS = {
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
     ),
 }
+_MAX_FTYP_BYTES = 256
 # Only to name the format in the error.
 _UNSUPPORTED = {
     "GIF": rb"GIF8",
@@ -49,6 +50,11 @@ def identify(data: bytes) -> str:
     for name, pattern in _PATTERNS.items():
         if pattern.match(data):
             raise unsupported(name)
-    if data[4:8] == b"ftyp" and data[8:12] in _FTYP_BRANDS:
-        raise unsupported(_FTYP_BRANDS[data[8:12]])
+    if data[4:8] == b"ftyp":
+        # The major brand, its version, and the compatible brands. AVIF may be among the last.
+        size = min(int.from_bytes(data[:4], "big"), _MAX_FTYP_BYTES)
+        brands = {data[at : at + 4] for at in range(8, size, 4)}
+        names = {_FTYP_BRANDS[brand] for brand in brands if brand in _FTYP_BRANDS}
+        if names:
+            raise unsupported("AVIF" if "AVIF" in names else "HEIC")
     raise BadImage(f"not an image: send a {ACCEPTED}")

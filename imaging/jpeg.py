@@ -33,6 +33,7 @@ QUICK_BLOCKS, QUICK_BYTES, QUICK_PROFILE_BYTES = 3072, 64 * 2**10, 4096
 # Stray bytes in front of the end mark. Bytes that a damaged scan left over look the same, but they
 # are many and differ.
 MAX_LEFTOVER_BYTES = 8
+MAX_CUTS = 3  # libjpeg reads ahead, so it does not count all of them at once
 
 _SOI, _EOI, _SOS, _DHT, _DQT, _DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
@@ -45,8 +46,9 @@ _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _JFIF = b"\xff\xe0\x00\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0"  # its transform follows
-# Sampling factors of luma, where those of chroma are 1 x 1, that TurboJPEG decodes.
-_USUAL_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)}
+# Sampling factors of luma, where those of chroma are 1 x 1. Images of others are decoded at full
+# size: libjpeg scales their chroma too far in one direction, and TurboJPEG refuses most of them.
+_USUAL_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2)}
 _UNUSUAL_SAMPLING = "subsampling level"  # in TurboJPEG's error
 _LEFTOVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 # By number of components: what TurboJPEG writes, and the mode of Pillow that takes it uncopied.
@@ -101,7 +103,7 @@ class JpegSource(Source):
 
     def memory(self, reduction: float) -> int:
         """Measured: twice the decoded pixels, and coefficients of 16 bits."""
-        width, height = self._scaled_size(self._scale(reduction))
+        width, height = self._scaled_size(_scale(reduction) if self._can_scale else 1)
         coefficients = 128 * self.frame.blocks if self._keeps_coefficients else 0
         return _BYTES_PER_PIXEL[len(self.frame.components)] * width * height + coefficients
 
@@ -131,18 +133,21 @@ class JpegSource(Source):
 
     def decode(self, reduction: float) -> tuple[Image.Image, int]:
         """Scaled in the DCT domain by 8, 4 or 2, where that leaves twice the pixels needed."""
-        scale = self._scale(reduction)
-        return self._decode(self.stream, *self._scaled_size(scale)), scale
+        scale = _scale(reduction)
+        if scale > 1 and not self._can_scale:
+            return self._decode(self.stream, 1).reduce(scale), scale
+        return self._decode(self.stream, scale), scale
 
-    def _scale(self, reduction: float) -> int:
-        scales = () if self.frame.marker == _LOSSLESS else (8, 4, 2)
-        return next((n for n in scales if 2 * n <= reduction), 1)
+    @property
+    def _can_scale(self) -> bool:
+        return self.frame.has_usual_sampling and self.frame.marker != _LOSSLESS
 
     def _scaled_size(self, scale: int) -> tuple[int, int]:
         return -(-self.width // scale), -(-self.height // scale)
 
-    def _decode(self, stream: bytes, width: int, height: int) -> Image.Image:
+    def _decode(self, stream: bytes, scale: int, cuts: int = 0) -> Image.Image:
         components = len(self.frame.components)
+        width, height = self._scaled_size(scale)
         try:
             # Three times as fast as Pillow, with the same arithmetic.
             pixels = simplejpeg.decode_jpeg(
@@ -150,22 +155,22 @@ class JpegSource(Source):
             )
         except ValueError as error:
             if _UNUSUAL_SAMPLING in str(error):
-                return self._decode_unusual(width, height)
+                return self._decode_unusual()
             leftover = _LEFTOVER.search(str(error))
-            if leftover is None or stream is not self.stream:
+            if leftover is None or cuts == MAX_CUTS:
                 raise damaged("JPEG") from error
             # Stray bytes in front of the end mark lose nothing, see MAX_LEFTOVER_BYTES.
             end = len(stream) - 2
             stray = stream[end - int(leftover[1]) : end]
             if len(stray) > MAX_LEFTOVER_BYTES and len(set(stray)) > 1:
                 raise damaged("JPEG") from error
-            return self._decode(stream[: end - len(stray)] + _END, width, height)
+            return self._decode(stream[: end - len(stray)] + _END, scale, cuts + 1)
         if components == 4:  # Adobe stores it inverted
             np.subtract(255, pixels, out=pixels)
         height, width = pixels.shape[:2]
         return Image.frombuffer(_MODES[components], (width, height), pixels)
 
-    def _decode_unusual(self, width: int, height: int) -> Image.Image:
+    def _decode_unusual(self) -> Image.Image:
         """Decode sampling factors that TurboJPEG refuses, such as 4:1:0.
 
         Pillow ignores libjpeg's warnings, so damage inside a scan goes unnoticed here. A missing
@@ -173,14 +178,16 @@ class JpegSource(Source):
         """
         try:
             image = Image.open(io.BytesIO(self.stream), formats=("JPEG",))
-            if (width, height) != image.size:
-                image.draft(image.mode, (width, height))
             image.load()
         except MemoryError:
             raise
         except Exception as error:
             raise damaged("JPEG") from error
         return image
+
+
+def _scale(reduction: float) -> int:
+    return next((n for n in (8, 4, 2) if 2 * n <= reduction), 1)
 
 
 def read(data: bytes) -> JpegSource:
@@ -277,9 +284,10 @@ class _Walk:
             segments.append(_ADOBE + bytes([ycc if self._transform else 0]))
         return segments
 
-    def _read_scans(self, frame: _Frame, body: bytes) -> tuple[list[bytes], int, int]:
+    def _read_scans(self, frame: _Frame, body: bytes) -> tuple[list[bytes | memoryview], int, int]:
         """The parts that hold pixels, the number of scans, and the visits of blocks."""
-        parts: list[bytes] = []
+        whole = memoryview(self._data)  # its slices are copied once, when they are joined
+        parts: list[bytes | memoryview] = []
         missing = {component.id for component in frame.components}
         scans = visits = 0
         marker = _SOS
@@ -295,12 +303,14 @@ class _Walk:
                 if frame.marker in _SEQUENTIAL:
                     body = body[:-3] + _WHOLE_SPECTRUM
                 end = self._end_of_scan()
-                parts += [_segment(_SOS, body), self._data[self._at : end]]
+                parts += [_segment(_SOS, body), whole[self._at : end]]
                 self._at = end
                 missing -= ids
                 if frame.marker != _PROGRESSIVE and not missing:
                     break  # decoders would read what follows, and use nothing of it
             marker, body = self._next_segment()
+        if missing:
+            raise damaged("JPEG", "a scan is missing")
         return parts, scans, visits
 
     def _end_of_scan(self) -> int:

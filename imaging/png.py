@@ -20,7 +20,7 @@ from imaging.exif import decode_raw_profile, read_orientation
 from imaging.source import Source
 
 MAX_METADATA_CHUNKS = 1000
-MAX_CHUNKS_PER_MEBIBYTE = 1024  # libpng writes 128, others 1 for each row of pixels
+MAX_CHUNKS_PER_MEBIBYTE = 512  # libpng writes 128, others 1 for each row of pixels
 MAX_EXIF_BYTES = 128 * 2**10  # the orientation stands near the front
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -142,7 +142,9 @@ def read(data: bytes) -> PngSource:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, start)
     if not (width and height and depth in _DEPTHS.get(colour, ())):
         raise damaged("PNG", "its header has a size, depth or colour type that PNG does not know")
-    kept, pixels = [_SIGNATURE, _whole(data, start, end)], list[bytes]()
+    whole = memoryview(data)  # its slices are copied once, when they are joined
+    kept: list[bytes | memoryview] = [_SIGNATURE, _whole(whole, start, end)]
+    pixels: list[memoryview] = []
     palette = transparent = exif = profile = None
     most = MAX_METADATA_CHUNKS + len(data) * MAX_CHUNKS_PER_MEBIBYTE // 2**20
     metadata = 0
@@ -153,10 +155,10 @@ def read(data: bytes) -> PngSource:
         if kind == b"IEND":
             break
         if kind == b"IDAT":
-            pixels.append(_whole(data, start, end))
+            pixels.append(_whole(whole, start, end))
         elif kind == b"PLTE":
-            palette = palette or _whole(data, start, end)
-        elif kind == b"acTL" and not pixels:
+            palette = palette or _whole(whole, start, end)
+        elif kind == b"acTL" and end - start == 8 and not pixels:
             frames = int.from_bytes(data[start : start + 4], "big")
             if frames > 1:
                 raise BadImage(f"the image has {frames} frames; send an image with one")
@@ -195,7 +197,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end + 4
 
 
-def _whole(data: bytes, start: int, end: int) -> bytes:
+def _whole(data: memoryview, start: int, end: int) -> memoryview:
     """A chunk with its length, type and checksum."""
     return data[start - 8 : end + 4]
 

@@ -15,7 +15,7 @@ from imaging.source import Source
 MAX_CHUNKS = 1000
 
 _PIXELS = {b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
-_ICC_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x08, 0x04
+_ICC_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x10, 0x08, 0x04
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,15 @@ def read(data: bytes) -> WebpSource:
     """Walk over a WebP. Raises BadImage."""
     size = None
     extended = exif = profile = None
-    pixels: list[bytes] = []
+    whole = memoryview(data)  # its slices are copied once, when they are joined
+    pixels: list[bytes | memoryview] = []
     frames = 0
     for number, (kind, start, end) in enumerate(_chunks(data)):
         if number >= MAX_CHUNKS:
             raise damaged("WEBP", f"it has more than {MAX_CHUNKS:,} chunks")
         body = data[start : min(end, start + 16)]
         if kind in _PIXELS:
-            pixels.append(data[start - 8 : end] + b"\0" * (end - start & 1))
+            pixels += [whole[start - 8 : end], b"\0" * (end - start & 1)]
             frames += kind == b"ANMF"
             size = size or _size(kind, body)
         elif kind == b"VP8X" and number == 0 and end - start >= 10:
@@ -73,13 +74,15 @@ def read(data: bytes) -> WebpSource:
             profile = profile or data[start:end]
     if frames > 1:
         raise BadImage(f"the image has {frames} frames; send an image with one")
-    if size is None or not pixels:
+    if size is None or not pixels or 0 in size:
         raise damaged("WEBP", "it has no pixels")
     if extended is not None:
         flags = extended[0] & ~(_ICC_FLAG | _EXIF_FLAG | _XMP_FLAG)
+        if frames:  # what the only frame does not cover is transparent
+            flags |= _ALPHA_FLAG
         pixels.insert(0, _chunk(b"VP8X", bytes([flags]) + extended[1:]))
-    content = b"WEBP" + b"".join(pixels)
-    stream = b"RIFF" + struct.pack("<I", len(content)) + content
+    size_of_content = 4 + sum(map(len, pixels))
+    stream = b"".join([b"RIFF", struct.pack("<I", size_of_content), b"WEBP", *pixels])
     return WebpSource("WEBP", *size, stream, read_orientation(exif), profile)
 
 

@@ -8,16 +8,10 @@ import imaging
 from imaging import BadImage, UnsupportedFormat
 from tests.support.images.foreign import FILES, NO_IMAGES
 
-AVIF_AS_HEIF = b"ftypmif1\0\0\0\0mif1avif"
-NO_BRAND_READ = pytest.mark.xfail(reason="only the major brand of HEIF files is read", strict=True)
-
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [
-        pytest.param(name, data, marks=[NO_BRAND_READ] if AVIF_AS_HEIF in data else [])
-        for name, data in FILES
-    ],
+    FILES,
     ids=[name for name, _ in FILES],
 )
 def test_prepare_names_unsupported_formats(name: str, data: bytes) -> None:
