@@ -27,7 +27,7 @@ MAX_SEGMENTS = 1024
 MAX_STRAY_BYTES = 64 * 2**10  # between segments, in sum: fill bytes and garbage
 MAX_SCANS = 100
 # Visits of all blocks that scans may add up to; encoders' progressive files need about 6.
-MAX_VISITS_PER_BLOCK = 20
+MAX_VISITS_PER_BLOCK = 12
 # Baseline only: 256 x 256 pixels without chroma subsampling, or 362 x 362 with it.
 QUICK_BLOCKS, QUICK_BYTES, QUICK_PROFILE_BYTES = 3072, 64 * 2**10, 4096
 # Stray bytes in front of the end mark. Bytes that a damaged scan left over look the same, but they
@@ -87,11 +87,13 @@ class _Frame:
 
 @dataclass(frozen=True)
 class JpegSource(Source):
-    """See Source. visits: how often scans visit a block, summed over all blocks."""
+    """See Source. visits: how often scans visit a block, summed over all blocks. first_scan: where
+    the entropy-coded data of the first scan begins in the stream."""
 
     frame: _Frame
     visits: int
     scans: int
+    first_scan: int
     icc_segments: tuple[tuple[int, bytes], ...]
 
     @property
@@ -160,7 +162,7 @@ class JpegSource(Source):
             if leftover is None or cuts == MAX_CUTS:
                 raise damaged("JPEG") from error
             # Stray bytes in front of the end mark lose nothing, see MAX_LEFTOVER_BYTES.
-            end = len(stream) - 2
+            end = stream.find(_END, self.first_scan) if self.scans == 1 else len(stream) - 2
             stray = stream[end - int(leftover[1]) : end]
             if len(stray) > MAX_LEFTOVER_BYTES and len(set(stray)) > 1:
                 raise damaged("JPEG") from error
@@ -216,15 +218,17 @@ class _Walk:
             raise damaged("JPEG", "its first scan comes before the size of the image")
         header = [_START, *self._colour_segments(len(self._frame.components)), *self._tables]
         scans, count, visits = self._read_scans(self._frame, segment[1])
+        parts = [*header, *scans, _END]
         return JpegSource(
             "JPEG",
             self._frame.width,
             self._frame.height,
-            b"".join([*header, *scans, _END]),
+            b"".join(parts),
             read_orientation(self._exif),
             self._frame,
             visits,
             count,
+            sum(map(len, parts[: len(header) + 1])),
             tuple(self._icc),
         )
 
@@ -302,10 +306,13 @@ class _Walk:
                     raise damaged("JPEG", "it has more scans than an image of its size needs")
                 if frame.marker in _SEQUENTIAL:
                     body = body[:-3] + _WHOLE_SPECTRUM
-                end = self._end_of_scan()
+                missing -= ids
+                if frame.marker in _SEQUENTIAL and not missing and self._data.endswith(_END):
+                    end = len(self._data) - 2  # decoders stop at the first end mark anyway
+                else:
+                    end = self._end_of_scan()
                 parts += [_segment(_SOS, body), whole[self._at : end]]
                 self._at = end
-                missing -= ids
                 if frame.marker != _PROGRESSIVE and not missing:
                     break  # decoders would read what follows, and use nothing of it
             marker, body = self._next_segment()

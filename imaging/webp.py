@@ -46,7 +46,7 @@ class WebpSource(Source):
         except Exception as error:
             raise damaged("WEBP") from error
         if image.mode != "RGBA":
-            return image.convert("RGB"), 1
+            return image, 1
         factor = max(1, int(reduction))
         return on_white(image.reduce(factor) if factor > 1 else image), factor
 
