@@ -30,7 +30,8 @@ class WebpSource(Source):
 
     def memory(self, reduction: float) -> int:
         """Measured: libwebp's two canvases and Pillow's image."""
-        return 20 * self.width * self.height
+        bytes_per_pixel = 20 if reduction >= 2 else 32  # transparency is replaced at the full size
+        return bytes_per_pixel * self.width * self.height
 
     def profile(self) -> bytes | None:
         """The content of ICCP, up to 4 MiB."""
