@@ -20,8 +20,9 @@ SERVICE_ERRORS: dict[type[imaging.BadImage], type[ServiceError]] = {
     imaging.TooManyPixels: TooManyPixels,
     imaging.UnsupportedFormat: UnsupportedFormat,
 }
-# Of heavy images: the longest expected wait for a worker, and how many may wait for each.
-HEAVY_QUEUE_SECONDS = 2.0
+# Of heavy images: the longest expected wait for a worker, and how many may wait for each. Sixteen
+# callers who send photos of a second each, one after the other, are not refused.
+HEAVY_QUEUE_SECONDS = 10.0
 HEAVY_QUEUE_SIZE = 16
 
 
