@@ -200,6 +200,8 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
                     raise AssertionError(f"{missing} do not fire: {alerts}") from None
 
             eventually(lambda: len(prometheus.query("up == 1")) == 3, 20, "the first scrapes")
+            # Before the first scrapes no gateway was seen, and the next evaluation ends that alert.
+            eventually(lambda: "ChannelTokNoGateway" not in prometheus.firing(), 20)
             fired.clear()
             expect_firing("ChannelTokOverloaded", "ChannelTokSaturated")
         expected = {"ChannelTokOverloaded", "ChannelTokSaturated"} | DEPEND_ON_MACHINE
@@ -240,8 +242,12 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
             20,
             "the end of an alert whose gateways are gone",
         )
-        silent = {"ChannelTokFingerprintsDiffer", "ChannelTokFirstTokenSlow"} | DEPEND_ON_MACHINE
-        assert set(ALERTS) - fired <= silent
+        silent = {
+            "ChannelTokFingerprintsDiffer",
+            "ChannelTokFirstTokenSlow",
+            "ChannelTokMemoryFull",
+        }
+        assert set(ALERTS) - fired <= silent | DEPEND_ON_MACHINE
 
 
 def needs_generator(expr: str) -> bool:
