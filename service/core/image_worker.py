@@ -32,7 +32,7 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from json import dumps, loads
 from pathlib import Path
@@ -84,12 +84,7 @@ def _serve_forks(control: socket.socket) -> Callable[[], NoReturn] | None:
     The work begins outside of this frame, so that a worker holds no descriptor of the fork server.
     """
     ids: dict[int, int] = {}  # pid -> id of every worker that was not yet waited for
-    woken, waker = socket.socketpair()
-    with woken, waker:
-        for end in (woken, waker):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(waker.fileno())
+    with _sigchld() as woken:
         gc.collect()
         gc.freeze()  # the collector of a worker would copy every page it looks at
         while True:
@@ -121,13 +116,27 @@ def _serve_forks(control: socket.socket) -> Callable[[], NoReturn] | None:
                     os.close(file)
                     continue
                 if not pid:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     own = socket.socket(fileno=connection.detach())
                     lane = (message["lane"], message["nice"], message["cpu_seconds"])
                     return lambda: _work(own, file, server, *lane)
                 ids[pid] = message["start"]
                 os.close(file)
+
+
+@contextlib.contextmanager
+def _sigchld() -> Iterator[socket.socket]:
+    """A socket that becomes readable when a child ends."""
+    woken, waker = socket.socketpair()
+    with woken, waker:
+        woken.setblocking(False)
+        waker.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waker.fileno())
+        try:
+            yield woken
+        finally:  # before the socket is closed: all workers end when the gateway does
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
 
 
 def _ended() -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import psutil
@@ -18,11 +19,13 @@ from tests.support.running import Service, eventually, running
 
 
 def workers(service: Service) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(service.process.pid).children()
-        if child.name() != "tritonserver"
-    ]
+    children = psutil.Process(service.process.pid).children()
+    found = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+            if child.name() != "tritonserver":
+                found.append(child)
+    return found
 
 
 def serves(worker: psutil.Process, service: Service) -> bool:
