@@ -1,10 +1,14 @@
-"""Memory of the machine: how much this service may use, and how much it uses."""
+"""What this service may use of the machine, memory and cores, and how much memory it uses."""
 
 import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+Limit = TypeVar("Limit", bound=float)
 CONTAINER_SHARE = 0.9  # the rest is for what the kernel counts too: sockets, files in /tmp
 MACHINE_SHARE = 0.75  # other programs run there as well
 
@@ -12,36 +16,77 @@ MACHINE_SHARE = 0.75  # other programs run there as well
 def default_max_memory(root: Path = Path("/")) -> int:
     """Bytes: 90 % of the container's memory limit or, without one, 75 % of the machine's memory."""
     machine = int(psutil.virtual_memory().total)
-    limit = container_limit(root)
+    limit = memory_limit(root)
     if limit is None or limit >= machine:
         return int(machine * MACHINE_SHARE)
     return int(limit * CONTAINER_SHARE)
 
 
-def container_limit(root: Path = Path("/")) -> int | None:
+def cores(root: Path = Path("/")) -> int:
+    """Whole cores that this process may use: its affinity, within `cpu_quota`; at least 1.
+
+    A fraction of a core is left to everything beside the engines. With a thread more, the kernel
+    would stop all threads of the container, the gateway's too, for a part of each 100 ms.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = cpu_quota(root)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
     """The smallest memory limit of our control group and those above it, bytes; None without any.
 
-    Reads versions 2 and 1 of cgroups. root: where /proc and /sys are.
+    root: where /proc and /sys are.
     """
-    limits = []
+
+    def read(group: Path, version: int) -> int:
+        return int(
+            (group / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text()
+        )
+
+    return min(_limits(root, "memory", read), default=None)
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """The smallest CPU quota of our control group and those above it, cores; None without any.
+
+    root: where /proc and /sys are.
+    """
+
+    def read(group: Path, version: int) -> float:
+        if version == 2:
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
+        if int(quota) < 0:
+            raise ValueError("no quota")
+        return int(quota) / int(period)
+
+    return min(_limits(root, "cpu", read), default=None)
+
+
+def _limits(root: Path, controller: str, read: Callable[[Path, int], Limit]) -> Iterator[Limit]:
+    """What `read` finds in our control group and those above it, in versions 1 and 2 of cgroups.
+
+    read: gets a group's folder and the version. Raises OSError or ValueError where it has no limit.
+    """
+    cgroups = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            mount, file = (
-                (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes")
-                if controllers
-                else (root / "sys/fs/cgroup", "memory.max")
-            )
+            version = 1 if controllers else 2
+            mount = cgroups / controller if controllers else cgroups
             # In a container the path may be the host's, while the mount shows only our group.
             group = mount / path.lstrip("/")
             for folder in (group, *group.parents):
                 with contextlib.suppress(OSError, ValueError):  # "max" is no number
-                    limits.append(int((folder / file).read_text()))
+                    yield read(folder, version)
                 if folder == mount:
                     break
-    return min(limits, default=None)
 
 
 def memory_in_use(pid: int | None = None) -> int:

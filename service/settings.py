@@ -1,15 +1,14 @@
 """Every setting of the service: an environment variable CHANNELTOK_<NAME> or a flag --<name>."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.machine import default_max_memory
+from service.machine import cores, default_max_memory
 
-_CORES = len(os.sched_getaffinity(0))
+_CORES = cores()
 
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -128,7 +127,7 @@ class Settings(EngineSettings):
 
     engine_instances: Count = _CORES
     """Copies of each engine in the embedded Triton: one per core for throughput, 1 with more
-    engine_threads for latency."""
+    engine_threads for latency. Cores are those that the container's CPU limit allows."""
 
     engine_threads: Count = 1
     """Threads of one engine copy. Raise it, and lower engine_instances, when the latency of single

@@ -1,6 +1,5 @@
 """Throughput of an ONNX graph run in this process, without a service: the benchmarks' baseline."""
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 
 from export.triton import python_backend
 from service.engine.cpu import cpu_engine
+from service.machine import cores
 from service.settings import Settings
 
 REPOSITORY = Path("model_repository")
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The encode graph in ONNX Runtime and the image preprocessing, shared by all peers."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import imaging
+from service.machine import cores
 
 GRAPH = next((Path(__file__).parents[2] / "model_repository").glob("*_encode/1/model.onnx"))
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 
 
 class Graph:

@@ -4,7 +4,6 @@ Graphs, engines, precision and image preprocessing are those of the service, so 
 exactly the same tokens, but without two gRPC hops for each image.
 """
 
-import os
 import runpy
 import threading
 from collections import defaultdict, deque
@@ -38,6 +37,7 @@ from service.core.quality import measure_quality
 from service.core.registry import ServedModels, ServedTokenizer
 from service.engine.cpu import cpu_engine
 from service.errors import BadTokens, ServiceError
+from service.machine import cores
 from service.settings import EngineSettings
 from service.triton.models import Model, model_of
 
@@ -71,7 +71,7 @@ class InProcessEngine:
         )
         if not self._served.tokenizers:
             raise ValueError(f"{repository} holds no tokenizer: write one with `python -m export`")
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="engine")
         self._loaded = threading.local()
 

@@ -1,4 +1,4 @@
-"""Memory limits of control groups, in copies of the files that kernels show."""
+"""Limits of control groups, in copies of the files that kernels show."""
 
 import os
 from pathlib import Path
@@ -57,8 +57,65 @@ NO_LIMIT_V1 = "9223372036854771712\n"
     ],
     ids=["v2", "v2 above", "v1", "v1 in a container", "no limit", "no cgroups"],
 )
-def test_container_limit(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
-    assert machine.container_limit(tree(tmp_path, **files)) == expected
+def test_memory_limit(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    assert machine.memory_limit(tree(tmp_path, **files)) == expected
+
+
+V1_CPU = "sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "150000 100000\n"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "0::/kubepods/pod1/main\n",
+                f"{V2}/cpu.max": "max 100000\n",
+                f"{V2}/kubepods/pod1/cpu.max": "100000 50000\n",
+                f"{V2}/kubepods/pod1/main/cpu.max": "400000 100000\n",
+            },
+            2,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/docker/a\n4:cpuset:/b\n0::/\n",
+                f"{V1_CPU}/cpu.cfs_quota_us": "-1\n",
+                f"{V1_CPU}/cpu.cfs_period_us": "100000\n",
+                f"{V1_CPU}/docker/cpu.cfs_quota_us": "300000\n",
+                f"{V1_CPU}/docker/cpu.cfs_period_us": "100000\n",
+                f"{V1_CPU}/docker/a/cpu.cfs_quota_us": "-1\n",
+                f"{V1_CPU}/docker/a/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (  # the path is the host's, but the mount shows only the container's group
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/docker/a\n",
+                f"{V1_CPU}/cpu.cfs_quota_us": "50000\n",
+                f"{V1_CPU}/cpu.cfs_period_us": "100000\n",
+            },
+            0.5,
+        ),
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "max 100000\n"}, None),
+        ({}, None),
+    ],
+    ids=["v2", "v2 above", "v1 above", "v1 in a container", "no quota", "no cgroups"],
+)
+def test_cpu_quota(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
+    assert machine.cpu_quota(tree(tmp_path, **files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("50000", 1), ("100000", 1), ("199999", 1), ("250000", 2), ("6400000", 4), ("max", 4)],
+)
+def test_cores_are_whole_and_within_affinity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5})
+    tree(tmp_path, **{"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": f"{quota} 100000\n"})
+    assert machine.cores(tmp_path) == expected
 
 
 def test_default_max_memory_is_a_share_of_the_smaller_limit(tmp_path: Path) -> None:
