@@ -50,6 +50,8 @@ async def serve(settings: Settings) -> None:
     allow_open_files(2 * settings.max_connections)
     _warn_of_plain_text(settings)
     rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=parent is not None)
+    if parent is None:
+        bind(settings.host, settings.grpc_port, "gRPC").close()  # gRPC itself would not wait for it
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))

@@ -1,30 +1,47 @@
 """Ports of the service: bind them, allow enough open files, print where they are."""
 
+import errno
 import resource
 import socket
+import time
 
 from service.errors import CannotStart
 from service.settings import Settings
 
+BIND_SECONDS = 2.0  # the processes of a killed service take a moment to end
 _SPARE_FILES = 1024  # for everything that is not a connection
 
 
-def bind(host: str, port: int, protocol: str, *, reuse: bool) -> socket.socket:
-    """A TCP socket that does not listen yet. Raises CannotStart when the port is taken.
+def bind(host: str, port: int, protocol: str, *, reuse: bool = False) -> socket.socket:
+    """A TCP socket that does not listen yet; waits `BIND_SECONDS` for a port that is taken.
 
-    protocol: REST or gRPC. reuse: other sockets may bind the same port (SO_REUSEPORT).
+    protocol: REST or gRPC. reuse: bind a port that was opened by `share`. Raises CannotStart.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if reuse else socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise CannotStart(
-            f"cannot bind {protocol} to {host}:{port} ({error.strerror}): "
-            f"set CHANNELTOK_{protocol.upper()}_PORT"
-        ) from error
-    return bound
+    # In every process: closed connections would keep the port for a minute after a restart.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    give_up = time.monotonic() + BIND_SECONDS
+    while True:
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < give_up:
+                time.sleep(0.05)
+                continue
+            bound.close()
+            raise CannotStart(
+                f"cannot bind {protocol} to {host}:{port} ({error.strerror}): "
+                f"set CHANNELTOK_{protocol.upper()}_PORT"
+            ) from error
+        return bound
+
+
+def share(bound: socket.socket) -> None:
+    """Let workers bind the same port with `reuse`, and nobody without it."""
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def allow_open_files(connections: int) -> None:

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import grpc
+import httpx
 import psutil
 from channeltok import ChannelTokError, Client
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -117,3 +120,38 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
             for child in children
             if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
         ]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+@contextmanager
+def connections_under_load(service: Service) -> Iterator[None]:
+    """Callers on both protocols, each on a connection of its own, who stay as long as they can."""
+
+    def encode_over_grpc() -> None:
+        with Client(service.grpc) as client, suppress(ChannelTokError):
+            while True:
+                client.encode(jpeg())
+
+    def encode_over_rest() -> None:
+        with httpx.Client(base_url=service.rest) as client, suppress(httpx.HTTPError):
+            while client.post("/v1/encode", content=jpeg()).is_success:
+                pass
+
+    with ThreadPoolExecutor(8) as pool:
+        for work in (encode_over_grpc, encode_over_rest) * 4:
+            pool.submit(work)
+        eventually(
+            lambda: sample(service, "channeltok_images_in_flight") > 0, 30, "images in flight"
+        )
+        yield
+
+
+def test_restart_with_another_number_of_workers_binds_at_once() -> None:
+    ports = {"rest_port": free_port(), "grpc_port": free_port()}
+    for count, number in (("1", signal.SIGKILL), ("2", signal.SIGKILL), ("1", signal.SIGTERM)):
+        with running(workers=count, **ports) as service, connections_under_load(service):
+            service.stop(number)
