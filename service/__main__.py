@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from service import gateway, workers
-from service.errors import CannotStart
-from service.observability import logs, metrics, tracing
+from service.errors import CannotContinue, CannotStart
+from service.observability import logs, metrics, output, tracing
 from service.settings import Settings
 
 METRICS_PREFIX = "channeltok-metrics-"  # of metrics folders made here, not by an operator
@@ -26,11 +26,12 @@ def main() -> None:
         # prometheus-client decides at its import whether processes share metrics: start again.
         os.environ[metrics.MULTIPROC_DIR] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
+    output.take_over()
     logs.configure(settings.log_level)
     try:
         tracing.start()
         uvloop.run(gateway.serve(settings) if settings.workers == 1 else workers.serve(settings))
-    except (CannotStart, tracing.UnsupportedProtocol) as error:
+    except (CannotStart, CannotContinue, tracing.UnsupportedProtocol) as error:
         sys.exit(f"channeltok service: {error}")
     finally:
         if settings.workers > 1 and METRICS_PREFIX in os.environ[metrics.MULTIPROC_DIR]:

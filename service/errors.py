@@ -250,6 +250,10 @@ class CannotStart(RuntimeError):
     """The service cannot start; the message says what is missing or in the way."""
 
 
+class CannotContinue(RuntimeError):
+    """The service runs but cannot do its work any longer; the message says why."""
+
+
 def is_ours(code: str) -> bool:
     """Whether a code means a fault of the service, not of the caller nor an expected refusal."""
     return code in _BY_CODE and _BY_CODE[code].ours

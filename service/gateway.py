@@ -39,7 +39,7 @@ LAST_REPLIES_SECONDS = 2  # for replies still on their way when the ports close
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises CannotStart."""
+    """Run until SIGTERM or SIGINT. Raises CannotStart, CannotContinue."""
     started = time.monotonic()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,7 +95,7 @@ async def serve(settings: Settings) -> None:
         if embedded is not None:
             stack.push_async_callback(embedded.stop)
             await _unless(stop, embedded.start(triton))
-        watch = asyncio.create_task(supervisor.watch())
+        watch = asyncio.create_task(supervisor.watch(stop))
         stack.callback(watch.cancel)
         if parent is not None:
             stack.callback(asyncio.create_task(parent.report(triton.health)).cancel)
@@ -135,6 +135,8 @@ async def serve(settings: Settings) -> None:
         rest_server.should_exit = True
         await asyncio.gather(grpc_server.stop(LAST_REPLIES_SECONDS), rest)
     log.info("stopped", unfinished=unfinished)
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

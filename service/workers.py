@@ -36,9 +36,10 @@ MIN_LIFE_SECONDS = 1.0  # a worker that ends sooner is not replaced before
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises CannotStart."""
+    """Run until SIGTERM or SIGINT. Raises CannotStart, CannotContinue."""
     started = time.monotonic()
     stop = asyncio.Event()
+    watch: asyncio.Task[None] | None = None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
@@ -57,7 +58,7 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(embedded.stop)
             health = triton.health
             await embedded.start(triton)
-            watch = asyncio.create_task(Supervisor(triton, embedded, settings).watch())
+            watch = asyncio.create_task(Supervisor(triton, embedded, settings).watch(stop))
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
         # The workers share what Triton and this process leave.
@@ -83,6 +84,9 @@ async def serve(settings: Settings) -> None:
             *(worker.stop(drain_seconds + KILL_MARGIN_SECONDS) for worker in workers)
         )
     log.info("stopped")
+    if watch is not None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
 
 
 def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
-READY = re.compile(r"ready in ([\d.]+) s +REST (https?://[\d.]+:(\d+)).* gRPC ([\d.]+:\d+)")
+ADDRESS = r"(?:[\w.-]+|\[[\w:.]+\])"  # an IPv6 address has brackets
+READY = re.compile(
+    rf"ready in ([\d.]+) s +REST (https?://{ADDRESS}:(\d+)).* gRPC ({ADDRESS}:\d+)"
+)
 
 
 @dataclass
@@ -26,11 +30,17 @@ class Service:
     """A running `python -m service`. rest: base URL. grpc: HOST:PORT. log, output: lines of stderr
     and stdout so far."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     rest: str = ""
     grpc: str = ""
     log: list[str] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
+    readers: "list[_Reader]" = field(default_factory=list)
+
+    def stop_reading(self, *, close: bool) -> None:
+        """Read none of its output any longer. close: close our ends of the pipes too."""
+        for reader in self.readers:
+            reader.stop(close=close)
 
     def children(self, name: str = "") -> list[psutil.Process]:
         """tritonserver and its stubs, and the processes that decode images ("image-..."); with
@@ -73,6 +83,48 @@ class Service:
         return self.process.wait(timeout)
 
 
+class _Reader(threading.Thread):
+    """Passes on the lines of a pipe, until it ends or `stop` is called. Closes it, and calls
+    `at_end`, then."""
+
+    def __init__(
+        self,
+        pipe: IO[bytes],
+        take: Callable[[str], None],
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._take, self._at_end = pipe, take, at_end
+        self._stopped, self._stopper = os.pipe()
+
+    def run(self) -> None:
+        rest = b""
+        while self._stopped not in select.select([self._pipe, self._stopped], [], [])[0]:
+            data = os.read(self._pipe.fileno(), 2**16)
+            *lines, rest = (rest + data).split(b"\n")
+            if not data and rest:
+                lines.append(rest)
+            for line in lines:
+                self._take(line.decode(errors="replace") + "\n")
+            if not data:
+                break
+        self._at_end()
+
+    def stop(self, *, close: bool) -> None:
+        os.write(self._stopper, b".")
+        self.join(10)
+        if close:
+            self._pipe.close()
+
+    def finish(self) -> None:
+        """Once the service has ended: wait for the last lines, and close all."""
+        self.join(10)
+        if not self._pipe.closed:
+            self._pipe.close()
+        for descriptor in (self._stopped, self._stopper):
+            os.close(descriptor)
+
+
 def python_path(checkout: str) -> dict[str, str]:
     """The environment in which Python imports this project's packages from a folder."""
     return {"PYTHONPATH": f"{checkout}/client:{checkout}"}
@@ -101,27 +153,24 @@ def running(
         env={**os.environ, **python_path(checkout), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        bufsize=0,
     )
+    assert process.stdout is not None
+    assert process.stderr is not None
     service = Service(process)
     ready = threading.Event()
 
-    def read_output() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            service.output.append(line)
-            if match := READY.search(line):
-                service.rest, service.grpc = match[2], match[4]
-                ready.set()
-        ready.set()
+    def take_output(line: str) -> None:
+        service.output.append(line)
+        if match := READY.search(line):
+            service.rest, service.grpc = match[2], match[4]
+            ready.set()
 
-    def read_log() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            service.log.append(line)
-
-    readers = [threading.Thread(target=read, daemon=True) for read in (read_output, read_log)]
-    for reader in readers:
+    service.readers += [
+        _Reader(process.stdout, take_output, ready.set),
+        _Reader(process.stderr, service.log.append),
+    ]
+    for reader in service.readers:
         reader.start()
     try:
         ready.wait(120)
@@ -133,11 +182,8 @@ def running(
     finally:
         if process.poll() is None:
             service.stop()
-        for reader in readers:
-            reader.join(10)
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+        for reader in service.readers:
+            reader.finish()
 
 
 def eventually(

@@ -34,9 +34,7 @@ INT8_GRAPH = (
 # are instances of one. More would share the processor, take turns in its caches, and find fewer
 # images waiting (docs/decisions/0032).
 CORES = "cores"
-# Longest line of Triton's log. A longer one would end the reading of its log, and a full pipe would
-# then stop Triton.
-MAX_LOG_LINE_BYTES = 2**20
+MAX_LOG_LINE_BYTES = 2**20  # of Triton's log; longer lines are dropped
 START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0
 # Triton logs it as an error that a CPU machine has no GPU.
@@ -356,7 +354,14 @@ def _runs(process: psutil.Process) -> bool:
 
 async def _copy_log(stream: asyncio.StreamReader) -> None:
     """Copy Triton's log into ours. Its lines begin with E, W or I; others come from the stubs."""
-    async for raw in stream:
+    while True:
+        try:
+            raw = await stream.readline()
+        except ValueError:  # longer than MAX_LOG_LINE_BYTES, and dropped
+            log.warning("triton", line=f"a line of more than {MAX_LOG_LINE_BYTES:,} bytes")
+            continue
+        if not raw:
+            return
         line = raw.decode(errors="replace").rstrip()
         if line.startswith("E") and not any(word in line for word in _NO_GPU_HERE):
             log.error("triton", line=line)

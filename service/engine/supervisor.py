@@ -12,7 +12,7 @@ from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.healing import Healer
 from service.engine.probe import Probe
 from service.engine.readiness import Readiness
-from service.errors import CannotStart, ServiceError
+from service.errors import CannotContinue, CannotStart, ServiceError
 from service.settings import Settings
 from service.triton.client import Triton
 
@@ -40,8 +40,24 @@ class Supervisor:
         self._probe_seconds = settings.probe_seconds
         self._refreshing = asyncio.Lock()
 
-    async def watch(self) -> None:
-        """Run until cancelled.
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Run until cancelled. Ended by anything else, it is logged, and `stop` is set.
+
+        Nobody would heal engines or notice that they fail, so the service must not stay.
+        Raises CannotContinue.
+        """
+        try:
+            await self._watch()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            log.critical("supervisor_ended", exc_info=error)
+            raise CannotContinue("the supervisor ended; why is in the log") from error
+        finally:
+            stop.set()
+
+    async def _watch(self) -> None:
+        """Run all loops, until cancelled or until one of them fails.
 
         Each task has a loop of its own, because loading can wait long: for an engine that hangs
         while it starts; or, as Triton loads nothing while a hung engine holds the cores (decision

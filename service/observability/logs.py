@@ -32,7 +32,7 @@ def configure(level: str) -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
         processors=[*_SHARED, *_AS_JSON],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -179,6 +179,10 @@ ENGINE_RESTARTS = Counter(
 for _component in ("triton", "worker"):
     # Starts the series at 0: Prometheus sees no increase in a counter that appears at 1.
     ENGINE_RESTARTS.labels(_component)
+LOG_LINES_LOST = Counter(
+    "channeltok_log_lines_lost_total",
+    "Lines of the log, and of what is printed, that nobody took",
+)
 
 
 def exposition(triton_url: str | None = None) -> bytes:
