@@ -180,8 +180,11 @@ def running(
             raise AssertionError(f"the service did not become ready: {output}")
         yield service
     finally:
-        if process.poll() is None:
-            service.stop()
+        try:
+            if process.poll() is None:
+                service.stop()
+        finally:
+            process.kill()  # no error where it has ended
         for reader in service.readers:
             reader.finish()
 

@@ -4,7 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.engine.supervisor import Supervisor
-from service.errors import EngineUnavailable
+from service.errors import CannotContinue, EngineUnavailable
 from service.settings import Settings
 from tests.support.scripted_engine import PolledTriton
 
@@ -34,7 +34,7 @@ async def test_supervisor_is_not_ready_and_goes_on_after_an_error(error: Excepti
     supervisor = supervising(triton)
     with capture_logs() as logs:
         await supervisor.readiness.set_ready(True)
-        watch = asyncio.create_task(supervisor.watch())
+        watch = asyncio.create_task(supervisor.watch(asyncio.Event()))
         while triton.polls < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         watch.cancel()
@@ -51,3 +51,26 @@ async def test_refresh_polls_once_a_second_at_most_and_raises_nothing(
     registry = supervising(triton).registry
     await asyncio.gather(*(registry.refresh() for _ in range(5)))
     assert triton.polls == 1
+
+
+async def test_supervisor_that_ends_is_logged_and_stops_the_service() -> None:
+    async def cannot(ready: bool) -> None:
+        raise ZeroDivisionError
+
+    supervisor, stop = supervising(Failing(OSError())), asyncio.Event()
+    await supervisor.readiness.set_ready(True)
+    supervisor.readiness.subscribe(cannot)
+    with capture_logs() as logs, pytest.raises(CannotContinue):
+        await supervisor.watch(stop)
+    assert stop.is_set()
+    assert "supervisor_ended" in [entry["event"] for entry in logs]
+
+
+async def test_supervisor_that_is_cancelled_is_not_an_error() -> None:
+    supervisor = supervising(Failing(None))
+    watch = asyncio.create_task(supervisor.watch(asyncio.Event()))
+    await asyncio.sleep(0)
+    watch.cancel()
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await watch
+    assert "supervisor_ended" not in [entry["event"] for entry in logs]
