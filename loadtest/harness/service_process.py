@@ -20,9 +20,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
 ADDRESS = r"(?:[\w.-]+|\[[\w:.]+\])"  # an IPv6 address has brackets
-READY = re.compile(
-    rf"ready in ([\d.]+) s +REST (https?://{ADDRESS}:(\d+)).* gRPC ({ADDRESS}:\d+)"
-)
+READY = re.compile(rf"ready in ([\d.]+) s +REST (https?://{ADDRESS}:(\d+)).* gRPC ({ADDRESS}:\d+)")
 
 
 @dataclass
@@ -98,9 +96,9 @@ class _Reader(threading.Thread):
         self._stopped, self._stopper = os.pipe()
 
     def run(self) -> None:
-        rest = b""
-        while self._stopped not in select.select([self._pipe, self._stopped], [], [])[0]:
-            data = os.read(self._pipe.fileno(), 2**16)
+        rest, source = b"", self._pipe.fileno()
+        while self._stopped not in select.select([source, self._stopped], [], [])[0]:
+            data = os.read(source, 2**16)
             *lines, rest = (rest + data).split(b"\n")
             if not data and rest:
                 lines.append(rest)
