@@ -140,12 +140,15 @@ async def serve(settings: Settings) -> None:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Await `work`, or cancel it when `stop` is set first."""
+    """Await `work`, or cancel it when `stop` is set first.
+
+    Its errors count only while `stop` is not set: the same signal may have ended a child process.
+    """
     task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     done, pending = await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     for other in pending:
         other.cancel()
-    if task in done:
+    if task in done and not stop.is_set():
         task.result()
 
 

@@ -76,7 +76,7 @@ async def serve(settings: Settings) -> None:
             print_ready(settings, rest_port, grpc_port, time.monotonic() - started)
             await stopping
         for keeper in keepers:
-            if keeper.done():
+            if keeper.done() and not stop.is_set():
                 keeper.result()  # raises CannotStart of a worker that did not start
             keeper.cancel()
         drain_seconds = settings.drain_delay_seconds + settings.drain_seconds

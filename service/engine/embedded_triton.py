@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,16 +39,22 @@ START_SECONDS = 60.0
 LAST_SPANS_SECONDS = 10.0
 # Triton logs it as an error that a CPU machine has no GPU.
 _NO_GPU_HERE = ("CudaDriverHelper", "NVML")
-# Runs in the child before its program: prctl(PR_SET_PDEATHSIG, SIGKILL). Popen's preexec_fn would
-# do the same, but is not safe in a process with threads.
+# Runs in the child before its program: prctl(PR_SET_PDEATHSIG, SIGKILL), and a mask of signals,
+# which programs inherit. Popen's preexec_fn could do it, but is not safe in a process with threads.
 _DIE_WITH_PARENT = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "signal.pthread_sigmask(signal.SIG_BLOCK, map(int, sys.argv[1].split())); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
-def die_with_parent(*command: str) -> list[str]:
-    """The command, run so that the kernel kills it when its parent dies. It begins with a path."""
-    return [sys.executable, "-ISc", _DIE_WITH_PARENT, *command]
+def die_with_parent(*command: str, blocked: Iterable[signal.Signals] = ()) -> list[str]:
+    """The command, run so that the kernel kills it when its parent dies. It begins with a path.
+
+    blocked: signals that it never gets.
+    """
+    numbers = " ".join(str(int(number)) for number in blocked)
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, numbers, *command]
 
 
 @dataclass
@@ -88,13 +94,15 @@ class EmbeddedTriton:
     async def start(self, triton: Triton) -> None:
         """Start the server and load all models. Raises CannotStart."""
         self._process = await asyncio.create_subprocess_exec(
-            *die_with_parent(*self._command()),
+            # systemd sends SIGTERM to every process of a service, and Triton would refuse all
+            # requests at once: it must stop after the drain.
+            *die_with_parent(*self._command(), blocked=[signal.SIGTERM]),
             env=_environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=MAX_LOG_LINE_BYTES,
-            start_new_session=True,  # no Ctrl-C from the terminal: Triton stops after the drain
+            start_new_session=True,  # no Ctrl-C from the terminal, for the same reason
         )
         assert self._process.stdout is not None
         self._log_reader = asyncio.create_task(_copy_log(self._process.stdout))
@@ -198,10 +206,10 @@ class EmbeddedTriton:
         """Kill it and its engines, and remove their shared memory and the temporary folder.
 
         Triton has nothing to save, and its own shutdown takes four seconds. With tracing it gets
-        SIGTERM first, because it then sends its last spans.
+        SIGINT first, because it then sends its last spans.
         """
         if tracing.endpoint() is not None and self._process is not None and self.exit_code is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), LAST_SPANS_SECONDS)
         await self._kill()
