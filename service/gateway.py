@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 
 import structlog
 
-from service import machine
+from service import machine, systemd
 from service.core.generation import Generation
 from service.core.image_codec import ImageCodec
 from service.core.memory import MemoryBudget, memory_for_requests
@@ -116,6 +116,8 @@ async def serve(settings: Settings) -> None:
             else:
                 parent.send(Event("ready"))
         await stop.wait()
+        if parent is None:
+            systemd.notify("STOPPING=1")
         # In this order: fail readiness, refuse new work, finish accepted work, close the ports,
         # and only then stop the engine.
         log.info("draining", delay=settings.drain_delay_seconds, seconds=settings.drain_seconds)

@@ -5,6 +5,7 @@ import resource
 import socket
 import time
 
+from service import systemd
 from service.errors import CannotStart
 from service.settings import Settings
 
@@ -58,7 +59,7 @@ def allow_open_files(connections: int) -> None:
 
 
 def print_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:
-    """Print the line that people and scripts wait for. seconds: since the start."""
+    """Print the line that people and scripts wait for, tell systemd. seconds: since the start."""
     rest = f"{'https' if settings.tls_certificate else 'http'}://{settings.host}:{rest_port}"
     grpc = f"{settings.host}:{grpc_port}"
     print(
@@ -66,3 +67,4 @@ def print_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: flo
         f"    curl --data-binary @docs/images/cat.jpg '{rest}/v1/encode?k=64'\n",
         flush=True,
     )
+    systemd.notify("READY=1")

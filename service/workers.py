@@ -18,7 +18,7 @@ from contextlib import aclosing
 import structlog
 from prometheus_client import multiprocess
 
-from service import machine, worker_pipe
+from service import machine, systemd, worker_pipe
 from service.core.memory import SPARE_SHARE
 from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
 from service.engine.supervisor import Supervisor
@@ -75,6 +75,7 @@ async def serve(settings: Settings) -> None:
         if ready.done():
             print_ready(settings, rest_port, grpc_port, time.monotonic() - started)
             await stopping
+            systemd.notify("STOPPING=1")
         for keeper in keepers:
             if keeper.done() and not stop.is_set():
                 keeper.result()  # raises CannotStart of a worker that did not start

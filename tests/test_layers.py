@@ -30,7 +30,7 @@ FORBIDDEN = {
 }
 # Each part of service/ imports only itself and parts on lower floors.
 FLOORS = [
-    {"errors", "machine"},
+    {"errors", "machine", "systemd"},
     {"settings", "observability"},
     {"triton", "security"},
     {"core"},

@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,6 +26,26 @@ def signal_the_group(service: Service, number: signal.Signals) -> None:
     os.killpg(service.process.pid, number)
 
 
+@pytest.fixture
+def notifications(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], list[str]]]:
+    """What the service has told systemd since the last call."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def received() -> list[str]:
+            messages = []
+            with suppress(BlockingIOError):
+                while True:
+                    messages.append(systemd.recv(4096).decode())
+            return messages
+
+        yield received
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("send", "number"),
@@ -31,14 +53,19 @@ def signal_the_group(service: Service, number: signal.Signals) -> None:
     ids=["systemd", "terminal"],
 )
 def test_signal_to_all_processes_loses_no_accepted_call(
-    workers: str, send: Callable[[Service, signal.Signals], None], number: signal.Signals
+    workers: str,
+    send: Callable[[Service, signal.Signals], None],
+    number: signal.Signals,
+    notifications: Callable[[], list[str]],
 ) -> None:
     with running(under=("setsid",), workers=workers, max_queue_seconds="30") as service:
         children = service.children()
+        assert notifications() == ["READY=1"]
         with Clients(service, pairs=12, stop_when_refused=True) as clients:
             send(service, number)
             assert service.process.wait(40) == 0
             assert clients.ended(20)
+        assert notifications() == ["STOPPING=1"]
         lost = [one for one in clients.outcomes if one.code not in (OK, *NOT_ACCEPTED)]
         assert not lost
         assert sum(event.get("unfinished", 0) for event in service.events("stopped")) == 0
