@@ -12,6 +12,7 @@ from pydantic_settings import CliApp, SettingsError
 from service import gateway, workers
 from service.errors import CannotContinue, CannotStart
 from service.observability import logs, metrics, output, tracing
+from service.security.tls import grpc_environment
 from service.settings import Settings
 
 METRICS_PREFIX = "channeltok-metrics-"  # of metrics folders made here, not by an operator
@@ -22,9 +23,12 @@ def main() -> None:
         settings = CliApp.run(Settings)
     except (ValidationError, SettingsError) as error:
         sys.exit(f"channeltok service: {error}")
+    # Libraries have read some of the environment when they were imported: start again with more.
+    missing = grpc_environment(settings).items() - os.environ.items()
     if settings.workers > 1 and metrics.MULTIPROC_DIR not in os.environ:
-        # prometheus-client decides at its import whether processes share metrics: start again.
-        os.environ[metrics.MULTIPROC_DIR] = tempfile.mkdtemp(prefix=METRICS_PREFIX)
+        missing.add((metrics.MULTIPROC_DIR, tempfile.mkdtemp(prefix=METRICS_PREFIX)))
+    if missing:
+        os.environ.update(missing)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
     output.take_over()
     logs.configure(settings.log_level)

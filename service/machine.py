@@ -1,4 +1,4 @@
-"""What this service may use of the machine, memory and cores, and how much memory it uses."""
+"""What this service may use of the machine, how much memory it uses, and whether it is shared."""
 
 import contextlib
 import os
@@ -103,3 +103,10 @@ def memory_in_use(pid: int | None = None) -> int:
             except psutil.AccessDenied:
                 total += process.memory_info().rss  # more than it takes, never less
     return total
+
+
+def in_container(root: Path = Path("/")) -> bool:
+    """Whether this is a container of Kubernetes, Docker or Podman, which has no other users."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(
+        (root / mark).exists() for mark in (".dockerenv", "run/.containerenv")
+    )

@@ -46,10 +46,11 @@ def metadata_of(bearer_token: str | None) -> Callable[[], Metadata]:
 def _authorization(bearer_token: str | None) -> Metadata:
     if bearer_token is None:
         return ()
+    token = bearer_token.strip()  # a file's whole content ends in a line end
     # gRPC would refuse it at the first call, with a message that shows the token.
-    if not bearer_token.isascii() or not bearer_token.isprintable() or not bearer_token.strip():
+    if not token.isascii() or not token.isprintable() or not token:
         raise ValueError("bearer_token must be printable ASCII and not empty")
-    return (("authorization", f"Bearer {bearer_token.strip()}"),)
+    return (("authorization", f"Bearer {token}"),)
 
 
 def _trace_context() -> Metadata:

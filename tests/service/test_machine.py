@@ -1,4 +1,4 @@
-"""Limits of control groups, in copies of the files that kernels show."""
+"""Limits of control groups, in copies of the files that kernels show; and containers."""
 
 import os
 from pathlib import Path
@@ -142,3 +142,14 @@ def test_memory_in_use_counts_shared_pages_once() -> None:
         os.close(read_end)
         os.close(write_end)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv"])
+def test_in_container_knows_docker_and_podman(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert not machine.in_container(tmp_path)
+    (file := tmp_path / mark).parent.mkdir(exist_ok=True)
+    file.touch()
+    assert machine.in_container(tmp_path)

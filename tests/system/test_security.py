@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.support.certificates import Files, issue, write_ca
+from tests.support.handshakes import TlsClient
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import ROOT, Service, running
@@ -154,43 +154,33 @@ def test_tls_port_does_not_answer_plain_text(guarded: Service) -> None:
         httpx.get(guarded.rest.replace("https", "http") + "/livez")
 
 
-def old_tls(target: str, own: Files, version: ssl.TLSVersion) -> bool:
-    """Does a handshake with exactly this version succeed?"""
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-    old.set_ciphers("ALL:@SECLEVEL=0")
-    old.load_cert_chain(own.certificate, own.key)
-    old.minimum_version = old.maximum_version = version
-    old.set_alpn_protocols(["h2", "http/1.1"])
-    host, port = target.removeprefix("https://").split(":")
+@pytest.mark.parametrize("port", ["rest", "grpc"])
+def test_mutual_tls_takes_version_1_3_only(guarded: Service, caller: Files, port: str) -> None:
+    target = getattr(guarded, port)
+    assert TlsClient(ssl.TLSVersion.TLSv1_3, caller).handshake(target)
+    assert not TlsClient(ssl.TLSVersion.TLSv1_2, caller).handshake(target)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("port", ["rest", "grpc"])
+def test_mutual_tls_resumes_no_session(
+    guarded: Service, folder: Path, caller: Files, port: str, version: ssl.TLSVersion
+) -> None:
+    """A resumed session shows no certificate: it would outlive the certificate and its CA."""
+    target, client = getattr(guarded, port), TlsClient(version, caller)
+    first = client.handshake(target)
+    if first is None:
+        return  # this version has no sessions at all
+    again = client.handshake(target, first.session)
+    assert again
+    assert not again.resumed
+    kept = (folder / "ca.pem").read_bytes()
+    write_ca(trustme.CA(), folder, "ca")
     try:
-        with socket.create_connection((host, int(port)), timeout=10) as raw, old.wrap_socket(raw):
-            return True
-    except (ssl.SSLError, ConnectionError):
-        return False
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_tls_below_1_2_is_refused(guarded: Service, caller: Files) -> None:
-    for target in (guarded.rest, guarded.grpc):
-        assert old_tls(target, caller, ssl.TLSVersion.TLSv1_3)
-        assert old_tls(target, caller, ssl.TLSVersion.TLSv1_2)
-        assert not old_tls(target, caller, ssl.TLSVersion.TLSv1_1)
-    # That it was the service that refused: a server without a floor takes the same client.
-    lax = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    lax.set_ciphers("ALL:@SECLEVEL=0")
-    lax.minimum_version = ssl.TLSVersion.TLSv1_1
-    lax.load_cert_chain(caller.certificate, caller.key)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def accept() -> None:
-            with lax.wrap_socket(listening.accept()[0], server_side=True):
-                pass
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        assert old_tls(f"127.0.0.1:{listening.getsockname()[1]}", caller, ssl.TLSVersion.TLSv1_1)
-        thread.join(10)
+        assert not client.handshake(target, first.session)
+    finally:
+        (folder / "ca.pem").write_bytes(kept)
+    assert client.handshake(target)
 
 
 def test_renewed_certificates_need_no_restart(

@@ -1,6 +1,7 @@
 """Options of the commands that call a service (--server, TLS, bearer token), and their client."""
 
 import argparse
+import codecs
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import grpc
 
 from channeltok._channel import DEFAULT_TARGET
 from channeltok._client import Client
+from channeltok.bearer_token_file import read_bearer_tokens
 from channeltok.cli.command import CommandFailed
 
 
@@ -45,7 +47,8 @@ def server_parser() -> argparse.ArgumentParser:
         "--bearer-token-file",
         metavar="FILE",
         type=Path,
-        help="file with your bearer token; default: $CHANNELTOK_BEARER_TOKEN, else no token",
+        help="file with your bearer token, and comments after #; "
+        "default: $CHANNELTOK_BEARER_TOKEN, else no token",
     )
     options.add_argument(
         "--tokenizer",
@@ -71,14 +74,26 @@ def connect(options: argparse.Namespace, server: str | None = None) -> Client:
     credentials = None
     if options.tls or options.ca or options.certificate:
         root, key, certificate = (
-            None if file is None else file.read_bytes()
+            # gRPC would skip the first certificate of a file with a byte order mark.
+            None if file is None else file.read_bytes().removeprefix(codecs.BOM_UTF8)
             for file in (options.ca, options.key, options.certificate)
         )
         credentials = grpc.ssl_channel_credentials(root, key, certificate)
     token = os.environ.get("CHANNELTOK_BEARER_TOKEN") or None
     if options.bearer_token_file is not None:
-        token = options.bearer_token_file.read_text().strip()
+        token = _read_bearer_token(options.bearer_token_file)
     try:
         return Client(server or options.server, credentials=credentials, bearer_token=token)
     except ValueError as error:
         raise CommandFailed(str(error)) from error
+
+
+def _read_bearer_token(file: Path) -> str:
+    """Raises CommandFailed unless the file has exactly one token, OSError."""
+    try:
+        tokens = read_bearer_tokens(file.read_bytes())
+    except ValueError as error:
+        raise CommandFailed(f"{file}: {error}, so it has no bearer token") from error
+    if len(tokens) != 1:
+        raise CommandFailed(f"{file} has {len(tokens)} bearer tokens; it must have one")
+    return tokens[0][1]

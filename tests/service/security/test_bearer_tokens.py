@@ -105,10 +105,46 @@ def test_bearer_tokens_log_only_the_number_of_an_invalid_line(file: Path) -> Non
     assert not any(secret in str(log) for secret in (ALICE, BOB, "short", "though"))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_bearer_tokens_read_files_of_every_system(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "tokens"
+    for number in range(2):  # at the start, and when it has changed
+        text = f"# of Jörg\r\n{ALICE}  # hers\r\n\r\n{BOB}\t\r\n" + "\r\n" * number
+        file.write_bytes(text.encode(encoding))
+        tokens = tokens if number else BearerTokens(file)  # noqa: F821
+        for token in (ALICE, BOB):
+            assert tokens.authenticate([f"Bearer {token}"])
+        assert refused(tokens, "Bearer # hers")
+
+
+def test_bearer_tokens_refuse_every_caller_while_the_file_is_no_text(file: Path) -> None:
+    tokens = BearerTokens(file)
+    file.write_bytes(f"{ALICE}\n".encode("utf-16-le"))  # without a mark: nothing says what it is
+    with capture_logs() as log:
+        assert refused(tokens, f"Bearer {ALICE}")
+        assert refused(tokens, f"Bearer {ALICE}")
+    assert [(line["event"], line["why"]) for line in log] == [
+        ("bearer_tokens_lost", "it is not a text file")
+    ]
+    file.write_text(ALICE)
+    assert tokens.authenticate([f"Bearer {ALICE}"])
+
+
+def test_bearer_tokens_log_once_that_the_file_cannot_be_read(file: Path) -> None:
+    tokens = BearerTokens(file)
+    file.unlink()
+    file.mkdir()  # its status can be read, its content cannot
+    with capture_logs() as log:
+        assert refused(tokens, f"Bearer {ALICE}")
+        assert refused(tokens, f"Bearer {ALICE}")
+    assert [line["event"] for line in log] == ["bearer_tokens_lost"]
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
         ("", "has no bearer token"),
+        (f"{ALICE}\0", "not a text file"),
         ("# x\n", "has no bearer token"),
         (f"{ALICE}\nshort\n", "line 2"),
         (None, "No such file"),
