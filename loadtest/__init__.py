@@ -10,3 +10,6 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
 }
+# The services under load are on this machine: no client of theirs asks a proxy for them.
+_others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+os.environ["no_proxy"] = ",".join(filter(None, [_others, "localhost,127.0.0.1,::1"]))

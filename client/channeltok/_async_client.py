@@ -49,10 +49,11 @@ class AsyncClient:
         asyncio.get_running_loop()  # without one, grpc.aio would bind to a loop that never runs
         self._timeout = _channel.checked_timeout(timeout)
         self._metadata = _channel.metadata_of(bearer_token)
+        options = _channel.options_for(target)
         self._channel = (
-            grpc.aio.insecure_channel(target, options=_channel.CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(target, options=options)
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=_channel.CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(target, credentials, options=options)
         )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 

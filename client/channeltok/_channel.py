@@ -10,12 +10,13 @@ import grpc
 
 from channeltok._messages import MAX_MESSAGE_BYTES
 from channeltok.errors import from_rpc_error
+from channeltok.loopback import proxy_options
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
-CHANNEL_OPTIONS = [
+_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # gRPC's default is 120 s: two minutes of errors after the service is back.
@@ -23,6 +24,11 @@ CHANNEL_OPTIONS = [
     # Spread calls over all addresses of a name; gRPC's default policy keeps to the first.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 ]
+
+
+def options_for(target: str) -> list[tuple[str, int | str]]:
+    """Options of a channel to `target`."""
+    return [*_OPTIONS, *proxy_options(target)]
 
 
 @contextmanager

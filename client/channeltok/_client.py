@@ -58,10 +58,11 @@ class Client:
     ) -> None:
         self._timeout = _channel.checked_timeout(timeout)
         self._metadata = _channel.metadata_of(bearer_token)
+        options = _channel.options_for(target)
         self._channel = (
-            grpc.insecure_channel(target, options=_channel.CHANNEL_OPTIONS)
+            grpc.insecure_channel(target, options=options)
             if credentials is None
-            else grpc.secure_channel(target, credentials, options=_channel.CHANNEL_OPTIONS)
+            else grpc.secure_channel(target, credentials, options=options)
         )
         self._stub = TokenizerStub(self._channel)  # type: ignore[no-untyped-call]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import structlog
+from channeltok.loopback import url_reaches_loopback
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -381,8 +382,15 @@ async def _copy_log(stream: asyncio.StreamReader) -> None:
 
 def _environment() -> dict[str, str]:
     libraries = sysconfig.get_config_var("LIBDIR")
+    inherited = dict(os.environ)
+    collector = tracing.endpoint()
+    if collector is not None and url_reaches_loopback(collector):
+        # It connects to nothing else. Its exporter of spans does not heed no_proxy.
+        inherited = {
+            name: value for name, value in inherited.items() if not name.lower().endswith("_proxy")
+        }
     return {
-        **os.environ,
+        **inherited,
         # The stub links libpython and must find this interpreter's before any other; it finds
         # packages through the first python on PATH.
         "LD_LIBRARY_PATH": os.pathsep.join(

@@ -5,6 +5,7 @@ import os
 import urllib.request
 from functools import cache
 
+from channeltok.loopback import url_reaches_loopback
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -198,9 +199,15 @@ def exposition(triton_url: str | None = None) -> bytes:
     else:
         text = generate_latest()
     if triton_url is not None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(triton_url, timeout=2) as reply:
+        with contextlib.suppress(OSError), _opener(triton_url).open(triton_url, timeout=2) as reply:
             text += reply.read()
     return text
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    if url_reaches_loopback(url):
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener()
 
 
 @cache

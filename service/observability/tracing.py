@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from channeltok.loopback import url_reaches_loopback
 from structlog.typing import EventDict, WrappedLogger
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def endpoint() -> str | None:
 def start() -> None:
     """Start exporting if the environment names an endpoint. Raises UnsupportedProtocol."""
     global _provider, _tracer
-    if endpoint() is None:
+    url = endpoint()
+    if url is None:
         return
     protocol = (
         os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
@@ -79,6 +81,7 @@ def start() -> None:
             f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only {PROTOCOL} is supported,"
             " usually on port 4318"
         )
+    import requests
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -88,7 +91,9 @@ def start() -> None:
     _provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False
     )
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    session = requests.Session()
+    session.trust_env = not url_reaches_loopback(url)  # proxies and .netrc
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session)))
     _tracer = _provider.get_tracer("channeltok")
 
 

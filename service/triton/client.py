@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from channeltok.loopback import proxy_options
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -35,6 +36,7 @@ def _channel(url: str) -> Any:
             ("grpc.use_local_subchannel_pool", 1),
             # If a name resolves to several Tritons, each call takes the next, not always the first.
             ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+            *proxy_options(url),
         ],
     )
 

@@ -1,16 +1,34 @@
 """The service where people run it: on a part of a machine, and with nobody to read its log."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from channeltok import ChannelTokError, Client
 
+from loadtest.harness.environments import dead_proxies
+from loadtest.harness.service_process import python_path
 from tests.support.control_groups import cpu_quota
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
-from tests.support.running import Service, eventually, running
+from tests.support.running import ROOT, Service, eventually, running
+from tests.support.trace_collector import collecting
+
+# The async client, and httpx as the load tests use it.
+ASYNC_CLIENT = """
+import asyncio, sys
+from channeltok import AsyncClient
+async def main():
+    async with AsyncClient(sys.argv[1]) as client:
+        await client.encode(open(sys.argv[2], "rb").read())
+asyncio.run(main())
+"""
+COMMAND = "import sys; from channeltok.cli import main; sys.exit(main())"
+HTTPX = "import loadtest, httpx, sys; print(httpx.get(sys.argv[1]).raise_for_status().text)"
 
 
 def test_service_under_a_cpu_quota_is_as_large_as_the_quota() -> None:
@@ -57,6 +75,41 @@ def test_service_whose_supervisor_ends_stops_with_an_error(
         eventually(lambda: service.process.poll() is not None, 60, "its end")
         assert service.process.returncode == 1
     assert service.events("supervisor_ended")
+
+
+def test_dead_proxies_are_not_asked_for_anything_on_this_machine(tmp_path: Path) -> None:
+    with collecting() as collector:
+        traces = [f"OTEL_EXPORTER_OTLP_ENDPOINT={collector.url}", "OTEL_BSP_SCHEDULE_DELAY=200"]
+        with running(under=[*dead_proxies(), *traces]) as service:
+            photo = tmp_path / "photo.jpg"
+            photo.write_bytes(jpeg())
+
+            def run(*program: str) -> str:
+                result = subprocess.run(
+                    [*dead_proxies(), sys.executable, *program],
+                    cwd=ROOT,
+                    env={**os.environ, **python_path(str(ROOT))},
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                )
+                assert result.returncode == 0, result.stderr
+                return result.stdout
+
+            for server in (service.grpc, service.grpc.replace("127.0.0.1", "localhost")):
+                run("-c", COMMAND, "encode", str(photo), "--server", server)
+                run("-c", ASYNC_CLIENT, server, str(photo))
+            run("-m", "service.health_check", "--rest-port", service.rest.rpartition(":")[2])
+            page = run("-c", HTTPX, f"{service.rest}/metrics")
+            assert "nv_inference_count" in page, "Triton's own metrics"
+            eventually(
+                lambda: (
+                    encodes(service)  # again, because an exporter may lose a batch
+                    and bool(collector.of("channeltok-gateway") and collector.of("triton"))
+                ),
+                30,
+                "the spans",
+            )
 
 
 def encodes(service: Service) -> bool:
