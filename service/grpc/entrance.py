@@ -8,7 +8,7 @@ reveals our class names to a client whose message cannot be parsed (service/grpc
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -54,13 +54,14 @@ class GuardedServer:
         self._instrumented = f"/{instrumented_service}/"
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Called by generated code: add the methods of a service, wrapped."""
-        self._server.add_generic_rpc_handlers(
-            [_GuardedHandler(self, handler) for handler in handlers]
-        )
+        """Called by generated code; does nothing: only registered methods are served."""
 
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Called by generated code; does nothing, as in grpc.aio, which has only generic ones."""
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Called by generated code: add the methods of a service, wrapped."""
+        wrapped = {name: self.wrap(f"/{service}/{name}", one) for name, one in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def wrap(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """A handler that checks the call, then runs the method of `handler`.
@@ -116,21 +117,6 @@ class GuardedServer:
             if key == "authorization"
         ]
         return self._authenticator.authenticate(authorization, path, context.peer())
-
-
-class _GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Wraps the methods of one service, each when it is first called."""
-
-    def __init__(self, server: GuardedServer, handler: grpc.GenericRpcHandler) -> None:
-        self._server = server
-        self._handler = handler
-        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is None and (handler := self._handler.service(details)) is not None:
-            wrapped = self._wrapped[details.method] = self._server.wrap(details.method, handler)
-        return wrapped
 
 
 class _RequestScope:

@@ -10,6 +10,7 @@ from service.core.generation import Generation
 from service.core.memory import MemoryBudget
 from service.core.tokenization import Tokenization
 from service.errors import CannotStart
+from service.grpc.aio_server import make_server
 from service.grpc.entrance import GuardedServer
 from service.grpc.requests import MessageLimits
 from service.grpc.servicer import TokenizerServicer
@@ -45,7 +46,7 @@ class GrpcServer:
 
         credentials: for TLS; None: plain text. reuse_port: workers share the port.
         """
-        self._server = grpc.aio.server(options=_options(settings, reuse_port))
+        self._server = make_server(_options(settings, reuse_port))
         self._health = health.aio.HealthServicer()
         guarded = GuardedServer(
             self._server,

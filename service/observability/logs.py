@@ -10,6 +10,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import Processor
 
 from service.observability import tracing
+from service.observability.log_limits import LogLimit, drop_undecodable_metadata
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,  # request_id, see request_context.py
@@ -29,9 +30,10 @@ _AS_JSON: list[Processor] = [
 def configure(level: str) -> None:
     """Log at `level` (debug, info, warning or error) and above."""
     number = logging.getLevelNamesMapping()[level.upper()]
+    limit = LogLimit()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        processors=[*_SHARED, *_AS_JSON],
+        processors=[limit, *_SHARED, *_AS_JSON],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -42,6 +44,8 @@ def configure(level: str) -> None:
             processors=[ProcessorFormatter.remove_processors_meta, *_AS_JSON],
         )
     )
+    handler.addFilter(limit)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(drop_undecodable_metadata)
     # Below warning, libraries only talk about themselves.
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
     logging.captureWarnings(True)

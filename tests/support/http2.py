@@ -3,11 +3,13 @@
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-END_HEADERS = 4
+END_STREAM, END_HEADERS = 1, 4
+Metadata = Sequence[tuple[bytes, bytes]]
 
 
 class Connection:
@@ -33,21 +35,19 @@ class Connection:
             struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body
         )
 
-    def call(self, stream: int, path: str) -> None:
-        """Send the headers of a gRPC call, without its message."""
-        fields = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "test",
-            "te": "trailers",
-            "content-type": "application/grpc",
-        }
-        literal = b"".join(
-            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-            for name, value in fields.items()
-        )
-        self.send(HEADERS, stream, literal, END_HEADERS)
+    def call(self, stream: int, path: str | bytes, metadata: Metadata = (), ends: int = 0) -> None:
+        """Send the headers of a gRPC call, without its message. ends: END_STREAM or 0."""
+        fields = [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", path.encode() if isinstance(path, str) else path),
+            (b":authority", b"test"),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            *metadata,
+        ]
+        literal = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields)
+        self.send(HEADERS, stream, literal, END_HEADERS | ends)
 
     def frames_until(self, *kinds: int) -> tuple[list[int], float]:
         """Frame types up to one of `kinds` or the end of the connection (-1), and the seconds."""
@@ -66,3 +66,14 @@ class Connection:
             seen.append(self._buffer[3])
             self._buffer = self._buffer[9 + int.from_bytes(self._buffer[:3], "big") :]
         return seen, time.monotonic() - started
+
+
+def _text(value: bytes) -> bytes:
+    """A string of HPACK, without Huffman coding."""
+    if len(value) < 127:
+        return bytes([len(value)]) + value
+    length, rest = b"\x7f", len(value) - 127
+    while rest >= 128:
+        length += bytes([rest % 128 + 128])
+        rest //= 128
+    return length + bytes([rest]) + value

@@ -9,6 +9,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
+from service.grpc.aio_server import make_server
 from service.grpc.entrance import GuardedServer
 from service.grpc.requests import MessageLimits
 from service.security.auth import Authenticator
@@ -59,7 +60,7 @@ async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
         "ManyToOne": grpc.stream_unary_rpc_method_handler(many_to_one, **codec),
         "ManyToMany": grpc.stream_stream_rpc_method_handler(many_to_many, **codec),
     }
-    server = grpc.aio.server()
+    server = make_server()
     guarded = GuardedServer(
         server,
         Authenticator(None),
@@ -67,7 +68,7 @@ async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
         MessageLimits(5, 2**20, {}),
         instrumented_service="test.Others",
     )
-    guarded.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", methods),))
+    guarded.add_registered_method_handlers("test.Kinds", methods)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as connected:
