@@ -80,7 +80,7 @@ async def serve(settings: Settings) -> None:
         lambda: supervisor.readiness.ready and not stop.is_set(),
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )
-    generate.add_routes(app, generation, bodies, settings)
+    generate.add_routes(app, generation, bodies, settings, authenticator)
     rest_server = HttpServer(
         RequestMiddleware(AuthMiddleware(app, authenticator)),
         settings,

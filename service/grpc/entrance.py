@@ -71,6 +71,7 @@ class GuardedServer:
         """
         is_open, rpc = path.startswith(_HEALTH), path.rpartition("/")[2]
         is_instrumented = path.startswith(self._instrumented)
+        is_stream = handler.request_streaming or handler.response_streaming
         method = (
             handler.unary_unary
             or handler.unary_stream
@@ -79,8 +80,16 @@ class GuardedServer:
         )
 
         async def run(context: grpc.aio.ServicerContext) -> Any:
-            if not is_open:
-                caller.set(self._authenticate(path, context))
+            if is_open:
+                return await answer(context)
+            name = self._authenticate(path, context)
+            caller.set(name)
+            if not is_stream:
+                return await answer(context)
+            async with self._authenticator.while_accepted(name, path):
+                return await answer(context)
+
+        async def answer(context: grpc.aio.ServicerContext) -> Any:
             parse, memory = handler.request_deserializer, self._memory
             with Requests(context, path, parse, self._limits, memory) as requests:
                 request = requests if handler.request_streaming else await requests.single()

@@ -18,11 +18,13 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from service.core.generation import Event, Finished, Generation
-from service.errors import BadRequest, to_service_error
+from service.core.rate_limit import caller
+from service.errors import BadRequest, Unauthenticated, to_service_error
 from service.rest.documents import GenerateDocument, GeneratorsDocument
 from service.rest.negotiation import JSON, require_content_type
 from service.rest.problems import invalid_request, to_problem
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_object, read_tokens
+from service.security.auth import Authenticator
 from service.settings import Settings
 
 EVENT_STREAM = "text/event-stream"
@@ -33,7 +35,13 @@ _HEADERS = {
 }
 
 
-def add_routes(app: FastAPI, generation: Generation, bodies: Bodies, settings: Settings) -> None:
+def add_routes(
+    app: FastAPI,
+    generation: Generation,
+    bodies: Bodies,
+    settings: Settings,
+    authenticator: Authenticator,
+) -> None:
     """Add /v1/generate and /v1/generators."""
 
     @app.post(
@@ -57,11 +65,8 @@ def add_routes(app: FastAPI, generation: Generation, bodies: Bodies, settings: S
         params = generation.params(**_parse(await bodies.document(request)))
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
-        return _EventStream(
-            _sse_frames(first, events, f"image/{params.preview_format}"),
-            media_type=EVENT_STREAM,
-            headers=_HEADERS,
-        )
+        frames = _sse_frames(first, events, f"image/{params.preview_format}")
+        return _EventStream(frames, authenticator)
 
     @app.get("/v1/generators", summary="List the served generators")
     async def generators() -> GeneratorsDocument:
@@ -70,13 +75,22 @@ def add_routes(app: FastAPI, generation: Generation, bodies: Bodies, settings: S
 
 
 class _EventStream(StreamingResponse):
-    """Closes its iterator as soon as the client disconnects, which stops the work at once."""
+    """Closes its iterator as soon as the client disconnects or its token is removed, which stops
+    the work at once."""
 
     body_iterator: AsyncGenerator[bytes, None]
 
+    def __init__(self, frames: AsyncGenerator[bytes, None], authenticator: Authenticator) -> None:
+        super().__init__(frames, media_type=EVENT_STREAM, headers=_HEADERS)
+        self._authenticator = authenticator
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.body_iterator):
-            await super().__call__(scope, receive, send)
+            try:
+                async with self._authenticator.while_accepted(caller.get(), scope["path"]):
+                    await super().__call__(scope, receive, send)
+            except Unauthenticated as error:
+                await send({"type": "http.response.body", "body": _error_frame(error)})
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -102,7 +116,7 @@ async def _sse_frames(
             async for event in events:
                 yield _to_sse(event, media_type)
         except Exception as error:
-            yield _sse_frame("error", to_problem(to_service_error(error)).model_dump())
+            yield _error_frame(error)
 
 
 def _to_sse(event: Event, media_type: str) -> bytes:
@@ -126,6 +140,10 @@ def _to_sse(event: Event, media_type: str) -> bytes:
                 "stages": stages,
             }
             return _sse_frame("done", data)
+
+
+def _error_frame(error: Exception) -> bytes:
+    return _sse_frame("error", to_problem(to_service_error(error)).model_dump())
 
 
 def _sse_frame(name: str, data: dict[str, Any]) -> bytes:

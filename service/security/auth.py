@@ -5,9 +5,11 @@ service/rest/middleware.py). Health checks are open to everyone; everything else
 /metrics, /docs and reflection, needs a bearer token once tokens are configured.
 """
 
+import asyncio
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -42,10 +44,44 @@ class Authenticator:
             return name_of_address(peer)
         try:
             return self._tokens.authenticate(authorization)
-        except Unauthenticated as error:
-            rpc = path.rpartition("/")[2].replace("Stream", "_stream").lower()
-            metrics.ERRORS.labels(rpc if rpc in _RPC_LABELS else "other", error.code).inc()
+        except Unauthenticated:
+            _count(path)
             raise
+
+    @asynccontextmanager
+    async def while_accepted(self, name: str, path: str) -> AsyncIterator[None]:
+        """`async with` around a call that may last: cancels what is in it when the caller's token
+        is removed.
+
+        name: from `authenticate`. path: of the HTTP or gRPC call. Raises Unauthenticated then.
+        """
+        if self._tokens is None:
+            yield
+            return
+        tokens = self._tokens
+        limit = asyncio.timeout(None)
+
+        async def end_when_revoked() -> None:
+            await tokens.revoked(name)
+            limit.reschedule(asyncio.get_running_loop().time())
+
+        try:
+            async with limit:
+                watch = asyncio.create_task(end_when_revoked())
+                try:
+                    yield
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            _count(path)
+            raise Unauthenticated("the bearer token is no longer accepted") from None
+
+
+def _count(path: str) -> None:
+    rpc = path.rpartition("/")[2].replace("Stream", "_stream").lower()
+    metrics.ERRORS.labels(rpc if rpc in _RPC_LABELS else "other", Unauthenticated.code).inc()
 
 
 @lru_cache(maxsize=1024)  # many calls share a connection's address

@@ -159,3 +159,31 @@ def test_bearer_tokens_refuse_to_start_with_an_unusable_file(
     with pytest.raises(CannotStart, match=why) as caught:
         BearerTokens(file)
     assert ALICE not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["removed", "emptied", "vanished", "no text"])
+async def test_bearer_tokens_revoke_after_two_checks_that_miss_the_token(
+    file: Path, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = BearerTokens(file)
+    name, checks = tokens.authenticate([f"Bearer {ALICE}"]), 0
+
+    def lose() -> None:
+        file.unlink()
+        if loss != "vanished":
+            content = {"removed": f"{BOB}\n", "emptied": "", "no text": f"{ALICE}\0"}[loss]
+            file.write_text(content)
+
+    def keep() -> None:
+        file.write_text(f"{BOB}\n\n{ALICE}\n")
+
+    steps = iter([keep, lose, keep, lambda: None, lose, lambda: None])
+
+    async def sleep(seconds: float) -> None:
+        nonlocal checks
+        checks += 1
+        next(steps)()
+
+    monkeypatch.setattr("service.security.bearer_tokens.asyncio.sleep", sleep)
+    await tokens.revoked(name)
+    assert checks == 6
