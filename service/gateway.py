@@ -19,7 +19,7 @@ from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
 from service.grpc.server import GrpcServer
 from service.observability import metrics, tracing
-from service.ports import allow_open_files, bind, print_ready
+from service.ports import allow_open_files, bind_all, print_ready
 from service.rest import generate
 from service.rest.app import create_app
 from service.rest.middleware import AuthMiddleware, RequestMiddleware
@@ -49,9 +49,11 @@ async def serve(settings: Settings) -> None:
     tls, authenticator = Tls.of(settings), Authenticator.of(settings)
     allow_open_files(2 * settings.max_connections)
     _warn_of_plain_text(settings)
-    rest_socket = bind(settings.host, settings.rest_port, "REST", reuse=parent is not None)
+    rest_sockets = bind_all(settings.host, settings.rest_port, "REST", reuse=parent is not None)
     if parent is None:
-        bind(settings.host, settings.grpc_port, "gRPC").close()  # gRPC itself would not wait for it
+        # gRPC itself would not wait for it, nor say what is wrong.
+        for probe in bind_all(settings.host, settings.grpc_port, "gRPC"):
+            probe.close()
     embedded = EmbeddedTriton(settings) if settings.triton_url is None else None
     metrics_url = settings.triton_metrics_url if embedded is None else embedded.metrics_url
     triton = Triton(embedded.url if embedded is not None else str(settings.triton_url))
@@ -100,7 +102,7 @@ async def serve(settings: Settings) -> None:
         if parent is not None:
             stack.callback(asyncio.create_task(parent.report(triton.health)).cancel)
         await grpc_server.start()
-        rest = asyncio.create_task(rest_server.serve([rest_socket]))
+        rest = asyncio.create_task(rest_server.serve(rest_sockets))
         await _unless(stop, images.ready())
         await _unless(stop, supervisor.readiness.wait())
         if not stop.is_set():
@@ -111,7 +113,7 @@ async def serve(settings: Settings) -> None:
             gc.collect()
             gc.freeze()
             if parent is None:
-                rest_port = rest_socket.getsockname()[1]
+                rest_port = rest_sockets[0].getsockname()[1]
                 print_ready(settings, rest_port, grpc_server.port, time.monotonic() - started)
             else:
                 parent.send(Event("ready"))

@@ -31,7 +31,7 @@ def settings(arguments: list[str]) -> argparse.Namespace:
     for name, default in SETTINGS.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            default=os.environ.get(f"CHANNELTOK_{name.upper()}", default),
+            default=os.environ.get(f"CHANNELTOK_{name.upper()}") or default,
         )
     return parser.parse_known_args(arguments)[0]
 
@@ -63,7 +63,8 @@ def check(options: argparse.Namespace) -> str | None:
 
 
 def _connection(options: argparse.Namespace) -> http.client.HTTPConnection:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
+    host = options.host.removeprefix("[").removesuffix("]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     port = int(options.rest_port)
     if not options.tls_certificate:
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.machine import cores, default_max_memory
@@ -65,6 +65,11 @@ class EngineSettings(BaseSettings):
         return self
 
 
+def host_and_port(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Settings(EngineSettings):
     """ChannelTok Serving: images to short, ordered token sequences and back, over gRPC and REST.
 
@@ -72,8 +77,8 @@ class Settings(EngineSettings):
     """
 
     host: str = "127.0.0.1"
-    """Address that both ports bind to. 0.0.0.0 opens the service to the network: put it behind your
-    own gateway."""
+    """Address that both ports bind to, IPv4 or IPv6, or a name. 0.0.0.0, or :: for IPv6 too, opens
+    the service to the network: put it behind your own gateway."""
 
     tls_certificate: Path | None = None
     """PEM certificate chain of both ports, leaf first; with it they accept TLS only. Set it unless
@@ -227,6 +232,11 @@ class Settings(EngineSettings):
     def generation_permits(self) -> int:
         """`max_generations`, or its default."""
         return self.max_generations or (64 if self.triton_url else self.engine_instances)
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return host.removeprefix("[").removesuffix("]")
 
     @model_validator(mode="after")
     def _tls_settings_are_complete(self) -> Self:

@@ -24,7 +24,7 @@ from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.observability import metrics
-from service.ports import bind, print_ready, share
+from service.ports import bind_all, print_ready, share
 from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.health import EngineHealth
@@ -44,11 +44,13 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         # Bound, but never listened on: so the ports are known and ours before a worker has them.
-        rest_socket = stack.enter_context(bind(settings.host, settings.rest_port, "REST"))
-        grpc_socket = stack.enter_context(bind(settings.host, settings.grpc_port, "gRPC"))
-        share(rest_socket)
-        share(grpc_socket)
-        rest_port, grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
+        rest_sockets = bind_all(settings.host, settings.rest_port, "REST")
+        grpc_sockets = bind_all(settings.host, settings.grpc_port, "gRPC")
+        for bound in (*rest_sockets, *grpc_sockets):
+            share(stack.enter_context(bound))
+        rest_port, grpc_port = (
+            sockets[0].getsockname()[1] for sockets in (rest_sockets, grpc_sockets)
+        )
         shared: dict[str, str | int] = {"rest_port": rest_port, "grpc_port": grpc_port}
         health = EngineHealth()
         if settings.triton_url is None:

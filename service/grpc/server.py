@@ -15,7 +15,7 @@ from service.grpc.entrance import GuardedServer
 from service.grpc.requests import MessageLimits
 from service.grpc.servicer import TokenizerServicer
 from service.security.auth import Authenticator
-from service.settings import Settings
+from service.settings import Settings, host_and_port
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 IMAGES = {  # the RPCs that take images, and in which fields of their messages these are
@@ -63,7 +63,7 @@ class GrpcServer:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(names), guarded
         )
-        address = f"{settings.host}:{settings.grpc_port}"
+        address = host_and_port(settings.host, settings.grpc_port)
         try:
             self.port = (
                 self._server.add_insecure_port(address)
@@ -72,8 +72,7 @@ class GrpcServer:
             )
         except RuntimeError as error:
             raise CannotStart(
-                f"gRPC port {settings.grpc_port} on {settings.host} is taken: "
-                "set CHANNELTOK_GRPC_PORT"
+                f"gRPC cannot bind to {address}; is the port taken? Set CHANNELTOK_GRPC_PORT"
             ) from error
 
     async def start(self) -> None:

@@ -12,7 +12,9 @@ from channeltok import ChannelTokError, Client
 
 from loadtest.harness.environments import dead_proxies
 from loadtest.harness.service_process import python_path
+from service import health_check
 from tests.support.control_groups import cpu_quota
+from tests.support.ipv6 import needs_ipv6
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import ROOT, Service, eventually, running
@@ -110,6 +112,24 @@ def test_dead_proxies_are_not_asked_for_anything_on_this_machine(tmp_path: Path)
                 30,
                 "the spans",
             )
+
+
+@pytest.mark.parametrize(("host", "workers"), [("::", "1"), ("[::1]", "2"), ("localhost", "1")])
+@needs_ipv6
+def test_service_on_ipv6_answers_on_both_ports_and_prints_where(host: str, workers: str) -> None:
+    with running(host=host, workers=workers) as service:
+        assert ("[::1]" in service.rest) == ("[::1]" in service.grpc) == (":" in host)
+        rest_port, grpc_port = (url.rpartition(":")[2] for url in (service.rest, service.grpc))
+        addresses = {"::": ["[::1]", "127.0.0.1"], "[::1]": ["[::1]"]}.get(host, ["localhost"])
+        for address in addresses:
+            reply = httpx.post(f"http://{address}:{rest_port}/v1/encode", content=jpeg())
+            assert reply.status_code == 200
+            with Client(f"{address}:{grpc_port}") as client:
+                assert client.encode(jpeg()).k
+        assert encodes(service)
+        for same in {host, host.strip("[]")}:
+            options = health_check.settings(["--host", same, "--rest-port", rest_port])
+            assert health_check.check(options) is None
 
 
 def encodes(service: Service) -> bool:
