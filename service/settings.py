@@ -184,6 +184,18 @@ class Settings(EngineSettings):
     """Time for a TLS handshake, for the headers, and again for the body. Raise it for clients on
     slow networks."""
 
+    send_seconds: Seconds = 60.0
+    """Time that a client may go without reading its reply; then its connection is closed. Raise it
+    for clients on slow networks."""
+
+    max_watches: Count = 256
+    """Watches of gRPC health checks at once, 4 of them on one connection. Raise it for clients that
+    check the health of each connection."""
+
+    watch_seconds: Seconds = 3600.0
+    """Age at which such a Watch ends with UNAVAILABLE; clients start another one. Lower it to free
+    what vanished clients hold sooner."""
+
     idle_seconds: Seconds = 75.0
     """Time that a connection without calls is kept. Keep it above the idle time of a proxy in
     front, or the proxy sends requests into closed connections."""

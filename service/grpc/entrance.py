@@ -13,11 +13,12 @@ from contextlib import aclosing, nullcontext
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health
 
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
+from service.grpc.connections import Connections
 from service.grpc.errors import abort
+from service.grpc.health import CHECK
 from service.grpc.requests import MessageLimits, Requests
 from service.observability.request_context import (
     REQUEST_ID,
@@ -26,8 +27,6 @@ from service.observability.request_context import (
     log_access,
 )
 from service.security.auth import Authenticator
-
-_HEALTH = f"/{health.SERVICE_NAME}/"  # open to everyone
 
 
 class GuardedServer:
@@ -46,11 +45,13 @@ class GuardedServer:
         memory: MemoryBudget,
         limits: MessageLimits,
         instrumented_service: str,
+        connections: Connections,
     ) -> None:
         self._server = server
         self._authenticator = authenticator
         self._memory = memory
         self._limits = limits
+        self._connections = connections
         self._instrumented = f"/{instrumented_service}/"
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -69,7 +70,7 @@ class GuardedServer:
         It takes a stream, even for a method with a single request; on the wire both are the same.
         gRPC would read a single message before it calls us, however long that takes.
         """
-        is_open, rpc = path.startswith(_HEALTH), path.rpartition("/")[2]
+        is_open, rpc = path == CHECK, path.rpartition("/")[2]
         is_instrumented = path.startswith(self._instrumented)
         is_stream = handler.request_streaming or handler.response_streaming
         method = (
@@ -106,11 +107,18 @@ class GuardedServer:
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
             with _RequestScope(context, rpc) if is_instrumented else nullcontext():
                 try:
-                    return await run(context)
+                    reply = await run(context)
                 except grpc.aio.AbortError:
                     raise
                 except Exception as error:
-                    await abort(context, error)
+                    self._limit_end(context)
+                    try:
+                        await abort(context, error)
+                    except grpc.aio.InternalError:  # a reply that is not read is in its way
+                        self._connections.close(context.peer())
+                        raise asyncio.CancelledError from None
+                self._limit_end(context)
+                return reply
 
         make_handler = (
             grpc.stream_stream_rpc_method_handler
@@ -118,6 +126,13 @@ class GuardedServer:
             else grpc.stream_unary_rpc_method_handler
         )
         return make_handler(guarded, response_serializer=handler.response_serializer)
+
+    def _limit_end(self, context: grpc.aio.ServicerContext) -> None:
+        """Close the connection if its client does not take the end of the call in time."""
+        timer = asyncio.get_running_loop().call_later(
+            self._limits.send_seconds, self._connections.close, context.peer()
+        )
+        context.add_done_callback(lambda _: timer.cancel())
 
     def _authenticate(self, path: str, context: grpc.aio.ServicerContext) -> str:
         authorization = [

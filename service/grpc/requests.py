@@ -27,11 +27,13 @@ _MAX_FIELDS = 32  # fields of a large message that are looked at
 class MessageLimits:
     """receive_seconds: time that the message of a call with a single one may take to arrive.
 
+    send_seconds: time that the last reply, or the status, of a call may take to be read.
     max_bytes: of a message that holds an image. Others: MAX_DOCUMENT_BYTES.
     images: path of an RPC -> field numbers that lead to its image, from the outermost.
     """
 
     receive_seconds: float
+    send_seconds: float
     max_bytes: int
     images: dict[str, tuple[int, ...]]
 

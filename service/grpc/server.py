@@ -11,7 +11,9 @@ from service.core.memory import MemoryBudget
 from service.core.tokenization import Tokenization
 from service.errors import CannotStart
 from service.grpc.aio_server import make_server
+from service.grpc.connections import Connections
 from service.grpc.entrance import GuardedServer
+from service.grpc.health import HealthServicer
 from service.grpc.requests import MessageLimits
 from service.grpc.servicer import TokenizerServicer
 from service.security.auth import Authenticator
@@ -47,13 +49,19 @@ class GrpcServer:
         credentials: for TLS; None: plain text. reuse_port: workers share the port.
         """
         self._server = make_server(_options(settings, reuse_port))
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer(
+            settings.max_watches, settings.watch_seconds, settings.send_seconds
+        )
+        connections = Connections()
         guarded = GuardedServer(
             self._server,
             authenticator,
             memory,
-            MessageLimits(settings.receive_seconds, _max_bytes(settings), IMAGES),
+            MessageLimits(
+                settings.receive_seconds, settings.send_seconds, _max_bytes(settings), IMAGES
+            ),
             instrumented_service=SERVICE,
+            connections=connections,
         )
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(
             TokenizerServicer(tokenization, generation, settings), guarded
@@ -74,6 +82,7 @@ class GrpcServer:
             raise CannotStart(
                 f"gRPC cannot bind to {address}; is the port taken? Set CHANNELTOK_GRPC_PORT"
             ) from error
+        connections.port = self.port
 
     async def start(self) -> None:
         await self.set_ready(False)
@@ -83,7 +92,7 @@ class GrpcServer:
         """Set the status of grpc.health.v1, for the server as a whole and for our service."""
         status = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
-            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+            self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     async def stop(self, grace: float) -> None:
         """Accept no new calls; those in progress get `grace` seconds."""

@@ -9,20 +9,23 @@ from contextlib import suppress
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_STREAM, END_HEADERS = 1, 4
+READS_NOTHING = struct.pack(">HI", 4, 0)  # settings: the initial window has 0 bytes
 Metadata = Sequence[tuple[bytes, bytes]]
 
 
 class Connection:
     """A plain-text HTTP/2 connection to HOST:PORT, preface and settings sent."""
 
-    def __init__(self, target: str, timeout: float = 20, source: str = "") -> None:
-        """source: address to connect from."""
+    def __init__(
+        self, target: str, timeout: float = 20, source: str = "", settings: bytes = b""
+    ) -> None:
+        """source: address to connect from. settings: the body of the frame of that name."""
         host, port = target.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout, (source, 0))
         self._buffer = b""
         with suppress(ConnectionError):  # if the service has hung up, reading shows it
             self._socket.sendall(_PREFACE)
-            self.send(SETTINGS, 0, b"")
+            self.send(SETTINGS, 0, settings)
 
     def __enter__(self) -> "Connection":
         return self

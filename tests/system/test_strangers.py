@@ -4,8 +4,10 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from channeltok import Client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support import http2
 from tests.support.photographs import jpeg
@@ -91,3 +93,16 @@ def test_garbage_on_the_rest_port_does_not_flood_the_log(guarded: Service) -> No
             stranger.sendall(b"\x16\x03\x01 garbage\r\n\r\n")
             stranger.recv(65536)
     assert log_size(guarded) - before < 100 * 200
+
+
+def test_watch_needs_a_token_and_check_does_not(guarded: Service) -> None:
+    request = health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(guarded.grpc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert stub.Check(request, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stub.Watch(request, timeout=10))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        watch = stub.Watch(request, timeout=10, metadata=[("authorization", f"Bearer {TOKEN}")])
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()

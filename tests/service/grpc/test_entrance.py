@@ -10,6 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
 from service.grpc.aio_server import make_server
+from service.grpc.connections import Connections
 from service.grpc.entrance import GuardedServer
 from service.grpc.requests import MessageLimits
 from service.security.auth import Authenticator
@@ -65,8 +66,9 @@ async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
         server,
         Authenticator(None),
         memory,
-        MessageLimits(5, 2**20, {}),
+        MessageLimits(5, 5, 2**20, {}),
         instrumented_service="test.Others",
+        connections=Connections(),
     )
     guarded.add_registered_method_handlers("test.Kinds", methods)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -12,7 +12,7 @@ from service.grpc.requests import MessageLimits, Requests
 from service.grpc.server import IMAGES, SERVICE
 
 MIB = 2**20
-LIMITS = MessageLimits(5, 4 * MIB, IMAGES)
+LIMITS = MessageLimits(5, 5, 4 * MIB, IMAGES)
 
 
 class Sender:
