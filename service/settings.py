@@ -115,12 +115,12 @@ class Settings(EngineSettings):
     where instances come and go behind one name: only then do clients find new ones."""
 
     triton_url: str | None = None
-    """gRPC HOST:PORT of a Triton elsewhere (a GPU host), or dns:///HOST:PORT of several, used in
-    turn. Unset: the service starts and heals an embedded Triton."""
+    """gRPC HOST:PORT of a Triton elsewhere (a GPU host), dns:///HOST:PORT of several, used in turn,
+    or unix:PATH of one here. Unset: the service starts and heals an embedded Triton."""
 
     triton_metrics_url: str | None = None
-    """HTTP address of that Triton's metrics, appended to ours on /metrics. Unset: scrape Triton
-    directly."""
+    """HTTP address of that Triton's metrics, or unix:PATH, appended to ours on /metrics. Unset:
+    scrape Triton directly."""
 
     workers: Count = 1
     """Gateway processes that share both ports and one Triton. Raise it when one process is the

@@ -20,7 +20,7 @@ from prometheus_client import multiprocess
 
 from service import machine, systemd, worker_pipe
 from service.core.memory import SPARE_SHARE
-from service.engine.embedded_triton import EmbeddedTriton, die_with_parent
+from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
 from service.observability import metrics
@@ -33,6 +33,11 @@ log = structlog.get_logger()
 PATIENCE_SECONDS = 4.0  # with a silent worker, twice
 KILL_MARGIN_SECONDS = 10.0  # beyond the drain, until a worker is killed
 MIN_LIFE_SECONDS = 1.0  # a worker that ends sooner is not replaced before
+# Runs in the child before its program: prctl(PR_SET_PDEATHSIG, SIGKILL). Popen's preexec_fn would
+# do the same, but is not safe in a process with threads.
+_DIE_WITH_PARENT = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 async def serve(settings: Settings) -> None:
@@ -152,7 +157,7 @@ class _Worker:
         read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *die_with_parent(sys.executable, "-m", "service"),
+                *_die_with_parent(sys.executable, "-m", "service"),
                 env={**os.environ, **self._environment, worker_pipe.PIPE: str(write_end)},
                 pass_fds=(write_end,),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -190,3 +195,8 @@ class _Worker:
             )
             self._process.kill()
             await self._process.wait()
+
+
+def _die_with_parent(*command: str) -> list[str]:
+    """The command, run so that the kernel kills it when its parent dies. It begins with a path."""
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, *command]

@@ -56,17 +56,15 @@ class Service:
             child.pid for child in self.children("image-")
         }
 
-    def triton_port(self, of: str = "grpc") -> int:
-        """Loopback port of the embedded Triton's `grpc` or `metrics`."""
+    def triton_folder(self) -> Path:
+        """The embedded Triton's folder. Its shared memory lies beside it, as FOLDER-*."""
         (triton,) = self.children("tritonserver")
-        option = f"--{of}-port="
-        return next(
-            int(word.removeprefix(option)) for word in triton.cmdline() if word.startswith(option)
-        )
+        return Path(triton.cmdline()[0]).parent
 
     def triton_address(self, of: str = "grpc") -> str:
-        """HOST:PORT of the same."""
-        return f"127.0.0.1:{self.triton_port(of)}"
+        """unix:PATH of the embedded Triton's `grpc` or `metrics`."""
+        (socket,) = self.triton_folder().glob(f"{of}*")
+        return f"unix:{socket}"
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Log lines of an event, such as `stopped`, as dictionaries."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import structlog
 from channeltok import (
     Aspect,
     Fit,
@@ -26,9 +27,7 @@ from channeltok import (
 )
 from channeltok.errors import CLASS_OF_CODE, ChannelTokError
 from channeltok.fit import check_aspect, check_fit
-from google.protobuf import text_format
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
 import imaging
 from service.core.image_codec import read_image
@@ -36,11 +35,13 @@ from service.core.padding import pad_prefixes
 from service.core.quality import measure_quality
 from service.core.registry import ServedModels, ServedTokenizer
 from service.engine.cpu import cpu_engine
-from service.errors import BadTokens, ServiceError
+from service.engine.repository import model_folders, parse_config
+from service.errors import BadTokens, CannotStart, ServiceError
 from service.machine import cores
 from service.settings import EngineSettings
-from service.triton.models import Model, model_of
+from service.triton.models import Model, is_ours, model_of
 
+log = structlog.get_logger()
 BATCH_SIZE = 16
 # Held while a thread loads a model and runs it for the first time: OpenVINO's binding then fills
 # tables, and two threads that do so at once deadlock with the GIL (OpenVINO 2026.4).
@@ -65,10 +66,7 @@ class InProcessEngine:
     def __init__(self, settings: EngineSettings, threads: int | None = None) -> None:
         self._settings = settings
         repository = settings.model_repository
-        configs = [_read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))]
-        self._served = ServedModels(
-            [model_of(config) for config in configs], settings.default_tokenizer
-        )
+        self._served = ServedModels(_models(repository), settings.default_tokenizer)
         if not self._served.tokenizers:
             raise ValueError(f"{repository} holds no tokenizer: write one with `python -m export`")
         self.threads = threads or cores()
@@ -230,5 +228,15 @@ def _client_error(error: ServiceError) -> ChannelTokError:
     return CLASS_OF_CODE[error.code](error.code, error.detail, error.retry_after)
 
 
-def _read_config(path: Path) -> model_config_pb2.ModelConfig:
-    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+def _models(repository: Path) -> list[Model]:
+    """Our models in the repository; those that cannot be read are logged and left out."""
+    models = []
+    for folder in model_folders(repository):
+        try:
+            config = parse_config(folder)
+        except CannotStart as error:
+            log.error("cannot_load", model=folder.name, why=str(error))
+            continue
+        if is_ours(config):
+            models.append(model_of(config))
+    return models

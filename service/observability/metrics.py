@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import socket
 import urllib.request
+from contextlib import closing
 from functools import cache
+from http.client import HTTPConnection, HTTPException
 
 from channeltok.loopback import url_reaches_loopback
 from prometheus_client import (
@@ -189,8 +192,9 @@ LOG_LINES_LOST = Counter(
 def exposition(triton_url: str | None = None) -> bytes:
     """The text of /metrics: for this process, or for all workers if they share a folder.
 
-    triton_url: Triton's own metrics, appended to ours when they can be had within two seconds; the
-    embedded Triton's port is not known outside. Blocks: call it in a thread.
+    triton_url: http:// address or unix:PATH of Triton's own metrics, appended to ours when they can
+    be had within two seconds; nobody else reaches the embedded Triton's. Blocks: call it in a
+    thread.
     """
     if MULTIPROC_DIR in os.environ:
         registry = CollectorRegistry()
@@ -199,9 +203,22 @@ def exposition(triton_url: str | None = None) -> bytes:
     else:
         text = generate_latest()
     if triton_url is not None:
-        with contextlib.suppress(OSError), _opener(triton_url).open(triton_url, timeout=2) as reply:
-            text += reply.read()
+        with contextlib.suppress(OSError, HTTPException):
+            text += _get(triton_url, timeout=2)
     return text
+
+
+def _get(url: str, timeout: float) -> bytes:
+    """Raises OSError, HTTPException."""
+    if not url.startswith("unix:"):
+        with _opener(url).open(url, timeout=timeout) as reply:
+            return bytes(reply.read())
+    with closing(HTTPConnection("localhost")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(url.removeprefix("unix:"))
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read()
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

@@ -19,7 +19,7 @@ from service.triton.batching import MAX_HOLD_SECONDS, Batcher
 from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
 from service.triton.health import OVERTAKEN_SECONDS, EngineHealth
 from service.triton.inference import InferenceClient
-from service.triton.models import Inference, Model, model_of
+from service.triton.models import Inference, Model, is_ours, model_of
 from service.triton.streaming import StreamingClient
 
 
@@ -52,7 +52,7 @@ class Triton:
         abandoned_timeout: float = ABANDONED_TIMEOUT,
         overtaken_seconds: float = OVERTAKEN_SECONDS,
     ) -> None:
-        """url: host:port. The seconds are explained where their defaults are defined."""
+        """url: host:port or unix:PATH. The seconds are explained where their defaults are."""
         self.url = url
         self.health = EngineHealth(overtaken_seconds)
         self._abandoned_timeout = abandoned_timeout
@@ -101,7 +101,7 @@ class Triton:
         return bool(reply.live)
 
     async def models(self, timeout: float = 5.0) -> list[Model]:
-        """Return all loaded models, sorted by name. The error's message is for the log only."""
+        """Return our loaded models, sorted by name. The error's message is for the log only."""
         try:
             # Not RepositoryIndex: it omits models that are loaded but no longer on disk, such as
             # an older version.
@@ -121,7 +121,7 @@ class Triton:
         )
 
     async def _model(self, name: str, timeout: float) -> Model | None:
-        """Return None if the model has just been unloaded."""
+        """Return None if the model has just been unloaded, or is not ours."""
         try:
             reply = await self._stub.ModelConfig(
                 service_pb2.ModelConfigRequest(name=name), timeout=timeout
@@ -130,7 +130,7 @@ class Triton:
             if "unknown model" in (error.details() or ""):
                 return None
             raise
-        return model_of(reply.config)
+        return model_of(reply.config) if is_ours(reply.config) else None
 
     async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
         """Load a model; `config_json` replaces its config.pbtxt (explicit model control)."""

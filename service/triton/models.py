@@ -80,6 +80,11 @@ class Inference:
     compute_seconds: float
 
 
+def is_ours(config: Any) -> bool:
+    """Whether a ModelConfig message is of a tokenizer or generator that `export` wrote."""
+    return "tokenizer" in config.parameters or "generator" in config.parameters
+
+
 def model_of(config: Any) -> Model:
     """Read a ModelConfig message, from Triton or from a config.pbtxt."""
     outputs = [_tensor(output) for output in config.output]

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from channeltok import ChannelTokError, Client
 
+from tests.support.forwarding import over_tcp
 from tests.support.monitoring import panels, runbook_commands
 from tests.support.photographs import crops, jpeg
 from tests.support.prometheus import ALERTS, RECORDINGS, Prometheus, program, promtool, scraping
@@ -79,8 +80,12 @@ def kill_stubs(service: Service) -> None:
 def gateway() -> Iterator[tuple[Service, str]]:
     """A gateway with a remote Triton, and that Triton's metrics address."""
     program("prometheus")
-    with running() as owner, running(triton_url=owner.triton_address()) as guest:
-        yield guest, owner.triton_address("metrics")
+    with (
+        running() as owner,
+        running(triton_url=owner.triton_address()) as guest,
+        over_tcp(owner.triton_address("metrics")) as metrics,
+    ):
+        yield guest, metrics
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +177,7 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
             running(max_in_flight="2", max_queue_size="2", probe_seconds="0.5")
         )
         guest = stack.enter_context(running(triton_url=owner.triton_address(), probe_seconds="0.5"))
+        metrics = stack.enter_context(over_tcp(owner.triton_address("metrics")))
         to_owner, to_guest = (
             stack.enter_context(Client(service.grpc, timeout=20)) for service in (owner, guest)
         )
@@ -181,7 +187,7 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
         # Saturation is an average since the first scrape, so the load starts before Prometheus.
         with clients(16, lambda: to_owner.encode(jpeg())):
             prometheus = stack.enter_context(
-                scraping(tmp_path, gateways=addresses, tritons=[owner.triton_address("metrics")])
+                scraping(tmp_path, gateways=addresses, tritons=[metrics])
             )
 
             def expect_firing(*names: str) -> None:

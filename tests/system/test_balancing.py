@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import psutil
 from channeltok import Client
 
+from tests.support.forwarding import over_tcp
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import running
@@ -13,9 +14,10 @@ from tests.support.running import running
 
 def test_all_tritons_of_one_target_are_used() -> None:
     with running(engine_instances="1") as one, running(engine_instances="1") as other:
-        target = f"ipv4:{one.triton_address()},{other.triton_address()}"
         with (
-            running(triton_url=target, probe_seconds="60") as gateway,
+            over_tcp(one.triton_address()) as first,
+            over_tcp(other.triton_address()) as second,
+            running(triton_url=f"ipv4:{first},{second}", probe_seconds="60") as gateway,
             Client(gateway.grpc) as client,
         ):
             before = [
@@ -32,13 +34,13 @@ def test_all_tritons_of_one_target_are_used() -> None:
 
 def test_closed_connections_cost_no_call() -> None:
     with (
-        running(
-            ("-m", "tests.support.programs.ageing_triton"), grpc_connection_seconds="0.3"
-        ) as service,
+        running(("-m", "tests.support.programs.ageing_triton")) as owner,
+        over_tcp(owner.triton_address()) as address,
+        running(triton_url=address, grpc_connection_seconds="0.3") as service,
         Client(service.grpc) as client,
     ):
         stream = client.encode_stream(slowly(40), k=4)
-        to_gateway, to_triton = int(service.grpc.rpartition(":")[2]), service.triton_port()
+        to_gateway, to_triton = (int(url.rpartition(":")[2]) for url in (service.grpc, address))
         callers: dict[int, set[int]] = {to_gateway: set(), to_triton: set()}
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.engine.embedded_triton import EmbeddedTriton, read_config
+from service.engine.embedded_triton import EmbeddedTriton
 from service.errors import CannotStart, EngineUnavailable
 from service.settings import Settings
 from tests.support.clock import Clock
@@ -48,7 +48,10 @@ class Repository:
 
     def add(self, name: str) -> None:
         (self.folder / name).mkdir()
-        shutil.copy(SHIPPED / "demo_encode/config.pbtxt", self.folder / name)
+        config = (SHIPPED / "demo_encode/config.pbtxt").read_text()
+        (self.folder / name / "config.pbtxt").write_text(
+            config.replace('name: "demo_encode"', f'name: "{name}"')
+        )
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.folder / name)
@@ -87,15 +90,33 @@ async def test_load_new_loads_each_model_once(repository: Repository) -> None:
 
 
 async def test_load_new_loads_the_others_when_one_fails(repository: Repository) -> None:
+    """Each failure is logged once for each reason."""
     for name in ("broken", "half-copied"):
         repository.add(name)
-    (repository.folder / "half-copied/config.pbtxt").write_text('name: "half')
+    half = repository.folder / "half-copied/config.pbtxt"
+    whole = half.read_text()
+    half.write_text('name: "half')
     repository.triton.failing = {"broken"}
     with capture_logs() as logs:
-        assert not await repository.load_new()
+        for _ in range(3):
+            assert not await repository.load_new()
     failed = [entry["model"] for entry in logs if entry["event"] == "cannot_load"]
     assert sorted(failed) == ["broken", "half-copied"]
     assert list(repository.embedded.loaded) == ["encode"]
+    half.write_text(whole)
+    assert not await repository.load_new()
+    assert list(repository.embedded.loaded) == ["encode", "half-copied"]
+
+
+async def test_load_new_names_what_is_no_model_once(repository: Repository) -> None:
+    (repository.folder / "README").touch()
+    with capture_logs() as logs:
+        for name in (".git", "lost+found"):
+            (repository.folder / name).mkdir()
+            for _ in range(2):
+                assert await repository.load_new()
+    named = [entry["names"] for entry in logs if entry["event"] == "not_models"]
+    assert named == [[".git", "README"], ["lost+found"]]
 
 
 async def test_retire_unloads_what_is_gone_for_long_enough(repository: Repository) -> None:
@@ -150,18 +171,3 @@ async def test_a_killed_model_is_broken_unless_its_files_are_gone(repository: Re
     await repository.embedded.reload(repository.triton, "encode")  # type: ignore[arg-type]
     assert repository.triton.unloaded == ["encode"]
     assert repository.embedded.broken() == []
-
-
-def test_read_config_adds_what_this_machine_decides() -> None:
-    settings = Settings(engine_instances=3, engine_threads=2)
-    config = read_config(SHIPPED / "demo_encode", settings)
-    parameters = {name: value.string_value for name, value in config.parameters.items()}
-    assert (parameters["engine"], parameters["precision"]) == ("onnxruntime", "f32")
-    assert parameters["threads"] == "2"
-    assert config.instance_group[0].count == 3
-    assert [resource.name for resource in config.instance_group[0].rate_limiter.resources]
-
-
-def test_read_config_needs_the_graph_of_the_precision() -> None:
-    with pytest.raises(CannotStart, match="demo_decode_k256 has no int8 graph"):
-        read_config(SHIPPED / "demo_decode_k256", Settings(decode_precision="int8"))

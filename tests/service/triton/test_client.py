@@ -189,26 +189,27 @@ async def test_triton_refuses_an_output_of_the_wrong_size(engine: tuple[Engine, 
 
 
 class Unloading(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Unloads one of its two models after it has listed them."""
+    """Unloads one of its models after it has listed them; another one is not ours."""
 
     def __init__(self, details: str) -> None:
         self.details = details
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
         return service_pb2.ModelStatisticsResponse(
-            model_stats=[{"name": "gone"}, {"name": "stays"}]
+            model_stats=[{"name": name} for name in ("gone", "stays", "foreign")]
         )
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         if request.name == "gone":
             await context.abort(grpc.StatusCode.UNAVAILABLE, self.details)
         tensor = {"name": "x", "data_type": "TYPE_INT32", "dims": [2]}
-        return service_pb2.ModelConfigResponse(
-            config={"name": request.name, "input": [tensor], "output": [tensor]}
-        )
+        config = {"name": request.name, "input": [tensor], "output": [tensor]}
+        if request.name != "foreign":
+            config["parameters"] = {"tokenizer": {"string_value": "demo"}}
+        return service_pb2.ModelConfigResponse(config=config)
 
 
-async def test_triton_models_omits_a_model_that_is_unloaded_meanwhile() -> None:
+async def test_triton_models_omits_what_is_unloaded_meanwhile_or_not_ours() -> None:
     async with connected(Unloading(UNLOADED)) as triton:
         assert [model.name for model in await triton.models()] == ["stays"]
 

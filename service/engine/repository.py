@@ -1,0 +1,89 @@
+"""The model repository: which models it holds, and their configs for this machine."""
+
+import contextlib
+import re
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from service.engine.cpu import cpu_engine
+from service.errors import CannotStart
+from service.settings import Settings
+from service.triton.models import is_ours
+
+# Beside a decode graph, written by `python -m export tokenizer --int8`.
+INT8_GRAPH = "model_int8.onnx"
+# Rate-limiter resource that every execution holds, of whichever model: as many run at once as there
+# are instances of one. More would share the processor, take turns in its caches, and find fewer
+# images waiting (docs/decisions/0032).
+CORES = "cores"
+_CONFIG = "config.pbtxt"
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # Triton passes names to a shell
+
+
+def model_folders(repository: Path) -> list[Path]:
+    """The folders that hold a model, sorted; none where the repository cannot be read.
+
+    That is a folder with a config.pbtxt, and with a name of ASCII letters, digits and ._+- that
+    does not begin with a dot.
+    """
+    folders = []
+    with contextlib.suppress(OSError):
+        for entry in sorted(repository.iterdir()):
+            with contextlib.suppress(OSError):  # a folder that we may not read
+                if _NAME.fullmatch(entry.name) and (entry / _CONFIG).is_file():
+                    folders.append(entry)
+    return folders
+
+
+def strays(repository: Path) -> list[str]:
+    """Names of everything else in the repository, sorted."""
+    with contextlib.suppress(OSError):
+        models = model_folders(repository)
+        return sorted(entry.name for entry in repository.iterdir() if entry not in models)
+    return []
+
+
+def parse_config(folder: Path) -> model_config_pb2.ModelConfig:
+    """A model's config.pbtxt as it is on disk. Raises CannotStart when it cannot be read."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse((folder / _CONFIG).read_text(encoding="utf-8"), config)
+    except (OSError, UnicodeError, text_format.ParseError) as error:  # a half-copied file, say
+        raise CannotStart(f"{folder.name}/{_CONFIG} cannot be read: {error}") from error
+    if config.name != folder.name:
+        raise CannotStart(
+            f"{folder.name}/{_CONFIG} is of a model called {config.name!r}: folder and model must "
+            "have the same name"
+        )
+    if not (config.backend or config.platform):
+        raise CannotStart(f"{folder.name}/{_CONFIG} names no backend: is it copied completely?")
+    return config
+
+
+def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfig:
+    """A model's config.pbtxt with this machine's engine, precision, instances and threads.
+
+    Raises CannotStart when it cannot be read, or the model has no graph of the precision.
+    """
+    config = parse_config(folder)
+    if config.backend != "python" or not is_ours(config):
+        return config
+    role, family = (config.parameters[name].string_value for name in ("role", "family"))
+    engine, precision = cpu_engine(role, settings, family)
+    if precision == "int8" and not (folder / "1" / INT8_GRAPH).exists():
+        raise CannotStart(
+            f"{folder.name} has no int8 graph ({INT8_GRAPH}): "
+            "write one with `python -m export tokenizer CHECKPOINT --int8`"
+        )
+    parameters = {"engine": engine, "precision": precision, "threads": settings.engine_threads}
+    if role == "generate":
+        # One process, which generates several images at a time.
+        parameters["at_once"] = settings.engine_instances
+    else:
+        config.instance_group[0].count = settings.engine_instances
+        config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
+    for key, value in parameters.items():
+        config.parameters[key].string_value = str(value)
+    return config
