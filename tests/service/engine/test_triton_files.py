@@ -5,16 +5,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from loadtest.harness.other_user import NOBODY, as_nobody
-from service.engine import triton_files
 from service.engine.guardian import remove_files
 from service.engine.triton_files import TritonFiles, remove_dead
 from service.errors import CannotStart
-from tests.support.running import ROOT, eventually
+from tests.support.running import ROOT
 
 
 @pytest.fixture
@@ -105,13 +103,12 @@ def test_paths_of_sockets_are_short_enough(files: TritonFiles) -> None:
 def test_a_folder_that_is_locked_by_a_start_elsewhere_is_awaited(files: TritonFiles) -> None:
     """Another service may be about to remove the folder, as it was not locked yet."""
     files.folder.mkdir()
-    other = subprocess.Popen(
-        ["flock", files.folder, "sh", "-c", 'echo locked; sleep 1; rmdir "$0"', files.folder],
-        stdout=subprocess.PIPE,
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == b"locked\n"
-    files.make()
-    assert other.wait(10) == 0
-    eventually(lambda: (files.folder / "models").exists(), 1)
-    assert triton_files.SHARED_MEMORY in Path(files.folder).parents
+    remove_it = 'echo locked; sleep 1; rmdir "$0"'
+    with subprocess.Popen(
+        ["flock", files.folder, "sh", "-c", remove_it, files.folder], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        files.make()
+        assert other.wait(10) == 0
+    assert (files.folder / "models").exists()
