@@ -283,6 +283,7 @@ ACCEPTANCE_PHOTOS = $(or $(CHANNELTOK_PHOTOS),$(wildcard $(DATA)/val),./docs/ima
 gpu-acceptance:  ## on a GPU host: build, serve and compare every engine with fp32 on the CPU
 	mkdir -p build/gpu-acceptance
 	CHANNELTOK_PHOTOS=$(ACCEPTANCE_PHOTOS) \
+	CHANNELTOK_TRITON_CONTROL="--model-control-mode=explicit --load-model=*" \
 		docker compose -f docker-compose.yml -f docker-compose.gpu.yml --profile acceptance \
 		run --build --rm --user "$$(id -u):$$(id -g)" acceptance
 

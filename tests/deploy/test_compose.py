@@ -145,6 +145,17 @@ def test_plans_are_built_and_checked_in_the_serving_image(
             tensorrt_plans.main(command[2:])
 
 
+def test_nobody_loads_models_into_triton_but_the_acceptance() -> None:
+    """Models are code. CHANNELTOK_TRITON_CONTROL has the options of `make gpu-acceptance`."""
+    command = SERVICES["triton"]["command"][2]
+    assert "${CHANNELTOK_TRITON_CONTROL:---model-control-mode=none}" in command
+    assert command.count("--model-control-mode") == 1
+    assert "--allow-http=false" in command
+    makefile = (ROOT / "Makefile").read_text()
+    options = 'CHANNELTOK_TRITON_CONTROL="--model-control-mode=explicit --load-model=*"'
+    assert options in makefile.partition("\ngpu-acceptance:")[2].partition("\n\n")[0]
+
+
 def test_engines_read_the_folder_that_graphs_writes() -> None:
     options = export.parse(_entrypoint("export")[3:])
     assert str(options.repository) == SERVICES["engines"]["command"][3]
