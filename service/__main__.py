@@ -13,7 +13,7 @@ from service import gateway, workers
 from service.errors import CannotContinue, CannotStart
 from service.observability import logs, metrics, output, tracing
 from service.security.tls import grpc_environment
-from service.settings import Settings
+from service.settings import Settings, explain
 
 METRICS_PREFIX = "channeltok-metrics-"  # of metrics folders made here, not by an operator
 
@@ -21,12 +21,21 @@ METRICS_PREFIX = "channeltok-metrics-"  # of metrics folders made here, not by a
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
-    except (ValidationError, SettingsError) as error:
+    except ValidationError as error:
+        sys.exit(explain(error))
+    except SettingsError as error:
         sys.exit(f"channeltok service: {error}")
+    try:
+        _run(settings)
+    except (CannotStart, CannotContinue, tracing.UnsupportedProtocol) as error:
+        sys.exit(f"channeltok service: {error}")
+
+
+def _run(settings: Settings) -> None:
     # Libraries have read some of the environment when they were imported: start again with more.
     missing = grpc_environment(settings).items() - os.environ.items()
     if settings.workers > 1 and metrics.MULTIPROC_DIR not in os.environ:
-        missing.add((metrics.MULTIPROC_DIR, tempfile.mkdtemp(prefix=METRICS_PREFIX)))
+        missing.add((metrics.MULTIPROC_DIR, _metrics_folder()))
     if missing:
         os.environ.update(missing)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
@@ -35,11 +44,19 @@ def main() -> None:
     try:
         tracing.start()
         uvloop.run(gateway.serve(settings) if settings.workers == 1 else workers.serve(settings))
-    except (CannotStart, CannotContinue, tracing.UnsupportedProtocol) as error:
-        sys.exit(f"channeltok service: {error}")
     finally:
         if settings.workers > 1 and METRICS_PREFIX in os.environ[metrics.MULTIPROC_DIR]:
             shutil.rmtree(os.environ[metrics.MULTIPROC_DIR], ignore_errors=True)
+
+
+def _metrics_folder() -> str:
+    try:
+        return tempfile.mkdtemp(prefix=METRICS_PREFIX)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot make a temporary folder for the workers' metrics ({error.strerror}): "
+            "set TMPDIR to a folder that this user may write to"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from channeltok.cli import datasets
-from channeltok.cli.command import CommandParser, run_command
+from channeltok.cli.command import CommandFailed, CommandParser, run_command
+from pydantic import ValidationError
 
 from service.engine.in_process import InProcessEngine
-from service.settings import EngineSettings
+from service.settings import EngineSettings, explain
 
 if TYPE_CHECKING:
     from channeltok.datasets.on_ray import Cluster
@@ -47,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> EngineSettings:
     repository = options.model_repository
-    return EngineSettings(**({} if repository is None else {"model_repository": repository}))
+    try:
+        return EngineSettings(**({} if repository is None else {"model_repository": repository}))
+    except ValidationError as error:
+        raise CommandFailed(explain(error), exit_code=2) from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.machine import cores, default_max_memory
@@ -23,6 +23,7 @@ class EngineSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="CHANNELTOK_",
+        env_ignore_empty=True,
         cli_kebab_case=True,
         frozen=True,
         extra="ignore",
@@ -63,6 +64,21 @@ class EngineSettings(BaseSettings):
                     "set the precision f32, or the engine openvino"
                 )
         return self
+
+
+def explain(error: ValidationError) -> str:
+    """A line for each wrong setting: its variable, what is wrong and what is allowed."""
+    lines = []
+    for detail in error.errors(include_url=False):
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "byte_size":
+            message = "Input should be a number of bytes, or one with a unit such as 3GiB"
+        if not detail["loc"]:  # several settings that do not fit together: the message names them
+            lines.append(f"CHANNELTOK settings: {message}")
+            continue
+        variable = "CHANNELTOK_" + "_".join(map(str, detail["loc"])).upper()
+        lines.append(f"{variable}: {message}, not {detail['input']!r}")
+    return "\n".join(lines)
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -227,7 +243,7 @@ class Settings(EngineSettings):
     """Duration above which a call is logged, with its stages. Lower it to see where slow calls
     spend their time."""
 
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity that is logged (JSON on stderr). Set warning when log volume matters."""
 
     @property

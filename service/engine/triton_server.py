@@ -172,7 +172,10 @@ def environment() -> dict[str, str]:
         "LD_LIBRARY_PATH": os.pathsep.join(
             filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH")])
         ),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        # Triton finds the shell that starts the stub there, too.
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH") or os.defpath]
+        ),
         "PYTHONUTF8": "1",  # for the names of those folders, whatever the locale
     }
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, explain
 
 
 def test_every_setting_has_a_help_text_of_whole_sentences() -> None:
@@ -37,3 +37,50 @@ def test_settings_bind_to_loopback_by_default() -> None:
 def test_settings_refuse_values_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
+
+
+def test_settings_that_are_empty_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"CHANNELTOK_{name.upper()}", "")
+    assert Settings() == default
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("REST_PORT", "70000", "less than or equal to 65535"),
+        ("GRPC_PORT", "http", "a valid integer"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("ENGINE", "torch", "'auto', 'onnxruntime' or 'openvino'"),
+        ("MAX_MEMORY", "plenty", "3GiB"),
+        ("RATE_LIMIT", "-1", "greater than 0"),
+        ("DRAIN_SECONDS", "soon", "a valid number"),
+    ],
+)
+def test_explain_names_the_variable_and_what_is_allowed(
+    name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"CHANNELTOK_{name}", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    line = explain(caught.value)
+    assert line.startswith(f"CHANNELTOK_{name}: ")
+    assert allowed in line
+    assert line.endswith(f"not '{value}'")
+    assert "\n" not in line
+
+
+def test_explain_has_a_line_for_each_wrong_setting() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"rest_port": 70000, "workers": 0})
+    assert [line.split(":")[0] for line in explain(caught.value).splitlines()] == [
+        "CHANNELTOK_REST_PORT",
+        "CHANNELTOK_WORKERS",
+    ]
+
+
+def test_explain_keeps_the_message_about_settings_that_do_not_fit() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"tls_key": "key.pem"})
+    assert explain(caught.value).startswith("CHANNELTOK settings: tls_certificate and tls_key need")

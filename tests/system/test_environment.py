@@ -2,15 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from channeltok import ChannelTokError, Client
 
-from loadtest.harness.environments import dead_proxies
+from loadtest.harness.environments import bare, dead_proxies
 from loadtest.harness.service_process import python_path
 from service import health_check
 from tests.support.control_groups import cpu_quota
@@ -130,6 +132,63 @@ def test_service_on_ipv6_answers_on_both_ports_and_prints_where(host: str, worke
         for same in {host, host.strip("[]")}:
             options = health_check.settings(["--host", same, "--rest-port", rest_port])
             assert health_check.check(options) is None
+
+
+def test_service_works_without_any_variable() -> None:
+    with running(under=bare()) as service:
+        assert encodes(service)
+
+
+def test_service_works_as_a_user_without_name_home_and_variables() -> None:
+    """As containers run it under a random user id."""
+    if os.geteuid():
+        pytest.skip("only root can take another user id")
+    # Root's files stay readable: Python may be among them.
+    rights = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    user = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *rights)
+    with running(under=[*bare(), *user]) as service:
+        assert set(psutil.Process(service.process.pid).uids()) == {54321}
+        assert encodes(service)
+
+
+def test_service_without_a_temporary_folder_says_which_variable_helps() -> None:
+    """No file can grow, so none of the usual folders will do. Only workers need one."""
+    result = subprocess.run(
+        ["prlimit", "--fsize=0", sys.executable, "-m", "service", "--workers", "2"],
+        cwd=ROOT,
+        env={**os.environ, "CHANNELTOK_REST_PORT": "0", "CHANNELTOK_GRPC_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "TMPDIR" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_service_without_standard_streams_gives_their_numbers_to_nothing_else() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "service"],
+        cwd=ROOT,
+        env={**os.environ, "CHANNELTOK_REST_PORT": port, "CHANNELTOK_GRPC_PORT": "0"},
+    )
+    try:
+        options = health_check.settings(["--rest-port", port])
+        eventually(lambda: health_check.check(options) is None, 60, "readiness")
+        folder = Path(f"/proc/{process.pid}/fd")
+        places = [(folder / number).readlink() for number in "012"]
+        assert [str(place).partition(":")[0] for place in places] == [
+            "/dev/null",
+            "/dev/null",
+            "pipe",
+        ]
+        process.terminate()
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
 
 
 def encodes(service: Service) -> bool:
