@@ -11,6 +11,7 @@ from loadtest.chaos import (
     bombs,
     engine_faults,
     fuzz,
+    local_user,
     memory,
     mixed_calls,
     overload,
@@ -48,6 +49,9 @@ ATTACKS = [
     Attack("bomb_flood", "Images that are costly to decode", bomb_flood.bomb_flood),
     Attack("bombs", "Decompression bombs, huge bodies, silent connections", bombs.bombs),
     Attack("memory", "More memory wanted than there is", memory.memory),
+    Attack(
+        "local_user", "Another user of the host, and kill -9 of the gateway", local_user.local_user
+    ),
     Attack("unauthorized", "Unauthorized clients", unauthorized.unauthorized),
 ]
 

@@ -42,7 +42,7 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
                 idle_hits += clients.in_flight == 0
                 struck = time.monotonic()
                 victim.send_signal(which)
-                recovery = _recovery_seconds(service, clients, struck, name, count)
+                recovery = recovery_seconds(service, clients, struck, name, count)
                 recoveries.setdefault(which, []).append(recovery)
         outcomes = clients.outcomes
     key = f"kill_{name}"
@@ -77,7 +77,7 @@ def _processes(service: Service, name: str) -> list[psutil.Process]:
     return [child for _, child in sorted(processes, key=lambda pair: pair[0])]
 
 
-def _recovery_seconds(
+def recovery_seconds(
     service: Service, clients: Clients, struck: float, name: str, count: int
 ) -> float:
     """Seconds from the signal until all processes run, /readyz is 200, and the last error is over.
