@@ -5,6 +5,7 @@ import shutil
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -92,7 +93,7 @@ def _reach(service: Service) -> Rows:
     label = "of Triton's sockets and ports, the other user reaches"
     yield Row("local_user_connected", label, as_nobody(connect), 0)
     for verb, flags in (("reads", os.O_RDONLY), ("writes", os.O_RDWR)):
-        count = as_nobody(lambda flags=flags: opened(flags))  # type: ignore[misc]
+        count = as_nobody(partial(opened, flags))
         label = f"of {len(regions)} regions of shared memory, the other user {verb}"
         yield Row(f"local_user_{verb}", label, count, 0)
 
@@ -112,9 +113,7 @@ def _kill_gateways(rounds: int) -> Rows:
         with running() as service:
             children, folder = service.children(), service.triton_folder()
             with Clients(service) as clients:
-                eventually(
-                    lambda clients=clients: any(row.code == OK for row in clients.outcomes), 30
-                )
+                eventually(partial(_answered, clients), 30, "the first answer")
                 idle_hits += clients.in_flight == 0
                 struck = time.monotonic()
                 service.process.kill()
@@ -128,6 +127,10 @@ def _kill_gateways(rounds: int) -> Rows:
     yield Row("local_user_files_left", "files left", files, 0)
     yield Row("local_user_idle_hits", "signals sent while no call was in flight", idle_hits, 0)
     yield Row("local_user_gone_seconds", "longest until all was gone", slowest, unit=" s")
+
+
+def _answered(clients: Clients) -> bool:
+    return any(outcome.code == OK for outcome in clients.outcomes)
 
 
 def _left(children: list[psutil.Process], folder: Path) -> tuple[int, int]:
