@@ -10,6 +10,7 @@ from loadtest.chaos import (
     bomb_flood,
     bombs,
     engine_faults,
+    environment,
     fuzz,
     local_user,
     memory,
@@ -38,6 +39,11 @@ ATTACKS = [
         engine_faults.stubs,
     ),
     Attack("kill_triton", "kill -9 and SIGSTOP of tritonserver", engine_faults.triton),
+    Attack(
+        "environment",
+        "Bare environments, dead proxies, IPv6, a log that nobody reads, removed files",
+        environment.environment,
+    ),
     Attack("sigterm", "SIGTERM under load", shutdown.sigterm),
     Attack("switch", "Switch of tokenizer version under load", version_switch.switch),
     Attack(

@@ -34,11 +34,11 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
     idle_hits = 0
     with running() as service:
         expected = expected_answers(service)
-        count = len(_processes(service, name))
+        count = len(processes(service, name))
         with Clients(service, timeout=TIMEOUT) as clients:
             for number, which in enumerate(signals):
                 # Sorted by command line, encode comes first: alternating ends hit both engines.
-                victim = _processes(service, name)[-(number % 2)]
+                victim = processes(service, name)[-(number % 2)]
                 idle_hits += clients.in_flight == 0
                 struck = time.monotonic()
                 victim.send_signal(which)
@@ -65,16 +65,16 @@ def _attack(name: str, signals: list[signal.Signals], seconds: float) -> Rows:
     yield Row(f"{key}_calls", "calls", len(outcomes), note=tally(codes))
 
 
-def _processes(service: Service, name: str) -> list[psutil.Process]:
+def processes(service: Service, name: str) -> list[psutil.Process]:
     """Live stubs, or the tritonserver, sorted by command line so that a model's are adjacent."""
-    processes = []
+    alive = []
     for child in service.children(name):
         try:
             if child.status() != psutil.STATUS_ZOMBIE:
-                processes.append((child.cmdline(), child))
+                alive.append((child.cmdline(), child))
         except psutil.NoSuchProcess:
             continue
-    return [child for _, child in sorted(processes, key=lambda pair: pair[0])]
+    return [child for _, child in sorted(alive, key=lambda pair: pair[0])]
 
 
 def recovery_seconds(
@@ -89,7 +89,7 @@ def recovery_seconds(
     back: float | None = None
     while (now := time.monotonic()) < struck + RECOVERY_TIMEOUT:
         time.sleep(0.05)
-        if not (len(_processes(service, name)) >= count and _ready(service)):
+        if not (len(processes(service, name)) >= count and _ready(service)):
             back = None
             continue
         back = back or now

@@ -1,6 +1,7 @@
 """The service where people run it: on a part of a machine, and with nobody to read its log."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,6 +190,15 @@ def test_service_without_standard_streams_gives_their_numbers_to_nothing_else() 
         assert process.wait(40) == 0
     finally:
         process.kill()
+
+
+def test_service_works_in_a_folder_with_any_name(tmp_path: Path) -> None:
+    checkout = tmp_path / "a folder, \u00e9 & 'more'"
+    for package in ("service", "imaging", "client", "model_repository"):
+        shutil.copytree(ROOT / package, checkout / package)
+    with running(under=bare(), checkout=str(checkout)) as service:
+        assert Path(f"/proc/{service.process.pid}/cwd").readlink() == checkout
+        assert encodes(service)
 
 
 def encodes(service: Service) -> bool:
