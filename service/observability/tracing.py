@@ -13,6 +13,7 @@ OpenTelemetry is imported. Health checks, probes and metrics have no spans.
 """
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Metadata = tuple[tuple[str, str], ...]
 # OpenTelemetry's default and Triton's only transport, so one address serves both.
 PROTOCOL = "http/protobuf"
+# Characters, as many as the W3C asks for. Callers write it, and Triton refuses calls with 8 KiB.
+MAX_TRACESTATE = 512
 FLUSH_SECONDS = 2.0  # for the last spans at exit, so that a dead collector does not block it
 _TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _ALL_SIGNALS = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -81,6 +84,8 @@ def start() -> None:
             f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only {PROTOCOL} is supported,"
             " usually on port 4318"
         )
+    # It quotes headers that it cannot read, which strangers write.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
     import requests
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -130,7 +135,11 @@ def attach_parent(headers: Mapping[str, str]) -> None:
         from opentelemetry import context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        context.attach(TraceContextTextMapPropagator().extract(headers))
+        names = ["traceparent"]
+        if len(headers.get("tracestate", "")) <= MAX_TRACESTATE:
+            names.append("tracestate")
+        known = {name: headers[name] for name in names if name in headers}
+        context.attach(TraceContextTextMapPropagator().extract(known))
 
 
 def start_image_span(rpc: str) -> ImageSpan:

@@ -31,6 +31,7 @@ class BearerTokens:
         self._file = file
         self._stamp: Stamp | None = None
         self._digests: list[bytes] = []
+        self._names: set[str] = set()
         try:
             invalid_lines = self._read()
         except OSError as error:
@@ -78,7 +79,7 @@ class BearerTokens:
         while misses < 2:
             await asyncio.sleep(CHECK_SECONDS)
             self._refresh()
-            misses = 0 if name in map(_name, self._digests) else misses + 1
+            misses = 0 if name in self._names else misses + 1
 
     def _refresh(self) -> None:
         try:
@@ -96,7 +97,7 @@ class BearerTokens:
             self._lose(str(error))
 
     def _lose(self, why: str) -> None:
-        self._digests = []
+        self._digests, self._names = [], set()
         log.error("bearer_tokens_lost", why=why, consequence="every caller is refused")
 
     def _read(self) -> list[int]:
@@ -108,6 +109,7 @@ class BearerTokens:
         warn_of_other_users(self._file)
         lines = read_bearer_tokens(content)
         self._digests = [_digest(line) for _, line in lines if _TOKEN.fullmatch(line)]
+        self._names = set(map(_name, self._digests))
         return [number for number, line in lines if not _TOKEN.fullmatch(line)]
 
 

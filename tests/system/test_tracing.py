@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
+import grpc
 import httpx
 import pytest
 from channeltok import AsyncClient, ChannelTokError, Client
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1 import tokenizer_pb2_grpc
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -73,6 +76,33 @@ def parents(spans: dict[str, Span]) -> dict[str, str]:
     """Name of span -> name of its parent; "" for a root."""
     names = {span.id: name for name, span in spans.items()} | {"": ""}
     return {name: names[span.parent] for name, span in spans.items()}
+
+
+@pytest.mark.parametrize(
+    "tracestate",
+    [
+        ",".join(f"k{number:02}={'v' * 251}" for number in range(32)),  # 8 KiB, as the W3C allows
+        ",".join(f"k{number:02}={'v' * 300}" for number in range(25)),  # values that it does not
+        "stranger's text",
+    ],
+)
+def test_strange_tracestates_fail_no_call_and_reach_no_log(
+    traced: Service, tracestate: str
+) -> None:
+    headers = {"traceparent": f"00-{uuid.uuid4().hex}-b7ad6b7169203331-01"}
+    headers["tracestate"] = tracestate
+    before = len(traced.log)
+    with httpx.Client(base_url=traced.rest) as rest:
+        for _ in range(40):  # Triton refuses one in thirteen calls with 8 KiB
+            reply = rest.post("/v1/encode", content=jpeg(), headers=headers)
+            assert reply.status_code == 200, reply.text
+    with grpc.insecure_channel(traced.grpc) as channel:
+        tokenizer_pb2_grpc.TokenizerStub(channel).Encode(
+            pb.EncodeRequest(image=jpeg()), metadata=tuple(headers.items()), timeout=30
+        )
+    lines = traced.log[before:]
+    assert not [line for line in lines if '"warning"' in line or '"error"' in line]
+    assert not [line for line in lines if tracestate[:20] in line]
 
 
 def test_encode_is_one_trace_from_caller_to_engine(
