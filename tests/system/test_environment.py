@@ -135,11 +135,6 @@ def test_service_on_ipv6_answers_on_both_ports_and_prints_where(host: str, worke
             assert health_check.check(options) is None
 
 
-def test_service_works_without_any_variable() -> None:
-    with running(under=bare()) as service:
-        assert encodes(service)
-
-
 def test_service_works_as_a_user_without_name_home_and_variables() -> None:
     """As containers run it under a random user id."""
     if os.geteuid():
@@ -192,7 +187,7 @@ def test_service_without_standard_streams_gives_their_numbers_to_nothing_else() 
         process.kill()
 
 
-def test_service_works_in_a_folder_with_any_name(tmp_path: Path) -> None:
+def test_service_works_without_variables_in_a_folder_with_any_name(tmp_path: Path) -> None:
     checkout = tmp_path / "a folder, \u00e9 & 'more'"
     for package in ("service", "imaging", "client", "model_repository"):
         shutil.copytree(ROOT / package, checkout / package)
