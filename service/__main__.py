@@ -11,7 +11,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from service import gateway, workers
 from service.errors import CannotContinue, CannotStart
-from service.observability import logs, metrics, output, tracing
+from service.observability import logs, metrics_folder, output, tracing
 from service.security.tls import grpc_environment
 from service.settings import Settings, explain
 
@@ -34,8 +34,8 @@ def main() -> None:
 def _run(settings: Settings) -> None:
     # Libraries have read some of the environment when they were imported: start again with more.
     missing = grpc_environment(settings).items() - os.environ.items()
-    if settings.workers > 1 and metrics.MULTIPROC_DIR not in os.environ:
-        missing.add((metrics.MULTIPROC_DIR, _metrics_folder()))
+    if settings.workers > 1 and metrics_folder.NAME not in os.environ:
+        missing |= metrics_folder.prepare(_metrics_folder(), settings.workers).items()
     if missing:
         os.environ.update(missing)
         os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
@@ -45,13 +45,13 @@ def _run(settings: Settings) -> None:
         tracing.start()
         uvloop.run(gateway.serve(settings) if settings.workers == 1 else workers.serve(settings))
     finally:
-        if settings.workers > 1 and METRICS_PREFIX in os.environ[metrics.MULTIPROC_DIR]:
-            shutil.rmtree(os.environ[metrics.MULTIPROC_DIR], ignore_errors=True)
+        if settings.workers > 1 and METRICS_PREFIX in os.environ[metrics_folder.FOLDER]:
+            shutil.rmtree(os.environ[metrics_folder.FOLDER], ignore_errors=True)
 
 
 def _metrics_folder() -> str:
     try:
-        return tempfile.mkdtemp(prefix=METRICS_PREFIX)
+        return os.environ.get(metrics_folder.FOLDER) or tempfile.mkdtemp(prefix=METRICS_PREFIX)
     except OSError as error:
         raise CannotStart(
             f"cannot make a temporary folder for the workers' metrics ({error.strerror}): "

@@ -18,7 +18,7 @@ from service.core.tokenization import Tokenization
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
 from service.grpc.server import GrpcServer
-from service.observability import metrics, tracing
+from service.observability import metrics, metrics_folder, tracing
 from service.ports import allow_open_files, bind_all, print_ready
 from service.rest import generate
 from service.rest.app import create_app
@@ -101,6 +101,7 @@ async def serve(settings: Settings) -> None:
         stack.callback(watch.cancel)
         if parent is not None:
             stack.callback(asyncio.create_task(parent.report(triton.health)).cancel)
+            stack.callback(asyncio.create_task(metrics_folder.keep()).cancel)
         await grpc_server.start()
         rest = asyncio.create_task(rest_server.serve(rest_sockets))
         await _unless(stop, images.ready())

@@ -16,14 +16,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import structlog
-from prometheus_client import multiprocess
 
 from service import machine, systemd, worker_pipe
 from service.core.memory import SPARE_SHARE
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
 from service.errors import CannotStart
-from service.observability import metrics
+from service.observability import metrics, metrics_folder
 from service.ports import bind_all, print_ready, share
 from service.settings import Settings
 from service.triton.client import Triton
@@ -68,12 +67,14 @@ async def serve(settings: Settings) -> None:
             watch = asyncio.create_task(Supervisor(triton, embedded, settings).watch(stop))
             stack.callback(watch.cancel)
             shared |= {"triton_url": embedded.url, "triton_metrics_url": embedded.metrics_url}
+        stack.callback(asyncio.create_task(metrics_folder.keep()).cancel)
         # The workers share what Triton and this process leave.
         in_use = await asyncio.to_thread(machine.memory_in_use)
         left = settings.memory - int(in_use * (1 + SPARE_SHARE))
         shared["max_memory"] = max(2**20, left // settings.workers)
         workers = [
-            _Worker(_environment(settings, shared), health.suspect) for _ in range(settings.workers)
+            _Worker(str(number), _environment(settings, shared), health.suspect)
+            for number in range(1, settings.workers + 1)
         ]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
         stopping = asyncio.create_task(stop.wait())
@@ -123,12 +124,16 @@ async def _all_ready(workers: "list[_Worker]") -> None:
 class _Worker:
     """One gateway process. ready: set once the first one of it serves calls.
 
-    suspect: called with a model that failed a caller of the worker, and the time of that request.
+    name: of its metrics. suspect: called with a model that failed a caller of the worker, and the
+    time of that request.
     """
 
-    def __init__(self, environment: dict[str, str], suspect: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, name: str, environment: dict[str, str], suspect: Callable[[str, float], None]
+    ) -> None:
         self.ready = asyncio.Event()
-        self._environment = environment
+        self._name = name
+        self._environment = environment | {metrics_folder.NAME: name}
         self._suspect = suspect
         self._process: asyncio.subprocess.Process | None = None
 
@@ -143,7 +148,7 @@ class _Worker:
             self._process = process
             await self._follow(process, pipe)
             code = await process.wait()
-            multiprocess.mark_process_dead(process.pid)
+            metrics_folder.forget(self._name)
             if not self.ready.is_set():
                 raise CannotStart(
                     f"a worker ended with exit code {code} while starting; its messages are above"

@@ -133,7 +133,8 @@ def build() -> dashboard.Dashboard:
                 "Gateway: cores",
                 COUNT,
                 (
-                    'rate(process_cpu_seconds_total{job="gateway"}[$__rate_interval])',
+                    "sum by (instance) "
+                    '(rate(process_cpu_seconds_total{job="gateway"}[$__rate_interval]))',
                     "{{instance}}",
                 ),
             )
@@ -142,7 +143,10 @@ def build() -> dashboard.Dashboard:
             graph(
                 "Gateway: memory",
                 BYTES,
-                ('process_resident_memory_bytes{job="gateway"}', "{{instance}}"),
+                (
+                    'sum by (instance) (process_resident_memory_bytes{job="gateway"})',
+                    "{{instance}}",
+                ),
             )
         )
         .with_panel(

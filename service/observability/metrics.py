@@ -1,7 +1,6 @@
 """Prometheus metrics of the gateway; docs/metrics.md lists them. Their names are final."""
 
 import contextlib
-import os
 import socket
 import urllib.request
 from contextlib import closing
@@ -10,19 +9,17 @@ from http.client import HTTPConnection, HTTPException
 
 from channeltok.loopback import url_reaches_loopback
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.observability import metrics_folder
 
 disable_created_metrics()  # would add an unused series to each metric
-
-# prometheus-client's own environment variable: a folder in which several processes count.
-MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+metrics_folder.use()
 
 # 1 ms to 10 s, four buckets per decade
 DURATION_BUCKETS = tuple(round(10 ** (exponent / 4), 6) for exponent in range(-12, 5))
@@ -196,12 +193,7 @@ def exposition(triton_url: str | None = None) -> bytes:
     be had within two seconds; nobody else reaches the embedded Triton's. Blocks: call it in a
     thread.
     """
-    if MULTIPROC_DIR in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        text = generate_latest(registry)
-    else:
-        text = generate_latest()
+    text = metrics_folder.exposition() or generate_latest()
     if triton_url is not None:
         with contextlib.suppress(OSError, HTTPException):
             text += _get(triton_url, timeout=2)
