@@ -14,6 +14,7 @@ from service.core.generation import Generation
 from service.core.image_codec import ImageCodec
 from service.core.memory import MemoryBudget, memory_for_requests
 from service.core.rate_limit import RateLimit
+from service.core.refusals import Refusals
 from service.core.tokenization import Tokenization
 from service.engine.embedded_triton import EmbeddedTriton
 from service.engine.supervisor import Supervisor
@@ -61,6 +62,7 @@ async def serve(settings: Settings) -> None:
     # Measured again once all of the service has started.
     memory = MemoryBudget(memory_for_requests(settings, machine.memory_in_use()))
     images = ImageCodec(settings.image_workers, settings.max_pixels)
+    refusals = Refusals()
     rate_limit = RateLimit(settings.rate_limit, settings.rate_burst)
     tokenization = Tokenization(triton, supervisor.registry, images, rate_limit, memory, settings)
     generation = Generation(triton, supervisor.registry, images, rate_limit, settings)
@@ -68,6 +70,7 @@ async def serve(settings: Settings) -> None:
         tokenization,
         generation,
         memory,
+        refusals,
         settings,
         authenticator,
         None if tls is None else tls.grpc_credentials(),
@@ -78,6 +81,7 @@ async def serve(settings: Settings) -> None:
     app = create_app(
         tokenization,
         bodies,
+        refusals,
         settings,
         lambda: supervisor.readiness.ready and not stop.is_set(),
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
@@ -129,6 +133,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.sleep(settings.drain_delay_seconds)
         tokenization.close()
         generation.admission.close()
+        refusals.close()
         unfinished = sum(
             await asyncio.gather(
                 tokenization.drain(settings.drain_seconds),

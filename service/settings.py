@@ -160,15 +160,17 @@ class Settings(EngineSettings):
 
     max_in_flight: Annotated[int | None, Field(ge=1)] = None
     """Images in progress at once. Lower it for shorter waits, raise it when the engine's batches do
-    not fill. Unset: 8 per engine instance, 256 with a Triton elsewhere."""
+    not fill. Unset: twice what all engine instances compute at once, as Triton describes its
+    models."""
 
     max_queue_size: Annotated[int, Field(ge=0)] = 256
     """Single images that may wait for a permit; further ones are refused with a retry time. It
     bounds memory: raise it only with memory to spare."""
 
-    max_queue_seconds: SecondsOrZero = 0.1
+    max_queue_seconds: SecondsOrZero = 5.0
     """Longest expected wait of a single image for a permit; beyond it images are refused with a
-    retry time. Raise it for clients that send in bursts and can wait. Streams always wait."""
+    retry time. Lower it to hold a latency objective under overload: 0.1 for one of 250 ms. Streams
+    always wait."""
 
     stream_window: Count = 64
     """Images in flight per stream. Raise it when a distant bulk client does not fill the engine."""
@@ -245,11 +247,6 @@ class Settings(EngineSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity that is logged (JSON on stderr). Set warning when log volume matters."""
-
-    @property
-    def image_permits(self) -> int:
-        """`max_in_flight`, or its default."""
-        return self.max_in_flight or (256 if self.triton_url else 8 * self.engine_instances)
 
     @property
     def memory(self) -> int:

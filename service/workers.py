@@ -106,12 +106,13 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
 
     own = {
         "workers": 1,
-        "max_in_flight": share(settings.image_permits),
         "max_generations": share(settings.generation_permits),
         "max_queue_size": share(settings.max_queue_size),
         "image_workers": share(settings.image_workers),
         "max_connections": share(settings.max_connections),
     }
+    if settings.max_in_flight is not None:
+        own["max_in_flight"] = share(settings.max_in_flight)
     values = settings.model_dump(mode="json", exclude_none=True) | shared | own
     return {f"CHANNELTOK_{name.upper()}": str(value) for name, value in values.items()}
 

@@ -74,7 +74,8 @@ def _service(address: str | None) -> Iterator[str]:
     if address is not None:
         yield address
         return
-    with running() as service:
+    # What the page says of a p99 of 250 ms holds with this setting.
+    with running(max_queue_seconds="0.1") as service:
         yield service.grpc
 
 

@@ -78,7 +78,7 @@ def main() -> None:
         "--seconds", type=float, default=60.0, help="length of a minute (%(default)s)"
     )
     options = parser.parse_args()
-    with running() as service, Generators(1) as generators:
+    with running(max_queue_seconds="0.1") as service, Generators(1) as generators:
         target = Mixed(tuple(gateway_targets(service.grpc).values()))
         rate = options.rate or SHARE * _capacity(generators, target)
         print(HEAD, flush=True)

@@ -9,6 +9,7 @@ import sys
 from loadtest.chaos import (
     bomb_flood,
     bombs,
+    bulk,
     engine_faults,
     environment,
     fuzz,
@@ -19,6 +20,7 @@ from loadtest.chaos import (
     report,
     short_deadlines,
     shutdown,
+    stampede,
     unauthorized,
     version_switch,
 )
@@ -30,6 +32,10 @@ ATTACKS = [
         "Open-loop load above capacity (a heavier model on one core, docs/decisions/0019)",
         overload.open_loop,
     ),
+    Attack(
+        "stampede", "Many connections that call again at once, also when refused", stampede.stampede
+    ),
+    Attack("bulk", "A bulk stream beside single calls", bulk.bulk),
     Attack(
         "short_deadlines", "Clients whose deadlines are too short", short_deadlines.short_deadlines
     ),

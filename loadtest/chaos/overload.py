@@ -42,7 +42,7 @@ def open_loop(short: bool) -> Rows:
     short: with the demo tokenizer, of which the cores can send at most five times the capacity.
     """
     levels, seconds = ((1, 5), 4.0) if short else ((1, 2, 5, 10), 20.0)
-    settings = {"engine_instances": "1"}
+    settings = {"engine_instances": "1", "max_queue_seconds": "0.1"}
     bodies = tuple(pb.EncodeRequest(image=image, k=K).SerializeToString() for image in IMAGES)
     if not short:
         settings = {"model_repository": str(models.wide_repository()), **SETTINGS}

@@ -205,8 +205,11 @@ async def open_loop(target: Target, rate: float, seconds: float) -> Report:
     return _report(seconds, target.good, rows)
 
 
-async def closed_loop(target: Target, clients: int, seconds: float) -> Report:
-    """Let each of `clients` call again when answered, for `seconds`; later after a failure."""
+async def closed_loop(
+    target: Target, clients: int, seconds: float, pause: float = RETRY_SECONDS
+) -> Report:
+    """Let each of `clients` call again when answered, for `seconds`; after a failure, `pause`
+    seconds later."""
     rows: list[tuple[float, float, float, str]] = []
     numbers = itertools.count()
     async with target.connected() as call:
@@ -217,7 +220,7 @@ async def closed_loop(target: Target, clients: int, seconds: float) -> Report:
                 code = await call(next(numbers))
                 rows.append((sent, 0.0, time.perf_counter() - start, code))
                 if code != target.good:
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await asyncio.sleep(pause)
 
         await asyncio.gather(*(client() for _ in range(clients)))
     return _report(seconds, target.good, rows)
@@ -249,9 +252,11 @@ class Generators:
         """Run the function of the same name in one of the processes."""
         return self._pool.submit(_run, open_loop, target, rate, seconds)
 
-    def closed_loop(self, target: Target, clients: int, seconds: float) -> Future[Report]:
+    def closed_loop(
+        self, target: Target, clients: int, seconds: float, pause: float = RETRY_SECONDS
+    ) -> Future[Report]:
         """Run the function of the same name in one of the processes."""
-        return self._pool.submit(_run, closed_loop, target, clients, seconds)
+        return self._pool.submit(_run, closed_loop, target, clients, seconds, pause)
 
 
 def _run(loop: Callable[..., Any], *arguments: Any) -> Any:

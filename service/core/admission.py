@@ -1,13 +1,14 @@
 """Admission queue: which images run now, which wait for a permit, and which are refused.
 
-At most `limit` images are in the engine at once, enough to fill its batches. More would only wait
-inside Triton, where they can be neither refused nor reordered. The others wait here:
+At most `limit` images are in the engine at once or next in line, enough to fill its batches. The
+others wait here:
 
 - Interactive images (single calls) go first and wait briefly: if the expected wait exceeds
   `max_queue_seconds`, the call is refused at once. With all permits taken, one is released every
   (mean seconds held) / limit, by Little's law.
 - Bulk images (items of a stream) wait as long as their callers do; flow control slows the sender
-  down. One permit in `BULK_SHARE` goes to them even under interactive overload.
+  down. They never hold the last quarter of the permits, so that an interactive image rarely waits
+  for one. One permit in `BULK_SHARE` goes to them even under interactive overload.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from service.observability import metrics
 # Smallest Retry-After of a refused call: shorter ones would only add load.
 MIN_RETRY_SECONDS = 1.0
 BULK_SHARE = 8
+RESERVED_SHARE = 4  # one permit of so many is never for bulk images
 LATEST_WEIGHT = 1 / 16  # of the newest sample in the moving average of seconds held
 
 
@@ -42,7 +44,9 @@ class Permit:
     Released once its holder exits and all engine work started under it has finished.
     """
 
-    def __init__(self, on_release: Callable[[], None]) -> None:
+    def __init__(self, bulk: bool, on_release: Callable[[], None]) -> None:
+        """bulk: whether interactive images go first."""
+        self.bulk = bulk
         self._on_release, self._holders = on_release, 1
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:
@@ -58,11 +62,11 @@ class Permit:
 
 
 class Admission:
-    """Queue for `limit` permits, one per image."""
+    """Queue for permits, one per image."""
 
     def __init__(
         self,
-        limit: int,
+        limit: Callable[[], int],
         max_queue_size: int,
         max_queue_seconds: float,
         noun: str = "images",
@@ -70,11 +74,14 @@ class Admission:
         waiting_gauge: Callable[[Priority], Gauge] = metrics.IMAGES_WAITING.labels,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """max_queue_size: interactive images that may wait. max_queue_seconds: longest expected
-        wait of one on arrival. noun: what messages call the images. limit_gauge: set to `limit`.
-        waiting_gauge: counts the images that wait, by priority.
+        """limit: how many permits there are now. max_queue_size: interactive images that may wait.
+        max_queue_seconds: longest expected wait of one on arrival. noun: what messages call the
+        images. limit_gauge: set to the limit. waiting_gauge: counts the images that wait, by
+        priority.
         """
-        self._limit = limit
+        self._current_limit = limit
+        self._limit_gauge = limit_gauge
+        self._shown_limit = 0
         self._max_queue_size = max_queue_size
         self._max_queue_seconds = max_queue_seconds
         self._noun = noun
@@ -89,7 +96,7 @@ class Admission:
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        limit_gauge.set(limit)
+        _ = self._limit  # shows it
 
     @asynccontextmanager
     async def acquire(
@@ -110,7 +117,7 @@ class Admission:
             self._mean_held_seconds += LATEST_WEIGHT * (held - self._mean_held_seconds)
             self._release()
 
-        permit = Permit(on_release)
+        permit = Permit(priority is Priority.BULK, on_release)
         try:
             yield permit
         finally:
@@ -153,8 +160,20 @@ class Admission:
                     max(MIN_RETRY_SECONDS, wait),
                 )
 
+    @property
+    def _limit(self) -> int:
+        limit = self._current_limit()
+        if limit != self._shown_limit:
+            self._shown_limit = limit
+            self._limit_gauge.set(limit)
+        return limit
+
+    def _limit_of(self, priority: Priority) -> int:
+        """Permits that images of this priority may take; the rest is kept for single calls."""
+        return self._limit - (self._limit // RESERVED_SHARE if priority is Priority.BULK else 0)
+
     async def _wait(self, priority: Priority) -> None:
-        if self._in_flight < self._limit:  # then nobody waits: _release hands permits on
+        if self._in_flight < self._limit_of(priority):
             self._in_flight += 1
             self._idle.clear()
             return
@@ -173,14 +192,17 @@ class Admission:
 
     def _release(self) -> None:
         """Hand the permit to the next in the queues, if anybody waits."""
+        self._in_flight -= 1
         interactive, bulk = self._queues[Priority.INTERACTIVE], self._queues[Priority.BULK]
         while interactive or bulk:
+            priority = Priority.INTERACTIVE if interactive else Priority.BULK
+            if self._in_flight >= self._limit_of(priority):
+                break
             self._turns += 1
             take_bulk = bulk and (not interactive or self._turns % BULK_SHARE == 0)
             turn = (bulk if take_bulk else interactive).popleft()
             if not turn.done():  # otherwise its caller has just been cancelled
+                self._in_flight += 1
                 turn.set_result(None)
-                return
-        self._in_flight -= 1
         if not self._in_flight:
             self._idle.set()

@@ -140,7 +140,11 @@ class Generation:
         self._rate_limit = rate_limit
         self._slow_call_seconds = settings.slow_call_seconds
         self.admission = Admission(
-            settings.generation_permits, 0, 0.0, "generations", metrics.GENERATIONS_IN_FLIGHT_LIMIT
+            lambda: settings.generation_permits,
+            0,
+            0.0,
+            "generations",
+            metrics.GENERATIONS_IN_FLIGHT_LIMIT,
         )
 
     @property

@@ -151,7 +151,8 @@ class ServedModels:
 
         Tokenizers without an encoder or a decoder for all tokens are omitted, and so are generators
         whose tokens no tokenizer here decodes. `tokenizers` and `generators` hold all of them, the
-        default first, newer versions before older ones.
+        default first, newer versions before older ones. `image_permits`: images that may be in
+        progress at once.
         """
         parts: dict[tuple[str, str], list[Model]] = defaultdict(list)
         for model in models:
@@ -165,6 +166,11 @@ class ServedModels:
         self.tokenizers = sorted(
             tokenizers,
             key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
+        )
+        # One batch for every instance to compute, and one in line. Images of several models share
+        # the permits, because the models share the processors.
+        self.image_permits = 2 * max(
+            (model.capacity for tokenizer in tokenizers for model in tokenizer.models), default=1
         )
         self._default = default
         self._by_name: dict[str, ServedTokenizer] = {}

@@ -88,7 +88,9 @@ class Tokenization:
         self._memory = memory
         self._settings = settings
         self.admission = Admission(
-            settings.image_permits, settings.max_queue_size, settings.max_queue_seconds
+            lambda: settings.max_in_flight or registry.current.image_permits,
+            settings.max_queue_size,
+            settings.max_queue_seconds,
         )
 
     @property

@@ -16,6 +16,7 @@ import grpc
 
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
+from service.core.refusals import Refusals
 from service.grpc.connections import Connections
 from service.grpc.errors import abort
 from service.grpc.health import CHECK
@@ -43,6 +44,7 @@ class GuardedServer:
         server: grpc.aio.Server,
         authenticator: Authenticator,
         memory: MemoryBudget,
+        refusals: Refusals,
         limits: MessageLimits,
         instrumented_service: str,
         connections: Connections,
@@ -50,6 +52,7 @@ class GuardedServer:
         self._server = server
         self._authenticator = authenticator
         self._memory = memory
+        self._refusals = refusals
         self._limits = limits
         self._connections = connections
         self._instrumented = f"/{instrumented_service}/"
@@ -111,6 +114,7 @@ class GuardedServer:
                 except grpc.aio.AbortError:
                     raise
                 except Exception as error:
+                    await self._refusals.hold(error, context.time_remaining())
                     self._limit_end(context)
                     try:
                         await abort(context, error)

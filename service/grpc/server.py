@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from service.core.generation import Generation
 from service.core.memory import MemoryBudget
+from service.core.refusals import Refusals
 from service.core.tokenization import Tokenization
 from service.errors import CannotStart
 from service.grpc.aio_server import make_server
@@ -38,6 +39,7 @@ class GrpcServer:
         tokenization: Tokenization,
         generation: Generation,
         memory: MemoryBudget,
+        refusals: Refusals,
         settings: Settings,
         authenticator: Authenticator,
         credentials: grpc.ServerCredentials | None = None,
@@ -57,6 +59,7 @@ class GrpcServer:
             self._server,
             authenticator,
             memory,
+            refusals,
             MessageLimits(
                 settings.receive_seconds, settings.send_seconds, _max_bytes(settings), IMAGES
             ),

@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 
 from imaging import FORMATS
 from service.core.call_record import Stages
+from service.core.refusals import Refusals
 from service.core.tokenization import Encoded, Tokenization
 from service.rest.documents import TokenizersDocument, TokensDocument
 from service.rest.negotiation import JSON, OCTETS, TOKEN_BYTES, negotiate, require_content_type
@@ -36,6 +37,7 @@ _VIEW_MEANING = (
 def create_app(
     tokenization: Tokenization,
     bodies: Bodies,
+    refusals: Refusals,
     settings: Settings,
     is_ready: Callable[[], bool],
     exposition: Callable[[], Awaitable[bytes]],
@@ -53,7 +55,7 @@ def create_app(
             "5XX": {"model": Problem, "content": {PROBLEM: {}}},
         },
     )
-    add_error_handlers(app)
+    add_error_handlers(app, refusals)
 
     @app.post(
         "/v1/encode",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service.core.refusals import Refusals
 from service.errors import BadRequest, ServiceError, Unauthenticated, to_service_error
 
 PROBLEM = "application/problem+json"
@@ -50,18 +51,20 @@ def invalid_request(error: RequestValidationError | ValidationError) -> BadReque
     return BadRequest("; ".join(reasons))
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI, refusals: Refusals) -> None:
     """Make every exception an endpoint can raise a problem response."""
+
+    async def _on_error(request: Request, error: Exception) -> Response:
+        error = to_service_error(error)
+        await refusals.hold(error)
+        return problem_response(error)
+
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(ServiceError, _on_error)
     app.add_exception_handler(InvalidInput, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    return problem_response(to_service_error(error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -1,13 +1,13 @@
 """Batcher: joins concurrent requests for one model into few full requests to Triton.
 
-See docs/decisions/0034-full-requests.md.
+See docs/decisions/0034-full-requests.md and 0049-priority.md.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,32 +19,32 @@ from service.triton.models import Inference, Model
 # Turns of the event loop before a batch is sent: microseconds in an idle loop, and in a busy one
 # long enough for other calls, whose images are being prepared, to enter the same batch.
 TURNS = 8
-# A batch is sent after this time even if no instance is free: one of several Tritons behind the
-# same address may hang and never finish the requests that seem to occupy the instances.
+# A request that takes longer than this, and than OVERDUE times the usual, occupies no instance as
+# far as the others are concerned: one of several Tritons behind the same address may hang.
 MAX_HOLD_SECONDS = 0.1
+OVERDUE = 4
+LATEST_WEIGHT = 1 / 8  # of the newest sample in the moving average of a request's seconds
+BULK_SHARE = 8  # one batch of so many goes to bulk images first
 
 
-@dataclass
-class _Batch:
-    """Arrays that are sent as one request.
+@dataclass(eq=False)
+class _Waiting:
+    """An array that waits to be sent. call, first: the request it is in, and its first row."""
 
-    size: images in them. closed: takes no more arrays. changed: set when the batch was closed or
-    a running request has ended.
-    """
-
-    arrays: list[NDArray[Any]] = field(default_factory=list)
-    size: int = 0
-    closed: bool = False
-    sent_at: float | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    call: DetachedCall[Inference] = field(init=False)
+    array: NDArray[Any]
+    permit: PermitLike | None
+    arrived: float
+    sent: asyncio.Future[None]
+    call: DetachedCall[Inference] | None = None
+    first: int = 0
+    sent_at: float = 0.0
 
 
 class Batcher:
     """Batches the requests for one model.
 
     A batch is sent at once unless every instance of the model already has a full one to run. Then
-    it would only wait inside Triton; here it waits open, and other requests can still enter it.
+    it would only wait inside Triton; here others can still enter it, and single calls go first.
     """
 
     def __init__(
@@ -58,70 +58,105 @@ class Batcher:
         self._send = send
         self._max_hold_seconds = max_hold_seconds
         self._abandoned_timeout = abandoned_timeout
-        self._open: _Batch | None = None
-        self._images_sent = 0  # and not yet answered
+        self._single: deque[_Waiting] = deque()
+        self._bulk: deque[_Waiting] = deque()
+        self._images_sent = 0  # and neither answered nor overdue
+        self._requests_sent = 0
+        self._usual_seconds = 0.0
+        self._batches = 0
+        self._pump: asyncio.Handle | None = None
 
     async def infer(
-        self, model: Model, array: NDArray[Any], permit: PermitLike | None = None
+        self,
+        model: Model,
+        array: NDArray[Any],
+        permit: PermitLike | None = None,
     ) -> Inference:
         """Run at most model.largest_request images; queue_seconds includes the wait here.
 
-        Raises what `send` raises. Cancelling one caller does not affect the others of its batch.
+        Images whose permit is for bulk work wait behind the others. Raises what `send` raises.
+        Cancelling one caller does not affect the others of its batch.
         """
-        arrived = time.perf_counter()
-        batch = self._batch_with_room(model, len(array))
-        first = batch.size
-        batch.arrays.append(array)
-        batch.size += len(array)
-        if batch.size == model.largest_request:
-            self._close(batch)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(array, permit, time.perf_counter(), loop.create_future())
+        queue = self._bulk if permit is not None and permit.bulk else self._single
+        queue.append(waiting)
+        if self._pump is None:
+            self._pump = loop.call_soon(self._turn, model, TURNS if self._images_sent else 0)
         try:
-            inference = await batch.call.result(permit)
+            await waiting.sent
+            assert waiting.call is not None
+            inference = await asyncio.shield(waiting.call.task)
         finally:
-            if batch.sent_at is None and not batch.call.callers:  # all were cancelled
-                self._close(batch)
-                batch.call.task.cancel()
+            if waiting.call is not None:
+                waiting.call.detach()
+            elif waiting in queue:
+                queue.remove(waiting)
         queued = inference.queue_seconds
-        if queued is not None and batch.sent_at is not None:
-            queued += batch.sent_at - arrived
-        return replace(
-            inference, output=inference.output[first : first + len(array)], queue_seconds=queued
-        )
+        if queued is not None:
+            queued += waiting.sent_at - waiting.arrived
+        rows = slice(waiting.first, waiting.first + len(array))
+        return replace(inference, output=inference.output[rows], queue_seconds=queued)
 
-    def _batch_with_room(self, model: Model, images: int) -> _Batch:
-        batch = self._open
-        if batch is not None and batch.size + images > model.largest_request:
-            self._close(batch)
-            batch = None
-        if batch is None:
-            batch = self._open = _Batch()
-            batch.call = DetachedCall(self._run(model, batch), self._abandoned_timeout)
+    def _turn(self, model: Model, turns: int) -> None:
+        """Send what can be sent after so many more turns, or at once if a batch is full."""
+        waiting = sum(len(one.array) for one in (*self._single, *self._bulk))
+        if turns and waiting < model.largest_request:
+            self._pump = asyncio.get_running_loop().call_soon(self._turn, model, turns - 1)
+            return
+        self._pump = None
+        self._send_batches(model)
+
+    def _send_batches(self, model: Model) -> None:
+        """Send batches until every instance has a full one, or nothing waits."""
+        while self._images_sent < model.capacity and (batch := self._take(model)):
+            call = DetachedCall(self._run(model, batch), self._abandoned_timeout)
+            self._count(model, sum(len(one.array) for one in batch), call.task)
+            first, now = 0, time.perf_counter()
+            for one in batch:
+                call.attach(one.permit)
+                one.call, one.first, one.sent_at = call, first, now
+                first += len(one.array)
+                one.sent.set_result(None)
+
+    def _take(self, model: Model) -> list[_Waiting]:
+        """The images of the next batch, in the order of their turns; none if they are to wait."""
+        bulk = self._bulk and (not self._single or self._batches % BULK_SHARE == BULK_SHARE - 1)
+        if bulk and self._requests_sent >= model.tritons * model.instances:
+            return []  # it would be in the way of the next single call
+        self._batches += 1
+        queue, room = self._bulk if bulk else self._single, model.largest_request
+        batch: list[_Waiting] = []
+        while queue and len(queue[0].array) <= room:
+            one = queue.popleft()
+            if not one.sent.cancelled():
+                batch.append(one)
+                room -= len(one.array)
         return batch
 
-    def _close(self, batch: _Batch) -> None:
-        batch.closed = True
-        batch.changed.set()
-        if self._open is batch:
-            self._open = None
+    def _count(self, model: Model, images: int, request: asyncio.Task[Inference]) -> None:
+        """Count the images of a request as sent until it is answered or overdue."""
+        self._images_sent += images
+        self._requests_sent += 1
+        counted = True
 
-    async def _run(self, model: Model, batch: _Batch) -> Inference:
-        for _ in range(TURNS if self._images_sent else 0):
-            await asyncio.sleep(0)
-        capacity = model.instances * model.largest_request
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._max_hold_seconds):
-                while not batch.closed and self._images_sent >= capacity:
-                    batch.changed.clear()
-                    await batch.changed.wait()
-        self._close(batch)
-        batch.sent_at = time.perf_counter()
-        self._images_sent += batch.size
-        arrays = batch.arrays
-        try:
-            return await self._send(
-                model, arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            )
-        finally:
-            self._images_sent -= batch.size
-            if self._open is not None:
-                self._open.changed.set()
+        def stop_counting(_: object = None) -> None:
+            nonlocal counted
+            overdue.cancel()
+            if counted:
+                counted = False
+                self._images_sent -= images
+                self._requests_sent -= 1
+                self._send_batches(model)
+
+        seconds = max(self._max_hold_seconds, OVERDUE * self._usual_seconds)
+        overdue = asyncio.get_running_loop().call_later(seconds, stop_counting)
+        request.add_done_callback(stop_counting)
+
+    async def _run(self, model: Model, batch: list[_Waiting]) -> Inference:
+        started = time.perf_counter()
+        arrays = [one.array for one in batch]
+        result = await self._send(model, arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        taken = time.perf_counter() - started
+        self._usual_seconds += LATEST_WEIGHT * (taken - self._usual_seconds)
+        return result

@@ -20,6 +20,7 @@ from service.triton.detached import ABANDONED_TIMEOUT, DetachedCall, PermitLike
 from service.triton.health import OVERTAKEN_SECONDS, EngineHealth
 from service.triton.inference import InferenceClient
 from service.triton.models import Inference, Model, is_ours, model_of
+from service.triton.servers import count_servers
 from service.triton.streaming import StreamingClient
 
 
@@ -108,8 +109,9 @@ class Triton:
             loaded = await self._stub.ModelStatistics(
                 service_pb2.ModelStatisticsRequest(), timeout=timeout
             )
+            tritons = await count_servers(self.url)
             models = [
-                await self._model(name, timeout)
+                await self._model(name, tritons, timeout)
                 for name in {statistics.name for statistics in loaded.model_stats}
             ]
         except grpc.aio.AioRpcError as error:
@@ -120,7 +122,7 @@ class Triton:
             (model for model in models if model is not None), key=lambda model: model.name
         )
 
-    async def _model(self, name: str, timeout: float) -> Model | None:
+    async def _model(self, name: str, tritons: int, timeout: float) -> Model | None:
         """Return None if the model has just been unloaded, or is not ours."""
         try:
             reply = await self._stub.ModelConfig(
@@ -130,7 +132,9 @@ class Triton:
             if "unknown model" in (error.details() or ""):
                 return None
             raise
-        return model_of(reply.config) if is_ours(reply.config) else None
+        if not is_ours(reply.config):
+            return None
+        return replace(model_of(reply.config), tritons=tritons)
 
     async def load(self, name: str, config_json: str | None = None, timeout: float = 60.0) -> None:
         """Load a model; `config_json` replaces its config.pbtxt (explicit model control)."""

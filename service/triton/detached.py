@@ -13,7 +13,13 @@ T = TypeVar("T")
 
 
 class PermitLike(Protocol):
-    """The part of service.core.admission.Permit that a request needs."""
+    """The part of service.core.admission.Permit that a request needs.
+
+    bulk: whether others go first.
+    """
+
+    @property
+    def bulk(self) -> bool: ...
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:
         """Keep the permit until `work` is done."""

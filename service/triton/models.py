@@ -43,7 +43,8 @@ class Model:
     """One Triton model as its config.pbtxt describes it.
 
     parameters: written by export/. largest_request: most images in one request, small enough that
-    every instance gets work. instances: engines of the model in one Triton.
+    every instance gets work. instances: engines of the model in one Triton. tritons: how many
+    share the work.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Model:
     parameters: dict[str, str]
     largest_request: int = 1
     instances: int = 1
+    tritons: int = 1
+
+    @property
+    def capacity(self) -> int:
+        """Images that all instances compute at once, with a full request each."""
+        return self.tritons * self.instances * self.largest_request
 
     @property
     def vocab_size(self) -> int:

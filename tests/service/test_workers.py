@@ -8,7 +8,12 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Settings(
-        workers=4, engine_instances=2, image_workers=2, max_queue_size=100, max_connections=1000
+        workers=4,
+        engine_instances=2,
+        image_workers=2,
+        max_in_flight=100,
+        max_queue_size=100,
+        max_connections=1000,
     )
     shared: dict[str, str | int] = {"triton_url": "127.0.0.1:9", "rest_port": 18080}
     for name, value in workers._environment(settings, shared).items():
@@ -16,8 +21,12 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
     worker = Settings()
     assert (worker.workers, worker.triton_url, worker.rest_port) == (1, "127.0.0.1:9", 18080)
     # A quarter each, and at least one, of the limits of a service with its own Triton.
-    assert (worker.image_permits, worker.generation_permits) == (4, 1)
+    assert (worker.max_in_flight, worker.generation_permits) == (25, 1)
     assert (worker.image_workers, worker.max_queue_size, worker.max_connections) == (1, 25, 250)
     own = {"workers", "triton_url", "rest_port", "max_in_flight", "max_generations"}
     own |= {"image_workers", "max_queue_size", "max_connections"}
     assert worker.model_dump(exclude=own) == settings.model_dump(exclude=own)
+
+
+def test_workers_take_as_many_images_as_triton_where_no_limit_is_set() -> None:
+    assert "CHANNELTOK_MAX_IN_FLIGHT" not in workers._environment(Settings(workers=2), {})

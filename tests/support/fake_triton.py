@@ -14,6 +14,8 @@ from service.triton.client import Triton
 class RecordingPermit:
     """Records the work that a real permit would be held for."""
 
+    bulk = False
+
     def __init__(self) -> None:
         self.work: list[asyncio.Future[Any]] = []
 

@@ -9,6 +9,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
+from service.core.refusals import Refusals
 from service.grpc.aio_server import make_server
 from service.grpc.connections import Connections
 from service.grpc.entrance import GuardedServer
@@ -66,6 +67,7 @@ async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
         server,
         Authenticator(None),
         memory,
+        Refusals(),
         MessageLimits(5, 5, 2**20, {}),
         instrumented_service="test.Others",
         connections=Connections(),

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from structlog.testing import capture_logs
 
+from service.core.refusals import Refusals
 from service.errors import BadK, Overloaded, Unauthenticated
 from service.rest.problems import PROBLEM, add_error_handlers
 
@@ -16,7 +17,7 @@ from service.rest.problems import PROBLEM, add_error_handlers
 async def response_to(error: Callable[[], Exception], raised: bool = False) -> httpx.Response:
     """raised: let what the application raises beside its response reach the test."""
     app = FastAPI()
-    add_error_handlers(app)
+    add_error_handlers(app, Refusals())
 
     @app.get("/")
     async def route(number: int = 0) -> None:

@@ -1,12 +1,14 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.core.admission import Permit
 from service.errors import EngineUnavailable
-from service.triton.batching import TURNS, Batcher
+from service.triton.batching import BULK_SHARE, TURNS, Batcher
 from service.triton.models import Inference, Model, Tensor
 
 DOUBLING = Model(
@@ -21,7 +23,8 @@ DOUBLING = Model(
 class Engine:
     """Doubles its input once it may answer, and records the number of rows of each request."""
 
-    def __init__(self, max_hold_seconds: float = 60.0) -> None:
+    def __init__(self, max_hold_seconds: float = 60.0, instances: int = 1) -> None:
+        self.model = replace(DOUBLING, instances=instances)
         self.batcher = Batcher(self.send, max_hold_seconds=max_hold_seconds)
         self.sizes: list[int] = []
         self.sent = asyncio.Condition()
@@ -41,8 +44,9 @@ class Engine:
         async with self.sent:
             await asyncio.wait_for(self.sent.wait_for(lambda: self.sizes == sizes), 5)
 
-    def call(self, *values: int) -> asyncio.Task[Inference]:
-        return asyncio.create_task(self.batcher.infer(DOUBLING, rows(*values)))
+    def call(self, *values: int, bulk: bool = False) -> asyncio.Task[Inference]:
+        permit = Permit(bulk, lambda: None)
+        return asyncio.create_task(self.batcher.infer(self.model, rows(*values), permit))
 
 
 def rows(*values: int) -> NDArray[np.int32]:
@@ -68,21 +72,55 @@ async def test_batcher_returns_each_caller_its_own_slice() -> None:
     assert engine.sizes == [4, 2, 3]  # at most four rows, and no caller's rows are split
 
 
-async def test_batcher_holds_a_request_that_would_wait_in_triton() -> None:
+async def test_batcher_holds_requests_that_would_wait_in_triton() -> None:
     engine = Engine()
     calls = [engine.call(*range(4))]  # a full run of the only instance
     await engine.has_got([4])
-    for value in range(4, 8):
-        await settle()
-        assert engine.sizes == [4]
-        calls.append(engine.call(value))
-    await engine.has_got([4, 4])  # a full batch is sent without waiting for an answer
-    calls += [engine.call(value) for value in (8, 9)]
+    calls += [engine.call(value) for value in range(4, 10)]
     await settle()
-    assert engine.sizes == [4, 4]
-    engine.may_answer.set()  # makes room for the third batch
+    assert engine.sizes == [4]
+    engine.may_answer.set()  # makes room for the others
     assert np.array_equal(await outputs(*calls), 2 * rows(*range(10)))
     assert engine.sizes == [4, 4, 2]
+
+
+async def test_batcher_sends_single_calls_before_bulk_images_and_apart() -> None:
+    engine = Engine(instances=2)
+    calls = [engine.call(value, bulk=True) for value in range(20)]
+    await engine.has_got([4, 4])
+    calls += [engine.call(value) for value in (20, 21)]
+    await settle()
+    assert engine.sizes == [4, 4]
+    engine.may_answer.set()
+    await outputs(*calls)
+    assert engine.sizes == [4, 4, 2, 4, 4, 4]
+
+
+async def test_batcher_leaves_triton_nothing_to_do_before_the_next_single_call() -> None:
+    """Bulk images wait here, even where the request under way is not full."""
+    engine = Engine()
+    calls = [engine.call(0)]
+    await engine.has_got([1])
+    calls += [engine.call(value, bulk=True) for value in range(1, 9)]
+    await settle()
+    assert engine.sizes == [1]
+    calls.append(engine.call(9))
+    await engine.has_got([1, 1])
+    engine.may_answer.set()
+    await outputs(*calls)
+    assert engine.sizes == [1, 1, 4, 4]
+
+
+async def test_batcher_gives_bulk_images_their_share() -> None:
+    engine = Engine()
+    engine.may_answer.set()
+    done: list[int] = []
+    calls = [engine.call(value, bulk=True) for value in range(4)]
+    calls += [engine.call(value, value, value, value) for value in range(4, 4 + 2 * BULK_SHARE)]
+    for value, call in enumerate(calls):
+        call.add_done_callback(lambda _, value=value: done.append(value))
+    await outputs(*calls)
+    assert done[BULK_SHARE - 1 : BULK_SHARE + 3] == [0, 1, 2, 3]
 
 
 async def test_batcher_sends_after_max_hold_seconds_and_counts_them_as_queue_time() -> None:
