@@ -16,6 +16,7 @@ from channeltok.errors import from_rpc_error
 from channeltok.v1 import tokenizer_pb2 as pb
 
 from service.core.memory import MemoryBudget
+from service.core.refusals import Refusals
 from service.errors import ServiceError
 from service.grpc.server import GrpcServer
 from service.rest.app import create_app
@@ -224,13 +225,13 @@ async def test_unexpected_exceptions_reveal_no_internals() -> None:
     broken: Any = Broken()
     memory = MemoryBudget(2**30)
     bodies = Bodies(settings, memory)
-    app = create_app(broken, bodies, settings, lambda: True, lambda: None)  # type: ignore[return-value]
+    app = create_app(broken, bodies, Refusals(), settings, lambda: True, lambda: None)  # type: ignore[return-value]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:
         reply = await rest.post("/v1/encode", content=jpeg())
     assert (reply.status_code, reply.json()["code"]) == (500, "INTERNAL")
     assert not internals(f"{reply.headers}{reply.text}")
-    server = GrpcServer(broken, broken, memory, settings, Authenticator(None))
+    server = GrpcServer(broken, broken, memory, Refusals(), settings, Authenticator(None))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

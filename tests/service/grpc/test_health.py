@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.core.memory import MemoryBudget
+from service.core.refusals import Refusals
 from service.grpc.aio_server import make_server
 from service.grpc.connections import Connections
 from service.grpc.entrance import GuardedServer
@@ -37,6 +38,7 @@ class Server:
             self.server,
             Authenticator(None),
             MemoryBudget(2**30),
+            Refusals(),
             MessageLimits(5, SEND_SECONDS, 2**20, {}),
             instrumented_service="none",
             connections=connections,
