@@ -2,7 +2,9 @@
 
     python .ci/audit.py            exits 1 for a vulnerability or a broken or differing dependency
 
-Advisories come from PyPI or else from OSV. If neither can be reached, the audit says so and passes.
+Advisories come from PyPI or else from OSV. If neither can be reached, the audit says so, and fails
+once the last review of .ci/bundled.toml is `MAX_AGE_DAYS` old. That file names the libraries inside
+wheels, which no source of advisories knows, with their accepted vulnerabilities.
 """
 
 import json
@@ -10,11 +12,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+BUNDLED = Path(__file__).with_name("bundled.toml")
+MAX_AGE_DAYS = 30
 SOURCES = ("pypi", "osv")
 ACCEPTED: dict[str, str] = {}  # advisory -> why it does not affect us
 
@@ -80,9 +85,41 @@ def read(report: dict[str, Any]) -> tuple[list[str], int, list[str]] | None:
     return vulnerabilities, len(audited), skipped
 
 
-def main() -> int:
+def unknown_libraries(libraries: list[dict[str, Any]]) -> list[str]:
+    """A sentence per library that is not the reviewed one: by its wheel, and by its file if named.
+
+    Wheels that are not installed belong to other extras.
+    """
+    sentences = []
+    for library in libraries:
+        name, _, reviewed = library["wheel"].partition("==")
+        try:
+            wheel = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if wheel.version != reviewed:
+            sentences.append(
+                f"{library['name']} of {name} {wheel.version} was not reviewed, "
+                f"only that of {reviewed}: "
+                f"see {BUNDLED.name}"
+            )
+        elif "file" in library:
+            wanted = f"{library['name']} version {library['version']}".encode()
+            files = Path(str(wheel.locate_file(""))).glob(library["file"])
+            if not any(wanted in file.read_bytes() for file in files):
+                sentences.append(f"{library['file']} is not {library['name']} {library['version']}")
+    return sentences
+
+
+def main(today: date | None = None) -> int:
     """Print all problems; returns the exit code."""
     problems = differing(pinned(tomllib.loads(PYPROJECT.read_text())))
+    bundled = tomllib.loads(BUNDLED.read_text())
+    problems += unknown_libraries(bundled["library"])
+    for library in bundled["library"]:
+        for advisory, why in library.get("accepted", {}).items():
+            print(f"audit: {library['name']} {library['version']}: {advisory} accepted: {why}")
+    age = ((today or date.today()) - bundled["reviewed"]).days
     command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
     check = subprocess.run(command, capture_output=True, text=True)
     if check.returncode:
@@ -97,8 +134,13 @@ def main() -> int:
     else:
         print(
             f"audit: advisories NOT CHECKED, cannot reach {' or '.join(SOURCES)}; "
-            "versions and consistency were checked"
+            f"versions and consistency were checked; last review {age} days ago"
         )
+        if age > MAX_AGE_DAYS:
+            problems.append(
+                f"no audit for {age} days, {MAX_AGE_DAYS} are allowed: run it where "
+                f"{' or '.join(SOURCES)} can be reached, review {BUNDLED.name}, and set its date"
+            )
     for problem in problems:
         print(f"audit: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import tomllib
+from datetime import timedelta
 from types import ModuleType
 
 import pytest
@@ -68,9 +69,40 @@ def test_main_fails_for_vulnerabilities_only(
         )
 
     monkeypatch.setattr(audit.subprocess, "run", run)
-    assert audit.main() == code
+    assert audit.main(tomllib.loads(audit.BUNDLED.read_text())["reviewed"]) == code
     captured = capsys.readouterr()
     assert says in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("days", "code"), [(30, 0), (31, 1)])
+def test_main_fails_after_thirty_days_without_an_audit(
+    audit: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    days: int,
+    code: int,
+) -> None:
+    monkeypatch.setattr(
+        audit.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "")
+    )
+    reviewed = tomllib.loads(audit.BUNDLED.read_text())["reviewed"]
+    assert audit.main(reviewed + timedelta(days=days)) == code
+    captured = capsys.readouterr()
+    assert "NOT CHECKED" in captured.out
+    assert "CVE-2025-23319 accepted" in captured.out
+    assert ("no audit for 31 days" in captured.err) == bool(code)
+
+
+def test_unknown_libraries_names_those_that_were_not_reviewed(audit: ModuleType) -> None:
+    libraries = tomllib.loads(audit.BUNDLED.read_text())["library"]
+    assert audit.unknown_libraries(libraries) == []
+    (png,) = (library for library in libraries if library["name"] == "libpng")
+    assert audit.unknown_libraries([png | {"version": "1.6.0"}]) == [
+        f"{png['file']} is not libpng 1.6.0"
+    ]
+    (message,) = audit.unknown_libraries([png | {"wheel": "pillow==1.0"}])
+    assert message.startswith("libpng of pillow ")
+    assert audit.unknown_libraries([png | {"wheel": "not-installed==1.0"}]) == []
 
 
 def test_differing_names_packages_that_differ_from_their_pin(audit: ModuleType) -> None:
