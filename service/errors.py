@@ -78,6 +78,33 @@ class Unauthenticated(
 ): ...
 
 
+class Forbidden(
+    ServiceError,
+    code="FORBIDDEN",
+    grpc=StatusCode.PERMISSION_DENIED,
+    http=403,
+    title="The request is not allowed",
+): ...
+
+
+class NoSuchPath(
+    ServiceError,
+    code="NO_SUCH_PATH",
+    grpc=StatusCode.UNIMPLEMENTED,
+    http=404,
+    title="Not Found",
+): ...
+
+
+class MethodNotAllowed(
+    ServiceError,
+    code="METHOD_NOT_ALLOWED",
+    grpc=StatusCode.UNIMPLEMENTED,
+    http=405,
+    title="Method Not Allowed",
+): ...
+
+
 class TooSlow(
     ServiceError,
     code="TOO_SLOW",
@@ -138,6 +165,15 @@ class UnsupportedFormat(
     grpc=StatusCode.INVALID_ARGUMENT,
     http=415,
     title="The media type is not supported",
+): ...
+
+
+class UnsupportedEncoding(
+    ServiceError,
+    code="UNSUPPORTED_ENCODING",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=415,
+    title="The content encoding is not supported",
 ): ...
 
 

@@ -37,7 +37,8 @@ class ChannelTokError(Exception):
 
 class InvalidInput(ChannelTokError):
     """The request is invalid: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS,
-    UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST."""
+    UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST; or this service is older than the client
+    and has no such method: NO_SUCH_PATH."""
 
 
 class TooLarge(ChannelTokError):
@@ -57,7 +58,8 @@ class FingerprintMismatch(ChannelTokError):
 
 
 class Unauthenticated(ChannelTokError):
-    """The bearer token is missing or wrong: UNAUTHENTICATED."""
+    """The bearer token is missing or wrong (UNAUTHENTICATED), or the call is not allowed with it
+    (FORBIDDEN)."""
 
 
 class Overloaded(ChannelTokError):
@@ -88,11 +90,13 @@ CLASS_OF_CODE: dict[str, type[ChannelTokError]] = {
     "UNSUPPORTED_FORMAT": InvalidInput,
     "TOO_MANY_PIXELS": InvalidInput,
     "BAD_REQUEST": InvalidInput,
+    "NO_SUCH_PATH": InvalidInput,
     "TOO_LARGE": TooLarge,
     "UNKNOWN_TOKENIZER": UnknownTokenizer,
     "UNKNOWN_GENERATOR": UnknownGenerator,
     "FINGERPRINT_MISMATCH": FingerprintMismatch,
     "UNAUTHENTICATED": Unauthenticated,
+    "FORBIDDEN": Unauthenticated,
     "OVERLOADED": Overloaded,
     "RATE_LIMITED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -105,7 +109,9 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: ("BAD_REQUEST", InvalidInput),
     grpc.StatusCode.NOT_FOUND: ("UNKNOWN_TOKENIZER", UnknownTokenizer),
     grpc.StatusCode.FAILED_PRECONDITION: ("FINGERPRINT_MISMATCH", FingerprintMismatch),
+    grpc.StatusCode.UNIMPLEMENTED: ("NO_SUCH_PATH", InvalidInput),
     grpc.StatusCode.UNAUTHENTICATED: ("UNAUTHENTICATED", Unauthenticated),
+    grpc.StatusCode.PERMISSION_DENIED: ("FORBIDDEN", Unauthenticated),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("OVERLOADED", Overloaded),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", DeadlineExceeded),
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", Unavailable),

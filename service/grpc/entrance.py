@@ -17,6 +17,8 @@ import grpc
 from service.core.memory import MemoryBudget
 from service.core.rate_limit import caller
 from service.core.refusals import Refusals
+from service.errors import NoSuchPath, ServiceError
+from service.grpc.aio_server import UNKNOWN
 from service.grpc.connections import Connections
 from service.grpc.errors import abort
 from service.grpc.health import CHECK
@@ -34,9 +36,7 @@ class GuardedServer:
     """Add servicers to this instead of to `server`; it wraps their methods.
 
     An interceptor would do the same, but gRPC runs interceptors anew for every call, at twice the
-    cost.
-
-    instrumented_service: the service whose calls get a request id and a line in the access log.
+    cost. All calls but health checks get a request id and a line in the access log.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class GuardedServer:
         memory: MemoryBudget,
         refusals: Refusals,
         limits: MessageLimits,
-        instrumented_service: str,
         connections: Connections,
     ) -> None:
         self._server = server
@@ -55,7 +54,6 @@ class GuardedServer:
         self._refusals = refusals
         self._limits = limits
         self._connections = connections
-        self._instrumented = f"/{instrumented_service}/"
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Called by generated code; does nothing: only registered methods are served."""
@@ -67,14 +65,17 @@ class GuardedServer:
         wrapped = {name: self.wrap(f"/{service}/{name}", one) for name, one in handlers.items()}
         self._server.add_registered_method_handlers(service, wrapped)
 
+    def refuse_other_methods(self) -> None:
+        """Answer calls of methods that are not registered with an error like those of others."""
+        self._server.add_generic_rpc_handlers([_OtherMethods(self)])
+
     def wrap(self, path: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """A handler that checks the call, then runs the method of `handler`.
 
         It takes a stream, even for a method with a single request; on the wire both are the same.
         gRPC would read a single message before it calls us, however long that takes.
         """
-        is_open, rpc = path == CHECK, path.rpartition("/")[2]
-        is_instrumented = path.startswith(self._instrumented)
+        is_open = path == CHECK
         is_stream = handler.request_streaming or handler.response_streaming
         method = (
             handler.unary_unary
@@ -86,7 +87,7 @@ class GuardedServer:
         async def run(context: grpc.aio.ServicerContext) -> Any:
             if is_open:
                 return await answer(context)
-            name = self._authenticate(path, context)
+            name = self.authenticate(path, context)
             caller.set(name)
             if not is_stream:
                 return await answer(context)
@@ -108,7 +109,7 @@ class GuardedServer:
             return None
 
         async def guarded(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> Any:
-            with _RequestScope(context, rpc) if is_instrumented else nullcontext():
+            with nullcontext() if is_open else _RequestScope(context, path):
                 try:
                     reply = await run(context)
                 except grpc.aio.AbortError:
@@ -138,7 +139,8 @@ class GuardedServer:
         )
         context.add_done_callback(lambda _: timer.cancel())
 
-    def _authenticate(self, path: str, context: grpc.aio.ServicerContext) -> str:
+    def authenticate(self, path: str, context: grpc.aio.ServicerContext) -> str:
+        """The caller's name. Raises Unauthenticated."""
         authorization = [
             value if isinstance(value, str) else value.decode("latin-1")
             for key, value in context.invocation_metadata() or ()
@@ -147,12 +149,30 @@ class GuardedServer:
         return self._authenticator.authenticate(authorization, path, context.peer())
 
 
+class _OtherMethods(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Refuses every method. gRPC's own refusal has neither our code nor a request id."""
+
+    def __init__(self, server: GuardedServer) -> None:
+        self._server = server
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.stream_unary_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        with _RequestScope(context, UNKNOWN):
+            try:
+                self._server.authenticate(UNKNOWN, context)
+                raise NoSuchPath("there is no such method; reflection lists those there are")
+            except ServiceError as error:
+                await abort(context, error)
+
+
 class _RequestScope:
     """Binds the request id for the duration of a call and writes its access line."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, rpc: str) -> None:
+    def __init__(self, context: grpc.aio.ServicerContext, path: str) -> None:
         self._context = context
-        self._rpc = rpc
+        self._path = path
         self._started = time.perf_counter()
 
     def __enter__(self) -> None:
@@ -169,4 +189,4 @@ class _RequestScope:
             seconds, left = time.perf_counter() - self._started, self._context.time_remaining()
             late = left is not None and deadline_passed(seconds, seconds + left)
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-        log_access("grpc", self._rpc, code.name, self._started)
+        log_access("grpc", self._path.rpartition("/")[2], code.name, self._started)

@@ -4,13 +4,13 @@ import grpc
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from service.core.generation import Generation
 from service.core.memory import MemoryBudget
 from service.core.refusals import Refusals
 from service.core.tokenization import Tokenization
 from service.errors import CannotStart
+from service.grpc import reflection
 from service.grpc.aio_server import make_server
 from service.grpc.connections import Connections
 from service.grpc.entrance import GuardedServer
@@ -63,17 +63,14 @@ class GrpcServer:
             MessageLimits(
                 settings.receive_seconds, settings.send_seconds, _max_bytes(settings), IMAGES
             ),
-            instrumented_service=SERVICE,
             connections=connections,
         )
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(
             TokenizerServicer(tokenization, generation, settings), guarded
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names), guarded
-        )
+        reflection.add_to(guarded, (SERVICE, health.SERVICE_NAME))
+        guarded.refuse_other_methods()
         address = host_and_port(settings.host, settings.grpc_port)
         try:
             self.port = (

@@ -7,6 +7,7 @@ from channeltok import (
     InvalidInput,
     Overloaded,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     UnknownTokenizer,
 )
@@ -18,6 +19,7 @@ CLASS_OF_CODE = {
     "UNSUPPORTED_FORMAT": InvalidInput,
     "TOO_MANY_PIXELS": InvalidInput,
     "BAD_REQUEST": InvalidInput,
+    "NO_SUCH_PATH": InvalidInput,
     "TOO_LARGE": TooLarge,
     "UNKNOWN_TOKENIZER": UnknownTokenizer,
     "FINGERPRINT_MISMATCH": FingerprintMismatch,
@@ -38,6 +40,6 @@ CLASS_OF_STATUS = {
     "CANCELLED": (Unavailable, "UNAVAILABLE"),
     "INTERNAL": (InternalError, "INTERNAL"),
     "UNKNOWN": (InternalError, "INTERNAL"),
-    "UNIMPLEMENTED": (InternalError, "INTERNAL"),
-    "PERMISSION_DENIED": (InternalError, "INTERNAL"),
+    "UNIMPLEMENTED": (InvalidInput, "NO_SUCH_PATH"),
+    "PERMISSION_DENIED": (Unauthenticated, "FORBIDDEN"),
 }

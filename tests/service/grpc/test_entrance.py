@@ -69,7 +69,6 @@ async def channel(memory: MemoryBudget) -> AsyncIterator[grpc.aio.Channel]:
         memory,
         Refusals(),
         MessageLimits(5, 5, 2**20, {}),
-        instrumented_service="test.Others",
         connections=Connections(),
     )
     guarded.add_registered_method_handlers("test.Kinds", methods)

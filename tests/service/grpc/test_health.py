@@ -40,7 +40,6 @@ class Server:
             MemoryBudget(2**30),
             Refusals(),
             MessageLimits(5, SEND_SECONDS, 2**20, {}),
-            instrumented_service="none",
             connections=connections,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
