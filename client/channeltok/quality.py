@@ -1,6 +1,7 @@
 """Choose the number of tokens by image quality (SSIM, PSNR) or size instead of a fixed k."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -11,6 +12,9 @@ _SHARES = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 BYTES_PER_TOKEN = 2
 K_AND_QUALITY = "k and quality exclude each other: pass one of them"
 _TARGETS = {"ssim": 1.0, "psnr": math.inf, "ssim_per_token": 1.0}  # name -> largest value
+# float() and int() also take "1_0", " 1", "inf" and the digits of other scripts.
+_NUMBER = re.compile(r"-?[0-9]{0,20}\.?[0-9]{1,20}(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,11 @@ class Quality:
                     "a quality is written like ssim=0.6 or psnr=24,max_bytes=128, "
                     f"not {text[:60]!r}"
                 )
-            try:
-                values[name] = int(value) if name == "max_bytes" else float(value)
-            except ValueError as error:
-                raise ValueError(f"{name} is a number, not {value[:20]!r}") from error
+            whole = name == "max_bytes"
+            if not (_WHOLE_NUMBER if whole else _NUMBER).fullmatch(value):
+                kind = "a whole number" if whole else "a number"
+                raise ValueError(f"{name} is {kind}, not {value[:20]!r}")
+            values[name] = int(value) if whole else float(value)
         return cls(**values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ GIB = 2**30
 MAX_MEMORY = 6 * GIB  # no valid call waits for memory: loadtest/chaos/memory.py has less
 SHARED = 1.1  # pages that several processes share count once for each here
 RECEIVE_SECONDS, IDLE_SECONDS, GRACE = 2, 3, 4
-POST = "POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+POST = "POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
 REFUSALS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "413", "422", "429")
 
 

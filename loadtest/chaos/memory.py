@@ -118,7 +118,7 @@ async def _messages(service: Service, callers: int) -> None:
 
 async def _halves(service: Service, callers: int) -> None:
     host, _, port = service.rest.removeprefix("http://").rpartition(":")
-    head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(LARGE)}\r\n\r\n"
+    head = f"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(LARGE)}\r\n\r\n"
 
     async def send() -> None:
         with contextlib.suppress(OSError):

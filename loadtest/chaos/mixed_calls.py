@@ -184,7 +184,7 @@ class Mix:
     async def _send_and_disconnect(self, rest: bytes) -> None:
         host, port = self.service.rest.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\n" + rest)
+        writer.write(b"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\n" + rest)
         await writer.drain()
         writer.transport.abort()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import orjson
 from channeltok.fit import FITS, check_fit, parse_aspect
 from channeltok.tokens import ImageView, Tokens
-from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 
 from imaging import FORMATS
@@ -15,7 +15,14 @@ from service.core.call_record import Stages
 from service.core.refusals import Refusals
 from service.core.tokenization import Encoded, Tokenization
 from service.rest.documents import TokenizersDocument, TokensDocument
-from service.rest.negotiation import JSON, OCTETS, TOKEN_BYTES, negotiate, require_content_type
+from service.rest.negotiation import (
+    JSON,
+    OCTETS,
+    TOKEN_BYTES,
+    accept_of,
+    negotiate,
+    require_content_type,
+)
 from service.rest.problems import PROBLEM, Problem, add_error_handlers
 from service.rest.requests import (
     Bodies,
@@ -24,6 +31,7 @@ from service.rest.requests import (
     parse_quality,
     parse_tokens,
 )
+from service.rest.routes import StrictRoute
 from service.settings import Settings
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -50,11 +58,13 @@ def create_app(
         title="ChannelTok Serving",
         version="1",
         description="Images to short, ordered token sequences and back.",
+        redirect_slashes=False,
         responses={
             "4XX": {"model": Problem, "content": {PROBLEM: {}}},
             "5XX": {"model": Problem, "content": {PROBLEM: {}}},
         },
     )
+    app.router.route_class = StrictRoute
     add_error_handlers(app, refusals)
 
     @app.post(
@@ -99,9 +109,8 @@ def create_app(
         tokenizer: Annotated[
             str | None, Query(description="name of the tokenizer; the default one when absent")
         ] = None,
-        accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
-        media_type = negotiate(accept, (JSON, OCTETS, TOKEN_BYTES))
+        media_type = negotiate(accept_of(request), (JSON, OCTETS, TOKEN_BYTES))
         require_content_type(request, (*FORMATS, OCTETS))
         async with bodies.image(request) as image:
             work = tokenization.encode(
@@ -150,9 +159,8 @@ def create_app(
                 json_schema_extra={"pattern": "^[0-9]{1,7}:[0-9]{1,7}$"},
             ),
         ] = None,
-        accept: Annotated[str, Header()] = "*/*",
     ) -> Response:
-        media_type = negotiate(accept, ("image/png", "image/jpeg", "image/webp"))
+        media_type = negotiate(accept_of(request), ("image/png", "image/jpeg", "image/webp"))
         content_type = require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
         body = await bodies.document(request)
         tokens: Tokens | bytes = body

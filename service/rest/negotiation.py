@@ -1,13 +1,21 @@
-"""Content negotiation: the Content-Type a request may have, the Accept type a response gets."""
+"""Content negotiation: Content-Type and -Encoding of a request, the Accept type of a response."""
+
+import re
 
 from fastapi import Request
 
-from service.errors import NotAcceptable, UnsupportedFormat
+from service.errors import NotAcceptable, UnsupportedEncoding, UnsupportedFormat
 
 OCTETS = "application/octet-stream"
 TOKEN_BYTES = "application/vnd.channeltok.tokens"
 JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"  # what curl --data-binary sends by default
+_Q = re.compile(r"q=(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
+
+
+def accept_of(request: Request) -> str:
+    """The Accept headers of a request as one; `*/*` where it has none."""
+    return ", ".join(request.headers.getlist("accept") or ["*/*"])
 
 
 def negotiate(accept: str, offers: tuple[str, ...]) -> str:
@@ -18,11 +26,8 @@ def negotiate(accept: str, offers: tuple[str, ...]) -> str:
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
         media_range, *parameters = (piece.strip() for piece in part.split(";"))
-        q = next((item[2:] for item in parameters if item.startswith("q=")), "1")
-        try:
-            weights[media_range] = float(q)
-        except ValueError:
-            weights[media_range] = 0.0
+        q = next((item for item in parameters if item.startswith("q=")), "q=1")
+        weights[media_range] = float(q[2:]) if _Q.fullmatch(q) else 0.0
 
     def weight(offer: str) -> float:
         ranges = (offer, offer.partition("/")[0] + "/*", "*/*")  # the most specific first
@@ -37,10 +42,14 @@ def negotiate(accept: str, offers: tuple[str, ...]) -> str:
 def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
     """The request's media type; the first of `allowed` where it names none or curl's default.
 
-    Raises UnsupportedFormat.
+    Any image type stands for all that are allowed: which one it is, the bytes say. Raises
+    UnsupportedFormat, UnsupportedEncoding.
     """
+    _require_identity(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type in ("", _FORM):
+        return allowed[0]
+    if content_type.startswith("image/") and any(name.startswith("image/") for name in allowed):
         return allowed[0]
     if content_type not in allowed:
         raise UnsupportedFormat(
@@ -48,3 +57,14 @@ def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
             f"send one of {', '.join(allowed)}"
         )
     return content_type
+
+
+def _require_identity(request: Request) -> None:
+    """Nothing is unpacked: a small body could become a large one, and images are packed already."""
+    for value in request.headers.getlist("content-encoding"):
+        for coding in value.split(","):
+            if coding.strip().lower() not in ("", "identity"):
+                raise UnsupportedEncoding(
+                    f"content encoding {coding.strip()[:40]!r} is not supported; send the body "
+                    "as it is, without Content-Encoding or with identity"
+                )

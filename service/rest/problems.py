@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.core.refusals import Refusals
-from service.errors import BadRequest, ServiceError, Unauthenticated, to_service_error
+from service.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NoSuchPath,
+    ServiceError,
+    Unauthenticated,
+    UnsupportedEncoding,
+    to_service_error,
+)
 
 PROBLEM = "application/problem+json"
 
@@ -33,13 +41,15 @@ def to_problem(error: ServiceError) -> Problem:
 
 
 def problem_response(error: ServiceError) -> Response:
-    """The HTTP response for an error, with Retry-After or WWW-Authenticate where they apply."""
+    """The HTTP response for an error, with the headers that belong to it."""
     headers = {}
     if error.retry_after is not None:
         # Retry-After takes whole seconds.
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     return _response(to_problem(error), headers)
 
 
@@ -69,17 +79,40 @@ def add_error_handlers(app: FastAPI, refusals: Refusals) -> None:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code, detail = {
-        404: ("NO_SUCH_PATH", f"there is nothing at {request.url.path[:100]}; see /docs"),
-        405: ("METHOD_NOT_ALLOWED", f"{request.method} is not allowed here; see /docs"),
-    }.get(error.status_code, ("BAD_REQUEST", str(error.detail)))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _other_method(request, (error.headers or {}).get("Allow", "GET"))
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(NoSuchPath(_where_instead(request)))
     problem = Problem(
         title=HTTPStatus(error.status_code).phrase,
         status=error.status_code,
-        detail=detail,
-        code=code,
+        detail=str(error.detail),
+        code="BAD_REQUEST",
     )
     return _response(problem, dict(error.headers or {}))
+
+
+def _other_method(request: Request, served: str) -> Response:
+    """The answer to OPTIONS, or a problem. served: the methods of the route at this path."""
+    methods = [method.strip() for method in served.split(",")]
+    if "GET" in methods and "HEAD" not in methods:
+        methods.append("HEAD")  # service/rest/request_line.py
+    allow = ", ".join([*methods, "OPTIONS"])
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": allow})
+    detail = f"{request.method[:20]} is not allowed here; the methods are {allow}"
+    response = problem_response(MethodNotAllowed(detail))
+    response.headers["Allow"] = allow
+    return response
+
+
+def _where_instead(request: Request) -> str:
+    """What is wrong with a path. A redirect would name a wrong address behind a proxy."""
+    path = request.url.path
+    tidy = "/" + "/".join(filter(None, path.split("/")))
+    served = {getattr(route, "path", None) for route in request.app.routes}
+    hint = f"the path is {tidy}" if tidy in served else "see /docs"
+    return f"there is nothing at {path[:100]}; {hint}"
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

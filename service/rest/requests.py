@@ -1,6 +1,7 @@
 """Read REST requests: the body within its limits, query parameters, token documents."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from service.settings import Settings
 _Result = TypeVar("_Result")
 
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")  # int() also takes "1_0", " 1" and other digits
 _KINDS = {bool: "boolean", dict: "object", list: "list", str: "string", type(None): "null"}
 
 
@@ -95,10 +97,9 @@ def parse_k(text: str | None) -> int | None:
     """Raises BadK."""
     if text is None:
         return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise BadK(f"k is {text[:40]!r}; it must be a whole number") from error
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise BadK(f"k is {text[:40]!r}; it must be a whole number, written in digits alone")
+    return int(text)
 
 
 def parse_quality(text: str | None) -> Quality | None:

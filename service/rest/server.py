@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import BadRequest, TooLarge
+from service.rest.framing import StrictParser
 from service.rest.problems import problem_response
 from service.settings import Settings
 
@@ -107,6 +108,7 @@ class HttpConnection(H11Protocol):
         *uvicorn_arguments: Any,
     ) -> None:
         super().__init__(*uvicorn_arguments)
+        self.conn = self._parser = StrictParser(h11.SERVER, settings.max_header_bytes)
         self._settings = settings
         self._waiting = waiting
         self._on_connect = on_connect
@@ -144,7 +146,8 @@ class HttpConnection(H11Protocol):
         limit = self._settings.max_header_bytes
         error = problem_response(
             BadRequest(
-                f"this is not HTTP/1.1, or its headers have more than {limit:,} bytes, the limit"
+                self._parser.refusal
+                or f"this is not HTTP/1.1, or its headers have more than {limit:,} bytes, the limit"
             )
         )
         response = h11.Response(
@@ -153,6 +156,9 @@ class HttpConnection(H11Protocol):
         for event in (response, h11.Data(data=bytes(error.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False  # neither WebSocket nor HTTP/2: the request is answered as it is
 
     def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

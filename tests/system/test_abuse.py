@@ -55,14 +55,17 @@ def test_service_survives_valid_invalid_and_vanishing_callers(
         host, port = service.rest.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+                b"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
                 b"Content-Length: 99999\r\n\r\n" + jpeg()[:500]
             )
 
     def gone_before_the_answer(_: random.Random) -> None:
         host, port = service.rest.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
-            head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(jpeg())}\r\n\r\n"
+            head = (
+                "POST /v1/encode HTTP/1.1\r\nHost: localhost\r\n"
+                f"Content-Length: {len(jpeg())}\r\n\r\n"
+            )
             connection.sendall(head.encode() + jpeg())
 
     def not_even_http(chance: random.Random) -> None:

@@ -153,7 +153,7 @@ def test_wrong_token_bytes(rest: httpx.Client, client: Client) -> None:
 
 def test_media_types(rest: httpx.Client, client: Client) -> None:
     assert_problem(
-        rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"}),
+        rest.post("/v1/encode", content=jpeg(), headers={"Content-Type": "text/html"}),
         415,
         "UNSUPPORTED_FORMAT",
     )

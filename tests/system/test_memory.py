@@ -150,7 +150,8 @@ def test_streams_of_large_items(service: Service) -> None:
 def test_half_sent_bodies(service: Service) -> None:
     host, port = service.rest.removeprefix("http://").split(":")
     head = (
-        f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nAuthorization: {HEADERS['Authorization']}\r\n"
+        "POST /v1/encode HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: {HEADERS['Authorization']}\r\n"
         "Content-Type: image/jpeg\r\nContent-Length: 16000000\r\n\r\n"
     )
 
