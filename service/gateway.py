@@ -23,10 +23,11 @@ from service.observability import metrics, metrics_folder, tracing
 from service.ports import allow_open_files, bind_all, print_ready
 from service.rest import generate
 from service.rest.app import create_app
-from service.rest.middleware import AuthMiddleware, RequestMiddleware
+from service.rest.middleware import guarded
 from service.rest.requests import Bodies
 from service.rest.server import HttpServer
 from service.security.auth import Authenticator
+from service.security.browsers import BrowserPolicy
 from service.security.tls import Tls
 from service.settings import Settings
 from service.triton.client import Triton
@@ -88,7 +89,7 @@ async def serve(settings: Settings) -> None:
     )
     generate.add_routes(app, generation, bodies, settings, authenticator)
     rest_server = HttpServer(
-        RequestMiddleware(AuthMiddleware(app, authenticator)),
+        guarded(app, authenticator, BrowserPolicy.of(settings)),
         settings,
         None if tls is None else tls.rest_context(),
         LAST_REPLIES_SECONDS,
@@ -166,7 +167,7 @@ def _warn_of_plain_text(settings: Settings) -> None:
     if (
         settings.bearer_token_file is not None
         and settings.tls_certificate is None
-        and settings.host not in ("127.0.0.1", "::1", "localhost")
+        and not settings.is_loopback
     ):
         log.warning(
             "bearer_tokens_in_plain_text",

@@ -1,10 +1,19 @@
 """Every setting of the service: an environment variable CHANNELTOK_<NAME> or a flag --<name>."""
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.machine import cores, default_max_memory
 
@@ -15,6 +24,18 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 SecondsOrZero = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(ge=1024)]
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def _split(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Written with commas between them."""
 
 
 # The string below each setting is its help text: what it does, and why one would change it.
@@ -111,6 +132,16 @@ class Settings(EngineSettings):
     bearer_token_file: Path | None = None
     """File of accepted bearer tokens, one per line, read again when it changes. Unset: everybody
     who reaches the service may call it."""
+
+    allowed_origins: Names = ()
+    """Origins of web pages, with commas between them, that may call the REST port beside pages that
+    the service itself serves: https://app.example, or * for any. Set it for a web page of yours
+    that is served elsewhere."""
+
+    allowed_hosts: Names | None = None
+    """Names, with commas between them, under which browsers reach the REST port: tok.example,
+    *.example, or * for any. localhost and addresses always count. Unset: none on loopback, else
+    any. Set it against DNS rebinding, or behind a proxy on this machine that keeps the name."""
 
     rate_limit: Annotated[float | None, Field(gt=0)] = None
     """Images per second and client (its token, else its address). Set it so that one client cannot
@@ -249,6 +280,21 @@ class Settings(EngineSettings):
     """Lowest severity that is logged (JSON on stderr). Set warning when log volume matters."""
 
     @property
+    def host_names(self) -> tuple[str, ...]:
+        """`allowed_hosts`, or its default."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        return () if self.is_loopback else ("*",)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the ports."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def memory(self) -> int:
         """`max_memory` in bytes, or its default."""
         return int(self.max_memory or default_max_memory())
@@ -257,6 +303,26 @@ class Settings(EngineSettings):
     def generation_permits(self) -> int:
         """`max_generations`, or its default."""
         return self.max_generations or (64 if self.triton_url else self.engine_instances)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "an origin is *, or like https://app.example or http://localhost:3000"
+                )
+        return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    "a host is *, or a name without a port, like tok.example or *.example"
+                )
+        return names
 
     @field_validator("host")
     @classmethod

@@ -1,18 +1,55 @@
-"""ASGI middleware of the REST server: authentication, request id and access log."""
+"""ASGI middleware of the REST server: request id, access log, browsers, authentication."""
 
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core.rate_limit import caller
-from service.errors import Unauthenticated
+from service.errors import Forbidden, Unauthenticated
 from service.observability.request_context import REQUEST_ID, begin_request, log_access
 from service.rest.problems import problem_response
+from service.rest.request_line import RequestLineMiddleware
 from service.security.auth import Authenticator
+from service.security.browsers import BrowserPolicy
 
 _OPEN_PATHS = ("/livez", "/readyz")
 _POLLED_PATHS = {"/livez", "/readyz", "/metrics"}  # too frequent for the access log
+# Headers of replies that pages of allowed origins may read; others are hidden from them.
+_EXPOSED = ("Retry-After", REQUEST_ID, "Server-Timing", "ChannelTok-Engine", "ChannelTok-View")
+
+
+def guarded(app: ASGIApp, authenticator: Authenticator, policy: BrowserPolicy) -> ASGIApp:
+    """The application behind all middleware."""
+    app = AuthMiddleware(app, authenticator)
+    if policy.origins:
+        # Outside of authentication: a browser sends no token before it is allowed to.
+        app = CORSMiddleware(
+            app,
+            allow_origins=policy.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=_EXPOSED,
+        )
+    return RequestMiddleware(RequestLineMiddleware(BrowserMiddleware(app, policy)))
+
+
+class BrowserMiddleware:
+    """Answers with 403 what pages ask for that may not call the service."""
+
+    def __init__(self, app: ASGIApp, policy: BrowserPolicy) -> None:
+        self._app = app
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._policy.check(scope["method"], Headers(scope=scope))
+        except Forbidden as error:
+            await problem_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class AuthMiddleware:

@@ -21,6 +21,23 @@ def test_settings_bind_to_loopback_by_default() -> None:
     assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8080, 50051)
 
 
+def test_settings_read_names_with_commas_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANNELTOK_ALLOWED_ORIGINS", "https://App.example, http://[::1]:3000,")
+    monkeypatch.setenv("CHANNELTOK_ALLOWED_HOSTS", "*.example,tok")
+    settings = Settings()
+    assert settings.allowed_origins == ("https://app.example", "http://[::1]:3000")
+    assert settings.host_names == ("*.example", "tok")
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [("127.0.0.1", ()), ("::1", ()), ("localhost", ()), ("0.0.0.0", ("*",)), ("::", ("*",))],
+)
+def test_settings_take_any_host_name_beyond_loopback(host: str, names: tuple[str, ...]) -> None:
+    assert Settings(host=host).host_names == names
+    assert Settings(host=host, allowed_hosts=()).host_names == ()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -32,6 +49,12 @@ def test_settings_bind_to_loopback_by_default() -> None:
         {"tls_certificate": "certificate.pem"},
         {"tls_client_ca": "ca.pem"},
         {"engine": "onnxruntime", "decode_precision": "bf16"},
+        {"allowed_origins": "app.example"},
+        {"allowed_origins": "https://app.example/"},
+        {"allowed_origins": "null"},
+        {"allowed_hosts": "https://tok.example"},
+        {"allowed_hosts": "tok.example:8080"},
+        {"allowed_hosts": "a.*.example"},
     ],
 )
 def test_settings_refuse_values_out_of_range(wrong: dict[str, object]) -> None:

@@ -115,13 +115,16 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
     heard.rest("POST", "/v1/encode?tokenizer=nobody", content=jpeg())
     for wanted in ({}, {"temperature": -1}, {"seed": "x"}):  # no generator is served here
         heard.rest("POST", "/v1/generate", json=wanted)
-    heard.rest("POST", "/v1/encode", content=jpeg(), headers={"Content-Type": "image/gif"})
+    heard.rest("POST", "/v1/encode", content=jpeg(), headers={"Content-Type": "text/html"})
     heard.rest("POST", "/v1/encode", content=jpeg(), headers={"Accept": "text/html"})
     heard.rest("POST", "/v1/encode", content=bytes(17 * 2**20))
     heard.rest(
         "POST", "/v1/encode", content=iter([b"\xff\xd8", b""]), headers={"Content-Encoding": "gzip"}
     )
     heard.rest("GET", "/v1/encode")
+    heard.rest("GET", "/v1/tokenizers", headers={"Origin": "https://elsewhere.example"})
+    heard.rest("GET", "/v1/tokenizers", headers={"Host": "elsewhere.example"})
+    heard.rest("GET", "/v1/tokenizers?nobody=1")
     for path in (
         "/nothing",
         "/v1/../../etc/passwd",
