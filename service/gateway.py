@@ -49,7 +49,7 @@ async def serve(settings: Settings) -> None:
 
     parent = ParentPipe.from_environment()  # None, except in a worker
     tls, authenticator = Tls.of(settings), Authenticator.of(settings)
-    allow_open_files(2 * settings.max_connections)
+    settings = _with_connections_that_fit(settings)
     _warn_of_plain_text(settings)
     rest_sockets = bind_all(settings.host, settings.rest_port, "REST", reuse=parent is not None)
     if parent is None:
@@ -161,6 +161,24 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         other.cancel()
     if task in done and not stop.is_set():
         task.result()
+
+
+def _with_connections_that_fit(settings: Settings) -> Settings:
+    """The settings, with fewer connections where the limit of open files is too low for all.
+
+    So callers cannot take the descriptors that healing, logs and metrics need.
+    """
+    # On the REST port twice max_connections may be open for a moment.
+    fit = allow_open_files(3 * settings.max_connections) // 3
+    if fit >= settings.max_connections:
+        return settings
+    log.warning(
+        "fewer_connections",
+        wanted=settings.max_connections,
+        possible=fit,
+        why="the hard limit of open files is too low",
+    )
+    return settings.model_copy(update={"max_connections": max(1, fit)})
 
 
 def _warn_of_plain_text(settings: Settings) -> None:

@@ -94,17 +94,20 @@ def share(bound: socket.socket) -> None:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
-def allow_open_files(connections: int) -> None:
-    """Raise the soft limit of open files so that our own limit of connections acts before it.
+def allow_open_files(connections: int) -> int:
+    """Raise the soft limit of open files so that `connections` and all else fit.
 
-    The usual soft limit is 1,024; the hard limit is kept.
+    Returns how many connections do: the hard limit is kept, and may be too low for all. The usual
+    soft limit is 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + _SPARE_FILES
-    if hard != resource.RLIM_INFINITY:
-        needed = min(needed, hard)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        needed = hard
+        connections = hard - min(_SPARE_FILES, hard // 2)
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return connections
 
 
 def print_ready(settings: Settings, rest_port: int, grpc_port: int, seconds: float) -> None:

@@ -2,7 +2,8 @@
 
 A connection may take `receive_seconds` to send a request's headers and, when idle, `idle_seconds`
 between two requests. Above `max_connections`, those that have waited for a request for longest are
-closed, so idle connections cannot lock others out.
+closed, so idle connections cannot lock others out. Twice as many are never open: then new ones are
+closed at once. Of a response, `SEND_BYTES` must be read every `send_seconds`.
 """
 
 import asyncio
@@ -14,17 +15,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import h11
+import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import BadRequest, TooLarge
 from service.rest.framing import StrictParser
+from service.rest.listener import Handshake, Listener, bytes_taken
 from service.rest.problems import problem_response
 from service.settings import Settings
 
 # Delay before excess connections are closed, so that requests sent just before are read first.
 _SHED_SECONDS = 0.1
+SEND_BYTES = 16 * 2**10
+
+log = structlog.get_logger()
 
 
 class HttpServer(uvicorn.Server):
@@ -50,7 +56,9 @@ class HttpServer(uvicorn.Server):
         )
         self._settings = settings
         self._tls = tls
-        self._waiting: dict[HttpConnection, None] = {}  # an ordered set, longest wait first
+        # An ordered set, longest wait first.
+        self._waiting: dict[HttpConnection | Handshake, None] = {}
+        self._handshakes = 0
         self._shedding: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
@@ -58,42 +66,72 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's startup, with HttpConnection and a shorter TLS handshake (asyncio: 60 s)."""
+        """uvicorn's startup, with HttpConnection and our own way to accept connections."""
         await self.lifespan.startup()
-        handshake = self._settings.receive_seconds if self._tls is not None else None
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                lambda: HttpConnection(
-                    self._settings,
-                    self._waiting,
-                    self._shed_soon,
-                    self.config,
-                    self.server_state,
-                    {},
-                ),
-                sock=listening,
-                ssl=self._tls,
-                ssl_handshake_timeout=handshake,
-                backlog=self.config.backlog,
+        listeners = [
+            Listener(
+                listening,
+                self._make_connection,
+                self._has_room,
+                self._on_handshake,
+                self._tls,
+                self._settings.receive_seconds,
             )
             for listening in sockets or []
         ]
+        for listener in listeners:
+            listener.start(self.config.backlog)
+        self.servers = listeners  # type: ignore[assignment]
+        self._look_for_unread()
         self.started = True
+
+    def _make_connection(self) -> "HttpConnection":
+        return HttpConnection(
+            self._settings, self._waiting, self._shed_soon, self.config, self.server_state, {}
+        )
+
+    @property
+    def _open(self) -> int:
+        return len(self.server_state.connections) + self._handshakes
+
+    def _has_room(self) -> bool:
+        if self._open >= 2 * self._settings.max_connections:
+            self._shed()
+        return self._open < 2 * self._settings.max_connections
+
+    def _on_handshake(self, handshake: Handshake) -> None:
+        self._handshakes += 1
+        self._waiting[handshake] = None
+        handshake.on_end(self._end_handshake)
+        self._shed_soon()
+
+    def _end_handshake(self, handshake: Handshake) -> None:
+        self._handshakes -= 1
+        self._waiting.pop(handshake, None)
 
     def _shed_soon(self) -> None:
         """Called for each new connection."""
-        if (
-            len(self.server_state.connections) > self._settings.max_connections
-            and self._shedding is None
-        ):
+        if self._open > self._settings.max_connections and self._shedding is None:
             self._shedding = asyncio.get_running_loop().call_later(_SHED_SECONDS, self._shed)
 
     def _shed(self) -> None:
-        self._shedding = None
-        excess = max(0, len(self.server_state.connections) - self._settings.max_connections)
-        for connection in list(itertools.islice(self._waiting, excess)):
-            connection.transport.abort()
+        if self._shedding is not None:
+            self._shedding.cancel()
+            self._shedding = None
+        excess = max(0, self._open - self._settings.max_connections)
+        for waiting in list(itertools.islice(self._waiting, excess)):
+            waiting.abort()
+
+    def _look_for_unread(self) -> None:
+        """Close the connections whose responses are not read; again and again."""
+        loop = asyncio.get_running_loop()
+        closed = sum(one.abort_if_unread(loop.time()) for one in self._connections())
+        if closed:
+            log.warning("unread_replies", protocol="rest", connections_closed=closed)
+        loop.call_later(min(5.0, self._settings.send_seconds / 4), self._look_for_unread)
+
+    def _connections(self) -> "list[HttpConnection]":
+        return [one for one in self.server_state.connections if isinstance(one, HttpConnection)]
 
 
 class HttpConnection(H11Protocol):
@@ -103,7 +141,7 @@ class HttpConnection(H11Protocol):
     def __init__(
         self,
         settings: Settings,
-        waiting: "dict[HttpConnection, None]",
+        waiting: "dict[HttpConnection | Handshake, None]",
         on_connect: Callable[[], None],
         *uvicorn_arguments: Any,
     ) -> None:
@@ -113,6 +151,22 @@ class HttpConnection(H11Protocol):
         self._waiting = waiting
         self._on_connect = on_connect
         self._deadline: asyncio.TimerHandle | None = None
+        self._taken, self._taken_at = 0, 0.0
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
+
+    def abort_if_unread(self, now: float) -> bool:
+        """Close the connection if its client does not read. Returns whether it was closed."""
+        taken = bytes_taken(self.transport)
+        if taken is None or taken - self._taken >= SEND_BYTES:
+            self._taken, self._taken_at = taken or 0, now
+            return False
+        if now - self._taken_at < self._settings.send_seconds:
+            return False
+        self.transport.abort()
+        return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
