@@ -91,11 +91,14 @@ def test_response_that_is_read_slowly_is_sent_to_its_end(few: Service) -> None:
 def test_connections_beyond_the_limit_are_refused_and_those_that_work_stay(few: Service) -> None:
     with httpx.Client(base_url=few.rest) as busy, ExitStack() as stack:
         assert busy.get("/livez").status_code == 200
-        half = b"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+        half = (
+            b"POST /v1/encode HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: image/jpeg\r\nContent-Length: 100\r\n\r\n"
+        )
         for _ in range(5 * CONNECTIONS):  # requests in progress, which are not shed
             with suppress(OSError):
                 stack.enter_context(connect(few)).sendall(half)
-        assert established(few) <= 2 * CONNECTIONS + 5
+        assert max(established(few) for _ in range(30)) <= 2 * CONNECTIONS + 5
         eventually(lambda: httpx_is_served(few), RECEIVE_SECONDS + SLACK, "a place for others")
 
 
