@@ -17,12 +17,14 @@ from loadtest.chaos import (
     memory,
     mixed_calls,
     overload,
+    readers,
     report,
     short_deadlines,
     shutdown,
     stampede,
     unauthorized,
     version_switch,
+    watchers,
 )
 from loadtest.chaos.attack import Attack, Row
 
@@ -64,6 +66,8 @@ ATTACKS = [
     Attack(
         "local_user", "Another user of the host, and kill -9 of the gateway", local_user.local_user
     ),
+    Attack("readers", "Strangers that do not read, and floods of connections", readers.readers),
+    Attack("watchers", "Strangers that watch, and bad metadata", watchers.watchers),
     Attack("unauthorized", "Unauthorized clients", unauthorized.unauthorized),
 ]
 
