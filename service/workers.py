@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any
 
 import structlog
 
@@ -114,7 +115,12 @@ def _environment(settings: Settings, shared: dict[str, str | int]) -> dict[str, 
     if settings.max_in_flight is not None:
         own["max_in_flight"] = share(settings.max_in_flight)
     values = settings.model_dump(mode="json", exclude_none=True) | shared | own
-    return {f"CHANNELTOK_{name.upper()}": str(value) for name, value in values.items()}
+    return {f"CHANNELTOK_{name.upper()}": _text(value) for name, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    """A setting's value, as an environment variable has it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 async def _all_ready(workers: "list[_Worker]") -> None:

@@ -33,6 +33,8 @@ class DetachedCall(Generic[T]):
     ) -> None:
         """Start `work`, which runs from the event loop's next turn on."""
         self.task = asyncio.create_task(work)
+        # Nobody may be left who would retrieve it.
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self.callers = 0
         self._abandoned_timeout = abandoned_timeout
 

@@ -14,6 +14,7 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
         max_in_flight=100,
         max_queue_size=100,
         max_connections=1000,
+        allowed_origins="https://app.example,http://localhost:3000",
     )
     shared: dict[str, str | int] = {"triton_url": "127.0.0.1:9", "rest_port": 18080}
     for name, value in workers._environment(settings, shared).items():

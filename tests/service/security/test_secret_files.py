@@ -20,8 +20,9 @@ def on_a_shared_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that every user can pass."""
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o755)
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_mode & 0o777 == 0o700:  # what pytest has made
+            above.chmod(0o755)
     return tmp_path
 
 
