@@ -79,9 +79,8 @@ class Admission:
         images. limit_gauge: set to the limit. waiting_gauge: counts the images that wait, by
         priority.
         """
-        self._current_limit = limit
+        self._limit = limit
         self._limit_gauge = limit_gauge
-        self._shown_limit = 0
         self._max_queue_size = max_queue_size
         self._max_queue_seconds = max_queue_seconds
         self._noun = noun
@@ -96,7 +95,7 @@ class Admission:
         self._turns = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        _ = self._limit  # shows it
+        self.show_limit()
 
     @asynccontextmanager
     async def acquire(
@@ -122,6 +121,10 @@ class Admission:
             yield permit
         finally:
             permit.release()
+
+    def show_limit(self) -> None:
+        """Set the gauge. To be called when the limit has changed."""
+        self._limit_gauge.set(self._limit())
 
     def close(self) -> None:
         """Refuse new images from now on; those in flight or waiting go on."""
@@ -150,27 +153,21 @@ class Admission:
         """
         self.refuse_if_closed()
         queue = self._queues[priority]
-        if self._in_flight >= self._limit and priority is Priority.INTERACTIVE:
-            wait = (len(queue) + 1) * self._mean_held_seconds / self._limit
+        limit = self._limit()
+        if self._in_flight >= limit and priority is Priority.INTERACTIVE:
+            wait = (len(queue) + 1) * self._mean_held_seconds / limit
             too_late = timeout is not None and wait + self._mean_held_seconds > timeout
             if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds or too_late:
                 raise Overloaded(
-                    f"{self._limit} {self._noun} are running, the limit, and {len(queue)} wait:"
+                    f"{limit} {self._noun} are running, the limit, and {len(queue)} wait:"
                     " try again",
                     max(MIN_RETRY_SECONDS, wait),
                 )
 
-    @property
-    def _limit(self) -> int:
-        limit = self._current_limit()
-        if limit != self._shown_limit:
-            self._shown_limit = limit
-            self._limit_gauge.set(limit)
-        return limit
-
     def _limit_of(self, priority: Priority) -> int:
         """Permits that images of this priority may take; the rest is kept for single calls."""
-        return self._limit - (self._limit // RESERVED_SHARE if priority is Priority.BULK else 0)
+        limit = self._limit()
+        return limit - (limit // RESERVED_SHARE if priority is Priority.BULK else 0)
 
     async def _wait(self, priority: Priority) -> None:
         if self._in_flight < self._limit_of(priority):

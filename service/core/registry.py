@@ -260,7 +260,7 @@ class Registry:
     """The models served now.
 
     current: replaced as a whole by `publish`. refresh: polls Triton at once, for a caller who names
-    a tokenizer that is not in `current`.
+    a tokenizer that is not in `current`. on_publish: called after each change.
     """
 
     def __init__(
@@ -268,6 +268,7 @@ class Registry:
     ) -> None:
         self.refresh = refresh
         self.current = current or ServedModels([])
+        self.on_publish: Callable[[], None] = lambda: None
 
     def publish(self, served: ServedModels) -> None:
         """Replace `current`, log what is new in it and update the metrics."""
@@ -280,6 +281,7 @@ class Registry:
             )
         _log_new("tokenizer", before.tokenizers, served.tokenizers)
         _log_new("generator", before.generators, served.generators)
+        self.on_publish()
 
 
 def _log_new(

@@ -92,6 +92,7 @@ class Tokenization:
             settings.max_queue_size,
             settings.max_queue_seconds,
         )
+        registry.on_publish = self.admission.show_limit
 
     @property
     def tokenizers(self) -> list[ServedTokenizer]:

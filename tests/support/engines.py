@@ -40,6 +40,14 @@ def tokens_or_none(client: Client) -> Tokens | None:
         return None
 
 
+def image_or_none(client: Client, tokens: Tokens) -> bytes | None:
+    """The image of these tokens, or None where the service refuses."""
+    try:
+        return client.decode(tokens)
+    except ChannelTokError:
+        return None
+
+
 @dataclass(frozen=True)
 class FaultyEncoder:
     """A service whose encoder goes wrong as `fault` says, once it is written."""

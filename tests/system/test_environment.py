@@ -16,6 +16,7 @@ from channeltok import ChannelTokError, Client
 from loadtest.harness.environments import bare, dead_proxies
 from loadtest.harness.service_process import python_path
 from service import health_check
+from service.observability import metrics_folder
 from tests.support.control_groups import cpu_quota
 from tests.support.ipv6 import needs_ipv6
 from tests.support.metrics import sample
@@ -73,7 +74,9 @@ def test_service_whose_supervisor_ends_stops_with_an_error(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if workers != "1":
-        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # else it starts itself anew
+        # Else it starts itself anew, without what the test changes in it.
+        for name, value in metrics_folder.prepare(str(tmp_path), int(workers)).items():
+            monkeypatch.setenv(name, value)
     program = ("-m", "tests.support.programs.lost_supervisor")
     with running(program, probe_seconds="0.5", workers=workers) as service:
         service.process.send_signal(signal.SIGUSR1)

@@ -26,7 +26,7 @@ def workers(service: Service) -> list[psutil.Process]:
     found = []
     for child in children:
         with suppress(psutil.NoSuchProcess):  # it may end meanwhile
-            if child.name() != "tritonserver":
+            if child.name() not in ("tritonserver", "triton-guardian"):
                 found.append(child)
     return found
 

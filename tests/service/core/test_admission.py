@@ -150,6 +150,7 @@ async def test_admission_follows_its_limit() -> None:
         await enter(admission)  # as it ends, two of the three find room
         await settle()
         assert waiting(CALL) == 1
+        admission.show_limit()
         assert REGISTRY.get_sample_value("channeltok_images_in_flight_limit") == 3
         for waiter in waiters:
             waiter.cancel()
