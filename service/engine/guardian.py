@@ -1,4 +1,4 @@
-"""The parent of tritonserver: `python -m service.engine.guardian GATEWAY FOLDER COMMAND...`.
+"""The parent of tritonserver: `python -I guardian.py GATEWAY FOLDER COMMAND...`.
 
 Triton's engine processes outlive a killed tritonserver, for ever if it was busy, and nobody can
 clean up after a gateway that was killed. The guardian can: it runs tritonserver and, when that ends

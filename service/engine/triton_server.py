@@ -12,6 +12,7 @@ import psutil
 import structlog
 from channeltok.loopback import url_reaches_loopback
 
+from service.engine import guardian
 from service.engine.guardian import END
 from service.engine.repository import CORES
 from service.engine.triton_files import TritonFiles, installed_libraries, remove_dead
@@ -44,7 +45,8 @@ class TritonServer:
         await asyncio.to_thread(remove_dead)
         self.files.make()
         self._guardian = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.engine.guardian"),
+            # Isolated (-I): it imports the standard library alone, from wherever we run.
+            *(sys.executable, "-I", guardian.__file__),
             *(str(os.getpid()), str(self.files.folder), *self.command()),
             env=environment(),
             stdin=asyncio.subprocess.DEVNULL,
