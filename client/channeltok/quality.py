@@ -14,7 +14,7 @@ K_AND_QUALITY = "k and quality exclude each other: pass one of them"
 _TARGETS = {"ssim": 1.0, "psnr": math.inf, "ssim_per_token": 1.0}  # name -> largest value
 # float() and int() also take "1_0", " 1", "inf" and the digits of other scripts.
 _NUMBER = re.compile(r"-?[0-9]{0,20}\.?[0-9]{1,20}(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Quality:
                     f"not {text[:60]!r}"
                 )
             whole = name == "max_bytes"
-            if not (_WHOLE_NUMBER if whole else _NUMBER).fullmatch(value):
+            if not (WHOLE_NUMBER if whole else _NUMBER).fullmatch(value):
                 kind = "a whole number" if whole else "a number"
                 raise ValueError(f"{name} is {kind}, not {value[:20]!r}")
             values[name] = int(value) if whole else float(value)

@@ -29,7 +29,7 @@ HEAVY_QUEUE_SIZE = 16
 class ImageCodec:
     """Reads and writes JPEG, PNG and WebP. Shared by all calls of a process.
 
-    heavy: admission of heavy images; whoever decodes one holds its permit meanwhile.
+    heavy: admission of heavy images; a caller holds its permit while the image is decoded.
     """
 
     def __init__(self, workers: int, max_pixels: int) -> None:

@@ -191,7 +191,7 @@ def _decode(file: int, large: int, small: int, base: int) -> tuple[Reply, bytes]
 
 
 def _set_limit(kind: int, value: int | None) -> None:
-    """Set a soft limit, within the hard one of whoever started the service; None for none."""
+    """Set a soft limit, within the hard one that the service inherited; None for none."""
     _, hard = resource.getrlimit(kind)
     if value is None or (hard != resource.RLIM_INFINITY and value > hard):
         value = hard

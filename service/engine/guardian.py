@@ -50,7 +50,7 @@ def main() -> NoReturn:
         triton = os.fork()
         if triton == 0:
             _become(command, guardian)
-        with contextlib.suppress(OSError):  # it does the same; whoever comes first
+        with contextlib.suppress(OSError):  # the child does the same, and may be first
             os.setpgid(triton, triton)
         status = _wait(triton)
         with contextlib.suppress(ProcessLookupError):

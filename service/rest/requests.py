@@ -1,13 +1,12 @@
 """Read REST requests: the body within its limits, query parameters, token documents."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from channeltok.fit import check_aspect
-from channeltok.quality import Quality
+from channeltok.quality import WHOLE_NUMBER, Quality
 from channeltok.tokens import ImageView, Tokens
 from fastapi import Request
 from pydantic import ValidationError
@@ -29,7 +28,6 @@ from service.settings import Settings
 _Result = TypeVar("_Result")
 
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")  # int() also takes "1_0", " 1" and other digits
 _KINDS = {bool: "boolean", dict: "object", list: "list", str: "string", type(None): "null"}
 
 
@@ -97,7 +95,7 @@ def parse_k(text: str | None) -> int | None:
     """Raises BadK."""
     if text is None:
         return None
-    if not _WHOLE_NUMBER.fullmatch(text):
+    if not WHOLE_NUMBER.fullmatch(text):
         raise BadK(f"k is {text[:40]!r}; it must be a whole number, written in digits alone")
     return int(text)
 

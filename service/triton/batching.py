@@ -100,12 +100,16 @@ class Batcher:
 
     def _turn(self, model: Model, turns: int) -> None:
         """Send what can be sent after so many more turns, or at once if a batch is full."""
-        waiting = sum(len(one.array) for one in (*self._single, *self._bulk))
-        if turns and waiting < model.largest_request:
+        # With every instance busy nothing can be sent, however long the queues are.
+        if turns and self._images_sent < model.capacity and not self._has_full_batch(model):
             self._pump = asyncio.get_running_loop().call_soon(self._turn, model, turns - 1)
             return
         self._pump = None
         self._send_batches(model)
+
+    def _has_full_batch(self, model: Model) -> bool:
+        waiting = (*self._single, *self._bulk)
+        return sum(len(one.array) for one in waiting) >= model.largest_request
 
     def _send_batches(self, model: Model) -> None:
         """Send batches until every instance has a full one, or nothing waits."""

@@ -228,7 +228,7 @@ async def test_unexpected_exceptions_reveal_no_internals() -> None:
     broken: Any = Broken()
     memory = MemoryBudget(2**30)
     bodies = Bodies(settings, memory)
-    app = create_app(broken, bodies, Refusals(), settings, lambda: True, lambda: None)  # type: ignore[return-value]
+    app = create_app(broken, bodies, Refusals(), settings, lambda: True, broken)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:
         reply = await rest.post("/v1/encode", content=jpeg())

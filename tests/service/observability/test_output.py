@@ -1,4 +1,4 @@
-"""Lines that nobody takes are lost and counted; whoever writes them notices nothing."""
+"""Lines that nobody reads are lost and counted, and writing them neither blocks nor fails."""
 
 import json
 import os
