@@ -87,7 +87,10 @@ class EmbeddedTriton:
     async def reload(self, triton: Triton, name: str) -> None:
         """Give one model new engine processes. Raises EngineUnavailable, CannotStart."""
         self.kill(name)  # Triton would wait for a hung one
-        await triton.unload(name)
+        try:
+            await triton.unload(name)
+        finally:  # before the load, after which streams are the new processes'
+            triton.streams.cancel_all(name)
         await self._load(triton, name)
 
     async def load_new(self, triton: Triton) -> bool:
@@ -173,6 +176,7 @@ class EmbeddedTriton:
             # An engine that hangs while it starts would stay, and so would one more at each try.
             _kill(self._server.engine_processes(name))
             raise
+        triton.health.forget(name)
         processes = self._server.engine_processes(name)
         self._engines[name] = _Engine(config, processes, self._clock())
 

@@ -89,10 +89,7 @@ class Healer:
                 self._backoff.tried(name)
                 log.warning("reloading", model=name)
                 metrics.ENGINE_RESTARTS.labels(name).inc()
-                try:
-                    await self._embedded.reload(self._triton, name)
-                finally:
-                    self._triton.streams.cancel_all(name)
+                await self._embedded.reload(self._triton, name)
 
     async def _repair_server(self) -> None:
         failure, since = self._embedded.failure(), self._readiness.unresponsive_since

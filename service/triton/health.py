@@ -61,6 +61,13 @@ class EngineHealth:
             self._models[model.name] = ModelHealth(0.0, time.perf_counter())
         return self._models[model.name]
 
+    def forget(self, name: str) -> None:
+        """Forget a model's silence: it has new processes, which owe nothing of their forerunners'.
+
+        What failed callers stays known. No error for a model that got no request.
+        """
+        self._models.pop(name, None)
+
     def silent_seconds(self, model: Model) -> float:
         """Seconds since the last reply, or since the first request; 0 if there was none."""
         now = time.perf_counter()

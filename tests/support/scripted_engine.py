@@ -13,9 +13,7 @@ class PolledTriton:
     def __init__(self, models: list[Model] | None) -> None:
         self.served = models
         self.health = EngineHealth()
-        self.streams = self
         self.reconnects = 0
-        self.cancelled: list[str] = []
 
     async def models(self) -> list[Model]:
         if self.served is None:
@@ -24,9 +22,6 @@ class PolledTriton:
 
     def reconnect(self) -> None:
         self.reconnects += 1
-
-    def cancel_all(self, model: str) -> None:
-        self.cancelled.append(model)
 
 
 class ScriptedProbe:

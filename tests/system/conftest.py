@@ -1,10 +1,26 @@
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import httpx
 import pytest
 from channeltok import Client
 
 from tests.support.running import Service, running
+
+LOG_LINES = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the end of the service's log to the report of a failed test."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Service):
+                log = "\n".join(value.log[-LOG_LINES:])
+                report.sections.append((f"log of the service `{name}`", log))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.engine.embedded_triton import EmbeddedTriton
+from service.engine.repository import read_config
 from service.errors import CannotStart, EngineUnavailable
 from service.settings import Settings
+from service.triton.health import EngineHealth
+from service.triton.models import model_of
 from tests.support.clock import Clock
 from tests.support.running import ROOT
 
@@ -24,13 +27,23 @@ class Loads:
         self.configs: dict[str, dict[str, object]] = {}
         self.unloaded: list[str] = []
         self.failing: set[str] = set()
+        self.calls: list[tuple[str, str]] = []
+        self.health = EngineHealth()
+        self.streams = self
+
+    def cancel_all(self, name: str) -> None:
+        self.calls.append(("cancel", name))
 
     async def load(self, name: str, config: str) -> None:
+        self.calls.append(("load", name))
         if name in self.failing:
             raise EngineUnavailable(f"Triton cannot load {name}")
         self.configs[name] = json.loads(config)
 
     async def unload(self, name: str) -> None:
+        self.calls.append(("unload", name))
+        if name in self.failing:
+            raise EngineUnavailable(f"Triton cannot unload {name}")
         self.unloaded.append(name)
 
 
@@ -106,6 +119,30 @@ async def test_load_new_loads_the_others_when_one_fails(repository: Repository) 
     half.write_text(whole)
     assert not await repository.load_new()
     assert list(repository.embedded.loaded) == ["encode", "half-copied"]
+
+
+async def test_reload_ends_the_streams_of_the_old_processes_alone(repository: Repository) -> None:
+    """Those that open once the model is loaded belong to the new processes."""
+    await repository.load_new()
+    repository.triton.calls.clear()
+    await repository.embedded.reload(repository.triton, "encode")  # type: ignore[arg-type]
+    assert [call for call, _ in repository.triton.calls] == ["unload", "cancel", "load"]
+    repository.triton.failing = {"encode"}
+    with pytest.raises(EngineUnavailable):
+        await repository.embedded.reload(repository.triton, "encode")  # type: ignore[arg-type]
+    assert repository.triton.calls[3:] == [("unload", "encode"), ("cancel", "encode")]
+
+
+async def test_reloaded_model_is_not_silent(repository: Repository) -> None:
+    """Otherwise the next check would take the silence of the old processes for a new fault."""
+    await repository.load_new()
+    model = model_of(read_config(repository.folder / "encode", Settings()))
+    record = repository.triton.health.for_model(model)
+    record.last_reply_at -= 100.0
+    record.has_unfinished_stream = True
+    await repository.embedded.reload(repository.triton, "encode")  # type: ignore[arg-type]
+    assert repository.triton.health.silent_seconds(model) == 0.0
+    assert not repository.triton.health.for_model(model).has_unfinished_stream
 
 
 async def test_load_new_names_what_is_no_model_once(repository: Repository) -> None:
