@@ -4,6 +4,7 @@ See docs/decisions/0034-full-requests.md and 0049-priority.md.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,9 @@ MAX_HOLD_SECONDS = 0.1
 OVERDUE = 4
 LATEST_WEIGHT = 1 / 8  # of the newest sample in the moving average of a request's seconds
 BULK_SHARE = 8  # one batch of so many goes to bulk images first
+# For so long after a single call, bulk requests are half as large: the next single call, which
+# waits for the one under way, waits half as long.
+RECENT_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -52,14 +56,17 @@ class Batcher:
         send: Callable[[Model, NDArray[Any]], Awaitable[Inference]],
         *,
         max_hold_seconds: float = MAX_HOLD_SECONDS,
+        recent_seconds: float = RECENT_SECONDS,
         abandoned_timeout: float = ABANDONED_TIMEOUT,
     ) -> None:
         """send: sends one request to Triton and returns its result."""
         self._send = send
         self._max_hold_seconds = max_hold_seconds
+        self._recent_seconds = recent_seconds
         self._abandoned_timeout = abandoned_timeout
         self._single: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
+        self._last_single = -math.inf  # arrival of the newest single call
         self._images_sent = 0  # and neither answered nor overdue
         self._requests_sent = 0
         self._usual_seconds = 0.0
@@ -79,7 +86,10 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(array, permit, time.perf_counter(), loop.create_future())
-        queue = self._bulk if permit is not None and permit.bulk else self._single
+        if permit is not None and permit.bulk:
+            queue = self._bulk
+        else:
+            queue, self._last_single = self._single, waiting.arrived
         queue.append(waiting)
         if self._pump is None:
             self._pump = loop.call_soon(self._turn, model, TURNS if self._images_sent else 0)
@@ -130,8 +140,10 @@ class Batcher:
             return []  # it would be in the way of the next single call
         self._batches += 1
         queue, room = self._bulk if bulk else self._single, model.largest_request
+        if bulk and time.perf_counter() < self._last_single + self._recent_seconds:
+            room //= 2
         batch: list[_Waiting] = []
-        while queue and len(queue[0].array) <= room:
+        while queue and (not batch or len(queue[0].array) <= room):
             one = queue.popleft()
             if not one.sent.cancelled():
                 batch.append(one)

@@ -23,9 +23,13 @@ DOUBLING = Model(
 class Engine:
     """Doubles its input once it may answer, and records the number of rows of each request."""
 
-    def __init__(self, max_hold_seconds: float = 60.0, instances: int = 1) -> None:
+    def __init__(
+        self, max_hold_seconds: float = 60.0, instances: int = 1, recent_seconds: float = 60.0
+    ) -> None:
         self.model = replace(DOUBLING, instances=instances)
-        self.batcher = Batcher(self.send, max_hold_seconds=max_hold_seconds)
+        self.batcher = Batcher(
+            self.send, max_hold_seconds=max_hold_seconds, recent_seconds=recent_seconds
+        )
         self.sizes: list[int] = []
         self.sent = asyncio.Condition()
         self.may_answer = asyncio.Event()
@@ -93,7 +97,23 @@ async def test_batcher_sends_single_calls_before_bulk_images_and_apart() -> None
     assert engine.sizes == [4, 4]
     engine.may_answer.set()
     await outputs(*calls)
-    assert engine.sizes == [4, 4, 2, 4, 4, 4]
+    assert engine.sizes == [4, 4, 2, *[2] * 6]  # bulk requests are half as large then
+
+
+async def test_batcher_fills_bulk_requests_when_no_single_call_came_lately() -> None:
+    engine = Engine(recent_seconds=0.01)
+    engine.may_answer.set()
+    await outputs(engine.call(0))
+    await asyncio.sleep(0.02)
+    await outputs(*(engine.call(value, bulk=True) for value in range(8)))
+    assert engine.sizes == [1, 4, 4]
+
+
+async def test_batcher_sends_a_bulk_array_of_more_than_half_a_request() -> None:
+    engine = Engine()
+    engine.may_answer.set()
+    await outputs(engine.call(0), engine.call(1, 2, 3, bulk=True), engine.call(4, bulk=True))
+    assert engine.sizes == [1, 3, 1]
 
 
 async def test_batcher_leaves_triton_nothing_to_do_before_the_next_single_call() -> None:
@@ -108,7 +128,7 @@ async def test_batcher_leaves_triton_nothing_to_do_before_the_next_single_call()
     await engine.has_got([1, 1])
     engine.may_answer.set()
     await outputs(*calls)
-    assert engine.sizes == [1, 1, 4, 4]
+    assert engine.sizes == [1, 1, 2, 2, 2, 2]
 
 
 async def test_batcher_gives_bulk_images_their_share() -> None:
@@ -120,7 +140,8 @@ async def test_batcher_gives_bulk_images_their_share() -> None:
     for value, call in enumerate(calls):
         call.add_done_callback(lambda _, value=value: done.append(value))
     await outputs(*calls)
-    assert done[BULK_SHARE - 1 : BULK_SHARE + 3] == [0, 1, 2, 3]
+    assert done[BULK_SHARE - 1 : BULK_SHARE + 1] == [0, 1]
+    assert done[2 * BULK_SHARE : 2 * BULK_SHARE + 2] == [2, 3]
 
 
 async def test_batcher_sends_after_max_hold_seconds_and_counts_them_as_queue_time() -> None:
