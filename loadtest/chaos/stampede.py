@@ -21,10 +21,10 @@ ROUNDS = 2  # of all numbers of connections, so that a slow phase of the machine
 
 
 def stampede(short: bool) -> Rows:
-    seconds = 2.0 if short else 10.0
+    seconds, rounds = (1.0, 1) if short else (10.0, ROUNDS)
     with running() as service, Generators(2) as generators:
         encode = Rest(f"{service.rest}/v1/encode?k=32", "POST", IMAGES)
-        reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds)
+        reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds, rounds)
         request = tuple(pb.EncodeRequest(image=image).SerializeToString() for image in IMAGES)
         over_grpc = generators.closed_loop(
             Grpc(service.grpc, ENCODE, request), CONNECTIONS[-1], seconds, 0.0
@@ -42,7 +42,7 @@ def stampede(short: bool) -> Rows:
 
     with running(max_queue_seconds=SHORT_QUEUE) as service, Generators(2) as generators:
         encode = Rest(f"{service.rest}/v1/encode?k=32", "POST", IMAGES)
-        reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds)
+        reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds, rounds)
     yield from _rows("stampede_short", f"max_queue_seconds {SHORT_QUEUE}, REST", reports, 0.8)
     label = f"max_queue_seconds {SHORT_QUEUE}: largest p99 of /livez meanwhile"
     yield Row("stampede_short_health_p99_seconds", label, health, 0.1, unit=" s")
@@ -54,12 +54,13 @@ def _rounds(
     encode: Rest,
     connections: tuple[int, ...],
     seconds: float,
+    rounds: int,
 ) -> tuple[dict[int, Report], float]:
     """Reports by number of connections, and the largest p99 of /livez, in seconds."""
     reports: dict[int, list[Report]] = defaultdict(list)
     health = []
     generators.closed_loop(encode, FEW, 1.0).result()  # warm-up
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for count in connections:
             check = generators.open_loop(Rest(f"{service.rest}/livez"), 10, seconds)
             reports[count].append(generators.closed_loop(encode, count, seconds, 0.0).result())
