@@ -213,6 +213,16 @@ def build() -> dashboard.Dashboard:
         )
         .with_panel(
             graph(
+                "Lost lines of the log in 15 minutes",
+                COUNT,
+                (
+                    "sum by (instance) (increase(channeltok_log_lines_lost_total[15m]))",
+                    "{{instance}}",
+                ),
+            )
+        )
+        .with_panel(
+            graph(
                 "Batch: mean size",
                 COUNT,
                 ("model:channeltok_batch_size:mean5m", "{{model}}, per image"),

@@ -42,7 +42,9 @@ def stampede(short: bool) -> Rows:
 
     with running(max_queue_seconds=SHORT_QUEUE) as service, Generators(2) as generators:
         encode = Rest(f"{service.rest}/v1/encode?k=32", "POST", IMAGES)
-        reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds, rounds)
+        reports, health = _rounds(
+            generators, service, encode, (FEW, *CONNECTIONS), seconds / 2, rounds
+        )
     yield from _rows("stampede_short", f"max_queue_seconds {SHORT_QUEUE}, REST", reports, 0.8)
     label = f"max_queue_seconds {SHORT_QUEUE}: largest p99 of /livez meanwhile"
     yield Row("stampede_short_health_p99_seconds", label, health, 0.1, unit=" s")

@@ -1,6 +1,7 @@
 """What strangers can write into the log is limited: lines of an event, undecodable metadata."""
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -40,9 +41,9 @@ class LogLimit:
         clock: Callable[[], float] = time.monotonic,
         later: _Later | None = None,
     ) -> None:
-        """later: calls a function after some seconds; None: in a thread."""
+        """later: calls a function after some seconds; None: in a thread that starts now."""
         self._lines, self._seconds, self._clock = lines, seconds, clock
-        self._later = later or _in_a_thread
+        self._later = later or _LaterThread()
         self._windows: dict[_Key, _Window] = {}
         self._lock = threading.Lock()
 
@@ -97,7 +98,22 @@ def _name(key: _Key) -> str:
     )
 
 
-def _in_a_thread(seconds: float, call: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, call)
-    timer.daemon = True
-    timer.start()
+class _LaterThread:
+    """Calls functions after some seconds, in one thread, so that strangers cannot start many.
+
+    It takes them in the order in which they came: one that is due earlier than another before it
+    is called with that one.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="log-limits", daemon=True).start()
+
+    def __call__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._calls.put((time.monotonic() + seconds, call))
+
+    def _run(self) -> None:
+        while True:
+            at, call = self._calls.get()
+            time.sleep(max(0.0, at - time.monotonic()))
+            call()

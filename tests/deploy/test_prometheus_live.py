@@ -251,6 +251,7 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
         silent = {
             "ChannelTokFingerprintsDiffer",
             "ChannelTokFirstTokenSlow",
+            "ChannelTokLogLinesLost",
             "ChannelTokMemoryFull",
         }
         assert set(ALERTS) - fired <= silent | DEPEND_ON_MACHINE

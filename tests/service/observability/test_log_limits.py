@@ -1,6 +1,7 @@
 """A flood of one event is counted, not written; other events are still written."""
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from service.observability.log_limits import SUPPRESSED, LogLimit, drop_undecodable_metadata
 from tests.support.clock import Clock
+from tests.support.running import eventually
 
 LINES, SECONDS = 5, 60.0
 
@@ -111,3 +113,15 @@ def test_undecodable_metadata_is_not_logged() -> None:
     assert not drop_undecodable_metadata(record)
     other = logging.LogRecord("grpc", logging.ERROR, "x", 1, "ExecuteBatchError", (), None)
     assert drop_undecodable_metadata(other)
+
+
+def test_log_limit_reports_many_events_from_one_thread() -> None:
+    """Strangers can cause lines of many kinds; they must not start a thread with each."""
+    limit = LogLimit(1, 0.05)
+    threads = threading.active_count()
+    with capture_logs() as logs:
+        for number in range(50):
+            written(limit, 3, f"event {number}")
+        assert threading.active_count() == threads
+        eventually(lambda: len(logs) == 50, 5, "a line for each event")
+    assert {(line["event"], line["suppressed"]) for line in logs} == {(SUPPRESSED, 2)}
