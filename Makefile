@@ -179,7 +179,7 @@ loadtest: $(VENV)/loadtest.stamp  ## locust users on a running service (SHAPE, W
 
 # gRPC's own log is off: it has a line for every refused connection.
 # CHAOS="--only overload", "--short", or "--write" for docs/reliability.md.
-chaos: $(VENV)/dev.stamp  ## attack a real service and check its limits, 10 minutes (CHAOS)
+chaos: $(VENV)/dev.stamp  ## attack a real service and check its limits, 15 minutes (CHAOS)
 	GRPC_VERBOSITY=NONE $(BIN)/python -m loadtest.chaos $(CHAOS)
 
 # Debian's packages, unpacked instead of installed: no root, no service. With our own package lists,

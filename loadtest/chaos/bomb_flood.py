@@ -50,7 +50,7 @@ def bomb_flood(short: bool) -> Rows:
     """Short: a flood of seconds, and each bomb once by itself."""
     bombs = {name: build() for name, build in IMAGE_BOMBS.items()}
     small = [bomb for bomb in bombs.values() if len(bomb) <= MOST_BYTES]
-    seconds, calm_seconds, repeats = (4, 2, 1) if short else (20, 5, 3)
+    seconds, calm_seconds, repeats = (4, 2, 1) if short else (15, 5, 3)
     with running() as service, Generators(2 + len(HONEST)) as generators:
         expected, processes = expected_answers(service), len(service.children())
         alone = _alone(service, bombs, repeats)

@@ -20,7 +20,7 @@ ROUNDS = 3
 
 
 def bulk(short: bool) -> Rows:
-    seconds, rounds = (2.0, 1) if short else (4.0, ROUNDS)
+    seconds, rounds = (2.0, 1) if short else (3.0, ROUNDS)
     with running() as owner, Generators(1) as generators:
         yield from _rows("bulk", "embedded Triton", owner, generators, seconds, rounds)
         with running(triton_url=owner.triton_address()) as guest:

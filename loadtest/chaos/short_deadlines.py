@@ -27,7 +27,7 @@ OK, LATE, REFUSED = "OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"
 
 
 def short_deadlines(short: bool) -> Rows:
-    seconds = 2.0 if short else 15.0
+    seconds = 2.0 if short else 10.0
     with running() as service:
         asyncio.run(_calls(service, PATIENT, 0, 2.0))  # warm-up
         longest = LONGEST * _seconds_alone(service)
