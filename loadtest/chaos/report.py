@@ -20,7 +20,7 @@ HEAD = """# Reliability
 Attacks on the real service (real processes, connections and kills) and what was measured meanwhile.
 `make chaos` prints this table and exits non-zero if a limit does not hold;
 `python -m loadtest.chaos --write` also writes this page.
-`make test-full` runs a short form of every attack (`tests/loadtest/chaos`).
+`make test` runs a short form of some attacks, `make test-full` of all (`tests/loadtest/chaos`).
 
 Measured on {machine}, {date}; service and attackers shared the cores.
 **{holding} of {limits} limits hold.**
@@ -28,7 +28,7 @@ Measured on {machine}, {date}; service and attackers shared the cores.
 MEMORY = """## Memory
 
 The service's processes take at most `max_memory`
-([decision 40](decisions/0040-memory-budget.md)): the last but one attack asks for more.
+([decision 40](decisions/0040-memory-budget.md)): one of the attacks asks for more.
 """
 
 
