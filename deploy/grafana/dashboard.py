@@ -355,7 +355,7 @@ def triton_time(title: str, microseconds: str) -> timeseries.Panel:
     """Mean of a duration counter of Triton, which has no histograms."""
     requests = "sum by (model) (rate(nv_inference_request_success[$__rate_interval]))"
     seconds = f"sum by (model) (rate({microseconds}[$__rate_interval])) / 1e6"
-    return graph(title, SECONDS, (f"{seconds} / {requests}", "{{model}}"), width=12)
+    return graph(title, SECONDS, (f"{seconds} / {requests}", "{{model}}"))
 
 
 def token_time(title: str, seconds: str) -> timeseries.Panel:

@@ -4,6 +4,7 @@ Closed loops without a pause, whatever the answer was. 128 connections wait at d
 With a short queue most of their calls are refused, and they ignore Retry-After.
 """
 
+import math
 import statistics
 from collections import defaultdict
 
@@ -21,7 +22,7 @@ ROUNDS = 2  # of all numbers of connections, so that a slow phase of the machine
 
 
 def stampede(short: bool) -> Rows:
-    seconds, rounds = (1.0, 1) if short else (10.0, ROUNDS)
+    seconds, rounds = (2.0, 1) if short else (10.0, ROUNDS)
     with running() as service, Generators(2) as generators:
         encode = Rest(f"{service.rest}/v1/encode?k=32", "POST", IMAGES)
         reports, health = _rounds(generators, service, encode, (FEW, *CONNECTIONS), seconds, rounds)
@@ -43,7 +44,7 @@ def stampede(short: bool) -> Rows:
     with running(max_queue_seconds=SHORT_QUEUE) as service, Generators(2) as generators:
         encode = Rest(f"{service.rest}/v1/encode?k=32", "POST", IMAGES)
         reports, health = _rounds(
-            generators, service, encode, (FEW, *CONNECTIONS), seconds / 2, rounds
+            generators, service, encode, (FEW, *CONNECTIONS), max(2.0, seconds / 2), rounds
         )
     yield from _rows("stampede_short", f"max_queue_seconds {SHORT_QUEUE}, REST", reports, 0.8)
     label = f"max_queue_seconds {SHORT_QUEUE}: largest p99 of /livez meanwhile"
@@ -86,5 +87,5 @@ def _rows(name: str, what: str, reports: dict[int, Report], share: float) -> Row
         note = f"{report.goodput:.4g} /s, p99 {report.latency(99, report.good):.3g} s"
         note += f"; refused: {refused}"
         label = f"{what}: {count} connections, share of that"
-        value = report.goodput / few.goodput
+        value = report.goodput / few.goodput if few.goodput else math.nan
         yield Row(f"{name}_{count}_goodput", label, value, share, at_least=True, note=note)
