@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help serve format proto dashboard test test-full check images images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos \
-	train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
+	chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
@@ -181,6 +181,10 @@ loadtest: $(VENV)/loadtest.stamp  ## locust users on a running service (SHAPE, W
 # CHAOS="--only overload", "--short", or "--write" for docs/reliability.md.
 chaos: $(VENV)/dev.stamp  ## attack a real service and check its limits, 15 minutes (CHAOS)
 	GRPC_VERBOSITY=NONE $(BIN)/python -m loadtest.chaos $(CHAOS)
+
+chaos-short: $(VENV)/dev.stamp  ## strangers' attacks in seconds, without limits on time
+	$(BIN)/python -m pytest -q -m bench tests/loadtest/chaos/test_attacks.py \
+		-k "environment or local_user or readers or stampede or watchers"
 
 # Debian's packages, unpacked instead of installed: no root, no service. With our own package lists,
 # as the machine's may be empty.

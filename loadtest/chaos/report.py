@@ -20,7 +20,7 @@ HEAD = """# Reliability
 Attacks on the real service (real processes, connections and kills) and what was measured meanwhile.
 `make chaos` prints this table and exits non-zero if a limit does not hold;
 `python -m loadtest.chaos --write` also writes this page.
-`make test` runs a short form of some attacks, `make test-full` of all (`tests/loadtest/chaos`).
+CI runs a short form of some attacks (`make chaos-short`), `make test-full` of all.
 
 Measured on {machine}, {date}; service and attackers shared the cores.
 **{holding} of {limits} limits hold.**
