@@ -101,8 +101,7 @@ def _name(key: _Key) -> str:
 class _LaterThread:
     """Calls functions after some seconds, in one thread, so that strangers cannot start many.
 
-    It takes them in the order in which they came: one that is due earlier than another before it
-    is called with that one.
+    In the order in which they were passed: a function runs late if one before it is due later.
     """
 
     def __init__(self) -> None:

@@ -62,9 +62,10 @@ class EngineHealth:
         return self._models[model.name]
 
     def forget(self, name: str) -> None:
-        """Forget a model's silence: it has new processes, which owe nothing of their forerunners'.
+        """Discard the record of a model whose processes were replaced.
 
-        What failed callers stays known. No error for a model that got no request.
+        The new ones are neither silent nor overtaken. `failed_at` and `suspected_at` stay. No error
+        for a model that got no request.
         """
         self._models.pop(name, None)
 

@@ -6,7 +6,7 @@ from channeltok import Client
 
 from tests.support.running import Service, running
 
-LOG_LINES = 60
+_LOG_LINES = 60
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,7 +18,7 @@ def pytest_runtest_makereport(
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, Service):
-                log = "\n".join(value.log[-LOG_LINES:])
+                log = "".join(value.log[-_LOG_LINES:])
                 report.sections.append((f"log of the service `{name}`", log))
     return report
 
