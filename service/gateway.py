@@ -84,6 +84,7 @@ async def serve(settings: Settings) -> None:
         bodies,
         refusals,
         settings,
+        authenticator,
         lambda: supervisor.readiness.ready and not stop.is_set(),
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )

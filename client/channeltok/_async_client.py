@@ -8,7 +8,9 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Sequence,
 )
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,7 +23,7 @@ from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
-from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
+from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo, Preview
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -97,6 +99,27 @@ class AsyncClient:
         request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return await self._call(self._stub.Decode, request, _messages.read_image)
 
+    def decode_progressive(
+        self,
+        tokens: Tokens | bytes,
+        ks: Sequence[int],
+        format: ImageFormat = "png",
+        tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
+    ) -> AsyncGenerator[Preview, None]:
+        """Decode several prefixes of the same tokens, for `async for`. See `Client`."""
+        request = _messages.decode_progressive_request(tokens, ks, format, tokenizer, aspect)
+        return self._previews(request)
+
+    async def _previews(
+        self, request: pb.DecodeProgressiveRequest
+    ) -> AsyncGenerator[Preview, None]:
+        async with aclosing(self._replies(self._stub.DecodeProgressive, request)) as replies:
+            async for reply in replies:
+                if (preview := generation.read_preview(reply)) is not None:
+                    yield preview
+
     def encode_stream(
         self,
         images: AsyncIterable[bytes] | Iterable[bytes],
@@ -158,11 +181,16 @@ class AsyncClient:
         return self._events(generation.generate_request(params))
 
     async def _events(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
-        call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
+        async with aclosing(self._replies(self._stub.Generate, request)) as replies:
+            async for reply in replies:
+                yield generation.read_event(reply)
+
+    async def _replies(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any, None]:
+        call = method(request, timeout=self._timeout, metadata=self._metadata())
         try:
             with _channel.typed_errors():
-                async for response in call:
-                    yield generation.read_event(response)
+                async for reply in call:
+                    yield reply
         finally:
             call.cancel()
 

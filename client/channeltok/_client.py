@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,7 +15,7 @@ from channeltok._messages import ImageFormat, TokenizerInfo
 from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
 from channeltok.errors import ChannelTokError, from_rpc_error
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
-from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo
+from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo, Preview
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -144,6 +145,40 @@ class Client:
         request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return self._call(self._stub.Decode, request, _messages.read_image)
 
+    def decode_progressive(
+        self,
+        tokens: Tokens | bytes,
+        ks: Sequence[int],
+        format: ImageFormat = "png",
+        tokenizer: str | None = None,
+        *,
+        aspect: Aspect | None = None,
+    ) -> Generator[Preview, None, None]:
+        """Decode several prefixes of the same tokens in one call, as one batch of the engine.
+
+        Closing the iterator stops the work. The client's timeout is the deadline of the whole call.
+
+        Args:
+            tokens: as in `decode`.
+            ks: lengths of the prefixes: 1 to 32 different values, each 1 to the number of tokens.
+            format: as in `decode`.
+            tokenizer: as in `decode`.
+            aspect: as in `decode`.
+
+        Yields:
+            For each k, in the order of `ks`, the image that `decode` makes of the first k tokens.
+
+        Raises:
+            InvalidInput: BAD_K, or as in `decode`.
+            FingerprintMismatch, ChannelTokError: as in `decode`.
+        """
+        request = _messages.decode_progressive_request(tokens, ks, format, tokenizer, aspect)
+        return self._previews(request)
+
+    def _previews(self, request: pb.DecodeProgressiveRequest) -> Generator[Preview, None, None]:
+        with closing(self._replies(self._stub.DecodeProgressive, request)) as replies:
+            yield from filter(None, map(generation.read_preview, replies))
+
     def encode_stream(
         self,
         images: Iterable[bytes],
@@ -253,10 +288,14 @@ class Client:
         return self._events(generation.generate_request(params))
 
     def _events(self, request: pb.GenerateRequest) -> Generator[GenerationEvent, None, None]:
-        call = self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata())
+        with closing(self._replies(self._stub.Generate, request)) as replies:
+            yield from map(generation.read_event, replies)
+
+    def _replies(self, method: Callable[..., Any], request: Any) -> Generator[Any, None, None]:
+        call = method(request, timeout=self._timeout, metadata=self._metadata())
         try:
             with _channel.typed_errors():
-                yield from map(generation.read_event, call)
+                yield from call
         finally:
             call.cancel()
 

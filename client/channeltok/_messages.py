@@ -1,6 +1,7 @@
 """Build protobuf requests and read responses, for both clients; limits of a message."""
 
 import operator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -98,6 +99,21 @@ def decode_request(
         width, height = check_aspect(aspect)
         ratio = pb.AspectRatio(width=width, height=height)
     return pb.DecodeRequest(tokens=data, format=FORMATS[format], tokenizer=tokenizer, aspect=ratio)
+
+
+def decode_progressive_request(
+    tokens: Tokens | bytes,
+    ks: Sequence[int],
+    format: ImageFormat,
+    tokenizer: str | None,
+    aspect: Aspect | None,
+) -> pb.DecodeProgressiveRequest:
+    """Raises InvalidInput, TooLarge; the service checks the rest."""
+    for k in ks:
+        check_k(k)
+    return pb.DecodeProgressiveRequest(
+        request=decode_request(tokens, format, tokenizer, aspect), k=ks
+    )
 
 
 def encode_item(

@@ -161,5 +161,10 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
     )
 
 
+def read_preview(response: pb.DecodeProgressiveResponse) -> Preview | None:
+    """The preview of a reply; None for the last reply."""
+    return from_message(Preview, response.preview) if response.HasField("preview") else None
+
+
 def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:
     return [from_message(GeneratorInfo, generator) for generator in response.generators]

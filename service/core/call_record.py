@@ -23,7 +23,7 @@ class CallRecord:
 
     slow_seconds: a call that takes longer is logged. untimed_stages: stages that do not count
     towards that, because the caller waits for them on purpose. timeout: seconds from the start to
-    the caller's deadline.
+    the caller's deadline. images: how many a call that succeeds counts as.
     """
 
     rpc: str
@@ -34,6 +34,7 @@ class CallRecord:
     tokenizer: str = ""
     k: int = 0
     budget: str = ""
+    images: int = 1
     started: float = field(default_factory=time.perf_counter)
     stage_started: float = field(default_factory=time.perf_counter)
 
@@ -73,7 +74,7 @@ class CallRecord:
     ) -> None:
         match error:
             case None:
-                metrics.IMAGES.labels(self.rpc).inc()
+                metrics.IMAGES.labels(self.rpc).inc(self.images)
                 for stage, seconds in self.stages.items():
                     metrics.STAGE_SECONDS.labels(self.rpc, stage, self.budget).observe(seconds)
                 self._close("OK")

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from channeltok import Preview
 from channeltok.fit import Aspect
 from channeltok.quality import K_AND_QUALITY, Quality, QualityPoint
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
@@ -36,6 +37,7 @@ from service.settings import Settings
 from service.triton.client import Triton
 from service.triton.health import ENGINE_RETRY_SECONDS
 
+MAX_PREFIXES = 32  # of one call of decode_progressive
 # Items of streams wait for their permits; that makes no slow call.
 _UNTIMED_STAGES = {
     Priority.INTERACTIVE: frozenset[str](),
@@ -67,6 +69,18 @@ class Decoded:
     k: int
     stages: Stages
     engine: str
+
+
+@dataclass(frozen=True)
+class DecodeFinished:
+    """Last event of decode_progressive. stages: of all prefixes. engine: see Model.engine."""
+
+    tokenizer: ServedTokenizer
+    stages: Stages
+    engine: str
+
+
+DecodeEvent = Preview | DecodeFinished
 
 
 class Tokenization:
@@ -221,6 +235,7 @@ class Tokenization:
         format: str,
         tokenizer: str | None,
         *,
+        k: int | None = None,
         aspect: Aspect | None = None,
         rpc: str = "decode",
         timeout: float | None = None,
@@ -228,21 +243,19 @@ class Tokenization:
     ) -> Decoded:
         """Decode tokens or token bytes to an image in `format` ("JPEG", "PNG" or "WEBP").
 
-        aspect: proportions of an image that was padded, both at least 1: the reply is without its
-        bands. None for those of the tokens, else the whole square. tokenizer, timeout: as for
-        encode. Raises the ServiceErrors of service/errors.py.
+        k: decode the first k tokens only; None for all. aspect: proportions of an image that was
+        padded, both at least 1: the reply is without its bands. None for those of the tokens, else
+        the whole square. tokenizer, timeout: as for encode. Raises the ServiceErrors of
+        service/errors.py.
         """
         async with (
             self._call(rpc, timeout, priority) as call,
             self._permit(call, priority, timeout) as permit,
         ):
-            if isinstance(tokens, bytes):
-                try:
-                    tokens = Tokens.from_bytes(tokens)
-                except TokenBytesError as error:
-                    raise BadTokens(str(error)) from error
-            served = await self._find_maker(tokens, tokenizer)
-            served.check(tokens)
+            served, tokens = await self._read_tokens(tokens, tokenizer)
+            if k is not None:
+                _check_prefixes([k], tokens.k)
+                tokens = tokens.prefix(k)
             call.set_subject(served.name, tokens.k)
             decoder, padded = served.decoder_input(tokens)
             call.end_stage("unpack")
@@ -256,6 +269,97 @@ class Tokenization:
             metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, image, tokens.k, call.stages, decoder.engine)
+
+    async def decode_progressive(
+        self,
+        tokens: Tokens | bytes,
+        ks: Sequence[int],
+        format: str,
+        tokenizer: str | None,
+        *,
+        aspect: Aspect | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """Decode the first k tokens for each of `ks`: yields a Preview for each, in their order,
+        then DecodeFinished.
+
+        ks: 1 to MAX_PREFIXES different values, each 1 to the number of tokens. The prefixes are one
+        batch of their decoder, and hold one permit, which a slow reader does not prolong. Iterate
+        within `contextlib.aclosing`. An invalid request raises before the first event. Other
+        parameters and errors: as for decode.
+        """
+        events: asyncio.Queue[DecodeEvent | None] = asyncio.Queue()
+        # Until the last event was read, because the images wait for their reader.
+        with await self._memory.reserve(0) as memory:
+            work = self._decode_prefixes(
+                tokens, list(ks), format, tokenizer, aspect, timeout, memory, events.put_nowait
+            )
+            running = asyncio.create_task(work)
+            running.add_done_callback(lambda _: events.put_nowait(None))
+            try:
+                while (event := await events.get()) is not None:
+                    yield event
+                await running
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    async def _decode_prefixes(
+        self,
+        tokens: Tokens | bytes,
+        ks: list[int],
+        format: str,
+        tokenizer: str | None,
+        aspect: Aspect | None,
+        timeout: float | None,
+        memory: Reservation,
+        put: Callable[[DecodeEvent], None],
+    ) -> None:
+        rpc = "decode_progressive"
+        async with self._call(rpc, timeout, Priority.INTERACTIVE) as call:
+            served, tokens = await self._read_tokens(tokens, tokenizer)
+            _check_prefixes(ks, tokens.k)
+            call.set_subject(served.name, max(ks))
+            call.images = len(ks)
+            for _ in ks[1:]:  # the call itself counted as one image
+                await self._rate_limit.take(wait=True)
+            await memory.grow(len(ks) * 2 * 3 * served.image_size**2, PATIENCE_SECONDS)
+            shape = aspect or tokens.aspect or (1, 1)
+            rendered: dict[int, bytes] = {}
+            waiting = list(reversed(ks))
+            async with self._permit(call, Priority.INTERACTIVE, timeout) as permit:
+                for budget, decoder, group in served.decoders_for(sorted(ks)):
+                    padded = pad_prefixes(tokens.ids, group, budget)
+                    inference = await self._triton.infer(decoder, padded, permit=permit)
+                    call.add_inference(inference)
+                    images = await asyncio.gather(
+                        *(
+                            self._images.encode(imaging.crop_to_aspect(pixels, *shape), format)
+                            for pixels in inference.output
+                        )
+                    )
+                    call.end_stage("render")
+                    rendered.update(zip(group, images, strict=True))
+                    while waiting and waiting[-1] in rendered:
+                        k = waiting.pop()
+                        image = rendered.pop(k)
+                        metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
+                        metrics.TOKENS.labels(rpc).inc(k)
+                        put(Preview(k, image))
+        put(DecodeFinished(served, call.stages, decoder.engine))
+
+    async def _read_tokens(
+        self, tokens: Tokens | bytes, tokenizer: str | None
+    ) -> tuple[ServedTokenizer, Tokens]:
+        """The tokens, and the tokenizer that made them. Raises BadTokens, FingerprintMismatch."""
+        if isinstance(tokens, bytes):
+            try:
+                tokens = Tokens.from_bytes(tokens)
+            except TokenBytesError as error:
+                raise BadTokens(str(error)) from error
+        served = await self._find_maker(tokens, tokenizer)
+        served.check(tokens)
+        return served, tokens
 
     async def _find_maker(self, tokens: Tokens, name: str | None) -> ServedTokenizer:
         try:
@@ -299,3 +403,15 @@ class Tokenization:
             call.end_stage("admission")
             with metrics.IMAGES_IN_FLIGHT.labels(call.rpc).track_inprogress():
                 yield permit
+
+
+def _check_prefixes(ks: list[int], most: int) -> None:
+    """Raises BadK unless there are 1 to MAX_PREFIXES different values from 1 to `most`."""
+    if not 1 <= len(ks) <= MAX_PREFIXES:
+        raise BadK(f"{len(ks)} values of k; a call takes 1 to {MAX_PREFIXES}")
+    for k in ks:
+        if not 1 <= k <= most:
+            raise BadK(f"k is {k}; there are {most} tokens, so it is 1 to {most}")
+    if len(set(ks)) < len(ks):
+        repeated = next(k for k in ks if ks.count(k) > 1)
+        raise BadK(f"k = {repeated} is given more than once")

@@ -11,7 +11,7 @@ from channeltok.v1 import tokenizer_pb2 as pb
 
 from service.core.call_record import Stages
 from service.core.generation import Event, Finished
-from service.core.tokenization import Decoded, Encoded
+from service.core.tokenization import Decoded, DecodeEvent, DecodeFinished, Encoded
 from service.errors import BadRequest, UnsupportedFormat
 
 _FITS: dict[int, Fit] = {pb.FIT_UNSPECIFIED: "crop", pb.FIT_CROP: "crop", pb.FIT_PAD: "pad"}
@@ -80,6 +80,20 @@ def decode_response(decoded: Decoded, format: pb.ImageFormat) -> pb.DecodeRespon
         stages=_stage_times(decoded.stages),
         engine=decoded.engine,
     )
+
+
+def decode_progressive_response(event: DecodeEvent) -> pb.DecodeProgressiveResponse:
+    match event:
+        case Preview(k, image):
+            return pb.DecodeProgressiveResponse(preview=pb.Preview(k=k, image=image))
+        case DecodeFinished(tokenizer, stages, engine):
+            finished = pb.DecodeFinished(
+                tokenizer=tokenizer.name,
+                fingerprint=tokenizer.fingerprint,
+                stages=_stage_times(stages),
+                engine=engine,
+            )
+            return pb.DecodeProgressiveResponse(finished=finished)
 
 
 def generate_response(event: Event) -> pb.GenerateResponse:

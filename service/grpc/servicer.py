@@ -38,6 +38,22 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
 
+    async def DecodeProgressive(
+        self, request: pb.DecodeProgressiveRequest, context: Context
+    ) -> AsyncIterator[pb.DecodeProgressiveResponse]:
+        decode = request.request
+        decoding = self._tokenization.decode_progressive(
+            decode.tokens,
+            request.k,
+            messages.pillow_format(decode.format),
+            decode.tokenizer,
+            aspect=messages.read_aspect(decode),
+            timeout=self._time_left(context),
+        )
+        async with aclosing(decoding) as events:
+            async for event in events:
+                yield messages.decode_progressive_response(event)
+
     async def EncodeStream(
         self, requests: Source[pb.EncodeStreamRequest], context: Context
     ) -> AsyncIterator[pb.EncodeStreamResponse]:

@@ -11,27 +11,34 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 
 from imaging import FORMATS
-from service.core.call_record import Stages
 from service.core.refusals import Refusals
-from service.core.tokenization import Encoded, Tokenization
+from service.core.tokenization import MAX_PREFIXES, Encoded, Tokenization
 from service.rest.documents import TokenizersDocument, TokensDocument
 from service.rest.negotiation import (
+    EVENT_STREAM,
+    FORMATS_BY_NAME,
     JSON,
+    MULTIPART,
     OCTETS,
     TOKEN_BYTES,
     accept_of,
+    image_types,
     negotiate,
     require_content_type,
 )
 from service.rest.problems import PROBLEM, Problem, add_error_handlers
+from service.rest.progressive import K_HEADER, event_stream, multipart
 from service.rest.requests import (
     Bodies,
     cancel_on_disconnect,
     parse_k,
+    parse_ks,
     parse_quality,
     parse_tokens,
 )
+from service.rest.results import result_headers
 from service.rest.routes import StrictRoute
+from service.security.auth import Authenticator
 from service.settings import Settings
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -47,6 +54,7 @@ def create_app(
     bodies: Bodies,
     refusals: Refusals,
     settings: Settings,
+    authenticator: Authenticator,
     is_ready: Callable[[], bool],
     exposition: Callable[[], Awaitable[bytes]],
 ) -> FastAPI:
@@ -123,14 +131,18 @@ def create_app(
             )
             encoded = await cancel_on_disconnect(request, work)
         content = _tokens_json(encoded) if media_type == JSON else encoded.tokens.to_bytes()
-        headers = _result_headers(encoded.stages, encoded.engine)
+        headers = result_headers(encoded.stages, encoded.engine)
         if encoded.tokens.view is not None:
             headers[_VIEW] = _view_header(encoded.tokens.view)
         return Response(content, media_type=media_type, headers=headers)
 
     @app.post(
         "/v1/decode",
-        summary="Decode tokens to an image",
+        summary="Decode tokens to an image, or several prefixes of them to an image each",
+        description="With several values of k: server-sent events, a `preview` for each k in the "
+        "order given, then `done`; or `error`, with a problem as its data. A request that cannot "
+        "be served gets a problem before any event. With `Accept: multipart/mixed`: one part for "
+        f"each k, named by its header `{K_HEADER}`. The prefixes are one batch of the engine.",
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -141,11 +153,35 @@ def create_app(
                 },
             }
         },
-        responses={200: {"content": dict.fromkeys(FORMATS, _BINARY)}},
+        responses={
+            200: {
+                "content": {
+                    **dict.fromkeys(FORMATS, _BINARY),
+                    EVENT_STREAM: {"schema": {"type": "string"}},
+                    MULTIPART: {"schema": {"type": "string"}},
+                }
+            }
+        },
         response_class=Response,
     )
     async def decode(
         request: Request,
+        k: Annotated[
+            str | None,
+            Query(
+                description="decode the first k tokens only; all when absent. Several, with commas "
+                f"between them, such as 8,16,32: an image for each; at most {MAX_PREFIXES}",
+                json_schema_extra={"pattern": "^[0-9]+(,[0-9]+)*$"},
+            ),
+        ] = None,
+        format: Annotated[
+            str | None,
+            Query(
+                description="format of the image; when absent, Accept chooses it, and with several "
+                "k it is png",
+                json_schema_extra={"enum": list(FORMATS_BY_NAME)},
+            ),
+        ] = None,
         tokenizer: Annotated[
             str | None,
             Query(description="name of the tokenizer; found by fingerprint when absent"),
@@ -160,22 +196,37 @@ def create_app(
             ),
         ] = None,
     ) -> Response:
-        media_type = negotiate(accept_of(request), ("image/png", "image/jpeg", "image/webp"))
+        ks = parse_ks(k)
+        formats = image_types(format)
+        several = len(ks) > 1
+        media_type = negotiate(
+            accept_of(request), (EVENT_STREAM, MULTIPART) if several else formats
+        )
         content_type = require_content_type(request, (JSON, OCTETS, TOKEN_BYTES))
         body = await bodies.document(request)
         tokens: Tokens | bytes = body
         if content_type == JSON:
             tokens, named = parse_tokens(body)
             tokenizer = tokenizer or named
+        ratio = None if aspect is None else parse_aspect(aspect)
+        timeout = settings.request_timeout_seconds
+        if several:
+            events = tokenization.decode_progressive(
+                tokens, ks, FORMATS[formats[0]], tokenizer, aspect=ratio, timeout=timeout
+            )
+            if media_type == EVENT_STREAM:
+                return await event_stream(request, events, formats[0], authenticator)
+            return await multipart(request, events, formats[0])
         work = tokenization.decode(
             tokens,
             FORMATS[media_type],
             tokenizer,
-            aspect=None if aspect is None else parse_aspect(aspect),
-            timeout=settings.request_timeout_seconds,
+            k=ks[0] if ks else None,
+            aspect=ratio,
+            timeout=timeout,
         )
         decoded = await cancel_on_disconnect(request, work)
-        headers = _result_headers(decoded.stages, decoded.engine)
+        headers = result_headers(decoded.stages, decoded.engine)
         return Response(decoded.image, media_type=media_type, headers=headers)
 
     @app.get("/v1/tokenizers", summary="List the served tokenizers")
@@ -222,9 +273,3 @@ def _tokens_json(encoded: Encoded) -> bytes:
 
 def _view_header(view: ImageView) -> str:
     return ", ".join(f"{name}={value}" for name, value in asdict(view).items())
-
-
-def _result_headers(stages: Stages, engine: str) -> dict[str, str]:
-    """engine: what computed the result, such as "openvino bf16"."""
-    timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages.items())
-    return {"Server-Timing": timing, "ChannelTok-Engine": engine}

@@ -4,35 +4,26 @@ An error before the first event is an ordinary problem response; a later one is 
 `error`, with the problem as its data.
 """
 
-import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from channeltok import NewTokens, Preview, Started
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
 
 from service.core.generation import Event, Finished, Generation
-from service.core.rate_limit import caller
-from service.errors import BadRequest, Unauthenticated, to_service_error
+from service.errors import BadRequest
 from service.rest.documents import GenerateDocument, GeneratorsDocument
-from service.rest.negotiation import JSON, require_content_type
-from service.rest.problems import invalid_request, to_problem
+from service.rest.events import EventStream, error_frame, frame, preview_frame
+from service.rest.negotiation import EVENT_STREAM, JSON, require_content_type
+from service.rest.problems import invalid_request
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_object, read_tokens
 from service.security.auth import Authenticator
 from service.settings import Settings
 
-EVENT_STREAM = "text/event-stream"
 _PARAMETERS = [field.alias or name for name, field in GenerateDocument.model_fields.items()]
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # or nginx would hold events back
-}
 
 
 def add_routes(
@@ -66,31 +57,12 @@ def add_routes(
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
         frames = _sse_frames(first, events, f"image/{params.preview_format}")
-        return _EventStream(frames, authenticator)
+        return EventStream(frames, authenticator)
 
     @app.get("/v1/generators", summary="List the served generators")
     async def generators() -> GeneratorsDocument:
         infos = [asdict(served.info()) for served in generation.generators]
         return GeneratorsDocument.model_validate({"generators": infos})
-
-
-class _EventStream(StreamingResponse):
-    """Closes its iterator as soon as the client disconnects or its token is removed, which stops
-    the work at once."""
-
-    body_iterator: AsyncGenerator[bytes, None]
-
-    def __init__(self, frames: AsyncGenerator[bytes, None], authenticator: Authenticator) -> None:
-        super().__init__(frames, media_type=EVENT_STREAM, headers=_HEADERS)
-        self._authenticator = authenticator
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.body_iterator):
-            try:
-                async with self._authenticator.while_accepted(caller.get(), scope["path"]):
-                    await super().__call__(scope, receive, send)
-            except Unauthenticated as error:
-                await send({"type": "http.response.body", "body": _error_frame(error)})
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -116,20 +88,17 @@ async def _sse_frames(
             async for event in events:
                 yield _to_sse(event, media_type)
         except Exception as error:
-            yield _error_frame(error)
+            yield error_frame(error)
 
 
 def _to_sse(event: Event, media_type: str) -> bytes:
     match event:
         case Started():
-            return _sse_frame("start", asdict(event))
+            return frame("start", asdict(event))
         case NewTokens(index, ids):
-            return _sse_frame("token", {"index": index, "ids": ids})
-        case Preview(k, image):
-            return _sse_frame(
-                "preview",
-                {"k": k, "media_type": media_type, "image": base64.b64encode(image).decode()},
-            )
+            return frame("token", {"index": index, "ids": ids})
+        case Preview():
+            return preview_frame(event, media_type)
         case Finished(tokenizer, tokens, engine, stages):
             data = {
                 "tokenizer": tokenizer,
@@ -139,12 +108,4 @@ def _to_sse(event: Event, media_type: str) -> bytes:
                 "engine": engine,
                 "stages": stages,
             }
-            return _sse_frame("done", data)
-
-
-def _error_frame(error: Exception) -> bytes:
-    return _sse_frame("error", to_problem(to_service_error(error)).model_dump())
-
-
-def _sse_frame(name: str, data: dict[str, Any]) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+            return frame("done", data)

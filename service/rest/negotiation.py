@@ -4,11 +4,16 @@ import re
 
 from fastapi import Request
 
+from imaging import FORMATS
 from service.errors import NotAcceptable, UnsupportedEncoding, UnsupportedFormat
 
 OCTETS = "application/octet-stream"
 TOKEN_BYTES = "application/vnd.channeltok.tokens"
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
+MULTIPART = "multipart/mixed"
+FORMATS_BY_NAME = {media_type.removeprefix("image/"): media_type for media_type in FORMATS}
+_IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")  # the default first
 _FORM = "application/x-www-form-urlencoded"  # what curl --data-binary sends by default
 _Q = re.compile(r"q=(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
 
@@ -37,6 +42,20 @@ def negotiate(accept: str, offers: tuple[str, ...]) -> str:
     if weight(best) == 0:
         raise NotAcceptable(f"Accept is {accept[:100]!r}; the offers are {', '.join(offers)}")
     return best
+
+
+def image_types(format: str | None) -> tuple[str, ...]:
+    """The media types that a reply may have, the preferred one first: all, or that of `format`.
+
+    Raises UnsupportedFormat.
+    """
+    if format is None:
+        return _IMAGE_TYPES
+    if format not in FORMATS_BY_NAME:
+        raise UnsupportedFormat(
+            f"format is {format[:40]!r}; it is one of {', '.join(FORMATS_BY_NAME)}"
+        )
+    return (FORMATS_BY_NAME[format],)
 
 
 def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:

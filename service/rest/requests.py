@@ -100,6 +100,20 @@ def parse_k(text: str | None) -> int | None:
     return int(text)
 
 
+def parse_ks(text: str | None) -> list[int]:
+    """Whole numbers with commas between them; none where absent. Raises BadK."""
+    if text is None:
+        return []
+    parts = text.split(",")
+    for part in parts:
+        if not WHOLE_NUMBER.fullmatch(part):
+            raise BadK(
+                f"k is {text[:40]!r}; it must be a whole number, or several with commas between "
+                "them, written in digits alone"
+            )
+    return [int(part) for part in parts]
+
+
 def parse_quality(text: str | None) -> Quality | None:
     """Raises BadRequest."""
     try:

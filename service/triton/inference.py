@@ -58,7 +58,7 @@ class InferenceClient:
         execution = np.frombuffer(raw.get(EXECUTION, b""), np.int64)
         if execution.size != 2 * len(array):
             return Inference(output, None, elapsed)
-        nanoseconds, batch_size = execution[:2]  # the same in every row
+        nanoseconds, batch_size = execution[:2].tolist()  # the same in every row
         health.longest_run = max(health.longest_run, nanoseconds / 1e9)
         for _ in array:
             metrics.BATCH_SIZE.labels(model.name).observe(batch_size)

@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from channeltok.cli.images import display_name, image_format, read_token_file, write_output
+from channeltok.cli.images import (
+    display_name,
+    image_format,
+    preview_path,
+    read_token_file,
+    whole_numbers,
+    write_output,
+)
 from channeltok.cli.server_options import connect
 from channeltok.generation import Generated, GenerateParams, NewTokens, Preview, Started
 
@@ -37,7 +44,7 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     generate.add_argument(
         "--previews",
         metavar="K,K,...",
-        type=_budgets,
+        type=whole_numbers,
         default=[],
         help="also write the image at these numbers of tokens",
     )
@@ -50,15 +57,6 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     )
     generate.add_argument("--tokens", metavar="FILE", type=Path, help="also write the tokens")
     generate.set_defaults(run=_generate)
-
-
-def _budgets(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"are whole numbers with commas between, not {text!r}"
-        ) from error
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -81,7 +79,7 @@ def _generate(options: argparse.Namespace) -> None:
                 case NewTokens(index, ids):
                     _print_progress(f"\r{index + len(ids)}/{k} tokens")
                 case Preview(k_so_far, image):
-                    write_output(_preview_path(options.output, k_so_far), image)
+                    write_output(preview_path(options.output, k_so_far), image)
                 case Generated(tokens):
                     _print_progress("\n")
         image = client.decode(tokens, params.preview_format)
@@ -97,9 +95,3 @@ def _generate(options: argparse.Namespace) -> None:
 def _print_progress(text: str) -> None:
     if sys.stderr.isatty():
         print(text, end="", file=sys.stderr, flush=True)
-
-
-def _preview_path(output: str, k: int) -> str:
-    """out.png -> out.k8.png; previews of stdout are preview.k8.png."""
-    path = Path("preview.png" if output == "-" else output)
-    return str(path.with_suffix(f".k{k}{path.suffix}"))

@@ -56,6 +56,15 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="proportions of an image that was encoded with --fit pad, such as 3:2 or 1920:1080: "
         "removes its bands; default: the whole square",
     )
+    decode.add_argument(
+        "-k",
+        "--k",
+        metavar="K,K,...",
+        dest="ks",
+        type=whole_numbers,
+        help="decode the first K tokens only; several write an image for each, in one call: "
+        "OUTPUT.k8.png, OUTPUT.k16.png, ...; default: all tokens",
+    )
     decode.set_defaults(run=_decode)
 
     info = commands.add_parser(
@@ -134,16 +143,28 @@ def _encode(options: argparse.Namespace) -> None:
 def _decode(options: argparse.Namespace) -> None:
     tokens = read_token_file(options.input)
     output = options.output or str(options.input.with_suffix(".png"))
+    several = options.ks is not None and len(options.ks) > 1
     # photo.png -> photo.ctok -> photo.png: the default must not overwrite the original.
-    if options.output is None and os.path.exists(output):
+    if options.output is None and not several and os.path.exists(output):
         raise CommandFailed(f"{output} exists; to overwrite it, use -o {output}")
+    if output == "-" and several:
+        raise CommandFailed("several images do not fit into stdout: give -o a file", exit_code=2)
     format = image_format(output)
+    arguments: dict[str, Any] = {"tokenizer": options.tokenizer, "aspect": options.aspect}
     with connect(options) as client:
-        image = client.decode(tokens, format, options.tokenizer, aspect=options.aspect)
+        if options.ks is None:
+            _write_image(output, client.decode(tokens, format, **arguments), tokens)
+            return
+        for preview in client.decode_progressive(tokens, options.ks, format, **arguments):
+            path = preview_path(output, preview.k) if several else output
+            _write_image(path, preview.image, tokens.prefix(preview.k))
+
+
+def _write_image(output: str, image: bytes, tokens: Tokens) -> None:
     write_output(output, image)
     summary = (
-        f"{display_name(output)}: {format} of {len(image)} bytes, from {tokens.k} tokens, "
-        f"fingerprint {tokens.fingerprint}"
+        f"{display_name(output)}: {image_format(output)} of {len(image)} bytes, from {tokens.k} "
+        f"tokens, fingerprint {tokens.fingerprint}"
     )
     print(summary, file=sys.stderr if output == "-" else sys.stdout)
 
@@ -216,6 +237,22 @@ def image_format(output: str) -> ImageFormat:
             exit_code=2,
         )
     return _FORMAT_OF_SUFFIX[suffix]
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Numbers with commas between them, as the value of an option."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"are whole numbers with commas between, not {text!r}"
+        ) from error
+
+
+def preview_path(output: str, k: int) -> str:
+    """out.png -> out.k8.png; previews of stdout are preview.k8.png."""
+    path = Path("preview.png" if output == "-" else output)
+    return str(path.with_suffix(f".k{k}{path.suffix}"))
 
 
 def write_output(output: str, data: bytes) -> None:

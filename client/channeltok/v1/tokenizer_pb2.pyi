@@ -136,6 +136,34 @@ class DecodeResponse(_message.Message):
     engine: str
     def __init__(self, image: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., tokenizer: _Optional[str] = ..., k: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
+class DecodeProgressiveRequest(_message.Message):
+    __slots__ = ("request", "k")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    request: DecodeRequest
+    k: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request: _Optional[_Union[DecodeRequest, _Mapping]] = ..., k: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DecodeProgressiveResponse(_message.Message):
+    __slots__ = ("preview", "finished")
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    preview: Preview
+    finished: DecodeFinished
+    def __init__(self, preview: _Optional[_Union[Preview, _Mapping]] = ..., finished: _Optional[_Union[DecodeFinished, _Mapping]] = ...) -> None: ...
+
+class DecodeFinished(_message.Message):
+    __slots__ = ("tokenizer", "fingerprint", "stages", "engine")
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    tokenizer: str
+    fingerprint: str
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    engine: str
+    def __init__(self, tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
+
 class StageTime(_message.Message):
     __slots__ = ("stage", "seconds")
     STAGE_FIELD_NUMBER: _ClassVar[int]

@@ -44,6 +44,11 @@ class TokenizerStub:
                 request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.DecodeProgressive = channel.unary_stream(
+                '/channeltok.v1.Tokenizer/DecodeProgressive',
+                request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveRequest.SerializeToString,
+                response_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveResponse.FromString,
+                _registered_method=True)
         self.EncodeStream = channel.stream_stream(
                 '/channeltok.v1.Tokenizer/EncodeStream',
                 request_serializer=channeltok_dot_v1_dot_tokenizer__pb2.EncodeStreamRequest.SerializeToString,
@@ -83,6 +88,14 @@ class TokenizerServicer:
 
     def Decode(self, request, context):
         """Decodes tokens to an image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecodeProgressive(self, request, context):
+        """Decodes several prefixes of the same tokens, in one batch of the engine: a `preview` for each k in
+        the order of the request, then `finished`. An invalid request fails before any reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +151,11 @@ def add_TokenizerServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeRequest.FromString,
                     response_serializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeResponse.SerializeToString,
+            ),
+            'DecodeProgressive': grpc.unary_stream_rpc_method_handler(
+                    servicer.DecodeProgressive,
+                    request_deserializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveRequest.FromString,
+                    response_serializer=channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveResponse.SerializeToString,
             ),
             'EncodeStream': grpc.stream_stream_rpc_method_handler(
                     servicer.EncodeStream,
@@ -219,6 +237,33 @@ class Tokenizer:
             '/channeltok.v1.Tokenizer/Decode',
             channeltok_dot_v1_dot_tokenizer__pb2.DecodeRequest.SerializeToString,
             channeltok_dot_v1_dot_tokenizer__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecodeProgressive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/channeltok.v1.Tokenizer/DecodeProgressive',
+            channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveRequest.SerializeToString,
+            channeltok_dot_v1_dot_tokenizer__pb2.DecodeProgressiveResponse.FromString,
             options,
             channel_credentials,
             insecure,
