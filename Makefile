@@ -10,7 +10,7 @@ DATA ?= ../shared/data
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve format proto dashboard test test-full check images images-check engines-check \
+.PHONY: help serve format proto dashboard screenshots test test-full check images images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos \
 	chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
@@ -108,6 +108,10 @@ protoc = $(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) \
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) proto/channeltok/v1/*.proto
 proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from proto/
 	$(call protoc,client)
+
+screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the playground in docs
+	CHANNELTOK_MODEL_REPOSITORY=build/serve-all CHANNELTOK_DEFAULT_TOKENIZER=demo \
+		$(BIN)/python -m loadtest.screenshots
 
 dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
 	$(BIN)/python -m deploy.grafana.dashboard

@@ -24,6 +24,7 @@ from service.ports import allow_open_files, bind_all, print_ready
 from service.rest import generate
 from service.rest.app import create_app
 from service.rest.middleware import guarded
+from service.rest.pages import add_folder, add_playground
 from service.rest.requests import Bodies
 from service.rest.server import HttpServer
 from service.security.auth import Authenticator
@@ -89,8 +90,11 @@ async def serve(settings: Settings) -> None:
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )
     generate.add_routes(app, generation, bodies, settings, authenticator)
+    page_paths: frozenset[str] = frozenset()
+    if settings.page:
+        page_paths = add_folder(app, "shared") | add_playground(app, lambda: grpc_server.port)
     rest_server = HttpServer(
-        guarded(app, authenticator, BrowserPolicy.of(settings)),
+        guarded(app, authenticator, BrowserPolicy.of(settings), page_paths),
         settings,
         None if tls is None else tls.rest_context(),
         LAST_REPLIES_SECONDS,

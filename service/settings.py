@@ -143,6 +143,10 @@ class Settings(EngineSettings):
     *.example, or * for any. localhost and addresses always count. Unset: none on loopback, else
     any. Set it against DNS rebinding, or behind a proxy on this machine that keeps the name."""
 
+    page: bool = True
+    """Whether the REST port serves the playground at /, a web page to try the service with. The
+    page needs no token, as it holds no data; its calls need one. Set it to false to serve none."""
+
     rate_limit: Annotated[float | None, Field(gt=0)] = None
     """Images per second and client (its token, else its address). Set it so that one client cannot
     starve the others."""

@@ -1,6 +1,7 @@
 """ASGI middleware of the REST server: request id, access log, browsers, authentication."""
 
 import time
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -20,9 +21,14 @@ _POLLED_PATHS = {"/livez", "/readyz", "/metrics"}  # too frequent for the access
 _EXPOSED = ("Retry-After", REQUEST_ID, "Server-Timing", "ChannelTok-Engine", "ChannelTok-View")
 
 
-def guarded(app: ASGIApp, authenticator: Authenticator, policy: BrowserPolicy) -> ASGIApp:
-    """The application behind all middleware."""
-    app = AuthMiddleware(app, authenticator)
+def guarded(
+    app: ASGIApp,
+    authenticator: Authenticator,
+    policy: BrowserPolicy,
+    open_paths: Collection[str] = (),
+) -> ASGIApp:
+    """The application behind all middleware. open_paths: need no token, beside health checks."""
+    app = AuthMiddleware(app, authenticator, open_paths)
     if policy.origins:
         # Outside of authentication: a browser sends no token before it is allowed to.
         app = CORSMiddleware(
@@ -55,15 +61,18 @@ class BrowserMiddleware:
 class AuthMiddleware:
     """Answers unauthenticated requests with 401 and sets `caller` for the others.
 
-    Health checks are open to everyone.
+    Health checks are open to everyone, and so are `open_paths`.
     """
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, open_paths: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._open_paths = frozenset((*_OPEN_PATHS, *open_paths))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
             authorization = [
                 value.decode("latin-1")
                 for name, value in scope["headers"]
