@@ -12,8 +12,8 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help serve format proto dashboard screenshots test test-full check images images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
-	pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos \
-	chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
+	bench-calls pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest \
+	chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
@@ -155,6 +155,9 @@ bench-datasets: $(VENV)/dev.stamp  ## tokenize a whole dataset, against the bare
 IMAGES_BASELINE = $(if $(BASELINE),--baseline $(BASELINE))
 bench-images: $(VENV)/dev.stamp  ## images of cameras, beside an older commit (BASELINE)
 	$(BIN)/python -m loadtest.bench.images $(IMAGES_BASELINE)
+
+bench-calls: $(VENV)/dev.stamp  ## batches over REST, and several k in one call
+	$(BIN)/python -m loadtest.bench.calls
 
 pixel-difference: $(VENV)/dev.stamp  ## pixels and tokens against an older commit's (BASELINE)
 	$(BIN)/python -m loadtest.bench.pixel_difference --data $(DATA)/kodak $(IMAGES_BASELINE)
