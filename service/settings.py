@@ -219,6 +219,10 @@ class Settings(EngineSettings):
     What it does not take at rest is for messages and images; calls beyond it wait, or are refused
     with a retry time. Unset: 90 % of the container's limit, else 75 % of the machine's memory."""
 
+    max_batch_items: Count = 1000
+    """Most items in one REST call of encode:batch or decode:batch. Raise it for longer calls; the
+    tokens wait in memory for the end of the body, 2 KiB each."""
+
     max_message_bytes: Bytes = 16 * 2**20
     """Largest image or message. Raise it only for larger originals."""
 

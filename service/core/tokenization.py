@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
 from service.core.memory import PATIENCE_SECONDS, MemoryBudget, Reservation, Use
 from service.core.padding import pad_prefixes
+from service.core.progressive import DecodeEvent, DecodeEvents, DecodeFinished
 from service.core.quality import measure_quality
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedTokenizer
@@ -69,18 +71,6 @@ class Decoded:
     k: int
     stages: Stages
     engine: str
-
-
-@dataclass(frozen=True)
-class DecodeFinished:
-    """Last event of decode_progressive. stages: of all prefixes. engine: see Model.engine."""
-
-    tokenizer: ServedTokenizer
-    stages: Stages
-    engine: str
-
-
-DecodeEvent = Preview | DecodeFinished
 
 
 class Tokenization:
@@ -270,7 +260,7 @@ class Tokenization:
             metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, image, tokens.k, call.stages, decoder.engine)
 
-    async def decode_progressive(
+    def decode_progressive(
         self,
         tokens: Tokens | bytes,
         ks: Sequence[int],
@@ -279,74 +269,64 @@ class Tokenization:
         *,
         aspect: Aspect | None = None,
         timeout: float | None = None,
-    ) -> AsyncGenerator[DecodeEvent, None]:
-        """Decode the first k tokens for each of `ks`: yields a Preview for each, in their order,
-        then DecodeFinished.
+    ) -> DecodeEvents:
+        """Decode the first k tokens for each of `ks`: a Preview of each, in their order, then
+        DecodeFinished.
 
         ks: 1 to MAX_PREFIXES different values, each 1 to the number of tokens. The prefixes are one
-        batch of their decoder, and hold one permit, which a slow reader does not prolong. Iterate
-        within `contextlib.aclosing`. An invalid request raises before the first event. Other
-        parameters and errors: as for decode.
+        batch of their decoder and hold one permit, which a slow reader does not prolong. An invalid
+        request raises before the first event. Other parameters and errors: as for decode.
         """
-        events: asyncio.Queue[DecodeEvent | None] = asyncio.Queue()
-        # Until the last event was read, because the images wait for their reader.
-        with await self._memory.reserve(0) as memory:
-            work = self._decode_prefixes(
-                tokens, list(ks), format, tokenizer, aspect, timeout, memory, events.put_nowait
-            )
-            running = asyncio.create_task(work)
-            running.add_done_callback(lambda _: events.put_nowait(None))
-            try:
-                while (event := await events.get()) is not None:
-                    yield event
-                await running
-            finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
 
-    async def _decode_prefixes(
-        self,
-        tokens: Tokens | bytes,
-        ks: list[int],
-        format: str,
-        tokenizer: str | None,
-        aspect: Aspect | None,
-        timeout: float | None,
-        memory: Reservation,
-        put: Callable[[DecodeEvent], None],
-    ) -> None:
-        rpc = "decode_progressive"
-        async with self._call(rpc, timeout, Priority.INTERACTIVE) as call:
-            served, tokens = await self._read_tokens(tokens, tokenizer)
-            _check_prefixes(ks, tokens.k)
-            call.set_subject(served.name, max(ks))
-            call.images = len(ks)
-            for _ in ks[1:]:  # the call itself counted as one image
-                await self._rate_limit.take(wait=True)
-            await memory.grow(len(ks) * 2 * 3 * served.image_size**2, PATIENCE_SECONDS)
-            shape = aspect or tokens.aspect or (1, 1)
-            rendered: dict[int, bytes] = {}
-            waiting = list(reversed(ks))
-            async with self._permit(call, Priority.INTERACTIVE, timeout) as permit:
-                for budget, decoder, group in served.decoders_for(sorted(ks)):
-                    padded = pad_prefixes(tokens.ids, group, budget)
-                    inference = await self._triton.infer(decoder, padded, permit=permit)
-                    call.add_inference(inference)
-                    images = await asyncio.gather(
-                        *(
-                            self._images.encode(imaging.crop_to_aspect(pixels, *shape), format)
-                            for pixels in inference.output
-                        )
-                    )
-                    call.end_stage("render")
-                    rendered.update(zip(group, images, strict=True))
-                    while waiting and waiting[-1] in rendered:
-                        k = waiting.pop()
-                        image = rendered.pop(k)
+        async def work(memory: Reservation, put: Callable[[DecodeEvent], None]) -> None:
+            rpc = "decode_progressive"
+            async with self._call(rpc, timeout, Priority.INTERACTIVE) as call:
+                served, read = await self._read_tokens(tokens, tokenizer)
+                _check_prefixes(ks, read.k)
+                call.set_subject(served.name, max(ks))
+                call.images = len(ks)
+                call.end_stage("unpack")
+                for _ in ks[1:]:  # the call itself counted as one image
+                    await self._rate_limit.take(wait=True)
+                # As pixels and as files.
+                await memory.grow(2 * len(ks) * 3 * served.image_size**2, PATIENCE_SECONDS)
+                async with self._permit(call, Priority.INTERACTIVE, timeout) as permit:
+                    images = self._prefixes(call, permit, served, read, ks, format, aspect)
+                    async for k, image in images:
                         metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
                         metrics.TOKENS.labels(rpc).inc(k)
                         put(Preview(k, image))
-        put(DecodeFinished(served, call.stages, decoder.engine))
+            put(DecodeFinished(served, call.stages, served.decoder_for(max(ks))[1].engine))
+
+        return DecodeEvents(work, Reservation(self._memory, Use.MESSAGES))
+
+    async def _prefixes(
+        self,
+        call: CallRecord,
+        permit: Permit,
+        served: ServedTokenizer,
+        tokens: Tokens,
+        ks: Sequence[int],
+        format: str,
+        aspect: Aspect | None,
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Each of `ks` and its image, in their order: one batch for each decoder."""
+        shape = aspect or tokens.aspect or (1, 1)
+        files: dict[int, bytes] = {}
+        left = deque(ks)
+        for budget, decoder, group in served.decoders_for(sorted(ks)):
+            padded = pad_prefixes(tokens.ids, group, budget)
+            inference = await self._triton.infer(decoder, padded, permit=permit)
+            call.add_inference(inference)
+            images = (imaging.crop_to_aspect(pixels, *shape) for pixels in inference.output)
+            rendered = await asyncio.gather(
+                *(self._images.encode(image, format) for image in images)
+            )
+            call.end_stage("render")
+            files.update(zip(group, rendered, strict=True))
+            while left and left[0] in files:
+                k = left.popleft()
+                yield k, files.pop(k)
 
     async def _read_tokens(
         self, tokens: Tokens | bytes, tokenizer: str | None
@@ -405,13 +385,12 @@ class Tokenization:
                 yield permit
 
 
-def _check_prefixes(ks: list[int], most: int) -> None:
+def _check_prefixes(ks: Sequence[int], most: int) -> None:
     """Raises BadK unless there are 1 to MAX_PREFIXES different values from 1 to `most`."""
     if not 1 <= len(ks) <= MAX_PREFIXES:
         raise BadK(f"{len(ks)} values of k; a call takes 1 to {MAX_PREFIXES}")
     for k in ks:
         if not 1 <= k <= most:
             raise BadK(f"k is {k}; there are {most} tokens, so it is 1 to {most}")
-    if len(set(ks)) < len(ks):
-        repeated = next(k for k in ks if ks.count(k) > 1)
-        raise BadK(f"k = {repeated} is given more than once")
+        if list(ks).count(k) > 1:
+            raise BadK(f"k = {k} is given more than once")

@@ -11,7 +11,8 @@ from channeltok.v1 import tokenizer_pb2 as pb
 
 from service.core.call_record import Stages
 from service.core.generation import Event, Finished
-from service.core.tokenization import Decoded, DecodeEvent, DecodeFinished, Encoded
+from service.core.progressive import DecodeEvent, DecodeFinished
+from service.core.tokenization import Decoded, Encoded
 from service.errors import BadRequest, UnsupportedFormat
 
 _FITS: dict[int, Fit] = {pb.FIT_UNSPECIFIED: "crop", pb.FIT_CROP: "crop", pb.FIT_PAD: "pad"}

@@ -11,8 +11,9 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 
 from imaging import FORMATS
+from service.core.memory import MAX_DOCUMENT_BYTES
 from service.core.refusals import Refusals
-from service.core.tokenization import MAX_PREFIXES, Encoded, Tokenization
+from service.core.tokenization import MAX_PREFIXES, Tokenization
 from service.rest.documents import TokenizersDocument, TokensDocument
 from service.rest.negotiation import (
     EVENT_STREAM,
@@ -27,7 +28,7 @@ from service.rest.negotiation import (
     require_content_type,
 )
 from service.rest.problems import PROBLEM, Problem, add_error_handlers
-from service.rest.progressive import K_HEADER, event_stream, multipart
+from service.rest.progressive import K_HEADER, events_reply, multipart_reply
 from service.rest.requests import (
     Bodies,
     cancel_on_disconnect,
@@ -36,7 +37,7 @@ from service.rest.requests import (
     parse_quality,
     parse_tokens,
 )
-from service.rest.results import result_headers
+from service.rest.results import result_headers, tokens_document
 from service.rest.routes import StrictRoute
 from service.security.auth import Authenticator
 from service.settings import Settings
@@ -60,7 +61,8 @@ def create_app(
 ) -> FastAPI:
     """The application. is_ready: readiness for /readyz. exposition: returns the text of /metrics.
 
-    service/rest/generate.py adds the routes of generation.
+    service/rest/generate.py adds the routes of generation, service/rest/batch_routes.py those of
+    batches.
     """
     app = FastAPIOffline(  # its /docs needs no network; FastAPI's own loads scripts from a CDN
         title="ChannelTok Serving",
@@ -130,7 +132,11 @@ def create_app(
                 timeout=settings.request_timeout_seconds,
             )
             encoded = await cancel_on_disconnect(request, work)
-        content = _tokens_json(encoded) if media_type == JSON else encoded.tokens.to_bytes()
+        content = (
+            orjson.dumps(tokens_document(encoded))
+            if media_type == JSON
+            else encoded.tokens.to_bytes()
+        )
         headers = result_headers(encoded.stages, encoded.engine)
         if encoded.tokens.view is not None:
             headers[_VIEW] = _view_header(encoded.tokens.view)
@@ -215,8 +221,8 @@ def create_app(
                 tokens, ks, FORMATS[formats[0]], tokenizer, aspect=ratio, timeout=timeout
             )
             if media_type == EVENT_STREAM:
-                return await event_stream(request, events, formats[0], authenticator)
-            return await multipart(request, events, formats[0])
+                return await events_reply(request, events, formats[0], authenticator, bodies.memory)
+            return await multipart_reply(request, events, formats[0])
         work = tokenization.decode(
             tokens,
             FORMATS[media_type],
@@ -229,10 +235,16 @@ def create_app(
         headers = result_headers(decoded.stages, decoded.engine)
         return Response(decoded.image, media_type=media_type, headers=headers)
 
-    @app.get("/v1/tokenizers", summary="List the served tokenizers")
+    @app.get("/v1/tokenizers", summary="List the served tokenizers, and the limits of calls")
     async def tokenizers() -> TokenizersDocument:
         infos = [asdict(served.info()) for served in tokenization.tokenizers]
-        return TokenizersDocument.model_validate({"tokenizers": infos})
+        limits = {
+            "max_message_bytes": settings.max_message_bytes,
+            "max_document_bytes": MAX_DOCUMENT_BYTES,
+            "max_prefixes": MAX_PREFIXES,
+            "max_batch_items": settings.max_batch_items,
+        }
+        return TokenizersDocument.model_validate({"tokenizers": infos, "limits": limits})
 
     @app.get("/livez", summary="Liveness: the process responds", response_class=Response)
     async def livez() -> Response:
@@ -254,21 +266,6 @@ def create_app(
         return Response(await exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-def _tokens_json(encoded: Encoded) -> bytes:
-    """A TokensDocument, without pydantic: this is the hot path."""
-    document = {
-        "tokenizer": encoded.tokenizer.name,
-        "fingerprint": encoded.tokens.fingerprint,
-        "k": encoded.tokens.k,
-        "tokens": encoded.tokens.ids.tolist(),
-    }
-    if encoded.curve:
-        document["curve"] = [asdict(point) for point in encoded.curve]
-    if encoded.tokens.view is not None:
-        document["view"] = asdict(encoded.tokens.view)
-    return orjson.dumps(document)
 
 
 def _view_header(view: ImageView) -> str:

@@ -86,10 +86,24 @@ class TokenizerDocument(BaseModel):
     budgets: Annotated[list[int], Field(description="budgets with a decode engine, ascending")]
 
 
+class LimitsDocument(BaseModel):
+    """Most that one call may have."""
+
+    max_message_bytes: Annotated[int, Field(description="bytes of an image")]
+    max_document_bytes: Annotated[
+        int, Field(description="bytes of tokens: of the body, or of a line of a batch")
+    ]
+    max_prefixes: Annotated[int, Field(description="values of k in one call of decode")]
+    max_batch_items: Annotated[
+        int, Field(description="items in one call of encode:batch or decode:batch")
+    ]
+
+
 class TokenizersDocument(BaseModel):
-    """All served tokenizers, the default one first."""
+    """All served tokenizers, the default one first, and the limits of calls."""
 
     tokenizers: list[TokenizerDocument]
+    limits: LimitsDocument
 
 
 class GenerateDocument(BaseModel):

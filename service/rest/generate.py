@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from service.core.generation import Event, Finished, Generation
 from service.errors import BadRequest
 from service.rest.documents import GenerateDocument, GeneratorsDocument
-from service.rest.events import EventStream, error_frame, frame, preview_frame
+from service.rest.events import error_frame, event_stream, frame, preview_frame
 from service.rest.negotiation import EVENT_STREAM, JSON, require_content_type
 from service.rest.problems import invalid_request
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_object, read_tokens
@@ -57,7 +57,7 @@ def add_routes(
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
         frames = _sse_frames(first, events, f"image/{params.preview_format}")
-        return EventStream(frames, authenticator)
+        return event_stream(frames, authenticator)
 
     @app.get("/v1/generators", summary="List the served generators")
     async def generators() -> GeneratorsDocument:

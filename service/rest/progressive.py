@@ -7,32 +7,40 @@ from contextlib import aclosing
 from channeltok import Preview
 from fastapi import Request, Response
 
-from service.core.tokenization import DecodeEvent, DecodeFinished
-from service.rest.events import EventStream, error_frame, frame, preview_frame
-from service.rest.negotiation import MULTIPART
+from service.core.memory import MemoryBudget
+from service.core.progressive import DecodeEvent, DecodeEvents, DecodeFinished
+from service.rest.events import error_frame, frame, preview_frame
+from service.rest.negotiation import EVENT_STREAM, MULTIPART
 from service.rest.requests import cancel_on_disconnect
 from service.rest.results import result_headers
+from service.rest.streaming import GuardedStream
 from service.security.auth import Authenticator
 
 K_HEADER = "ChannelTok-K"
 
 
-async def event_stream(
+async def events_reply(
     request: Request,
-    events: AsyncGenerator[DecodeEvent, None],
+    events: DecodeEvents,
     media_type: str,
     authenticator: Authenticator,
+    memory: MemoryBudget,
 ) -> Response:
     """A `preview` for each k, then `done`. media_type: of the images.
 
     Raises what comes before the first event.
     """
-    first = await cancel_on_disconnect(request, anext(events))
-    return EventStream(_frames(first, events, media_type), authenticator)
+    try:
+        first = await cancel_on_disconnect(request, anext(events))
+    except BaseException:
+        await events.aclose()
+        raise
+    frames = _frames(first, events, media_type)
+    return GuardedStream(frames, EVENT_STREAM, authenticator, error_frame, memory, events)
 
 
 async def _frames(
-    first: DecodeEvent, events: AsyncGenerator[DecodeEvent, None], media_type: str
+    first: DecodeEvent, events: DecodeEvents, media_type: str
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
@@ -57,14 +65,12 @@ def _frame(event: DecodeEvent, media_type: str) -> bytes:
             return frame("done", data)
 
 
-async def multipart(
-    request: Request, events: AsyncGenerator[DecodeEvent, None], media_type: str
-) -> Response:
+async def multipart_reply(request: Request, events: DecodeEvents, media_type: str) -> Response:
     """All images as one body, with a part for each k. media_type: of the images."""
     return await cancel_on_disconnect(request, _multipart(events, media_type))
 
 
-async def _multipart(events: AsyncGenerator[DecodeEvent, None], media_type: str) -> Response:
+async def _multipart(events: DecodeEvents, media_type: str) -> Response:
     boundary = secrets.token_hex(16)
     body: list[bytes] = []
     headers: dict[str, str] = {}

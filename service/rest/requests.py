@@ -1,7 +1,7 @@
 """Read REST requests: the body within its limits, query parameters, token documents."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from service.core.memory import (
     Reservation,
 )
 from service.errors import BadK, BadRequest, BadTokens, TooLarge, TooSlow
+from service.rest.batch_bodies import Item, read_lines, read_parts
 from service.rest.documents import ViewDocument
 from service.rest.problems import invalid_request
 from service.settings import Settings
@@ -32,12 +33,15 @@ _KINDS = {bool: "boolean", dict: "object", list: "list", str: "string", type(Non
 
 
 class Bodies:
-    """Reads bodies, each within its limits and the memory budget."""
+    """Reads bodies, each within its limits and the memory budget.
+
+    memory: the budget.
+    """
 
     def __init__(self, settings: Settings, memory: MemoryBudget) -> None:
         self._seconds = settings.receive_seconds
         self._max_bytes = settings.max_message_bytes
-        self._memory = memory
+        self.memory = memory
 
     @asynccontextmanager
     async def image(self, request: Request) -> AsyncIterator[bytes]:
@@ -45,13 +49,21 @@ class Bodies:
 
         Raises TooLarge, TooSlow after `receive_seconds`, and Overloaded.
         """
-        with await self._memory.reserve(0) as reservation:
+        with await self.memory.reserve(0) as reservation:
             yield await self._read(request, self._max_bytes, reservation)
 
     async def document(self, request: Request) -> bytes:
         """A body of at most MAX_DOCUMENT_BYTES. Raises TooLarge, TooSlow, Overloaded."""
-        with await self._memory.reserve(0) as reservation:
+        with await self.memory.reserve(0) as reservation:
             return await self._read(request, MAX_DOCUMENT_BYTES, reservation)
+
+    def lines(self, request: Request, limit: int) -> AsyncGenerator[Item, None]:
+        """The lines of a body, each of at most `limit` bytes."""
+        return read_lines(request, self.memory, self._seconds, limit)
+
+    def parts(self, request: Request) -> AsyncGenerator[Item, None]:
+        """The parts of a multipart body, each of at most `max_message_bytes`."""
+        return read_parts(request, self.memory, self._seconds, self._max_bytes)
 
     async def _read(self, request: Request, limit: int, reservation: Reservation) -> bytes:
         too_large = TooLarge(f"the body is larger than {limit:,} bytes, the limit")
@@ -59,7 +71,7 @@ class Bodies:
             raise too_large
         body = bytearray()
         try:
-            async with self._memory.transfer(self._seconds, reservation):
+            async with self.memory.transfer(self._seconds, reservation):
                 async for chunk in request.stream():
                     size = len(body) + len(chunk)
                     if size > limit:
@@ -127,14 +139,14 @@ def parse_tokens(body: bytes) -> tuple[Tokens, str | None]:
     return read_tokens(parse_object(body), "the body")
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises BadRequest."""
+def parse_object(body: bytes, where: str = "the body") -> dict[str, Any]:
+    """A JSON object. where: what to call it in messages. Raises BadRequest."""
     try:
         document = from_json(body)
     except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+        raise BadRequest(f"{where} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise BadRequest("the body must be a JSON object")
+        raise BadRequest(f"{where} must be a JSON object")
     return document
 
 
@@ -169,12 +181,13 @@ def read_tokens(document: Any, where: str) -> tuple[Tokens, str | None]:
         if not 0 <= token <= 65535:
             raise BadTokens(f"an id is {token}; ids are whole numbers from 0 to 65535")
     try:
-        return Tokens(ids, document["fingerprint"], view=_read_view(document)), tokenizer
+        return Tokens(ids, document["fingerprint"], view=read_view(document)), tokenizer
     except ValueError as error:
         raise BadTokens(str(error)) from error
 
 
-def _read_view(document: dict[str, Any]) -> ImageView | None:
+def read_view(document: dict[str, Any]) -> ImageView | None:
+    """The `view` of a TokensDocument, where it has one. Raises InvalidInput, BadRequest."""
     if document.get("view") is None:
         return None
     try:

@@ -1,6 +1,25 @@
-"""Headers of a result: stage times, and the engine that computed it."""
+"""What replies say of a result: tokens as JSON, stage times, the engine that computed it."""
+
+from dataclasses import asdict
+from typing import Any
 
 from service.core.call_record import Stages
+from service.core.tokenization import Encoded
+
+
+def tokens_document(encoded: Encoded) -> dict[str, Any]:
+    """A TokensDocument, without pydantic: this is the hot path."""
+    document: dict[str, Any] = {
+        "tokenizer": encoded.tokenizer.name,
+        "fingerprint": encoded.tokens.fingerprint,
+        "k": encoded.tokens.k,
+        "tokens": encoded.tokens.ids.tolist(),
+    }
+    if encoded.curve:
+        document["curve"] = [asdict(point) for point in encoded.curve]
+    if encoded.tokens.view is not None:
+        document["view"] = asdict(encoded.tokens.view)
+    return document
 
 
 def result_headers(stages: Stages, engine: str) -> dict[str, str]:

@@ -18,7 +18,17 @@ from service.observability import metrics
 from service.security.bearer_tokens import BearerTokens
 from service.settings import Settings
 
-_RPC_LABELS = {"encode", "decode", "encode_stream", "decode_stream", "generate"}
+_RPC_LABELS = {
+    "encode",
+    "decode",
+    "decode_progressive",
+    "encode_stream",
+    "decode_stream",
+    "encode_batch",
+    "decode_batch",
+    "generate",
+}
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|:")  # EncodeStream, encode:batch
 _GRPC_PEER = re.compile(r"ipv[46]:\[?([^\]]+?)\]?:\d+")
 
 
@@ -80,7 +90,7 @@ class Authenticator:
 
 
 def _count(path: str) -> None:
-    rpc = path.rpartition("/")[2].replace("Stream", "_stream").lower()
+    rpc = _WORDS.sub("_", path.rpartition("/")[2]).lower()
     metrics.ERRORS.labels(rpc if rpc in _RPC_LABELS else "other", Unauthenticated.code).inc()
 
 

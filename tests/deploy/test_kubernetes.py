@@ -188,7 +188,8 @@ def test_selectors_match_their_workloads() -> None:
 
 
 def test_probes_use_existing_endpoints() -> None:
-    app = create_app(*[cast(Any, None)] * 3, Settings(), lambda: True, cast(Any, None))
+    nothing = cast(Any, None)
+    app = create_app(*[nothing] * 3, Settings(), nothing, lambda: True, nothing)
     routes = {getattr(route, "path", "") for route in app.routes}
     gateway, triton = (CONTAINERS[name] for name in ("gateway/gateway", "triton/triton"))
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):

@@ -210,6 +210,17 @@ def test_served_values_equal_the_bare_graphs(
         )
 
 
+def test_several_k_in_one_call_equal_single_calls(client: Client, served: TokenizerInfo) -> None:
+    """In any order, whichever decoders they need."""
+    tokens = client.encode(jpeg(), tokenizer=served.name)
+    ks = budgets_around(served)[::-1]
+    ks[0], ks[1] = ks[1], ks[0]
+    previews = list(client.decode_progressive(tokens, ks))
+    assert [preview.k for preview in previews] == ks
+    for preview in previews:
+        assert preview.image == client.decode(tokens.prefix(preview.k)), preview.k
+
+
 def test_ids_above_the_vocabulary_are_refused(
     client: Client, rest: httpx.Client, local: InProcessEngine, served: TokenizerInfo
 ) -> None:

@@ -73,6 +73,8 @@ def test_head_sends_no_body_on_the_wire(service: Service) -> None:
         *((path, {"GET", "HEAD", "OPTIONS"}) for path in PATHS),
         ("/v1/encode", {"POST", "OPTIONS"}),
         ("/v1/decode", {"POST", "OPTIONS"}),
+        ("/v1/encode:batch", {"POST", "OPTIONS"}),
+        ("/v1/decode:batch", {"POST", "OPTIONS"}),
         ("/v1/generate", {"POST", "OPTIONS"}),
     ],
 )

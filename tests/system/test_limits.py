@@ -13,7 +13,7 @@ import grpc
 import httpx
 import psutil
 import pytest
-from channeltok import ChannelTokError, Client, Overloaded, TooLarge
+from channeltok import ChannelTokError, Client, Overloaded, Tokens, TooLarge
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -337,4 +337,15 @@ def test_rate_limit_refuses_and_recovers() -> None:
         started = time.monotonic()
         results = list(client.encode_stream(crops(8), 1))
         assert not [result for result in results if isinstance(result, ChannelTokError)]
+        assert time.monotonic() - started > (8 - burst) / rate - 0.2
+        # So does each item of a batch, and each k of a decode but the first.
+        tokens = Tokens(range(8), client.tokenizers()[0].fingerprint)
+        time.sleep(burst / rate + 0.1)
+        started = time.monotonic()
+        batch = rest.post("/v1/encode:batch?k=1", files=[("image", one) for one in crops(8)])
+        assert ["tokens" in line for line in batch.text.splitlines()] == [True] * 8
+        assert time.monotonic() - started > (8 - burst) / rate - 0.2
+        time.sleep(burst / rate + 0.1)
+        started = time.monotonic()
+        assert len(list(client.decode_progressive(tokens, range(1, 9)))) == 8
         assert time.monotonic() - started > (8 - burst) / rate - 0.2

@@ -112,6 +112,12 @@ def wrong_input(heard: Heard, tokens: Tokens) -> None:
         b"\xff",
     ):
         heard.rest("POST", "/v1/decode", content=text, headers={"Content-Type": "application/json"})
+        heard.rest("POST", "/v1/encode:batch", content=text)
+        heard.rest("POST", "/v1/decode:batch", content=text)
+        parts = {"Content-Type": "multipart/form-data; boundary=x"}
+        heard.rest("POST", "/v1/encode:batch", content=text, headers=parts)
+    for ks in ("8,8", "8,300", "x", ",", ",".join("1" * 40)):
+        heard.rest("POST", f"/v1/decode?k={ks}", content=tokens.to_bytes(), headers=octets)
     heard.rest("POST", "/v1/encode?tokenizer=nobody", content=jpeg())
     for wanted in ({}, {"temperature": -1}, {"seed": "x"}):  # no generator is served here
         heard.rest("POST", "/v1/generate", json=wanted)
@@ -228,7 +234,9 @@ async def test_unexpected_exceptions_reveal_no_internals() -> None:
     broken: Any = Broken()
     memory = MemoryBudget(2**30)
     bodies = Bodies(settings, memory)
-    app = create_app(broken, bodies, Refusals(), settings, lambda: True, broken)
+    app = create_app(
+        broken, bodies, Refusals(), settings, Authenticator(None), lambda: True, broken
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:
         reply = await rest.post("/v1/encode", content=jpeg())

@@ -76,7 +76,7 @@ def test_rest_sends_a_preview_for_each_k_and_then_done(
     assert images == expected
     assert name == "done"
     assert done["fingerprint"] == tokens.fingerprint
-    assert {"admission", "engine", "render"} <= done["stages"].keys()
+    assert {"unpack", "admission", "engine", "render"} <= done["stages"].keys()
 
 
 def test_rest_sends_a_part_for_each_k(
@@ -117,10 +117,12 @@ def test_several_k_are_one_batch_of_the_engine_and_count_as_images(
             sample(service, "channeltok_tokens_total", **rpc),
         )
 
-    # Triton may run larger requests in parts; three images it never parts.
-    before = figures()
-    list(client.decode_progressive(tokens, KS))
-    change = [after - earlier for after, earlier in zip(figures(), before, strict=True)]
+    for _ in range(10):  # until no probe comes between
+        before = figures()
+        list(client.decode_progressive(tokens, KS))
+        change = [after - earlier for after, earlier in zip(figures(), before, strict=True)]
+        if change[0] == 3:
+            break
     assert change == [3, 9, 1, 3, sum(KS)]
 
 
@@ -153,6 +155,8 @@ def test_no_k_and_k_above_the_tokens_are_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="0 values of k"):
         list(client.decode_progressive(tokens, []))
+    with pytest.raises(InvalidInput, match="not -1"):
+        client.decode_progressive(tokens, [8, -1])
     assert_problem(post(rest, tokens.prefix(16), k="8,32"), 422, "BAD_K")
     assert_problem(post(rest, tokens.prefix(16), k="32"), 422, "BAD_K")
 

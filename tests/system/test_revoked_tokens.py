@@ -1,6 +1,7 @@
 """A removed bearer token ends the streams that were opened with it, on both protocols."""
 
 import asyncio
+import base64
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -96,6 +97,35 @@ async def server_sent_events(service: Service, token: str) -> AsyncIterator[obje
             yield line
 
 
+async def batch(service: Service, token: str) -> AsyncIterator[object]:
+    """Its reply begins at the end of the body, which never comes."""
+    line = json.dumps({"image": base64.b64encode(jpeg()).decode()}).encode() + b"\n"
+    host, port = service.rest.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /v1/encode:batch HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n"
+        b"Authorization: Bearer %s\r\n\r\n" % token.encode()
+    )
+
+    async def send() -> None:
+        while True:
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield "sent"
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 401 ")
+        problem = json.loads(await reader.readuntil(b"}"))
+        raise Unauthenticated(problem["code"], problem["detail"])
+    finally:
+        sending.cancel()
+        writer.close()
+
+
 async def reflection(service: Service, token: str) -> AsyncIterator[object]:
     metadata = (("authorization", f"Bearer {token}"),)
 
@@ -114,7 +144,14 @@ async def reflection(service: Service, token: str) -> AsyncIterator[object]:
             raise Unauthenticated("UNAUTHENTICATED", error.details()) from error
 
 
-STREAMS = [encode_stream, silent_decode_stream, generate, server_sent_events, reflection]
+STREAMS = [
+    encode_stream,
+    silent_decode_stream,
+    generate,
+    server_sent_events,
+    batch,
+    reflection,
+]
 
 
 async def test_removing_a_token_ends_its_open_streams_and_no_others(
