@@ -1,7 +1,7 @@
 """Image files to pixels and back: in worker processes, on threads, or here where that is quick."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -89,6 +89,12 @@ class ImageCodec:
         if imaging.is_quick_to_encode(pixels, format):
             return imaging.encode_image(pixels, format)
         return await self.run_in_thread(imaging.encode_image, pixels, format)
+
+    async def encode_all(self, images: Iterable[NDArray[np.uint8]], format: str) -> list[bytes]:
+        """Encode several images on threads: together they would hold up the event loop."""
+        return await asyncio.gather(
+            *(self.run_in_thread(imaging.encode_image, pixels, format) for pixels in images)
+        )
 
     async def run_in_thread(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(*args)` on the pool of threads: for our own pixels, whose work is bounded."""

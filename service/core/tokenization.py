@@ -292,10 +292,13 @@ class Tokenization:
                 await memory.grow(2 * len(ks) * 3 * served.image_size**2, PATIENCE_SECONDS)
                 async with self._permit(call, Priority.INTERACTIVE, timeout) as permit:
                     images = self._prefixes(call, permit, served, read, ks, format, aspect)
+                    size = 0
                     async for k, image in images:
+                        size += len(image)
                         metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
                         metrics.TOKENS.labels(rpc).inc(k)
                         put(Preview(k, image))
+                memory.shrink(size)
             put(DecodeFinished(served, call.stages, served.decoder_for(max(ks))[1].engine))
 
         return DecodeEvents(work, Reservation(self._memory, Use.MESSAGES))
@@ -319,9 +322,7 @@ class Tokenization:
             inference = await self._triton.infer(decoder, padded, permit=permit)
             call.add_inference(inference)
             images = (imaging.crop_to_aspect(pixels, *shape) for pixels in inference.output)
-            rendered = await asyncio.gather(
-                *(self._images.encode(image, format) for image in images)
-            )
+            rendered = await self._images.encode_all(images, format)
             call.end_stage("render")
             files.update(zip(group, rendered, strict=True))
             while left and left[0] in files:

@@ -1,18 +1,20 @@
 """Tokenization over scripted inferences, in place of Triton."""
 
 import asyncio
+from contextlib import aclosing
 from functools import cache
 from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
-from channeltok import ImageView, Quality, Tokens
+from channeltok import ImageView, Preview, Quality, Tokens
 from numpy.typing import NDArray
 
 import imaging
 from service.core.admission import Priority
 from service.core.image_codec import HEAVY_QUEUE_SIZE, ImageCodec
 from service.core.memory import MemoryBudget, Use
+from service.core.progressive import DecodeFinished
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedModels
 from service.core.tokenization import Tokenization
@@ -36,6 +38,7 @@ from tests.support.served_models import A, B, models
 GREY: NDArray[np.uint8] = np.full((128, 128, 3), 128, np.uint8)
 IMAGE = imaging.encode_image(GREY, "JPEG")
 IDS = np.arange(256, dtype=np.int32)
+TOKENS = Tokens(IDS.astype(np.uint16), A)
 
 
 class GatedCodec(ImageCodec):
@@ -202,6 +205,60 @@ async def test_decode_pads_the_tokens_for_the_smallest_decoder_that_fits(
     ((model, rows),) = setup.triton.requests
     assert (model, rows.shape, rows.dtype) == (f"cat_decode_k{budget}", (1, budget), np.int32)
     assert rows[0].tolist() == [*range(k), *[-1] * (budget - k)]
+
+
+async def test_decode_takes_the_first_k_tokens() -> None:
+    setup = Setup()
+    decoded = await setup.tokenization.decode(TOKENS, "PNG", None, k=3)
+    assert decoded.k == 3
+    ((model, rows),) = setup.triton.requests
+    assert (model, rows[0, :4].tolist()) == ("cat_decode_k64", [0, 1, 2, -1])
+    with pytest.raises(BadK, match="k is 257; there are 256 tokens"):
+        await setup.tokenization.decode(TOKENS, "PNG", None, k=257)
+
+
+async def test_decode_progressive_runs_one_batch_for_each_decoder() -> None:
+    setup = Setup()
+    events = setup.tokenization.decode_progressive(TOKENS, [200, 3, 64, 65], "PNG", None)
+    async with aclosing(events):
+        *previews, finished = [event async for event in events]
+    assert [preview.k for preview in previews if isinstance(preview, Preview)] == [200, 3, 64, 65]
+    assert isinstance(finished, DecodeFinished)
+    assert list(finished.stages) == ["unpack", "admission", "engine_queue", "engine", "render"]
+    assert finished.stages["engine"] == 1.0  # of two batches
+    assert [(model, rows.shape) for model, rows in setup.triton.requests] == [
+        ("cat_decode_k64", (2, 64)),
+        ("cat_decode_k256", (2, 256)),
+    ]
+    for model, rows in setup.triton.requests:
+        for row, k in zip(rows, (3, 64) if model.endswith("k64") else (65, 200), strict=True):
+            assert row.tolist() == [*range(k), *[-1] * (len(row) - k)]
+
+
+async def test_decode_progressive_holds_no_permit_for_a_slow_reader() -> None:
+    setup = Setup(max_in_flight=1, max_queue_size=0)
+    events = setup.tokenization.decode_progressive(TOKENS, [1, 2], "PNG", None)
+    async with aclosing(events):
+        assert await anext(events) == Preview(1, imaging.encode_image(GREY, "PNG"))
+        assert await setup.tokenization.admission.drain(5) == 0
+        assert (await setup.tokenization.decode(TOKENS, "PNG", None)).k == 256
+        assert 0 < setup.memory.reserved == events.size
+        assert len([event async for event in events]) == 2
+    assert setup.memory.reserved == 0
+
+
+async def test_decode_progressive_stops_when_it_is_closed() -> None:
+    setup = Setup(max_in_flight=1)
+    setup.triton.gate.clear()
+    events = setup.tokenization.decode_progressive(TOKENS, [1, 2], "PNG", None)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.wait_for(setup.triton.started.wait(), 5)
+    assert setup.memory.reserved == 2 * 2 * 3 * 128**2
+    await events.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await setup.tokenization.admission.drain(0) == 0
+    assert setup.memory.reserved == 0
 
 
 async def test_decode_refuses_bytes_that_are_no_tokens() -> None:
