@@ -306,6 +306,7 @@ def build() -> dashboard.Dashboard:
             )
         )
         .with_panel(listing("Targets up", "min by (job, instance) (up)"))
+        .with_panel(listing("Engines", "count by (model, engine) (channeltok_engine_info == 1)"))
     )
 
 

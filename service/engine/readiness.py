@@ -178,12 +178,18 @@ class Readiness:
             if replaced or (self._embedded is not None and name not in self._embedded.on_disk()):
                 # NaN, because no series shared by several processes can be removed.
                 metrics.ENGINE_READY.labels(name).set(math.nan)
+                metrics.ENGINE_INFO.labels(name, self._known[name].engine).set(0)
                 del self._known[name]
             else:
                 metrics.ENGINE_READY.labels(name).set(0)
                 if self._embedded is not None:
                     missing.append(self._known[name])
-        self._known |= {model.name: model for model in models if _served_name(model.parameters)}
+        loaded = {model.name: model for model in models if _served_name(model.parameters)}
+        for name, model in loaded.items():
+            if name in self._known and self._known[name].engine != model.engine:
+                metrics.ENGINE_INFO.labels(name, self._known[name].engine).set(0)
+            metrics.ENGINE_INFO.labels(name, model.engine).set(1)
+        self._known |= loaded
         return missing
 
     def _served_models(self, models: list[Model]) -> ServedModels:

@@ -166,6 +166,12 @@ ENGINE_READY = Gauge(
     ["model"],
     multiprocess_mode="livemin",
 )
+ENGINE_INFO = Gauge(
+    "channeltok_engine_info",
+    "1 for the engine that runs this model, 0 for previous ones",
+    ["model", "engine"],
+    multiprocess_mode="livemax",
+)
 TOKENIZER_INFO = Gauge(
     "channeltok_tokenizer_info",
     "1 for the current version of this tokenizer, 0 for previous ones",

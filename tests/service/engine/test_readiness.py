@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from unittest.mock import AsyncMock
 
 import pytest
@@ -174,6 +175,31 @@ async def test_a_retired_model_is_forgotten() -> None:
     assert watched.fingerprints() == [A]
     assert math.isnan(engine_ready("cow_encode") or 0)
     assert watched.readiness.ready
+
+
+async def test_the_engine_of_each_model_is_shown() -> None:
+    def engine_of(model: str, engine: str) -> float | None:
+        return REGISTRY.get_sample_value(
+            "channeltok_engine_info", {"model": model, "engine": engine}
+        )
+
+    def with_engine(engine: str, precision: str) -> list[Model]:
+        changed = {"engine": engine, "precision": precision}
+        return [
+            replace(model, parameters={**model.parameters, **changed}) for model in models("emu", A)
+        ]
+
+    watched = Watched(with_engine("onnxruntime", ""), ["emu_decode_k256"])
+    await watched.poll()
+    assert engine_of("emu_encode", "onnxruntime") == 1
+    watched.triton.served = with_engine("openvino", "bf16")
+    await watched.poll()
+    assert engine_of("emu_encode", "onnxruntime") == 0
+    assert engine_of("emu_encode", "openvino bf16") == 1
+    watched.triton.served = watched.triton.served[1:]
+    await watched.poll()
+    assert engine_of("emu_encode", "openvino bf16") == 0
+    assert engine_of("emu_decode_k256", "openvino bf16") == 1
 
 
 async def test_a_model_that_a_newer_training_replaced_is_forgotten() -> None:
