@@ -109,7 +109,7 @@ protoc = $(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) \
 proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from proto/
 	$(call protoc,client)
 
-screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the playground in docs
+screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the pages in docs
 	CHANNELTOK_MODEL_REPOSITORY=build/serve-all CHANNELTOK_DEFAULT_TOKENIZER=demo \
 		$(BIN)/python -m loadtest.screenshots
 

@@ -3,10 +3,12 @@
     python .ci/audit.py            exits 1 for a vulnerability or a broken or differing dependency
 
 Advisories come from PyPI or else from OSV. If neither can be reached, the audit says so, and fails
-once the last review of .ci/bundled.toml is `MAX_AGE_DAYS` old. That file names the libraries inside
-wheels, which no source of advisories knows, with their accepted vulnerabilities.
+once the last review of .ci/bundled.toml is `MAX_AGE_DAYS` old. That file names what no source of
+advisories knows: libraries inside wheels, with their accepted vulnerabilities, and copies of other
+projects' files in this repository.
 """
 
+import hashlib
 import json
 import re
 import subprocess
@@ -17,7 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+ROOT = Path(__file__).parents[1]
+PYPROJECT = ROOT / "pyproject.toml"
 BUNDLED = Path(__file__).with_name("bundled.toml")
 MAX_AGE_DAYS = 30
 SOURCES = ("pypi", "osv")
@@ -111,11 +114,20 @@ def unknown_libraries(libraries: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
+def changed_copies(copies: list[dict[str, str]], root: Path = ROOT) -> list[str]:
+    """A sentence per file that is not the copy that was reviewed. root: of the repository."""
+    return [
+        f"{copy['file']} is not that of {copy['name']} {copy['version']}: see {BUNDLED.name}"
+        for copy in copies
+        if hashlib.sha256((root / copy["file"]).read_bytes()).hexdigest() != copy["sha256"]
+    ]
+
+
 def main(today: date | None = None) -> int:
     """Print all problems; returns the exit code."""
     problems = differing(pinned(tomllib.loads(PYPROJECT.read_text())))
     bundled = tomllib.loads(BUNDLED.read_text())
-    problems += unknown_libraries(bundled["library"])
+    problems += unknown_libraries(bundled["library"]) + changed_copies(bundled["copy"])
     for library in bundled["library"]:
         for advisory, why in library.get("accepted", {}).items():
             print(f"audit: {library['name']} {library['version']}: {advisory} accepted: {why}")

@@ -1,4 +1,4 @@
-"""The pictures of the playground in docs/images: `make screenshots`."""
+"""The pictures of the playground and the live view in docs/images: `make screenshots`."""
 
 import io
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
+from loadtest import live_screenshots
 from loadtest.harness.browser import chromium
 from loadtest.harness.service_process import running
 
@@ -15,7 +16,7 @@ _PHONE = {"width": 390, "height": 844}
 
 
 def main() -> None:
-    """Write docs/images/playground*.webp, from a service with the settings of the environment."""
+    """Write docs/images/{playground,live}*.webp, from a service with the environment's settings."""
     with running() as service, chromium() as browser:
         for scheme in ("light", "dark"):
             page = browser.new_page(viewport=_DESKTOP, color_scheme=scheme)
@@ -29,6 +30,8 @@ def main() -> None:
         phone.goto(f"{service.rest}/#image=cat&k=32")
         _wait(phone)
         _save(phone, "playground-phone")
+        for name, png in live_screenshots.take(browser, service).items():
+            _write(png, name)
 
 
 def _wait(page: Page) -> None:

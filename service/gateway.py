@@ -94,6 +94,7 @@ async def serve(settings: Settings) -> None:
     page_paths: frozenset[str] = frozenset()
     if settings.page:
         page_paths = add_folder(app, "shared") | add_playground(app, lambda: grpc_server.port)
+        page_paths |= add_folder(app, "live", "/live")
     rest_server = HttpServer(
         guarded(app, authenticator, BrowserPolicy.of(settings), page_paths),
         settings,

@@ -144,8 +144,9 @@ class Settings(EngineSettings):
     any. Set it against DNS rebinding, or behind a proxy on this machine that keeps the name."""
 
     page: bool = True
-    """Whether the REST port serves the playground at /, a web page to try the service with. The
-    page needs no token, as it holds no data; its calls need one. Set it to false to serve none."""
+    """Whether the REST port serves two web pages: the playground at /, to try the service with, and
+    the live view at /live, of its metrics. They need no token, as they hold no data; their calls
+    need one. Set it to false to serve neither."""
 
     rate_limit: Annotated[float | None, Field(gt=0)] = None
     """Images per second and client (its token, else its address). Set it so that one client cannot

@@ -5,6 +5,7 @@ import json
 import subprocess
 import tomllib
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -103,6 +104,26 @@ def test_unknown_libraries_names_those_that_were_not_reviewed(audit: ModuleType)
     (message,) = audit.unknown_libraries([png | {"wheel": "pillow==1.0"}])
     assert message.startswith("libpng of pillow ")
     assert audit.unknown_libraries([png | {"wheel": "not-installed==1.0"}]) == []
+
+
+def test_changed_copies_names_files_that_were_not_reviewed(
+    audit: ModuleType, tmp_path: Path
+) -> None:
+    copies = tomllib.loads(audit.BUNDLED.read_text())["copy"]
+    assert audit.changed_copies(copies) == []
+    for copy in copies:
+        file = tmp_path / copy["file"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes((ROOT / copy["file"]).read_bytes() + b" ")
+    assert [sentence.split()[0] for sentence in audit.changed_copies(copies, tmp_path)] == [
+        copy["file"] for copy in copies
+    ]
+
+
+def test_copies_are_of_the_versions_whose_types_are_checked(audit: ModuleType) -> None:
+    pinned = json.loads((ROOT / "tests/web/package.json").read_text())["devDependencies"]
+    for copy in tomllib.loads(audit.BUNDLED.read_text())["copy"]:
+        assert pinned[copy["name"]] == copy["version"]
 
 
 def test_differing_names_packages_that_differ_from_their_pin(audit: ModuleType) -> None:

@@ -1,7 +1,7 @@
 """Pages of the service in Chromium, and what they must not do."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,11 +18,17 @@ AXE = ROOT / "tests/web/node_modules/axe-core/axe.min.js"
 
 
 @contextmanager
-def opened(browser: Browser, url: str, expected: str = "", **options: Any) -> Iterator[Page]:
+def opened(
+    browser: Browser,
+    url: str,
+    expected: str = "",
+    prepare: Callable[[Page], None] = lambda page: None,
+    **options: Any,
+) -> Iterator[Page]:
     """A page, which must leave the console empty and ask no other origin for anything.
 
-    expected: a text of console errors that may come, such as "status of 401". options: of the
-    context, such as viewport and color_scheme.
+    expected: a text of console errors that may come, such as "status of 401". prepare: called
+    before it is loaded. options: of the context, such as viewport and color_scheme.
     """
     context = browser.new_context(**{"viewport": DESKTOP, **options})
     page = context.new_page()
@@ -39,6 +45,7 @@ def opened(browser: Browser, url: str, expected: str = "", **options: Any) -> It
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
+    prepare(page)
     page.goto(url)
     try:
         yield page

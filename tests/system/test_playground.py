@@ -557,6 +557,6 @@ def test_playground_asks_for_a_token_where_the_service_does(
 
 def test_playground_can_be_switched_off() -> None:
     with running(page="false") as service:
-        for path in ("/", "/playground/main.js", "/shared/style.css"):
+        for path in ("/", "/playground/main.js", "/shared/style.css", "/live", "/live/live.js"):
             assert httpx.get(service.rest + path).status_code == 404
         assert httpx.get(f"{service.rest}/v1/tokenizers").status_code == 200

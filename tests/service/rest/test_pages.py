@@ -7,7 +7,8 @@ from fastapi import FastAPI
 
 from service.rest.pages import WEB, add_folder, add_playground
 
-MAX_BYTES = 150_000  # of all that the playground loads, samples included
+MAX_BYTES = 150_000  # of all that a page loads, samples included
+PAGES = {"/": "playground", "/live": "live"}
 
 
 @pytest.fixture
@@ -16,7 +17,11 @@ def app() -> FastAPI:
 
 
 def served(app: FastAPI) -> frozenset[str]:
-    return add_folder(app, "shared") | add_playground(app, lambda: 50051)
+    return (
+        add_folder(app, "shared")
+        | add_playground(app, lambda: 50051)
+        | add_folder(app, "live", "/live")
+    )
 
 
 def calling(app: FastAPI) -> httpx.AsyncClient:
@@ -24,33 +29,37 @@ def calling(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://service")
 
 
-async def test_add_playground_serves_every_file_that_its_files_name(app: FastAPI) -> None:
+@pytest.mark.parametrize(("page", "folder"), PAGES.items())
+async def test_pages_have_every_file_that_their_files_name(
+    app: FastAPI, page: str, folder: str
+) -> None:
     paths = served(app)
     async with calling(app) as client:
         for path in paths:
             assert (await client.get(path)).status_code == 200
-        index = (await client.get("/")).text
-    for name in re.findall(r'(?:src|href)="((?:playground|shared)/[^"]+)"', index):
+        index = (await client.get(page)).text
+    names = re.findall(rf'(?:src|href)="((?:{folder}|shared)/[^"]+)"', index)
+    assert names
+    for name in names:
         assert f"/{name}" in paths
-    for script in (*(WEB / "playground").glob("*.js"), *(WEB / "shared").glob("*.js")):
+    for script in (*(WEB / folder).glob("*.js"), *(WEB / "shared").glob("*.js")):
         for name in re.findall(r'from "([^"]+)"', script.read_text()):
             assert (script.parent / name).resolve().is_file(), f"{script.name} imports {name}"
 
 
-def test_playground_is_light() -> None:
+@pytest.mark.parametrize("folder", PAGES.values())
+def test_pages_are_light(folder: str) -> None:
     files = [
-        file
-        for folder in ("playground", "shared")
-        for file in (WEB / folder).rglob("*")
-        if file.is_file()
+        file for part in (folder, "shared") for file in (WEB / part).rglob("*") if file.is_file()
     ]
     assert sum(file.stat().st_size for file in files) <= MAX_BYTES
 
 
-async def test_pages_run_their_own_scripts_only(app: FastAPI) -> None:
+@pytest.mark.parametrize("page", PAGES)
+async def test_pages_run_their_own_scripts_only(app: FastAPI, page: str) -> None:
     served(app)
     async with calling(app) as client:
-        reply = await client.get("/")
+        reply = await client.get(page)
     policy = dict(
         part.split(" ", 1) for part in reply.headers["content-security-policy"].split("; ")
     )
