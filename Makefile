@@ -10,7 +10,8 @@ DATA ?= ../shared/data
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve format proto dashboard screenshots test test-full check images images-check engines-check \
+.PHONY: help serve format proto dashboard openapi screenshots test test-full check images \
+	images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	bench-calls pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest \
 	chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
@@ -115,6 +116,9 @@ screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the page
 
 dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
 	$(BIN)/python -m deploy.grafana.dashboard
+
+openapi: $(VENV)/dev.stamp  ## write docs/openapi.json from the code
+	$(BIN)/python -m deploy.openapi
 
 # Both install podman and runc from Debian where they are missing, which takes root. Existing image
 # layers are reused.

@@ -278,8 +278,8 @@ class Stopping(
 ): ...
 
 
-_KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
-_BY_CODE = {kind.code: kind for kind in _KINDS}
+KINDS: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+_BY_CODE = {kind.code: kind for kind in KINDS}
 
 
 class CannotStart(RuntimeError):

@@ -7,6 +7,7 @@ reports its seed and the first bytes of the input.
 
 import asyncio
 import io
+import json
 import random
 import secrets
 import threading
@@ -204,6 +205,11 @@ def _quiet(count: int) -> settings:
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],
     )
+
+
+@schemathesis.serializer("application/x-ndjson")
+def _as_line(context: object, value: object) -> bytes:
+    return json.dumps(value).encode()
 
 
 def _openapi(service: Service, verdicts: Verdicts, count: int, seed_number: int) -> None:

@@ -32,8 +32,8 @@ REST_PATHS = (
     ("POST", "/v1/encode"),
     ("POST", "/v1/decode"),
     ("GET", "/v1/tokenizers"),
+    ("POST", "/v1/generate"),
     ("GET", "/metrics"),
-    ("GET", "/docs"),
 )
 # Calls that would act on the engine if the gateway passed them on.
 TRITON_METHODS = (

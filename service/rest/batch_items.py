@@ -1,6 +1,5 @@
 """Items of batches that are lines of JSON: their ids, images and tokens."""
 
-import asyncio
 import binascii
 from typing import Any
 
@@ -10,11 +9,11 @@ from channeltok.tokens import Tokens
 
 from service.errors import BadRequest
 from service.rest.batch_bodies import MAX_ID
+from service.rest.json_images import decode_base64
 from service.rest.requests import parse_object, read_tokens, read_view
 
 # Base64 has no commas, and megabytes of them would take long to parse.
 _MAX_COMMAS = 256
-_PIECE = 256 * 2**10  # characters of base64 that are decoded at once: less than 1 ms
 
 
 def id_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +36,7 @@ async def image_of_line(line: bytes, reply: dict[str, Any]) -> bytes:
     text = document.get("image")
     if not isinstance(text, str):
         raise BadRequest('a line must be {"image": "base64 of a JPEG, PNG or WebP file"}')
-    image = bytearray()
-    for start in range(0, len(text), _PIECE):
-        if start:
-            await asyncio.sleep(0)  # lets other calls in
-        image += _from_base64(text[start : start + _PIECE], "image")
-    return bytes(image)
+    return await decode_base64(text, len(text))
 
 
 def tokens_of(document: dict[str, Any]) -> tuple[Tokens | bytes, str | None, Aspect | None]:

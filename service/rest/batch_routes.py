@@ -7,14 +7,13 @@ from typing import Annotated, Any
 import orjson
 from channeltok.fit import FITS, check_fit, parse_aspect
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel
 
 from imaging import FORMATS
 from service.core.admission import Priority
 from service.core.memory import COPIES, MAX_DOCUMENT_BYTES
 from service.core.rate_limit import caller
 from service.core.tokenization import Tokenization
-from service.errors import to_service_error
+from service.errors import BadK, to_service_error
 from service.rest.batch import Batch, Work
 from service.rest.batch_bodies import Item
 from service.rest.batch_documents import (
@@ -35,6 +34,15 @@ from service.rest.negotiation import (
     negotiate,
     require_content_type,
 )
+from service.rest.openapi import (
+    ASPECT,
+    INTEGER,
+    STRING,
+    WORK,
+    lines,
+    one_of,
+    operation,
+)
 from service.rest.problems import to_problem
 from service.rest.requests import (
     Bodies,
@@ -51,6 +59,20 @@ _LINES = (NDJSON, JSON_LINES)
 _LINE_BYTES = 4096  # of a line, beside the image in it
 _LINE_COPIES = 4  # of a line: as it is, as text, and its image twice
 _TOKENS_BYTES = 16 * 2**10  # most of a line of tokens with their curve, usually 2 KiB
+
+_FILES = {
+    "schema": {
+        "type": "object",
+        "properties": {
+            "image": {
+                "type": "array",
+                "items": {"type": "string", "format": "binary"},
+                "description": "JPEG, PNG or WebP files; the names of the parts do not matter, "
+                "those of the files become `id`",
+            }
+        },
+    }
+}
 
 Handle = Callable[[Item, dict[str, Any]], Awaitable[dict[str, Any]]]
 _HOW = (
@@ -83,50 +105,32 @@ def add_routes(
 
     @app.post(
         "/v1/encode:batch",
-        summary="Encode many images",
-        description=f"A multipart body with an image in each part, or a line of JSON for each. "
-        f"{_HOW}",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    MULTIPART_FORM: {
-                        "schema": {
-                            "type": "object",
-                            "properties": {
-                                "image": {
-                                    "type": "array",
-                                    "items": {"type": "string", "format": "binary"},
-                                    "description": "JPEG, PNG or WebP files; the names of the "
-                                    "parts do not matter, those of the files become `id`",
-                                }
-                            },
-                        }
-                    },
-                    NDJSON: {"schema": ImageItemDocument.model_json_schema()},
-                },
-            }
-        },
-        responses=_responses(EncodedItemDocument),
+        **operation(
+            "encodeBatch",
+            "tokens",
+            "Encode many images",
+            "A multipart body with an image in each part, or a line of JSON for each. " + _HOW,
+            body={MULTIPART_FORM: _FILES, NDJSON: lines(ImageItemDocument)},
+            reply={NDJSON: lines(EncodedItemDocument, ItemProblemDocument)},
+            refusals=(*WORK, BadK),
+        ),
         response_class=Response,
     )
     async def encode_batch(
         request: Request,
         k: Annotated[
-            str | None,
-            Query(
-                description="number of tokens to keep; all when absent",
-                json_schema_extra={"type": "integer", "minimum": 1},
-            ),
+            str | None, INTEGER, Query(description="number of tokens to keep; all when absent")
         ] = None,
         quality: Annotated[
-            str | None, Query(description="chooses k for each image, as in /v1/encode")
+            str | None, STRING, Query(description="chooses k for each image, as in /v1/encode")
         ] = None,
         fit: Annotated[
-            str, Query(description="as in /v1/encode", json_schema_extra={"enum": list(FITS)})
+            str, one_of(*FITS), Query(description="as in /v1/encode; crop when absent")
         ] = "crop",
         tokenizer: Annotated[
-            str | None, Query(description="name of the tokenizer; the default one when absent")
+            str | None,
+            STRING,
+            Query(description="name of the tokenizer; the default one when absent"),
         ] = None,
     ) -> Response:
         media_type = negotiate(accept_of(request), _LINES)
@@ -166,37 +170,34 @@ def add_routes(
 
     @app.post(
         "/v1/decode:batch",
-        summary="Decode many token sequences",
-        description=f"A line of JSON for each sequence: those that encode:batch returns, or token "
-        f"bytes in base64. {_HOW}",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {NDJSON: {"schema": TokensItemDocument.model_json_schema()}},
-            }
-        },
-        responses=_responses(DecodedItemDocument),
+        **operation(
+            "decodeBatch",
+            "tokens",
+            "Decode many token sequences",
+            "A line of JSON for each sequence: those that encode:batch returns, or token bytes in "
+            "base64. " + _HOW,
+            body={NDJSON: lines(TokensItemDocument)},
+            reply={NDJSON: lines(DecodedItemDocument, ItemProblemDocument)},
+            refusals=WORK,
+        ),
         response_class=Response,
     )
     async def decode_batch(
         request: Request,
         format: Annotated[
             str,
-            Query(
-                description="format of the images",
-                json_schema_extra={"enum": list(FORMATS_BY_NAME)},
-            ),
+            one_of(*FORMATS_BY_NAME),
+            Query(description="format of the images; png when absent"),
         ] = "png",
         tokenizer: Annotated[
             str | None,
+            STRING,
             Query(description="name of the tokenizer; found by fingerprint when absent"),
         ] = None,
         aspect: Annotated[
             str | None,
-            Query(
-                description="width:height of all images, as in /v1/decode",
-                json_schema_extra={"pattern": "^[0-9]{1,7}:[0-9]{1,7}$"},
-            ),
+            ASPECT,
+            Query(description="width:height of all images, as in /v1/decode"),
         ] = None,
     ) -> Response:
         media_type = negotiate(accept_of(request), _LINES)
@@ -234,11 +235,6 @@ def add_routes(
             small_replies=False,
         )
         return await reply(request, batch, items, media_type)
-
-
-def _responses(item: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    schema = {"anyOf": [one.model_json_schema() for one in (item, ItemProblemDocument)]}
-    return {200: {"content": {NDJSON: {"schema": schema}}}}
 
 
 def _to_lines(handle: Handle, reply_bytes: int) -> Work:

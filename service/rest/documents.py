@@ -1,9 +1,9 @@
 """JSON documents of the REST API: the request and response bodies, as OpenAPI describes them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from channeltok.fit import MAX_SIDE
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from channeltok.fit import FITS, MAX_SIDE
+from pydantic import BaseModel, ConfigDict, FailFast, Field, SkipValidation
 
 from service.core.generation import (
     MAX_PREVIEWS,
@@ -11,6 +11,15 @@ from service.core.generation import (
     MAX_TEMPERATURE,
     TEMPERATURE,
     TOP_K,
+)
+
+QUALITY = (
+    "instead of k: ssim=0.6, psnr=24, ssim_per_token=0.001, max_bytes=128, or max_bytes with one "
+    "of the others"
+)
+FIT = (
+    "what the tokenizer sees of an image that is not square: crop, the centred square; pad, the "
+    "whole image with two bands that make it square. crop when absent"
 )
 
 
@@ -42,21 +51,55 @@ class ViewDocument(BaseModel):
     bottom: _Edge
 
 
+_Id = Annotated[int, Field(ge=0, le=65535)]
+_Ids = Annotated[
+    list[_Id],
+    Field(
+        min_length=1,
+        max_length=65535,
+        description="ids, 0 to 65535, coarse to fine; any prefix can be decoded",
+    ),
+]
+_Fingerprint = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{16}$",
+        description="16 hex digits that bind the tokens to the training that made them",
+    ),
+]
+_Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+_Stages = Annotated[
+    dict[str, float], Field(description="seconds of each stage, in the order they happened")
+]
+_Engine = Annotated[str, Field(description="what computed the result, such as `openvino bf16`")]
+
+
+class DecodeDocument(BaseModel):
+    """Tokens as JSON for decode, as encode returns them. Other fields are ignored, because callers
+    store tokens with fields of their own."""
+
+    tokenizer: Annotated[
+        str | None,
+        Field(description="name of the tokenizer; found by the fingerprint when absent"),
+    ] = None
+    fingerprint: _Fingerprint
+    k: Annotated[
+        int | None, Field(ge=1, description="number of ids; may be absent, but it must match")
+    ] = None
+    tokens: _Ids
+    view: Annotated[
+        ViewDocument | None,
+        Field(description="what was seen; the image gets the proportions of this part"),
+    ] = None
+
+
 class TokensDocument(BaseModel):
     """Tokens as JSON: encode returns it, decode takes it."""
 
-    tokenizer: Annotated[
-        str, Field(description="name of the tokenizer that made the tokens; optional for decode")
-    ]
-    fingerprint: Annotated[
-        str, Field(description="16 hex digits that bind the tokens to the training that made them")
-    ]
-    k: Annotated[
-        int, Field(ge=1, description="number of ids; optional for decode, but it must match")
-    ]
-    tokens: Annotated[
-        list[int], Field(description="ids, 0 to 65535, coarse to fine; any prefix can be decoded")
-    ]
+    tokenizer: Annotated[str, Field(description="name of the tokenizer that made the tokens")]
+    fingerprint: _Fingerprint
+    k: Annotated[int, Field(ge=1, description="number of ids")]
+    tokens: _Ids
     curve: Annotated[
         list[QualityPointDocument] | None,
         Field(
@@ -67,6 +110,44 @@ class TokensDocument(BaseModel):
         ViewDocument | None,
         Field(description="what was seen; decode gives the image the proportions of this part"),
     ] = None
+
+
+class EncodeDocument(BaseModel):
+    """Request of encode in JSON: an image in base64, and what else the query may say."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    image: Annotated[
+        _Base64,
+        Field(
+            description="the image file in base64 (RFC 4648), with padding and without line breaks"
+        ),
+    ]
+    k: Annotated[int | None, Field(description="number of tokens to keep; all when absent")] = None
+    quality: Annotated[str | None, Field(description=QUALITY)] = None
+    fit: Annotated[
+        str | None, Field(description=FIT, json_schema_extra={"enum": [*FITS, None]})
+    ] = None
+    tokenizer: Annotated[
+        str | None, Field(description="name of the tokenizer; the default one when absent")
+    ] = None
+
+
+class ImageDocument(BaseModel):
+    """An image as JSON: decode returns it, and it is the data of the event `preview`."""
+
+    k: Annotated[int, Field(ge=1, description="number of tokens that were decoded")]
+    media_type: Annotated[str, Field(description="of the image: image/png, image/jpeg, image/webp")]
+    image: Annotated[_Base64, Field(description="the image file in base64")]
+
+
+class DecodeDone(BaseModel):
+    """Data of the event `done` of decode."""
+
+    tokenizer: str
+    fingerprint: _Fingerprint
+    engine: _Engine
+    stages: _Stages
 
 
 class TokenizerDocument(BaseModel):
@@ -119,7 +200,7 @@ class GenerateDocument(BaseModel):
         Field(alias="class", description="one of the generator's classes; none when absent"),
     ] = None
     prefix: Annotated[
-        dict[str, Any] | None,
+        SkipValidation[DecodeDocument | None],  # read_tokens reads it, as it reads decode's body
         Field(description="tokens to continue from, as encode returns them; at most k"),
     ] = None
     k: Annotated[
@@ -155,7 +236,37 @@ class GenerateDocument(BaseModel):
             "the image so far is decoded and sent at each"
         ),
     ] = []
-    preview_format: Literal["png", "jpeg", "webp"] = "png"
+    preview_format: Annotated[
+        Literal["png", "jpeg", "webp"], Field(description="png when absent")
+    ] = "png"
+
+
+class GenerateStart(BaseModel):
+    """Data of the event `start`: the parameters in effect."""
+
+    generator: str
+    tokenizer: str
+    fingerprint: _Fingerprint
+    seed: Annotated[int, Field(description="gives the same tokens when it is sent again")]
+    k: Annotated[int, Field(ge=1, description="length of the whole sequence")]
+
+
+class GenerateToken(BaseModel):
+    """Data of the event `token`: new tokens."""
+
+    index: Annotated[int, Field(ge=0, description="of the first of them in the sequence")]
+    ids: list[_Id]
+
+
+class GenerateDone(BaseModel):
+    """Data of the event `done` of generate: all tokens; decode takes it as it is."""
+
+    tokenizer: str
+    fingerprint: _Fingerprint
+    k: Annotated[int, Field(ge=1, description="number of ids")]
+    tokens: _Ids
+    engine: _Engine
+    stages: _Stages
 
 
 class GeneratorDocument(BaseModel):

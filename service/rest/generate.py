@@ -14,11 +14,27 @@ from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 
 from service.core.generation import Event, Finished, Generation
-from service.errors import BadRequest
-from service.rest.documents import GenerateDocument, GeneratorsDocument
+from service.errors import (
+    BadK,
+    BadRequest,
+    BadSampling,
+    BadTokens,
+    FingerprintMismatch,
+    UnknownClass,
+    UnknownGenerator,
+)
+from service.rest.documents import (
+    GenerateDocument,
+    GenerateDone,
+    GenerateStart,
+    GenerateToken,
+    GeneratorsDocument,
+    ImageDocument,
+)
 from service.rest.events import error_frame, event_stream, frame, preview_frame
 from service.rest.negotiation import EVENT_STREAM, JSON, require_content_type
-from service.rest.problems import invalid_request
+from service.rest.openapi import WORK, events, operation, schema
+from service.rest.problems import Problem, invalid_request
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_object, read_tokens
 from service.security.auth import Authenticator
 from service.settings import Settings
@@ -37,18 +53,34 @@ def add_routes(
 
     @app.post(
         "/v1/generate",
-        summary="Generate an image, token by token",
-        description="Server-sent events: `start`, then `token` as tokens are made and a `preview` "
-        "at each requested k, then `done`, whose data decode takes as it is; or `error`, with a "
-        "problem as its data. A request that cannot be served gets a problem before any event. "
-        "Disconnecting stops the work at once.",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {JSON: {"schema": GenerateDocument.model_json_schema()}},
-            }
-        },
-        responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+        **operation(
+            "generate",
+            "generation",
+            "Generate an image, token by token",
+            "Server-sent events: `start`, then `token` as tokens are made and a `preview` at each "
+            "requested k, then `done`, whose data decode takes as it is; or `error`, with a "
+            "problem as its data. A request that cannot be served gets a problem before any "
+            "event. Disconnecting stops the work at once.",
+            body={JSON: schema(GenerateDocument)},
+            reply={
+                EVENT_STREAM: events(
+                    start=GenerateStart,
+                    token=GenerateToken,
+                    preview=ImageDocument,
+                    done=GenerateDone,
+                    error=Problem,
+                )
+            },
+            refusals=(
+                *WORK,
+                BadK,
+                BadSampling,
+                BadTokens,
+                UnknownClass,
+                UnknownGenerator,
+                FingerprintMismatch,
+            ),
+        ),
         response_class=Response,
     )
     async def generate(request: Request) -> Response:
@@ -59,7 +91,16 @@ def add_routes(
         frames = _sse_frames(first, events, f"image/{params.preview_format}")
         return event_stream(frames, authenticator)
 
-    @app.get("/v1/generators", summary="List the served generators")
+    @app.get(
+        "/v1/generators",
+        **operation(
+            "listGenerators",
+            "generation",
+            "List the served generators",
+            "The default one is the first.",
+            reply={JSON: schema(GeneratorsDocument)},
+        ),
+    )
     async def generators() -> GeneratorsDocument:
         infos = [asdict(served.info()) for served in generation.generators]
         return GeneratorsDocument.model_validate({"generators": infos})

@@ -10,15 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.core.rate_limit import caller
 from service.errors import Forbidden, Unauthenticated
 from service.observability.request_context import REQUEST_ID, begin_request, log_access
+from service.rest import headers, reference
 from service.rest.problems import problem_response
 from service.rest.request_line import RequestLineMiddleware
 from service.security.auth import Authenticator
 from service.security.browsers import BrowserPolicy
 
-_OPEN_PATHS = ("/livez", "/readyz")
+_OPEN_PATHS = {"/livez", "/readyz", *reference.PATHS}
 _POLLED_PATHS = {"/livez", "/readyz", "/metrics"}  # too frequent for the access log
-# Headers of replies that pages of allowed origins may read; others are hidden from them.
-_EXPOSED = ("Retry-After", REQUEST_ID, "Server-Timing", "ChannelTok-Engine", "ChannelTok-View")
 
 
 def guarded(
@@ -37,7 +36,7 @@ def guarded(
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=_EXPOSED,
+            expose_headers=tuple(headers.MEANINGS),
         )
     return RequestMiddleware(RequestLineMiddleware(BrowserMiddleware(app, policy)))
 
@@ -61,7 +60,7 @@ class BrowserMiddleware:
 class AuthMiddleware:
     """Answers unauthenticated requests with 401 and sets `caller` for the others.
 
-    Health checks are open to everyone, and so are `open_paths`.
+    Health checks and the description of the API are open to everyone, and so are `open_paths`.
     """
 
     def __init__(

@@ -2,12 +2,13 @@
 
 import math
 from http import HTTPStatus
+from typing import Annotated
 
 import orjson
 from channeltok.errors import InvalidInput
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +22,7 @@ from service.errors import (
     UnsupportedEncoding,
     to_service_error,
 )
+from service.rest import headers
 
 PROBLEM = "application/problem+json"
 
@@ -29,10 +31,10 @@ class Problem(BaseModel):
     """RFC 9457. `code` is stable: branch on it."""
 
     type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    code: str
+    title: Annotated[str, Field(description="the same for all problems of a code")]
+    status: Annotated[int, Field(description="of HTTP")]
+    detail: Annotated[str, Field(description="what was wrong, and what is allowed")]
+    code: Annotated[str, Field(description="stable, in capitals; later versions may add codes")]
 
 
 def to_problem(error: ServiceError) -> Problem:
@@ -42,15 +44,15 @@ def to_problem(error: ServiceError) -> Problem:
 
 def problem_response(error: ServiceError) -> Response:
     """The HTTP response for an error, with the headers that belong to it."""
-    headers = {}
+    replies = {}
     if error.retry_after is not None:
         # Retry-After takes whole seconds.
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        replies[headers.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = "Bearer"
+        replies[headers.AUTHENTICATE] = "Bearer"
     if isinstance(error, UnsupportedEncoding):
-        headers["Accept-Encoding"] = "identity"
-    return _response(to_problem(error), headers)
+        replies[headers.ENCODING] = "identity"
+    return _response(to_problem(error), replies)
 
 
 def invalid_request(error: RequestValidationError | ValidationError) -> BadRequest:

@@ -22,7 +22,8 @@ from service.core.memory import (
 )
 from service.errors import BadK, BadRequest, BadTokens, TooLarge, TooSlow
 from service.rest.batch_bodies import Item, read_lines, read_parts
-from service.rest.documents import ViewDocument
+from service.rest.documents import EncodeDocument, ViewDocument
+from service.rest.json_images import base64_characters, decode_base64, parse_encode
 from service.rest.problems import invalid_request
 from service.settings import Settings
 
@@ -51,6 +52,18 @@ class Bodies:
         """
         with await self.memory.reserve(0) as reservation:
             yield await self._read(request, self._max_bytes, reservation)
+
+    @asynccontextmanager
+    async def json_image(self, request: Request) -> AsyncIterator[tuple[bytes, EncodeDocument]]:
+        """The same for an EncodeDocument: yields its image, of at most `max_message_bytes`, and the
+        document, without it. Raises also BadRequest."""
+        limit = base64_characters(self._max_bytes) + MAX_DOCUMENT_BYTES
+        with await self.memory.reserve(0) as reservation:
+            document = parse_encode(await self._read(request, limit, reservation))
+            image = await decode_base64(document.image, self._max_bytes)
+            document.image = ""
+            reservation.shrink(COPIES * len(image))
+            yield image, document
 
     async def document(self, request: Request) -> bytes:
         """A body of at most MAX_DOCUMENT_BYTES. Raises TooLarge, TooSlow, Overloaded."""

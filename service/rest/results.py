@@ -5,6 +5,7 @@ from typing import Any
 
 from service.core.call_record import Stages
 from service.core.tokenization import Encoded
+from service.rest import headers
 
 
 def tokens_document(encoded: Encoded) -> dict[str, Any]:
@@ -25,4 +26,4 @@ def tokens_document(encoded: Encoded) -> dict[str, Any]:
 def result_headers(stages: Stages, engine: str) -> dict[str, str]:
     """engine: what computed the result, such as "openvino bf16"."""
     timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages.items())
-    return {"Server-Timing": timing, "ChannelTok-Engine": engine}
+    return {headers.TIMING: timing, headers.ENGINE: engine}

@@ -69,6 +69,14 @@ def shown(url: str, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=90).stdout
 
 
+def console(url: str, profile: Path) -> list[str]:
+    """What the page at `url` writes to the console: errors, and what its policy forbids."""
+    options = ("--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=10000")
+    command = _command(profile, *options, url)
+    log = subprocess.run(command, capture_output=True, text=True, timeout=90).stderr
+    return [line for line in log.splitlines() if "CONSOLE" in line]
+
+
 @contextmanager
 def _open(url: str, profile: Path) -> Iterator[None]:
     command = _command(profile, "--remote-debugging-port=0", url)

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.chromium import CHROMIUM, Pages, shown
+from tests.support.chromium import CHROMIUM, Pages, console, shown
 from tests.support.metrics import sample
 from tests.support.photographs import jpeg
 from tests.support.running import Service, running
@@ -43,11 +43,15 @@ const encoded = await fetch(`${base}/v1/encode?k=4`, {
 const tokens = await encoded.json();
 const decoded = await fetch(`${base}/v1/decode`, {
   method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(tokens)});
+const events = await fetch(`${base}/v1/decode?k=1,2`, {
+  method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(tokens)});
 const refused = await fetch(`${base}/v1/encode?k=0`, {method: "POST", body: image});
 return {
   k: tokens.k, id: encoded.headers.get("x-request-id"),
   engine: encoded.headers.get("channeltok-engine"),
-  image: decoded.headers.get("content-type"), code: (await refused.json()).code,
+  image: decoded.headers.get("content-type"),
+  events: (await events.text()).match(/(?<=event: )\\w+/g).join(" "),
+  code: (await refused.json()).code,
 };
 """
 CALLS = "channeltok_request_seconds_count"
@@ -63,6 +67,16 @@ def pages() -> Iterator[Pages]:
 def friend(pages: Pages) -> Iterator[Service]:
     """A service that lets pages of app.example call."""
     with running(allowed_origins=f"http://app.example:{pages.port}") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that needs a token."""
+    file = tmp_path_factory.mktemp("locked") / "tokens"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(0o600)
+    with running(bearer_token_file=str(file)) as service:
         yield service
 
 
@@ -96,7 +110,13 @@ def test_pages_of_allowed_origins_are_clients(
 ) -> None:
     outcome = pages.run("app.example", CLIENT % (bytes_of_image(), friend.rest), tmp_path)
     assert outcome.pop("engine")
-    assert outcome == {"k": 4, "id": "mine", "image": "image/png", "code": "BAD_K"}
+    assert outcome == {
+        "k": 4,
+        "id": "mine",
+        "image": "image/png",
+        "events": "preview preview done",
+        "code": "BAD_K",
+    }
 
 
 def test_pages_of_the_service_itself_work(service: Service, tmp_path: Path) -> None:
@@ -105,6 +125,24 @@ def test_pages_of_the_service_itself_work(service: Service, tmp_path: Path) -> N
     assert "Encode an image to its first k tokens" in shown(f"{base}/docs", tmp_path / "ours")
     rebound = service.rest.replace("127.0.0.1", "evil.example")
     assert "FORBIDDEN" in shown(f"{rebound}/docs", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("path", "shows"),
+    [
+        ("/docs", ["Authorize", "Encode an image to its first k tokens"]),
+        ("/redoc", ["bearerToken", "Encode an image to its first k tokens", "RATE_LIMITED"]),
+    ],
+)
+def test_pages_of_the_api_work_offline_and_with_a_token(
+    locked: Service, tmp_path: Path, path: str, shows: list[str]
+) -> None:
+    """Only Redoc's logo is missing: its policy lets no page call another host."""
+    assert httpx.get(f"{locked.rest}/v1/tokenizers").status_code == 401
+    page = shown(f"{locked.rest}{path}", tmp_path / "page")
+    assert [text for text in shows if text not in page] == []
+    said = console(f"{locked.rest}{path}", tmp_path / "console")
+    assert [line for line in said if "cdn.redoc.ly/redoc/logo-mini.svg" not in line] == []
 
 
 def test_preflights_tell_allowed_origins_what_they_may_send(friend: Service, pages: Pages) -> None:

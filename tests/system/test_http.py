@@ -181,7 +181,7 @@ def test_the_bytes_say_which_image_it_is(rest: httpx.Client, content_type: str |
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "text/html", "text/plain", "multipart/form-data", "video/mp4"],
+    ["text/html", "text/plain", "multipart/form-data", "video/mp4"],
 )
 def test_what_is_called_no_image_is_refused(rest: httpx.Client, content_type: str) -> None:
     reply = rest.post("/v1/encode?k=4", content=jpeg(), headers={"Content-Type": content_type})
