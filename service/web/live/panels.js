@@ -77,7 +77,7 @@ export const TRAFFIC = [
   },
   {
     title: "Refused",
-    about: "Too many calls, or no token. The service is well; its load is not.",
+    about: "Too many calls, or no token: expected answers, not faults.",
     unit: "perSecond",
     lines: (history) => [
       ...rates(history, "channeltok_errors_total", "code", { code: REFUSALS }),
