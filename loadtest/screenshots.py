@@ -11,7 +11,8 @@ from loadtest.harness.browser import chromium
 from loadtest.harness.service_process import running
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
-_DESKTOP = {"width": 1200, "height": 860}
+_DESKTOP = {"width": 1200, "height": 960}
+_MARGIN = 32  # pixels around a section
 _PHONE = {"width": 390, "height": 844}
 
 
@@ -57,7 +58,11 @@ def _save(page: Page, name: str) -> None:
 
 
 def _save_section(page: Page, name: str) -> None:
-    _write(page.locator(f"#{name}").screenshot(), f"playground-{name}")
+    box = page.locator(f"#{name}").bounding_box()
+    assert box is not None
+    top = box["y"] + page.evaluate("scrollY") - _MARGIN
+    clip = {"x": 0, "y": top, "width": _DESKTOP["width"], "height": box["height"] + 2 * _MARGIN}
+    _write(page.screenshot(full_page=True, clip=clip), f"playground-{name}")
 
 
 def _write(png: bytes, name: str) -> None:

@@ -39,7 +39,7 @@ def opened(
         "console",
         lambda message: (
             complaints.append(message.text)
-            if message.type in ("error", "warning") and not (expected and expected in message.text)
+            if message.type == "error" and not (expected and expected in message.text)
             else None
         ),
     )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -252,7 +253,7 @@ def test_playground_saves_and_opens_token_files(page: Page, caller: Client) -> N
 
 
 def test_playground_words_errors_as_the_service_does(browser: Browser, site: Service) -> None:
-    with opened(browser, f"{site.rest}/", expected="status of 415") as page:
+    with opened(browser, f"{site.rest}/", expected="status of 4") as page:
         wait_for_k(page, 64)
         give_file(page, "notes.txt", b"no image at all")
         page.wait_for_selector("#problem:visible")
@@ -275,6 +276,13 @@ def test_playground_address_holds_the_state(page: Page, browser: Browser, site: 
         wait_for_k(other, 12)
         until(other, "document.querySelector('#caption').textContent.includes('coffee')")
         assert "max_bytes=24" in other.inner_text("#snippet")
+    other_state = "#image=cat&k=64&mix=rocket&s=40&generate=" + quote('{"class":"dog","k":9}')
+    with opened(browser, f"{site.rest}/{other_state}") as other:
+        wait_for_k(other, 64)
+        other.locator("#mix").scroll_into_view_if_needed()
+        other.wait_for_selector('#mix-canvas[data-s="40"]')
+        assert other.input_value("#mix-choice") == "rocket"
+        assert (other.input_value("#class"), other.input_value("#generate-k")) == ("dog", "9")
 
 
 # Beside other codecs, as a film, mixed, generated

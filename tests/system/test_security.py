@@ -214,7 +214,8 @@ def test_without_a_valid_bearer_token_only_health_answers(
     with httpx.Client(
         base_url=guarded.rest, verify=context(folder, caller), headers=headers
     ) as rest:
-        for path in ("/livez", "/readyz", "/docs", "/redoc", "/openapi.json"):
+        documents = ("/docs", "/redoc", "/openapi.json")
+        for path in ("/livez", "/readyz", *documents, "/", "/playground/main.js"):
             assert rest.get(path).status_code == 200, path
         closed = [
             "/metrics",
@@ -225,6 +226,8 @@ def test_without_a_valid_bearer_token_only_health_answers(
             "/livez/",
             "/LIVEZ",
             "/livez/../metrics",
+            "/playground/",
+            "/playground/../metrics",
         ]
         replies = [rest.get(path) for path in closed] + [
             rest.post("/v1/encode", content=jpeg()),

@@ -13,9 +13,14 @@ import { state } from "./state.js";
  * @property {string} fit
  * @property {string | null} tokenizer
  * @property {string | null} target
+ * @property {string} mixWith
+ * @property {number} mixAt
+ * @property {Record<string, unknown> | null} generate
  */
 
-/** What the address says. Throws where its tokens are damaged. @returns {Address} */
+const MIX = { with: "coffee", at: 128 }; // of an address that names none
+
+/** What the address says. Throws where it is damaged. @returns {Address} */
 export function readAddress() {
   const parameters = new URLSearchParams(location.hash.slice(1));
   const text = parameters.get("tokens");
@@ -28,6 +33,9 @@ export function readAddress() {
     fit: parameters.get("fit") === "pad" ? "pad" : "crop",
     tokenizer: parameters.get("tokenizer"),
     target: parameters.get("target"),
+    mixWith: parameters.get("mix") ?? MIX.with,
+    mixAt: Number(parameters.get("s") ?? MIX.at),
+    generate: JSON.parse(parameters.get("generate") ?? "null"),
   };
 }
 
@@ -40,6 +48,9 @@ export function addressOf() {
   if (state.target) parameters.set("target", state.target);
   if (state.fit !== "crop") parameters.set("fit", state.fit);
   if (tokenizer && tokenizer !== state.tokenizers[0]) parameters.set("tokenizer", tokenizer.name);
+  if (state.mixWith !== MIX.with && state.mixWith !== "file") parameters.set("mix", state.mixWith);
+  if (state.mixAt !== MIX.at) parameters.set("s", String(state.mixAt));
+  if (state.generate) parameters.set("generate", JSON.stringify(state.generate));
   if (source && !source.sample && picture) {
     parameters.set("name", source.name);
     if (picture.tokens.aspect) parameters.set("aspect", picture.tokens.aspect);

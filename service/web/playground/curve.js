@@ -2,7 +2,6 @@
 
 import { byId, radios } from "../shared/dom.js";
 import { chooseK, state } from "./state.js";
-/** @import { Frame } from "./picture.js" */
 
 const MARGIN = { top: 8, right: 10, bottom: 24, left: 34 };
 const UNITS = { ssim: { step: 0.1, digits: 1, name: "SSIM" }, psnr: { step: 4, digits: 0, name: "PSNR in dB" } };
@@ -45,7 +44,8 @@ export function showCurve() {
   svg.replaceChildren(description);
   if (!width) return;
   const points = (state.picture?.frames ?? [])
-    .flatMap((frame) => (frame[measure] === null ? [] : [{ k: frame.k, value: frame[measure] }]));
+    .map((frame) => ({ k: frame.k, value: frame[measure] ?? NaN }))
+    .filter((point) => !Number.isNaN(point.value));
   const { step, digits, name } = UNITS[measure];
   if (!points.length) {
     const reason = state.picture && !state.picture.seen

@@ -21,7 +21,7 @@ export function showPair(seen, frame) {
   const divider = byId("divider", HTMLElement);
   const canvas = byId("canvas-decoded", HTMLCanvasElement);
   draw(canvas, frame.pixels);
-  canvas.dataset.k = String(frame.k);
+  if (canvas.dataset.k !== String(frame.k)) canvas.dataset.k = String(frame.k);
   canvas.setAttribute("aria-label", `Image decoded from ${frame.k} tokens`);
   divider.classList.toggle("alone", seen === null);
   divider.classList.toggle("tall", frame.pixels.height > frame.pixels.width);

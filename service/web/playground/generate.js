@@ -4,7 +4,7 @@ import { ServiceError, fromBase64, generate, generators } from "./api.js";
 import { byId, make, write } from "../shared/dom.js";
 import { draw, pixelsOf } from "./pixels.js";
 import { ladder } from "./picture.js";
-import { onChange, state } from "./state.js";
+import { onChange, state, update } from "./state.js";
 /** @import { Generator, ImageTokens } from "./api.js" */
 
 const MAX_PREVIEWS = 8; // of a call
@@ -32,7 +32,11 @@ export function setUpGenerate(attempt, openTokens) {
     if (tokens) attempt(() => openTokens(tokens, "generated"));
     byId("compare", HTMLElement).scrollIntoView();
   });
+  byId("generate-form", HTMLFormElement).addEventListener("input", () => {
+    update({ generate: generateParameters() });
+  });
   onChange((changed) => {
+    if (changed.has("generate")) fillForm();
     if (changed.has("k") || changed.has("picture")) showGoOn();
   });
 }
@@ -52,6 +56,19 @@ export async function loadGenerators() {
     ...served.map((one) => make("option", { value: one.name }, one.name)),
   );
   showGenerator();
+  fillForm();
+}
+
+/** Show what the address says, where the form does not say it yet. */
+function fillForm() {
+  const { generate } = state;
+  if (!generate || !served.length || JSON.stringify(generate) === JSON.stringify(generateParameters())) return;
+  if (generate.generator) byId("generator", HTMLSelectElement).value = String(generate.generator);
+  showGenerator();
+  byId("class", HTMLSelectElement).value = String(generate.class ?? "");
+  for (const [id, name] of [["generate-k", "k"], ["seed", "seed"], ["temperature", "temperature"], ["top-k", "top_k"]]) {
+    byId(id, HTMLInputElement).value = String(generate[name] ?? "");
+  }
 }
 
 /** @returns {Generator | undefined} */

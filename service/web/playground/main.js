@@ -20,7 +20,7 @@ import { chooseK, onChange, state, update } from "./state.js";
 import { setUpTarget } from "./target.js";
 import { setUpTheme } from "../shared/theme.js";
 import { setUpVersus } from "./versus.js";
-/** @import { ImageTokens, Tokenizer } from "./api.js" */
+/** @import { ImageTokens } from "./api.js" */
 /** @import { Address } from "./address.js" */
 /** @import { Source, State } from "./state.js" */
 
@@ -142,6 +142,9 @@ async function openFrom(address) {
     fit: address.fit,
     k: address.k >= 1 ? Math.round(address.k) : 64,
     tokenizer: tokenizer ?? state.tokenizers[0],
+    mixWith: SAMPLES.includes(address.mixWith) ? address.mixWith : state.mixWith,
+    mixAt: address.mixAt >= 0 ? Math.round(address.mixAt) : state.mixAt,
+    generate: address.generate,
   });
   if (address.tokens) await openTokens(address.tokens, address.name);
   else await openSample(SAMPLES.find((name) => name === address.sample) ?? SAMPLES[0]);

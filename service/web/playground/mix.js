@@ -6,7 +6,7 @@ import { latest } from "./latest.js";
 import { draw, pixelsOf } from "./pixels.js";
 import { Picture } from "./picture.js";
 import { SAMPLES, sampleFile } from "./samples.js";
-import { onChange, state } from "./state.js";
+import { onChange, state, update } from "./state.js";
 
 const FILE = "file"; // the choice "a file"
 
@@ -28,31 +28,39 @@ export function setUpMix(attempt) {
     ...SAMPLES.map((name) => make("option", { value: name }, name)),
     make("option", { value: FILE }, "a file …"),
   );
-  choice.value = SAMPLES[1];
+  choice.value = state.mixWith;
 
   const mixNow = latest(() => attempt(mix));
   const reload = () => {
     stale = true;
     if (visible) attempt(load);
   };
-  slider.addEventListener("input", () => {
-    showNumbers();
-    mixNow(undefined);
-  });
+  slider.addEventListener("input", () => update({ mixAt: slider.valueAsNumber }));
   choice.addEventListener("change", () => {
     if (choice.value === FILE) field.click();
-    else reload();
+    else update({ mixWith: choice.value });
   });
   field.addEventListener("change", () => {
     file = field.files?.[0] ?? null;
-    if (file) reload();
+    if (!file) return;
+    update({ mixWith: FILE });
+    reload();
   });
   new IntersectionObserver(([entry]) => {
     visible = entry.isIntersecting;
     if (visible && stale) attempt(load);
   }, { rootMargin: "200px" }).observe(byId("mix", HTMLElement));
   onChange((changed) => {
-    if (changed.has("picture")) reload();
+    if (changed.has("source") && state.source?.sample === state.mixWith) {
+      update({ mixWith: SAMPLES[(SAMPLES.indexOf(state.mixWith) + 1) % SAMPLES.length] });
+    }
+    if (changed.has("mixWith")) choice.value = state.mixWith;
+    if (changed.has("picture") || changed.has("mixWith")) reload();
+    if (changed.has("mixAt")) {
+      slider.value = String(state.mixAt);
+      showNumbers();
+      if (visible) mixNow(undefined);
+    }
   });
 }
 
@@ -68,6 +76,7 @@ async function load() {
   mixes = new Map();
   const slider = byId("mix-slider", HTMLInputElement);
   slider.max = String(Math.min(first.max, second.max));
+  slider.value = String(state.mixAt);
   write("mix-first-name", state.source?.name ?? "this image");
   showNumbers();
   await Promise.all([first.want(first.max), second.want(second.max)]);

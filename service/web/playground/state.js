@@ -19,6 +19,9 @@
  * @property {string | null} target such as ssim=0.5, where it has chosen k
  * @property {Source | null} source
  * @property {Picture | null} picture
+ * @property {string} mixWith sample that the image is mixed with; "file" for one of the user's
+ * @property {number} mixAt tokens of the first image in the mix
+ * @property {Record<string, unknown> | null} generate what the form says; null while untouched
  */
 
 /** @type {State} */
@@ -30,6 +33,9 @@ export const state = {
   target: null,
   source: null,
   picture: null,
+  mixWith: "coffee",
+  mixAt: 128,
+  generate: null,
 };
 
 /** @type {((changed: Set<string>) => void)[]} */
