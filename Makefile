@@ -13,8 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help serve format proto dashboard openapi screenshots test test-full check images \
 	images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
-	bench-calls pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest \
-	chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
+	bench-calls pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph \
+	loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
