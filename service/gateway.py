@@ -21,7 +21,6 @@ from service.engine.supervisor import Supervisor
 from service.grpc.server import GrpcServer
 from service.observability import metrics, metrics_folder, tracing
 from service.ports import allow_open_files, bind_all, print_ready
-from service.rest import batch_routes, generate
 from service.rest.app import create_app
 from service.rest.middleware import guarded
 from service.rest.pages import add_folder, add_playground
@@ -79,18 +78,16 @@ async def serve(settings: Settings) -> None:
         reuse_port=parent is not None,
     )
     supervisor.readiness.subscribe(grpc_server.set_ready)
-    bodies = Bodies(settings, memory)
     app = create_app(
         tokenization,
-        bodies,
+        generation,
+        Bodies(settings, memory),
         refusals,
         settings,
         authenticator,
         lambda: supervisor.readiness.ready and not stop.is_set(),
         lambda: asyncio.to_thread(metrics.exposition, metrics_url),
     )
-    batch_routes.add_routes(app, tokenization, bodies, settings, authenticator)
-    generate.add_routes(app, generation, bodies, settings, authenticator)
     page_paths: frozenset[str] = frozenset()
     if settings.page:
         page_paths = add_folder(app, "shared") | add_playground(app, lambda: grpc_server.port)

@@ -17,7 +17,8 @@ from pydantic_core.core_schema import WithDefaultSchema
 from service import errors
 from service.errors import ServiceError
 from service.observability.request_context import REQUEST_ID
-from service.rest import batch_documents, documents, headers
+from service.rest import documents, headers
+from service.rest.batch import documents as batch_documents
 from service.rest.problems import PROBLEM, Problem, to_problem
 
 _REF = "#/components/schemas/{model}"

@@ -21,7 +21,7 @@ from service.core.memory import (
     Reservation,
 )
 from service.errors import BadK, BadRequest, BadTokens, TooLarge, TooSlow
-from service.rest.batch_bodies import Item, read_lines, read_parts
+from service.rest.batch.bodies import Item, read_lines, read_parts
 from service.rest.documents import EncodeDocument, ViewDocument
 from service.rest.json_images import base64_characters, decode_base64, parse_encode
 from service.rest.problems import invalid_request

@@ -189,7 +189,7 @@ def test_selectors_match_their_workloads() -> None:
 
 def test_probes_use_existing_endpoints() -> None:
     nothing = cast(Any, None)
-    app = create_app(*[nothing] * 3, Settings(), nothing, lambda: True, nothing)
+    app = create_app(*[nothing] * 4, Settings(), nothing, lambda: True, nothing)
     routes = {getattr(route, "path", "") for route in app.routes}
     gateway, triton = (CONTAINERS[name] for name in ("gateway/gateway", "triton/triton"))
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):

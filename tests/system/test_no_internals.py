@@ -235,7 +235,7 @@ async def test_unexpected_exceptions_reveal_no_internals() -> None:
     memory = MemoryBudget(2**30)
     bodies = Bodies(settings, memory)
     app = create_app(
-        broken, bodies, Refusals(), settings, Authenticator(None), lambda: True, broken
+        broken, broken, bodies, Refusals(), settings, Authenticator(None), lambda: True, broken
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as rest:

@@ -14,16 +14,16 @@ from service.core.memory import COPIES, MAX_DOCUMENT_BYTES
 from service.core.rate_limit import caller
 from service.core.tokenization import Tokenization
 from service.errors import BadK, to_service_error
-from service.rest.batch import Batch, Work
-from service.rest.batch_bodies import Item
-from service.rest.batch_documents import (
+from service.rest.batch.bodies import Item
+from service.rest.batch.documents import (
     DecodedItemDocument,
     EncodedItemDocument,
     ImageItemDocument,
     ItemProblemDocument,
     TokensItemDocument,
 )
-from service.rest.batch_items import id_of, image_of_line, tokens_of
+from service.rest.batch.items import id_of, image_of_line, tokens_of
+from service.rest.batch.replies import Batch, Work
 from service.rest.negotiation import (
     FORMATS_BY_NAME,
     JSON_LINES,

@@ -8,7 +8,7 @@ from channeltok.fit import Aspect
 from channeltok.tokens import Tokens
 
 from service.errors import BadRequest
-from service.rest.batch_bodies import MAX_ID
+from service.rest.batch.bodies import MAX_ID
 from service.rest.json_images import decode_base64
 from service.rest.requests import parse_object, read_tokens, read_view
 

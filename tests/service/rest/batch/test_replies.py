@@ -8,8 +8,8 @@ import pytest
 
 from service.core.memory import MemoryBudget
 from service.errors import BadRequest, TooLarge
-from service.rest.batch import Batch
-from service.rest.batch_bodies import Item
+from service.rest.batch.bodies import Item
+from service.rest.batch.replies import Batch
 
 WINDOW = 3
 

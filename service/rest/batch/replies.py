@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from service.errors import TooLarge
-from service.rest.batch_bodies import Item
+from service.rest.batch.bodies import Item
 
 Work = Callable[[int, Item], Awaitable[bytes]]
 

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from service.core.memory import COPIES, MemoryBudget
 from service.errors import BadRequest, TooLarge
-from service.rest.batch_bodies import Item, read_lines, read_parts
+from service.rest.batch.bodies import Item, read_lines, read_parts
 
 Read = Callable[[Request, MemoryBudget, float, int], AsyncGenerator[Item, None]]
 LIMIT = 40

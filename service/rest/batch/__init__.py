@@ -1,0 +1,1 @@
+"""Batches over REST: many images, or many token sequences, in one call."""
