@@ -81,7 +81,7 @@ def add_routes(
                 options["k"],
                 options["tokenizer"],
                 quality=parse_quality(options["quality"]),
-                fit=check_fit(options["fit"] or "crop"),
+                fit=check_fit("crop" if options["fit"] is None else options["fit"]),
                 timeout=settings.request_timeout_seconds,
             )
             return await cancel_on_disconnect(request, work)

@@ -144,6 +144,8 @@ class Batcher:
             room //= 2
         batch: list[_Waiting] = []
         while queue and (not batch or len(queue[0].array) <= room):
+            if batch and batch[-1].permit is not None and queue[0].permit is batch[-1].permit:
+                break  # parts of one array: Triton.infer divided it among the instances
             one = queue.popleft()
             if not one.sent.cancelled():
                 batch.append(one)

@@ -173,7 +173,10 @@ class Triton:
                 limit = model.largest_request
                 if len(array) <= limit:
                     return await self._send(model, array, metadata, permit)
-                parts = np.split(array, range(limit, len(array), limit))
+                # The same number of parts for each instance, of about one size: they end together.
+                requests = -(-len(array) // limit)
+                requests += -requests % (model.tritons * model.instances)
+                parts = np.array_split(array, min(requests, len(array)))
                 inferences = await asyncio.gather(
                     *(self._send(model, part, metadata, permit) for part in parts)
                 )

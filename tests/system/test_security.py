@@ -222,7 +222,7 @@ def test_without_a_valid_bearer_token_only_health_answers(
             "/docs/nothing",
             "/v1/tokenizers",
             "/nothing",
-            "//livez",
+            f"{guarded.rest}//livez",  # without the host, httpx takes //livez for one
             "/livez/",
             "/LIVEZ",
             "/livez/../metrics",

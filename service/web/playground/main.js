@@ -26,6 +26,8 @@ import { setUpVersus } from "./versus.js";
 
 const chooseFit = radios("fit", (fit) => reopen({ fit }));
 let opening = 0; // counts images, so that a slow one does not replace a later one
+/** @type {Source | null} */
+let latest = null; // opened last, or about to be: what another choice of fit or tokenizer is for
 
 /**
  * Run what may need a token: when the service asks for one, ask the user, and run it again.
@@ -59,9 +61,15 @@ async function open(source) {
   const turn = ++opening;
   const { tokenizer, fit } = state;
   if (!source.file || !tokenizer) return;
-  const tokens = await encode(source.file, { fit, tokenizer: tokenizer.name });
-  const seen = await seenBy(source.file, tokens.view, tokenizer.image_size);
-  if (turn === opening) show(new Picture(tokens, seen), source);
+  latest = source;
+  try {
+    const tokens = await encode(source.file, { fit, tokenizer: tokenizer.name });
+    const seen = await seenBy(source.file, tokens.view, tokenizer.image_size);
+    if (turn === opening) show(new Picture(tokens, seen), source);
+  } catch (error) {
+    if (turn === opening) latest = state.source;
+    throw error;
+  }
 }
 
 /**
@@ -87,13 +95,14 @@ function show(picture, source) {
     showFrame();
     fillSoon();
   });
+  latest = source;
   update({ picture, source, k: Math.min(state.k, picture.max) });
 }
 
 /** Encode the same image again, with other choices. @param {Partial<State>} changes */
 function reopen(changes) {
   update({ ...changes, target: null });
-  const { source } = state;
+  const source = latest;
   if (source?.file) attempt(() => open(source));
 }
 

@@ -76,6 +76,18 @@ async def test_batcher_returns_each_caller_its_own_slice() -> None:
     assert engine.sizes == [4, 2, 3]  # at most four rows, and no caller's rows are split
 
 
+async def test_batcher_keeps_the_parts_of_one_call_apart() -> None:
+    engine = Engine(instances=2)
+    engine.may_answer.set()
+    permit = Permit(False, lambda: None)
+    parts = [rows(0, 1), rows(2, 3), rows(4)]
+    calls = [
+        asyncio.create_task(engine.batcher.infer(engine.model, part, permit)) for part in parts
+    ]
+    assert np.array_equal(await outputs(*calls), 2 * rows(*range(5)))
+    assert engine.sizes == [2, 2, 1]
+
+
 async def test_batcher_holds_requests_that_would_wait_in_triton() -> None:
     engine = Engine()
     calls = [engine.call(*range(4))]  # a full run of the only instance

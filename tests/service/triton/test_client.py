@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -94,9 +95,10 @@ def rows(*values: int) -> NDArray[np.int32]:
     return np.array([[value, -value] for value in values], np.int32)
 
 
-async def infer(triton: Triton, *values: int, timeout: float = 5) -> Inference:
+async def infer(triton: Triton, *values: int, instances: int = 1, timeout: float = 5) -> Inference:
+    model = replace(DOUBLING, instances=instances)
     async with asyncio.timeout(timeout):
-        return await triton.infer(DOUBLING, rows(*values))
+        return await triton.infer(model, rows(*values), permit=RecordingPermit())
 
 
 async def test_triton_splits_more_images_than_a_request_may_hold(
@@ -105,8 +107,11 @@ async def test_triton_splits_more_images_than_a_request_may_hold(
     server, triton = engine
     server.may_answer.set()
     assert np.array_equal((await infer(triton, *range(10))).output, 2 * rows(*range(10)))
-    assert sorted(server.sizes) == [2, 4, 4]
+    assert sorted(server.sizes) == [3, 3, 4]
     assert triton.health.count(DOUBLING) == 10
+    server.sizes.clear()
+    await infer(triton, *range(10), instances=2)
+    assert sorted(server.sizes) == [2, 2, 3, 3]  # five rows for each instance
     server.fails = True
     with pytest.raises(EngineUnavailable):
         await infer(triton, *range(10))
@@ -121,10 +126,9 @@ async def test_triton_finishes_a_request_whose_callers_have_all_gone(
         metadata = [("traceparent", "00-1-2-01")]
         monkeypatch.setattr(tracing, "engine_span", lambda _: contextlib.nullcontext(metadata))
     server, triton = engine
-    permit = RecordingPermit()
+    permits = [RecordingPermit() for _ in range(2)]
     calls = [
-        asyncio.create_task(triton.infer(DOUBLING, rows(value), permit=permit))
-        for value in range(2)
+        asyncio.create_task(triton.infer(DOUBLING, rows(1), permit=permit)) for permit in permits
     ]
     sizes = [1, 1] if traced else [2]
     await server.has_got(sizes)
@@ -133,7 +137,7 @@ async def test_triton_finishes_a_request_whose_callers_have_all_gone(
     await asyncio.wait(calls)
     assert all(call.cancelled() for call in calls)
     server.may_answer.set()
-    await asyncio.wait_for(asyncio.gather(*permit.work), 5)
+    await asyncio.wait_for(asyncio.gather(*(one for permit in permits for one in permit.work)), 5)
     assert (server.sizes, server.cancelled) == (sizes, 0)
     assert triton.health.count(DOUBLING) == 2
 
