@@ -126,7 +126,7 @@ function figure(name, pixels, lines, wins) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", name);
   const title = make("strong", {}, name);
-  if (wins) title.append(make("span", { className: "badge" }, "closest"));
+  if (wins) title.append(make("span", { className: "badge" }, "closest by SSIM"));
   const caption = make("figcaption", {}, title);
   for (const line of lines) caption.append(make("div", {}, line));
   return make("figure", {}, canvas, caption);
