@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ def as_nobody(action: Callable[[], Result]) -> Result:
             with os.fdopen(write_end, "wb") as pipe:
                 pickle.dump(action(), pipe)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write_end)

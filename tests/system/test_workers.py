@@ -110,11 +110,12 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
             time.sleep(2)
             assert service.stop() == 0
         assert not lost
-        eventually(
-            lambda: sum('"unfinished": 0' in line for line in service.log) == 2,
-            10,
-            "the last lines of both logs",
-        )
+
+        def last_lines() -> list[str]:
+            return [line for line in service.log if '"unfinished"' in line]
+
+        eventually(lambda: len(last_lines()) == 2, 10, "the last lines of both logs")
+        assert all('"unfinished": 0' in line for line in last_lines()), last_lines()
         assert not [
             child
             for child in children

@@ -258,10 +258,12 @@ function setUpChoices() {
   byId("save-tokens", HTMLButtonElement).addEventListener("click", () => {
     if (state.picture) download(new Blob([toBytes(state.picture.tokens, state.k)]), `${stem()}.ctok`);
   });
-  byId("save-image", HTMLButtonElement).addEventListener("click", () => {
-    const frame = state.picture?.frame(state.k);
-    if (frame) download(new Blob([frame.png], { type: "image/png" }), `${stem()}.k${frame.k}.png`);
-  });
+  byId("save-image", HTMLButtonElement).addEventListener("click", () => attempt(async () => {
+    const { picture, k } = state;
+    if (picture && !picture.frame(k)) await picture.fill([k]); // chosen a moment ago
+    const frame = picture?.frame(k);
+    if (frame) download(new Blob([frame.png], { type: "image/png" }), `${stem()}.k${k}.png`);
+  }));
   const link = byId("copy-link", HTMLButtonElement);
   link.addEventListener("click", async () => {
     writeAddress();
