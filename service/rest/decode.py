@@ -29,7 +29,6 @@ from service.rest.negotiation import (
 from service.rest.openapi import (
     ASPECT,
     BINARY,
-    STRING,
     TEXT,
     WORK,
     events,
@@ -37,6 +36,7 @@ from service.rest.openapi import (
     operation,
     schema,
 )
+from service.rest.parameters import DecodeTokenizer
 from service.rest.problems import Problem
 from service.rest.progressive import K_HEADER, events_reply, multipart_reply
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_ks, parse_tokens
@@ -103,11 +103,7 @@ def add_routes(
                 "with several k it is png",
             ),
         ] = None,
-        tokenizer: Annotated[
-            str | None,
-            STRING,
-            Query(description="name of the tokenizer; found by fingerprint when absent"),
-        ] = None,
+        tokenizer: DecodeTokenizer = None,
         aspect: Annotated[
             str | None,
             ASPECT,

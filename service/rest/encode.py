@@ -23,6 +23,7 @@ from service.rest.negotiation import (
     require_content_type,
 )
 from service.rest.openapi import BINARY, INTEGER, STRING, WORK, one_of, operation, schema
+from service.rest.parameters import EncodeTokenizer
 from service.rest.requests import Bodies, cancel_on_disconnect, parse_k, parse_quality
 from service.rest.results import result_headers, tokens_document
 from service.settings import Settings
@@ -65,11 +66,7 @@ def add_routes(
             one_of(*FITS),
             Query(description=FIT),
         ] = None,
-        tokenizer: Annotated[
-            str | None,
-            STRING,
-            Query(description="name of the tokenizer; the default one when absent"),
-        ] = None,
+        tokenizer: EncodeTokenizer = None,
     ) -> Response:
         media_type = negotiate(accept_of(request), (JSON, OCTETS, TOKEN_BYTES))
         content_type = require_content_type(request, (*FORMATS, OCTETS, JSON))

@@ -43,6 +43,7 @@ from service.rest.openapi import (
     one_of,
     operation,
 )
+from service.rest.parameters import DecodeTokenizer, EncodeTokenizer
 from service.rest.problems import to_problem
 from service.rest.requests import (
     Bodies,
@@ -127,11 +128,7 @@ def add_routes(
         fit: Annotated[
             str, one_of(*FITS), Query(description="as in /v1/encode; crop when absent")
         ] = "crop",
-        tokenizer: Annotated[
-            str | None,
-            STRING,
-            Query(description="name of the tokenizer; the default one when absent"),
-        ] = None,
+        tokenizer: EncodeTokenizer = None,
     ) -> Response:
         media_type = negotiate(accept_of(request), _LINES)
         kept, target, shape = parse_k(k), parse_quality(quality), check_fit(fit)
@@ -189,11 +186,7 @@ def add_routes(
             one_of(*FORMATS_BY_NAME),
             Query(description="format of the images; png when absent"),
         ] = "png",
-        tokenizer: Annotated[
-            str | None,
-            STRING,
-            Query(description="name of the tokenizer; found by fingerprint when absent"),
-        ] = None,
+        tokenizer: DecodeTokenizer = None,
         aspect: Annotated[
             str | None,
             ASPECT,
