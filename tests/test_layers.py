@@ -28,6 +28,8 @@ FORBIDDEN = {
     "export": {"service", "loadtest"},
     "service": {"torch", "tokenizer", "generator", "export", "loadtest"},
 }
+# What a module may import all the same: within functions, for callers who have it.
+ALLOWED = {("channeltok.images", "torch")}
 # Each part of service/ imports only itself and parts on lower floors.
 FLOORS = [
     {"errors", "machine", "systemd"},
@@ -74,7 +76,9 @@ def test_a_package_imports_nothing_forbidden(package: str) -> None:
         f"{module} imports {name}"
         for module, names in IMPORTS.items()
         for name in names
-        if module.partition(".")[0] == package and name.partition(".")[0] in FORBIDDEN[package]
+        if module.partition(".")[0] == package
+        and name.partition(".")[0] in FORBIDDEN[package]
+        and (module, name) not in ALLOWED
     ]
     assert not broken
 
