@@ -109,6 +109,17 @@ class Tokenizer(nn.Module, ABC):
         return self.decode_prefix(tokens)
 
     @abstractmethod
+    def codes(self, pixels: Tensor) -> Tensor:
+        """Pixels as for `encode` to the codes of their tokens, float [B, C, ...].
+
+        The gradient is straight through the quantiser, as in training.
+        """
+
+    @abstractmethod
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """First codes float [B, k, ...], as `codes` gives them, to pixels float [B, 3, S, S]."""
+
+    @abstractmethod
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
         """Training forward pass.
 

@@ -236,8 +236,14 @@ class ChannelTok(Tokenizer):
         return tokens_from_latents(self.encoder(pixels))
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:
-        missing = self.shape.channels - tokens.shape[1]
-        return self.decoder(F.pad(codes_from_tokens(tokens), (0, 0, 0, 0, 0, missing)))
+        return self.decode_codes(codes_from_tokens(tokens))
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        return quantise(self.encoder(pixels)).codes
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        missing = self.shape.channels - codes.shape[1]
+        return self.decoder(F.pad(codes, (0, 0, 0, 0, 0, missing)))
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training forward pass.

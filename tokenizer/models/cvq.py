@@ -119,10 +119,16 @@ class Cvq(Tokenizer):
         return self.codebook.nearest(self.encoder(pixels).flatten(2)).to(torch.int32)
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:
-        maps = self.codebook(tokens)
-        missing = self.shape.channels - tokens.shape[1]
+        return self.decode_codes(self.codebook(tokens))
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        maps = self.encoder(pixels).flatten(2)
+        return maps + (self.codebook(self.codebook.nearest(maps)) - maps).detach()
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        missing = self.shape.channels - codes.shape[1]
         return self.decoder(
-            F.pad(maps, (0, 0, 0, missing)).unflatten(2, (LATENT_SIDE, LATENT_SIDE))
+            F.pad(codes, (0, 0, 0, missing)).unflatten(2, (LATENT_SIDE, LATENT_SIDE))
         )
 
     def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:

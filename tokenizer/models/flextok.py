@@ -215,9 +215,17 @@ class FlexTok(Tokenizer):
         return fsq.tokens_from_latents(self.encoder(pixels))
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:
-        present = tokens >= 0
-        codes = F.embedding(tokens.clamp(min=0), self.table)
-        x = self.noise.expand(tokens.shape[0], -1, -1, -1)
+        return self._sample(F.embedding(tokens.clamp(min=0), self.table), tokens >= 0)
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        return fsq.quantise(self.encoder(pixels))
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        return self._sample(codes, torch.ones_like(codes[..., 0], dtype=torch.bool))
+
+    def _sample(self, codes: Tensor, present: Tensor) -> Tensor:
+        """From noise to the image float [B, planes, S, S]. Arguments: see Decoder.forward."""
+        x = self.noise.expand(codes.shape[0], -1, -1, -1)
         times = euler_times(self.shape.steps)
         for time, following in pairwise(times):
             image = self.expected(x, torch.full((1,), time, device=x.device), codes, present)
