@@ -1,6 +1,7 @@
 """Client of the ChannelTok tokenizer service: images to short, ordered token sequences and back."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from channeltok._async_client import AsyncClient
 from channeltok._client import Client
@@ -31,6 +32,9 @@ from channeltok.generation import (
 from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
 
+if TYPE_CHECKING:
+    from channeltok.local.tokenizer import Tokenizer
+
 __version__ = version("channeltok")
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "QualityPoint",
     "Started",
     "TokenBytesError",
+    "Tokenizer",
     "TokenizerInfo",
     "Tokens",
     "TooLarge",
@@ -65,3 +70,16 @@ __all__ = [
     "UnknownTokenizer",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Tokenizer, imported when it is used: it needs the extra `local`, the clients do not."""
+    if name != "Tokenizer":
+        raise AttributeError(f"module 'channeltok' has no attribute {name!r}")
+    try:
+        from channeltok.local.tokenizer import Tokenizer
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"Tokenizer needs more packages: pip install 'channeltok[local]' ({error})"
+        ) from error
+    return Tokenizer

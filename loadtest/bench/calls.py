@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from channeltok import Client, Tokens
+from channeltok.padding import pad_prefixes
 
 import imaging
 from export.triton import python_backend
@@ -28,7 +29,6 @@ from loadtest.harness.images import crops
 from loadtest.harness.process_stats import Noise
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import Service, running
-from service.core.padding import pad_prefixes
 from service.engine.cpu import cpu_engine
 from service.settings import Settings
 

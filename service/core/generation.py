@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from channeltok import GenerateParams, NewTokens, Preview, Started
 from channeltok.errors import InvalidInput
+from channeltok.padding import pad_prefixes
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
 
 from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
-from service.core.padding import pad_prefixes
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedGenerator
 from service.errors import (

@@ -9,10 +9,10 @@ from itertools import groupby
 import numpy as np
 import structlog
 from channeltok import GeneratorInfo, TokenizerInfo
+from channeltok.padding import pad_prefixes
 from channeltok.tokens import Tokens
 from numpy.typing import NDArray
 
-from service.core.padding import pad_prefixes
 from service.errors import (
     BadTokens,
     EngineUnavailable,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from channeltok import Preview
 from channeltok.fit import Aspect
+from channeltok.local.image_quality import measure_quality
+from channeltok.padding import pad_prefixes
 from channeltok.quality import K_AND_QUALITY, Quality, QualityPoint
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
 from numpy.typing import NDArray
@@ -19,9 +21,7 @@ from service.core.admission import Admission, Permit, Priority
 from service.core.call_record import CallRecord, Stages
 from service.core.image_codec import ImageCodec
 from service.core.memory import PATIENCE_SECONDS, MemoryBudget, Reservation, Use
-from service.core.padding import pad_prefixes
 from service.core.progressive import DecodeEvent, DecodeEvents, DecodeFinished
-from service.core.quality import measure_quality
 from service.core.rate_limit import RateLimit
 from service.core.registry import Registry, ServedTokenizer
 from service.errors import (

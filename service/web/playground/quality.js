@@ -1,4 +1,5 @@
-// PSNR and SSIM, by the formulas of imaging/similarity.py and service/core/quality.py.
+// PSNR and SSIM, by the formulas of imaging/similarity.py and
+// client/channeltok/local/image_quality.py.
 
 const RADIUS = 5; // of the Gaussian window: 11 pixels
 const SIGMA = 1.5;

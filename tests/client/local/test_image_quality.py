@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from channeltok.local.image_quality import measure_quality
 
 import imaging
 from imaging.fit import content_box
-from service.core.quality import measure_quality
 
 
 def test_measure_quality_gives_one_point_per_decoded_image() -> None:

@@ -1,6 +1,5 @@
 import numpy as np
-
-from service.core.padding import pad_prefixes
+from channeltok.padding import pad_prefixes
 
 
 def test_pad_prefixes_cuts_to_each_k_and_pads_with_minus_one() -> None:

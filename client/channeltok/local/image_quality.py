@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from channeltok.fit import Aspect
-from channeltok.quality import QualityPoint
 from numpy.typing import NDArray
 
+from channeltok.fit import Aspect
+from channeltok.quality import QualityPoint
 from imaging.fit import content_box
 from imaging.similarity import psnr, ssim
 
