@@ -13,8 +13,9 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help serve format proto dashboard openapi screenshots test test-full check images \
 	images-check engines-check \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
-	bench-calls pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph \
-	loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
+	bench-calls bench-in-process pixel-difference capacity cost soak capacity-report perf-analyzer \
+	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
+	gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
@@ -156,6 +157,9 @@ bench-families: $(VENV)/dev.stamp  ## ChannelTok, CVQ and FlexTok side by side (
 
 bench-datasets: $(VENV)/dev.stamp  ## tokenize a whole dataset, against the bare graph
 	$(BIN)/python -m loadtest.bench.datasets --data $(DATA)/train
+
+bench-in-process: $(VENV)/dev.stamp  ## channeltok.Tokenizer against the bare graph and the service
+	$(BIN)/python -m loadtest.bench.in_process --data $(DATA)/val
 
 # BASELINE=COMMIT measures another older commit than the last that decoded every image in full size.
 IMAGES_BASELINE = $(if $(BASELINE),--baseline $(BASELINE))
