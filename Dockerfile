@@ -9,8 +9,10 @@ WORKDIR /app
 # them again. pyproject.toml pins them.
 COPY pyproject.toml deploy/requirements.py ./
 
+# A wheel of the client alone: the images have the other packages as folders.
 FROM python AS client
 COPY README.md LICENSE ./
+COPY deploy/wheel.py deploy/wheel.py
 COPY client client
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
@@ -33,7 +35,7 @@ USER 10001:10001
 
 # The service with an embedded Triton on the CPU, and the demo tokenizer.
 FROM service AS cpu
-RUN python requirements.py serve > serve.txt && pip install -r serve.txt
+RUN python requirements.py cpu > cpu.txt && pip install -r cpu.txt
 COPY --from=client /wheels /wheels
 RUN pip install --no-deps /wheels/*
 COPY imaging imaging

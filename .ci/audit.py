@@ -31,7 +31,7 @@ def pinned(pyproject: dict[str, Any]) -> dict[str, str]:
     """Pinned direct dependencies of all extras: name -> version."""
     extras = pyproject["project"]["optional-dependencies"].values()
     matches = (
-        re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", requirement)
+        re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)(?:; .+)?", requirement)
         for extra in extras
         for requirement in extra
     )

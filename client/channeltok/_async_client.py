@@ -13,10 +13,11 @@ from collections.abc import (
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from typing_extensions import Self
 
 from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
@@ -215,7 +216,7 @@ class AsyncClient:
         read: Callable[[Any], Result | ChannelTokError],
         in_flight: int,
     ) -> AsyncGenerator[Result | ChannelTokError, None]:
-        events: asyncio.Queue[Event[Result]] = asyncio.Queue()
+        events: asyncio.Queue[Event[Result] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(in_flight - 1)  # the first item needs none
 
         async def requests() -> AsyncIterator[Any]:  # gRPC runs this in a task of its own
@@ -251,11 +252,10 @@ class AsyncClient:
         reader = asyncio.create_task(read_all())
         try:
             while not window.finished:
-                try:
-                    async with asyncio.timeout(window.remaining()):
-                        event = await events.get()
-                except TimeoutError:
-                    window.time_out()
+                event = await _next(events, window.remaining())
+                if event is None:
+                    if window.remaining() == 0:
+                        window.time_out()
                     continue
                 for result in window.take(event):
                     slots.release()
@@ -264,6 +264,22 @@ class AsyncClient:
             call.cancel()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _next(
+    events: asyncio.Queue[Event[Result] | None], seconds: float | None
+) -> Event[Result] | None:
+    """The next event. None, sometimes also too early, when none came within `seconds`.
+
+    asyncio.timeout would need Python 3.11; wait_for of 3.10 may lose an event or a cancellation.
+    """
+    if seconds is None:
+        return await events.get()
+    timer = asyncio.get_running_loop().call_later(seconds, events.put_nowait, None)
+    try:
+        return await events.get()
+    finally:
+        timer.cancel()
 
 
 async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:

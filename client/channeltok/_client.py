@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
+from typing_extensions import Self
 
 from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo

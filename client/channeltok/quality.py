@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
-from typing import Self
+
+from typing_extensions import Self
 
 # Values of k to try, as shares of max_tokens: about geometric, neighbours 4/3 to 2 times apart.
 _SHARES = (1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)

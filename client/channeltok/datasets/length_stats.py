@@ -6,9 +6,10 @@ They exist where a `Quality` chose k for each image, and come from the curves it
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from channeltok.quality import BYTES_PER_TOKEN, Quality
 from channeltok.tokens import Tokens

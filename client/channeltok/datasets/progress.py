@@ -3,9 +3,9 @@
 import sys
 import threading
 import time
-from typing import Self
 
 from tqdm import tqdm
+from typing_extensions import Self
 
 from channeltok.datasets.sources import Shard
 
