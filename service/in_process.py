@@ -1,6 +1,6 @@
-"""`python -m service.in_process`: tokenize, detokenize and verify without a running service.
+"""`channeltok tokenize --in-process`, detokenize and verify: no running service is needed.
 
-The commands are those of `channeltok`; their engines run in this process, with the settings
+The engines run in this process, with the settings
 CHANNELTOK_ENGINE, _ENCODE_PRECISION, _DECODE_PRECISION, _DEFAULT_TOKENIZER and _MAX_PIXELS.
 """
 
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a tokenizer of the repository; default: CHANNELTOK_DEFAULT_TOKENIZER, or the first",
     )
     parser = CommandParser(
-        prog="python -m service.in_process",
-        description="Dataset commands of `channeltok`, with the engines in this process.",
+        prog="channeltok",
+        description="Dataset commands with --in-process: the engines run in this process.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     datasets.add_commands(commands, [engine_options], _open_engines, _make_cluster)
@@ -61,13 +61,14 @@ def _open_engines(options: argparse.Namespace) -> Iterator[list[InProcessEngine]
 
 
 def _make_cluster(options: argparse.Namespace) -> "Cluster":
-    """Workers need this checkout and the repository at the same paths as here."""
+    """Workers need this environment, or checkout, and the repository at the same paths as here."""
     from channeltok.datasets.on_ray import Cluster
 
     settings = _settings(options)
     settings = settings.model_copy(update={"model_repository": settings.model_repository.resolve()})
     make_engine = partial(InProcessEngine, settings, threads=1)
-    return Cluster(options.ray, make_engine, import_path=Path(__file__).parents[1])
+    checkout = Path(__file__).parents[1] if __package__ == "service" else None
+    return Cluster(options.ray, make_engine, import_path=checkout)
 
 
 if __name__ == "__main__":

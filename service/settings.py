@@ -46,6 +46,7 @@ class EngineSettings(BaseSettings):
         env_prefix="CHANNELTOK_",
         env_ignore_empty=True,
         cli_kebab_case=True,
+        cli_prog_name="channeltok serve",
         frozen=True,
         extra="ignore",
         use_attribute_docstrings=True,

@@ -169,7 +169,7 @@ class _Worker:
         read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_die_with_parent(sys.executable, "-m", "service"),
+                *_die_with_parent(sys.executable, "-m", __package__),
                 env={**os.environ, **self._environment, worker_pipe.PIPE: str(write_end)},
                 pass_fds=(write_end,),
                 stdin=asyncio.subprocess.DEVNULL,

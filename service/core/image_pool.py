@@ -107,7 +107,7 @@ class ImagePool:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "service.core.image_worker",
+                f"{__package__}.image_worker",
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,

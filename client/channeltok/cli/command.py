@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 from channeltok.errors import ChannelTokError
 
@@ -33,13 +34,18 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     Returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted.
     """
     options = parser.parse_args(arguments)
+    return exit_code_of(partial(options.run, options), getattr(options, "server", ""))
+
+
+def exit_code_of(command: Callable[[], Any], server: str = "") -> int:
+    """Call a command and report its failure; see `run_command`. server: the one that it calls."""
     try:
-        options.run(options)
+        command()
         sys.stdout.flush()
     except CommandFailed as error:
         return _print_failure(str(error), error.exit_code)
     except ChannelTokError as error:
-        return _print_failure(_explain(error, options))
+        return _print_failure(_explain(error, server))
     except BrokenPipeError:
         # The reader of our output closed it, as `| head` does. Exit must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,9 +58,9 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     return 0
 
 
-def _explain(error: ChannelTokError, options: argparse.Namespace) -> str:
+def _explain(error: ChannelTokError, server: str) -> str:
     if error.code == "UNAVAILABLE":
-        return f"no service at {options.server}: {error.message}"
+        return f"no service at {server}: {error.message}"
     hint = "" if error.retry_after is None else f" (try again in {error.retry_after:g} s)"
     return f"{error.message} [{error.code}]{hint}"
 

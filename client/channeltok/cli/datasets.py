@@ -1,7 +1,7 @@
 """`channeltok tokenize | detokenize | verify`: whole datasets, through one service or several.
 
-The commands take their engines from two callbacks, so `python -m service.in_process` offers the
-same commands without a service. Packages of the extra `batch` are imported only when one runs.
+The commands take their engines from two callbacks, so service/in_process.py offers the same
+commands without a service. Packages of the extra `batch` are imported only when one runs.
 """
 
 import argparse
