@@ -18,11 +18,14 @@ Version 2:
 
 Version 1 decoded every JPEG at full size, and made every image opaque at full size. Images less
 than twice as large as the square have the same pixels in both.
+
+Pixels without a file format begin at step 5; they are what a PNG of them is.
 """
 
 from imaging.errors import BadImage, TooManyPixels, UnsupportedFormat
 from imaging.fit import FITS, Fit, View, crop_to_aspect
 from imaging.image_file import DEFAULT_MAX_PIXELS, ImageFile, decode, open_image, prepare
+from imaging.pixels import Pixels
 from imaging.write import FORMATS, encode_image, is_quick_to_encode
 
 CONTRACT_VERSION = 2
@@ -35,6 +38,7 @@ __all__ = [
     "BadImage",
     "Fit",
     "ImageFile",
+    "Pixels",
     "TooManyPixels",
     "UnsupportedFormat",
     "View",

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imaging import jpeg, png, webp
+from imaging import jpeg, pixels, png, webp
 from imaging.colour import to_srgb
 from imaging.errors import TooManyPixels
 from imaging.fit import Fit, View, content_box, view
 from imaging.formats import identify
+from imaging.pixels import Pixels, PixelsSource
 from imaging.resize import Box, resize
 from imaging.source import Source
 
@@ -38,13 +39,16 @@ _LEFT_IS_LAST, _TOP_IS_LAST = {2, 3, 6, 7}, {3, 4, 7, 8}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A JPEG, PNG or WebP whose container was read and found sound; no pixel is decoded yet."""
+    """A JPEG, PNG or WebP whose container was read and found sound; no pixel is decoded yet.
+
+    Or pixels that need no decoding.
+    """
 
     _source: Source
 
     @property
     def format(self) -> str:
-        """ "JPEG", "PNG" or "WEBP"."""
+        """ "JPEG", "PNG" or "WEBP"; "RGB" for pixels without a file."""
         return self._source.format
 
     @property
@@ -98,6 +102,8 @@ class ImageFile:
         box: left, top, right, bottom in pixels of the upright image. Raises BadImage.
         """
         left, top, right, bottom = box
+        if isinstance(self._source, PixelsSource) and (box, width, height) == self._source.whole:
+            return self._source.array()
         image, n, first_x, first_y = self._decode(
             min((right - left) / width, (bottom - top) / height)
         )
@@ -136,13 +142,16 @@ class ImageFile:
         )
 
 
-def open_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
+def open_image(data: bytes | Pixels, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
     """Read the container of an image, without decoding it.
 
     Takes a few microseconds for each segment, and a millisecond for each megabyte. max_pixels:
     largest width x height. Raises BadImage, UnsupportedFormat, TooManyPixels.
     """
-    source = _READERS[identify(data)](data)
+    if isinstance(data, Pixels):
+        source: Source = pixels.read(data)
+    else:
+        source = _READERS[identify(data)](data)
     if source.width * source.height > max_pixels:
         raise TooManyPixels(
             f"the image claims {source.width} x {source.height} = "
@@ -157,9 +166,11 @@ def open_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
 
 
 def prepare(
-    data: bytes, size: int, max_pixels: int = DEFAULT_MAX_PIXELS, fit: Fit = "crop"
+    data: bytes | Pixels, size: int, max_pixels: int = DEFAULT_MAX_PIXELS, fit: Fit = "crop"
 ) -> NDArray[np.uint8]:
-    """Bytes of a JPEG, PNG or WebP to the square that a tokenizer sees: uint8 [size, size, 3].
+    """Bytes of a JPEG, PNG or WebP, or pixels, to the square that a tokenizer sees.
+
+    Returns uint8 [size, size, 3].
 
     Raises BadImage or a subclass, with a message fit for the caller.
     """

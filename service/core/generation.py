@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from channeltok import GenerateParams, NewTokens, Preview, Started
 from channeltok.errors import InvalidInput
+from channeltok.images import DecodedImage
 from channeltok.padding import pad_prefixes
 from channeltok.tokens import TokenBytesError, Tokens
 from numpy.typing import NDArray
@@ -289,7 +290,7 @@ class Generation:
             inference = await self._triton.infer(decoder, padded, permit=permit)
             image = await self._images.encode(inference.output[0], plan.preview_format)
             metrics.IMAGE_BYTES.labels(_RPC).inc(len(image))
-            buffer.put(Preview(tokens.k, image))
+            buffer.put(Preview(tokens.k, DecodedImage(image)))
 
     def _plan(self, params: GenerateParams) -> _Plan:
         temperature = TEMPERATURE if params.temperature is None else params.temperature

@@ -27,7 +27,7 @@ HEAVY_QUEUE_SIZE = 16
 
 
 class ImageCodec:
-    """Reads and writes JPEG, PNG and WebP. Shared by all calls of a process.
+    """Reads and writes JPEG, PNG and WebP, and reads pixels. Shared by all calls of a process.
 
     heavy: admission of heavy images; a caller holds its permit while the image is decoded.
     """
@@ -60,8 +60,8 @@ class ImageCodec:
         """Kill the worker processes. What they decode fails with Stopping."""
         await self._pool.stop()
 
-    def open(self, data: bytes) -> imaging.ImageFile:
-        """Read what a file says of itself; nothing is decoded.
+    def open(self, data: bytes | imaging.Pixels) -> imaging.ImageFile:
+        """Read what a file, or pixels, say of themselves; nothing is decoded.
 
         Raises TooManyPixels, UnsupportedFormat, BadImage.
         """
@@ -102,7 +102,7 @@ class ImageCodec:
 
 
 def read_image(
-    image: bytes, size: int, max_pixels: int, fit: imaging.Fit = "crop"
+    image: bytes | imaging.Pixels, size: int, max_pixels: int, fit: imaging.Fit = "crop"
 ) -> tuple[NDArray[np.uint8], imaging.View]:
     """Decode to uint8 [size, size, 3] in this process, and what that shows: for engines in process.
 

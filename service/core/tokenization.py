@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from channeltok import Preview
 from channeltok.fit import Aspect
+from channeltok.images import DecodedImage
 from channeltok.local.image_quality import measure_quality
 from channeltok.padding import pad_prefixes
 from channeltok.quality import K_AND_QUALITY, Quality, QualityPoint
@@ -118,7 +119,7 @@ class Tokenization:
 
     async def encode(
         self,
-        image: bytes,
+        image: bytes | imaging.Pixels,
         k: int | None,
         tokenizer: str | None,
         *,
@@ -128,7 +129,7 @@ class Tokenization:
         timeout: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Encoded:
-        """Encode a JPEG, PNG or WebP to its first k tokens, by default all.
+        """Encode a JPEG, PNG or WebP, or pixels, to the first k tokens, by default all.
 
         quality: chooses k instead. fit: what part of the image the tokenizer sees. tokenizer: None
         for the default. timeout: seconds left to the caller's deadline. Raises the ServiceErrors of
@@ -297,7 +298,7 @@ class Tokenization:
                         size += len(image)
                         metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
                         metrics.TOKENS.labels(rpc).inc(k)
-                        put(Preview(k, image))
+                        put(Preview(k, DecodedImage(image)))
                 memory.shrink(size)
             put(DecodeFinished(served, call.stages, served.decoder_for(max(ks))[1].engine))
 

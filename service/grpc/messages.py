@@ -9,6 +9,7 @@ from channeltok.fit import check_aspect
 from channeltok.quality import Quality
 from channeltok.v1 import tokenizer_pb2 as pb
 
+import imaging
 from service.core.call_record import Stages
 from service.core.generation import Event, Finished
 from service.core.progressive import DecodeEvent, DecodeFinished
@@ -27,6 +28,16 @@ def pillow_format(format: pb.ImageFormat) -> str:
         raise UnsupportedFormat(
             f"image format {format} is unknown; 1 is PNG, 2 JPEG, 3 WebP"
         ) from None
+
+
+def read_image(request: pb.EncodeRequest) -> bytes | imaging.Pixels:
+    """Raises BadRequest."""
+    image: bytes = request.image
+    if not request.HasField("pixels"):
+        return image
+    if image:
+        raise BadRequest("a request has image or pixels, not both")
+    return imaging.Pixels(request.pixels.width, request.pixels.height, request.pixels.rgb)
 
 
 def read_quality(quality: pb.Quality) -> Quality:

@@ -29,13 +29,14 @@ class MessageLimits:
 
     send_seconds: time that the last reply, or the status, of a call may take to be read.
     max_bytes: of a message that holds an image. Others: MAX_DOCUMENT_BYTES.
-    images: path of an RPC -> field numbers that lead to its image, from the outermost.
+    images: path of an RPC -> where its image may be: field numbers that lead there, from the
+    outermost.
     """
 
     receive_seconds: float
     send_seconds: float
     max_bytes: int
-    images: dict[str, tuple[int, ...]]
+    images: dict[str, tuple[tuple[int, ...], ...]]
 
 
 class Requests:
@@ -52,7 +53,7 @@ class Requests:
         memory: MemoryBudget,
     ) -> None:
         self._context = context
-        self._image = limits.images.get(path, ())
+        self._images = limits.images.get(path, ())
         self._parse = parse
         self._limits = limits
         self._memory = memory
@@ -119,10 +120,10 @@ class Requests:
         """The message, parsed. Raises TooLarge, BadRequest."""
         if len(message) > MAX_DOCUMENT_BYTES:
             # Parsing megabytes of tiny fields would hold up every other call.
-            beside = len(message) - _length(message, self._image)
+            beside = len(message) - sum(_length(message, path) for path in self._images)
             if beside > MAX_DOCUMENT_BYTES:
                 raise TooLarge(
-                    f"the message has {beside:,} bytes{' beside its image' * bool(self._image)}; "
+                    f"the message has {beside:,} bytes{' beside its image' * bool(self._images)}; "
                     f"at most {MAX_DOCUMENT_BYTES:,} are allowed"
                 )
         try:
@@ -132,8 +133,8 @@ class Requests:
 
 
 def _length(message: bytes, path: tuple[int, ...]) -> int:
-    """Bytes in the field that `path` leads to; 0 without a path. Raises BadRequest."""
-    start, end = (0, len(message)) if path else (0, 0)
+    """Bytes in the field that `path` leads to; 0 where there is none. Raises BadRequest."""
+    start, end = 0, len(message)
     try:
         for field in path:
             start, end = _find(message, start, end, field)

@@ -21,12 +21,13 @@ from service.security.auth import Authenticator
 from service.settings import Settings, host_and_port
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Tokenizer"].full_name
-IMAGES = {  # the RPCs that take images, and in which fields of their messages these are
-    f"/{SERVICE}/Encode": (pb.EncodeRequest.IMAGE_FIELD_NUMBER,),
-    f"/{SERVICE}/EncodeStream": (
-        pb.EncodeStreamRequest.REQUEST_FIELD_NUMBER,
-        pb.EncodeRequest.IMAGE_FIELD_NUMBER,
-    ),
+_ITEM = pb.EncodeStreamRequest.REQUEST_FIELD_NUMBER
+_FILE = (pb.EncodeRequest.IMAGE_FIELD_NUMBER,)
+_PIXELS = (pb.EncodeRequest.PIXELS_FIELD_NUMBER, pb.Pixels.RGB_FIELD_NUMBER)
+# The RPCs that take images, and in which fields of their messages these may be.
+IMAGES: dict[str, tuple[tuple[int, ...], ...]] = {
+    f"/{SERVICE}/Encode": (_FILE, _PIXELS),
+    f"/{SERVICE}/EncodeStream": ((_ITEM, *_FILE), (_ITEM, *_PIXELS)),
 }
 MESSAGE_OVERHEAD = 4096  # so that an image of exactly the allowed size fits into its message
 

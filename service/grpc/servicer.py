@@ -95,7 +95,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     ) -> pb.EncodeResponse:
         quality = messages.read_quality(request.quality) if request.HasField("quality") else None
         encoded = await self._tokenization.encode(
-            request.image,
+            messages.read_image(request),
             request.k if request.HasField("k") else None,
             request.tokenizer,
             quality=quality,

@@ -8,7 +8,7 @@ from channeltok.fit import FITS, check_fit
 from channeltok.tokens import ImageView
 from fastapi import FastAPI, Query, Request, Response
 
-from imaging import FORMATS
+from imaging import FORMATS, Pixels
 from service.core.tokenization import Encoded, Tokenization
 from service.errors import BadImage, BadK, TooManyPixels, UnknownTokenizer
 from service.rest import headers
@@ -17,8 +17,10 @@ from service.rest.json_images import once
 from service.rest.negotiation import (
     JSON,
     OCTETS,
+    RGB8,
     TOKEN_BYTES,
     accept_of,
+    image_in,
     negotiate,
     require_content_type,
 )
@@ -41,9 +43,12 @@ def add_routes(
             "tokens",
             "Encode an image to its first k tokens",
             "The body is the image file, or JSON with the image in base64 and, if you like, the "
-            "parameters.",
+            "parameters. Pixels need no file format: `Content-Type: image/x-rgb8; width=128; "
+            "height=128`, and for each pixel, in rows from the top, a byte of red, green and blue "
+            "in sRGB.",
             body={
                 **dict.fromkeys(FORMATS, BINARY),
+                RGB8: BINARY,
                 OCTETS: BINARY,
                 JSON: schema(EncodeDocument),
             },
@@ -69,10 +74,10 @@ def add_routes(
         tokenizer: EncodeTokenizer = None,
     ) -> Response:
         media_type = negotiate(accept_of(request), (JSON, OCTETS, TOKEN_BYTES))
-        content_type = require_content_type(request, (*FORMATS, OCTETS, JSON))
+        content_type = require_content_type(request, (*FORMATS, RGB8, OCTETS, JSON))
         query = {"k": parse_k(k), "quality": quality, "fit": fit, "tokenizer": tokenizer}
 
-        async def run(image: bytes, options: dict[str, Any]) -> Encoded:
+        async def run(image: bytes | Pixels, options: dict[str, Any]) -> Encoded:
             work = tokenization.encode(
                 image,
                 options["k"],
@@ -87,8 +92,8 @@ def add_routes(
             async with bodies.json_image(request) as (image, document):
                 encoded = await run(image, once(query, document))
         else:
-            async with bodies.image(request) as image:
-                encoded = await run(image, query)
+            async with bodies.image(request) as body:
+                encoded = await run(image_in(request.headers.get("content-type", ""), body), query)
         content = (
             orjson.dumps(tokens_document(encoded))
             if media_type == JSON

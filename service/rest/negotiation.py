@@ -4,9 +4,10 @@ import re
 
 from fastapi import Request
 
-from imaging import FORMATS
-from service.errors import NotAcceptable, UnsupportedEncoding, UnsupportedFormat
+from imaging import FORMATS, Pixels
+from service.errors import BadRequest, NotAcceptable, UnsupportedEncoding, UnsupportedFormat
 
+RGB8 = "image/x-rgb8"  # pixels without a file format, of this `width` and `height`
 OCTETS = "application/octet-stream"
 TOKEN_BYTES = "application/vnd.channeltok.tokens"
 JSON = "application/json"
@@ -18,6 +19,7 @@ JSON_LINES = "application/jsonl"
 FORMATS_BY_NAME = {media_type.removeprefix("image/"): media_type for media_type in FORMATS}
 _IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")  # the default first
 _FORM = "application/x-www-form-urlencoded"  # what curl --data-binary sends by default
+_SIDE = re.compile(r"[0-9]{1,7}")
 _Q = re.compile(r"q=(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
 
 
@@ -68,17 +70,44 @@ def require_content_type(request: Request, allowed: tuple[str, ...]) -> str:
     UnsupportedFormat, UnsupportedEncoding.
     """
     _require_identity(request)
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = media_type(request.headers.get("content-type", ""))
     if content_type in ("", _FORM):
         return allowed[0]
+    if content_type in allowed:
+        return content_type
     if content_type.startswith("image/") and any(name.startswith("image/") for name in allowed):
         return allowed[0]
-    if content_type not in allowed:
-        raise UnsupportedFormat(
-            f"content type {content_type[:60]!r} is not supported here; "
-            f"send one of {', '.join(allowed)}"
-        )
-    return content_type
+    raise UnsupportedFormat(
+        f"content type {content_type[:60]!r} is not supported here; "
+        f"send one of {', '.join(allowed)}"
+    )
+
+
+def media_type(content_type: str) -> str:
+    """The type in a Content-Type header, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def image_in(content_type: str, body: bytes) -> bytes | Pixels:
+    """The pixels in a body of image/x-rgb8; another body is a file, as it is.
+
+    content_type: the header. Raises BadRequest where it does not say the size of the pixels.
+    """
+    if media_type(content_type) != RGB8:
+        return body
+    sides: dict[str, int] = {}
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name in sides or name not in ("width", "height") or not _SIDE.fullmatch(value):
+            break
+        sides[name] = int(value)
+    else:
+        if len(sides) == 2:
+            return Pixels(sides["width"], sides["height"], body)
+    raise BadRequest(
+        f"Content-Type is {content_type[:100]!r}; pixels are sent as {RGB8}; width=128; height=128"
+    )
 
 
 def _require_identity(request: Request) -> None:

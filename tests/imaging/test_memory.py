@@ -25,7 +25,11 @@ def image(mode: str) -> Image.Image:
     return photo.quantize(64) if mode == "P" else photo.convert(mode)
 
 
-def kind(format: str, mode: str, **options: Any) -> Callable[[], bytes]:
+def pixels() -> imaging.Pixels:
+    return imaging.Pixels(WIDTH, HEIGHT, image("RGB").tobytes())
+
+
+def kind(format: str, mode: str, **options: Any) -> Callable[[], bytes | imaging.Pixels]:
     if format == "PNG":
         options["compress_level"] = 1
     return lambda: encoded(image(mode), format, **options)
@@ -40,6 +44,7 @@ KINDS = {
     "JPEG progressive 4:2:0": kind("JPEG", "RGB", progressive=True),
     "JPEG progressive 4:4:4": kind("JPEG", "RGB", progressive=True, subsampling=0),
     "JPEG progressive CMYK": kind("JPEG", "CMYK", progressive=True),
+    "pixels": pixels,
     "PNG bilevel": kind("PNG", "1"),
     "PNG grey": kind("PNG", "L"),
     "PNG grey tRNS": kind("PNG", "L", transparency=3),

@@ -19,6 +19,7 @@ MAX_ID = 200  # characters
 _BOUNDARY = re.compile(
     r';\s*boundary=("?)([0-9A-Za-z\'()+_,./:=?-]{1,70})\1\s*(;|$)', re.IGNORECASE
 )
+_CONTENT_TYPE = re.compile(r"^content-type:[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _FILE_NAME = re.compile(r';\s*filename="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 
 
@@ -27,12 +28,14 @@ class Item:
     """One item of a batch, as it arrived.
 
     name: of its file; None where it has none. data: its bytes; the error, where there are too many.
-    memory: of the data, then of the reply; released by the caller.
+    memory: of the data, then of the reply; released by the caller. content_type: of the part; empty
+    where it has none.
     """
 
     name: str | None
     data: bytes | ServiceError
     memory: Reservation
+    content_type: str = ""
 
     def take(self) -> bytes:
         """The data, which the item then no longer holds. Raises the error."""
@@ -167,7 +170,7 @@ async def read_parts(
         except BaseException:
             reservation.release()
             raise
-        yield Item(_file_name(headers), data, reservation)
+        yield Item(_file_name(headers), data, reservation, _content_type(headers))
 
 
 async def _stretch(
@@ -197,6 +200,11 @@ def _boundary(request: Request) -> bytes:
 def _file_name(headers: bytes) -> str | None:
     match = _FILE_NAME.search(headers.decode("utf-8", "replace"))
     return match[1][:MAX_ID] if match else None
+
+
+def _content_type(headers: bytes) -> str:
+    match = _CONTENT_TYPE.search(headers.decode("latin-1").replace("\r", ""))
+    return match[1] if match else ""
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -30,6 +30,7 @@ from service.rest.negotiation import (
     MULTIPART_FORM,
     NDJSON,
     accept_of,
+    image_in,
     image_types,
     negotiate,
     require_content_type,
@@ -68,8 +69,9 @@ _FILES = {
             "image": {
                 "type": "array",
                 "items": {"type": "string", "format": "binary"},
-                "description": "JPEG, PNG or WebP files; the names of the parts do not matter, "
-                "those of the files become `id`",
+                "description": "JPEG, PNG or WebP files, or pixels in parts with the Content-Type "
+                "that /v1/encode takes for them; the names of the parts do not matter, those of "
+                "the files become `id`",
             }
         },
     }
@@ -140,13 +142,13 @@ def add_routes(
         )
 
         async def encode(item: Item, reply: dict[str, Any]) -> dict[str, Any]:
-            image = item.take()
+            data = item.take()
             if in_lines:
-                await item.memory.grow(_LINE_COPIES * len(image))
-                image = await image_of_line(image, reply)
-                item.memory.shrink(COPIES * len(image))
+                await item.memory.grow(_LINE_COPIES * len(data))
+                data = await image_of_line(data, reply)
+                item.memory.shrink(COPIES * len(data))
             encoded = await tokenization.encode(
-                image,
+                image_in(item.content_type, data),
                 kept,
                 tokenizer,
                 quality=target,

@@ -8,6 +8,7 @@ from channeltok._messages import read_tokenizers
 from channeltok.generation import generate_request, read_event, read_generators
 from channeltok.v1 import tokenizer_pb2 as pb
 
+import imaging
 from service.core.generation import Event, Finished
 from service.core.registry import ServedModels
 from service.errors import BadRequest, UnsupportedFormat
@@ -79,6 +80,15 @@ def test_read_quality_refuses_two_targets() -> None:
     assert messages.read_quality(pb.Quality(ssim=0.5, max_bytes=64)).max_bytes == 64
     with pytest.raises(BadRequest):
         messages.read_quality(pb.Quality(ssim=0.5, psnr=20))
+
+
+def test_read_image_is_a_file_or_pixels_and_not_both() -> None:
+    assert messages.read_image(pb.EncodeRequest(image=b"file")) == b"file"
+    pixels = pb.Pixels(width=2, height=1, rgb=b"abcdef")
+    read = messages.read_image(pb.EncodeRequest(pixels=pixels))
+    assert read == imaging.Pixels(2, 1, b"abcdef")
+    with pytest.raises(BadRequest, match="not both"):
+        messages.read_image(pb.EncodeRequest(image=b"file", pixels=pixels))
 
 
 def test_read_fit_is_crop_by_default_and_refuses_unknown_numbers() -> None:

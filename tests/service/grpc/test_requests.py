@@ -63,6 +63,9 @@ LONG_TOKENS = pb.DecodeRequest(tokens=bytes(MAX_DOCUMENT_BYTES)).SerializeToStri
 PAD = bytes(MAX_DOCUMENT_BYTES)
 REQUEST = pb.EncodeRequest(image=bytes(MIB), k=3, tokenizer="demo")
 IMAGE = REQUEST.SerializeToString()
+RAW = pb.EncodeRequest(pixels=pb.Pixels(width=1024, height=512, rgb=bytes(3 * MIB // 2)))
+PIXELS = RAW.SerializeToString()
+RAW_ITEM = pb.EncodeStreamRequest(id=1, request=RAW).SerializeToString()
 ITEM = pb.EncodeStreamRequest(id=1, request=REQUEST).SerializeToString()
 TINY = MAX_DOCUMENT_BYTES // 2 + 1  # fields of two bytes that are too many
 
@@ -73,6 +76,10 @@ TINY = MAX_DOCUMENT_BYTES // 2 + 1  # fields of two bytes that are too many
         ("Encode", IMAGE, None),
         ("Encode", IMAGE + b"\x79" + bytes(8) + b"\x7d" + bytes(4), None),  # unknown fields
         ("EncodeStream", ITEM, None),
+        ("Encode", PIXELS, None),
+        ("EncodeStream", RAW_ITEM, None),
+        ("Encode", IMAGE + PIXELS, None),  # the method refuses it
+        ("Encode", b"\x32\x82\x80\x04" + b"\x08\x01" * TINY, TooLarge),  # width, again and again
         ("Encode", b"\x10\x01" * TINY, TooLarge),  # k, again and again
         ("Encode", IMAGE + b"\x10\x01" * 40, TooLarge),
         ("Encode", LONG_NAME, TooLarge),

@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     error: str
 
 
-def measure(make: Callable[[], bytes], size: int = 128) -> Measured:
+def measure(make: Callable[[], bytes | imaging.Pixels], size: int = 128) -> Measured:
     """Decode the file that `make` returns to a square of `size` pixels."""
     context = multiprocessing.get_context("fork")
     results, sender = context.Pipe(duplex=False)
@@ -40,7 +40,7 @@ def measure(make: Callable[[], bytes], size: int = 128) -> Measured:
         process.join()
 
 
-def _decode(make: Callable[[], bytes], size: int, results: Connection) -> None:
+def _decode(make: Callable[[], bytes | imaging.Pixels], size: int, results: Connection) -> None:
     data = make()
     decode_seconds, taken, announced, error = 0.0, 0, 0, ""
     started = time.process_time()
