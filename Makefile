@@ -177,7 +177,7 @@ IMAGES_BASELINE = $(if $(BASELINE),--baseline $(BASELINE))
 bench-images: $(VENV)/dev.stamp  ## images of cameras, beside an older commit (BASELINE)
 	$(BIN)/python -m loadtest.bench.images $(IMAGES_BASELINE)
 
-bench-calls: $(VENV)/dev.stamp  ## batches over REST, and several k in one call
+bench-calls: $(VENV)/dev.stamp  ## batches over REST, several k in one call, raw pixels
 	$(BIN)/python -m loadtest.bench.calls
 
 pixel-difference: $(VENV)/dev.stamp  ## pixels and tokens against an older commit's (BASELINE)

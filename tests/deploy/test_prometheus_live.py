@@ -179,7 +179,8 @@ def test_faults_fire_their_alerts(tmp_path: Path) -> None:
         guest = stack.enter_context(running(triton_url=owner.triton_address(), probe_seconds="0.5"))
         metrics = stack.enter_context(over_tcp(owner.triton_address("metrics")))
         to_owner, to_guest = (
-            stack.enter_context(Client(service.grpc, timeout=20)) for service in (owner, guest)
+            stack.enter_context(Client(service.grpc, timeout=20, retries=False))
+            for service in (owner, guest)
         )
         addresses = [service.rest.removeprefix("http://") for service in (owner, guest)]
         fired: set[str] = set()

@@ -1,10 +1,13 @@
 """A real gRPC server with a simple rule instead of a model, and faults on demand.
 
-Token i of an image is its i-th byte; an image of n bytes counts as n x 1 pixels. A decoded image is
+Token i of an image is its i-th byte, of pixels too; an image of n bytes counts as n x 1 pixels. A
+decoded image is
 the name of its format, its aspect unless that is square, a colon and the ids as bytes. The bytes of
 the image (in Decode the ids as bytes) request a fault:
 
-    fail:CODE       the error of that code with its details; OVERLOADED suggests a retry in 1.5 s
+    fail:CODE       the error of that code with its details; OVERLOADED suggests a retry in 1.5 s;
+                    gRPC is asked not to repeat the call
+    busy:N:MS:...   UNAVAILABLE for the first N attempts; gRPC is asked to repeat the call in MS
     bare:STATUS     an error of that gRPC status without details, as from a proxy
     slow            no reply until the caller cancels
     garbage         a reply that holds no token bytes
@@ -15,12 +18,14 @@ and in streams only
     stranger        a reply with an id that was not sent
     hang up         the stream ends with OK and everything unanswered
     die             the stream ends with UNAVAILABLE
+    die N ...       the same for the first N calls that send it
     reject          the stream ends with OVERLOADED and its details
 """
 
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,6 +41,7 @@ from grpc_status import rpc_status
 
 FINGERPRINT = "0123456789abcdef"
 RETRY_AFTER = 1.5
+PUSHBACK = "grpc-retry-pushback-ms"
 
 STATUS_OF = {
     "BAD_IMAGE": grpc.StatusCode.INVALID_ARGUMENT,
@@ -87,15 +93,17 @@ class _Fault(Exception):
 class FaultyService(TokenizerServicer):
     def __init__(self) -> None:
         self.answered: list[int] = []  # ids of the last stream, in the order of the replies
+        self.attempts: Counter[bytes] = Counter()  # how often each payload came
+        self.answers: Counter[bytes] = Counter()  # how often each was answered in a stream
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:
-        return _unary(_encode, request, request.image, context)
+        return self._unary(_encode, request, _image(request), context)
 
     def Decode(self, request: pb.DecodeRequest, context: grpc.ServicerContext) -> pb.DecodeResponse:
-        return _unary(_decode, request, _payload(request), context)
+        return self._unary(_decode, request, _payload(request), context)
 
     def EncodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        return self._stream(pb.EncodeStreamResponse, _encode, lambda r: r.image, requests, context)
+        return self._stream(pb.EncodeStreamResponse, _encode, _image, requests, context)
 
     def DecodeStream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         return self._stream(pb.DecodeStreamResponse, _decode, _payload, requests, context)
@@ -123,6 +131,31 @@ class FaultyService(TokenizerServicer):
         )
         return pb.ListTokenizersResponse(tokenizers=[bytewise, other])
 
+    def _unary(
+        self,
+        serve: Callable[[Any], Any],
+        request: Any,
+        payload: bytes,
+        context: grpc.ServicerContext,
+    ) -> Any:
+        self.attempts[payload] += 1
+        if payload.startswith(b"bare:"):
+            context.abort(grpc.StatusCode[payload[5:].decode()], "no details")
+        if payload.startswith(b"busy:"):
+            _, times, pushback, _ = payload.decode().split(":")
+            if self.attempts[payload] <= int(times):
+                context.set_trailing_metadata(((PUSHBACK, pushback),))
+                context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+        if payload == b"slow":
+            while context.is_active():
+                time.sleep(0.01)
+        try:
+            return serve(request)
+        except _Fault as fault:
+            status = rpc_status.to_status(fault.status)
+            context.set_trailing_metadata((*status.trailing_metadata, (PUSHBACK, "-1")))
+            context.abort(status.code, status.details)
+
     def _stream(
         self,
         make: Callable[..., Any],
@@ -135,6 +168,7 @@ class FaultyService(TokenizerServicer):
         silent = False
         for item in _shuffled(requests):
             payload = payload_of(item.request)
+            self.attempts[payload] += 1
             if payload == b"slow":
                 silent = True
                 continue
@@ -142,12 +176,15 @@ class FaultyService(TokenizerServicer):
                 return
             if payload == b"die":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+            if payload.startswith(b"die ") and self.attempts[payload] <= int(payload.split()[1]):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
             if payload == b"reject":
                 context.abort_with_status(rpc_status.to_status(status_of("OVERLOADED")))
             if payload == b"neither":
                 yield make(id=item.id)
                 continue
             self.answered.append(item.id)
+            self.answers[payload] += 1
             number = item.id + 1_000_000 if payload == b"stranger" else item.id
             try:
                 answer = make(id=number, response=serve(item.request))
@@ -170,22 +207,8 @@ def start(service: FaultyService, address: str = "127.0.0.1:0") -> tuple[grpc.Se
     return server, f"127.0.0.1:{port}"
 
 
-def _unary(
-    serve: Callable[[Any], Any], request: Any, payload: bytes, context: grpc.ServicerContext
-) -> Any:
-    if payload.startswith(b"bare:"):
-        context.abort(grpc.StatusCode[payload[5:].decode()], "no details")
-    if payload == b"slow":
-        while context.is_active():
-            time.sleep(0.01)
-    try:
-        return serve(request)
-    except _Fault as fault:
-        context.abort_with_status(rpc_status.to_status(fault.status))
-
-
 def _encode(request: pb.EncodeRequest) -> pb.EncodeResponse:
-    image = request.image
+    image = _image(request)
     _raise_requested_fault(image)
     if request.tokenizer not in ("", "bytewise"):
         raise _Fault(status_of("UNKNOWN_TOKENIZER"))
@@ -226,6 +249,10 @@ def _decode(request: pb.DecodeRequest) -> pb.DecodeResponse:
         tokenizer="bytewise",
         k=tokens.k,
     )
+
+
+def _image(request: pb.EncodeRequest) -> bytes:
+    return bytes(request.pixels.rgb if request.HasField("pixels") else request.image)
 
 
 def _payload(request: pb.DecodeRequest) -> bytes:

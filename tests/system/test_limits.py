@@ -296,7 +296,7 @@ def test_rate_limit_refuses_and_recovers() -> None:
     rate, burst = 5.0, 5
     with (
         running(rate_limit=str(rate), rate_burst=str(burst)) as service,
-        Client(service.grpc) as client,
+        Client(service.grpc, retries=False) as client,
         httpx.Client(base_url=service.rest) as rest,
     ):
 

@@ -30,7 +30,7 @@ from tests.support.running import Service, eventually, running
 def test_overload_is_refused_with_a_hint() -> None:
     with (
         running(max_in_flight="2", max_queue_size="2") as service,
-        Client(service.grpc) as client,
+        Client(service.grpc, retries=False) as client,
         ThreadPoolExecutor(16) as pool,
     ):
 
@@ -143,7 +143,7 @@ def test_passed_deadline_is_always_deadline_exceeded(tmp_path: Path) -> None:
         faulty.fault.write_text("hangs")
 
         def call(number: int) -> type[Exception] | None:
-            with Client(service.grpc, timeout=1.5 + number / 100) as client:
+            with Client(service.grpc, timeout=1.5 + number / 100, retries=False) as client:
                 try:
                     client.encode(jpeg())
                 except ChannelTokError as error:
@@ -174,7 +174,7 @@ def test_stop_under_load_loses_no_call_and_leaves_no_process() -> None:
 
         def work() -> None:
             nonlocal answered
-            with Client(service.grpc) as client:
+            with Client(service.grpc, retries=False) as client:
                 while not stopping.is_set():
                     try:
                         client.encode(jpeg())
@@ -210,7 +210,7 @@ def test_stop_under_load_loses_no_call_and_leaves_no_process() -> None:
 
 
 def test_stop_answers_a_stream_and_ends_it() -> None:
-    with running() as service, Client(service.grpc) as client:
+    with running() as service, Client(service.grpc, retries=False) as client:
         under_way = threading.Event()
         answers: list[Tokens | ChannelTokError] = []
         stopper = threading.Thread(target=lambda: (under_way.wait(), service.stop()))

@@ -57,7 +57,9 @@ def honest_caller_is_served(service: Service) -> Iterator[None]:
             peak[0] = max(peak[0], machine.memory_in_use(service.process.pid))
 
     def call() -> None:
-        with Client(service.grpc, timeout=60, bearer_token="honest-0123456789abcdef") as client:
+        with Client(
+            service.grpc, 60, bearer_token="honest-0123456789abcdef", retries=False
+        ) as client:
             while not stop.is_set() or not answers[0]:
                 try:
                     client.encode(jpeg(), 8)

@@ -125,7 +125,7 @@ def test_external_triton_is_used_and_its_end_is_an_outage() -> None:
         expected = direct.encode(jpeg())
         with (
             running(triton_url=owner.triton_address(), probe_seconds="0.3") as guest,
-            Client(guest.grpc) as client,
+            Client(guest.grpc, retries=False) as client,
         ):
             assert not guest.engines()
             assert client.encode(jpeg()) == expected

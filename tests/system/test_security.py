@@ -81,7 +81,10 @@ def context(folder: Path, own: Files | None, ca_name: str = "ca") -> ssl.SSLCont
 def grpc_connects(service: Service, folder: Path, own: Files | None, ca_name: str = "ca") -> bool:
     try:
         with Client(
-            service.grpc, credentials=credentials(folder, own, ca_name), bearer_token=TOKEN
+            service.grpc,
+            credentials=credentials(folder, own, ca_name),
+            bearer_token=TOKEN,
+            retries=False,
         ) as client:
             return bool(client.tokenizers())
     except Unavailable:
@@ -148,7 +151,7 @@ def test_mutual_tls_takes_only_valid_certificates_of_the_ca(
 
 
 def test_tls_port_does_not_answer_plain_text(guarded: Service) -> None:
-    with Client(guarded.grpc, timeout=5) as client, pytest.raises(Unavailable):
+    with Client(guarded.grpc, retries=False) as client, pytest.raises(Unavailable):
         client.tokenizers()
     with pytest.raises(httpx.TransportError):
         httpx.get(guarded.rest.replace("https", "http") + "/livez")

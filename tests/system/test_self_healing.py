@@ -94,7 +94,7 @@ def faulty(tmp_path: Path) -> Iterator[FaultyEncoder]:
 @pytest.mark.parametrize("fault", ["shape", "ids", "zeros"])
 def test_engine_with_wrong_results_is_replaced(faulty: FaultyEncoder, fault: str) -> None:
     """`zeros` is well-formed, as from a graph that computes NaN: only the probe notices."""
-    with Client(faulty.service.grpc, timeout=2) as client:
+    with Client(faulty.service.grpc, timeout=2, retries=False) as client:
         expected = client.encode(jpeg())
         time.sleep(1)  # for a probe to have learnt the right answer
         faulty.fault.write_text(fault)
@@ -107,7 +107,10 @@ def test_engine_with_wrong_results_is_replaced(faulty: FaultyEncoder, fault: str
 
 def test_hanging_engine_is_replaced_while_another_restarts(faulty: FaultyEncoder) -> None:
     """Triton reloads the decoder after its calls end. These wait for the hanging encoder."""
-    with Client(faulty.service.grpc, timeout=2) as client, ThreadPoolExecutor(2) as pool:
+    with (
+        Client(faulty.service.grpc, timeout=2, retries=False) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
         expected = client.encode(jpeg())
         image = client.decode(expected)
         faulty.fault.write_text("hangs")
@@ -142,7 +145,7 @@ def test_one_hanging_process_of_two_is_replaced(tmp_path: Path) -> None:
     settings = {"engine_instances": "2", "probe_seconds": "60", "workers": "2"}
     with (
         running_faulty_encoder(tmp_path, **settings) as faulty,
-        Client(faulty.service.grpc, timeout=6.5) as client,
+        Client(faulty.service.grpc, timeout=6.5, retries=False) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         expected = client.encode(jpeg())
@@ -185,7 +188,7 @@ def deaf(process: psutil.Process) -> Iterator[None]:
 def test_unresponsive_triton_is_replaced() -> None:
     with (
         running(engine_instances="1", probe_seconds="0.5", engine_timeout_seconds="3") as service,
-        Client(service.grpc, timeout=5) as client,
+        Client(service.grpc, timeout=5, retries=False) as client,
     ):
         expected = client.encode(jpeg())
         with deaf(triton(service)):

@@ -97,7 +97,7 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
         lost: list[Exception] = []
 
         def work() -> None:
-            with Client(service.grpc) as client:
+            with Client(service.grpc, retries=False) as client:
                 try:
                     while True:
                         client.encode(jpeg())
@@ -136,7 +136,7 @@ def connections_under_load(service: Service) -> Iterator[None]:
     """Callers on both protocols, each on a connection of its own, who stay as long as they can."""
 
     def encode_over_grpc() -> None:
-        with Client(service.grpc) as client, suppress(ChannelTokError):
+        with Client(service.grpc, retries=False) as client, suppress(ChannelTokError):
             while True:
                 client.encode(jpeg())
 

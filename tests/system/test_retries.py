@@ -1,0 +1,204 @@
+"""Retries of both clients while the service goes away and comes back, and what the service says of
+them."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from channeltok import AsyncClient, ChannelTokError, Client, Tokens, Unavailable
+from channeltok.v1 import tokenizer_pb2 as pb
+from channeltok.v1.tokenizer_pb2_grpc import TokenizerStub
+
+from tests.support.interrupted import interrupted
+from tests.support.photographs import crops, jpeg
+from tests.support.running import Service, running
+
+CALLERS = 16  # half of them with each client
+DEADLINE = 10.0
+SECONDS = 20.0
+PUSHBACK = "grpc-retry-pushback-ms"
+
+
+@dataclass
+class Calls:
+    """answered: number of calls. lost: the errors of the others."""
+
+    answered: int = 0
+    lost: list[ChannelTokError] = field(default_factory=list)
+
+    def count(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except ChannelTokError as error:
+            self.lost.append(error)
+        else:
+            self.answered += 1
+
+
+@contextmanager
+def calling(address: str, image: bytes, expected: Tokens, decoded: bytes) -> Iterator[Calls]:
+    """CALLERS callers of encode, decode and the list, in turn, until the end of `with`."""
+    calls, stop = Calls(), threading.Event()
+
+    def check(result: object, due: object) -> None:
+        assert due is None or result == due
+
+    def call(client: Client) -> None:
+        while not stop.is_set():
+            calls.count(lambda: check(client.encode(image), expected))
+            calls.count(lambda: check(client.decode(expected), decoded))
+            calls.count(lambda: check(client.tokenizers(), None))
+
+    async def call_again(client: AsyncClient) -> None:
+        while not stop.is_set():
+            for method, argument, due in (
+                (client.encode, image, expected),
+                (client.decode, expected, decoded),
+            ):
+                try:
+                    check(await method(argument), due)
+                except ChannelTokError as error:
+                    calls.lost.append(error)
+                else:
+                    calls.answered += 1
+
+    async def call_asynchronously() -> None:
+        async with AsyncClient(address, DEADLINE) as client:
+            await asyncio.gather(*(call_again(client) for _ in range(CALLERS // 2)))
+
+    with Client(address, DEADLINE) as client, ThreadPoolExecutor(CALLERS) as pool:
+        client.tokenizers()
+        works = [pool.submit(call, client) for _ in range(CALLERS // 2)]
+        works.append(pool.submit(asyncio.run, call_asynchronously()))
+        try:
+            yield calls
+        finally:
+            stop.set()
+        for work in works:
+            work.result()
+
+
+@contextmanager
+def reporting(address: str, image: bytes) -> Iterator[Calls]:
+    """A caller without retries, until the end of `with`."""
+    calls, stop = Calls(), threading.Event()
+
+    def call() -> None:
+        with Client(address, DEADLINE, retries=False) as client:
+            while not stop.is_set():
+                calls.count(lambda: client.encode(image))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield calls
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_no_call_is_lost_while_the_service_goes_away_every_second(
+    service: Service, client: Client
+) -> None:
+    expected = client.encode(jpeg())
+    decoded = client.decode(expected)
+    with (
+        interrupted(service.grpc, every=1.0, away=0.3) as (address, interruptions),
+        calling(address, jpeg(), expected, decoded) as calls,
+        reporting(address, jpeg()) as reported,
+    ):
+        time.sleep(SECONDS)
+    assert len(interruptions) >= SECONDS - 2
+    assert not calls.lost
+    assert calls.answered > 100
+    assert len(reported.lost) >= len(interruptions) / 2
+    assert {type(error) for error in reported.lost} == {Unavailable}
+
+
+@pytest.mark.slow
+def test_no_call_is_lost_while_the_gateway_is_killed_and_started_again() -> None:
+    """Killed when it has been ready for a second, and started at once. Its Triton stays."""
+    with running() as owner, Client(owner.grpc) as direct:
+        expected = direct.encode(jpeg())
+        decoded = direct.decode(expected)
+        settings = {"triton_url": owner.triton_address()}
+        with running(**settings) as first:
+            settings["grpc_port"] = first.grpc.rpartition(":")[2]
+            address = first.grpc
+        kills, ended = 0, threading.Event()
+
+        def restart() -> None:
+            nonlocal kills
+            while not ended.is_set():
+                with running(**settings) as gateway:
+                    started.set()
+                    if not ended.wait(1):
+                        gateway.process.kill()
+                        kills += 1
+
+        started = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            restarting = pool.submit(restart)
+            assert started.wait(60)
+            try:
+                with (
+                    calling(address, jpeg(), expected, decoded) as calls,
+                    reporting(address, jpeg()) as reported,
+                ):
+                    time.sleep(SECONDS)
+            finally:
+                ended.set()
+            restarting.result()
+    assert kills >= 2
+    assert not calls.lost
+    assert calls.answered > 100
+    assert reported.lost
+    assert {type(error) for error in reported.lost} == {Unavailable}
+
+
+def test_stream_goes_on_after_each_interruption(service: Service, client: Client) -> None:
+    photos = crops(40)
+    expected = list(client.encode_stream(photos, k=32))
+    images = itertools.chain.from_iterable(itertools.repeat(photos, 10))
+    with (
+        interrupted(service.grpc, every=0.5, away=0.2) as (address, interruptions),
+        Client(address, DEADLINE) as other,
+    ):
+        assert list(other.encode_stream(images, k=32, in_flight=8)) == expected * 10
+        tokens = [each for each in expected if isinstance(each, Tokens)]
+        images_of = list(other.decode_stream(tokens, in_flight=8))
+    assert images_of == [client.decode(each) for each in tokens]
+    assert interruptions
+
+
+def trailing(call: Any) -> dict[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return dict(caught.value.trailing_metadata())
+
+
+def test_service_says_when_a_refused_call_may_be_repeated() -> None:
+    with (
+        running(rate_limit="0.25", rate_burst="1") as limited,
+        grpc.insecure_channel(limited.grpc) as channel,
+    ):
+        encode = TokenizerStub(channel).Encode  # type: ignore[no-untyped-call]
+        request = pb.EncodeRequest(image=jpeg(), k=1)
+        encode(request, timeout=30)
+        milliseconds = int(trailing(lambda: encode(request, timeout=30))[PUSHBACK])
+        assert 1000 <= milliseconds <= 4000
+        # Not beyond the deadline, and not where it is of no use.
+        assert trailing(lambda: encode(request, timeout=1))[PUSHBACK] == "-1"
+        assert trailing(lambda: encode(pb.EncodeRequest(k=0), timeout=30))[PUSHBACK] == "-1"
+        with Client(limited.grpc) as client:
+            started = time.monotonic()
+            assert client.encode(jpeg(), 1).k == 1
+            assert time.monotonic() - started > 0.5
