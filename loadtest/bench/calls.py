@@ -191,7 +191,7 @@ def pixels(service: Service, rounds: int) -> dict[str, float]:
         for values in (*cost.values(), *rates.values()):
             values.clear()
         in_turns(rounds, *works)
-    figures = {}
+    figures: dict[str, float] = {}
     print(f"{CALLERS} callers, {CORES} cores, median of {rounds} rounds, core time of the gateway")
     for kind, name in (
         ("pixels", f"pixels {SIZE} x {SIZE}"),

@@ -67,7 +67,7 @@ _EXAMPLE_DETAILS = {
     "BAD_SAMPLING": "temperature is 11; it must be from 0 to 10",
     "UNKNOWN_CLASS": "the generator has no class 'unicorn'",
     "UNSUPPORTED_FORMAT": "content type 'text/html' is not supported here; send one of image/jpeg, "
-    "image/png, image/webp, application/octet-stream, application/json",
+    "image/png, image/webp, image/x-rgb8, application/octet-stream, application/json",
     "UNSUPPORTED_ENCODING": "content encoding 'gzip' is not supported; send the body as it is, "
     "without Content-Encoding or with identity",
     "NOT_ACCEPTABLE": "Accept is 'text/html'; the offers are application/json, "
