@@ -56,6 +56,7 @@ class AsyncClient:
         self._metadata = _channel.metadata_of(bearer_token)
         self._retries = retries
         self._reached = False  # whether the service has ever answered
+        self._closed = False
         options = _channel.options_for(target, retries)
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)
@@ -66,6 +67,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -323,7 +325,7 @@ class AsyncClient:
                     if window.remaining() == 0:
                         window.time_out()
                     continue
-                if (delay := window.delay(event)) is not None:
+                if not self._closed and (delay := window.delay(event)) is not None:
                     await asyncio.sleep(delay)
                     call = start_call()
                     continue

@@ -69,6 +69,7 @@ class Client:
         self._metadata = _channel.metadata_of(bearer_token)
         self._retries = retries
         self._reached = False  # whether the service has ever answered
+        self._closed = False
         options = _channel.options_for(target, retries)
         self._channel = (
             grpc.insecure_channel(target, options=options)
@@ -79,6 +80,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -438,7 +440,7 @@ class Client:
                 except queue.Empty:
                     window.time_out()
                     continue
-                if (delay := window.delay(event)) is not None:
+                if not self._closed and (delay := window.delay(event)) is not None:
                     time.sleep(delay)
                     call = start_call()
                     continue

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from channeltok import (
     ChannelTokError,
+    Client,
     DeadlineExceeded,
     InternalError,
     InvalidInput,
@@ -225,6 +226,16 @@ def test_stream_raises_unavailable_when_the_service_stays_away(connect: Connect)
     stream = connect(address, timeout=1.0).encode_stream(itertools.repeat(b"abc"))
     assert next(stream) == tokens_of(b"abc")
     server.stop(grace=None).wait()
+    with pytest.raises(Unavailable):
+        for _ in stream:
+            pass
+
+
+def test_stream_of_a_closed_client_ends(target: str) -> None:
+    client = Client(target)
+    stream = client.encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    client.close()
     with pytest.raises(Unavailable):
         for _ in stream:
             pass

@@ -7,52 +7,80 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-@contextmanager
-def interrupted(address: str, every: float, away: float) -> Iterator[tuple[str, list[float]]]:
-    """HOST:PORT on loopback that forwards to `address`, HOST:PORT, and a list that gets an entry
-    for each interruption.
+class Interrupted:
+    """address: HOST:PORT on loopback. count: interruptions so far; none before `begin`."""
 
-    every: seconds from one interruption to the next, the first after as many. away: seconds that
-    each lasts.
-    """
-    loop = asyncio.new_event_loop()
-    host, _, port = address.rpartition(":")
-    open_writers: set[asyncio.StreamWriter] = set()
-    interruptions: list[float] = []
+    def __init__(self, target: str, every: float, away: float) -> None:
+        self.address, self.count = "", 0
+        self.listening = threading.Event()
+        self._host, _, self._port = target.rpartition(":")
+        self._every, self._away = every, away
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(host, int(port))
-        writers = {writer, there[1]}
-        open_writers.update(writers)
-        await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
-        open_writers.difference_update(writers)
+    def begin(self) -> None:
+        self._loop.call_soon_threadsafe(self._begun.set)
 
-    async def interrupt(server: asyncio.Server) -> None:
+    def end(self) -> None:
+        self.begin()
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def run(self) -> None:
+        self._loop, self._begun, self._ended = (
+            asyncio.get_running_loop(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
+        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
         own = server.sockets[0].getsockname()
-        while True:
-            await asyncio.sleep(every - away)
-            server.close()
-            for writer in open_writers:
-                writer.transport.abort()
-            interruptions.append(loop.time())
-            await asyncio.sleep(away)
-            server = await asyncio.start_server(forward, *own)
+        self.address = f"{own[0]}:{own[1]}"
+        self.listening.set()
+        await self._begun.wait()
+        while not await self._ended_within(self._every - self._away):
+            self._reset(server)
+            self.count += 1
+            await asyncio.sleep(self._away)
+            server = await asyncio.start_server(self._forward, *own)
+        self._reset(server)
+        await asyncio.gather(*self._connections)
 
-    server = loop.run_until_complete(asyncio.start_server(forward, "127.0.0.1", 0))
-    name = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    loop.create_task(interrupt(server))  # noqa: RUF006 all tasks are cancelled below
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    async def _ended_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        return self._ended.is_set()
+
+    def _reset(self, server: asyncio.Server) -> None:
+        server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        there, back = await asyncio.open_connection(self._host, int(self._port))
+        writers = {writer, back}
+        self._writers |= writers
+        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        self._writers -= writers
+        self._connections.discard(task)
+
+
+@contextmanager
+def interrupted(target: str, every: float, away: float) -> Iterator[Interrupted]:
+    """Forward to `target`, HOST:PORT.
+
+    every: seconds from one interruption to the next. away: seconds that each lasts.
+    """
+    front = Interrupted(target, every, away)
+    thread = threading.Thread(target=lambda: asyncio.run(front.run()))
     thread.start()
+    front.listening.wait()
     try:
-        yield name, interruptions
+        yield front
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        front.end()
         thread.join()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,4 +88,4 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(2**16):
             writer.write(data)
             await writer.drain()
-    writer.close()
+    writer.transport.abort()
