@@ -191,14 +191,14 @@ def test_no_call_is_lost_while_the_gateway_is_restarted() -> None:
 def test_stream_goes_on_after_each_interruption(service: Service, client: Client) -> None:
     photos = crops(40)
     expected = list(client.encode_stream(photos, k=32))
-    images = itertools.chain.from_iterable(itertools.repeat(photos, 10))
+    images = itertools.chain.from_iterable(itertools.repeat(photos, 4))
     with (
-        interrupted(service.grpc, every=0.5, away=0.2) as front,
+        interrupted(service.grpc, every=1.0, away=0.3) as front,
         Client(front.address, DEADLINE) as other,
     ):
         other.tokenizers()
         front.begin()
-        assert list(other.encode_stream(images, k=32, in_flight=8)) == expected * 10
+        assert list(other.encode_stream(images, k=32, in_flight=8)) == expected * 4
         tokens = [each for each in expected if isinstance(each, Tokens)]
         images_of = list(other.decode_stream(tokens, in_flight=8))
     assert images_of == [client.decode(each) for each in tokens]
