@@ -39,6 +39,7 @@ RUN python requirements.py cpu > cpu.txt && pip install -r cpu.txt
 COPY --from=client /wheels /wheels
 RUN pip install --no-deps /wheels/*
 COPY imaging imaging
+COPY export/triton/python_backend.py export/triton/
 COPY service service
 COPY model_repository model_repository
 USER 10001:10001

@@ -29,7 +29,6 @@ from channeltok.generation import (
     Preview,
     Started,
 )
-from channeltok.images import DecodedImage, ImageLike
 from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
 
@@ -44,7 +43,6 @@ __all__ = [
     "ChannelTokError",
     "Client",
     "DeadlineExceeded",
-    "DecodedImage",
     "FingerprintMismatch",
     "Fit",
     "GenerateParams",
@@ -52,7 +50,6 @@ __all__ = [
     "GenerationEvent",
     "GeneratorInfo",
     "ImageFormat",
-    "ImageLike",
     "ImageView",
     "InternalError",
     "InvalidInput",

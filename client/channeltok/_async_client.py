@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,11 +21,10 @@ from typing_extensions import Self
 
 from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
-from channeltok._reorder import CallEnded, Event, Outbox, Reply, Sent, SourceEnded, Window
-from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error, unless_error
+from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
+from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo, Preview
-from channeltok.images import Array, DecodedImage, ImageLike, images_of
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -49,15 +48,11 @@ class AsyncClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
-        retries: bool = True,
     ) -> None:
         asyncio.get_running_loop()  # without one, grpc.aio would bind to a loop that never runs
         self._timeout = _channel.checked_timeout(timeout)
         self._metadata = _channel.metadata_of(bearer_token)
-        self._retries = retries
-        self._reached = False  # whether the service has ever answered
-        self._closed = False
-        options = _channel.options_for(target, retries)
+        options = _channel.options_for(target)
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)
             if credentials is None
@@ -67,7 +62,6 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
-        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -81,54 +75,16 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    @overload
     async def encode(
         self,
-        image: Array,
+        image: bytes,
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
         fit: Fit = "crop",
-    ) -> Any: ...
-    @overload
-    async def encode(
-        self,
-        image: ImageLike,
-        k: int | None = None,
-        tokenizer: str | None = None,
-        *,
-        quality: Quality | None = None,
-        fit: Fit = "crop",
-    ) -> Tokens: ...
-    @overload
-    async def encode(
-        self,
-        image: list[Any] | tuple[Any, ...],
-        k: int | None = None,
-        tokenizer: str | None = None,
-        *,
-        quality: Quality | None = None,
-        fit: Fit = "crop",
-    ) -> list[Tokens]: ...
-    async def encode(
-        self,
-        image: Any,
-        k: int | None = None,
-        tokenizer: str | None = None,
-        *,
-        quality: Quality | None = None,
-        fit: Fit = "crop",
-    ) -> Tokens | list[Tokens]:
-        """Encode an image, or several, to the first k tokens. See `Client.encode`.
-
-        Files are read on the event loop: pass their bytes if reading blocks.
-        """
-        batch = images_of(image)
-        if batch is not None:
-            stream = self.encode_stream(batch, k, tokenizer, quality=quality, fit=fit)
-            async with aclosing(stream) as results:
-                return [unless_error(result) async for result in results]
+    ) -> Tokens:
+        """Encode an image to its first k tokens. See `Client.encode`."""
         request = _messages.encode_request(image, k, tokenizer, quality, fit)
         return await self._call(self._stub.Encode, request, partial(_messages.read_tokens, fit=fit))
 
@@ -139,7 +95,7 @@ class AsyncClient:
         tokenizer: str | None = None,
         *,
         aspect: Aspect | None = None,
-    ) -> DecodedImage:
+    ) -> bytes:
         """Decode tokens to an image. See `Client.decode`."""
         request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return await self._call(self._stub.Decode, request, _messages.read_image)
@@ -167,7 +123,7 @@ class AsyncClient:
 
     def encode_stream(
         self,
-        images: AsyncIterable[ImageLike] | Iterable[ImageLike],
+        images: AsyncIterable[bytes] | Iterable[bytes],
         k: int | None = None,
         tokenizer: str | None = None,
         in_flight: int = 64,
@@ -198,7 +154,7 @@ class AsyncClient:
         in_flight: int = 64,
         *,
         aspect: Aspect | None = None,
-    ) -> AsyncGenerator[DecodedImage | ChannelTokError, None]:
+    ) -> AsyncGenerator[bytes | ChannelTokError, None]:
         """Decode many token sequences over one call. See `Client.decode_stream`.
 
         `tokens` is read on the event loop: pass an async iterable if reading blocks.
@@ -249,19 +205,8 @@ class AsyncClient:
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
     ) -> Result:
         with _channel.typed_errors():
-            response = await method(
-                request,
-                timeout=self._timeout,
-                metadata=self._metadata(),
-                wait_for_ready=self._waits,
-            )
-        self._reached = True
+            response = await method(request, timeout=self._timeout, metadata=self._metadata())
         return read(response)
-
-    @property
-    def _waits(self) -> bool:
-        """Whether a call waits for a connection. See `Client`."""
-        return self._retries and self._reached
 
     async def _stream(
         self,
@@ -273,9 +218,8 @@ class AsyncClient:
     ) -> AsyncGenerator[Result | ChannelTokError, None]:
         events: asyncio.Queue[Event[Result] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(in_flight - 1)  # the first item needs none
-        outbox: Outbox[asyncio.Queue[Any]] = Outbox(asyncio.Queue)
 
-        async def read_source() -> None:
+        async def requests() -> AsyncIterator[Any]:  # gRPC runs this in a task of its own
             number = 0
             try:
                 async for item in _each(source):
@@ -284,62 +228,42 @@ class AsyncClient:
                     if isinstance(request, ChannelTokError):
                         events.put_nowait(Reply(number, request))
                     else:
-                        outbox.send(number, request)
+                        yield request
                     number += 1
                     await slots.acquire()
             except Exception as error:
                 events.put_nowait(SourceEnded(error))
             else:
                 events.put_nowait(SourceEnded(None))
-            outbox.close()
 
-        async def read_replies(call: Any, ends: list[grpc.aio.AioRpcError]) -> None:
+        async def read_all() -> None:
             try:
                 async for response in call:
-                    self._reached = True
                     events.put_nowait(Reply(response.id, read(response)))
             except grpc.aio.AioRpcError as error:
                 events.put_nowait(_end_of_stream([*ends, error]))
             else:
                 events.put_nowait(CallEnded(None))
 
-        def start_call() -> Any:
-            call = method(
-                _taken_from(outbox.next_call()),
-                metadata=self._metadata(),
-                wait_for_ready=self._waits,
-            )
-            ends: list[grpc.aio.AioRpcError] = []
-            call.add_done_callback(lambda _: ends.append(_final_status(call)))
-            tasks.append(asyncio.create_task(read_replies(call, ends)))
-            return call
-
-        tasks: list[asyncio.Task[None]] = []
-        window: Window[Result] = Window(self._timeout, self._retries)
-        call = start_call()
+        window: Window[Result] = Window(self._timeout)
+        call = method(requests(), metadata=self._metadata())
+        ends: list[grpc.aio.AioRpcError] = []
+        call.add_done_callback(lambda _: ends.append(_final_status(call)))
+        reader = asyncio.create_task(read_all())
         try:
-            tasks.append(asyncio.create_task(read_source()))
             while not window.finished:
                 event = await _next(events, window.remaining())
                 if event is None:
                     if window.remaining() == 0:
                         window.time_out()
                     continue
-                if not self._closed and (delay := window.delay(event)) is not None:
-                    await asyncio.sleep(delay)
-                    call = start_call()
-                    continue
-                if isinstance(event, Reply):
-                    outbox.forget(event.number)
                 for result in window.take(event):
                     slots.release()
                     yield result
         finally:
-            outbox.close()
             call.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
 
 async def _next(
@@ -358,11 +282,6 @@ async def _next(
         timer.cancel()
 
 
-async def _taken_from(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    while (request := await queue.get()) is not None:
-        yield request
-
-
 async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
     if isinstance(source, AsyncIterable):
         async for item in source:
@@ -370,7 +289,6 @@ async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[I
     else:
         for item in source:
             yield item
-            await asyncio.sleep(0)  # others run between two images, which take time to read
 
 
 # When the service ends a stream during a send, grpc.aio may report this status instead

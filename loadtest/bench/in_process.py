@@ -90,7 +90,7 @@ def equality(tokenizer: Tokenizer, photos: list[bytes]) -> dict[str, float]:
         ]
     other_tokens = sum(one != two for one, two in zip(tokens, served, strict=True))
     other_images = sum(
-        two is None or (one.as_numpy() != two).any()
+        two is None or not np.array_equal(one.as_numpy(), two)
         for one, two in zip(images, decoded, strict=True)
     )
     print(

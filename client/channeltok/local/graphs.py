@@ -5,6 +5,7 @@ description. Nothing that lies beside the graphs is run.
 """
 
 import json
+import os
 import re
 import shutil
 from collections import defaultdict
@@ -27,7 +28,7 @@ HUB_FILES = (CONFIG, WEIGHTS, "*.onnx")
 _PACKAGE = Path(__file__).parents[1]
 # Of what comes with the package: below `channeltok` in a wheel, in the root of a checkout.
 _ROOT = _PACKAGE if (_PACKAGE / "model_repository").is_dir() else _PACKAGE.parents[1]
-_HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _VERSION = re.compile(r"_v(\d+)$")
 _ALLOWED = "a folder, a .onnx or .safetensors file, 'demo', or a hub's ORGANISATION/NAME"
 
@@ -173,6 +174,7 @@ def _configured(folder: Path) -> list[Path]:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     """The local copy of a hub's repository; fetched where it is not cached."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import huggingface_hub
     except ImportError as error:

@@ -16,13 +16,12 @@ import imaging
 from channeltok._messages import ImageFormat, TokenizerInfo, check_format
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, UnknownTokenizer
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
-from channeltok.images import ImageLike, images_of, read_image
+from channeltok.images import ImageLike, encode_png, images_of, read_image
 from channeltok.local import graphs
 from channeltok.local.dataset_map import DatasetDecoder, DatasetEncoder
 from channeltok.local.decoded_pixels import DecodedPixels
 from channeltok.local.engines import Engine, EnginePool
 from channeltok.local.graphs import Graphs
-from channeltok.local.image_quality import measure_quality
 from channeltok.padding import pad_prefixes
 from channeltok.quality import K_AND_QUALITY, Quality
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
@@ -405,14 +404,15 @@ class Tokenizer:
 
     def _read_image(self, image: ImageLike, fit: Fit) -> tuple[NDArray[np.uint8], ImageView]:
         """The square that the tokenizer sees, uint8 [S, S, 3], and what it shows."""
-        read: Any = read_image(image)
+        read = read_image(image)
         size = self.info.image_size
         try:
-            if not isinstance(read, bytes):
-                if read.shape == (size, size, 3):
-                    return read, ImageView(size, size, 0.0, 0.0, float(size), float(size))
-                read = imaging.Pixels(read.shape[1], read.shape[0], read.tobytes())
-            file = imaging.open_image(read, self._max_pixels)
+            if isinstance(read, bytes):
+                file = imaging.open_image(read, self._max_pixels)
+            elif read.shape == (size, size, 3):
+                return read, ImageView(size, size, 0.0, 0.0, float(size), float(size))
+            else:
+                file = imaging.open_image(encode_png(read), self._max_pixels)
             seen = file.view(fit)
             return file.pixels(size, fit), ImageView(seen.width, seen.height, *seen.box)
         except imaging.BadImage as error:
@@ -493,6 +493,8 @@ class Tokenizer:
         view: ImageView,
         ids: NDArray[np.uint16],
     ) -> Tokens:
+        from channeltok.local.image_quality import measure_quality  # scikit-image takes a second
+
         budgets = quality.budgets(self.info.max_tokens)
         decoded = [
             self._run_decoder(width, pad_prefixes(ids, list(ks), width))

@@ -130,6 +130,7 @@ def copy_as(model: str, folder: Path, old: bytes, new: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("./nothing", "'./nothing' does not exist: a tokenizer is a folder"),
         ("nothing", "'nothing' does not exist: a tokenizer is a folder, a .onnx or .safetensors"),
         (ROOT / "docs/images/cat.jpg", "is something else: a tokenizer is a folder"),
         (ROOT / "docs/images", "holds no graph of a tokenizer"),
@@ -171,6 +172,14 @@ def test_from_pretrained_reads_no_file_outside_of_its_folder(saved: Path, tmp_pa
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(InvalidInput, match="lacks"):
             Tokenizer.from_pretrained(tmp_path)
+
+
+def test_from_pretrained_runs_no_code_of_a_folder(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY, tmp_path / "models")
+    for file in (tmp_path / "models").rglob("model.py"):
+        file.write_text("raise SystemExit('it ran')\n")
+    with Tokenizer.from_pretrained(tmp_path / "models") as opened:
+        assert opened.decode(opened.encode(PHOTO)).as_numpy().shape == (128, 128, 3)
 
 
 def test_read_metadata_is_what_onnx_reads() -> None:
