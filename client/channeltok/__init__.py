@@ -29,6 +29,7 @@ from channeltok.generation import (
     Preview,
     Started,
 )
+from channeltok.images import DecodedImage, ImageLike
 from channeltok.quality import Quality, QualityPoint
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
 
@@ -43,6 +44,7 @@ __all__ = [
     "ChannelTokError",
     "Client",
     "DeadlineExceeded",
+    "DecodedImage",
     "FingerprintMismatch",
     "Fit",
     "GenerateParams",
@@ -50,6 +52,7 @@ __all__ = [
     "GenerationEvent",
     "GeneratorInfo",
     "ImageFormat",
+    "ImageLike",
     "ImageView",
     "InternalError",
     "InvalidInput",

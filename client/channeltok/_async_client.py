@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import grpc
 import grpc.aio
@@ -21,10 +21,11 @@ from typing_extensions import Self
 
 from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
-from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
-from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error
+from channeltok._reorder import CallEnded, Event, Outbox, Reply, Sent, SourceEnded, Window
+from channeltok.errors import ChannelTokError, Unavailable, from_rpc_error, unless_error
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo, Preview
+from channeltok.images import Array, DecodedImage, ImageLike, images_of
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -48,11 +49,15 @@ class AsyncClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
+        retries: bool = True,
     ) -> None:
         asyncio.get_running_loop()  # without one, grpc.aio would bind to a loop that never runs
         self._timeout = _channel.checked_timeout(timeout)
         self._metadata = _channel.metadata_of(bearer_token)
-        options = _channel.options_for(target)
+        self._retries = retries
+        self._reached = False  # whether the service has ever answered
+        self._closed = False
+        options = _channel.options_for(target, retries)
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)
             if credentials is None
@@ -62,6 +67,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -75,16 +81,54 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    @overload
     async def encode(
         self,
-        image: bytes,
+        image: Array,
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
         fit: Fit = "crop",
-    ) -> Tokens:
-        """Encode an image to its first k tokens. See `Client.encode`."""
+    ) -> Any: ...
+    @overload
+    async def encode(
+        self,
+        image: ImageLike,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> Tokens: ...
+    @overload
+    async def encode(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> list[Tokens]: ...
+    async def encode(
+        self,
+        image: Any,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> Tokens | list[Tokens]:
+        """Encode an image, or several, to the first k tokens. See `Client.encode`.
+
+        Files are read on the event loop: pass their bytes if reading blocks.
+        """
+        batch = images_of(image)
+        if batch is not None:
+            stream = self.encode_stream(batch, k, tokenizer, quality=quality, fit=fit)
+            async with aclosing(stream) as results:
+                return [unless_error(result) async for result in results]
         request = _messages.encode_request(image, k, tokenizer, quality, fit)
         return await self._call(self._stub.Encode, request, partial(_messages.read_tokens, fit=fit))
 
@@ -95,7 +139,7 @@ class AsyncClient:
         tokenizer: str | None = None,
         *,
         aspect: Aspect | None = None,
-    ) -> bytes:
+    ) -> DecodedImage:
         """Decode tokens to an image. See `Client.decode`."""
         request = _messages.decode_request(tokens, format, tokenizer, aspect)
         return await self._call(self._stub.Decode, request, _messages.read_image)
@@ -123,7 +167,7 @@ class AsyncClient:
 
     def encode_stream(
         self,
-        images: AsyncIterable[bytes] | Iterable[bytes],
+        images: AsyncIterable[ImageLike] | Iterable[ImageLike],
         k: int | None = None,
         tokenizer: str | None = None,
         in_flight: int = 64,
@@ -154,7 +198,7 @@ class AsyncClient:
         in_flight: int = 64,
         *,
         aspect: Aspect | None = None,
-    ) -> AsyncGenerator[bytes | ChannelTokError, None]:
+    ) -> AsyncGenerator[DecodedImage | ChannelTokError, None]:
         """Decode many token sequences over one call. See `Client.decode_stream`.
 
         `tokens` is read on the event loop: pass an async iterable if reading blocks.
@@ -205,8 +249,19 @@ class AsyncClient:
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
     ) -> Result:
         with _channel.typed_errors():
-            response = await method(request, timeout=self._timeout, metadata=self._metadata())
+            response = await method(
+                request,
+                timeout=self._timeout,
+                metadata=self._metadata(),
+                wait_for_ready=self._waits,
+            )
+        self._reached = True
         return read(response)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a call waits for a connection. See `Client`."""
+        return self._retries and self._reached
 
     async def _stream(
         self,
@@ -218,8 +273,9 @@ class AsyncClient:
     ) -> AsyncGenerator[Result | ChannelTokError, None]:
         events: asyncio.Queue[Event[Result] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(in_flight - 1)  # the first item needs none
+        outbox: Outbox[asyncio.Queue[Any]] = Outbox(asyncio.Queue)
 
-        async def requests() -> AsyncIterator[Any]:  # gRPC runs this in a task of its own
+        async def read_source() -> None:
             number = 0
             try:
                 async for item in _each(source):
@@ -228,42 +284,62 @@ class AsyncClient:
                     if isinstance(request, ChannelTokError):
                         events.put_nowait(Reply(number, request))
                     else:
-                        yield request
+                        outbox.send(number, request)
                     number += 1
                     await slots.acquire()
             except Exception as error:
                 events.put_nowait(SourceEnded(error))
             else:
                 events.put_nowait(SourceEnded(None))
+            outbox.close()
 
-        async def read_all() -> None:
+        async def read_replies(call: Any, ends: list[grpc.aio.AioRpcError]) -> None:
             try:
                 async for response in call:
+                    self._reached = True
                     events.put_nowait(Reply(response.id, read(response)))
             except grpc.aio.AioRpcError as error:
                 events.put_nowait(_end_of_stream([*ends, error]))
             else:
                 events.put_nowait(CallEnded(None))
 
-        window: Window[Result] = Window(self._timeout)
-        call = method(requests(), metadata=self._metadata())
-        ends: list[grpc.aio.AioRpcError] = []
-        call.add_done_callback(lambda _: ends.append(_final_status(call)))
-        reader = asyncio.create_task(read_all())
+        def start_call() -> Any:
+            call = method(
+                _taken_from(outbox.next_call()),
+                metadata=self._metadata(),
+                wait_for_ready=self._waits,
+            )
+            ends: list[grpc.aio.AioRpcError] = []
+            call.add_done_callback(lambda _: ends.append(_final_status(call)))
+            tasks.append(asyncio.create_task(read_replies(call, ends)))
+            return call
+
+        tasks: list[asyncio.Task[None]] = []
+        window: Window[Result] = Window(self._timeout, self._retries)
+        call = start_call()
         try:
+            tasks.append(asyncio.create_task(read_source()))
             while not window.finished:
                 event = await _next(events, window.remaining())
                 if event is None:
                     if window.remaining() == 0:
                         window.time_out()
                     continue
+                if not self._closed and (delay := window.delay(event)) is not None:
+                    await asyncio.sleep(delay)
+                    call = start_call()
+                    continue
+                if isinstance(event, Reply):
+                    outbox.forget(event.number)
                 for result in window.take(event):
                     slots.release()
                     yield result
         finally:
+            outbox.close()
             call.cancel()
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next(
@@ -282,6 +358,11 @@ async def _next(
         timer.cancel()
 
 
+async def _taken_from(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    while (request := await queue.get()) is not None:
+        yield request
+
+
 async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
     if isinstance(source, AsyncIterable):
         async for item in source:
@@ -289,6 +370,7 @@ async def _each(source: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[I
     else:
         for item in source:
             yield item
+            await asyncio.sleep(0)  # others run between two images, which take time to read
 
 
 # When the service ends a stream during a send, grpc.aio may report this status instead

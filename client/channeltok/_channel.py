@@ -1,10 +1,15 @@
-"""What both clients share: channel options, call metadata (bearer token, trace), typed errors."""
+"""What both clients share: channel options, retries, call metadata (bearer token, trace), typed
+errors.
+
+Why retries are as they are: docs/decisions/0058-retries.md.
+"""
 
 import json
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -16,19 +21,49 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
+MAX_ATTEMPTS = 5  # of a call, the first included; gRPC allows no more
+_INITIAL_BACKOFF, _BACKOFF_FACTOR, _MAX_BACKOFF = 0.2, 2.0, 2.0  # seconds, in all 3 s
+_JITTER = 0.2
+_RETRIED = ("Encode", "Decode", "ListTokenizers", "ListGenerators")
+_RETRY_POLICY = {
+    "maxAttempts": MAX_ATTEMPTS,
+    "initialBackoff": f"{_INITIAL_BACKOFF}s",
+    "maxBackoff": f"{_MAX_BACKOFF}s",
+    "backoffMultiplier": _BACKOFF_FACTOR,
+    # Where the service knows better, it sends grpc-retry-pushback-ms: when, or not at all.
+    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+}
+# Largest request that gRPC keeps for a retry. It is the service's default limit: larger ones are
+# refused by gRPC's core, without a word on retries.
+_RETRY_BUFFER_BYTES = 16 * 2**20
+
 _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # gRPC's default is 120 s: two minutes of errors after the service is back.
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    # Spread calls over all addresses of a name; gRPC's default policy keeps to the first.
-    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # gRPC's defaults are 1 s and 120 s: two minutes of errors after the service is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
 ]
 
 
-def options_for(target: str) -> list[tuple[str, int | str]]:
-    """Options of a channel to `target`."""
-    return [*_OPTIONS, *proxy_options(target)]
+def options_for(target: str, retries: bool) -> list[tuple[str, int | str]]:
+    """Options of a channel to `target`. retries: see `Client`."""
+    # Spread calls over all addresses of a name; gRPC's default policy keeps to the first.
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retries:
+        names = [{"service": "channeltok.v1.Tokenizer", "method": name} for name in _RETRIED]
+        config["methodConfig"] = [{"name": names, "retryPolicy": _RETRY_POLICY}]
+    return [*_OPTIONS, ("grpc.service_config", json.dumps(config)), *proxy_options(target)]
+
+
+def backoff(failures: int) -> float:
+    """Seconds before the next call of a stream, as gRPC waits before its retries.
+
+    failures: calls so far that brought nothing, at least 1.
+    """
+    longest = min(_MAX_BACKOFF, _INITIAL_BACKOFF * _BACKOFF_FACTOR ** (failures - 1))
+    return longest * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
 @contextmanager

@@ -2,21 +2,23 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import grpc
 from typing_extensions import Self
 
 from channeltok import _channel, _messages, generation
 from channeltok._messages import ImageFormat, TokenizerInfo
-from channeltok._reorder import CallEnded, Event, Reply, Sent, SourceEnded, Window
-from channeltok.errors import ChannelTokError, from_rpc_error
+from channeltok._reorder import CallEnded, Event, Outbox, Reply, Sent, SourceEnded, Window
+from channeltok.errors import ChannelTokError, from_rpc_error, unless_error
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
 from channeltok.generation import GenerateParams, GenerationEvent, GeneratorInfo, Preview
+from channeltok.images import Array, DecodedImage, ImageLike, images_of
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -29,9 +31,12 @@ Result = TypeVar("Result")
 class Client:
     """Encodes images to tokens and back, over gRPC. Thread-safe; close it or use it with `with`.
 
-    No call is repeated automatically: the caller knows what a retry is worth, and the errors
-    `Overloaded` (with `retry_after`) and `Unavailable` say when one may help. gRPC itself only
-    reconnects, at most 2 s after the last attempt, and resends what never left the machine.
+    Calls are repeated where that is safe, because the same image has the same tokens: `encode`,
+    `decode` and the lists, after `Unavailable`, and after `Overloaded` when the service says so;
+    streams go on with the first item that has no answer. A call is tried 5 times within its
+    deadline, and what never left the machine more often. A service that has answered before is
+    waited for while it is away; one that never has fails a call within 4 s. The errors come once
+    that was in vain. `generate` and `decode_progressive` are never repeated.
 
     Args:
         target: a gRPC target, "127.0.0.1:50051" or "dns:///tokenizer.example:50051".
@@ -41,6 +46,7 @@ class Client:
             certificate_chain)`: PEM bytes, all optional (default: the system's roots; key and
             chain are for mutual TLS). None: plain text.
         bearer_token: sent with every call. Without TLS anyone on the path can read it.
+        retries: whether calls are repeated. False: every failure is an error at once.
 
     Raises:
         ValueError: an argument is out of range.
@@ -57,10 +63,14 @@ class Client:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         bearer_token: str | None = None,
+        retries: bool = True,
     ) -> None:
         self._timeout = _channel.checked_timeout(timeout)
         self._metadata = _channel.metadata_of(bearer_token)
-        options = _channel.options_for(target)
+        self._retries = retries
+        self._reached = False  # whether the service has ever answered
+        self._closed = False
+        options = _channel.options_for(target, retries)
         self._channel = (
             grpc.insecure_channel(target, options=options)
             if credentials is None
@@ -70,6 +80,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -83,19 +94,52 @@ class Client:
     ) -> None:
         self.close()
 
+    @overload
     def encode(
         self,
-        image: bytes,
+        image: Array,
         k: int | None = None,
         tokenizer: str | None = None,
         *,
         quality: Quality | None = None,
         fit: Fit = "crop",
-    ) -> Tokens:
-        """Encode an image to its first k tokens.
+    ) -> Any: ...
+    @overload
+    def encode(
+        self,
+        image: ImageLike,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> Tokens: ...
+    @overload
+    def encode(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> list[Tokens]: ...
+    def encode(
+        self,
+        image: Any,
+        k: int | None = None,
+        tokenizer: str | None = None,
+        *,
+        quality: Quality | None = None,
+        fit: Fit = "crop",
+    ) -> Tokens | list[Tokens]:
+        """Encode an image, or several, to the first k tokens.
 
         Args:
-            image: bytes of a JPEG, PNG or WebP file.
+            image: bytes of a JPEG, PNG or WebP file, its path, a binary file object, a PIL image,
+                or an array or tensor: uint8 [H, W, 3], or floats from 0 to 1; `channeltok.images`
+                has the details. A list or tuple of them, or an array [N, H, W, 3], is a batch: it
+                is sent as a stream.
             k: 1 to the tokenizer's max_tokens; None for all.
             tokenizer: a name from `tokenizers()`; None for the default one.
             quality: chooses k for this image, instead of `k`.
@@ -103,16 +147,24 @@ class Client:
                 whole image with two bands that make it square.
 
         Returns:
-            The tokens. Their `view` says what was seen; with `quality`, their `curve` holds the
-            quality at every k tried.
+            The tokens; of a batch a list, in its order. Their `view` says what was seen; with
+            `quality`, their `curve` holds the quality at every k tried.
 
         Raises:
-            InvalidInput: BAD_IMAGE, UNSUPPORTED_FORMAT, TOO_MANY_PIXELS, BAD_K, or BAD_REQUEST
-                for another `fit`, and for `k` together with `quality`.
+            InvalidInput: BAD_IMAGE, also for what is no image; UNSUPPORTED_FORMAT,
+                TOO_MANY_PIXELS, BAD_K, or BAD_REQUEST for another `fit`, and for `k` together with
+                `quality`.
             TooLarge: the image has too many bytes.
             UnknownTokenizer: no tokenizer has this name.
-            ChannelTokError: the call failed for another reason.
+            ChannelTokError: the call failed for another reason. A batch fails as a whole, with the
+                error of its first image that has one; `encode_stream` keeps the others.
         """
+        batch = images_of(image)
+        if batch is not None:
+            with closing(
+                self.encode_stream(batch, k, tokenizer, quality=quality, fit=fit)
+            ) as results:
+                return [unless_error(result) for result in results]
         request = _messages.encode_request(image, k, tokenizer, quality, fit)
         return self._call(self._stub.Encode, request, partial(_messages.read_tokens, fit=fit))
 
@@ -123,7 +175,7 @@ class Client:
         tokenizer: str | None = None,
         *,
         aspect: Aspect | None = None,
-    ) -> bytes:
+    ) -> DecodedImage:
         """Decode tokens to an image whose longer side has `image_size` pixels.
 
         Args:
@@ -135,7 +187,8 @@ class Client:
                 it was decoded. None: as `tokens.view` says, and the square without it.
 
         Returns:
-            The bytes of an image file.
+            The bytes of an image file, which are also a PIL image, an array or a tensor: by
+            `as_pil()`, `as_numpy()` and `as_tensor()`.
 
         Raises:
             InvalidInput: BAD_TOKENS, UNSUPPORTED_FORMAT, or BAD_REQUEST for `aspect`.
@@ -182,7 +235,7 @@ class Client:
 
     def encode_stream(
         self,
-        images: Iterable[bytes],
+        images: Iterable[ImageLike],
         k: int | None = None,
         tokenizer: str | None = None,
         in_flight: int = 64,
@@ -195,8 +248,9 @@ class Client:
         A bad image does not end the stream: its error is yielded in its place.
 
         Args:
-            images: bytes of image files. May be endless; read in another thread, at most
-                `in_flight` items ahead of the results that were taken.
+            images: each as in `encode`. May be endless; read in another thread, at most
+                `in_flight` items ahead of the results that were taken. An image is held until it
+                has its answer.
             k: as in `encode`.
             tokenizer: as in `encode`.
             in_flight: how many images may be sent and unanswered, at least 1.
@@ -230,7 +284,7 @@ class Client:
         in_flight: int = 64,
         *,
         aspect: Aspect | None = None,
-    ) -> Generator[bytes | ChannelTokError, None, None]:
+    ) -> Generator[DecodedImage | ChannelTokError, None, None]:
         """Decode many token sequences over one call, with results in their order.
 
         Args:
@@ -241,7 +295,7 @@ class Client:
             aspect: as in `decode`, for all. None: each as its own `view` says.
 
         Yields:
-            For each sequence the bytes of its image, or the error it failed with.
+            For each sequence its image, as from `decode`, or the error it failed with.
 
         Raises:
             ChannelTokError, ValueError, Exception: as `encode_stream`.
@@ -314,8 +368,20 @@ class Client:
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], Result]
     ) -> Result:
         with _channel.typed_errors():
-            response = method(request, timeout=self._timeout, metadata=self._metadata())
+            response = method(
+                request,
+                timeout=self._timeout,
+                metadata=self._metadata(),
+                wait_for_ready=self._waits,
+            )
+        self._reached = True
         return read(response)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a call waits for a connection."""
+        # A wrong address should be an error soon, and not once the deadline has passed.
+        return self._retries and self._reached
 
     def _stream(
         self,
@@ -328,8 +394,9 @@ class Client:
         events: queue.SimpleQueue[Event[Result]] = queue.SimpleQueue()
         slots = threading.Semaphore(in_flight - 1)  # the first item needs none
         abandoned = threading.Event()
+        outbox: Outbox[queue.SimpleQueue[Any]] = Outbox(queue.SimpleQueue)
 
-        def requests() -> Iterator[Any]:  # gRPC runs this in a thread of its own
+        def read_source() -> None:
             try:
                 for number, item in enumerate(source):
                     request = build(number, item)
@@ -337,7 +404,7 @@ class Client:
                     if isinstance(request, ChannelTokError):
                         events.put(Reply(number, request))
                     else:
-                        yield request
+                        outbox.send(number, request)
                     slots.acquire()
                     if abandoned.is_set():
                         return
@@ -345,31 +412,50 @@ class Client:
                 events.put(SourceEnded(error))
             else:
                 events.put(SourceEnded(None))
+            outbox.close()
 
-        def read_all() -> None:
+        def read_replies(call: Any) -> None:
             try:
                 for response in call:
+                    self._reached = True
                     events.put(Reply(response.id, read(response)))
             except grpc.RpcError as error:
                 events.put(CallEnded(from_rpc_error(error)))
             else:
                 events.put(CallEnded(None))
 
-        window: Window[Result] = Window(self._timeout)
-        call = method(requests(), metadata=self._metadata())
+        def start_call() -> Any:
+            requests = iter(outbox.next_call().get, None)
+            call = method(requests, metadata=self._metadata(), wait_for_ready=self._waits)
+            _start_thread(read_replies, call)
+            return call
+
+        window: Window[Result] = Window(self._timeout, self._retries)
+        call = start_call()
         try:
-            # Not joined: the interpreter may close a dropped stream when daemon threads have ended.
-            threading.Thread(target=read_all, name="channeltok-stream", daemon=True).start()
+            _start_thread(read_source)
             while not window.finished:
                 try:
                     event = events.get(timeout=window.remaining())
                 except queue.Empty:
                     window.time_out()
                     continue
+                if not self._closed and (delay := window.delay(event)) is not None:
+                    time.sleep(delay)
+                    call = start_call()
+                    continue
+                if isinstance(event, Reply):
+                    outbox.forget(event.number)
                 for result in window.take(event):
                     slots.release()
                     yield result
         finally:
             abandoned.set()
             slots.release()
+            outbox.close()
             call.cancel()
+
+
+def _start_thread(work: Callable[..., None], *args: Any) -> None:
+    # Not joined: the interpreter may close a dropped stream when daemon threads have ended.
+    threading.Thread(target=work, args=args, name="channeltok-stream", daemon=True).start()

@@ -7,12 +7,14 @@ Fault of the service        InternalError
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+Result = TypeVar("Result")
 
 
 class ChannelTokError(Exception):
@@ -121,6 +123,13 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[str, type[ChannelTokError]]] = {
 _STATUS_OF_NUMBER: dict[int, grpc.StatusCode] = {
     status.value[0]: status for status in grpc.StatusCode
 }
+
+
+def unless_error(result: Result | ChannelTokError) -> Result:
+    """A result of a stream. Raises the error that is in its place."""
+    if isinstance(result, ChannelTokError):
+        raise result
+    return result
 
 
 def from_rpc_error(error: grpc.RpcError) -> ChannelTokError:

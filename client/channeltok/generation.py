@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from channeltok._messages import FORMATS, ImageFormat, check_format, check_k, from_message
 from channeltok.errors import InternalError, InvalidInput
+from channeltok.images import DecodedImage
 from channeltok.tokens import TokenBytesError, Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 
@@ -105,7 +106,7 @@ class Preview:
     """The image decoded from the first k tokens, in the requested format."""
 
     k: int
-    image: bytes
+    image: DecodedImage
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
         case "tokens":
             return from_message(NewTokens, response.tokens)
         case "preview":
-            return from_message(Preview, response.preview)
+            return _preview(response.preview)
         case "finished":
             try:
                 return Generated(
@@ -163,7 +164,11 @@ def read_event(response: pb.GenerateResponse) -> GenerationEvent:
 
 def read_preview(response: pb.DecodeProgressiveResponse) -> Preview | None:
     """The preview of a reply; None for the last reply."""
-    return from_message(Preview, response.preview) if response.HasField("preview") else None
+    return _preview(response.preview) if response.HasField("preview") else None
+
+
+def _preview(message: pb.Preview) -> Preview:
+    return Preview(message.k, DecodedImage(message.image))
 
 
 def read_generators(response: pb.ListGeneratorsResponse) -> list[GeneratorInfo]:

@@ -1,11 +1,13 @@
-"""`make bench-calls`: calls that do much at once, beside what they save.
+"""`make bench-calls`: calls that do much at once or need no codec, beside what they save.
 
 Batch: a thousand JPEGs by one curl of encode:batch, beside the same images by the Python client's
 EncodeStream.
 Prefixes: one decode at ten k over gRPC, beside the same ten rows in the bare engine, as many
 sessions as the service has, and JPEG.
+Pixels: core time of the gateway for an image of 128 x 128 pixels that is sent as such, beside the
+same image as a JPEG, and beside a JPEG of 256 x 256; 16 callers in a process of their own.
 
-Both run in turns; each ratio is the median of the rounds' ratios.
+All run in turns; each ratio is the median of the rounds' ratios, each difference of theirs.
 """
 
 import argparse
@@ -16,19 +18,22 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from channeltok import Client, Tokens
 from channeltok.padding import pad_prefixes
+from channeltok.v1 import tokenizer_pb2 as pb
 
 import imaging
 from export.triton import python_backend
 from loadtest.harness.bare_graph import CORES, REPOSITORY
 from loadtest.harness.images import crops
-from loadtest.harness.process_stats import Noise
+from loadtest.harness.process_stats import Noise, cpu
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import Service, running
+from loadtest.load.open_loop import ENCODE, Generators, Grpc
 from service.engine.cpu import cpu_engine
 from service.settings import Settings
 
@@ -36,6 +41,9 @@ REPORT = Path("build/bench-calls.json")
 IMAGES = 1000
 KS = (2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 CALLS = 20  # of each kind in a round of prefixes
+SIZE = 128  # side of the demo's square, pixels
+CALLERS = 16
+SECONDS = 4.0  # of each kind of image in a round of pixels
 
 
 def main() -> None:
@@ -55,6 +63,7 @@ def main() -> None:
     ):
         figures = batch(service, client, Path(folder), options.rounds)
         figures |= prefixes(client, options.rounds)
+        figures |= pixels(service, options.rounds)
     print(f"other programs used {noise.since():.2f} cores meanwhile")
     write_report(REPORT, figures)
 
@@ -146,6 +155,58 @@ def prefixes(client: Client, rounds: int) -> dict[str, float]:
         "prefixes_bare_ms": taken[1],
         "prefixes_as_calls_ms": taken[2],
     }
+
+
+def pixels(service: Service, rounds: int) -> dict[str, float]:
+    """Core milliseconds of the gateway for an image: its pixels, its JPEG, and a larger JPEG."""
+    small, large = crops(side=SIZE), crops()
+    ready = [imaging.prepare(jpeg, SIZE).tobytes() for jpeg in small]
+    requests = {
+        "pixels": [
+            pb.EncodeRequest(pixels=pb.Pixels(width=SIZE, height=SIZE, rgb=rgb)) for rgb in ready
+        ],
+        "jpeg": [pb.EncodeRequest(image=jpeg) for jpeg in small],
+        "large_jpeg": [pb.EncodeRequest(image=jpeg) for jpeg in large],
+    }
+    cost: dict[str, list[float]] = {kind: [] for kind in requests}
+    rates: dict[str, list[float]] = {kind: [] for kind in requests}
+    with Generators(1) as generators:
+
+        def measure(kind: str) -> None:
+            bodies = tuple(request.SerializeToString() for request in requests[kind])
+            before = cpu(service.process.pid)["gateway"]
+            load = Grpc(service.grpc, ENCODE, bodies)
+            report = generators.closed_loop(load, CALLERS, SECONDS).result()
+            used = cpu(service.process.pid)["gateway"] - before
+            counts = report.counts()
+            answered = counts.pop("OK", 0)
+            if counts:
+                raise RuntimeError(f"images failed: {counts}")
+            cost[kind].append(1000 * used / answered)
+            rates[kind].append(answered / SECONDS)
+
+        works = [partial(measure, kind) for kind in requests]
+        for work in works:
+            work()
+        for values in (*cost.values(), *rates.values()):
+            values.clear()
+        in_turns(rounds, *works)
+    figures: dict[str, float] = {}
+    print(f"{CALLERS} callers, {CORES} cores, median of {rounds} rounds, core time of the gateway")
+    for kind, name in (
+        ("pixels", f"pixels {SIZE} x {SIZE}"),
+        ("jpeg", f"JPEG {SIZE} x {SIZE}"),
+        ("large_jpeg", "JPEG 256 x 256"),
+    ):
+        saved = statistics.median(np.subtract(cost[kind], cost["pixels"]))
+        each, rate = statistics.median(cost[kind]), statistics.median(rates[kind])
+        print(f"  {name:<20}  {each:6.2f} ms   {rate:7.1f} images/s   pixels save {saved:5.2f} ms")
+        figures |= {
+            f"gateway_ms_{kind}": each,
+            f"gateway_ms_saved_to_{kind}": float(saved),
+            f"images_per_second_{kind}": rate,
+        }
+    return figures
 
 
 def in_turns(rounds: int, *works: Callable[[], None]) -> list[list[float]]:

@@ -121,7 +121,7 @@ class Clients:
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(self._timeout)
         async with (
-            AsyncClient(self._service.grpc, self._timeout) as client,
+            AsyncClient(self._service.grpc, self._timeout, retries=False) as client,
             aiohttp.ClientSession(self._service.rest, timeout=timeout) as session,
         ):
             # A process's gRPC channels to one address share a connection, so one client is enough.

@@ -40,7 +40,9 @@ class Honest:
         return float(np.percentile(seconds, 99)) if seconds else math.nan
 
     async def _run(self) -> None:
-        async with AsyncClient(self._service.grpc, 30, bearer_token=self._token) as client:
+        async with AsyncClient(
+            self._service.grpc, 30, bearer_token=self._token, retries=False
+        ) as client:
             await asyncio.gather(*(self._call(client, number) for number in range(CALLERS)))
 
     async def _call(self, client: AsyncClient, number: int) -> None:

@@ -12,9 +12,7 @@ _leaked: list[bytes] = []
 _encode = Tokenization.encode
 
 
-async def _leaky_encode(
-    self: Tokenization, image: bytes, *arguments: Any, **options: Any
-) -> Encoded:
+async def _leaky_encode(self: Tokenization, image: Any, *arguments: Any, **options: Any) -> Encoded:
     _leaked.append(image + image)  # a copy, shared with nothing else
     return await _encode(self, image, *arguments, **options)
 

@@ -73,7 +73,7 @@ def _watched(service: Service) -> Iterator[_Seen]:
 
     def call() -> None:
         deadline = time.monotonic() + 120
-        with Client(service.grpc, timeout=60) as client:
+        with Client(service.grpc, timeout=60, retries=False) as client:
             while time.monotonic() < deadline and not (stop.is_set() and seen.answered):
                 try:
                     client.encode(IMAGES[0])

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from channeltok import AsyncClient, Client
+from channeltok import AsyncClient, Client, _channel
 
 from tests.support.faulty_service import FaultyService, start
 
@@ -91,3 +91,11 @@ def connect(request: pytest.FixtureRequest, target: str) -> Iterator[Callable[..
 @pytest.fixture
 def client(connect: Callable[..., Any]) -> Any:
     return connect()
+
+
+@pytest.fixture
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are made from now on wait only an instant before they repeat a call."""
+    monkeypatch.setitem(_channel._RETRY_POLICY, "initialBackoff", "0.01s")
+    monkeypatch.setitem(_channel._RETRY_POLICY, "maxBackoff", "0.01s")
+    monkeypatch.setattr(_channel, "_MAX_BACKOFF", 0.01)

@@ -111,10 +111,10 @@ def test_client_raises_the_class_of_every_code(
 
 @pytest.mark.parametrize(("status", "expected"), CLASS_OF_STATUS.items())
 def test_client_raises_by_status_without_details(
-    client: Any, status: str, expected: tuple[type[ChannelTokError], str]
+    connect: Connect, status: str, expected: tuple[type[ChannelTokError], str]
 ) -> None:
     with pytest.raises(ChannelTokError) as caught:
-        client.encode(f"bare:{status}".encode())
+        connect(retries=False).encode(f"bare:{status}".encode())
     assert (type(caught.value), caught.value.code) == expected
 
 
@@ -148,15 +148,18 @@ def test_client_raises_too_large_where_grpc_refuses(client: Any) -> None:
         client.encode(b"abc", tokenizer="x" * MAX_MESSAGE_BYTES)
 
 
-def test_client_raises_unavailable_without_a_service(connect: Connect) -> None:
-    with pytest.raises(Unavailable) as caught:
-        connect("127.0.0.1:1").encode(b"abc")
+@pytest.mark.parametrize("retries", [False, True])
+def test_client_raises_unavailable_without_a_service(
+    connect: Connect, retries: bool, short_backoff: None
+) -> None:
+    with pytest.raises(Unavailable, match="refused") as caught:
+        connect("127.0.0.1:1", retries=retries).encode(b"abc")
     assert caught.value.code == "UNAVAILABLE"
 
 
 def test_client_reconnects_to_a_restarted_service(connect: Connect) -> None:
     server, address = start(FaultyService())
-    client = connect(address)
+    client = connect(address, retries=False)
     assert client.encode(b"abc") == tokens_of(b"abc")
     server.stop(grace=None).wait()
     with pytest.raises(Unavailable):
@@ -173,6 +176,75 @@ def test_client_reconnects_to_a_restarted_service(connect: Connect) -> None:
                 time.sleep(0.1)
     finally:
         server.stop(grace=None).wait()
+
+
+# Retries
+
+
+def test_client_repeats_calls_that_were_unavailable(client: Any, service: FaultyService) -> None:
+    image = f"busy:4:1:{id(client)}".encode()
+    assert client.encode(image) == tokens_of(image)
+    assert service.attempts[image] == 5
+    image = image.replace(b"4", b"2", 1)
+    assert client.decode(tokens_of(image)) == b"png:" + image
+    assert service.attempts[image] == 3
+
+
+def test_client_gives_up_after_five_attempts(client: Any, service: FaultyService) -> None:
+    image = f"busy:99:1:{id(client)}".encode()
+    with pytest.raises(Unavailable, match="busy"):
+        client.encode(image)
+    assert service.attempts[image] == 5
+
+
+def test_client_waits_as_long_as_the_service_says(client: Any) -> None:
+    image = f"busy:1:700:{id(client)}".encode()
+    started = time.monotonic()
+    assert client.encode(image) == tokens_of(image)
+    assert time.monotonic() - started >= 0.7
+
+
+@pytest.mark.parametrize(
+    "kind", ["busy:9:-1:no", "fail:INTERNAL", "fail:TOO_LARGE", "bare:UNKNOWN"]
+)
+def test_client_does_not_repeat_what_is_of_no_use(
+    client: Any, service: FaultyService, kind: str
+) -> None:
+    before = service.attempts[kind.encode()]
+    with pytest.raises(ChannelTokError):
+        client.encode(kind.encode())
+    assert service.attempts[kind.encode()] == before + 1
+
+
+def test_client_repeats_nothing_without_retries(connect: Connect, service: FaultyService) -> None:
+    client = connect(retries=False)
+    image = f"busy:1:1:{id(client)}".encode()
+    with pytest.raises(Unavailable, match="busy"):
+        client.encode(image)
+    assert service.attempts[image] == 1
+
+
+def test_client_keeps_its_deadline_over_all_attempts(connect: Connect) -> None:
+    client = connect(timeout=0.5)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.encode(f"busy:9:400:{id(client)}".encode())
+    assert time.monotonic() - started < 5
+
+
+def test_client_waits_for_a_service_that_it_has_reached(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    client = connect(address)
+    assert client.encode(b"abc") == tokens_of(b"abc")
+    server.stop(grace=None).wait()
+    back: list[Any] = []
+    timer = threading.Timer(1.0, lambda: back.append(start(FaultyService(), address)))
+    timer.start()
+    try:
+        assert client.encode(b"abc") == tokens_of(b"abc")
+    finally:
+        timer.join()
+        back[0][0].stop(grace=None).wait()
 
 
 # Cases of one client only

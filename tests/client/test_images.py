@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from channeltok import InvalidInput
 from channeltok.images import DecodedImage, encode_png, images_of, read_image
 from numpy.typing import NDArray
@@ -80,20 +79,37 @@ def test_read_image_takes_files_in_every_form(tmp_path: Path) -> None:
         lambda pixels: (pixels / 255).astype(np.float16),
         OnlyArray,
         OnlyDlpack,
-        torch.from_numpy,
-        lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1),
-        lambda pixels: (torch.from_numpy(pixels).permute(2, 0, 1) / 255).requires_grad_(),
-        lambda pixels: (torch.from_numpy(pixels) / 255).half(),
         Image.fromarray,
     ],
 )
-def test_read_image_returns_the_pixels_of_arrays_tensors_and_pil_images(form: Any) -> None:
+def test_read_image_returns_the_pixels_of_arrays_and_pil_images(form: Any) -> None:
     pixels = some_pixels()
     read = read_image(form(pixels))
     assert isinstance(read, np.ndarray)
     assert read.dtype == np.uint8
     assert read.flags.c_contiguous
     np.testing.assert_array_equal(read, pixels)
+
+
+def test_read_image_returns_the_pixels_of_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    pixels = some_pixels()
+    tensor = torch.from_numpy(pixels)
+    channels_first = tensor.permute(2, 0, 1)
+    for form in (
+        tensor,
+        channels_first,
+        (channels_first / 255).requires_grad_(),
+        (tensor / 255).half(),
+    ):
+        np.testing.assert_array_equal(read_image(form), pixels)
+    for form, message in (
+        (torch.zeros(3, 8, 3), r"not clear which side of \[3, 8, 3\]"),
+        (torch.zeros(8, 9), r"torch.Tensor of shape \[8, 9\] .* or \[3, H, W\]"),
+        (torch.zeros(8, 9, 3, dtype=torch.bfloat16), "torch.Tensor cannot be read as an array"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            read_image(form)
 
 
 def test_read_image_takes_a_jax_array() -> None:
@@ -187,9 +203,6 @@ def test_read_image_turns_a_pil_image_as_its_file() -> None:
         (some_pixels() / 255 - 0.5, r"not from -0\.5 to 0\.5"),
         (np.full((4, 4, 3), np.nan), "not from nan to nan"),
         (np.array([[["a"] * 3]]), "an array of str"),
-        (torch.zeros(3, 8, 3), r"not clear which side of \[3, 8, 3\]"),
-        (torch.zeros(8, 9), r"torch.Tensor of shape \[8, 9\] .* or \[3, H, W\]"),
-        (torch.zeros(8, 9, 3, dtype=torch.bfloat16), "torch.Tensor cannot be read as an array"),
         (Image.new("F", (8, 8)), "mode F has no range"),
         (Image.new("I", (8, 8)), "mode I has no range"),
         (Image.new("LAB", (8, 8)), "mode LAB cannot be read"),
@@ -218,12 +231,22 @@ def test_images_of_finds_the_images_of_a_batch() -> None:
     pixels = np.stack([some_pixels(), some_pixels() // 2])
     assert images_of([b"a", "b"]) == [b"a", "b"]
     assert images_of(()) == ()
-    for batch in (pixels, torch.from_numpy(pixels), torch.from_numpy(pixels).permute(0, 3, 1, 2)):
+    images = images_of(pixels)
+    assert images is not None
+    np.testing.assert_array_equal(images, pixels)
+    for single in (b"a", "a", pixels[0], Image.fromarray(pixels[0])):
+        assert images_of(single) is None
+
+
+def test_images_of_finds_the_images_of_a_batch_of_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    pixels = np.stack([some_pixels(), some_pixels() // 2])
+    tensor = torch.from_numpy(pixels)
+    for batch in (tensor, tensor.permute(0, 3, 1, 2)):
         images = images_of(batch)
         assert images is not None
         np.testing.assert_array_equal([read_image(image) for image in images], pixels)
-    for single in (b"a", "a", pixels[0], torch.from_numpy(pixels[0]), Image.fromarray(pixels[0])):
-        assert images_of(single) is None
+    assert images_of(tensor[0]) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (40, 50)])
@@ -245,6 +268,12 @@ def test_decoded_image_opens_in_every_form(format: str) -> None:
     np.testing.assert_array_equal(image.as_pil(), pixels)
     np.testing.assert_array_equal(image.as_numpy(), pixels)
     image.as_numpy()[:] = 0  # it is the caller's own
+
+
+def test_decoded_image_opens_as_a_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    pixels = some_pixels()
+    image = DecodedImage(as_file(Image.fromarray(pixels)))
     tensor = image.as_tensor()
     assert (tensor.dtype, tensor.shape) == (torch.float32, (3, 40, 50))
     np.testing.assert_array_equal(read_image(tensor), pixels)

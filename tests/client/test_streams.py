@@ -1,14 +1,18 @@
 """encode_stream and decode_stream of both clients: order, limits, errors, and how streams end."""
 
+import io
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from channeltok import (
     ChannelTokError,
+    Client,
     DeadlineExceeded,
     InternalError,
     InvalidInput,
@@ -16,8 +20,11 @@ from channeltok import (
     Tokens,
     TooLarge,
     Unavailable,
+    _messages,
 )
 from channeltok._messages import MAX_MESSAGE_BYTES
+from channeltok.images import DecodedImage, encode_png
+from PIL import Image
 
 from tests.support.faulty_service import RETRY_AFTER, FaultyService, start, tokens_of
 
@@ -152,9 +159,9 @@ def test_stream_raises_the_sources_error_after_its_results(client: Any) -> None:
         next(stream)
 
 
-def test_stream_raises_type_error_for_an_item_of_the_wrong_type(client: Any) -> None:
-    stream = client.encode_stream([b"a", 7])
-    assert next(stream) == tokens_of(b"a")
+def test_stream_raises_type_error_for_tokens_of_the_wrong_type(client: Any) -> None:
+    stream = client.decode_stream([tokens_of(b"a"), 7])
+    assert next(stream) == b"png:a"
     with pytest.raises(TypeError):
         next(stream)
 
@@ -168,9 +175,16 @@ def test_stream_raises_type_error_for_an_item_of_the_wrong_type(client: Any) -> 
         (b"twice", InternalError, "not in flight"),
     ],
 )
+@pytest.mark.parametrize("retries", [False, True])
 def test_stream_raises_the_error_that_ended_it(
-    client: Any, fault: bytes, cause: type[ChannelTokError], message: str
+    connect: Connect,
+    short_backoff: None,
+    fault: bytes,
+    cause: type[ChannelTokError],
+    message: str,
+    retries: bool,
 ) -> None:
+    client = connect(retries=retries)
     images = itertools.chain(
         [fault], itertools.repeat(b"abc")
     )  # a source that never ends by itself
@@ -180,7 +194,8 @@ def test_stream_raises_the_error_that_ended_it(
     assert client.encode(b"abc") == tokens_of(b"abc")
 
 
-def test_stream_never_loses_the_status_that_ended_it(client: Any) -> None:
+def test_stream_never_loses_the_status_that_ended_it(connect: Connect) -> None:
+    client = connect(retries=False)
     # Repeated, because grpc.aio loses the status only if the end meets a message being sent.
     for _ in range(20):
         with pytest.raises(Overloaded) as caught:
@@ -190,7 +205,7 @@ def test_stream_never_loses_the_status_that_ended_it(client: Any) -> None:
 
 def test_stream_raises_unavailable_when_the_service_dies(connect: Connect) -> None:
     server, address = start(FaultyService())
-    stream = connect(address).encode_stream(itertools.repeat(b"abc"))
+    stream = connect(address, retries=False).encode_stream(itertools.repeat(b"abc"))
     assert next(stream) == tokens_of(b"abc")
     server.stop(grace=None).wait()
     with pytest.raises(Unavailable):
@@ -198,9 +213,68 @@ def test_stream_raises_unavailable_when_the_service_dies(connect: Connect) -> No
             pass
 
 
-def test_stream_raises_unavailable_without_a_service(connect: Connect) -> None:
+@pytest.mark.parametrize("retries", [False, True])
+def test_stream_raises_unavailable_without_a_service(
+    connect: Connect, short_backoff: None, retries: bool
+) -> None:
     with pytest.raises(Unavailable):
-        next(connect("127.0.0.1:1").encode_stream(itertools.repeat(b"abc")))
+        next(connect("127.0.0.1:1", retries=retries).encode_stream(itertools.repeat(b"abc")))
+
+
+def test_stream_raises_unavailable_when_the_service_stays_away(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    stream = connect(address, timeout=1.0).encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    server.stop(grace=None).wait()
+    with pytest.raises(Unavailable):
+        for _ in stream:
+            pass
+
+
+def test_stream_of_a_closed_client_ends(target: str) -> None:
+    client = Client(target)
+    stream = client.encode_stream(itertools.repeat(b"abc"))
+    assert next(stream) == tokens_of(b"abc")
+    client.close()
+    with pytest.raises(Unavailable):
+        for _ in stream:
+            pass
+
+
+@pytest.mark.parametrize("in_flight", [1, 8, 64])
+def test_stream_goes_on_with_the_first_unanswered_item(
+    connect: Connect, short_backoff: None, in_flight: int
+) -> None:
+    service = FaultyService()
+    server, address = start(service)
+    images = [b"item %d" % number for number in range(60)]
+    images[5] = b"die 1 soon"
+    images[30] = b"die 3 times"
+    images[59] = b"die 2 at the end"
+    try:
+        client = connect(address)
+        results = list(client.encode_stream(iter(images), in_flight=in_flight))
+        assert results == [tokens_of(image) for image in images]
+        decoded = list(client.decode_stream(map(tokens_of, images), in_flight=in_flight))
+        assert decoded == [b"png:" + image for image in images]
+    finally:
+        server.stop(grace=None).wait()
+    # What was answered is not sent again; an answer may be lost on its way when a call ends.
+    assert set(service.answers) == set(images)
+    assert service.attempts[b"die 3 times"] >= 4
+
+
+def test_stream_outlives_a_restarted_service(connect: Connect) -> None:
+    server, address = start(FaultyService())
+    images = [b"item %d" % number for number in range(200)]
+    results = []
+    for result in connect(address).encode_stream(images, in_flight=8):
+        results.append(result)
+        if len(results) in (20, 90):
+            server.stop(grace=None).wait()
+            server, _ = start(FaultyService(), address)
+    server.stop(grace=None).wait()
+    assert results == [tokens_of(image) for image in images]
 
 
 def test_stream_raises_deadline_exceeded_without_a_reply(connect: Connect) -> None:
@@ -218,3 +292,45 @@ def test_stream_timeout_ignores_time_of_a_slow_caller(connect: Connect) -> None:
         time.sleep(0.5)
         results.append(result)
     assert results == [tokens_of(p) for p in IMAGES[:3]]
+
+
+def test_encode_stream_takes_images_in_every_form(client: Any, tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"photo")
+    forms = [b"a", path, io.BytesIO(b"file"), pixels, Image.fromarray(pixels), 7, "no such file"]
+    *results, seven, missing = client.encode_stream(forms)
+    raw = tokens_of(pixels.tobytes())
+    assert results == [*(tokens_of(p) for p in (b"a", b"photo", b"file")), raw, raw]
+    assert (type(seven), type(missing)) == (InvalidInput, InvalidInput)
+    assert "a int is no image" in seven.message
+    assert list(client.encode_stream(np.stack([pixels] * 3))) == [raw] * 3
+
+
+def test_encode_of_a_batch_returns_a_list(client: Any) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    raw = tokens_of(pixels.tobytes())
+    assert client.encode(pixels) == raw
+    assert client.encode(np.stack([pixels] * 3), k=2) == [raw.prefix(2)] * 3
+    assert client.encode([b"a", pixels]) == [tokens_of(b"a"), raw]
+    assert client.encode((b"a",)) == [tokens_of(b"a")]
+    assert client.encode([]) == []
+    with pytest.raises(InvalidInput, match="this is BAD_IMAGE"):
+        client.encode([b"a", b"fail:BAD_IMAGE", b"b"])
+    with pytest.raises(InvalidInput, match="a int is no image"):
+        client.encode(7)
+
+
+def test_encode_sends_large_pixels_as_a_png(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((5, 4, 3), np.uint8)
+    monkeypatch.setattr(_messages, "MAX_RAW_PIXELS", 20)
+    assert client.encode(pixels) == tokens_of(pixels.tobytes())
+    monkeypatch.setattr(_messages, "MAX_RAW_PIXELS", 19)
+    assert client.encode(pixels) == tokens_of(encode_png(pixels))
+
+
+def test_decode_returns_an_image_that_opens_elsewhere(client: Any) -> None:
+    (streamed,) = client.decode_stream([tokens_of(b"abc")])
+    for image in (client.decode(tokens_of(b"abc")), streamed):
+        assert isinstance(image, DecodedImage)
+        assert image == b"png:abc"

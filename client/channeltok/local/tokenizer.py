@@ -16,7 +16,7 @@ import imaging
 from channeltok._messages import ImageFormat, TokenizerInfo, check_format
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, UnknownTokenizer
 from channeltok.fit import Aspect, Fit, check_aspect, check_fit
-from channeltok.images import ImageLike, encode_png, images_of, read_image
+from channeltok.images import ImageLike, images_of, read_image
 from channeltok.local import graphs
 from channeltok.local.dataset_map import DatasetDecoder, DatasetEncoder
 from channeltok.local.decoded_pixels import DecodedPixels
@@ -404,15 +404,14 @@ class Tokenizer:
 
     def _read_image(self, image: ImageLike, fit: Fit) -> tuple[NDArray[np.uint8], ImageView]:
         """The square that the tokenizer sees, uint8 [S, S, 3], and what it shows."""
-        read = read_image(image)
+        read: Any = read_image(image)
         size = self.info.image_size
         try:
-            if isinstance(read, bytes):
-                file = imaging.open_image(read, self._max_pixels)
-            elif read.shape == (size, size, 3):
-                return read, ImageView(size, size, 0.0, 0.0, float(size), float(size))
-            else:
-                file = imaging.open_image(encode_png(read), self._max_pixels)
+            if not isinstance(read, bytes):
+                if read.shape == (size, size, 3):
+                    return read, ImageView(size, size, 0.0, 0.0, float(size), float(size))
+                read = imaging.Pixels(read.shape[1], read.shape[0], read.tobytes())
+            file = imaging.open_image(read, self._max_pixels)
             seen = file.view(fit)
             return file.pixels(size, fit), ImageView(seen.width, seen.height, *seen.box)
         except imaging.BadImage as error:

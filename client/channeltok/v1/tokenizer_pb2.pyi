@@ -29,18 +29,30 @@ IMAGE_FORMAT_JPEG: ImageFormat
 IMAGE_FORMAT_WEBP: ImageFormat
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("image", "k", "tokenizer", "quality", "fit")
+    __slots__ = ("image", "k", "tokenizer", "quality", "fit", "pixels")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     k: int
     tokenizer: str
     quality: Quality
     fit: Fit
-    def __init__(self, image: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ...) -> None: ...
+    pixels: Pixels
+    def __init__(self, image: _Optional[bytes] = ..., k: _Optional[int] = ..., tokenizer: _Optional[str] = ..., quality: _Optional[_Union[Quality, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., pixels: _Optional[_Union[Pixels, _Mapping]] = ...) -> None: ...
+
+class Pixels(_message.Message):
+    __slots__ = ("width", "height", "rgb")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    RGB_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    rgb: bytes
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., rgb: _Optional[bytes] = ...) -> None: ...
 
 class Quality(_message.Message):
     __slots__ = ("ssim", "psnr", "max_bytes", "ssim_per_token")
