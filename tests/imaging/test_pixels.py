@@ -45,7 +45,7 @@ def test_pixels_of_the_right_size_are_taken_as_they_are() -> None:
 def test_pixels_are_quick_or_heavy_by_their_number() -> None:
     small, medium, large = (
         imaging.open_image(imaging.Pixels(side, side, bytes(3 * side**2)))
-        for side in (256, 512, 2048)
+        for side in (256, 512, 3000)
     )
     assert small.quick
     assert not medium.quick
