@@ -7,9 +7,9 @@ else is changed (docs/decisions/0055-one-package.md).
 """
 
 import ast
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -35,8 +35,8 @@ class CustomBuildHook(BuildHookInterface[Any]):  # type: ignore[misc]  # of Any
         root = Path(self.root)
         files = list(included(root, self.config["include"]))
         moved = {file.parts[0] for file in files} - {CLIENT.name}
-        rewritten = root / "build/wheel"
-        shutil.rmtree(rewritten, ignore_errors=True)
+        self._rewritten = TemporaryDirectory(prefix="channeltok-wheel-")  # until it is packed
+        rewritten = Path(self._rewritten.name)
         for file in files:
             source, place = root / file, place_of(file)
             if file.suffix == ".py":

@@ -39,8 +39,11 @@ class Environment:
         """Install with the wheel `pip` of pip, which is run and not installed."""
         limits = self.folder / "constraints.txt"
         limits.write_text("".join(f"{line}\n" for line in constraints))
-        command = [self.python, pip / "pip", "install", "--quiet", "--no-compile"]
-        run([*command, "--constraint", limits, *requirements])
+        self.pip(pip, "install", "--no-compile", "--constraint", limits, *requirements)
+
+    def pip(self, pip: Path, *arguments: str | Path) -> None:
+        """Run a command of that pip."""
+        run([self.python, pip / "pip", "--quiet", *arguments])
 
     def version(self, package: str) -> str:
         """Version of an installed package."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import channeltok
-from channeltok import AsyncClient, Client, InvalidInput, Tokens, datasets
+from channeltok import AsyncClient, Client, InvalidInput, Tokenizer, Tokens, datasets
 from google import protobuf
 
 
@@ -58,6 +58,7 @@ def main() -> None:
         found = blocking(client, image) | dataset(client, image, Path(folder))
     found |= asyncio.run(asynchronous(target, image))
     found |= {
+        "in_process": Tokenizer.from_pretrained("demo").encode(image, k=8).ids.tolist(),
         "installed": channeltok.__file__,
         "protobuf": protobuf.__version__,
     }
