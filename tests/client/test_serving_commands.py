@@ -21,7 +21,8 @@ def become(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(serving, "PYTHONS", (sys.version_info[:2],))
     monkeypatch.setattr(serving, "find_spec", {"service": 1, "pydantic_settings": 1}.get)
-    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    for name in ("PYTHONSAFEPATH", "GRPC_ENABLE_FORK_SUPPORT", "GRPC_VERBOSITY"):
+        monkeypatch.setenv(name, "")
     return commands
 
 

@@ -27,8 +27,8 @@ from tests.support.running import ROOT, Service, running
 pytestmark = pytest.mark.packages
 # What the client's own tests need.
 TESTS_NEED = ["hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "structlog"]
-# Folders and modules of them that need more: engines of the service, or PyTorch.
-NOT_RUN = ["tests/client/datasets", "tests/client/local", "tests/client/test_images.py"]
+# Folders of them that need more: engines of the service, or PyTorch.
+NOT_RUN = ["tests/client/datasets", "tests/client/local"]
 PYTHONS = ROOT / "build/packages"
 
 

@@ -81,6 +81,7 @@ def _ready(output: IO[str] | None) -> re.Match[str]:
     lines = []
     for line in output:
         lines.append(line)
+        assert line.startswith("{") or not line.strip() or READY.search(line), line  # JSON
         if found := READY.search(line):
             threading.Thread(target=output.read, daemon=True).start()
             return found
