@@ -146,48 +146,6 @@ def test_no_call_is_lost_while_the_service_goes_away_every_second(
     assert {type(error) for error in reported.lost} == {Unavailable}
 
 
-@pytest.mark.slow
-def test_no_call_is_lost_while_the_gateway_is_restarted() -> None:
-    """Killed or stopped when it has been ready for a second, then started at once. Its Triton
-    stays."""
-    with running() as owner, Client(owner.grpc) as direct:
-        settings = {"triton_url": owner.triton_address()}
-        with running(**settings) as first:
-            settings["grpc_port"] = first.grpc.rpartition(":")[2]
-            address = first.grpc
-        kills, ended = 0, threading.Event()
-
-        def restart() -> None:
-            nonlocal kills
-            while not ended.is_set():
-                with running(**settings) as gateway:
-                    started.set()
-                    if not ended.wait(1):
-                        # A stop by SIGTERM, at the end of `with`, every other time.
-                        if kills % 2 == 0:
-                            gateway.process.kill()
-                        kills += 1
-
-        started = threading.Event()
-        with ThreadPoolExecutor(1) as pool:
-            restarting = pool.submit(restart)
-            assert started.wait(60)
-            try:
-                with (
-                    calling(address, direct) as calls,
-                    reporting(address, jpeg()) as reported,
-                ):
-                    time.sleep(SECONDS)
-            finally:
-                ended.set()
-            restarting.result()
-    assert kills >= 2
-    assert not calls.lost
-    assert calls.answered > 100
-    assert reported.lost
-    assert {type(error) for error in reported.lost} == {Unavailable}
-
-
 def test_stream_goes_on_after_each_interruption(service: Service, client: Client) -> None:
     photos = crops(40)
     expected = list(client.encode_stream(photos, k=32))
