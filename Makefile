@@ -10,8 +10,8 @@ DATA ?= ../shared/data
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve format proto dashboard openapi screenshots test test-full check images \
-	images-check packages-check engines-check wheel release \
+.PHONY: help serve format proto dashboard openapi notebooks screenshots test test-full check \
+	images images-check packages-check engines-check wheel release \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	bench-calls bench-in-process pixel-difference capacity cost soak capacity-report perf-analyzer \
 	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
@@ -121,6 +121,9 @@ screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the page
 
 dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
 	$(BIN)/python -m deploy.grafana.dashboard
+
+notebooks: $(VENV)/dev.stamp  ## execute docs/notebooks and write their output
+	$(BIN)/python -m tests.support.notebooks
 
 openapi: $(VENV)/dev.stamp  ## write docs/openapi.json from the code
 	$(BIN)/python -m deploy.openapi
