@@ -64,7 +64,7 @@ def main() -> None:
         figures = batch(service, client, Path(folder), options.rounds)
         figures |= prefixes(client, options.rounds)
         figures |= pixels(service, options.rounds)
-    print(f"other programs used {noise.since():.2f} cores meanwhile")
+        print(f"other programs used {noise.since():.2f} cores meanwhile")
     write_report(REPORT, figures)
 
 
