@@ -33,12 +33,16 @@ PYTHONS = ROOT / "build/packages"
 
 
 class Case(NamedTuple):
-    """version: of Python; its release of Debian, if any; and which major version of protobuf."""
+    """version: of Python; its release of Debian, if any; and which major version of protobuf.
+
+    also: packages of users whose images the client takes.
+    """
 
     version: str
     release: str | None
     protobuf: str
     constraints: list[str]
+    also: tuple[str, ...] = ()
 
     def interpreter(self) -> Path:
         found = find_python(self.version)
@@ -49,7 +53,7 @@ class Case(NamedTuple):
 
 CASES = {
     "oldest": Case("3.10", None, "6", oldest("batch", "local")),
-    "3.13": Case("3.13", "trixie", "7", []),
+    "3.13": Case("3.13", "trixie", "7", [], ("jax",)),
     "3.14": Case("3.14", "sid", "6", ["protobuf<7"]),
 }
 
@@ -68,8 +72,9 @@ def environments(
 
     def make(name: str) -> Environment:
         made = Environment(CASES[name].interpreter(), folder / name)
-        constraints = CASES[name].constraints
-        made.install(pip, f"{wheel}[batch,local]", *TESTS_NEED, constraints=constraints)
+        case = CASES[name]
+        packages = (f"{wheel}[batch,local]", *TESTS_NEED, *case.also)
+        made.install(pip, *packages, constraints=case.constraints)
         return made
 
     with ThreadPoolExecutor() as pool:
@@ -110,10 +115,11 @@ def test_client_works_on_a_real_service(
 
 @pytest.mark.parametrize("name", CASES)
 def test_client_passes_its_tests(name: str, environments: dict[str, Environment]) -> None:
-    options = ["-q", "-p", "no:cacheprovider", *(f"--ignore={path}" for path in NOT_RUN)]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", *(f"--ignore={path}" for path in NOT_RUN)]
     python = environments[name].python
     printed = run([python, "-m", "pytest", "tests/client", *options], cwd=ROOT)
     assert " passed" in printed.splitlines()[-1]
+    assert not any(f"could not import '{package}'" in printed for package in CASES[name].also)
 
 
 def test_oldest_versions_are_the_installed_ones(environments: dict[str, Environment]) -> None:

@@ -146,6 +146,54 @@ def test_no_call_is_lost_while_the_service_goes_away_every_second(
     assert {type(error) for error in reported.lost} == {Unavailable}
 
 
+@pytest.mark.slow
+def test_no_call_is_lost_while_the_gateway_is_restarted() -> None:
+    """Killed or stopped when it has been ready for a second, then started at once. Its Triton
+    stays."""
+    with running() as owner, Client(owner.grpc) as direct:
+        settings = {"triton_url": owner.triton_address()}
+        with running(**settings) as first:
+            settings["grpc_port"] = first.grpc.rpartition(":")[2]
+            address = first.grpc
+        away: list[float] = []  # seconds of each restart
+        started, begun, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def restart() -> None:
+            gone = 0.0
+            while not ended.is_set():
+                with running(**settings) as gateway:
+                    if started.is_set():
+                        away.append(time.monotonic() - gone)
+                    started.set()
+                    begun.wait()
+                    ended.wait(1)
+                    gone = time.monotonic()
+                    if len(away) % 2 == 0 and not ended.is_set():
+                        gateway.process.kill()  # else it is stopped, at the end of `with`
+
+        with ThreadPoolExecutor(1) as pool:
+            restarting = pool.submit(restart)
+            assert started.wait(120)
+            try:
+                with (
+                    calling(address, direct) as calls,
+                    reporting(address, jpeg()) as reported,
+                ):
+                    begun.set()
+                    time.sleep(SECONDS)
+            finally:
+                begun.set()
+                ended.set()
+            restarting.result()
+    assert away
+    if max(away) > DEADLINE - 2:
+        pytest.skip(f"a gateway takes {max(away):.0f} s to start here, and calls wait for 10 s")
+    assert not calls.lost
+    assert calls.answered > 100
+    assert reported.lost
+    assert {type(error) for error in reported.lost} == {Unavailable}
+
+
 def test_stream_goes_on_after_each_interruption(service: Service, client: Client) -> None:
     photos = crops(40)
     expected = list(client.encode_stream(photos, k=32))
