@@ -84,7 +84,7 @@ class Load:
             thread.join()
 
     def _grpc(self) -> None:
-        with Client(self._grpc_address) as client:
+        with Client(self._grpc_address, retries=False) as client:
             while not self._stop.is_set():
                 try:
                     client.encode(jpeg(), 64)
