@@ -216,12 +216,6 @@ def test_pages_name_existing_settings(page: Path) -> None:
     assert {setting.lower() for setting in named} <= set(Settings.model_fields)
 
 
-def test_runbook_promises_no_retries_of_our_clients() -> None:
-    for page in (ROOT / "docs/runbook").glob("*.md"):
-        sentences = re.split(r"(?<=[.:])\s", text_of(page))
-        assert not [text for text in sentences if re.search(r"\bretr(y|ies)\b.*\bthemselves", text)]
-
-
 def test_runbook_queries_use_labels_that_the_metrics_have() -> None:
     rows = re.findall(
         r"^\| `(channeltok_\w+)`[^|]*\|[^|]*\|([^|]*)\|",

@@ -85,7 +85,7 @@ class GrpcUser(TokenizerUser):
         super().__init__(environment)
         assert environment.parsed_options is not None
         # Channels of a process to one address share a connection.
-        self._client = Client(environment.parsed_options.grpc, TIMEOUT)
+        self._client = Client(environment.parsed_options.grpc, TIMEOUT, retries=False)
 
     def on_stop(self) -> None:
         """Close the channel."""

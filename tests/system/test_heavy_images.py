@@ -111,7 +111,7 @@ def test_heavy_images_hold_no_permit_that_small_ones_need() -> None:
 def test_stop_finishes_a_decoding_or_kills_it(drain_seconds: int) -> None:
     with (
         running(drain_seconds=str(drain_seconds), max_queue_seconds="60") as service,
-        Client(service.grpc, timeout=120) as client,
+        Client(service.grpc, timeout=120, retries=False) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         expected = client.encode(jpeg())

@@ -135,7 +135,9 @@ def test_streams_give_each_item_its_own_shape(client: Client) -> None:
     images = [image for image in client.decode_stream(whole) if isinstance(image, bytes)]
     assert [_size(image) for image in images] == [decoded for _, _, decoded in IMAGES.values()]
     squares = [
-        image for image in client.decode_stream(whole, aspect=(1, 1)) if type(image) is bytes
+        image
+        for image in client.decode_stream(whole, aspect=(1, 1))
+        if not isinstance(image, ChannelTokError)
     ]
     assert [_size(image) for image in squares] == 4 * [(128, 128)]
 
