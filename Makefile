@@ -75,14 +75,11 @@ build/serve-%: | $(VENV)/dev.stamp
 
 ##@ Develop
 # Tests that need Prometheus, strace or npm's packages are skipped without; .ci/run needs them all.
-# Processes: one more than cores, as tests wait for services a third of their time. In the
-# order of tests/conftest.py: slow files first.
 test: $(VENV)/dev.stamp  ## all tests except bench, slow, containers and packages
 	-@$(MAKE) --no-print-directory build/prometheus
 	-@$(MAKE) --no-print-directory build/strace
 	-@$(MAKE) --no-print-directory $(WEB)
-	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) \
-		--dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-full: $(VENV)/dev.stamp  ## all tests except containers and packages, for every night
 	$(BIN)/python -m pytest -m "not (containers or packages)" --timeout=1200

@@ -129,17 +129,28 @@ def reporting(address: str, image: bytes) -> Iterator[Calls]:
         thread.join()
 
 
+def seconds_for_all(client: Client) -> float:
+    """How long the service takes for calls of all callers at once."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(lambda _: client.encode(jpeg()), range(CALLERS)))
+    return time.monotonic() - began
+
+
 def test_no_call_is_lost_while_the_service_goes_away_every_second(
     service: Service, client: Client
 ) -> None:
+    # Less often on a machine where a call takes as long as the service is there: gRPC repeats a
+    # call four times.
+    every = max(1.0, 0.3 + 3 * seconds_for_all(client))
     with (
-        interrupted(service.grpc, every=1.0, away=0.3) as front,
+        interrupted(service.grpc, every=every, away=0.3) as front,
         calling(front.address, client) as calls,
         reporting(front.address, jpeg()) as reported,
     ):
         front.begin()
         time.sleep(SECONDS)
-    assert front.count >= SECONDS / 2
+    assert front.count >= SECONDS / every / 2
     assert not calls.lost
     assert calls.answered > 100
     assert len(reported.lost) >= front.count / 2

@@ -30,14 +30,15 @@ def signal_the_group(service: Service, number: signal.Signals) -> None:
 def notifications(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], list[str]]]:
-    """What the service has told systemd since the last call."""
+    """What the service has sent to systemd since the last call."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
         def received() -> list[str]:
-            messages = []
+            systemd.settimeout(5)  # the first may follow the line that says "ready"
+            messages = [systemd.recv(4096).decode()]
+            systemd.settimeout(0)
             with suppress(BlockingIOError):
                 while True:
                     messages.append(systemd.recv(4096).decode())
