@@ -235,7 +235,8 @@ def test_service_says_when_a_refused_call_may_be_repeated(service: Service) -> N
         grpc.insecure_channel(limited.grpc) as channel,
         grpc.insecure_channel(service.grpc) as unlimited,
     ):
-        encode, other = TokenizerStub(channel).Encode, TokenizerStub(unlimited).Encode  # type: ignore[no-untyped-call]
+        encode = TokenizerStub(channel).Encode  # type: ignore[no-untyped-call]
+        other = TokenizerStub(unlimited).Encode  # type: ignore[no-untyped-call]
         encode(request, timeout=30)
         milliseconds = int(trailing(lambda: encode(request, timeout=30))[PUSHBACK])
         assert 1000 <= milliseconds <= 4000

@@ -94,8 +94,8 @@ class TokenizerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DecodeProgressive(self, request, context):
-        """Decodes several prefixes of the same tokens, in one batch of the engine: a `preview` for each k in
-        the order of the request, then `finished`. An invalid request fails before any reply.
+        """Decodes several prefixes of the same tokens, in one batch of the engine: a `preview` for each k
+        in the order of the request, then `finished`. An invalid request fails before any reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,8 +125,8 @@ class TokenizerServicer:
 
     def Generate(self, request, context):
         """Generates an image token by token: `started`, then `tokens` as they are made and a `preview` at
-        each requested k, then `finished`. No reply is sent before the first token exists, so an invalid
-        request fails before any reply. Cancelling stops the work at once.
+        each requested k, then `finished`. No reply is sent before the first token exists, so an
+        invalid request fails before any reply. Cancelling stops the work at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
