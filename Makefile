@@ -10,8 +10,8 @@ DATA ?= ../shared/data
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve format proto dashboard openapi notebooks screenshots test test-full check \
-	images images-check packages-check engines-check wheel release \
+.PHONY: help serve format proto dashboard openapi notebooks screenshots \
+	test test-again test-full check images images-check packages-check engines-check wheel release \
 	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
 	bench-calls bench-in-process pixel-difference capacity cost soak capacity-report perf-analyzer \
 	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
@@ -80,6 +80,13 @@ test: $(VENV)/dev.stamp  ## all tests except bench, slow, containers and package
 	-@$(MAKE) --no-print-directory build/strace
 	-@$(MAKE) --no-print-directory $(WEB)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-again: $(VENV)/dev.stamp  ## the tests that failed last, once more and alone; at most three
+	@$(BIN)/python -c "import json, sys; \
+		failed = json.load(open('.pytest_cache/v/cache/lastfailed')); \
+		print('failed beside others, now alone:', *failed, sep='\n    '); \
+		sys.exit(len(failed) > 3)"
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-full: $(VENV)/dev.stamp  ## all tests except containers and packages, for every night
 	$(BIN)/python -m pytest -m "not (containers or packages)" --timeout=1200
