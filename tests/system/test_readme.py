@@ -1,61 +1,40 @@
-"""README's commands and snippet run as they stand, on a real service with other ports."""
+"""README's commands and snippet, on a real service."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.page_commands import (
+    BIN,
+    blocks,
+    commands,
+    link_folders,
+    run_command,
+    run_snippet,
+)
 from tests.support.running import ROOT, Service
 
 TEXT = (ROOT / "README.md").read_text()
-CHANNELTOK = str(Path(sys.executable).with_name("channeltok"))
 PROGRAMS = (".venv/bin/channeltok ", ".venv/bin/python ", "curl ")
-
-
-def commands() -> list[str]:
-    """Lines of the blocks of shell commands that call the service or run an engine."""
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
-    return [line for line in blocks.splitlines() if line.startswith(PROGRAMS)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout to the commands of the README."""
-    for name in ("docs", "model_repository"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    link_folders(tmp_path, ("docs", "model_repository"))
     return tmp_path
 
 
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'client'}:{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_readme_commands_run(service: Service, folder: Path) -> None:
-    assert len(commands()) >= 6
-    for command in commands():
-        command = command.replace("http://127.0.0.1:8080", service.rest)
-        if "/channeltok " in command and "--in-process" not in command:
-            command += f" --server {service.grpc}"
-        command = command.replace(".venv/bin/python", sys.executable)
-        run(["bash", "-c", command.replace(".venv/bin/channeltok", CHANNELTOK)], folder)
+    """Those that call the service or run an engine."""
+    calls = [command for command in commands(TEXT) if command.startswith(PROGRAMS)]
+    assert len(calls) >= 6
+    for command in calls:
+        run_command(command.replace(".venv/bin", str(BIN)), folder, service)
     assert (folder / "back.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "cat.ctok").read_bytes().startswith(b"CTOK")
     assert list((folder / "tokens").glob("*.parquet"))
 
 
 def test_readme_snippet_runs(service: Service, folder: Path) -> None:
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    (folder / "snippet.py").write_text(snippet.replace("127.0.0.1:50051", service.grpc))
-    run([sys.executable, "snippet.py"], folder)
+    (snippet,) = blocks(TEXT, "python")
+    run_snippet(snippet, folder, service)
