@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from channeltok.fit import Aspect
 from channeltok.quality import QualityPoint
 from imaging.fit import content_box
-from imaging.similarity import psnr, ssim
-
-_SSIM_WINDOW = 11  # pixels
+from imaging.similarity import SSIM_WINDOW, psnr, ssim
 
 
 def measure_quality(
@@ -26,10 +24,10 @@ def measure_quality(
     the image is thinner than the window of SSIM.
     """
     left, top, right, bottom = content_box(*aspect, len(original))
-    margin = (len(original) - _SSIM_WINDOW) // 2
+    margin = (len(original) - SSIM_WINDOW) // 2
     rows = slice(min(top, margin), max(bottom, len(original) - margin))
     columns = slice(min(left, margin), max(right, len(original) - margin))
     decoded = decoded[:, rows, columns]
-    originals = np.broadcast_to(original[rows, columns], decoded.shape)
+    originals = original[None, rows, columns]
     points = zip(ks, ssim(originals, decoded), psnr(originals, decoded), strict=True)
     return [QualityPoint(k, float(similarity), float(ratio)) for k, similarity, ratio in points]

@@ -22,6 +22,7 @@ from channeltok.local.dataset_map import DatasetDecoder, DatasetEncoder
 from channeltok.local.decoded_pixels import DecodedPixels
 from channeltok.local.engines import Engine, EnginePool
 from channeltok.local.graphs import Graphs
+from channeltok.local.image_quality import measure_quality
 from channeltok.padding import pad_prefixes
 from channeltok.quality import K_AND_QUALITY, Quality
 from channeltok.tokens import ImageView, TokenBytesError, Tokens
@@ -492,8 +493,6 @@ class Tokenizer:
         view: ImageView,
         ids: NDArray[np.uint16],
     ) -> Tokens:
-        from channeltok.local.image_quality import measure_quality  # scikit-image takes a second
-
         budgets = quality.budgets(self.info.max_tokens)
         decoded = [
             self._run_decoder(width, pad_prefixes(ids, list(ks), width))
