@@ -99,7 +99,7 @@ def tokenize(
         ValueError: the engines lack this k or tokenizer, or both `k` and `quality` are set.
     """
     started = time.monotonic()
-    shards = find_shards(source)
+    shards = find_shards(source).shards
     info = _choose_tokenizer(engines, tokenizer)
     if quality is not None and k is not None:
         raise ValueError(K_AND_QUALITY)

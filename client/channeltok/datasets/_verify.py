@@ -52,7 +52,7 @@ def verify(
     dataset, rng = TokenDataset(destination), random.Random(seed)
     fit = fit_of(destination)
     tokenizer = _tokenizer_of(engine, next(dataset.rows())[1].fingerprint)
-    sources = {shard.name: shard for shard in find_shards(source)}
+    sources = {shard.name: shard for shard in find_shards(source).shards}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
     result = Verification()
     for number, path in enumerate(paths):

@@ -94,7 +94,7 @@ def test_tokenize_cuts_a_folder_into_shards_by_its_listing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("channeltok.datasets.sources.FOLDER_SHARD_IMAGES", 15)
+    monkeypatch.setattr("channeltok.datasets.sources.find.FOLDER_SHARD_IMAGES", 15)
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
     assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [

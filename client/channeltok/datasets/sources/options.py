@@ -1,0 +1,28 @@
+"""What is read of a source."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What is read of a source.
+
+    Attributes:
+        keep: names of columns that come with each image: of a Parquet file, of a metadata file, or
+            the suffixes and JSON fields of a WebDataset sample.
+        image_column: the column with the images; None for one of the usual names.
+        label_column: the column with the classes; None for one of the usual names.
+        key_column: the column with the keys; None for one of the usual names.
+        whole_files: make one shard of each file, however large.
+        exclude: a path or URL inside the source that is no part of it, such as the destination.
+    """
+
+    keep: tuple[str, ...] = ()
+    image_column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    whole_files: bool = False
+    exclude: str | None = None
+
+
+DEFAULTS = SourceOptions()
