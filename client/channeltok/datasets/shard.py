@@ -11,7 +11,7 @@ from channeltok.datasets.destination import Destination, Entry, Reject
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.length_stats import LengthStats
 from channeltok.datasets.sources import Sample, Shard
-from channeltok.datasets.writers import CONTAINERS, Row
+from channeltok.datasets.writers import CONTAINERS, Description, Row
 from channeltok.errors import (
     ChannelTokError,
     FingerprintMismatch,
@@ -92,6 +92,7 @@ class ShardTokenizer:
         container: "parquet" or "webdataset".
         quality: chooses k for each image.
         fit: what part of each image the tokenizer sees.
+        keep: names of the columns of the source that are kept.
     """
 
     destination: Destination
@@ -100,6 +101,13 @@ class ShardTokenizer:
     container: str
     quality: Quality | None = None
     fit: Fit = "crop"
+    keep: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> Description:
+        """What all rows have in common."""
+        quality = None if self.quality is None else str(self.quality)
+        return Description.of(self.info, self.k, quality, self.fit, keep=self.keep)
 
     def run(self, shard: Shard, engine: Engine, on_image: OnImage | None = None) -> Entry:
         """Tokenize a shard and put it in place. Running it twice does no harm.
@@ -116,7 +124,9 @@ class ShardTokenizer:
             for row in rows:
                 lengths.add(row.tokens, self.quality)
         entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths)
-        self.destination.finish(shard.name, CONTAINERS[self.container](rows, self.k), entry)
+        self.destination.finish(
+            shard.name, CONTAINERS[self.container](rows, self.description), entry
+        )
         return entry
 
     def _tokenize(
@@ -162,7 +172,7 @@ class ShardTokenizer:
                     "the service is older than this client: it does not say what it saw",
                 )
             else:
-                origin = (shard.path, sample.offset, sample.label)
-                rows.append(Row(sample.key, result, info.name, *origin))
+                origin = (shard.path, sample.offset, sample.label, sample.label_id)
+                rows.append(Row(sample.key, result, info.name, *origin, sample.columns))
                 report(sample, None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
