@@ -53,8 +53,8 @@ def exit_code_of(command: Callable[[], Any], server: str = "") -> int:
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _print_failure(message)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return _print_failure(str(error) or "interrupted", 130)
     return 0
 
 

@@ -59,9 +59,27 @@ def add_commands(
     )
     tokenize.add_argument(
         "--max-rejects",
-        metavar="N",
-        type=int,
-        help="stop when more than N images cannot be tokenized; default: never",
+        metavar="N|P%",
+        default="50%",
+        help="fail a shard when more than P%% of its images cannot be tokenized; or stop when more "
+        "than N of all cannot; default: 50%%",
+    )
+    tokenize.add_argument(
+        "--retry-rejects",
+        action="store_true",
+        help="make shards again that have images without tokens",
+    )
+    tokenize.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=120.0,
+        help="end the run when no server has answered for so long; default: 120",
+    )
+    tokenize.add_argument(
+        "--part",
+        metavar="I/N",
+        help="do only the I-th of N parts, for N machines with one source and destination",
     )
     tokenize.add_argument(
         "--ray",
@@ -164,6 +182,9 @@ def _tokenize(make_cluster: MakeCluster, options: argparse.Namespace, engines: l
             tokenizer=options.tokenizer,
             container=options.format,
             max_rejects=options.max_rejects,
+            retry_rejects=options.retry_rejects,
+            patience=options.patience,
+            part=options.part,
             listener=progress,
             cluster=cluster,
         )
@@ -200,6 +221,9 @@ def _verify(options: argparse.Namespace, engines: list[Any]) -> None:
 
 def _describe(summary: "Summary", destination: str) -> str:
     rejects = f"; {summary.rejects} rejects in .channeltok/rejects.jsonl" if summary.rejects else ""
+    if summary.skipped:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.skipped.items())
+        rejects += f"; skipped: {kinds}"
     if summary.done_before == summary.shards:
         return (
             f"{destination}: all {summary.shards} shards were done before, "

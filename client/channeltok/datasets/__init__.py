@@ -10,7 +10,9 @@ from channeltok.datasets._tokenize import Summary, tokenize
 from channeltok.datasets._verify import Verification, verify
 from channeltok.datasets.errors import (
     DatasetError,
+    DestinationError,
     DestinationMismatch,
+    EngineGone,
     ShardFailed,
     SourceError,
     TooManyRejects,
@@ -23,8 +25,10 @@ __all__ = [
     "Batch",
     "DatasetError",
     "Decoder",
+    "DestinationError",
     "DestinationMismatch",
     "Engine",
+    "EngineGone",
     "ProgressListener",
     "ShardFailed",
     "SourceError",

@@ -13,21 +13,20 @@ same shard, do no harm.
 """
 
 import json
-import os
 import posixpath
-import socket
-import threading
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import fsspec
 
+from channeltok.datasets.durable_files import DurableFiles
 from channeltok.datasets.errors import DestinationMismatch
-from channeltok.datasets.length_stats import LengthStats
+from channeltok.datasets.ledger import Entry, Reject, read_entries
 from channeltok.fit import Fit, check_fit
 
 FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
+FORMAT = 2
+"""Of the keys. Format 1 had none of a shard's name in them, so that they repeated."""
 
 
 @dataclass(frozen=True)
@@ -43,130 +42,94 @@ class Manifest:
     k: int | None
     container: str
     quality: str | None = None
-    format: int = 1
+    format: int = FORMAT
     fit: Fit = "crop"
 
 
-@dataclass(frozen=True)
-class Reject:
-    """An image without tokens. offset: see Sample. code, reason: as the service's errors."""
-
-    key: str
-    source: str
-    offset: int
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Ledger entry of a finished shard.
-
-    source, identity: of the source shard. lengths: where a quality chose k.
-    """
-
-    source: str
-    identity: str
-    rows: int
-    rejects: list[Reject] = field(default_factory=list)
-    lengths: LengthStats | None = None
-
-
 class Destination:
-    """A folder of token shards, on any file system that fsspec knows."""
+    """A folder of token shards, on any file system that fsspec knows. Can be pickled."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
-        """Raises DestinationMismatch if it holds something else, OSError if not writable."""
+        """Raises DestinationMismatch if it holds something else, DestinationError if it cannot be
+        written, OSError if it cannot be read."""
         self._fs, self._root = fsspec.url_to_fs(url)
-        self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
-        self._check_manifest(url, manifest)
-        self._remove_leftovers()
+        self._files = DurableFiles(self._fs, self._root, posixpath.join(self._root, FOLDER))
+        begun = self._stored_manifest()
+        if begun is None:
+            self._refuse_foreign_files(url)
+            begun = self._stored_manifest()  # another part of the same run may have been faster
+        if begun is None:
+            self._files.prepare()
+            self._files.write(self._internal("manifest.json"), _json(asdict(manifest)))
+        else:
+            _compare(url, begun, manifest)
+            self._files.prepare()
 
-    def _remove_leftovers(self) -> None:
-        """Remove half-written files of killed runs on this machine."""
-        pattern = f"writing-{socket.gethostname()}-*"
-        for leftover in Path(self._internal("")).glob(pattern) if self._local else ():
-            try:
-                os.kill(int(leftover.name.split("-")[-2]), 0)
-            except ProcessLookupError:
-                leftover.unlink(missing_ok=True)
-            except PermissionError:
-                pass  # another user's process, and alive
-
-    def _check_manifest(self, url: str, manifest: Manifest) -> None:
-        path = self._internal("manifest.json")
+    def _stored_manifest(self) -> dict[str, Any] | None:
         try:
-            stored = json.loads(self._fs.cat_file(path))
-        except FileNotFoundError:
-            files = self._fs.find(self._root) if self._fs.exists(self._root) else []
-            for foreign in (file for file in files if f"/{FOLDER}/" not in file):
-                name = posixpath.relpath(foreign, self._root)
-                raise DestinationMismatch(
-                    f"{url} holds {name}, which was not written by tokenize: use an empty folder"
-                ) from None
-            self._write(path, _json(asdict(manifest)))
-            return
-        begun = {"fit": "crop", **stored}
-        differences = [
-            f"{name} {begun.get(name)!r}, not {value!r}"
-            for name, value in asdict(manifest).items()
-            if begun.get(name) != value
-        ]
-        if differences:
-            raise DestinationMismatch(
-                f"{url} was begun with {', '.join(differences)}: "
-                "continue with the same parameters, or use another folder"
+            manifest: dict[str, Any] = json.loads(
+                self._fs.cat_file(self._internal("manifest.json"))
             )
-
-    def entry(self, name: str) -> Entry | None:
-        """The ledger entry of a shard; None while it is unfinished."""
-        try:
-            data = json.loads(self._fs.cat_file(self._internal(f"ledger/{name}.json")))
         except FileNotFoundError:
             return None
-        lengths = data.get("lengths")
-        data["rejects"] = [Reject(**reject) for reject in data["rejects"]]
-        data["lengths"] = None if lengths is None else LengthStats.from_json(lengths)
-        return Entry(**data)
+        return manifest
+
+    def _refuse_foreign_files(self, url: str) -> None:
+        files = self._fs.find(self._root) if self._fs.exists(self._root) else []
+        foreign = next((file for file in files if f"/{FOLDER}/" not in file), None)
+        if foreign is not None and self._stored_manifest() is None:
+            name = posixpath.relpath(foreign, self._root)
+            raise DestinationMismatch(
+                f"{url} holds {name}, which was not written by tokenize: use an empty folder"
+            )
+
+    def entries(self) -> dict[str, Entry]:
+        """The ledger: name of each finished shard -> its entry."""
+        return read_entries(self._fs, self._internal("ledger"))
 
     def finish(self, name: str, content: bytes, entry: Entry) -> None:
-        """Write a token shard, and then its ledger entry."""
-        self._write(posixpath.join(self._root, name + self._suffix), content)
-        data = asdict(replace(entry, lengths=None))
-        data["lengths"] = None if entry.lengths is None else entry.lengths.to_json()
-        self._write(self._internal(f"ledger/{name}.json"), _json(data))
+        """Write a token shard, and then its ledger entry.
 
-    def conclude(self, rejects: list[Reject], summary: dict[str, Any]) -> None:
-        """Write rejects.jsonl and summary.json."""
+        Raises DestinationError where nothing can be written, ValueError where this shard cannot.
+        """
+        self._files.write(posixpath.join(self._root, name + self._suffix), content)
+        self._files.write(self._internal(f"ledger/{name}.json"), _json(entry.to_json()))
+
+    def conclude(
+        self, rejects: list[Reject], summary: dict[str, Any], part: tuple[int, int] | None = None
+    ) -> None:
+        """Write rejects.jsonl and summary.json; of a part of a run, files of its own."""
+        suffix = "" if part is None else f"-{part[0]}-of-{part[1]}"
         lines = "".join(json.dumps(asdict(reject)) + "\n" for reject in rejects)
-        self._write(self._internal("rejects.jsonl"), lines.encode())
-        self._write(self._internal("summary.json"), _json(summary))
+        self._files.write(self._internal(f"rejects{suffix}.jsonl"), lines.encode())
+        self._files.write(self._internal(f"summary{suffix}.json"), _json(summary))
+
+    def abandon(self) -> None:
+        """Remove half-written files: the run ends, and its threads will not finish them."""
+        self._files.abandon()
 
     def _internal(self, path: str) -> str:
         return posixpath.join(self._root, FOLDER, path)
 
-    def _write(self, path: str, content: bytes) -> None:
-        if not self._local:
-            self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
-            self._fs.pipe_file(path, content)
-            return
-        folder = os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
-        internal = os.path.join(self._root, FOLDER)
-        os.makedirs(internal, exist_ok=True)
-        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-        temporary = os.path.join(internal, f"writing-{writer}")
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # makes the rename durable
-        finally:
-            os.close(descriptor)
+
+def _compare(url: str, stored: dict[str, Any], manifest: Manifest) -> None:
+    begun = {"fit": "crop", **stored}
+    if begun.get("format", 1) < FORMAT:
+        raise DestinationMismatch(
+            f"{url} was begun by an older release, with other keys: read, decode and verify it as "
+            "ever, and tokenize into another folder"
+        )
+    differences = [
+        f"{name} {begun.get(name)!r}, not {value!r}"
+        for name, value in asdict(manifest).items()
+        if begun.get(name) != value
+    ]
+    if differences:
+        raise DestinationMismatch(
+            f"{url} was begun with {', '.join(differences)}: "
+            "continue with the same parameters, or use another folder"
+        )
 
 
 def fit_of(url: str) -> Fit:

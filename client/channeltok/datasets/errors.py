@@ -13,10 +13,24 @@ class DestinationMismatch(DatasetError):
     """The destination holds tokens that were made with other parameters, or foreign files."""
 
 
+class DestinationError(DatasetError):
+    """The destination cannot be written: it is full, gone or closed to us.
+
+    Finished shards stay; the same call continues once there is room.
+    """
+
+
 class TooManyRejects(DatasetError):
     """More images were rejected than `max_rejects` allows.
 
     Finished shards stay; a run with a higher limit continues from there.
+    """
+
+
+class EngineGone(DatasetError):
+    """The engine answered nobody for longer than `patience`.
+
+    Finished shards stay; the same call continues once it is back.
     """
 
 

@@ -33,6 +33,9 @@ class ProgressListener:
     def fail(self, shard: Shard, reason: str, retrying: bool) -> None:
         """An attempt at a shard failed; `retrying` says whether another follows."""
 
+    def wait(self, seconds: float, patience: float) -> None:
+        """The engine has answered nobody for so many seconds; the run ends after `patience`."""
+
 
 class ProgressBar(ProgressListener):
     """A bar on a terminal; elsewhere a line per shard, and at least one every LOG_SECONDS."""
@@ -85,6 +88,13 @@ class ProgressBar(ProgressListener):
         with self._lock:
             self._update(shard, 0)
             self._print(f"{shard.name}: {reason}; {'trying again' if retrying else 'given up'}")
+
+    def wait(self, seconds: float, patience: float) -> None:
+        with self._lock:
+            self._print(
+                f"the engine has not answered for {seconds:.0f} s; "
+                f"waiting for it up to {patience:g} s"
+            )
 
     def _update(self, shard: Shard, done_bytes: int) -> None:
         assert self._bar is not None

@@ -1,15 +1,18 @@
-"""Tokenize one shard, with retries, and put it in place; in a thread here or on a Ray worker."""
+"""Tokenize one shard and put it in place; in a thread here or on a Ray worker."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from channeltok._messages import TokenizerInfo
-from channeltok.datasets.destination import Destination, Entry, Reject
+from channeltok.datasets.destination import Destination
 from channeltok.datasets.errors import SourceError
+from channeltok.datasets.ledger import Entry, Reject
 from channeltok.datasets.length_stats import LengthStats
+from channeltok.datasets.reject_limit import RejectLimit
+from channeltok.datasets.retries import Patience, SourceFailed, Wait
 from channeltok.datasets.sources import Sample, Shard
 from channeltok.datasets.writers import CONTAINERS, Description, Row
 from channeltok.errors import (
@@ -23,13 +26,8 @@ from channeltok.fit import Fit
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
 
-MAX_ATTEMPTS = 5  # at one shard; then the run goes on without it and reports it
-BACKOFF_SECONDS = 1.0  # before the second attempt; doubles each time
-
 OnImage = Callable[[int, Reject | None], None]
 """Called for each image with its size in bytes, and its reject if it has no tokens."""
-OnFailure = Callable[[str, bool], None]
-"""Called for each failed attempt with the reason, and whether another attempt follows."""
 
 
 class Engine(Protocol):
@@ -52,35 +50,6 @@ class Engine(Protocol):
         ...
 
 
-def with_retries(
-    attempt: Callable[[int], Entry],
-    on_failure: OnFailure | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> tuple[Entry | None, str]:
-    """Call `attempt` until it succeeds, again where the engine or a file system failed.
-
-    Args:
-        attempt: called with the number of the attempt, 0 to MAX_ATTEMPTS - 1.
-        on_failure: called after each failure.
-        sleep: waits so many seconds; a true result stops the retries.
-
-    Returns:
-        The entry and "", or None and the last reason.
-    """
-    for number in range(MAX_ATTEMPTS):
-        try:
-            return attempt(number), ""
-        except (ChannelTokError, SourceError, OSError) as error:
-            reason = str(error)
-            retrying = number < MAX_ATTEMPTS - 1 and not isinstance(error, SourceError)
-            if on_failure is not None:
-                on_failure(reason, retrying)
-            delay = max(getattr(error, "retry_after", None) or 0.0, BACKOFF_SECONDS * 2**number)
-            if not retrying or sleep(delay):
-                break
-    return None, reason
-
-
 @dataclass(frozen=True)
 class ShardTokenizer:
     """Tokenizes the shards of one run. Can be pickled.
@@ -93,6 +62,7 @@ class ShardTokenizer:
         quality: chooses k for each image.
         fit: what part of each image the tokenizer sees.
         keep: names of the columns of the source that are kept.
+        limit: how many rejects a shard may have.
     """
 
     destination: Destination
@@ -102,6 +72,7 @@ class ShardTokenizer:
     quality: Quality | None = None
     fit: Fit = "crop"
     keep: tuple[str, ...] = ()
+    limit: RejectLimit = field(default_factory=RejectLimit)
 
     @property
     def description(self) -> Description:
@@ -109,30 +80,40 @@ class ShardTokenizer:
         quality = None if self.quality is None else str(self.quality)
         return Description.of(self.info, self.k, quality, self.fit, keep=self.keep)
 
-    def run(self, shard: Shard, engine: Engine, on_image: OnImage | None = None) -> Entry:
+    def run(
+        self,
+        shard: Shard,
+        engine: Engine,
+        patience: Patience,
+        on_image: OnImage | None = None,
+    ) -> Entry:
         """Tokenize a shard and put it in place. Running it twice does no harm.
 
         Raises:
-            SourceError: the shard cannot be read.
+            SourceError: the shard is damaged.
+            SourceFailed: the shard could not be read this time.
+            TooManyRejects: the shard has more rejects than its share.
             ChannelTokError: the engine fails. A bad image becomes a reject instead.
-            OSError: reading or writing fails.
+            DestinationError: nothing can be written.
+            ValueError: this token shard cannot be written.
         """
-        rows, rejects = self._tokenize(shard, engine, on_image)
+        with patience.waiting() as wait:
+            rows, rejects = self._tokenize(shard, engine, wait, on_image)
+        self.limit.check_shard(shard.path, len(rows) + len(rejects), rejects)
         lengths = None
         if self.quality is not None:
             lengths = LengthStats()
             for row in rows:
                 lengths.add(row.tokens, self.quality)
-        entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths)
-        self.destination.finish(
-            shard.name, CONTAINERS[self.container](rows, self.description), entry
-        )
+        skipped = dict(sorted(shard.skipped.items()))
+        entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths, skipped)
+        content = CONTAINERS[self.container](rows, self.description)
+        self.destination.finish(shard.name, content, entry)
         return entry
 
     def _tokenize(
-        self, shard: Shard, engine: Engine, on_image: OnImage | None
+        self, shard: Shard, engine: Engine, wait: Wait, on_image: OnImage | None
     ) -> tuple[list[Row], list[Reject]]:
-        info = self.info
         rows, rejects = list[Row](), list[Reject]()
         sent: deque[Sample] = deque()
 
@@ -145,34 +126,54 @@ class ShardTokenizer:
             report(sample, rejects[-1])
 
         def images() -> Iterator[bytes]:
-            for sample in shard.samples():
+            wait.reading()
+            for sample in _read(shard):
                 if sample.refusal:
                     refuse(sample, "UNREADABLE", sample.refusal)
                 else:
                     sent.append(sample)
+                    wait.sent()
                     yield sample.image
+                    wait.reading()
+            wait.read_all()
 
-        for result in engine.encode_stream(
-            images(), self.k, info.name, quality=self.quality, fit=self.fit
-        ):
-            sample = sent.popleft()
-            if isinstance(result, (InvalidInput, TooLarge)):
-                refuse(sample, result.code, result.message)
-            elif isinstance(result, ChannelTokError):
-                raise result
-            elif result.fingerprint != info.fingerprint:
-                raise FingerprintMismatch(
-                    "FINGERPRINT_MISMATCH",
-                    f"the engine now serves {result.fingerprint}; the run began with "
-                    f"{info.fingerprint}",
-                )
-            elif result.view is None:
-                raise InternalError(
-                    "INTERNAL",
-                    "the service is older than this client: it does not say what it saw",
-                )
-            else:
-                origin = (shard.path, sample.offset, sample.label, sample.label_id)
-                rows.append(Row(sample.key, result, info.name, *origin, sample.columns))
-                report(sample, None)
+        results = engine.encode_stream(
+            images(), self.k, self.info.name, quality=self.quality, fit=self.fit
+        )
+        with closing(results):
+            for result in results:
+                sample = sent.popleft()
+                if isinstance(result, (InvalidInput, TooLarge)):
+                    wait.answered()
+                    refuse(sample, result.code, result.message)
+                elif isinstance(result, ChannelTokError):
+                    raise result
+                else:
+                    wait.answered()
+                    rows.append(self._row(shard, sample, result))
+                    report(sample, None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
+
+    def _row(self, shard: Shard, sample: Sample, tokens: Tokens) -> Row:
+        if tokens.fingerprint != self.info.fingerprint:
+            raise FingerprintMismatch(
+                "FINGERPRINT_MISMATCH",
+                f"the engine now serves {tokens.fingerprint}; the run began with "
+                f"{self.info.fingerprint}",
+            )
+        if tokens.view is None:
+            raise InternalError(
+                "INTERNAL", "the service is older than this client: it does not say what it saw"
+            )
+        origin = (shard.path, sample.offset, sample.label, sample.label_id)
+        return Row(sample.key, tokens, self.info.name, *origin, sample.columns)
+
+
+def _read(shard: Shard) -> Iterator[Sample]:
+    """The samples of a shard. Raises SourceError, or SourceFailed with any other cause."""
+    try:
+        yield from shard.samples()
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceFailed(shard.path) from error

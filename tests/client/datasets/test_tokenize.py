@@ -20,7 +20,7 @@ from channeltok.datasets import (
     ShardFailed,
     SourceError,
     TooManyRejects,
-    shard,
+    retries,
     tokenize,
 )
 from channeltok.errors import Unavailable
@@ -253,7 +253,7 @@ def test_tokenize_rejects_exactly_the_bad_images(
     bad = _bad_files()
     for name, content in bad.items():
         (source / name).write_bytes(content)
-    summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K)
+    summary = tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K, max_rejects="100%")
     rejects = [
         json.loads(line)
         for line in (tmp_path / "tokens/.channeltok/rejects.jsonl").read_text().splitlines()
@@ -345,7 +345,7 @@ def test_tokenize_refuses_another_fingerprint_in_one_destination(
 def test_tokenize_fails_when_the_engine_changes_during_a_run(
     engine: InProcessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.0)
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     with pytest.raises(ShardFailed, match="FINGERPRINT_MISMATCH"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [_Renamed(engine)], k=K)
@@ -366,7 +366,7 @@ def test_tokenize_refuses_a_source_that_changed(engine: InProcessEngine, tmp_pat
     dataset_files.tar(tmp_path / "train.tar", IMAGES[:4])
     tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
-    with pytest.raises(SourceError, match="has changed since"):
+    with pytest.raises(ShardFailed, match="has changed since"):
         tokenize(str(tmp_path / "train.tar"), str(tmp_path / "tokens"), [engine], k=K)
 
 
@@ -440,7 +440,7 @@ def test_tokenize_retries_a_shard_when_its_engine_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shard, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.01)
     dataset_files.tar(tmp_path / "train.tar", IMAGES)
     assert (
         tokenize(
