@@ -5,8 +5,9 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
+from channeltok.datasets.sources.loose_files import read_files
 from channeltok.datasets.sources.options import SourceOptions
-from channeltok.datasets.sources.sample import Sample, too_large
+from channeltok.datasets.sources.sample import Sample
 from channeltok.datasets.sources.shard import Shard
 
 
@@ -34,18 +35,12 @@ class Folder(Shard):
 
     def _samples(self) -> Iterator[Sample]:
         keys: set[str] = set()
-        for number, (key, path, size) in enumerate(self._files):
-            refusal = too_large(size)
+        contents = read_files(self._fs, ((path, size) for _, path, size in self._files))
+        for number, ((key, path, _), (image, refusal)) in enumerate(
+            zip(self._files, contents, strict=True)
+        ):
             if key in keys:
-                key, refusal = (
-                    posixpath.relpath(path, self._path),
-                    f"another image already has the key {key}",
-                )
+                image, refusal = b"", f"another image already has the key {key}"
+                key = posixpath.relpath(path, self._path)
             keys.add(key)
-            image = b""
-            if not refusal:
-                try:
-                    image = self._fs.cat_file(path)
-                except (FileNotFoundError, PermissionError) as error:
-                    refusal = f"the file cannot be read: {error.strerror or error}"
             yield Sample(key, number, posixpath.dirname(key) or None, image, refusal)
