@@ -19,10 +19,11 @@ from channeltok.datasets.errors import (
 )
 from channeltok.datasets.progress import ProgressListener
 from channeltok.datasets.shard import Engine
-from channeltok.datasets.token_dataset import Batch, TokenDataset
+from channeltok.datasets.token_dataset import Batch, Batches, TokenDataset
 
 __all__ = [
     "Batch",
+    "Batches",
     "DatasetError",
     "Decoder",
     "DestinationError",

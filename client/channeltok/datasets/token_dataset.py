@@ -1,129 +1,153 @@
-"""Read token shards: batches for training, and rows for decoding."""
+"""Read token shards: rows by number, batches for training, and rows for decoding."""
 
-import posixpath
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import cached_property
 from itertools import repeat
 from typing import Any
 
-import fsspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from channeltok.datasets.errors import SourceError
+from channeltok.datasets.loader.batches import Batch, Batches
+from channeltok.datasets.loader.labels import classes_of
+from channeltok.datasets.loader.order import SHUFFLE_ROWS, EpochOrder
+from channeltok.datasets.loader.row_groups import PADDING, RowGroup, RowGroups, token_matrix
+from channeltok.datasets.loader.shards import TokenShards
 from channeltok.tokens import ImageView, Tokens
 
-NO_LABEL = -1
-PADDING = -1
 _VIEW = [field.name for field in fields(ImageView)]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch for training.
-
-    Attributes:
-        tokens: int64 [n, k], coarse to fine; -1 beyond an image's tokens.
-        labels: int64 [n], indices into `TokenDataset.classes`; -1 without a label.
-    """
-
-    tokens: NDArray[np.int64]
-    labels: NDArray[np.int64]
+_OWN = ("tokens", "label", "labels")
 
 
 class TokenDataset:
     """Token shards in Parquet, at any k up to the one they were made with.
 
-    The first k tokens are those of the budget k, so a smaller k needs no new files.
+    The first k tokens are those of the budget k, so a smaller k needs no new files. It is a
+    map-style dataset, as PyTorch's `DataLoader` takes it: `dataset[i]` is a row. It can be pickled.
 
     Args:
         url: Parquet output of `tokenize`, a path or a URL.
         k: tokens per image; None for all.
+        classes: names of the classes by their numbers, such as `classes` of the training set, so
+            that both number them alike; None for those of these shards. A label that is not among
+            them has the number -1.
+        columns: other columns that rows and batches have: "key", "caption", any that was kept.
 
     Raises:
-        SourceError: there are no token shards.
+        SourceError: there are no token shards, or a column is in none of them.
         ValueError: the shards do not have k tokens.
     """
 
-    def __init__(self, url: str, k: int | None = None) -> None:
-        self._fs, root = fsspec.url_to_fs(url)
-        self.shards = sorted(path for path in self._fs.find(root) if path.endswith(".parquet"))
-        if not self.shards:
-            raise SourceError(f"{url}: no token shards (*.parquet) there")
-        self._root = root
-        kind = self._columns(self.shards[0], ["tokens"]).schema.field("tokens").type
-        fixed = pa.types.is_fixed_size_list(kind)
-        largest = (
-            kind.list_size
-            if fixed
-            else max(pc.max(self._columns(shard, ["k"])["k"]).as_py() or 1 for shard in self.shards)
-        )
+    def __init__(
+        self,
+        url: str,
+        k: int | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        columns: Sequence[str] = (),
+    ) -> None:
+        self._shards = TokenShards(url)
+        self.columns = tuple(columns)
+        if classes is not None:
+            self.classes = [*classes]
+        self._check_columns(url)
+        largest = max(footer.list_size or footer.largest_k for footer in self._shards.footers) or 1
         if k is not None and not 1 <= k <= largest:
             raise ValueError(f"k is 1 to {largest} for these tokens, not {k}")
         self.k = largest if k is None else k
 
+    def _check_columns(self, url: str) -> None:
+        there = {name for footer in self._shards.footers for name in footer.columns} - {*_OWN}
+        for name in self.columns:
+            if name not in there:
+                raise ValueError(
+                    f"{url}: the column {name!r} cannot be read with the tokens: there are "
+                    f"{', '.join(sorted(there))}"
+                )
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths of the token shards, sorted."""
+        return self._shards.paths
+
     @cached_property
     def classes(self) -> list[str]:
-        """All labels of the dataset, sorted."""
-        labels = {
-            label
-            for shard in self.shards
-            for label in self._columns(shard, ["label"])["label"].unique().to_pylist()
-        }
-        return sorted(label for label in labels if label is not None)
+        """Names of the classes by their numbers.
+
+        Classes that had numbers in the source keep them; others are numbered by their names'
+        order. Reads the labels of all shards.
+        """
+        return classes_of(self._shards)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the tokens were made: tokenizer, fingerprint, vocab_size, image_size, fit, ...
+
+        Empty where the shards are of an older release.
+        """
+        return self._shards.footers[0].description
 
     def __len__(self) -> int:
-        """Number of images."""
-        return sum(self._metadata(shard).num_rows for shard in self.shards)
+        """Number of rows."""
+        return sum(sum(footer.group_rows) for footer in self._shards.footers)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A row: `tokens`, int64 [k], padded with -1; `label`, its class's number; its `columns`.
+
+        Raises IndexError.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several rows, as PyTorch's DataLoader asks for them. Raises IndexError."""
+        held: dict[int, RowGroup] = {}
+        rows = []
+        for index in map(operator.index, indices):
+            place = index + len(self) if index < 0 else index
+            if not 0 <= place < len(self):
+                raise IndexError(f"row {index} of a dataset with {len(self)} rows")
+            number = int(np.searchsorted(self._ends, place, "right"))
+            if number not in held:
+                held[number] = self._groups.read(number)
+            group = held[number]
+            row = place - int(self._ends[number] - self._groups.rows[number])
+            rows.append(
+                {
+                    "tokens": group.tokens[row].astype(np.int64),
+                    "label": int(group.labels[row]),
+                    **{name: column[row].as_py() for name, column in group.columns.items()},
+                }
+            )
+        return rows
 
     def batches(
-        self, size: int, *, seed: int | None = None, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
-        """Iterate over the dataset once in batches of `size` images; the last may be smaller.
+        self,
+        size: int,
+        *,
+        seed: int | None = None,
+        part: tuple[int, int] = (0, 1),
+        drop_last: bool = False,
+        shuffle_rows: int = SHUFFLE_ROWS,
+    ) -> Batches:
+        """Iterate over the dataset once in batches of `size` images.
+
+        The parts of an epoch hold each row exactly once, and have the same number of batches.
 
         Args:
             size: images per batch, at least 1.
-            seed: shuffles the shards, and the rows within each; use another for each epoch. None
-                keeps the order.
-            part: (i, n) for the i-th of n processes; each gets every n-th row of every shard.
+            seed: shuffles the rows; use another for each epoch. None keeps the order.
+            part: (i, n) for the i-th of n processes.
+            drop_last: whether all batches have `size` images; the rows that remain, fewer than
+                n * size, are left out of this epoch. Else the last batch or two of each part are
+                smaller, and nothing is left out.
+            shuffle_rows: the most rows that are shuffled together; twice as many are in memory.
 
         Raises:
-            ValueError: `size` or `part` is out of range.
+            ValueError: an argument is out of range, or there are fewer rows than parts.
         """
-        index, parts = part
-        if not 0 <= index < parts or size < 1:
-            raise ValueError(
-                f"part is (i, n) with 0 <= i < n and size at least 1, not {part} and {size}"
-            )
-        rng = None if seed is None else np.random.default_rng(seed)
-        order = (
-            self.shards
-            if rng is None
-            else [self.shards[i] for i in rng.permutation(len(self.shards))]
-        )
-        classes = pa.array(self.classes, pa.string())
-        rest = Batch(np.empty((0, self.k), np.int64), np.empty(0, np.int64))
-        for shard in order:
-            table = self._columns(shard, ["tokens", "label"])
-            tokens = _matrix(table["tokens"], self.k)
-            names = table["label"].cast(pa.string())
-            indices = pc.index_in(names, value_set=classes, skip_nulls=True)
-            labels = indices.fill_null(NO_LABEL).to_numpy().astype(np.int64)
-            rows = np.arange(len(tokens)) if rng is None else rng.permutation(len(tokens))
-            rows = rows[index::parts]
-            rest = Batch(
-                np.concatenate([rest.tokens, tokens[rows]]),
-                np.concatenate([rest.labels, labels[rows]]),
-            )
-            while len(rest.tokens) >= size:
-                yield Batch(rest.tokens[:size], rest.labels[:size])
-                rest = Batch(rest.tokens[size:], rest.labels[size:])
-        if len(rest.tokens):
-            yield rest
+        order = EpochOrder(self._groups.rows, size, seed, part, drop_last, shuffle_rows)
+        return Batches(self._groups, order, self.columns)
 
     def rows(self) -> Iterator[tuple[str, Tokens]]:
         """Yield the key and the tokens of every image, in order."""
@@ -135,9 +159,10 @@ class TokenDataset:
 
         Shards of older releases, which only cropped, hold no view.
         """
-        viewed = set(_VIEW) <= set(self._metadata(shard).schema.to_arrow_schema().names)
-        table = self._columns(shard, ["key", "tokens", "fingerprint", *(_VIEW if viewed else ())])
-        ids = _matrix(table["tokens"], self.k)
+        viewed = set(_VIEW) <= set(self._shards.footer(shard).columns)
+        columns = ["key", "tokens", "fingerprint", *(_VIEW if viewed else ())]
+        table = self._shards.read(shard, columns)
+        ids = token_matrix(table["tokens"], self.k)
         views: Iterable[ImageView | None] = repeat(None, len(ids))
         if viewed:
             views = map(ImageView, *(table[name].to_pylist() for name in _VIEW))
@@ -148,22 +173,15 @@ class TokenDataset:
 
     def name_of(self, shard: str) -> str:
         """The name of the source shard that one of `shards` was made of."""
-        return posixpath.relpath(shard, self._root).removesuffix(".parquet")
+        return self._shards.name_of(shard)
 
-    def _columns(self, shard: str, columns: list[str]) -> Any:
-        with self._fs.open(shard, "rb") as file:
-            return pq.read_table(file, columns=columns)
+    @cached_property
+    def _groups(self) -> RowGroups:
+        return RowGroups(self._shards, self.k, self.classes, self.columns)
 
-    def _metadata(self, shard: str) -> Any:
-        with self._fs.open(shard, "rb") as file:
-            return pq.read_metadata(file)
+    @cached_property
+    def _ends(self) -> Any:
+        return np.cumsum(self._groups.rows)
 
 
-def _matrix(column: Any, k: int) -> NDArray[np.int64]:
-    """The first k ids of each list in a column, padded: [rows, k]. Creates no Python integers."""
-    lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    places = np.arange(lengths.sum()) - starts  # of each id in its list
-    matrix = np.full((len(lengths), k), PADDING, np.int64)
-    matrix[np.arange(k) < lengths[:, None]] = pc.list_flatten(column).to_numpy()[places < k]
-    return matrix
+__all__ = ["Batch", "Batches", "TokenDataset"]

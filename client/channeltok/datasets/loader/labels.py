@@ -1,0 +1,70 @@
+"""Numbers of classes: the same ones in every split, and those of the source where it had some."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from channeltok.datasets.loader.shards import TokenShards
+
+NO_LABEL = -1
+_MAX_NUMBER = 1_000_000  # of a class that keeps its number
+
+
+def classes_of(shards: TokenShards) -> list[str]:
+    """The name of each class, by its number; see `number_classes`. Reads all shards."""
+    return number_classes(
+        pair for pairs in shards.map(lambda p: _pairs(shards, p)) for pair in pairs
+    )
+
+
+def number_classes(pairs: Iterable[tuple[str, int | None]]) -> list[str]:
+    """Number classes, given the name of each and its number in the source, if it had one.
+
+    Where every class has a number, at least 0, and no two share one, those are kept; the numbers
+    between, without an image, are called "class N". Else classes are numbered in the order of their
+    names.
+    """
+    numbers = set(pairs)
+    names = {name for name, _ in numbers}
+    by_number = {number: name for name, number in numbers if number is not None and number >= 0}
+    if (
+        not names
+        or not len(names) == len(by_number) == len(numbers)
+        or max(by_number) > _MAX_NUMBER
+    ):
+        return sorted(names)
+    return [by_number.get(number, f"class {number}") for number in range(max(by_number) + 1)]
+
+
+def label_numbers(table: pa.Table, classes: pa.Array) -> NDArray[np.int64]:
+    """The number of each row's class, NO_LABEL without one or with one that is not in `classes`."""
+    numbers = pc.index_in(_names(table), value_set=classes, skip_nulls=True)
+    found: NDArray[np.int64] = numbers.fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    return found
+
+
+def label_columns(columns: Iterable[str]) -> list[str]:
+    """Those of `columns` that say the class of a row."""
+    return [name for name in ("label", "label_id") if name in columns]
+
+
+def _pairs(shards: TokenShards, path: str) -> set[tuple[str, int | None]]:
+    footer = shards.footer(path)
+    table = shards.read(path, label_columns(footer.columns))
+    table = table.set_column(0, "label", _names(table))
+    rows = table.group_by(table.column_names).aggregate([]).to_pylist()
+    found = {(row["label"], row.get("label_id")) for row in rows}
+    # Hugging Face's number of a class that is not known is -1.
+    return {(name, number) for name, number in found if name is not None and (number or 0) >= 0}
+
+
+def _names(table: pa.Table) -> pa.ChunkedArray:
+    """The name of each row's class; that of a class without a name is its number."""
+    names = table["label"].cast(pa.string())
+    if "label_id" not in table.column_names:
+        return names
+    numbers = table["label_id"]
+    return pc.coalesce(names, pc.if_else(pc.less(numbers, 0), None, numbers).cast(pa.string()))
