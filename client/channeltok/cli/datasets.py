@@ -18,7 +18,7 @@ from channeltok.cli.images import add_fit_option, add_length_options
 from channeltok.cli.server_options import connect
 
 if TYPE_CHECKING:
-    from channeltok.datasets import Summary
+    from channeltok.datasets import SourceOptions, Summary
     from channeltok.datasets.on_ray import Cluster
 
 OpenEngines: TypeAlias = Callable[[argparse.Namespace], AbstractContextManager[list[Any]]]
@@ -45,7 +45,9 @@ def add_commands(
     tokenize.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder, a tar, a Parquet file, or a glob of them; a path or a URL",
+        nargs="+",
+        help="a folder, a tar, a Parquet file, or a pattern of them with * ? [] or {}; a path or a "
+        "URL; several are one dataset",
     )
     tokenize.add_argument(
         "destination",
@@ -54,6 +56,7 @@ def add_commands(
     )
     add_length_options(tokenize)
     add_fit_option(tokenize)
+    _add_source_options(tokenize)
     tokenize.add_argument(
         "--format", choices=("parquet", "webdataset"), default="parquet", help="default: parquet"
     )
@@ -112,13 +115,53 @@ def add_commands(
     verify = commands.add_parser(
         "verify", parents=parents, help="tokenize a sample of a dataset again and compare"
     )
-    verify.add_argument("source", metavar="SOURCE", help="the images that were tokenized")
+    verify.add_argument(
+        "source", metavar="SOURCE", nargs="+", help="the images that were tokenized"
+    )
     verify.add_argument("destination", metavar="TOKENS", help="Parquet output of tokenize")
     verify.add_argument(
         "--sample", metavar="N", type=int, default=100, help="number of images; default: 100"
     )
     verify.add_argument("--seed", type=int, default=0, help="seed of the sample; default: 0")
     verify.set_defaults(run=partial(_run, _verify, open_engines))
+
+
+def _add_source_options(tokenize: argparse.ArgumentParser) -> None:
+    tokenize.add_argument(
+        "--keep",
+        metavar="NAME[,NAME...]",
+        action="append",
+        default=[],
+        help="columns of the source that come with the tokens, such as caption,url: of Parquet, of "
+        "a metadata file, of KEY.json, or KEY.txt as caption",
+    )
+    tokenize.add_argument(
+        "--image-column", metavar="NAME", help="column with the images; default: a usual name"
+    )
+    tokenize.add_argument(
+        "--label-column", metavar="NAME", help="column with the classes; default: a usual name"
+    )
+    tokenize.add_argument(
+        "--key-column", metavar="NAME", help="column with the keys; default: key or __key__"
+    )
+    tokenize.add_argument(
+        "--whole-files",
+        action="store_true",
+        help="one token shard for each file; default: files of 512 MB and more are cut",
+    )
+
+
+def _source_options(options: argparse.Namespace) -> "SourceOptions":
+    from channeltok.datasets import SourceOptions
+
+    names = [name.strip() for text in options.keep for name in text.split(",")]
+    return SourceOptions(
+        keep=tuple(dict.fromkeys(name for name in names if name)),
+        image_column=options.image_column,
+        label_column=options.label_column,
+        key_column=options.key_column,
+        whole_files=options.whole_files,
+    )
 
 
 @contextmanager
@@ -185,6 +228,7 @@ def _tokenize(make_cluster: MakeCluster, options: argparse.Namespace, engines: l
             retry_rejects=options.retry_rejects,
             patience=options.patience,
             part=options.part,
+            source_options=_source_options(options),
             listener=progress,
             cluster=cluster,
         )

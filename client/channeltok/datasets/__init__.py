@@ -19,6 +19,7 @@ from channeltok.datasets.errors import (
 )
 from channeltok.datasets.progress import ProgressListener
 from channeltok.datasets.shard import Engine
+from channeltok.datasets.sources import SourceOptions
 from channeltok.datasets.token_dataset import Batch, Batches, TokenDataset
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ProgressListener",
     "ShardFailed",
     "SourceError",
+    "SourceOptions",
     "Summary",
     "TokenDataset",
     "TooManyRejects",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from channeltok.datasets import reject_limit
@@ -17,7 +17,7 @@ from channeltok.datasets.reject_limit import RejectLimit
 from channeltok.datasets.retries import PATIENCE_SECONDS, Patience
 from channeltok.datasets.run import Run
 from channeltok.datasets.shard import Engine, ShardTokenizer
-from channeltok.datasets.sources import Shard, find_shards
+from channeltok.datasets.sources import Shard, SourceOptions, find_shards
 from channeltok.fit import Fit, check_fit
 from channeltok.quality import K_AND_QUALITY, Quality
 
@@ -61,7 +61,7 @@ class Summary:
 
 
 def tokenize(
-    source: str,
+    source: str | Sequence[str],
     destination: str,
     engines: Sequence[Engine],
     *,
@@ -74,13 +74,15 @@ def tokenize(
     retry_rejects: bool = False,
     patience: float = PATIENCE_SECONDS,
     part: str | None = None,
+    source_options: SourceOptions | None = None,
     listener: ProgressListener | None = None,
     cluster: "Cluster | None" = None,
 ) -> Summary:
     """Tokenize every image of `source` into token shards; continues where an earlier run stopped.
 
     Args:
-        source: a folder, a tar, a Parquet file, or a glob of them; a path or a URL; or several.
+        source: a folder, a tar, a Parquet file, or a pattern of them with * ? [] or {}; a path or a
+            URL; or several of these.
         destination: a folder for the token shards; a path or a URL.
         engines: clients, or engines in this process; the shards are spread over them.
         k: tokens per image, 1 to the tokenizer's max_tokens; None for all.
@@ -94,6 +96,7 @@ def tokenize(
         patience: seconds, above 0. When the engines have answered nobody for so long, the run ends.
         part: "I/N", 1 <= I <= N: only every N-th shard, from the I-th. N machines with the same
             source, each with another I, never do the same shard.
+        source_options: what is read of the source: columns to keep, and names of columns.
         listener: receives the progress.
         cluster: a Ray cluster that tokenizes the shards with engines of its own; `engines` then
             only say which tokenizer is meant.
@@ -116,7 +119,8 @@ def tokenize(
     started = time.monotonic()
     limit, waiting = RejectLimit.parse(max_rejects), Patience(patience)
     share = None if part is None else Part.parse(part)
-    listing = find_shards(source)
+    options = replace(source_options or SourceOptions(), exclude=destination)
+    listing = find_shards(source, options)
     shards = listing.shards if share is None else share.of(listing.shards)
     info = choose_tokenizer(engines, tokenizer)
     if quality is not None and k is not None:
@@ -126,10 +130,18 @@ def tokenize(
     if k is not None and not 1 <= k <= info.max_tokens:
         raise ValueError(f"k is 1 to {info.max_tokens} for tokenizer {info.name!r}, not {k}")
     quality_text = None if quality is None else str(quality)
-    manifest = Manifest(info.name, info.fingerprint, k, container, quality_text, fit=check_fit(fit))
+    manifest = Manifest(
+        info.name,
+        info.fingerprint,
+        k,
+        container,
+        quality_text,
+        fit=check_fit(fit),
+        **options.manifest(),
+    )
     target = Destination(destination, manifest)
     listener = listener or ProgressListener()
-    shard_tokenizer = ShardTokenizer(target, info, k, container, quality, fit, limit=limit)
+    shard_tokenizer = ShardTokenizer(target, info, k, container, quality, fit, options.keep, limit)
     run = Run(shard_tokenizer, limit, waiting, listener)
     summary = Summary(info.name, info.fingerprint, k, quality_text, len(shards))
     run.skipped.update(listing.skipped)

@@ -1,10 +1,10 @@
 """Check token shards against their source: tokenize a sample of the images again and compare."""
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from channeltok.datasets.destination import fit_of
+from channeltok.datasets.destination import fit_of, options_of
 from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import Shard, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
@@ -31,7 +31,12 @@ class Verification:
 
 
 def verify(
-    source: str, destination: str, engine: Engine, *, sample: int = 100, seed: int = 0
+    source: str | Sequence[str],
+    destination: str,
+    engine: Engine,
+    *,
+    sample: int = 100,
+    seed: int = 0,
 ) -> Verification:
     """Tokenize a random sample of images again and compare with the stored tokens.
 
@@ -52,7 +57,7 @@ def verify(
     dataset, rng = TokenDataset(destination), random.Random(seed)
     fit = fit_of(destination)
     tokenizer = _tokenizer_of(engine, next(dataset.rows())[1].fingerprint)
-    sources = {shard.name: shard for shard in find_shards(source).shards}
+    sources = {shard.name: shard for shard in find_shards(source, options_of(destination)).shards}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
     result = Verification()
     for number, path in enumerate(paths):

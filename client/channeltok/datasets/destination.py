@@ -14,7 +14,7 @@ same shard, do no harm.
 
 import json
 import posixpath
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import fsspec
@@ -22,6 +22,7 @@ import fsspec
 from channeltok.datasets.durable_files import DurableFiles
 from channeltok.datasets.errors import DestinationMismatch
 from channeltok.datasets.ledger import Entry, Reject, read_entries
+from channeltok.datasets.sources import SourceOptions
 from channeltok.fit import Fit, check_fit
 
 FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
@@ -34,7 +35,8 @@ class Manifest:
     """What all rows of a destination have in common.
 
     k: tokens per image; None where `quality` (as text) chooses. fit: what part of each image the
-    tokenizer saw; manifests of older runs lack it, and they cropped.
+    tokenizer saw; manifests of older runs lack it, and they cropped. keep to whole_files: what was
+    read of the source, see SourceOptions.
     """
 
     tokenizer: str
@@ -44,6 +46,11 @@ class Manifest:
     quality: str | None = None
     format: int = FORMAT
     fit: Fit = "crop"
+    keep: list[str] = field(default_factory=list)
+    image_column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    whole_files: bool = False
 
 
 class Destination:
@@ -143,6 +150,22 @@ def fit_of(url: str) -> Fit:
     except FileNotFoundError:
         return "crop"
     return check_fit(manifest.get("fit", "crop"))
+
+
+def options_of(url: str) -> SourceOptions:
+    """What was read of the source of a destination; the defaults where its manifest is missing.
+
+    The destination itself is left out, and no columns are kept.
+    """
+    fs, root = fsspec.url_to_fs(url)
+    try:
+        manifest = json.loads(fs.cat_file(posixpath.join(root, FOLDER, "manifest.json")))
+    except FileNotFoundError:
+        manifest = {}
+    names = ("image_column", "label_column", "key_column", "whole_files")
+    return SourceOptions(
+        exclude=url, **{name: manifest[name] for name in names if name in manifest}
+    )
 
 
 def _json(data: dict[str, Any]) -> bytes:

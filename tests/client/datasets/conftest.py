@@ -13,7 +13,8 @@ from tests.support.photographs import crops
 from tests.support.running import ROOT
 
 K = 64
-KEYS = [f"{'abc'[number % 3]}/photo-{number:02d}" for number in range(30)]
+MEMBERS = [f"{'abc'[number % 3]}/photo-{number:02d}" for number in range(30)]
+KEYS = [f"train-{number // 10}/{member}" for number, member in enumerate(MEMBERS)]
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def engine() -> Iterator[InProcessEngine]:
 def tokenized(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `source`, three tars of ten images, and `tokens`, made of them."""
     folder = tmp_path_factory.mktemp("tokenized")
-    images = list(zip(KEYS, crops(30), strict=True))
+    images = list(zip(MEMBERS, crops(30), strict=True))
     for shard in range(3):
         dataset_files.tar(
             folder / f"source/train-{shard}.tar", images[shard * 10 : shard * 10 + 10]

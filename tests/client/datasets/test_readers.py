@@ -17,13 +17,14 @@ from tests.support import dataset_files
 from tests.support.photographs import crops
 
 K = 48
-KEYS = [f"class/photo-{number:02d}" for number in range(12)]
+MEMBERS = [f"class/photo-{number:02d}" for number in range(12)]
+KEYS = [f"train-{number // 6}/{member}" for number, member in enumerate(MEMBERS)]
 
 
 @pytest.fixture(scope="module")
 def tokens(engine: InProcessEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
-    images = list(zip(KEYS, crops(12), strict=True))
+    images = list(zip(MEMBERS, crops(12), strict=True))
     for number in range(2):
         dataset_files.tar(
             folder / f"source/train-{number}.tar",

@@ -14,7 +14,7 @@ from channeltok.datasets import Batch, SourceError, TokenDataset
 from channeltok.datasets.loader import row_groups
 from channeltok.datasets.loader.labels import number_classes
 
-from tests.client.datasets.conftest import KEYS, K
+from tests.client.datasets.conftest import KEYS, MEMBERS, K
 from tests.support import token_shards
 
 
@@ -42,7 +42,7 @@ def test_batches_are_prefixes_in_order(tokenized: Path) -> None:
     whole = [tokens.ids for _, tokens in TokenDataset(str(tokenized / "tokens")).rows()]
     assert tokens.dtype == labels.dtype == np.int64
     assert np.array_equal(tokens, np.stack(whole)[:, :16])
-    assert labels.tolist() == ["abc".index(key[0]) for key in KEYS]
+    assert labels.tolist() == ["abc".index(key[0]) for key in MEMBERS]
 
 
 def test_rows_have_all_tokens(tokenized: Path) -> None:

@@ -40,12 +40,14 @@ K = 64
 
 
 def rows_of(destination: Path) -> dict[str, list[int]]:
-    """key -> ids."""
+    """key -> ids; the keys without the name of the shard, with which those of tars begin."""
     rows = {}
     for path in sorted(destination.glob("**/*.parquet")):
+        name = str(path.relative_to(destination).with_suffix(""))
         for row in pq.read_table(path).to_pylist():
-            assert row["key"] not in rows
-            rows[row["key"]] = row["tokens"]
+            key = row["key"].removeprefix(f"{name}/")
+            assert key not in rows
+            rows[key] = row["tokens"]
     return rows
 
 
@@ -94,7 +96,7 @@ def test_tokenize_cuts_a_folder_into_shards_by_its_listing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("channeltok.datasets.sources.find.FOLDER_SHARD_IMAGES", 15)
+    monkeypatch.setattr("channeltok.datasets.sources.cut.FOLDER_SHARD_IMAGES", 15)
     source = dataset_files.folder(tmp_path / "photos", IMAGES)
     assert tokenize(str(source), str(tmp_path / "tokens"), [engine], k=K).shards == 3
     assert [shard.name for shard in sorted((tmp_path / "tokens").glob("*.parquet"))] == [
@@ -116,7 +118,8 @@ def test_tokenize_reads_webdataset_tars(
     table = pq.read_table(tmp_path / "tokens/set/train-0001.parquet")
     assert set(table.column("label").to_pylist()) == {"0", "1", "2"}
     first = table.to_pylist()[0]
-    photo = Image.open(io.BytesIO(dict(IMAGES)[first["key"]]))
+    key = first["key"].removeprefix("set/train-0001/")
+    photo = Image.open(io.BytesIO(dict(IMAGES)[key]))
     assert (first["width"], first["height"]) == photo.size
     assert (first["k"], first["tokenizer"], first["fingerprint"]) == (
         K,
@@ -129,10 +132,10 @@ def test_tokenize_reads_webdataset_tars(
         with tarfile.open(fileobj=file, mode="r|") as rest:
             member = rest.next()
     assert member is not None
-    assert member.name == first["key"] + ".jpg"
+    assert member.name == key + ".jpg"
 
 
-def test_tokenize_rejects_the_second_image_of_a_tar_sample(
+def test_tokenize_numbers_the_images_of_a_tar_sample(
     engine: InProcessEngine, tmp_path: Path
 ) -> None:
     with tarfile.open(tmp_path / "two.tar", "w") as archive:
@@ -141,7 +144,8 @@ def test_tokenize_rejects_the_second_image_of_a_tar_sample(
             member.size = len(jpeg())
             archive.addfile(member, io.BytesIO(jpeg()))
     summary = tokenize(str(tmp_path / "two.tar"), str(tmp_path / "tokens"), [engine], k=8)
-    assert (summary.images, summary.rejects) == (1, 1)
+    assert (summary.images, summary.rejects) == (2, 0)
+    assert sorted(rows_of(tmp_path / "tokens")) == ["x", "x#1"]
 
 
 def test_tokenize_reads_hugging_face_parquet(
@@ -164,7 +168,7 @@ def test_tokenize_works_on_any_file_system(
         summary = tokenize("memory://source", "memory://tokens", [engine], k=K)
     assert (summary.done_before, summary.new_images, summary.images) == (1, 0, 40)
     table = pq.read_table(io.BytesIO(fs.cat_file("/tokens/train.parquet"))).to_pylist()
-    assert {row["key"]: row["tokens"] for row in table} == expected
+    assert {row["key"].removeprefix("train/"): row["tokens"] for row in table} == expected
     fs.rm("/source", recursive=True)
     fs.rm("/tokens", recursive=True)
 
@@ -205,9 +209,9 @@ def test_tokenize_writes_webdataset(
             assert file is not None
             contents[member.name] = file.read()
     assert {
-        key: Tokens.from_bytes(contents[f"{key}.ctok"]).ids.tolist() for key in expected
+        key: Tokens.from_bytes(contents[f"train/{key}.ctok"]).ids.tolist() for key in expected
     } == expected
-    assert json.loads(contents["a/photo-000.json"])["k"] == K
+    assert json.loads(contents["train/a/photo-000.json"])["k"] == K
 
 
 def _bad_files() -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from channeltok import ChannelTokError
 from channeltok.datasets import detokenize, verify
 
 from service.engine.in_process import InProcessEngine
-from tests.client.datasets.conftest import KEYS
+from tests.client.datasets.conftest import KEYS, MEMBERS
 from tests.support import dataset_files
 from tests.support.photographs import crops
 
@@ -24,7 +24,7 @@ def test_verify_reports_changed_images_and_a_missing_shard(
 ) -> None:
     shutil.copytree(tokenized / "source", tmp_path / "source")
     dataset_files.tar(
-        tmp_path / "source/train-1.tar", zip(KEYS[10:20], crops(10, seed=9), strict=True)
+        tmp_path / "source/train-1.tar", zip(MEMBERS[10:20], crops(10, seed=9), strict=True)
     )
     (tmp_path / "source/train-2.tar").unlink()
     verified = verify(str(tmp_path / "source"), str(tokenized / "tokens"), engine, sample=30)
@@ -39,7 +39,7 @@ def test_verify_reports_an_unreadable_image_as_different(
     images = crops(10, seed=9)
     dataset_files.tar(
         tmp_path / "source/train-1.tar",
-        [(KEYS[10], b"no image"), *zip(KEYS[11:20], images[1:], strict=True)],
+        [(MEMBERS[10], b"no image"), *zip(MEMBERS[11:20], images[1:], strict=True)],
     )
     verified = verify(str(tmp_path / "source"), str(tokenized / "tokens"), engine, sample=30)
     assert (sorted(verified.different), verified.missing) == (sorted(KEYS[10:20]), [])

@@ -54,7 +54,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _sizes(folder: Path) -> dict[str, tuple[int, int]]:
-    return {path.stem: _pixels(path).shape[1::-1] for path in folder.iterdir()}
+    return {path.stem: _pixels(path).shape[1::-1] for path in folder.rglob("*.*")}
 
 
 def test_detokenize_gives_padded_images_their_own_shape(
@@ -68,7 +68,7 @@ def test_detokenize_gives_padded_images_their_own_shape(
         "square": (128, 128),
         "turned": (43, 128),
     }
-    wide = _pixels(tmp_path / "photos/wide.png").astype(float)
+    wide = _pixels(tmp_path / "photos/all/wide.png").astype(float)
     original = np.asarray(Image.open(io.BytesIO(IMAGES[0][1])).resize((128, 43))).astype(float)
     assert np.square(wide - original).mean() < 0.5 * np.square(original - original.mean()).mean()
 
@@ -98,13 +98,13 @@ def test_tokenize_stores_what_was_seen(engine: InProcessEngine, tmp_path: Path, 
             side = min(width, height)
             left, top = (width - side) / 2, (height - side) / 2
             box = [0, 0, width, height] if fit == "pad" else [left, top, left + side, top + side]
-            member = tar.extractfile(f"{key}.json")
+            member = tar.extractfile(f"all/{key}.json")
             assert member is not None
-            for row in (rows[key], json.load(member)):
+            for row in (rows[f"all/{key}"], json.load(member)):
                 assert (row["width"], row["height"]) == (width, height)
                 assert [row[name] for name in VIEW] == box
     (key, tokens), *_ = TokenDataset(str(tmp_path / "tokens")).rows()
-    assert key == "wide"
+    assert key == "all/wide"
     (seen,) = engine.encode_stream([IMAGES[0][1]], K, fit=fit)  # type: ignore[arg-type]
     assert (tokens, tokens.view) == (seen, seen.view)  # type: ignore[union-attr]
 
@@ -119,7 +119,7 @@ def test_verify_takes_tokens_without_a_manifest_for_cropped_ones(
 ) -> None:
     shutil.copy(padded / "tokens/all.parquet", tmp_path / "all.parquet")
     verified = verify(str(padded / "source"), str(tmp_path), engine)
-    assert sorted(verified.different) == ["tall", "turned", "wide"]
+    assert sorted(verified.different) == ["all/tall", "all/turned", "all/wide"]
 
 
 def test_tokenize_refuses_another_fit_in_one_destination(
@@ -146,6 +146,18 @@ def _as_an_older_release_wrote_it(tokens: Path, shard: str) -> None:
     manifest.write_text(json.dumps(fields))
     path = tokens / f"{shard}.parquet"
     pq.write_table(pq.read_table(path).drop_columns(VIEW), path)
+
+
+def test_tokens_of_the_first_format_are_decoded_and_not_continued(
+    engine: InProcessEngine, padded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(padded, tmp_path / "old")
+    manifest = tmp_path / "old/tokens/.channeltok/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
+    source, tokens = str(tmp_path / "old/source"), str(tmp_path / "old/tokens")
+    with pytest.raises(DestinationMismatch, match="older release"):
+        tokenize(source, tokens, [engine], k=K, fit="pad")
+    assert detokenize(tokens, tmp_path / "photos", engine) == 4
 
 
 def test_older_tokens_are_read_and_their_runs_go_on(

@@ -1,75 +1,170 @@
 """Find the shards of a source."""
 
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from channeltok.datasets.errors import SourceError
-from channeltok.datasets.sources.folder import Folder
+from channeltok.datasets.sources.cut import cut_loose, cut_parquet, cut_tar
 from channeltok.datasets.sources.listing import Listing
-from channeltok.datasets.sources.names import SUFFIXES, split_suffix
+from channeltok.datasets.sources.loose import LooseImages
+from channeltok.datasets.sources.metadata import METADATA_NAMES
+from channeltok.datasets.sources.names import SUFFIXES, UniqueNames, split_suffix
 from channeltok.datasets.sources.options import DEFAULTS, SourceOptions
-from channeltok.datasets.sources.parquet import Parquet
-from channeltok.datasets.sources.shard import Shard
-from channeltok.datasets.sources.tar import Tar
-
-FOLDER_SHARD_IMAGES = 1000
+from channeltok.datasets.sources.parquet_schema import image_column
+from channeltok.datasets.sources.places import SourceFile, find_files
+from channeltok.datasets.sources.shard import Shard, Skipped
 
 
-def find_shards(source: str, options: SourceOptions = DEFAULTS) -> Listing:
-    """Cut a source into shards, sorted by path.
+@dataclass
+class _Files:
+    """Files of a source by what they are."""
+
+    tars: list[SourceFile] = field(default_factory=list)
+    parquets: list[SourceFile] = field(default_factory=list)
+    images: list[SourceFile] = field(default_factory=list)
+    others: list[SourceFile] = field(default_factory=list)
+
+
+def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) -> Listing:
+    """Cut a source into shards.
 
     Args:
-        source: a path, a URL, or a glob of them.
+        source: a path, a URL, or a pattern of them, with * ? [] or {}; or several of these. What
+            exists under that very name is meant, whatever characters are in it.
+        options: what is read.
+
+    Returns:
+        The shards, tars and Parquet files first, each kind sorted by path; and what was passed by.
 
     Raises:
-        SourceError: there is nothing to tokenize, or two shards would have one name.
+        SourceError: there is nothing to tokenize, or it cannot be listed.
     """
+    skipped: Skipped = Counter()
+    shown = source if isinstance(source, str) else ", ".join(map(str, source))
+    found, root = find_files(source, options.exclude, skipped)
     try:
-        fs, root = fsspec.url_to_fs(source)
-        pattern = any(character in root for character in "*?[")
-        listing = fs.glob(root, detail=True) if pattern else fs.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"{source}: {error}") from error
-    if pattern:
-        root = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0])
-    elif list(listing) == [root]:
-        root = posixpath.dirname(root)
-    if not listing:
-        raise SourceError(f"{source}: nothing is there")
-    shards, loose = list[Shard](), list[tuple[str, str, int]]()
-    for path, facts in sorted(listing.items()):
-        relative = posixpath.relpath(path, root) if root else path
-        # fsspec calls a link to a file "other"; caches of datasets are full of such links.
-        is_file = facts.get("type", "file") == "file" or facts.get("islink", False)
-        if not is_file or any(part.startswith((".", "_")) for part in relative.split("/")):
-            continue
-        size = int(facts.get("size") or 0)
-        base, kind = split_suffix(relative)
-        if kind in ("tar", "parquet"):
-            shards.append(
-                (Tar if kind == "tar" else Parquet)(fs, base, path, size, str(size), options)
-            )
-        elif kind in SUFFIXES:
-            loose.append((base, path, size))
-    for number, start in enumerate(range(0, len(loose), FOLDER_SHARD_IMAGES)):
-        shards.append(
-            Folder(
-                fs,
-                root,
-                f"images-{number:05d}",
-                loose[start : start + FOLDER_SHARD_IMAGES],
-                options,
-            )
-        )
+        shards = _shards(_sorted_out(found, options, skipped), root, options, skipped)
+    except OSError as error:
+        raise SourceError(f"{shown}: {error}") from error
     if not shards:
+        counts = ", ".join(f"{number} × {kind}" for kind, number in sorted(skipped.items()))
         raise SourceError(
-            f"{source}: no images there: no .tar, no .parquet and no file with an image suffix"
+            f"{shown}: no images there: no .tar, no .parquet and no file with an image suffix"
+            + (f"; passed by: {counts}" if counts else "")
         )
-    name, times = Counter(shard.name for shard in shards).most_common(1)[0]
-    if times > 1:
-        raise SourceError(
-            f"{source}: two token shards would be named {name}: rename one, or tokenize them apart"
-        )
-    return Listing(shards)
+    return Listing(shards, skipped)
+
+
+def _sorted_out(found: list[SourceFile], options: SourceOptions, skipped: Skipped) -> _Files:
+    files = _Files()
+    for file in found:
+        kind = split_suffix(file.relative)[1]
+        *folders, base = file.relative.split("/")
+        if base.startswith(".") or any(folder.startswith((".", "_")) for folder in folders):
+            skipped["hidden file"] += 1
+        elif kind in SUFFIXES:  # also _MG_0001.jpg, as cameras name photos
+            files.images.append(file)
+        elif base.startswith("_"):
+            skipped["hidden file"] += 1
+        elif kind == "tar":
+            files.tars.append(file)
+        elif kind == "parquet":
+            files.parquets.append(file)
+        else:
+            files.others.append(file)
+    return files
+
+
+def _shards(files: _Files, root: str, options: SourceOptions, skipped: Skipped) -> list[Shard]:
+    loose, beside_tars = LooseImages(options, skipped), dict[str, SourceFile]()
+    if files.images:
+        files.others = [
+            file
+            for file in files.others
+            if posixpath.basename(file.relative) not in METADATA_NAMES
+            or not loose.add_metadata(file)
+        ]
+    parquets = _without_metadata(files, loose, beside_tars)
+    shards, names = list[Shard](), _Names([*files.tars, *parquets, *files.images])
+    for file in files.tars:
+        metadata = beside_tars.get(split_suffix(file.relative)[0])
+        shards += cut_tar(file, names.of(file), metadata, options)
+    shards += cut_parquet([(file, names.of(file)) for file in parquets], options)
+    images = loose.images(files.images, files.others)
+    by_fs = defaultdict(list)
+    for file, image in zip(files.images, images, strict=True):
+        by_fs[id(file.fs)].append((file.fs, image))
+    for group in by_fs.values():
+        shards += cut_loose(group[0][0], root, [image for _, image in group], names.taken, options)
+    return shards
+
+
+class _Names:
+    """Names of shards: the path without its suffix, or with it where another file needs that.
+
+    A shard's keys begin with its name, and those of loose images with their folder: the name of a
+    shard is no folder's.
+    """
+
+    def __init__(self, files: list[SourceFile]) -> None:
+        self.taken = UniqueNames()
+        self._folders: set[str] = set()
+        for file in files:
+            folder = posixpath.dirname(file.relative)
+            while folder and folder not in self._folders:
+                self._folders.add(folder)
+                folder = posixpath.dirname(folder)
+        self._bases: set[str] = set()
+
+    def of(self, file: SourceFile) -> str:
+        base = split_suffix(file.relative)[0]
+        if base in self._folders or base in self._bases:
+            return self.taken.add(file.relative)
+        self._bases.add(base)
+        return self.taken.add(base)
+
+
+def _without_metadata(
+    files: _Files, loose: LooseImages, beside_tars: dict[str, SourceFile]
+) -> list[SourceFile]:
+    """The Parquet files with images; those that describe images elsewhere are put to these.
+
+    img2dataset writes 00000.parquet beside 00000.tar, or beside a folder 00000. One file in each
+    folder is looked into.
+    """
+    tars = {split_suffix(file.relative)[0] for file in files.tars}
+    folders = {posixpath.dirname(file.relative) for file in files.images}
+    decided: dict[str, bool] = {}  # folder -> whether such files there hold images
+    rest = []
+    for file in files.parquets:
+        base, folder = split_suffix(file.relative)[0], posixpath.dirname(file.relative)
+        named = posixpath.basename(file.relative) in METADATA_NAMES and bool(files.images)
+        if named and not _holds_images(file) and loose.add_metadata(file):
+            continue
+        if base in tars or base in folders:
+            if folder not in decided:
+                decided[folder] = _holds_images(file)
+            if not decided[folder]:
+                if base in tars:
+                    beside_tars[base] = file
+                else:
+                    loose.add_keyed_metadata(file, base)
+                continue
+        rest.append(file)
+    return rest
+
+
+def _holds_images(file: SourceFile) -> bool:
+    try:
+        with file.fs.open(file.path, "rb") as opened:
+            image_column(pq.read_schema(opened), None, file.path)
+    except SourceError:
+        return False
+    except pa.ArrowInvalid:
+        return True  # damaged: reading it says so
+    return True

@@ -1,6 +1,7 @@
 """What is read of a source."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class SourceOptions:
     key_column: str | None = None
     whole_files: bool = False
     exclude: str | None = None
+
+    def manifest(self) -> dict[str, Any]:
+        """Its fields as JSON values, but `exclude`, which changes no shard."""
+        fields = {**asdict(self), "keep": list(self.keep)}
+        del fields["exclude"]
+        return fields
 
 
 DEFAULTS = SourceOptions()

@@ -5,19 +5,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from channeltok.datasets.sources.names import escape
 from channeltok.datasets.sources.options import SourceOptions
 from channeltok.datasets.sources.sample import Sample
 
 Skipped: TypeAlias = Counter[str]
-"""Kind of things that were passed by, in the plural -> number of them."""
+"""Kind of things that were passed by -> number of them."""
 
 
 class Shard(ABC):
     """A part of a source that becomes one token shard.
 
     Attributes:
-        name: name of the token shard, without suffix.
-        path: path or URL, for messages.
+        name: name of the token shard, without suffix; valid Unicode.
+        path: path or URL, for messages; valid Unicode.
         size: bytes.
         identity: changes with the shard's content, as far as a file listing can tell.
         skipped: what the last run of `samples` passed by; counts while it runs.
@@ -26,8 +27,8 @@ class Shard(ABC):
     def __init__(
         self, fs: Any, name: str, path: str, size: int, identity: str, options: SourceOptions
     ) -> None:
-        self.name, self.size, self.identity = name, size, identity
-        self.path = path if "file" in fs.protocol else fs.unstrip_protocol(path)
+        self.name, self.size, self.identity = escape(name), size, identity
+        self.path = escape(path if "file" in fs.protocol else fs.unstrip_protocol(path))
         self.skipped: Skipped = Counter()
         self._fs, self._path, self._options = fs, path, options
 

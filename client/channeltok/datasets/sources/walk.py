@@ -1,0 +1,73 @@
+"""List the files of a source."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from channeltok.datasets.sources.shard import Skipped
+
+
+def is_local(fs: Any) -> bool:
+    """Whether it is the file system of this machine."""
+    return "file" in fs.protocol
+
+
+def list_files(fs: Any, path: str, exclude: str | None, skipped: Skipped) -> dict[str, int]:
+    """Path -> size of all files in a folder, or of the file itself; empty if nothing is there.
+
+    Linked folders are followed. Folders that begin with . or _ are left out, and so is `exclude`,
+    a path. Raises OSError if the folder cannot be listed; a folder in it that cannot is counted.
+    """
+    if is_local(fs):
+        if os.path.isdir(path):
+            return dict(_walk(path, exclude, skipped, ()))
+        return {path: _size(path)} if os.path.lexists(path) else {}
+    fs.invalidate_cache()
+    found = fs.find(path, detail=True)
+    return {
+        file: int(facts.get("size") or 0)
+        for file, facts in found.items()
+        if facts.get("type", "file") == "file" and not file.endswith("/")
+    }
+
+
+def _walk(
+    folder: str, exclude: str | None, skipped: Skipped, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, int]]:
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        skipped["link to a folder that it is in"] += 1
+        return
+    if above and exclude is not None and _same(folder, exclude):
+        skipped["destination inside the source"] += 1
+        return
+    try:
+        with os.scandir(folder) as scan:
+            entries = list(scan)
+    except PermissionError:
+        if not above:
+            raise
+        skipped["folder that cannot be read"] += 1
+        return
+    for entry in entries:
+        if entry.is_dir():
+            if entry.name.startswith((".", "_")):
+                skipped["hidden folder"] += 1
+            else:
+                yield from _walk(entry.path, exclude, skipped, (*above, here))
+        elif entry.is_file() or entry.is_symlink():  # a link to nothing fails when it is read
+            yield entry.path, _size(entry.path)
+        else:
+            skipped["file that is no regular file"] += 1
+
+
+def _same(folder: str, other: str) -> bool:
+    return os.path.exists(other) and os.path.samefile(folder, other)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
