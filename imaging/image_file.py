@@ -82,15 +82,15 @@ class ImageFile:
         """The part of the image that `pixels` shows."""
         return view(self.width, self.height, fit)
 
-    def pixels(self, size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    def pixels(self, size: int, fit: Fit = "crop", box: Box | None = None) -> NDArray[np.uint8]:
         """Decode to the square that a tokenizer sees: uint8 [size, size, 3], sRGB.
 
-        Raises BadImage.
+        box: the part to show, as in `crop`; None for that of `view`. Raises BadImage.
         """
-        box = self.view(fit).box
+        box = self.view(fit).box if box is None else box
         if fit == "crop":
             return self.crop(box, size, size)
-        left, top, right, bottom = content_box(self.width, self.height, size)
+        left, top, right, bottom = content_box(box[2] - box[0], box[3] - box[1], size)
         content = self.crop(box, right - left, bottom - top)
         # The outermost pixels go on to the edge of the square.
         margins = ((top, size - bottom), (left, size - right), (0, 0))

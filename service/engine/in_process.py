@@ -12,6 +12,7 @@ import structlog
 from channeltok import Aspect, Fit, ImageFormat, Quality, TokenBytesError, TokenizerInfo, Tokens
 from channeltok.errors import CLASS_OF_CODE, ChannelTokError
 from channeltok.fit import check_aspect
+from channeltok.images import ImageLike
 from channeltok.local.engines import Engine, EnginePool
 from channeltok.local.graphs import Graphs
 from channeltok.local.tokenizer import Tokenizer
@@ -62,7 +63,7 @@ class InProcessEngine:
 
     def encode_stream(
         self,
-        images: Iterable[bytes],
+        images: Iterable[ImageLike],
         k: int | None = None,
         tokenizer: str | None = None,
         *,

@@ -84,6 +84,7 @@ def add_commands(
         metavar="I/N",
         help="do only the I-th of N parts, for N machines with one source and destination",
     )
+    _add_view_options(tokenize)
     tokenize.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -164,6 +165,20 @@ def _source_options(options: argparse.Namespace) -> "SourceOptions":
     )
 
 
+def _add_view_options(tokenize: argparse.ArgumentParser) -> None:
+    tokenize.add_argument(
+        "--views",
+        metavar="N",
+        type=int,
+        default=0,
+        help="tokenize N random views of each image instead of the image: crops, half of them "
+        "mirrored, with the keys KEY@1, KEY@2, ...",
+    )
+    tokenize.add_argument(
+        "--seed", type=int, default=0, help="of --views: the same seed, the same views; default: 0"
+    )
+
+
 @contextmanager
 def connect_to_servers(options: argparse.Namespace) -> Iterator[list[Client]]:
     """A client for each address in --server, a list with commas."""
@@ -229,6 +244,8 @@ def _tokenize(make_cluster: MakeCluster, options: argparse.Namespace, engines: l
             patience=options.patience,
             part=options.part,
             source_options=_source_options(options),
+            views=options.views,
+            seed=options.seed,
             listener=progress,
             cluster=cluster,
         )

@@ -75,6 +75,8 @@ def tokenize(
     patience: float = PATIENCE_SECONDS,
     part: str | None = None,
     source_options: SourceOptions | None = None,
+    views: int = 0,
+    seed: int = 0,
     listener: ProgressListener | None = None,
     cluster: "Cluster | None" = None,
 ) -> Summary:
@@ -97,6 +99,9 @@ def tokenize(
         part: "I/N", 1 <= I <= N: only every N-th shard, from the I-th. N machines with the same
             source, each with another I, never do the same shard.
         source_options: what is read of the source: columns to keep, and names of columns.
+        views: how many random views of each image are tokenized, a row each: crops, half of them
+            mirrored. 0 for the image itself. The keys are KEY@1, KEY@2, ...
+        seed: of the views: the same seed, the same views.
         listener: receives the progress.
         cluster: a Ray cluster that tokenizes the shards with engines of its own; `engines` then
             only say which tokenizer is meant.
@@ -112,13 +117,14 @@ def tokenize(
         EngineGone: the engines answered nobody for longer than `patience`.
         ShardFailed: shards could not be finished, even with retries, or changed afterwards.
         ChannelTokError: the engines cannot be reached to begin with, or `fit` is none.
-        ValueError: the engines lack this k or tokenizer, both `k` and `quality` are set, or
-            `max_rejects`, `patience` or `part` is none.
+        ValueError: the engines lack this k or tokenizer, both `k` and `quality` are set,
+            `max_rejects`, `patience`, `part` or `views` is none, or views lack a package.
         KeyboardInterrupt: as it came, with a message on what is done.
     """
     started = time.monotonic()
     limit, waiting = RejectLimit.parse(max_rejects), Patience(patience)
     share = None if part is None else Part.parse(part)
+    _check_views(views)
     options = replace(source_options or SourceOptions(), exclude=destination)
     listing = find_shards(source, options)
     shards = listing.shards if share is None else share.of(listing.shards)
@@ -137,11 +143,15 @@ def tokenize(
         container,
         quality_text,
         fit=check_fit(fit),
+        views=views,
+        seed=seed if views else 0,
         **options.manifest(),
     )
     target = Destination(destination, manifest)
     listener = listener or ProgressListener()
-    shard_tokenizer = ShardTokenizer(target, info, k, container, quality, fit, options.keep, limit)
+    shard_tokenizer = ShardTokenizer(
+        target, info, k, container, quality, fit, options.keep, limit, views, manifest.seed
+    )
     run = Run(shard_tokenizer, limit, waiting, listener)
     summary = Summary(info.name, info.fingerprint, k, quality_text, len(shards))
     run.skipped.update(listing.skipped)
@@ -204,6 +214,18 @@ def _remaining(
         else:
             run.count(entry)
     return remaining, changed
+
+
+def _check_views(views: int) -> None:
+    if views < 0:
+        raise ValueError(f"views is 0 or more, not {views}")
+    if views:
+        try:
+            from channeltok.local import random_views  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"views need more packages: pip install 'channeltok[batch,local]' ({error})"
+            ) from error
 
 
 def _name(source: str | Sequence[str]) -> str:

@@ -36,7 +36,8 @@ class Manifest:
 
     k: tokens per image; None where `quality` (as text) chooses. fit: what part of each image the
     tokenizer saw; manifests of older runs lack it, and they cropped. keep to whole_files: what was
-    read of the source, see SourceOptions.
+    read of the source, see SourceOptions. views: how many random views of each image there are, by
+    `seed`; 0 for the image itself.
     """
 
     tokenizer: str
@@ -51,6 +52,8 @@ class Manifest:
     label_column: str | None = None
     key_column: str | None = None
     whole_files: bool = False
+    views: int = 0
+    seed: int = 0
 
 
 class Destination:
@@ -121,7 +124,7 @@ class Destination:
 
 
 def _compare(url: str, stored: dict[str, Any], manifest: Manifest) -> None:
-    begun = {"fit": "crop", **stored}
+    begun = {"fit": "crop", "views": 0, "seed": 0, **stored}
     if begun.get("format", 1) < FORMAT:
         raise DestinationMismatch(
             f"{url} was begun by an older release, with other keys: read, decode and verify it as "

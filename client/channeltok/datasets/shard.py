@@ -1,10 +1,10 @@
 """Tokenize one shard and put it in place; in a thread here or on a Ray worker."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from channeltok._messages import TokenizerInfo
 from channeltok.datasets.destination import Destination
@@ -23,8 +23,12 @@ from channeltok.errors import (
     TooLarge,
 )
 from channeltok.fit import Fit
+from channeltok.images import Pixels
 from channeltok.quality import Quality
 from channeltok.tokens import Tokens
+
+if TYPE_CHECKING:
+    from channeltok.local.random_views import RandomView
 
 OnImage = Callable[[int, Reject | None], None]
 """Called for each image with its size in bytes, and its reject if it has no tokens."""
@@ -39,7 +43,7 @@ class Engine(Protocol):
 
     def encode_stream(
         self,
-        images: Iterable[bytes],
+        images: Iterable[bytes | Pixels],
         k: int | None = None,
         tokenizer: str | None = None,
         *,
@@ -63,6 +67,8 @@ class ShardTokenizer:
         fit: what part of each image the tokenizer sees.
         keep: names of the columns of the source that are kept.
         limit: how many rejects a shard may have.
+        views: number of random views of each image, a row each; 0 for the image itself.
+        seed: of the views.
     """
 
     destination: Destination
@@ -73,12 +79,16 @@ class ShardTokenizer:
     fit: Fit = "crop"
     keep: tuple[str, ...] = ()
     limit: RejectLimit = field(default_factory=RejectLimit)
+    views: int = 0
+    seed: int = 0
 
     @property
     def description(self) -> Description:
         """What all rows have in common."""
         quality = None if self.quality is None else str(self.quality)
-        return Description.of(self.info, self.k, quality, self.fit, keep=self.keep)
+        return Description.of(
+            self.info, self.k, quality, self.fit, self.views, self.seed, self.keep
+        )
 
     def run(
         self,
@@ -99,7 +109,8 @@ class ShardTokenizer:
         """
         with patience.waiting() as wait:
             rows, rejects = self._tokenize(shard, engine, wait, on_image)
-        self.limit.check_shard(shard.path, len(rows) + len(rejects), rejects)
+        images = len(rows) // max(1, self.views) + len(rejects)
+        self.limit.check_shard(shard.path, images, rejects)
         lengths = None
         if self.quality is not None:
             lengths = LengthStats()
@@ -115,25 +126,29 @@ class ShardTokenizer:
         self, shard: Shard, engine: Engine, wait: Wait, on_image: OnImage | None
     ) -> tuple[list[Row], list[Reject]]:
         rows, rejects = list[Row](), list[Reject]()
-        sent: deque[Sample] = deque()
+        sent: deque[tuple[Sample, RandomView | None]] = deque()
 
-        def report(sample: Sample, reject: Reject | None) -> None:
+        def report(sample: Sample, view: "RandomView | None", reject: Reject | None) -> None:
             if on_image is not None:
-                on_image(len(sample.image), reject)
+                again = view is not None and view.number > 1  # its bytes were counted
+                on_image(0 if again else len(sample.image), reject)
 
         def refuse(sample: Sample, code: str, reason: str) -> None:
             rejects.append(Reject(sample.key, shard.path, sample.offset, code, reason))
-            report(sample, rejects[-1])
+            report(sample, None, rejects[-1])
 
-        def images() -> Iterator[bytes]:
+        def images() -> Iterator[bytes | Pixels]:
             wait.reading()
             for sample in _read(shard):
-                if sample.refusal:
-                    refuse(sample, "UNREADABLE", sample.refusal)
-                else:
-                    sent.append(sample)
+                try:
+                    views = self._views(sample)
+                except InvalidInput as error:
+                    refuse(sample, error.code, error.message)
+                    continue
+                for view in views:
+                    sent.append((sample, view))
                     wait.sent()
-                    yield sample.image
+                    yield sample.image if view is None else view.pixels
                     wait.reading()
             wait.read_all()
 
@@ -142,7 +157,7 @@ class ShardTokenizer:
         )
         with closing(results):
             for result in results:
-                sample = sent.popleft()
+                sample, view = sent.popleft()
                 if isinstance(result, (InvalidInput, TooLarge)):
                     wait.answered()
                     refuse(sample, result.code, result.message)
@@ -150,11 +165,22 @@ class ShardTokenizer:
                     raise result
                 else:
                     wait.answered()
-                    rows.append(self._row(shard, sample, result))
-                    report(sample, None)
+                    rows.append(self._row(shard, sample, view, result))
+                    report(sample, view, None)
         return rows, sorted(rejects, key=lambda reject: reject.offset)
 
-    def _row(self, shard: Shard, sample: Sample, tokens: Tokens) -> Row:
+    def _views(self, sample: Sample) -> "Sequence[RandomView | None]":
+        """What is sent of a sample, None for its image. Raises InvalidInput for a bad image."""
+        if sample.refusal:
+            raise InvalidInput("UNREADABLE", sample.refusal)
+        if not self.views:
+            return [None]
+        from channeltok.local.random_views import RandomViews  # an extra
+
+        views = RandomViews(self.seed, self.info.image_size, self.fit)
+        return views.of(sample.image, sample.key, range(1, self.views + 1))
+
+    def _row(self, shard: Shard, sample: Sample, view: "RandomView | None", tokens: Tokens) -> Row:
         if tokens.fingerprint != self.info.fingerprint:
             raise FingerprintMismatch(
                 "FINGERPRINT_MISMATCH",
@@ -165,8 +191,22 @@ class ShardTokenizer:
             raise InternalError(
                 "INTERNAL", "the service is older than this client: it does not say what it saw"
             )
-        origin = (shard.path, sample.offset, sample.label, sample.label_id)
-        return Row(sample.key, tokens, self.info.name, *origin, sample.columns)
+        key, number, flipped = sample.key, None, False
+        if view is not None:
+            key, number, flipped = f"{key}@{view.number}", view.number, view.flipped
+            tokens = replace(tokens, view=view.seen)
+        return Row(
+            key,
+            tokens,
+            self.info.name,
+            shard.path,
+            sample.offset,
+            sample.label,
+            sample.label_id,
+            sample.columns,
+            number,
+            flipped,
+        )
 
 
 def _read(shard: Shard) -> Iterator[Sample]:

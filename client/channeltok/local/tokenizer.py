@@ -22,6 +22,7 @@ from channeltok.local.dataset_map import DatasetDecoder, DatasetEncoder
 from channeltok.local.decoded_pixels import DecodedPixels
 from channeltok.local.engines import Engine, EnginePool
 from channeltok.local.graphs import Graphs
+from channeltok.local.image_errors import invalid_input
 from channeltok.local.image_quality import measure_quality
 from channeltok.padding import pad_prefixes
 from channeltok.quality import K_AND_QUALITY, Quality
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
 TokensLike: TypeAlias = Tokens | bytes | Any
 """Tokens, their bytes, or ids: integers [k] in a list, an array or a tensor, -1 for a missing id at
 the end."""
-
-_CODES: dict[type[imaging.BadImage], str] = {
-    imaging.BadImage: "BAD_IMAGE",
-    imaging.TooManyPixels: "TOO_MANY_PIXELS",
-    imaging.UnsupportedFormat: "UNSUPPORTED_FORMAT",
-}
 
 
 class Tokenizer:
@@ -416,7 +411,7 @@ class Tokenizer:
             seen = file.view(fit)
             return file.pixels(size, fit), ImageView(seen.width, seen.height, *seen.box)
         except imaging.BadImage as error:
-            raise InvalidInput(_CODES[type(error)], str(error)) from error
+            raise invalid_input(error) from error
 
     def _read_tokens(self, item: TokensLike, k: int | None) -> Tokens:
         """Checked tokens, cut to k."""
