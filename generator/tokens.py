@@ -18,7 +18,8 @@ from tqdm import tqdm
 import imaging
 from tokenizer import checkpoint, inference
 from tokenizer.models.base import Tokenizer
-from tokenizer.training.data import SUFFIXES, RandomCrop, shards
+from tokenizer.training.data import RandomCrop, shards
+from tokenizer.training.readable_photos import ReadablePhotos
 
 NO_CLASS = -1
 BATCH = 64
@@ -69,15 +70,14 @@ def _encode_pass(
 ) -> Iterator[tuple[NDArray[np.int32], list[str]]]:
     size = model.shape.image_size
     crop = RandomCrop(size, seed=number)
-    dataset = (
-        wds.WebDataset(shards(pattern), shardshuffle=False)
-        .to_tuple("__key__", SUFFIXES)
-        .batched(BATCH)
-    )
-    for keys, photos in tqdm(dataset, desc=f"encoding pass {number}", unit="batch", leave=False):
-        pixels = np.stack(
-            [crop(data) if number > 1 else imaging.prepare(data, size) for data in photos]
-        )
+    readable = ReadablePhotos(crop if number > 1 else lambda data: imaging.prepare(data, size))
+    dataset = wds.WebDataset(shards(pattern), shardshuffle=False).compose(readable).batched(BATCH)
+    for keys, pixels in tqdm(dataset, desc=f"encoding pass {number}", unit="batch", leave=False):
         if number == 1:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        yield inference.encode(model, pixels).numpy(), [Path(key).parent.name for key in keys]
+        yield inference.encode(model, pixels).numpy(), [_folder(key) for key in keys]
+
+
+def _folder(name: str) -> str:
+    """The folder of a photo in its shard: `name` is SHARD/FOLDER/KEY; "" without one."""
+    return Path(name.partition("/")[2]).parent.name

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, get_worker_info
 
 import imaging
 from tokenizer.inference import to_unit
+from tokenizer.training.readable_photos import SUFFIXES, ReadablePhotos
 
 # Encoded photos. Shards of different sources are mixed only if the buffer spans several shards.
 SHUFFLE_BUFFER = 10_000
 MIN_AREA = 0.4  # smallest share of a photo that a crop covers
 MAX_STRETCH = 4 / 3  # largest aspect ratio of a crop, either way
-SUFFIXES = "jpg;jpeg;png;webp"
 
 
 def shards(pattern: str) -> list[str]:
@@ -46,12 +46,13 @@ def training_batches(
 ) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, size, size] in [-1, 1] of random resized crops.
 
-    Half of the crops are mirrored. pattern: see `shards`. seed: of order and crops. A resumed run
+    Half of the crops are mirrored. Photos that cannot be read are skipped, see ReadablePhotos.
+    pattern: see `shards`. seed: of order and crops. A resumed run
     needs another seed, to see other photos first, and so does each process of a run, which reads
     its own part of the shards.
     workers: decoding processes; 0 decodes in this one. min_area: the smallest share of a photo's
     area that a crop covers. Raises ValueError when the shards, or this process's part of them, hold
-    fewer photos than one batch.
+    fewer photos than one batch that can be read.
     """
     # detshuffle reshuffles every epoch; plain shuffle starts each from the same seed.
     # webdataset 1.0 ignores WebDataset(repeat=True).
@@ -64,44 +65,44 @@ def training_batches(
             nodesplitter=wds.split_by_node,
         )
         .compose(wds.detshuffle(SHUFFLE_BUFFER, SHUFFLE_BUFFER // 2, seed))
-        .to_tuple(SUFFIXES)
-        .map_tuple(RandomCrop(size, seed, min_area))
+        .compose(ReadablePhotos(RandomCrop(size, seed, min_area)))
         .batched(batch, partial=False)
         .repeat()
     )
     # No workers by default: on a CPU decoding is 4 % of a step, and a worker competing with compute
     # made each step slower.
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=workers)
-    for (photos,) in loader:
+    for _, photos in loader:
         yield to_unit(torch.as_tensor(photos))
     raise ValueError(
         f"the shards at {pattern!r} hold fewer photos than one batch of {batch} for each process "
-        "that reads them"
+        "that reads them, not counting those that cannot be read"
     )
 
 
 def evaluation_photos(pattern: str, size: int, count: int | None = None) -> NDArray[np.uint8]:
     """The first `count` photos (all when None) by the image contract: uint8 [count, size, size, 3].
 
-    pattern: image files or .tar shards, sorted by name: a folder of either, one file, or a glob.
-    Raises FileNotFoundError when there are none.
+    Photos that cannot be read are skipped, see ReadablePhotos. pattern: image files or .tar shards,
+    sorted by name: a folder of either, one file, or a glob. Raises FileNotFoundError when there are
+    none, ValueError when none can be read.
     """
-    return np.stack([imaging.prepare(data, size) for data in islice(_files(pattern), count)])
+    readable = ReadablePhotos(lambda data: imaging.prepare(data, size))
+    photos = [photo for _, photo in islice(_photos(pattern, readable), count)]
+    if not photos:
+        raise ValueError(f"no photo at {pattern!r} can be read")
+    return np.stack(photos)
 
 
-def _files(pattern: str) -> Iterator[bytes]:
+def _photos(
+    pattern: str, readable: ReadablePhotos[NDArray[np.uint8]]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     paths = sorted(glob.glob(f"{pattern}/*") if Path(pattern).is_dir() else glob.glob(pattern))
     photos = [path for path in paths if Path(path).suffix[1:].lower() in SUFFIXES.split(";")]
     if photos:
-        yield from (Path(path).read_bytes() for path in photos)
-    else:
-        # nodesplitter=None: the process that evaluates reads all shards
-        yield from (
-            data
-            for (data,) in wds.WebDataset(
-                shards(pattern), shardshuffle=False, nodesplitter=None
-            ).to_tuple(SUFFIXES)
-        )
+        return readable.read_all((path, Path(path).read_bytes()) for path in photos)
+    # nodesplitter=None: the process that evaluates reads all shards
+    return readable(wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None))
 
 
 class RandomCrop:

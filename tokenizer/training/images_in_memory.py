@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import imaging
-from tokenizer.training.data import MAX_STRETCH, SUFFIXES, shards
+from tokenizer.training.data import MAX_STRETCH, shards
+from tokenizer.training.readable_photos import ReadablePhotos, name_and_photo
 
 # Largest size of a kept photo in pixels; of a photo longer than 3:2 the middle is kept.
 SHORT_SIDE, LONG_SIDE = 176, 264
@@ -52,17 +53,15 @@ class PhotosInMemory:
     ) -> "PhotosInMemory":
         """Load all photos of the shards at `pattern`, see tokenizer.training.data.shards.
 
-        Raises FileNotFoundError when there are none.
+        Photos that cannot be read are skipped, see ReadablePhotos. Raises FileNotFoundError when
+        there are no shards.
         """
-        files = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None).to_tuple(
-            SUFFIXES
-        )
+        samples = wds.WebDataset(shards(pattern), shardshuffle=False, nodesplitter=None)
         # Threads suffice: decoders release the GIL.
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return cls(
-                list(pool.map(lambda data: np.asarray(imaging.decode(data[0])), files)),
-                device,
-            )
+            readable = ReadablePhotos(lambda data: np.asarray(imaging.decode(data)))
+            photos = readable.read_all(map(name_and_photo, samples), pool.map)
+            return cls([photo for _, photo in photos], device)
 
     def batches(
         self,
