@@ -125,10 +125,10 @@ def tokenize(
     limit, waiting = RejectLimit.parse(max_rejects), Patience(patience)
     share = None if part is None else Part.parse(part)
     _check_views(views)
+    info = choose_tokenizer(engines, tokenizer)
     options = replace(source_options or SourceOptions(), exclude=destination)
     listing = find_shards(source, options)
     shards = listing.shards if share is None else share.of(listing.shards)
-    info = choose_tokenizer(engines, tokenizer)
     if quality is not None and k is not None:
         raise ValueError(K_AND_QUALITY)
     if quality is None and k is None:
@@ -192,9 +192,8 @@ def tokenize(
     conclude()
     if run.failed:
         path, reason = next(iter(run.failed.items()))
-        raise ShardFailed(
-            f"{len(run.failed)} of {len(shards)} shards are not done; {path}: {reason}"
-        )
+        what = reason if reason.startswith(path) else f"{path}: {reason}"
+        raise ShardFailed(f"{len(run.failed)} of {len(shards)} shards are not done; {what}")
     if not run.images and not summary.rejects:
         raise SourceError(f"{_name(source)}: no images in any of its {len(shards)} shards")
     return summary

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 
 from channeltok.datasets.errors import DestinationError, EngineGone
@@ -16,6 +17,7 @@ from channeltok.datasets.ledger import Entry
 from channeltok.datasets.retries import Patience, judge
 from channeltok.datasets.shard import Engine, ShardTokenizer
 from channeltok.datasets.sources import Shard
+from channeltok.loopback import proxy_options
 
 CONNECT_SECONDS = 5.0
 
@@ -116,15 +118,25 @@ class _Worker:
 
 
 def _check_address(address: str) -> None:
-    """Raise ConnectionError unless somebody listens there; Ray itself would wait for minutes."""
+    """Raise ConnectionError unless a cluster answers there; Ray itself would wait for minutes."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    target = address.removeprefix("ray://")
+    host, colon, port = target.rpartition(":")
     if not colon or not port.isdecimal():
         return  # auto, local: Ray looks on this machine
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(
-            f"no Ray cluster listens at {address}: {error.strerror or error}"
-        ) from error
+        raise ConnectionError(f"no Ray cluster at {address}: {error.strerror or error}") from error
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    # Ray's own ports speak gRPC, too.
+    with grpc.insecure_channel(target, options=proxy_options(target)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError(
+                f"no Ray cluster at {address}: what listens there did not answer within "
+                f"{CONNECT_SECONDS:g} s"
+            ) from error

@@ -1,0 +1,97 @@
+"""tokenize: destinations that are full, go away, or cannot hold one of the shards."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from channeltok.datasets import DestinationError, ShardFailed, retries, tokenize
+
+from tests.client.datasets.test_source_faults import After
+from tests.support import dataset_files
+from tests.support.byte_engine import ByteEngine
+from tests.support.s3_server import BUCKET, s3_server
+
+SHARDS = 8
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.01)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    for shard in range(SHARDS):
+        images = [(f"{shard}-{number}", b"%d %d" % (shard, number)) for number in range(1000)]
+        dataset_files.tar(tmp_path / f"source/{shard}.tar", images)
+    return str(tmp_path / "source")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def _half_written(folder: Path) -> list[Path]:
+    return list((folder / ".channeltok").glob("writing-*"))
+
+
+def test_a_full_disk_ends_the_run_at_once_and_keeps_what_is_done(
+    source: str, small_disk: Path, tmp_path: Path
+) -> None:
+    engine, tokens = ByteEngine(), small_disk / "tokens"
+    with pytest.raises(DestinationError, match=r"disk is full; [1-7] of 8 shards are done") as told:
+        tokenize(source, str(tokens), [engine])
+    assert str(tokens) in str(told.value)
+    assert _half_written(tokens) == []
+    done = sorted(path.stem for path in tokens.glob("*.parquet"))
+    assert sum(pq.read_metadata(tokens / f"{name}.parquet").num_rows for name in done) >= 1000
+    assert engine.answers <= (len(done) + 3) * 1000, "shards were made again in vain"
+    shutil.copytree(tokens, tmp_path / "larger")
+    summary = tokenize(source, str(tmp_path / "larger"), [ByteEngine()])
+    assert summary.images == 8000
+    assert summary.done_before >= 1
+
+
+def test_a_destination_that_is_moved_away_ends_the_run(source: str, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    listener = After(1500, lambda: tokens.rename(tmp_path / "away"))
+    with pytest.raises(DestinationError, match=r"tokens: the destination is gone"):
+        tokenize(source, str(tokens), [ByteEngine()], listener=listener)
+    assert not tokens.exists()
+    (tmp_path / "away").rename(tokens)
+    assert tokenize(source, str(tokens), [ByteEngine()]).images == 8000
+
+
+def test_a_file_in_the_place_of_the_destination_is_named(source: str, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("notes")
+    with pytest.raises((DestinationError, ValueError, OSError), match="tokens"):
+        tokenize(source, str(tmp_path / "tokens"), [ByteEngine()])
+
+
+def test_a_bucket_that_refuses_ends_the_run(source: str) -> None:
+    with s3_server() as s3:
+        listener = After(1500, s3.revoke)
+        with pytest.raises(DestinationError, match=rf"s3://{BUCKET}/tokens/.*(Forbid|Denied)"):
+            tokenize(source, f"s3://{BUCKET}/tokens", [ByteEngine()], listener=listener)
+        s3.allow()
+        assert tokenize(source, f"s3://{BUCKET}/tokens", [ByteEngine()]).images == 8000
+
+
+def test_a_name_that_the_destination_cannot_hold_fails_one_shard(tmp_path: Path) -> None:
+    dataset_files.tar(tmp_path / "source/a.tar", [("x", b"x")])
+    # With .parquet instead of .tar it is one byte too long.
+    dataset_files.tar(tmp_path / f"source/{'b' * 248}.tar", [("y", b"y")])
+    with pytest.raises(ShardFailed, match=r"1 of 2 shards .*cannot be written: File name too long"):
+        tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [ByteEngine()])
+    assert [path.name for path in (tmp_path / "tokens").glob("*.parquet")] == ["a.parquet"]
