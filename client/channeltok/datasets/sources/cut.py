@@ -1,6 +1,6 @@
 """Cut a source into shards: by its layout alone, so that every run and machine cuts it the same."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,18 +23,23 @@ _THREADS = 16  # that read the footers of big Parquet files
 
 
 def cut_loose(
-    fs: Any, root: str, images: Sequence[LooseImage], names: UniqueNames, options: SourceOptions
+    fs: Any,
+    root: str,
+    images: Sequence[LooseImage],
+    numbers: Iterator[int],
+    names: UniqueNames,
+    options: SourceOptions,
 ) -> list[Shard]:
-    """Shards of FOLDER_SHARD_IMAGES images, in their order."""
+    """Shards of FOLDER_SHARD_IMAGES images, in their order. numbers: for their names."""
     return [
         Folder(
             fs,
             root,
-            names.add(f"images-{number:05d}"),
+            names.add(f"images-{next(numbers):05d}"),
             images[start : start + FOLDER_SHARD_IMAGES],
             options,
         )
-        for number, start in enumerate(range(0, len(images), FOLDER_SHARD_IMAGES))
+        for start in range(0, len(images), FOLDER_SHARD_IMAGES)
     ]
 
 

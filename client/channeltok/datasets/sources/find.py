@@ -4,6 +4,7 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,8 +100,10 @@ def _shards(files: _Files, root: str, options: SourceOptions, skipped: Skipped) 
     by_fs = defaultdict(list)
     for file, image in zip(files.images, images, strict=True):
         by_fs[id(file.fs)].append((file.fs, image))
+    numbers = count()
     for group in by_fs.values():
-        shards += cut_loose(group[0][0], root, [image for _, image in group], names.taken, options)
+        fs, mine = group[0][0], [image for _, image in group]
+        shards += cut_loose(fs, root, mine, numbers, names.taken, options)
     return shards
 
 

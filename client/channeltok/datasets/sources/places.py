@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from braceexpand import braceexpand
 
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.shard import Skipped
-from channeltok.datasets.sources.walk import is_local, list_files
+from channeltok.datasets.sources.walk import is_local, list_files, without
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def find_files(
                 continue
             relative = _relative(place.fs, path, roots[id(place.fs)])
             if len(file_systems) > 1:
-                relative = place.fs.unstrip_protocol(path).replace("://", "/").lstrip("/")
+                relative = re.sub(":/+", "/", place.fs.unstrip_protocol(path))
             files[id(place.fs), path] = SourceFile(place.fs, path, relative, size)
     ordered = sorted(files.values(), key=lambda file: (file.relative, file.path))
     return ordered, roots[id(file_systems[0])] if file_systems else ""
@@ -79,7 +80,8 @@ def _places(item: str, exclude: str | None, skipped: Skipped) -> Iterator[_Place
         else:
             path = path.rstrip("/") or path
             files = list_files(fs, path, _inside(fs, exclude), skipped)
-            place = _Place(fs, posixpath.dirname(path) if list(files) == [path] else path, files)
+            single = list(files) == [path]
+            place = _Place(fs, posixpath.dirname(_no_query(fs, path)) if single else path, files)
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"{item}: {error}") from error
     if not place.files:
@@ -98,13 +100,11 @@ def _matches(fs: Any, pattern: str, exclude: str | None, skipped: Skipped) -> _P
     """Files that match a pattern, and those in folders that do."""
     files: dict[str, int] = {}
     for path, facts in fs.glob(pattern, detail=True).items():
-        folder = os.path.isdir(path) if is_local(fs) else facts.get("type") == "directory"
-        if not folder:
-            files |= (
-                list_files(fs, path, exclude, skipped)
-                if is_local(fs)
-                else {path: int(facts.get("size") or 0)}
-            )
+        if is_local(fs):
+            if not os.path.isdir(path) or "**" not in pattern:  # which matches what is in it too
+                files |= list_files(fs, path, exclude, skipped)
+        elif facts.get("type") != "directory":
+            files |= without(exclude, {path: int(facts.get("size") or 0)}, skipped)
         elif "**" not in pattern:
             files |= list_files(fs, path, exclude, skipped)
     prefix = pattern.split("*")[0].split("?")[0].split("[")[0]
@@ -128,8 +128,12 @@ def _is_http(fs: Any) -> bool:
 
 
 def _relative(fs: Any, path: str, root: str) -> str:
-    relative = path[len(root) :].lstrip("/") if root and path.startswith(root) else path
-    return relative.partition("?")[0].partition("#")[0] if _is_http(fs) else relative
+    path = _no_query(fs, path)
+    return path[len(root) :].lstrip("/") if root and path.startswith(root) else path
+
+
+def _no_query(fs: Any, path: str) -> str:
+    return path.partition("?")[0].partition("#")[0] if _is_http(fs) else path
 
 
 def _common(folders: list[str]) -> str:

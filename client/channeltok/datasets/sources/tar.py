@@ -147,7 +147,8 @@ class _TarReader:
         kind = suffix.rpartition(".")[2]
         wanted = self._columns.wants(suffix) or suffix == "cls"
         if kind not in SUFFIXES and not wanted:
-            self._skipped[file_kind(kind)] += 1
+            what = file_kind(kind) if member.isfile() else "link without an image suffix"
+            self._skipped[what] += 1
             return
         data, refusal = self._content(member)
         if kind in SUFFIXES:

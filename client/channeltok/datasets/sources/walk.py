@@ -6,6 +6,8 @@ from typing import Any
 
 from channeltok.datasets.sources.shard import Skipped
 
+_DESTINATION = "destination inside the source"
+
 
 def is_local(fs: Any) -> bool:
     """Whether it is the file system of this machine."""
@@ -21,14 +23,26 @@ def list_files(fs: Any, path: str, exclude: str | None, skipped: Skipped) -> dic
     if is_local(fs):
         if os.path.isdir(path):
             return dict(_walk(path, exclude, skipped, ()))
-        return {path: _size(path)} if os.path.lexists(path) else {}
+        return without(exclude, {path: _size(path)} if os.path.lexists(path) else {}, skipped)
     fs.invalidate_cache()
-    found = fs.find(path, detail=True)
-    return {
+    found = {
         file: int(facts.get("size") or 0)
-        for file, facts in found.items()
+        for file, facts in fs.find(path, detail=True).items()
         if facts.get("type", "file") == "file" and not file.endswith("/")
     }
+    return without(exclude, found, skipped)
+
+
+def without(exclude: str | None, files: dict[str, int], skipped: Skipped) -> dict[str, int]:
+    """The files that do not lie in the folder `exclude`; counts it if some do."""
+    rest = {
+        file: size
+        for file, size in files.items()
+        if exclude is None or not file.startswith(f"{exclude}/")
+    }
+    if len(rest) < len(files):
+        skipped[_DESTINATION] = 1
+    return rest
 
 
 def _walk(
@@ -39,8 +53,8 @@ def _walk(
     if here in above:
         skipped["link to a folder that it is in"] += 1
         return
-    if above and exclude is not None and _same(folder, exclude):
-        skipped["destination inside the source"] += 1
+    if exclude is not None and _same(folder, exclude):
+        skipped[_DESTINATION] = 1
         return
     try:
         with os.scandir(folder) as scan:

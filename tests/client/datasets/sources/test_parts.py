@@ -1,0 +1,130 @@
+"""Big files, cut into parts that together hold what the whole does."""
+
+import gzip
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from channeltok.datasets.sources import Sample, SourceOptions, cut
+
+from tests.client.datasets.sources.support import (
+    JPEG,
+    keys,
+    link,
+    member,
+    read,
+    tar_bytes,
+    write_tar,
+)
+
+WHOLE = SourceOptions(whole_files=True)
+
+
+@pytest.fixture(autouse=True)
+def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "SPLIT_BYTES", 50_000)
+    monkeypatch.setattr(cut, "PART_BYTES", 20_000)
+
+
+def content(samples: list[Sample]) -> list[tuple[str, int, bytes, object]]:
+    """All but the name of the shard."""
+    return [
+        (s.key.rpartition("/")[2], s.offset, s.image or s.refusal.encode(), s.columns)
+        for s in samples
+    ]
+
+
+def big_members() -> list[object]:
+    members = []
+    for number in range(40):
+        image = bytes([number]) * (500 + 997 * number % 4000)
+        if number % 7 == 3:
+            members.append(link(f"{number:02d}.jpg", f"{number - 3:02d}.jpg"))
+        else:
+            members.append(member(f"{number:02d}.jpg", image))
+        members += [member(f"._{number:02d}.txt"), member(f"{number:02d}.txt", b"%d" % number)]
+        if number % 5 == 0:
+            members.append(member(f"{number:02d}.{'x' * 150}.png", image))
+    return members
+
+
+@pytest.mark.parametrize("suffix", ["tar", "TAR"])
+def test_parts_of_a_tar_are_the_whole(tmp_path: Path, suffix: str) -> None:
+    path = write_tar(tmp_path / f"big.{suffix}", big_members())  # type: ignore[arg-type]
+    options = SourceOptions(keep=("caption",))
+    whole, skipped, listing = read(path, SourceOptions(keep=("caption",), whole_files=True))
+    assert [shard.name for shard in listing.shards] == ["big"]
+    parts, skipped_of_parts, listing = read(path, options)
+    n = len(listing.shards)
+    assert n > 4
+    assert [shard.name for shard in listing.shards] == [f"big-{i:04d}-of-{n:04d}" for i in range(n)]
+    assert content(parts) == content(whole)
+    assert skipped_of_parts == skipped
+    assert len(set(keys(parts))) == len(parts) == 48
+    assert sum(shard.size for shard in listing.shards) == path.stat().st_size
+    counts = [len(list(shard.samples())) for shard in listing.shards]
+    assert max(counts) < 20
+    again = pickle.loads(pickle.dumps(listing.shards[2]))
+    assert list(again.samples()) == list(listing.shards[2].samples())
+
+
+def test_a_member_larger_than_a_part_leaves_parts_empty(tmp_path: Path) -> None:
+    path = write_tar(
+        tmp_path / "big.tar", [member("a.jpg"), member("b.jpg", bytes(100_000)), member("c.jpg")]
+    )
+    samples, _, listing = read(path)
+    assert [key.rpartition("/")[2] for key in keys(samples)] == ["a", "b", "c"]
+    assert len(listing.shards) == 6
+
+
+def test_a_second_archive_lies_in_another_part(tmp_path: Path) -> None:
+    (tmp_path / "big.tar").write_bytes(
+        tar_bytes([member("a.jpg", bytes(40_000))]) + tar_bytes([member("b.jpg", bytes(40_000))])
+    )
+    samples, _, _ = read(tmp_path)
+    assert [key.rpartition("/")[2] for key in keys(samples)] == ["a", "b"]
+
+
+def test_compressed_tars_stay_whole(tmp_path: Path) -> None:
+    noise = bytes(i * i * 31 % 65521 % 256 for i in range(90_000))
+    packed = gzip.compress(tar_bytes([member("a.jpg", noise), member("b.jpg", noise[::-1])]), 0)
+    for name in ("named.tar", "honest.tar.gz"):
+        (tmp_path / name).write_bytes(packed)
+    samples, _, listing = read(tmp_path)
+    assert [key.rpartition("/")[2] for key in keys(samples)] == ["a", "b", "a", "b"]
+    assert listing.shards[0].name == "honest"
+
+
+def test_parts_of_a_parquet_file_are_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "big.parquet"
+    images = [bytes([n % 251]) * (500 + 997 * n % 4000) for n in range(60)]
+    table = pa.table({"image": images, "caption": [f"photo {n}" for n in range(60)]})
+    pq.write_table(table, path, row_group_size=5, compression="none", use_dictionary=False)
+    whole, _, _ = read(path, SourceOptions(keep=("caption",), whole_files=True))
+    parts, _, listing = read(path, SourceOptions(keep=("caption",)))
+    assert 3 < len(listing.shards) <= -(-path.stat().st_size // 20_000)
+    assert content(parts) == content(whole)
+    assert len(set(keys(parts))) == 60
+    assert all(list(shard.samples()) for shard in listing.shards)
+    assert sum(shard.size for shard in listing.shards) == pytest.approx(path.stat().st_size, abs=50)
+
+
+def test_one_row_group_is_one_shard(tmp_path: Path) -> None:
+    path = tmp_path / "big.parquet"
+    pq.write_table(pa.table({"image": [JPEG * 2000]}), path, compression="none")
+    assert [shard.name for shard in read(path)[2].shards] == ["big"]
+
+
+def test_a_damaged_big_file_is_one_shard_that_fails(tmp_path: Path) -> None:
+    from channeltok.datasets import SourceError
+    from channeltok.datasets.sources import find_shards
+
+    (tmp_path / "big.parquet").write_bytes(bytes(60_000))
+    (tmp_path / "big.tar").write_bytes(b"x" * 60_000)
+    shards = find_shards(str(tmp_path)).shards
+    assert len(shards) > 2
+    for shard in shards:
+        with pytest.raises(SourceError, match="damaged"):
+            list(shard.samples())
