@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from channeltok.datasets.loader.order import SHUFFLE_ROWS, EpochOrder
 from channeltok.datasets.loader.row_groups import PADDING, RowGroup, RowGroups, token_matrix
 from channeltok.datasets.loader.shards import TokenShards
 from channeltok.tokens import ImageView, Tokens
+
+if TYPE_CHECKING:
+    import datasets
 
 _VIEW = [field.name for field in fields(ImageView)]
 _OWN = ("tokens", "label", "labels")
@@ -47,18 +50,20 @@ class TokenDataset:
         classes: Sequence[str] | None = None,
         columns: Sequence[str] = (),
     ) -> None:
-        self._shards = TokenShards(url)
+        self.token_shards = TokenShards(url)
         self.columns = tuple(columns)
         if classes is not None:
             self.classes = [*classes]
         self._check_columns(url)
-        largest = max(footer.list_size or footer.largest_k for footer in self._shards.footers) or 1
+        largest = (
+            max(footer.list_size or footer.largest_k for footer in self.token_shards.footers) or 1
+        )
         if k is not None and not 1 <= k <= largest:
             raise ValueError(f"k is 1 to {largest} for these tokens, not {k}")
         self.k = largest if k is None else k
 
     def _check_columns(self, url: str) -> None:
-        there = {name for footer in self._shards.footers for name in footer.columns} - {*_OWN}
+        there = {name for footer in self.token_shards.footers for name in footer.columns} - {*_OWN}
         for name in self.columns:
             if name not in there:
                 raise ValueError(
@@ -69,7 +74,7 @@ class TokenDataset:
     @property
     def shards(self) -> list[str]:
         """Paths of the token shards, sorted."""
-        return self._shards.paths
+        return self.token_shards.paths
 
     @cached_property
     def classes(self) -> list[str]:
@@ -78,7 +83,7 @@ class TokenDataset:
         Classes that had numbers in the source keep them; others are numbered by their names'
         order. Reads the labels of all shards.
         """
-        return classes_of(self._shards)
+        return classes_of(self.token_shards)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -86,11 +91,11 @@ class TokenDataset:
 
         Empty where the shards are of an older release.
         """
-        return self._shards.footers[0].description
+        return self.token_shards.footers[0].description
 
     def __len__(self) -> int:
         """Number of rows."""
-        return sum(sum(footer.group_rows) for footer in self._shards.footers)
+        return sum(sum(footer.group_rows) for footer in self.token_shards.footers)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A row: `tokens`, int64 [k], padded with -1; `label`, its class's number; its `columns`.
@@ -149,6 +154,15 @@ class TokenDataset:
         order = EpochOrder(self._groups.rows, size, seed, part, drop_last, shuffle_rows)
         return Batches(self._groups, order, self.columns)
 
+    def to_hf(self) -> "datasets.Dataset":
+        """All rows as a `datasets.Dataset` in memory, with `label` as a ClassLabel.
+
+        See `channeltok.datasets.hugging_face`, which also writes folders to upload.
+        """
+        from channeltok.datasets.hugging_face import to_hf  # Hugging Face's datasets take a second
+
+        return to_hf(self)
+
     def rows(self) -> Iterator[tuple[str, Tokens]]:
         """Yield the key and the tokens of every image, in order."""
         for shard in self.shards:
@@ -159,9 +173,9 @@ class TokenDataset:
 
         Shards of older releases, which only cropped, hold no view.
         """
-        viewed = set(_VIEW) <= set(self._shards.footer(shard).columns)
+        viewed = set(_VIEW) <= set(self.token_shards.footer(shard).columns)
         columns = ["key", "tokens", "fingerprint", *(_VIEW if viewed else ())]
-        table = self._shards.read(shard, columns)
+        table = self.token_shards.read(shard, columns)
         ids = token_matrix(table["tokens"], self.k)
         views: Iterable[ImageView | None] = repeat(None, len(ids))
         if viewed:
@@ -173,11 +187,11 @@ class TokenDataset:
 
     def name_of(self, shard: str) -> str:
         """The name of the source shard that one of `shards` was made of."""
-        return self._shards.name_of(shard)
+        return self.token_shards.name_of(shard)
 
     @cached_property
     def _groups(self) -> RowGroups:
-        return RowGroups(self._shards, self.k, self.classes, self.columns)
+        return RowGroups(self.token_shards, self.k, self.classes, self.columns)
 
     @cached_property
     def _ends(self) -> Any:

@@ -71,6 +71,11 @@ class TokenShards:
         with self._open(path) as file:
             return _footer(path, file.metadata, file.schema_arrow)
 
+    def schema(self, path: str) -> Any:
+        """The Arrow schema of one shard."""
+        with self._open(path) as file:
+            return file.schema_arrow
+
     def read(self, path: str, columns: Sequence[str], group: int | None = None) -> Any:
         """Columns of a shard, or of one of its row groups, as an Arrow table."""
         with self._open(path) as file:
