@@ -120,7 +120,7 @@ def label_of(value: Any, names: Sequence[str] = ()) -> tuple[str | None, int | N
     value = plain(value)
     if isinstance(value, float) and value.is_integer():  # pandas makes these of integers with gaps
         value = int(value)
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # NaN
         return None, None
     if isinstance(value, int) and not isinstance(value, bool):
         if names and value < 0:

@@ -1,5 +1,6 @@
 """Find the shards of a source."""
 
+import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) 
         SourceError: there is nothing to tokenize, or it cannot be listed.
     """
     skipped: Skipped = Counter()
-    shown = source if isinstance(source, str) else ", ".join(map(str, source))
+    shown = str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
     found, root = find_files(source, options.exclude, skipped)
     try:
         shards = _shards(_sorted_out(found, options, skipped), root, options, skipped)
@@ -66,11 +67,13 @@ def _sorted_out(found: list[SourceFile], options: SourceOptions, skipped: Skippe
     for file in found:
         kind = split_suffix(file.relative)[1]
         *folders, base = file.relative.split("/")
-        if base.startswith(".") or any(folder.startswith((".", "_")) for folder in folders):
+        if not file.named and (
+            base.startswith(".") or any(folder.startswith((".", "_")) for folder in folders)
+        ):
             skipped["hidden file"] += 1
         elif kind in SUFFIXES:  # also _MG_0001.jpg, as cameras name photos
             files.images.append(file)
-        elif base.startswith("_"):
+        elif base.startswith("_") and not file.named:
             skipped["hidden file"] += 1
         elif kind == "tar":
             files.tars.append(file)

@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,17 @@ from braceexpand import braceexpand
 
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.shard import Skipped
-from channeltok.datasets.sources.walk import is_local, list_files, without
+from channeltok.datasets.sources.walk import (
+    DESTINATION,
+    is_http,
+    is_local,
+    list_files,
+    same_folder,
+    without,
+    without_query,
+)
+
+_MANY = 8  # files of one folder that are named one by one
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,14 @@ class SourceFile:
         path: its path there.
         relative: its path in the source, without the query of a URL.
         size: bytes.
+        named: whether the source names this very file.
     """
 
     fs: Any
     path: str
     relative: str
     size: int
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,14 @@ class _Place:
     fs: Any
     root: str  # the folder that names are relative to
     files: dict[str, int]  # path -> bytes
+
+
+@dataclass(frozen=True)
+class _Target:
+    item: str  # as it was written, for messages
+    fs: Any
+    path: str
+    is_pattern: bool
 
 
 def find_files(
@@ -47,7 +68,8 @@ def find_files(
     Raises SourceError if there are none, or they cannot be listed.
     """
     items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    places = [place for item in items for place in _places(os.fspath(item), exclude, skipped)]
+    targets = [target for item in items for target in _targets(os.fspath(item))]
+    places = list(_places(targets, exclude, skipped))
     file_systems = list({id(place.fs): place.fs for place in places}.values())
     roots = {
         id(fs): _common([place.root for place in places if place.fs is fs]) for fs in file_systems
@@ -61,32 +83,78 @@ def find_files(
             relative = _relative(place.fs, path, roots[id(place.fs)])
             if len(file_systems) > 1:
                 relative = re.sub(":/+", "/", place.fs.unstrip_protocol(path))
-            files[id(place.fs), path] = SourceFile(place.fs, path, relative, size)
+            named = list(place.files) == [path] and place.root != path
+            files[id(place.fs), path] = SourceFile(place.fs, path, relative, size, named)
     ordered = sorted(files.values(), key=lambda file: (file.relative, file.path))
     return ordered, roots[id(file_systems[0])] if file_systems else ""
 
 
-def _places(item: str, exclude: str | None, skipped: Skipped) -> Iterator[_Place]:
-    try:
+def _targets(item: str) -> Iterator[_Target]:
+    """What an item of a source means: itself if that exists, else each of its alternatives."""
+    with _telling(item):
         fs, path = fsspec.url_to_fs(item)
-        pattern = any(character in path for character in ("*[" if _is_http(fs) else "*?["))
-        if (pattern or "{" in path) and not _exists(fs, path):
-            alternatives = _alternatives(item)
-            if alternatives != [item]:
-                for alternative in alternatives:
-                    yield from _places(alternative, exclude, skipped)
-                return
-            place = _matches(fs, path, _inside(fs, exclude), skipped)
-        else:
-            path = path.rstrip("/") or path
-            files = list_files(fs, path, _inside(fs, exclude), skipped)
-            single = list(files) == [path]
-            place = _Place(fs, posixpath.dirname(_no_query(fs, path)) if single else path, files)
+        magic = any(character in path for character in ("*[" if is_http(fs) else "*?["))
+        exists = not (magic or "{" in path) or _exists(fs, path)
+        alternatives = [item] if exists else _alternatives(item)
+    if alternatives != [item]:
+        for alternative in alternatives:
+            yield from _targets(alternative)
+    elif exists or not magic:
+        yield _Target(item, fs, path.rstrip("/") or path, is_pattern=False)
+    else:
+        yield _Target(item, fs, path, is_pattern=True)
+
+
+def _places(targets: list[_Target], exclude: str | None, skipped: Skipped) -> Iterator[_Place]:
+    known = _many_files([target for target in targets if not target.is_pattern])
+    for target in targets:
+        fs, path = target.fs, target.path
+        with _telling(target.item):
+            inside = _inside(fs, exclude)
+            if target.is_pattern:
+                place = _matches(fs, path, inside, skipped)
+            else:
+                size = known.get((id(fs), path))
+                files = list_files(fs, path, inside, skipped) if size is None else {path: size}
+                alone = list(files) == [path]
+                root = posixpath.dirname(without_query(fs, path)) if alone else path
+                place = _Place(fs, root, files)
+        if not place.files:
+            raise SourceError(f"{target.item}: nothing is there")
+        yield place
+
+
+@contextmanager
+def _telling(item: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceError(f"{item}: nothing is there: {error.__cause__ or error}") from error
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"{item}: {error}") from error
-    if not place.files:
-        raise SourceError(f"{item}: nothing is there")
-    yield place
+
+
+def _many_files(targets: list[_Target]) -> dict[tuple[int, str], int]:
+    """Sizes of files that are named one by one, of each remote folder with one listing.
+
+    Holds only what is certain: files of folders of which many are named.
+    """
+    folders: dict[tuple[int, str], list[_Target]] = {}
+    for target in targets:
+        if not is_local(target.fs) and not is_http(target.fs):
+            key = id(target.fs), posixpath.dirname(target.path)
+            folders.setdefault(key, []).append(target)
+    sizes: dict[tuple[int, str], int] = {}
+    for (_, folder), named in folders.items():
+        if len(named) < _MANY:
+            continue
+        fs = named[0].fs
+        with _telling(named[0].item):
+            fs.invalidate_cache()
+            for facts in fs.ls(folder, detail=True):
+                if facts["type"] == "file":
+                    sizes[id(fs), facts["name"]] = int(facts.get("size") or 0)
+    return sizes
 
 
 def _alternatives(item: str) -> list[str]:
@@ -101,7 +169,11 @@ def _matches(fs: Any, pattern: str, exclude: str | None, skipped: Skipped) -> _P
     files: dict[str, int] = {}
     for path, facts in fs.glob(pattern, detail=True).items():
         if is_local(fs):
-            if not os.path.isdir(path) or "**" not in pattern:  # which matches what is in it too
+            if not os.path.isdir(path):
+                files |= list_files(fs, path, exclude, skipped)
+            elif exclude is not None and same_folder(path, exclude):
+                skipped[DESTINATION] = 1
+            elif "**" not in pattern:  # which matches what is in it too
                 files |= list_files(fs, path, exclude, skipped)
         elif facts.get("type") != "directory":
             files |= without(exclude, {path: int(facts.get("size") or 0)}, skipped)
@@ -122,18 +194,9 @@ def _exists(fs: Any, path: str) -> bool:
     return os.path.lexists(path) if is_local(fs) else bool(fs.exists(path))
 
 
-def _is_http(fs: Any) -> bool:
-    protocol = fs.protocol if isinstance(fs.protocol, (list, tuple)) else (fs.protocol,)
-    return "http" in protocol or "https" in protocol
-
-
 def _relative(fs: Any, path: str, root: str) -> str:
-    path = _no_query(fs, path)
-    return path[len(root) :].lstrip("/") if root and path.startswith(root) else path
-
-
-def _no_query(fs: Any, path: str) -> str:
-    return path.partition("?")[0].partition("#")[0] if _is_http(fs) else path
+    path = without_query(fs, path)
+    return path.removeprefix(root).lstrip("/")
 
 
 def _common(folders: list[str]) -> str:

@@ -6,12 +6,24 @@ from typing import Any
 
 from channeltok.datasets.sources.shard import Skipped
 
-_DESTINATION = "destination inside the source"
+DESTINATION = "destination inside the source"
 
 
 def is_local(fs: Any) -> bool:
     """Whether it is the file system of this machine."""
     return "file" in fs.protocol
+
+
+def is_http(fs: Any) -> bool:
+    """Whether paths are URLs of a web server, which may have a query."""
+    return not {"http", "https"}.isdisjoint(
+        [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+    )
+
+
+def without_query(fs: Any, path: str) -> str:
+    """The path, of a URL without query and fragment."""
+    return path.partition("?")[0].partition("#")[0] if is_http(fs) else path
 
 
 def list_files(fs: Any, path: str, exclude: str | None, skipped: Skipped) -> dict[str, int]:
@@ -25,6 +37,8 @@ def list_files(fs: Any, path: str, exclude: str | None, skipped: Skipped) -> dic
             return dict(_walk(path, exclude, skipped, ()))
         return without(exclude, {path: _size(path)} if os.path.lexists(path) else {}, skipped)
     fs.invalidate_cache()
+    if is_http(fs) and (size := _size_of_url(fs, path)) is not None:
+        return {path: size}
     found = {
         file: int(facts.get("size") or 0)
         for file, facts in fs.find(path, detail=True).items()
@@ -41,7 +55,7 @@ def without(exclude: str | None, files: dict[str, int], skipped: Skipped) -> dic
         if exclude is None or not file.startswith(f"{exclude}/")
     }
     if len(rest) < len(files):
-        skipped[_DESTINATION] = 1
+        skipped[DESTINATION] = 1
     return rest
 
 
@@ -53,8 +67,8 @@ def _walk(
     if here in above:
         skipped["link to a folder that it is in"] += 1
         return
-    if exclude is not None and _same(folder, exclude):
-        skipped[_DESTINATION] = 1
+    if above and exclude is not None and same_folder(folder, exclude):
+        skipped[DESTINATION] = 1
         return
     try:
         with os.scandir(folder) as scan:
@@ -76,7 +90,14 @@ def _walk(
             skipped["file that is no regular file"] += 1
 
 
-def _same(folder: str, other: str) -> bool:
+def _size_of_url(fs: Any, url: str) -> int | None:
+    """Bytes of a file; None for a page, which may list files. fsspec would read it to know."""
+    facts = fs.info(url)
+    return None if facts.get("mimetype") == "text/html" else int(facts.get("size") or 0)
+
+
+def same_folder(folder: str, other: str) -> bool:
+    """Whether two paths on this machine lead to one folder."""
     return os.path.exists(other) and os.path.samefile(folder, other)
 
 

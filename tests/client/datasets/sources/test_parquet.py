@@ -48,6 +48,7 @@ def test_class_labels_keep_names_and_numbers(tmp_path: Path) -> None:
     [
         ([7, None], [("7", 7), (None, None)]),
         ([3.0, 0.5], [("3", 3), ("0.5", None)]),
+        ([3.0, float("nan")], [("3", 3), (None, None)]),
         (["cat", ""], [("cat", None), (None, None)]),
         ([b"cat", b"\xe9"], [("cat", None), ("%E9", None)]),
         ([[1, 2], []], [("[1, 2]", None), ("[]", None)]),
