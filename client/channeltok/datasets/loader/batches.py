@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from channeltok.datasets.loader.order import EpochOrder, Rows
-from channeltok.datasets.loader.row_groups import RowGroup, RowGroups
+from channeltok.datasets.loader.row_groups import RowGroups
 
 THREADS = 4  # that read row groups
 
@@ -117,41 +117,45 @@ class _Block:
     def __init__(
         self, groups: RowGroups, rows: Rows, pool: ThreadPoolExecutor, columns: Sequence[str]
     ) -> None:
-        self._of, in_group = rows
-        self._columns = columns
-        numbers, first_use, indices, counts = np.unique(
-            self._of, return_index=True, return_inverse=True, return_counts=True
+        of, in_group = rows
+        numbers, first_use, self._of, counts = np.unique(
+            of, return_index=True, return_inverse=True, return_counts=True
         )
-        by_group = np.argsort(indices, kind="stable")
-        ends = np.cumsum(counts)
-        # Place of each row among those of its group that this block holds.
-        self._places = np.empty(len(in_group), np.int64)
-        self._places[by_group] = np.arange(len(in_group)) - np.repeat(ends - counts, counts)
-        self._held: dict[int, Future[RowGroup]] = {}
-        for at in np.argsort(first_use):
-            wanted = in_group[by_group[ends[at] - counts[at] : ends[at]]]
-            number = int(numbers[at])
-            self._held[number] = pool.submit(lambda n, r: groups.read(n).take(r), number, wanted)
+        by_group = np.argsort(self._of, kind="stable")
+        self._starts = np.cumsum(counts) - counts  # of each group among the rows that are held
+        self._places = np.empty(len(of), np.int64)
+        self._places[by_group] = np.arange(len(of))
+        self._tokens = np.empty((len(of), groups.k), groups.token_type)
+        self._labels = np.empty(len(of), np.int64)
+        self._columns: dict[str, list[Any]] = {name: [None] * len(numbers) for name in columns}
+        self._reads: list[Future[None] | None] = [None] * len(numbers)
+
+        def read(at: int) -> None:
+            held = slice(self._starts[at], self._starts[at] + counts[at])
+            group = groups.read(int(numbers[at])).take(in_group[by_group[held]])
+            self._tokens[held], self._labels[held] = group.tokens, group.labels
+            for name in columns:
+                self._columns[name][at] = group.columns[name]
+
+        for at in np.argsort(first_use).tolist():
+            self._reads[at] = pool.submit(read, at)
 
     def take(self, first: int, last: int) -> Batch:
         """The rows from `first` to `last`, without the last."""
         of, places = self._of[first:last], self._places[first:last]
-        held = {number: self._held[number].result() for number in np.unique(of).tolist()}
-        sample = held[int(of[0])]
-        tokens = np.empty((len(of), sample.tokens.shape[1]), np.int64)
-        labels = np.empty(len(of), np.int64)
-        for number, group in held.items():
-            here = of == number
-            tokens[here] = group.tokens[places[here]]
-            labels[here] = group.labels[places[here]]
+        for at in np.unique(of).tolist():
+            if (read := self._reads[at]) is not None:
+                read.result()
+                self._reads[at] = None
+        in_group = places - self._starts[of]
         columns = {
             name: [
-                held[number].columns[name][place].as_py()
-                for number, place in zip(of.tolist(), places.tolist(), strict=True)
+                values[at][row].as_py()
+                for at, row in zip(of.tolist(), in_group.tolist(), strict=True)
             ]
-            for name in self._columns
+            for name, values in self._columns.items()
         }
-        return Batch(tokens, labels, columns)
+        return Batch(self._tokens[places].astype(np.int64), self._labels[places], columns)
 
 
 def _joined(parts: list[Batch]) -> Batch:

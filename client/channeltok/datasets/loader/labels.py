@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from channeltok.datasets.loader.shards import TokenShards
 
 NO_LABEL = -1
+_NO_NUMBER = np.iinfo(np.int64).min
 _MAX_NUMBER = 1_000_000  # of a class that keeps its number
 
 
@@ -52,13 +53,24 @@ def label_columns(columns: Iterable[str]) -> list[str]:
 
 
 def _pairs(shards: TokenShards, path: str) -> set[tuple[str, int | None]]:
-    footer = shards.footer(path)
-    table = shards.read(path, label_columns(footer.columns))
-    table = table.set_column(0, "label", _names(table))
-    rows = table.group_by(table.column_names).aggregate([]).to_pylist()
-    found = {(row["label"], row.get("label_id")) for row in rows}
-    # Hugging Face's number of a class that is not known is -1.
-    return {(name, number) for name, number in found if name is not None and (number or 0) >= 0}
+    table = shards.read(path, ["label", "label_id"])  # older shards have no label_id
+    names = _names(table)
+    if "label_id" not in table.column_names or table["label_id"].null_count == len(table):
+        return {(name, None) for name in pc.unique(names).to_pylist() if name is not None}
+    encoded = names.combine_chunks().dictionary_encode()
+    rows = np.stack(
+        [
+            encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False),
+            table["label_id"].fill_null(_NO_NUMBER).to_numpy(),
+        ]
+    )
+    texts = encoded.dictionary.to_pylist()
+    return {
+        (texts[at], None if number == _NO_NUMBER else number)
+        for at, number in np.unique(rows, axis=1).T.tolist()
+        # Hugging Face's number of a class that is not known is -1.
+        if at >= 0 and (number >= 0 or number == _NO_NUMBER)
+    }
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

@@ -49,6 +49,10 @@ class RowGroups:
 
     Those that were read last are kept, up to CACHE_BYTES.
 
+    Attributes:
+        rows: int64: rows of each.
+        token_type: of all tokens, see RowGroup.
+
     Args:
         shards: where they are.
         k: tokens to read of each row.
@@ -59,7 +63,9 @@ class RowGroups:
     def __init__(
         self, shards: TokenShards, k: int, classes: Sequence[str], columns: Sequence[str]
     ) -> None:
-        self._shards, self._k, self._columns = shards, k, columns
+        self._shards, self.k, self._columns = shards, k, columns
+        fixed = all(footer.list_size is not None for footer in shards.footers)
+        self.token_type = np.uint16 if fixed else np.int32
         self._classes = pa.array(classes, pa.string())
         places = [
             (shard, group, rows)
@@ -115,7 +121,7 @@ class RowGroups:
             for name in self._columns
         }
         labels = label_numbers(table, self._classes)
-        return RowGroup(token_matrix(table["tokens"], self._k), labels, columns)
+        return RowGroup(token_matrix(table["tokens"], self.k), labels, columns)
 
 
 def token_matrix(column: Any, k: int) -> NDArray[Any]:
