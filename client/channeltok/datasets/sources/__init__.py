@@ -1,8 +1,13 @@
 """Read images from folders, WebDataset tars and Parquet files, on any fsspec file system.
 
-A source is cut into shards by its layout alone, so every run and machine cuts it the same way: each
-tar and each Parquet file is a shard, and loose images make shards of `FOLDER_SHARD_IMAGES` in the
-order of their paths.
+find.py     what is a shard, and what belongs to one
+  places.py   what a source names: literal names, braces, patterns, lists
+  walk.py     the files there
+  loose.py    loose images, their captions and metadata rows
+  cut.py      the shards, by the layout of the source alone: every machine cuts it the same
+tar.py, parquet.py, folder.py
+            read the samples of one shard
+columns.py  what came with an image; names.py: keys and labels
 """
 
 from channeltok.datasets.sources.find import find_shards

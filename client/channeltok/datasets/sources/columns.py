@@ -11,7 +11,7 @@ from channeltok.datasets.sources.shard import Skipped
 
 _TEXT = {"txt", "text", "caption", "transcript", "json", "cls", "cls2", "class", "index", "id"}
 _TEXT |= {"url", "csv", "tsv", "xml", "html", "md", "yaml", "yml"}
-_CAPTIONS = ("caption", "text")  # names under which KEY.txt is known too
+_CAPTIONS = {"caption", "text"}  # names under which KEY.txt is known too
 _MISSING = object()
 
 
@@ -24,8 +24,7 @@ class SampleColumns:
 
     def __init__(self, options: SourceOptions, skipped: Skipped) -> None:
         self._options, self._skipped = options, skipped
-        more = (options.label_column, options.key_column)
-        self._names = dict.fromkeys([*options.keep, *(name for name in more if name)])
+        self._names = options.names()
         self._found: set[str] = set()
         self._seen: set[str] = set()
 
@@ -35,7 +34,7 @@ class SampleColumns:
         return (
             suffix in self._names
             or (suffix == "json" and bool(self._names))
-            or (suffix == "txt" and not self._names.keys().isdisjoint(_CAPTIONS))
+            or (suffix == "txt" and not _CAPTIONS.isdisjoint(self._names))
         )
 
     def read(self, files: Mapping[str, bytes], row: Mapping[str, Any]) -> dict[str, Any]:

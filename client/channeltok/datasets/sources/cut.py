@@ -52,7 +52,7 @@ def cut_tar(
     are cut, and no compressed ones.
     """
     identity, path = str(file.size), None
-    if metadata is not None and options.keep:
+    if metadata is not None and options.names():
         identity, path = f"{identity}+{metadata.size}", metadata.path
     parts = 1
     if file.path.lower().endswith(".tar") and is_local(file.fs):

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.cut import cut_loose, cut_parquet, cut_tar
 from channeltok.datasets.sources.listing import Listing
 from channeltok.datasets.sources.loose import LooseImages
-from channeltok.datasets.sources.metadata import METADATA_NAMES
+from channeltok.datasets.sources.metadata import KEY, METADATA_NAMES
 from channeltok.datasets.sources.names import SUFFIXES, UniqueNames, split_suffix
 from channeltok.datasets.sources.options import DEFAULTS, SourceOptions
 from channeltok.datasets.sources.parquet_schema import image_column
@@ -102,7 +103,7 @@ def _shards(files: _Files, root: str, options: SourceOptions, skipped: Skipped) 
     images = loose.images(files.images, files.others)
     by_fs = defaultdict(list)
     for file, image in zip(files.images, images, strict=True):
-        by_fs[id(file.fs)].append((file.fs, image))
+        by_fs[file.fs].append((file.fs, image))
     numbers = count()
     for group in by_fs.values():
         fs, mine = group[0][0], [image for _, image in group]
@@ -145,7 +146,7 @@ def _without_metadata(
     """
     tars = {split_suffix(file.relative)[0] for file in files.tars}
     folders = {posixpath.dirname(file.relative) for file in files.images}
-    decided: dict[str, bool] = {}  # folder -> whether such files there hold images
+    decided: dict[str, bool] = {}  # folder -> whether such files there describe images
     rest = []
     for file in files.parquets:
         base, folder = split_suffix(file.relative)[0], posixpath.dirname(file.relative)
@@ -154,8 +155,8 @@ def _without_metadata(
             continue
         if base in tars or base in folders:
             if folder not in decided:
-                decided[folder] = _holds_images(file)
-            if not decided[folder]:
+                decided[folder] = not _holds_images(file) and KEY in _columns(file)
+            if decided[folder]:
                 if base in tars:
                     beside_tars[base] = file
                 else:
@@ -167,10 +168,19 @@ def _without_metadata(
 
 def _holds_images(file: SourceFile) -> bool:
     try:
-        with file.fs.open(file.path, "rb") as opened:
-            image_column(pq.read_schema(opened), None, file.path)
+        image_column(_schema(file), None, file.path)
     except SourceError:
         return False
     except pa.ArrowInvalid:
         return True  # damaged: reading it says so
     return True
+
+
+def _columns(file: SourceFile) -> list[str]:
+    names: list[str] = _schema(file).names
+    return names
+
+
+def _schema(file: SourceFile) -> Any:
+    with file.fs.open(file.path, "rb") as opened:
+        return pq.read_schema(opened)

@@ -8,7 +8,7 @@ from typing import Any
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.columns import SampleColumns
 from channeltok.datasets.sources.folder import LooseImage
-from channeltok.datasets.sources.metadata import read_rows
+from channeltok.datasets.sources.metadata import KEY, read_rows
 from channeltok.datasets.sources.names import (
     LABEL_COLUMNS,
     UniqueNames,
@@ -46,8 +46,8 @@ class LooseImages:
 
     def add_keyed_metadata(self, file: SourceFile, folder: str) -> None:
         """Read a Parquet file of img2dataset for the images KEY.jpg of a folder."""
-        rows = read_rows(file.fs, file.path, self._names(), "key")
-        self._by_key[folder] = {str(row["key"]): self._wanted(row) for row in rows}
+        rows = read_rows(file.fs, file.path, self._names(), KEY)
+        self._by_key[folder] = {str(row[KEY]): self._wanted(row) for row in rows}
 
     def images(self, files: list[SourceFile], others: list[SourceFile]) -> list[LooseImage]:
         """The images, with unique keys.
@@ -98,9 +98,7 @@ class LooseImages:
             folder = posixpath.dirname(folder)
 
     def _names(self) -> list[str]:
-        options = self._options
-        more = (options.label_column, options.key_column, *LABEL_COLUMNS)
-        return [*options.keep, *(name for name in more if name)]
+        return [*self._options.names(), *LABEL_COLUMNS]
 
     def _wanted(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: row[name] for name in self._names() if name in row}

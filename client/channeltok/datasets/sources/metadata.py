@@ -16,6 +16,7 @@ from channeltok.datasets.sources.columns import plain
 from channeltok.datasets.sources.names import decode_text
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+KEY = "key"  # column with the names of images in a Parquet file of img2dataset
 _MAX_FIELD = 2**30  # bytes of one value of a CSV file
 
 

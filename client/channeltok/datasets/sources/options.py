@@ -25,6 +25,11 @@ class SourceOptions:
     whole_files: bool = False
     exclude: str | None = None
 
+    def names(self) -> list[str]:
+        """Names of all columns that are read, but that of the images."""
+        more = [name for name in (self.label_column, self.key_column) if name]
+        return list(dict.fromkeys([*self.keep, *more]))
+
     def manifest(self) -> dict[str, Any]:
         """Its fields as JSON values, but `exclude`, which changes no shard."""
         fields = {**asdict(self), "keep": list(self.keep)}

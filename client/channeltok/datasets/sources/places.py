@@ -50,6 +50,7 @@ class _Place:
     fs: Any
     root: str  # the folder that names are relative to
     files: dict[str, int]  # path -> bytes
+    is_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,20 @@ def find_files(
     items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     targets = [target for item in items for target in _targets(os.fspath(item))]
     places = list(_places(targets, exclude, skipped))
-    file_systems = list({id(place.fs): place.fs for place in places}.values())
-    roots = {
-        id(fs): _common([place.root for place in places if place.fs is fs]) for fs in file_systems
-    }
-    files: dict[tuple[int, str], SourceFile] = {}
+    file_systems = list(dict.fromkeys(place.fs for place in places))  # equal ones are one
+    roots = {fs: _common([place.root for place in places if place.fs == fs]) for fs in file_systems}
+    files: dict[tuple[Any, str], SourceFile] = {}
     for place in places:
         for path, size in place.files.items():
-            if (id(place.fs), path) in files:
+            if (place.fs, path) in files:
                 skipped["file that is named twice"] += 1
                 continue
-            relative = _relative(place.fs, path, roots[id(place.fs)])
+            relative = _relative(place.fs, path, roots[place.fs])
             if len(file_systems) > 1:
                 relative = re.sub(":/+", "/", place.fs.unstrip_protocol(path))
-            named = list(place.files) == [path] and place.root != path
-            files[id(place.fs), path] = SourceFile(place.fs, path, relative, size, named)
+            files[place.fs, path] = SourceFile(place.fs, path, relative, size, place.is_file)
     ordered = sorted(files.values(), key=lambda file: (file.relative, file.path))
-    return ordered, roots[id(file_systems[0])] if file_systems else ""
+    return ordered, roots[file_systems[0]] if file_systems else ""
 
 
 def _targets(item: str) -> Iterator[_Target]:
@@ -114,11 +112,11 @@ def _places(targets: list[_Target], exclude: str | None, skipped: Skipped) -> It
             if target.is_pattern:
                 place = _matches(fs, path, inside, skipped)
             else:
-                size = known.get((id(fs), path))
+                size = known.get((fs, path))
                 files = list_files(fs, path, inside, skipped) if size is None else {path: size}
                 alone = list(files) == [path]
                 root = posixpath.dirname(without_query(fs, path)) if alone else path
-                place = _Place(fs, root, files)
+                place = _Place(fs, root, files, is_file=alone)
         if not place.files:
             raise SourceError(f"{target.item}: nothing is there")
         yield place
@@ -134,17 +132,17 @@ def _telling(item: str) -> Iterator[None]:
         raise SourceError(f"{item}: {error}") from error
 
 
-def _many_files(targets: list[_Target]) -> dict[tuple[int, str], int]:
+def _many_files(targets: list[_Target]) -> dict[tuple[Any, str], int]:
     """Sizes of files that are named one by one, of each remote folder with one listing.
 
     Holds only what is certain: files of folders of which many are named.
     """
-    folders: dict[tuple[int, str], list[_Target]] = {}
+    folders: dict[tuple[Any, str], list[_Target]] = {}
     for target in targets:
         if not is_local(target.fs) and not is_http(target.fs):
-            key = id(target.fs), posixpath.dirname(target.path)
+            key = target.fs, posixpath.dirname(target.path)
             folders.setdefault(key, []).append(target)
-    sizes: dict[tuple[int, str], int] = {}
+    sizes: dict[tuple[Any, str], int] = {}
     for (_, folder), named in folders.items():
         if len(named) < _MANY:
             continue
@@ -153,7 +151,7 @@ def _many_files(targets: list[_Target]) -> dict[tuple[int, str], int]:
             fs.invalidate_cache()
             for facts in fs.ls(folder, detail=True):
                 if facts["type"] == "file":
-                    sizes[id(fs), facts["name"]] = int(facts.get("size") or 0)
+                    sizes[fs, facts["name"]] = int(facts.get("size") or 0)
     return sizes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.columns import SampleColumns, label_of, text_label
-from channeltok.datasets.sources.metadata import read_rows
+from channeltok.datasets.sources.metadata import KEY, read_rows
 from channeltok.datasets.sources.names import (
     SUFFIXES,
     UniqueNames,
@@ -95,10 +95,11 @@ class Tar(Shard):
 
     def rows(self) -> Mapping[str, Mapping[str, Any]]:
         """Rows of the metadata beside the tar, by key."""
-        if self._metadata is None or not self._options.keep:
+        names = self._options.names()
+        if self._metadata is None or not names:
             return {}
-        rows = read_rows(self._fs, self._metadata, self._options.keep, "key")
-        return {str(row["key"]): row for row in rows}
+        rows = read_rows(self._fs, self._metadata, names, KEY)
+        return {str(row[KEY]): row for row in rows if KEY in row}
 
 
 class _TarReader:

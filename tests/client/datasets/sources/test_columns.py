@@ -203,6 +203,13 @@ def test_parquet_beside_a_tar_that_holds_images_is_a_shard(tmp_path: Path) -> No
     assert keys(samples) == ["train/x", "train.parquet/00000000"]
 
 
+def test_parquet_beside_a_tar_that_describes_nothing_fails_by_name(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train.tar", [member("x.jpg")])
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "train.parquet")
+    with pytest.raises(SourceError, match=r"train\.parquet: no column of images"):
+        read(tmp_path)
+
+
 def test_partitions_of_folders_are_columns(tmp_path: Path) -> None:
     write_files(tmp_path, "split=val/label=cat/x.jpg")
     write_tar(tmp_path / "split=val/label=dog/t.tar", [member("x.jpg"), member("sub/y.jpg")])
