@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from channeltok._client import Client
@@ -99,7 +98,9 @@ def add_commands(
         "source", metavar="TOKENS", help="Parquet output of tokenize; a path or a URL"
     )
     detokenize.add_argument(
-        "folder", metavar="DEST", type=Path, help="folder for the images, KEY.jpg for each row"
+        "folder",
+        metavar="DEST",
+        help="folder for the images, a path or a URL; KEY.jpg for each row",
     )
     detokenize.add_argument("-k", type=int, help="number of tokens to decode; default: all")
     detokenize.add_argument(

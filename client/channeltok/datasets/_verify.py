@@ -1,15 +1,18 @@
 """Check token shards against their source: tokenize a sample of the images again and compare."""
 
 import random
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from channeltok.datasets.destination import fit_of, options_of
+from channeltok._messages import TokenizerInfo
+from channeltok.datasets.destination import fit_of, manifest_of, options_of
 from channeltok.datasets.shard import Engine
-from channeltok.datasets.sources import Shard, find_shards
+from channeltok.datasets.sources import Sample, Shard, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
 from channeltok.errors import ChannelTokError, FingerprintMismatch, InvalidInput, TooLarge
 from channeltok.fit import Fit
+from channeltok.images import Pixels
 from channeltok.tokens import Tokens
 
 MAX_SHARDS = 8  # read by one verification
@@ -22,7 +25,7 @@ class Verification:
     Attributes:
         images: number of images that were tokenized again.
         different: keys whose tokens differ now, or whose image is rejected now.
-        missing: keys that the source no longer has.
+        missing: keys of images that are no longer at their place in the source.
     """
 
     images: int = 0
@@ -55,60 +58,100 @@ def verify(
         ChannelTokError: the engine fails, or serves no tokenizer with the tokens' fingerprint.
     """
     dataset, rng = TokenDataset(destination), random.Random(seed)
-    fit = fit_of(destination)
-    tokenizer = _tokenizer_of(engine, next(dataset.rows())[1].fingerprint)
+    how = _How.of(destination, engine, next(dataset.rows())[1].fingerprint)
     sources = {shard.name: shard for shard in find_shards(source, options_of(destination)).shards}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
     result = Verification()
     for number, path in enumerate(paths):
         share = (sample * (number + 1)) // len(paths) - (sample * number) // len(paths)
-        rows = list(dataset.rows_of(path))
-        expected = dict(rng.sample(rows, min(share, len(rows))))
+        rows = _rows(dataset, path)
+        expected = rng.sample(rows, min(share, len(rows)))
         shard = sources.get(dataset.name_of(path))
         if shard is None:
-            result.missing += expected
+            result.missing += [row.key for row in expected]
         else:
-            _verify_shard(shard, expected, engine, tokenizer, fit, result)
+            _verify_shard(shard, expected, engine, how, result)
     return result
 
 
-def _tokenizer_of(engine: Engine, fingerprint: str) -> str:
-    served = engine.tokenizers()
-    for info in served:
-        if info.fingerprint == fingerprint:
-            return info.name
-    available = ", ".join(f"{info.fingerprint} ({info.name})" for info in served)
-    raise FingerprintMismatch(
-        "FINGERPRINT_MISMATCH",
-        f"the tokens were made by {fingerprint}, and the engine has {available}",
-    )
+@dataclass(frozen=True)
+class _Row:
+    """A stored row. view: number of a random view; None for the image itself."""
+
+    key: str
+    offset: int
+    view: int | None
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class _How:
+    """How the stored tokens were made."""
+
+    info: TokenizerInfo
+    fit: Fit
+    seed: int
+
+    @classmethod
+    def of(cls, destination: str, engine: Engine, fingerprint: str) -> "_How":
+        """Raises FingerprintMismatch if the engine cannot make them."""
+        served = engine.tokenizers()
+        info = next((info for info in served if info.fingerprint == fingerprint), None)
+        if info is None:
+            available = ", ".join(f"{info.fingerprint} ({info.name})" for info in served)
+            raise FingerprintMismatch(
+                "FINGERPRINT_MISMATCH",
+                f"the tokens were made by {fingerprint}, and the engine has {available}",
+            )
+        return cls(info, fit_of(destination), manifest_of(destination).get("seed", 0))
+
+    def image(self, sample: Sample, view: int | None) -> "bytes | Pixels":
+        """What the engine got for a row of this sample.
+
+        Empty for an image that can no longer be read: the engine rejects it.
+        """
+        if view is None:
+            return sample.image
+        from channeltok.local.random_views import RandomViews  # an extra
+
+        views = RandomViews(self.seed, self.info.image_size, self.fit)
+        try:
+            return views.of(sample.image, sample.key, [view])[0].pixels
+        except InvalidInput:
+            return b""
+
+
+def _rows(dataset: TokenDataset, shard: str) -> list[_Row]:
+    origins = dataset.columns_of(shard, ["offset", "view"])
+    views = origins.get("view") or [None] * len(origins["offset"])
+    rows = zip(dataset.rows_of(shard), origins["offset"], views, strict=True)
+    return [_Row(key, offset, view, tokens) for (key, tokens), offset, view in rows]
 
 
 def _verify_shard(
-    shard: Shard,
-    expected: dict[str, Tokens],
-    engine: Engine,
-    tokenizer: str,
-    fit: Fit,
-    result: Verification,
+    shard: Shard, expected: list[_Row], engine: Engine, how: _How, result: Verification
 ) -> None:
-    keys: list[str] = []  # sent so far
+    """Find the images by their offsets, which stay what they are whatever the keys become."""
+    wanted: dict[int, list[_Row]] = {}
+    for row in expected:
+        wanted.setdefault(row.offset, []).append(row)
+    sent: deque[_Row] = deque()
 
-    def images() -> Generator[bytes, None, None]:
+    def images() -> Generator["bytes | Pixels", None, None]:
         for sample in shard.samples():
-            if sample.key in expected:
-                keys.append(sample.key)
-                yield sample.image  # empty if it can no longer be read: the engine rejects it
-                if len(keys) == len(expected):
-                    return
+            for row in wanted.pop(sample.offset, ()):
+                sent.append(row)
+                yield how.image(sample, row.view)
+            if not wanted:
+                return
 
-    k = max((tokens.k for tokens in expected.values()), default=None)
-    for number, tokens in enumerate(engine.encode_stream(images(), k, tokenizer, fit=fit)):
+    k = max((row.tokens.k for row in expected), default=None)
+    for tokens in engine.encode_stream(images(), k, how.info.name, fit=how.fit):
         rejected = isinstance(tokens, (InvalidInput, TooLarge))
         if isinstance(tokens, ChannelTokError) and not rejected:
             raise tokens
         result.images += 1
-        stored = expected[keys[number]]
-        if isinstance(tokens, ChannelTokError) or tokens.prefix(stored.k) != stored:
-            result.different.append(keys[number])
-    result.missing += expected.keys() - set(keys)
+        row = sent.popleft()
+        if isinstance(tokens, ChannelTokError) or tokens.prefix(row.tokens.k) != row.tokens:
+            result.different.append(row.key)
+    result.missing += [row.key for rows in wanted.values() for row in rows]

@@ -142,17 +142,24 @@ def _compare(url: str, stored: dict[str, Any], manifest: Manifest) -> None:
         )
 
 
+def manifest_of(url: str) -> dict[str, Any]:
+    """The stored manifest of a destination; {} where it has none."""
+    fs, root = fsspec.url_to_fs(url)
+    try:
+        manifest: dict[str, Any] = json.loads(
+            fs.cat_file(posixpath.join(root, FOLDER, "manifest.json"))
+        )
+    except FileNotFoundError:
+        return {}
+    return manifest
+
+
 def fit_of(url: str) -> Fit:
     """How the images of a destination were fitted: "crop" where its manifest is missing or older.
 
     Raises InvalidInput for a fit that this release does not know.
     """
-    fs, root = fsspec.url_to_fs(url)
-    try:
-        manifest = json.loads(fs.cat_file(posixpath.join(root, FOLDER, "manifest.json")))
-    except FileNotFoundError:
-        return "crop"
-    return check_fit(manifest.get("fit", "crop"))
+    return check_fit(manifest_of(url).get("fit", "crop"))
 
 
 def options_of(url: str) -> SourceOptions:
@@ -160,15 +167,11 @@ def options_of(url: str) -> SourceOptions:
 
     The destination itself is left out, and no columns are kept.
     """
-    fs, root = fsspec.url_to_fs(url)
-    try:
-        manifest = json.loads(fs.cat_file(posixpath.join(root, FOLDER, "manifest.json")))
-    except FileNotFoundError:
-        manifest = {}
+    manifest = manifest_of(url)
+    # Older releases cut no files.
+    read = {"whole_files": bool(manifest) and manifest.get("format", 1) < FORMAT, **manifest}
     names = ("image_column", "label_column", "key_column", "whole_files")
-    return SourceOptions(
-        exclude=url, **{name: manifest[name] for name in names if name in manifest}
-    )
+    return SourceOptions(exclude=url, **{name: read[name] for name in names if name in read})
 
 
 def _json(data: dict[str, Any]) -> bytes:

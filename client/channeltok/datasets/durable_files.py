@@ -54,7 +54,7 @@ class DurableFiles:
         try:
             os.makedirs(self._internal, exist_ok=True)
         except OSError as error:
-            raise self._explained(self._internal, error) from error
+            raise write_error(self._internal, error) from error
         for leftover in Path(self._internal).glob(f"writing-{socket.gethostname()}-*"):
             try:
                 os.kill(int(leftover.name.split("-")[-2]), 0)
@@ -81,7 +81,8 @@ class DurableFiles:
             except DestinationError:
                 raise
             except Exception as error:
-                explained = self._explained(path, error)
+                where = path if self._local else self.fs.unstrip_protocol(path)
+                explained = write_error(where, error)
                 last = attempt == ATTEMPTS - 1
                 if last or self._local or not isinstance(explained, DestinationError):
                     raise explained from error
@@ -120,13 +121,13 @@ class DurableFiles:
         finally:
             os.close(descriptor)
 
-    def _explained(self, path: str, error: Exception) -> Exception:
-        where = path if self._local else self.fs.unstrip_protocol(path)
-        number = error.errno if isinstance(error, OSError) else None
-        if number in _FULL:
-            return DestinationError(f"{where} cannot be written: {_FULL[number]}")
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
-        reason = reason or describe(error)
-        if number in _OF_ONE_FILE or isinstance(error, ValueError):
-            return ValueError(f"{where} cannot be written: {reason}")
-        return DestinationError(f"{where} cannot be written: {reason}")
+
+def write_error(where: str, error: Exception) -> Exception:
+    """DestinationError if no file can be written, ValueError if only this one cannot."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return DestinationError(f"{where} cannot be written: {_FULL[number]}")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
+    if number in _OF_ONE_FILE or isinstance(error, ValueError):
+        return ValueError(f"{where} cannot be written: {reason}")
+    return DestinationError(f"{where} cannot be written: {reason}")

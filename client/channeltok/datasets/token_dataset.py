@@ -185,6 +185,12 @@ class TokenDataset:
         ):
             yield key, Tokens(row[row != PADDING], fingerprint, view=view)
 
+    def columns_of(self, shard: str, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Columns of one of `shards`, those of `names` that it has, row by row."""
+        has = self.token_shards.footer(shard).columns
+        table = self.token_shards.read(shard, [name for name in names if name in has])
+        return {name: table[name].to_pylist() for name in table.column_names}
+
     def name_of(self, shard: str) -> str:
         """The name of the source shard that one of `shards` was made of."""
         return self.token_shards.name_of(shard)

@@ -4,11 +4,12 @@ import io
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from channeltok import InvalidInput, UnknownTokenizer
-from channeltok.datasets import SourceError, TokenDataset, detokenize
+from channeltok.datasets import DestinationError, SourceError, TokenDataset, detokenize
 from PIL import Image
 
 from service import in_process
@@ -34,17 +35,68 @@ def test_detokenize_writes_the_decoded_images(
     assert np.array_equal(mine, np.asarray(Image.open(io.BytesIO(right))))
 
 
-def test_detokenize_refuses_a_key_that_points_outside_the_folder(
-    engine: InProcessEngine, tokenized: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(tokenized / "tokens", tmp_path / "tokens")
-    path = tmp_path / "tokens/train-0.parquet"
+def _with_keys(tokens: Path, destination: Path, keys: dict[int, str]) -> str:
+    """A copy of the token shards, where rows of train-0 have other keys."""
+    shutil.copytree(tokens, destination)
+    path = destination / "train-0.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
-    rows[3]["key"] = "../../etc/passwd"
+    for number, key in keys.items():
+        rows[number]["key"] = key
     pq.write_table(type(table).from_pylist(rows, table.schema), path)
-    with pytest.raises(SourceError, match="points outside"):
-        detokenize(str(tmp_path / "tokens"), tmp_path / "photos", engine)
+    return str(destination)
+
+
+def test_detokenize_writes_a_file_in_the_folder_for_any_key(
+    engine: InProcessEngine, tokenized: Path, tmp_path: Path
+) -> None:
+    keys = ["../../etc/passwd", "/absolute", "two//slashes", "ä" * 300, "ä" * 300 + "b", "a\0b", ""]
+    tokens = _with_keys(tokenized / "tokens", tmp_path / "tokens", dict(enumerate(keys)))
+    (tmp_path / "out").mkdir()
+    assert detokenize(tokens, tmp_path / "out/photos", engine) == 30
+    files = {str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/**/*.jpg")}
+    assert len(files) == 30
+    assert {
+        "photos/%2E%2E/%2E%2E/etc/passwd.jpg",
+        "photos/%/absolute.jpg",
+        "photos/two/%/slashes.jpg",
+        "photos/a%00b.jpg",
+        "photos/%.jpg",
+    } <= files
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({1: "x", 2: "x"}, r"x\.jpg would be the file of two rows"),
+        ({1: KEYS[25]}, "photo-25.jpg would be the file of two rows, in .*train-0.*train-2"),
+        ({1: "x", 2: "x.jpg/y"}, r"x\.jpg of .* would be a file, and for .* a folder"),
+    ],
+)
+def test_detokenize_writes_nothing_where_two_rows_would_have_one_file(
+    engine: InProcessEngine, tokenized: Path, tmp_path: Path, keys: dict[int, str], message: str
+) -> None:
+    tokens = _with_keys(tokenized / "tokens", tmp_path / "tokens", keys)
+    with pytest.raises(SourceError, match=message):
+        detokenize(tokens, tmp_path / "photos", engine)
+    assert not (tmp_path / "photos").exists()
+
+
+def test_detokenize_writes_to_any_file_system(engine: InProcessEngine, tokenized: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    assert detokenize(str(tokenized / "tokens"), "memory://photos", engine, format="png") == 30
+    files = fs.find("/photos")
+    assert len(files) == 30
+    assert Image.open(io.BytesIO(fs.cat_file(files[0]))).format == "PNG"
+    fs.rm("/photos", recursive=True)
+
+
+def test_detokenize_names_a_file_that_cannot_be_written(
+    engine: InProcessEngine, tokenized: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").write_text("a file")
+    with pytest.raises(DestinationError, match=r"photos/.* cannot be written"):
+        detokenize(str(tokenized / "tokens"), tmp_path / "photos", engine)
 
 
 def test_engine_refuses_bad_token_bytes_alone(engine: InProcessEngine, tokenized: Path) -> None:
