@@ -138,7 +138,9 @@ def _add_source_options(tokenize: argparse.ArgumentParser) -> None:
         "a metadata file, of KEY.json, or KEY.txt as caption",
     )
     tokenize.add_argument(
-        "--image-column", metavar="NAME", help="column with the images; default: a usual name"
+        "--image-column",
+        metavar="NAME",
+        help="column with the images, or their suffix in tars; default: a usual name",
     )
     tokenize.add_argument(
         "--label-column", metavar="NAME", help="column with the classes; default: a usual name"

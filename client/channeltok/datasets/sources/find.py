@@ -20,7 +20,7 @@ from channeltok.datasets.sources.names import SUFFIXES, UniqueNames, split_suffi
 from channeltok.datasets.sources.options import DEFAULTS, SourceOptions
 from channeltok.datasets.sources.parquet_schema import image_column
 from channeltok.datasets.sources.places import SourceFile, find_files
-from channeltok.datasets.sources.shard import Shard, Skipped
+from channeltok.datasets.sources.shard import Shard, Skipped, told
 
 
 @dataclass
@@ -55,10 +55,9 @@ def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) 
     except OSError as error:
         raise SourceError(f"{shown}: {error}") from error
     if not shards:
-        counts = ", ".join(f"{number} × {kind}" for kind, number in sorted(skipped.items()))
         raise SourceError(
             f"{shown}: no images there: no .tar, no .parquet and no file with an image suffix"
-            + (f"; passed by: {counts}" if counts else "")
+            + (f"; passed by: {told(skipped)}" if skipped else "")
         )
     return Listing(shards, skipped)
 

@@ -11,7 +11,8 @@ class SourceOptions:
     Attributes:
         keep: names of columns that come with each image: of a Parquet file, of a metadata file, or
             the suffixes and JSON fields of a WebDataset sample.
-        image_column: the column with the images; None for one of the usual names.
+        image_column: the column with the images, or the suffix of the images in tars; None for one
+            of the usual names.
         label_column: the column with the classes; None for one of the usual names.
         key_column: the column with the keys; None for one of the usual names.
         whole_files: make one shard of each file, however large.
@@ -24,6 +25,11 @@ class SourceOptions:
     key_column: str | None = None
     whole_files: bool = False
     exclude: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, str):
+            raise ValueError(f"keep is several names, such as ({self.keep!r},)")
+        object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep)))
 
     def names(self) -> list[str]:
         """Names of all columns that are read, but that of the images."""

@@ -13,6 +13,11 @@ Skipped: TypeAlias = Counter[str]
 """Kind of things that were passed by -> number of them."""
 
 
+def told(skipped: Skipped) -> str:
+    """The counts in words."""
+    return ", ".join(f"{number:,} × {kind}" for kind, number in sorted(skipped.items()))
+
+
 class Shard(ABC):
     """A part of a source that becomes one token shard.
 

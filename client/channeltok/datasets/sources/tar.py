@@ -25,7 +25,7 @@ from channeltok.datasets.sources.names import (
 )
 from channeltok.datasets.sources.options import SourceOptions
 from channeltok.datasets.sources.sample import Sample, too_large
-from channeltok.datasets.sources.shard import Shard
+from channeltok.datasets.sources.shard import Shard, told
 from channeltok.datasets.sources.tar_links import TarLinks
 from channeltok.datasets.sources.tar_parts import cuts
 from channeltok.datasets.sources.tar_stream import DAMAGE, members, open_stream
@@ -130,6 +130,8 @@ class _TarReader:
         count += len(group.images)
         if count and (missing := self._columns.missing()):
             raise SourceError(f"{self._shard.path}: {missing}")
+        if not count and self._skipped and end - start == sys.maxsize:  # the whole tar
+            raise SourceError(f"{self._shard.path}: no images in it: it has {told(self._skipped)}")
 
     def _name(self, member: tarfile.TarInfo) -> str | None:
         """The normalised name of a member, or None if it is no part of a sample."""
@@ -147,17 +149,25 @@ class _TarReader:
     def _add(self, group: _Group, member: tarfile.TarInfo, suffix: str, offset: int) -> None:
         kind = suffix.rpartition(".")[2]
         wanted = self._columns.wants(suffix) or suffix == "cls"
-        if kind not in SUFFIXES and not wanted:
-            what = file_kind(kind) if member.isfile() else "link without an image suffix"
-            self._skipped[what] += 1
+        image = self._is_image(suffix, kind)
+        if not image and not wanted:
+            self._skipped[_kind_of(member, kind)] += 1
             return
         data, refusal = self._content(member)
-        if kind in SUFFIXES:
+        if image:
             group.images.append((offset, data, refusal))
         elif refusal:
             self._skipped[f"{file_kind(kind)} that cannot be read"] += 1
         if wanted and not refusal:
             group.files[suffix] = data
+
+    def _is_image(self, suffix: str, kind: str) -> bool:
+        column = self._options.image_column
+        return (
+            kind in SUFFIXES
+            and suffix not in self._options.keep
+            and (column is None or column.lower() in (suffix, kind))
+        )
 
     def _content(self, member: tarfile.TarInfo) -> tuple[bytes, str]:
         """The bytes of a member, or of what it links to, and why there are none."""
@@ -195,6 +205,12 @@ class _TarReader:
         if "cls" in group.files:
             return text_label(decode_text(group.files["cls"]).strip())
         return label_of(folder_label(group.key, self._shard.partitions))
+
+
+def _kind_of(member: tarfile.TarInfo, suffix: str) -> str:
+    if suffix in SUFFIXES:
+        return f".{suffix} image of another column"
+    return file_kind(suffix) if member.isfile() else "link without an image suffix"
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

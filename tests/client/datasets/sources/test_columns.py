@@ -60,6 +60,12 @@ def test_img2dataset_captions_arrive(tmp_path: Path, text: bool) -> None:
     assert skipped == {".json file": 2}  # the statistics
 
 
+def test_keep_is_several_names() -> None:
+    with pytest.raises(ValueError, match=r"several names, such as \('caption',\)"):
+        SourceOptions(keep="caption")  # type: ignore[arg-type]
+    assert SourceOptions(keep=["a", "b", "a"]).keep == ("a", "b")  # type: ignore[arg-type]
+
+
 def test_text_files_of_tars_are_captions(tmp_path: Path) -> None:
     members = []
     for number, caption in enumerate(CAPTIONS):

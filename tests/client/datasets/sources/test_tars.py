@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from channeltok.datasets import SourceError
+from channeltok.datasets.sources import SourceOptions
 from channeltok.datasets.sources import tar as tars
 
 from tests.client.datasets.sources.support import (
@@ -128,6 +129,32 @@ def test_each_image_of_a_sample_is_a_row(tmp_path: Path) -> None:
     ]
     assert len({sample.offset for sample in samples}) == 4
     assert skipped == {".txt file": 1}
+
+
+def test_one_image_of_a_sample_can_be_meant(tmp_path: Path) -> None:
+    names = ("x.jpg", "x.seg.png", "x.depth.png", "y.seg.png", "y.jpg")
+    write_tar(tmp_path / "t.tar", [member(name, name.encode()) for name in names])
+
+    def images(options: SourceOptions) -> list[bytes]:
+        return [sample.image for sample in read(tmp_path, options)[0]]
+
+    assert images(SourceOptions(image_column="jpg")) == [b"x.jpg", b"y.jpg"]
+    assert images(SourceOptions(image_column="seg.png")) == [b"x.seg.png", b"y.seg.png"]
+    _, skipped, _ = read(tmp_path, SourceOptions(image_column="jpg"))
+    assert skipped == {".png image of another column": 3}
+    options = SourceOptions(keep=("seg.png",), image_column="jpg")
+    (first, _), _, _ = read(tmp_path, options)
+    assert (first.image, first.columns) == (b"x.jpg", {"seg.png": b"x.seg.png"})
+    with pytest.raises(SourceError, match=r"t\.tar: no images in it: it has 2 × \.jpg image of"):
+        read(tmp_path, SourceOptions(image_column="webp"))
+
+
+def test_a_tar_without_images_fails_by_name(tmp_path: Path) -> None:
+    write_tar(tmp_path / "t.tar", [member("x.npy"), member("y.npy")])
+    with pytest.raises(SourceError, match=r"t\.tar: no images in it: it has 2 × \.npy file"):
+        read(tmp_path)
+    write_tar(tmp_path / "t.tar", [])
+    assert read(tmp_path)[0] == []
 
 
 def test_a_sample_of_many_images_is_read_in_pieces(
