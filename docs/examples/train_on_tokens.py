@@ -24,12 +24,10 @@ def bits_of(tokens: Tensor) -> Tensor:
     return ((2 * bits - 1) * (tokens[..., None] >= 0)).float().flatten(1)
 
 
-def load_all(dataset: TokenDataset, classes: list[str]) -> tuple[Tensor, Tensor]:
-    """All tokens, and labels as indices into `classes`; images of other classes are dropped."""
+def load_all(dataset: TokenDataset) -> tuple[Tensor, Tensor]:
+    """All tokens and labels; images of classes that the dataset does not know are dropped."""
     (batch,) = dataset.batches(len(dataset))
-    # The last entry is for label -1, no label.
-    index = [classes.index(name) if name in classes else -1 for name in dataset.classes]
-    labels = torch.tensor([*index, -1])[torch.from_numpy(batch.labels)]
+    labels = torch.from_numpy(batch.labels)
     return torch.from_numpy(batch.tokens)[labels >= 0], labels[labels >= 0]
 
 
@@ -64,7 +62,8 @@ def main() -> None:
             optimiser.step()
         epoch += 1
     model.eval()
-    tokens, labels = load_all(TokenDataset(options.validation, options.k), train.classes)
+    validation = TokenDataset(options.validation, options.k, classes=train.classes)
+    tokens, labels = load_all(validation)
     with torch.inference_mode():
         accuracy = (model(bits_of(tokens)).argmax(1) == labels).float().mean().item()
     largest = labels.bincount().max().item() / len(labels)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from channeltok.datasets import TokenDataset
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tests.support import token_shards
+from tests.support.s3_server import BUCKET, s3_server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores
@@ -196,3 +198,17 @@ def test_stream_refuses_a_rank_without_ranks(dataset: TokenDataset) -> None:
         TokenStream(dataset, 4, rank=1)
     with pytest.raises(ValueError, match="part is"):
         TokenStream(dataset, 4, rank=2, ranks=2)
+
+
+def test_workers_read_an_object_store(tmp_path: Path) -> None:
+    """Also after the fork, with connections of their own."""
+    with s3_server() as s3:
+        fs = fsspec.filesystem("s3", **s3.options)
+        for path in token_shards.dataset(tmp_path / "shards", 4, 50).iterdir():
+            fs.pipe_file(f"{BUCKET}/tokens/{path.name}", path.read_bytes())
+        dataset = TokenDataset(f"s3://{BUCKET}/tokens", columns=["key"])
+        loader = TokenLoader(dataset, 16, workers=2)
+        assert len(set(flat(keys_of(loader)))) == 200
+        s3.revoke()
+        with pytest.raises(PermissionError):
+            list(loader)
