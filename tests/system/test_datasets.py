@@ -12,6 +12,7 @@ from channeltok.fit import Fit
 from PIL import Image
 
 import imaging
+from service import in_process
 from service.engine.in_process import InProcessEngine
 from service.settings import EngineSettings
 from tests.support import dataset_files
@@ -50,6 +51,18 @@ def test_datasets_by_service_and_in_process_are_equal(
         width, height = Image.open(io.BytesIO(decoded.read_bytes())).size
         shape = original.height / original.width if fit == "pad" else 1
         assert abs(height - width * shape) <= max(1, shape)
+
+
+def test_views_by_service_and_in_process_are_equal(service: Service, tmp_path: Path) -> None:
+    images = [(f"photo-{number:03d}", image) for number, image in enumerate(crops(10))]
+    source = str(dataset_files.tar(tmp_path / "source/a.tar", images))
+    options = ["-k", "64", "--views", "3", "--seed", "7"]
+    served, local = str(tmp_path / "served"), str(tmp_path / "local")
+    assert cli.main(["tokenize", source, served, *options, "--server", service.grpc]) == 0
+    assert in_process.main(["tokenize", source, local, *options]) == 0
+    assert content(tmp_path / "served") == content(tmp_path / "local")
+    assert in_process.main(["verify", source, served, "--sample", "30"]) == 0
+    assert cli.main(["verify", source, served, "--server", service.grpc]) == 0
 
 
 def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,6 +192,16 @@ def test_shards_of_older_releases_are_read(tmp_path: Path, tokenized: Path) -> N
         assert (a.columns, a.tokens.tolist()) == (b.columns, b.tokens.tolist())
 
 
+def test_shards_without_rows_are_read(tmp_path: Path) -> None:
+    token_shards.shard(tmp_path / "a.parquet", [])
+    empty = TokenDataset(str(tmp_path))
+    assert (len(empty), empty.classes, [*empty.batches(4)], [*empty.rows()]) == (0, [], [], [])
+    token_shards.shard(tmp_path / "b.parquet", [token_shards.row("x", 4, "a")])
+    both = TokenDataset(str(tmp_path), columns=["key"])
+    assert (len(both), both.k, both.classes) == (1, 4, ["a"])
+    assert keys_of([*both.batches(4)]) == ["x"] == [key for key, _ in both.rows()]
+
+
 def test_description_says_how_the_tokens_were_made(tokenized: Path) -> None:
     description = TokenDataset(str(tokenized / "tokens")).description
     assert (description["tokenizer"], description["k"], description["fit"]) == ("demo", K, "crop")

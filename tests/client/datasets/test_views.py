@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from channeltok import ImageView, InvalidInput
-from channeltok.datasets import DestinationMismatch, TokenDataset, tokenize
+from channeltok.datasets import DestinationMismatch, TokenDataset, tokenize, verify
 from channeltok.local.random_views import MIN_AREA, RandomViews
 from PIL import Image
 
@@ -147,6 +147,17 @@ def test_views_keep_what_came_with_the_image(engine: InProcessEngine, tmp_path: 
     rows = rows_of(tmp_path / "t")
     assert {row["label"] for row in rows.values()} == {"0"}
     assert len({row["offset"] for row in rows.values()}) == 1
+
+
+def test_verify_makes_the_views_again(
+    engine: InProcessEngine, source: Path, tmp_path: Path
+) -> None:
+    tokenize(str(source), str(tmp_path / "t"), [engine], k=8, fit="pad", views=2, seed=3)
+    result = verify(str(source), str(tmp_path / "t"), engine)
+    assert (result.images, result.different, result.missing) == (2 * len(IMAGES), [], [])
+    manifest = tmp_path / "t/.channeltok/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 3', '"seed": 4'))
+    assert len(verify(str(source), str(tmp_path / "t"), engine).different) > 4
 
 
 def test_tokenize_refuses_a_negative_number_of_views(engine: InProcessEngine, source: Path) -> None:
