@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from channeltok.datasets import reject_limit
-from channeltok.datasets.destination import Destination, Manifest
+from channeltok.datasets.destination import Destination, Manifest, recorded_cut_of
 from channeltok.datasets.engine_choice import choose_tokenizer
 from channeltok.datasets.errors import DatasetError, ShardFailed, SourceError
 from channeltok.datasets.ledger import Entry
@@ -127,7 +127,8 @@ def tokenize(
     _check_views(views)
     info = choose_tokenizer(engines, tokenizer)
     options = replace(source_options or SourceOptions(), exclude=destination)
-    listing = find_shards(source, options)
+    recorded = recorded_cut_of(destination)
+    listing = find_shards(source, options, recorded)
     shards = listing.shards if share is None else share.of(listing.shards)
     if quality is not None and k is not None:
         raise ValueError(K_AND_QUALITY)
@@ -148,6 +149,8 @@ def tokenize(
         **options.manifest(),
     )
     target = Destination(destination, manifest)
+    if listing.new_cut:
+        target.record_cut(listing.new_cut, recorded.times)
     listener = listener or ProgressListener()
     shard_tokenizer = ShardTokenizer(
         target, info, k, container, quality, fit, options.keep, limit, views, manifest.seed

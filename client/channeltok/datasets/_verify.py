@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from channeltok._messages import TokenizerInfo
-from channeltok.datasets.destination import fit_of, manifest_of, options_of
+from channeltok.datasets.destination import fit_of, manifest_of, options_of, recorded_cut_of
 from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import Sample, Shard, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
@@ -59,7 +59,9 @@ def verify(
     """
     dataset, rng = TokenDataset(destination), random.Random(seed)
     how = _How.of(destination, engine, next(dataset.rows())[1].fingerprint)
-    sources = {shard.name: shard for shard in find_shards(source, options_of(destination)).shards}
+    cut = recorded_cut_of(destination)
+    listing = find_shards(source, options_of(destination), cut)
+    sources = {shard.name: shard for shard in listing.shards}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
     result = Verification()
     for number, path in enumerate(paths):

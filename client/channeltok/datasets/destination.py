@@ -3,6 +3,7 @@
     DESTINATION/NAME.parquet (or .tar)         a token shard, always complete
     DESTINATION/.channeltok/manifest.json      parameters of the run; a run with others is refused
     DESTINATION/.channeltok/ledger/NAME.json   written after its shard: rows and rejects
+    DESTINATION/.channeltok/cuts/              how loose images are cut into shards; see RecordedCut
     DESTINATION/.channeltok/rejects.jsonl      all rejects, written when a run ends
     DESTINATION/.channeltok/summary.json       result of the last run
 
@@ -15,6 +16,7 @@ same shard, do no harm.
 import json
 import posixpath
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import fsspec
@@ -22,7 +24,8 @@ import fsspec
 from channeltok.datasets.durable_files import DurableFiles
 from channeltok.datasets.errors import DestinationMismatch
 from channeltok.datasets.ledger import Entry, Reject, read_entries
-from channeltok.datasets.sources import SourceOptions
+from channeltok.datasets.sources import CutShard, RecordedCut, SourceOptions
+from channeltok.datasets.sources.recorded_cut import from_bytes, to_bytes
 from channeltok.fit import Fit, check_fit
 
 FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
@@ -98,6 +101,10 @@ class Destination:
         """The ledger: name of each finished shard -> its entry."""
         return read_entries(self._fs, self._internal("ledger"))
 
+    def record_cut(self, shards: list[CutShard], number: int) -> None:
+        """Record how loose images are cut. number: of cuts that were recorded before."""
+        self._files.write(self._internal(f"cuts/{number:05d}.jsonl.gz"), to_bytes(shards))
+
     def finish(self, name: str, content: bytes, entry: Entry) -> None:
         """Write a token shard, and then its ledger entry.
 
@@ -152,6 +159,22 @@ def manifest_of(url: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return manifest
+
+
+def recorded_cut_of(url: str) -> RecordedCut:
+    """How the loose images of a destination's source were cut; nothing where none was.
+
+    Raises ValueError for a file that holds no cut, OSError.
+    """
+    fs, root = fsspec.url_to_fs(url)
+    folder = posixpath.join(root, FOLDER, "cuts")
+    fs.invalidate_cache(folder)  # other machines write there, too
+    try:
+        paths = sorted(path for path in fs.find(folder) if path.endswith(".jsonl.gz"))
+    except FileNotFoundError:
+        return RecordedCut()
+    cuts = [from_bytes(fs.cat_file(path)) for path in paths]
+    return RecordedCut(tuple(chain.from_iterable(cuts)), times=len(cuts))
 
 
 def fit_of(url: str) -> Fit:

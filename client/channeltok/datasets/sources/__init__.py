@@ -13,7 +13,17 @@ columns.py  what came with an image; names.py: keys and labels
 from channeltok.datasets.sources.find import find_shards
 from channeltok.datasets.sources.listing import Listing
 from channeltok.datasets.sources.options import SourceOptions
+from channeltok.datasets.sources.recorded_cut import CutShard, RecordedCut
 from channeltok.datasets.sources.sample import Sample
 from channeltok.datasets.sources.shard import Shard, Skipped
 
-__all__ = ["Listing", "Sample", "Shard", "Skipped", "SourceOptions", "find_shards"]
+__all__ = [
+    "CutShard",
+    "Listing",
+    "RecordedCut",
+    "Sample",
+    "Shard",
+    "Skipped",
+    "SourceOptions",
+    "find_shards",
+]

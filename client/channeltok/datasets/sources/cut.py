@@ -1,6 +1,6 @@
 """Cut a source into shards: by its layout alone, so that every run and machine cuts it the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ from channeltok.datasets.sources.names import UniqueNames
 from channeltok.datasets.sources.options import SourceOptions
 from channeltok.datasets.sources.parquet import Parquet
 from channeltok.datasets.sources.places import SourceFile
+from channeltok.datasets.sources.recorded_cut import Cutter
 from channeltok.datasets.sources.shard import Shard
 from channeltok.datasets.sources.tar import Tar
 from channeltok.datasets.sources.walk import is_local
@@ -25,22 +26,35 @@ _THREADS = 16  # that read the footers of big Parquet files
 def cut_loose(
     fs: Any,
     root: str,
-    images: Sequence[LooseImage],
-    numbers: Iterator[int],
+    images: Sequence[tuple[LooseImage, str | None]],
+    cutter: Cutter,
     names: UniqueNames,
     options: SourceOptions,
 ) -> list[Shard]:
-    """Shards of FOLDER_SHARD_IMAGES images, in their order. numbers: for their names."""
-    return [
-        Folder(
-            fs,
-            root,
-            names.add(f"images-{next(numbers):05d}"),
-            images[start : start + FOLDER_SHARD_IMAGES],
-            options,
-        )
-        for start in range(0, len(images), FOLDER_SHARD_IMAGES)
-    ]
+    """Shards of loose images: those that an earlier run cut, then FOLDER_SHARD_IMAGES in each.
+
+    Args:
+        fs: file system of the images.
+        root: of the source, for messages.
+        images: each with the name of its shard, None where it belongs to none yet.
+        cutter: names new shards.
+        names: of all shards.
+        options: what is read.
+    """
+    shards: dict[str, list[LooseImage]] = {}
+    new = []
+    for image, name in images:
+        if name is None:
+            new.append(image)
+        else:
+            shards.setdefault(name, []).append(image)
+    for name in shards:
+        names.add(name)
+    for start in range(0, len(new), FOLDER_SHARD_IMAGES):
+        part = new[start : start + FOLDER_SHARD_IMAGES]
+        name = cutter.new_name([image.relative for image in part], names)
+        shards[name] = part
+    return [Folder(fs, root, name, part, options) for name, part in shards.items()]
 
 
 def cut_tar(

@@ -5,7 +5,6 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,10 @@ from channeltok.datasets.sources.names import SUFFIXES, UniqueNames, split_suffi
 from channeltok.datasets.sources.options import DEFAULTS, SourceOptions
 from channeltok.datasets.sources.parquet_schema import image_column
 from channeltok.datasets.sources.places import SourceFile, find_files
+from channeltok.datasets.sources.recorded_cut import Cutter, RecordedCut
 from channeltok.datasets.sources.shard import Shard, Skipped, told
+
+NOTHING_CUT = RecordedCut()
 
 
 @dataclass
@@ -33,13 +35,18 @@ class _Files:
     others: list[SourceFile] = field(default_factory=list)
 
 
-def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) -> Listing:
+def find_shards(
+    source: str | Sequence[str],
+    options: SourceOptions = DEFAULTS,
+    recorded: RecordedCut = NOTHING_CUT,
+) -> Listing:
     """Cut a source into shards.
 
     Args:
         source: a path, a URL, or a pattern of them, with * ? [] or {}; or several of these. What
             exists under that very name is meant, whatever characters are in it.
         options: what is read.
+        recorded: how earlier runs cut the loose images.
 
     Returns:
         The shards, tars and Parquet files first, each kind sorted by path; and what was passed by.
@@ -48,10 +55,11 @@ def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) 
         SourceError: there is nothing to tokenize, or it cannot be listed.
     """
     skipped: Skipped = Counter()
+    cutter = Cutter(recorded)
     shown = str(source) if isinstance(source, (str, os.PathLike)) else ", ".join(map(str, source))
     found, root = find_files(source, options.exclude, skipped)
     try:
-        shards = _shards(_sorted_out(found, options, skipped), root, options, skipped)
+        shards = _shards(_sorted_out(found, options, skipped), root, options, skipped, cutter)
     except OSError as error:
         raise SourceError(f"{shown}: {error}") from error
     if not shards:
@@ -59,7 +67,7 @@ def find_shards(source: str | Sequence[str], options: SourceOptions = DEFAULTS) 
             f"{shown}: no images there: no .tar, no .parquet and no file with an image suffix"
             + (f"; passed by: {told(skipped)}" if skipped else "")
         )
-    return Listing(shards, skipped)
+    return Listing(shards, skipped, cutter.new)
 
 
 def _sorted_out(found: list[SourceFile], options: SourceOptions, skipped: Skipped) -> _Files:
@@ -84,7 +92,9 @@ def _sorted_out(found: list[SourceFile], options: SourceOptions, skipped: Skippe
     return files
 
 
-def _shards(files: _Files, root: str, options: SourceOptions, skipped: Skipped) -> list[Shard]:
+def _shards(
+    files: _Files, root: str, options: SourceOptions, skipped: Skipped, cutter: Cutter
+) -> list[Shard]:
     loose, beside_tars = LooseImages(options, skipped), dict[str, SourceFile]()
     if files.images:
         files.others = [
@@ -99,14 +109,14 @@ def _shards(files: _Files, root: str, options: SourceOptions, skipped: Skipped) 
         metadata = beside_tars.get(split_suffix(file.relative)[0])
         shards += cut_tar(file, names.of(file), metadata, options)
     shards += cut_parquet([(file, names.of(file)) for file in parquets], options)
-    images = loose.images(files.images, files.others)
+    # What is cut already comes first, so that its keys, too, stay what they are.
+    assigned = cutter.recorded.assign(files.images)
+    images = loose.images([file for file, _ in assigned], files.others)
     by_fs = defaultdict(list)
-    for file, image in zip(files.images, images, strict=True):
-        by_fs[file.fs].append((file.fs, image))
-    numbers = count()
-    for group in by_fs.values():
-        fs, mine = group[0][0], [image for _, image in group]
-        shards += cut_loose(fs, root, mine, numbers, names.taken, options)
+    for (file, name), image in zip(assigned, images, strict=True):
+        by_fs[file.fs].append((image, name))
+    for fs, mine in by_fs.items():
+        shards += cut_loose(fs, root, mine, cutter, names.taken, options)
     return shards
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from channeltok.datasets.sources.recorded_cut import CutShard
 from channeltok.datasets.sources.shard import Shard, Skipped
 
 
@@ -13,7 +14,9 @@ class Listing:
     Attributes:
         shards: sorted by path.
         skipped: what was passed by.
+        new_cut: those of loose images that no earlier run has cut.
     """
 
     shards: list[Shard]
     skipped: Skipped = field(default_factory=Counter)
+    new_cut: list[CutShard] = field(default_factory=list)
