@@ -12,6 +12,7 @@ from channeltok.datasets.sources.shard import Skipped
 _TEXT = {"txt", "text", "caption", "transcript", "json", "cls", "cls2", "class", "index", "id"}
 _TEXT |= {"url", "csv", "tsv", "xml", "html", "md", "yaml", "yml"}
 _CAPTIONS = {"caption", "text"}  # names under which KEY.txt is known too
+_MAX_NUMBER = 2**63 - 1
 _MISSING = object()
 
 
@@ -124,7 +125,8 @@ def label_of(value: Any, names: Sequence[str] = ()) -> tuple[str | None, int | N
     if isinstance(value, int) and not isinstance(value, bool):
         if names and value < 0:
             return None, None
-        return (names[value] if value < len(names) else str(value)), value
+        name = names[value] if value < len(names) else str(value)
+        return name, (value if abs(value) <= _MAX_NUMBER else None)
     if isinstance(value, bytes):
         return decode_text(value), None
     return (_json(value) if isinstance(value, list) else str(value)), None
@@ -134,7 +136,7 @@ def text_label(value: Any) -> tuple[str | None, int | None]:
     """`label_of`, for files without types: text of digits is a number too."""
     text, number = label_of(value)
     if number is None and text is not None and text.isascii() and text.isdecimal():
-        number = int(text)
+        number = int(text) if len(text) < len(str(_MAX_NUMBER)) else None
     return text, number
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.columns import SampleColumns, label_of, text_label
 from channeltok.datasets.sources.loose_files import read_files
 from channeltok.datasets.sources.names import LABEL_COLUMNS, file_kind, folder_label, partitions
@@ -62,6 +63,9 @@ class Folder(Shard):
                 data, refusal = next(contents)
                 files = {suffix: next(contents) for suffix in image.files}
                 yield self._sample(number, image, data, refusal, files, columns)
+        missing = columns.missing()
+        if missing and any(image.files for image in self.images):  # which are read for them
+            raise SourceError(f"{self.path}: {missing}")
 
     def _files(self) -> Iterator[tuple[str, int]]:
         """Path and bytes of each image and of the files that belong to it."""

@@ -36,7 +36,7 @@ class LooseImages:
         """Read a metadata file for the images in its folder and below; whether it is one."""
         folder = posixpath.dirname(file.relative)
         rows: dict[str, Mapping[str, Any]] = {}
-        for row in read_rows(file.fs, file.path, None, ""):
+        for row in read_rows(file.fs, file.path, None, "", self._skipped):
             name = next((row[column] for column in _FILE_NAMES if column in row), None)
             if name is None:
                 return False
@@ -46,7 +46,7 @@ class LooseImages:
 
     def add_keyed_metadata(self, file: SourceFile, folder: str) -> None:
         """Read a Parquet file of img2dataset for the images KEY.jpg of a folder."""
-        rows = read_rows(file.fs, file.path, self._names(), KEY)
+        rows = read_rows(file.fs, file.path, self._names(), KEY, self._skipped)
         self._by_key[folder] = {str(row[KEY]): self._wanted(row) for row in rows}
 
     def images(self, files: list[SourceFile], others: list[SourceFile]) -> list[LooseImage]:

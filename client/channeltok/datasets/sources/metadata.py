@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from channeltok.datasets.errors import SourceError
 from channeltok.datasets.sources.columns import plain
 from channeltok.datasets.sources.names import decode_text
+from channeltok.datasets.sources.shard import Skipped
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 KEY = "key"  # column with the names of images in a Parquet file of img2dataset
@@ -21,12 +22,12 @@ _MAX_FIELD = 2**30  # bytes of one value of a CSV file
 
 
 def read_rows(
-    fs: Any, path: str, names: Sequence[str] | None, key: str
+    fs: Any, path: str, names: Sequence[str] | None, key: str, skipped: Skipped
 ) -> Iterator[Mapping[str, Any]]:
     """The rows of a metadata file, with the columns `names` that it has (None for all), and `key`.
 
-    CSV has no types: its values are text. Raises SourceError if the file is damaged, OSError if it
-    cannot be read.
+    CSV has no types: its values are text. Lines that are no JSON are counted. Raises SourceError if
+    the file is damaged otherwise, OSError if it cannot be read.
     """
     try:
         if path.endswith(".parquet"):
@@ -34,9 +35,7 @@ def read_rows(
         elif path.endswith(".csv"):
             yield from _csv_rows(fs.cat_file(path))
         else:
-            for line in fs.cat_file(path).splitlines():
-                if line.strip():
-                    yield json.loads(line)
+            yield from _json_rows(fs.cat_file(path), skipped)
     except (pa.ArrowInvalid, ValueError, csv.Error) as error:
         raise SourceError(f"{path}: the metadata cannot be read: {error}") from error
 
@@ -51,6 +50,20 @@ def _parquet_rows(
         for batch in parquet.iter_batches(columns=columns):
             for row in batch.to_pylist():
                 yield {name: plain(value) for name, value in row.items()}
+
+
+def _json_rows(data: bytes, skipped: Skipped) -> Iterator[Mapping[str, Any]]:
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            skipped["damaged row of metadata"] += 1
 
 
 def _csv_rows(data: bytes) -> Iterator[Mapping[str, Any]]:

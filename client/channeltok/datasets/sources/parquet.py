@@ -95,7 +95,7 @@ class _RowReader:
         key = plain(values[self._key]) if self._key else None
         if isinstance(key, bytes):
             key = decode_text(key)
-        name = f"{row:08d}" if key is None else str(key)
+        name = f"{row:08d}" if key is None or key == "" else str(key)
         return Sample(
             f"{self._shard.name}/{self._keys.add(name)}",
             row,

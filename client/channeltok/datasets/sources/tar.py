@@ -98,7 +98,7 @@ class Tar(Shard):
         names = self._options.names()
         if self._metadata is None or not names:
             return {}
-        rows = read_rows(self._fs, self._metadata, names, KEY)
+        rows = read_rows(self._fs, self._metadata, names, KEY, self.skipped)
         return {str(row[KEY]): row for row in rows if KEY in row}
 
 
@@ -188,7 +188,7 @@ class _TarReader:
         values = self._columns.read(group.files, self._row(group.key))
         label, label_id = self._label(group, values)
         key = escape(group.key)
-        if self._options.key_column and values[self._options.key_column] is not None:
+        if self._options.key_column and values[self._options.key_column] not in (None, ""):
             key = str(values[self._options.key_column])
         columns = {name: values[name] for name in self._options.keep}
         for offset, data, refusal in group.images:

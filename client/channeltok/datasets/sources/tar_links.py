@@ -9,9 +9,8 @@ from typing import Any
 
 from channeltok.datasets.sources.names import normalized
 from channeltok.datasets.sources.tar_stream import (
-    MAGIC_BYTES,
     decompressed,
-    is_compressed,
+    is_plain,
     members,
     open_seekable,
 )
@@ -61,14 +60,13 @@ class TarLinks:
 
     def _make_index(self) -> None:
         file = self._stack.enter_context(self._fs.open(self._path, "rb"))
-        compressed = is_compressed(file.read(MAGIC_BYTES))
-        file.seek(0)
-        if compressed:
+        content = decompressed(file)
+        if not is_plain(content) or not _rewound(file):
             copy = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the rest
             self._stack.callback(copy.close)
-            shutil.copyfileobj(decompressed(file), copy, 2**20)
+            shutil.copyfileobj(content, copy, 2**20)
+            copy.seek(0)
             file = copy
-        file.seek(0)
         for member in members(open_seekable(file)):
             name = normalized(member.name)
             if member.isfile():
@@ -76,6 +74,15 @@ class TarLinks:
             elif member.islnk() or member.issym():
                 self._targets[name] = _target(member)
         self._file = file
+
+
+def _rewound(file: Any) -> bool:
+    """Whether the file is at its beginning again; some say so only when they are asked to."""
+    try:
+        file.seek(0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _target(link: tarfile.TarInfo) -> str:

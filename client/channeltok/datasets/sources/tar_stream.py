@@ -78,6 +78,11 @@ def decompressed(file: Any) -> Any:
     return whole
 
 
+def is_plain(content: Any) -> bool:
+    """Whether what `decompressed` returned is the file as it is."""
+    return isinstance(content, _Rejoined)
+
+
 def is_compressed(head: bytes) -> bool:
     """Whether a file with these first bytes is compressed."""
     return head.startswith(tuple(_COMPRESSIONS))

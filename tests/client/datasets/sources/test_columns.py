@@ -120,6 +120,10 @@ def test_a_column_that_nothing_has_fails_by_name(tmp_path: Path) -> None:
     write_tar(tmp_path / "t.tar", [member("x.jpg"), member("x.txt", b"a"), member("x.json", b"{}")])
     with pytest.raises(SourceError, match=r"t\.tar: no sample has captoin; they have .*\.txt"):
         read(tmp_path, SourceOptions(keep=("captoin",)))
+    write_files(tmp_path / "beside", "x.jpg")
+    (tmp_path / "beside/x.json").write_text('{"caption": "c"}')
+    with pytest.raises(SourceError, match=r"no sample has captoin; they have caption"):
+        read(tmp_path / "beside", SourceOptions(keep=("captoin",)))
     write_files(tmp_path / "loose", "x.jpg")
     with pytest.raises(SourceError, match=r"have no caption: neither files KEY\.txt"):
         read(tmp_path / "loose", CAPTION)
@@ -177,6 +181,15 @@ def test_the_nearest_metadata_counts(tmp_path: Path) -> None:
     write_metadata(tmp_path, "csv", [{"file_name": "train/0.jpg", "caption": "far"}])
     write_metadata(tmp_path / "train", "jsonl", [{"file_name": "0.jpg", "caption": "near"}])
     assert captions(tmp_path) == [None, "near"]
+
+
+def test_damaged_lines_of_metadata_are_counted(tmp_path: Path) -> None:
+    write_files(tmp_path, "0.jpg", "1.jpg")
+    lines = ['{"file_name": "0.jpg", "caption": "a\u2028b"}', "{broken", "[]", ""]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    samples, skipped, _ = read(tmp_path, CAPTION)
+    assert [sample.columns["caption"] for sample in samples] == ["a\u2028b", None]
+    assert skipped == {"damaged row of metadata": 2, "image without caption": 1}
 
 
 def test_other_csv_files_are_counted(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_class_labels_keep_names_and_numbers(tmp_path: Path) -> None:
         ([b"cat", b"\xe9"], [("cat", None), ("%E9", None)]),
         ([[1, 2], []], [("[1, 2]", None), ("[]", None)]),
         ([{"a": 1}, {"a": None}], [('{"a": 1}', None), ('{"a": null}', None)]),
+        (pa.array([2**64 - 1, 1], pa.uint64()), [(str(2**64 - 1), None), ("1", 1)]),
         ([True, False], [("True", None), ("False", None)]),
     ],
 )

@@ -10,7 +10,16 @@ import pytest
 from channeltok.datasets import SourceError
 from channeltok.datasets.sources import find_shards
 
-from tests.client.datasets.sources.support import keys, member, read, write_files, write_tar
+from tests.client.datasets.sources.support import (
+    JPEG,
+    keys,
+    link,
+    member,
+    read,
+    tar_bytes,
+    write_files,
+    write_tar,
+)
 
 
 @pytest.mark.parametrize("name", ["photos [2019]", "what?", "a*b", "{a,b}", "50%", "x{", "#1"])
@@ -90,6 +99,28 @@ def web(tmp_path: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
+
+
+def test_links_in_a_tar_without_known_length_are_followed(tmp_path: Path) -> None:
+    content = tar_bytes([member("x.jpg"), link("y.jpg", "x.jpg")])
+
+    class Chunked(_Quiet):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content))
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chunked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        samples, _, _ = read(f"http://127.0.0.1:{server.server_address[1]}/t.tar")
+        server.shutdown()
+    assert [(sample.key, sample.image) for sample in samples] == [("t/x", JPEG), ("t/y", JPEG)]
 
 
 def test_queries_of_urls_are_no_suffixes(tmp_path: Path, web: str) -> None:
