@@ -4,6 +4,7 @@
     DESTINATION/.channeltok/manifest.json      parameters of the run; a run with others is refused
     DESTINATION/.channeltok/ledger/NAME.json   written after its shard: rows and rejects
     DESTINATION/.channeltok/cuts/              how loose images are cut into shards; see RecordedCut
+    DESTINATION/.channeltok/classes/           names of all classes, where the source says them
     DESTINATION/.channeltok/rejects.jsonl      all rejects, written when a run ends
     DESTINATION/.channeltok/summary.json       result of the last run
 
@@ -13,8 +14,10 @@ makes it again with the same bytes. For the same reason two runs at once, or two
 same shard, do no harm.
 """
 
+import hashlib
 import json
 import posixpath
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -66,6 +69,7 @@ class Destination:
         """Raises DestinationMismatch if it holds something else, DestinationError if it cannot be
         written, OSError if it cannot be read."""
         self._fs, self._root = fsspec.url_to_fs(url)
+        self._classes: set[str] = set()  # that are stored
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
         self._files = DurableFiles(self._fs, self._root, posixpath.join(self._root, FOLDER))
         begun = self._stored_manifest()
@@ -112,6 +116,17 @@ class Destination:
         """
         self._files.write(posixpath.join(self._root, name + self._suffix), content)
         self._files.write(self._internal(f"ledger/{name}.json"), _json(entry.to_json()))
+
+    def add_classes(self, names: Sequence[str]) -> None:
+        """Store the names of all classes that a source has, once for each list of them.
+
+        Raises as `finish`.
+        """
+        content = _json([*names])
+        name = hashlib.sha256(content).hexdigest()[:16]
+        if name not in self._classes:
+            self._files.write(self._internal(f"classes/{name}.json"), content)
+            self._classes.add(name)
 
     def conclude(
         self, rejects: list[Reject], summary: dict[str, Any], part: tuple[int, int] | None = None
@@ -197,5 +212,5 @@ def options_of(url: str) -> SourceOptions:
     return SourceOptions(exclude=url, **{name: read[name] for name in names if name in read})
 
 
-def _json(data: dict[str, Any]) -> bytes:
+def _json(data: Any) -> bytes:
     return json.dumps(data, indent=2).encode() + b"\n"

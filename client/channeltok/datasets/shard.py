@@ -119,6 +119,8 @@ class ShardTokenizer:
         skipped = dict(sorted(shard.skipped.items()))
         entry = Entry(shard.path, shard.identity, len(rows), rejects, lengths, skipped)
         content = CONTAINERS[self.container](rows, self.description)
+        if shard.class_names:
+            self.destination.add_classes(shard.class_names)
         self.destination.finish(shard.name, content, entry)
         return entry
 

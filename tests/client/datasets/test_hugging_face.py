@@ -6,11 +6,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from channeltok.datasets import TokenDataset
+from channeltok.datasets import TokenDataset, tokenize
 from channeltok.datasets.hugging_face import to_hf, write_hf_folder
 from channeltok.datasets.writers import Description, parquet
 
+from service.engine.in_process import InProcessEngine
 from tests.support import token_shards
+from tests.support.photographs import crops
 
 NAMES = ["dog", "cat", "ant"]
 
@@ -49,6 +51,19 @@ def test_to_hf_has_every_row_with_classes_and_captions(train: TokenDataset) -> N
         expected: Any = token_shards.row(row["key"], 16).tokens.ids[:8].tolist()
         assert row["tokens"] == expected
     assert found.with_format("torch")["tokens"][:].shape == (5, 8)
+
+
+def test_class_labels_go_there_and_back(engine: InProcessEngine, tmp_path: Path) -> None:
+    """A split that has two of the four classes keeps the names and numbers of all."""
+    label = datasets.ClassLabel(names=["zebra", "ant", "dog", "cat"])
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": label})
+    images = [{"bytes": image, "path": None} for image in crops(3)]
+    source = datasets.Dataset.from_dict({"image": images, "label": [2, 0, -1]}, features=features)
+    source.to_parquet(tmp_path / "test.parquet")
+    tokenize(str(tmp_path / "test.parquet"), str(tmp_path / "tokens"), [engine], k=8)
+    found = TokenDataset(str(tmp_path / "tokens")).to_hf()
+    assert found.features["label"] == label
+    assert found["label"][:] == [2, 0, None]
 
 
 def test_to_hf_keeps_the_lengths_that_a_quality_chose(tmp_path: Path) -> None:

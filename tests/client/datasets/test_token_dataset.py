@@ -1,5 +1,6 @@
 """TokenDataset: rows, batches and classes of token shards."""
 
+import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,6 +167,25 @@ def test_numbers_of_the_source_are_kept(tmp_path: Path) -> None:
 def test_classes_keep_their_numbers_only_where_these_are_clear(pairs: Any, classes: Any) -> None:
     found = number_classes(pairs)
     assert (len(found) if isinstance(classes, int) else found) == classes
+
+
+def test_classes_without_an_image_have_their_names(tmp_path: Path) -> None:
+    """In a test split without the class in the middle and the last one."""
+    names = ["zebra", "ant", "dog", "cat"]
+    number = names.index("dog")
+    shard = [
+        token_shards.row("a", 4, "zebra", label_id=0),
+        token_shards.row("b", 4, "dog", label_id=number),
+    ]
+    token_shards.shard(tmp_path / "a.parquet", shard)
+    stored = tmp_path / ".channeltok/classes"
+    stored.mkdir(parents=True)
+    (stored / "1.json").write_text(json.dumps(names))
+    assert TokenDataset(str(tmp_path)).classes == names
+    (stored / "2.json").write_text(json.dumps(["other"]))
+    assert TokenDataset(str(tmp_path)).classes == ["zebra", "class 1", "dog"]
+    (stored / "1.json").unlink()
+    assert TokenDataset(str(tmp_path)).classes == ["zebra", "class 1", "dog"]
 
 
 def test_columns_that_a_shard_lacks_are_none(tmp_path: Path) -> None:

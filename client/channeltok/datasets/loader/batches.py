@@ -14,6 +14,7 @@ from channeltok.datasets.loader.order import EpochOrder, Rows
 from channeltok.datasets.loader.row_groups import RowGroups
 
 THREADS = 4  # that read row groups
+REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Batches(Iterator[Batch]):
         self._groups, self._order, self._columns = groups, order, columns
         self._step = 0
         self._blocks: dict[int, _Block] = {}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read-tokens")
+        threads = REMOTE_THREADS if groups.remote else THREADS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-tokens")
         self._close = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Numbers of classes: the same ones in every split, and those of the source where it had some."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -16,28 +17,31 @@ _MAX_NUMBER = 1_000_000  # of a class that keeps its number
 
 def classes_of(shards: TokenShards) -> list[str]:
     """The name of each class, by its number; see `number_classes`. Reads all shards."""
-    return number_classes(
-        pair for pairs in shards.map(lambda p: _pairs(shards, p)) for pair in pairs
-    )
+    found = shards.map(lambda path: _pairs(shards, path))
+    return number_classes(chain.from_iterable(found), shards.class_names())
 
 
-def number_classes(pairs: Iterable[tuple[str, int | None]]) -> list[str]:
+def number_classes(
+    pairs: Iterable[tuple[str, int | None]], names_of_source: Sequence[str] = ()
+) -> list[str]:
     """Number classes, given the name of each and its number in the source, if it had one.
 
-    Where every class has a number, at least 0, and no two share one, those are kept; the numbers
-    between, without an image, are called "class N". Else classes are numbered in the order of their
-    names.
+    Where every class has a number, at least 0, and no two share one, those are kept. Classes
+    without an image have the name that the source gives them; without one, "class N". Else classes
+    are numbered in the order of their names.
+
+    names_of_source: of all classes by their numbers; ignored where it contradicts the pairs.
     """
     numbers = set(pairs)
     names = {name for name, _ in numbers}
     by_number = {number: name for name, number in numbers if number is not None and number >= 0}
-    if (
-        not names
-        or not len(names) == len(by_number) == len(numbers)
-        or max(by_number) > _MAX_NUMBER
-    ):
+    clear = len(names) == len(by_number) == len(numbers)
+    if not clear or max(by_number, default=0) > _MAX_NUMBER:
         return sorted(names)
-    return [by_number.get(number, f"class {number}") for number in range(max(by_number) + 1)]
+    others = {**dict(enumerate(names_of_source)), **by_number}
+    if len(set(others.values())) < len(others):
+        others = by_number
+    return [others.get(number, f"class {number}") for number in range(max(others, default=-1) + 1)]
 
 
 def label_numbers(table: pa.Table, classes: pa.Array) -> NDArray[np.int64]:

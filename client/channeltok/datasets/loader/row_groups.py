@@ -52,6 +52,7 @@ class RowGroups:
     Attributes:
         rows: int64: rows of each.
         token_type: of all tokens, see RowGroup.
+        remote: see TokenShards.
 
     Args:
         shards: where they are.
@@ -64,6 +65,7 @@ class RowGroups:
         self, shards: TokenShards, k: int, classes: Sequence[str], columns: Sequence[str]
     ) -> None:
         self._shards, self.k, self._columns = shards, k, columns
+        self.remote = shards.remote
         fixed = all(footer.list_size is not None for footer in shards.footers)
         self.token_type = np.uint16 if fixed else np.int32
         self._classes = pa.array(classes, pa.string())

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from channeltok.datasets.errors import SourceError
 
 READERS = 16  # files read at once
+REMOTE_READERS = 64
+FOOTER_BYTES = 2**16  # a remote file is read in pieces of at least so many
 WHOLE_FILE_BYTES = 8 * 2**20  # remote files up to this size are fetched by one request
 METADATA_KEY = b"channeltok"
 Result = TypeVar("Result")
@@ -46,13 +48,14 @@ class TokenShards:
 
     Attributes:
         paths: of the shards, as the file system knows them.
+        remote: whether they are on another machine, as far as the file system tells.
     """
 
     def __init__(self, url: str) -> None:
         """Raises SourceError if there are none."""
         self._url, self._pid = url, os.getpid()
         self._fs, self._root = fsspec.url_to_fs(url)
-        self._remote = not isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self.remote = not isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         found = self._fs.find(self._root, detail=True)
         self._sizes = {
             path: facts.get("size") for path, facts in found.items() if path.endswith(".parquet")
@@ -78,14 +81,25 @@ class TokenShards:
 
     def read(self, path: str, columns: Sequence[str], group: int | None = None) -> Any:
         """Columns of a shard, or of one of its row groups, as an Arrow table."""
-        with self._open(path) as file:
+        with self._open(path, whole="tokens" in columns) as file:
             if group is None:
                 return file.read(columns=[*columns], use_threads=False)
             return file.read_row_group(group, columns=[*columns], use_threads=False)
 
+    def class_names(self) -> list[str]:
+        """Names of all classes by their numbers, as the source had them; [] without one list."""
+        folder = posixpath.join(self._root, ".channeltok", "classes")
+        fs = self._file_system()
+        try:
+            files = fs.find(folder)
+        except (OSError, ValueError):  # a single file has no folder
+            return []
+        return json.loads(fs.cat_file(files[0])) if len(files) == 1 else []
+
     def map(self, function: Callable[[str], Result]) -> list[Result]:
         """Call a function with the path of each shard, in threads."""
-        with ThreadPoolExecutor(min(READERS, len(self.paths))) as pool:
+        threads = REMOTE_READERS if self.remote else READERS
+        with ThreadPoolExecutor(min(threads, len(self.paths))) as pool:
             return [*pool.map(function, self.paths)]
 
     def name_of(self, path: str) -> str:
@@ -93,15 +107,17 @@ class TokenShards:
         return posixpath.relpath(path, self._root).removesuffix(".parquet")
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[pq.ParquetFile]:
+    def _open(self, path: str, whole: bool = False) -> Iterator[pq.ParquetFile]:
+        """whole: most of the file will be read."""
         with ExitStack() as stack:
             source: Any = path
-            if self._remote and (self._sizes[path] or WHOLE_FILE_BYTES) < WHOLE_FILE_BYTES:
+            if self.remote and whole and (self._sizes[path] or WHOLE_FILE_BYTES) < WHOLE_FILE_BYTES:
                 source = pa.BufferReader(self._file_system().cat_file(path))
-            elif self._remote:
-                source = stack.enter_context(self._file_system().open(path, "rb"))
+            elif self.remote:
+                file = self._file_system().open(path, "rb", block_size=FOOTER_BYTES)
+                source = stack.enter_context(file)
             try:
-                yield stack.enter_context(pq.ParquetFile(source, pre_buffer=self._remote))
+                yield stack.enter_context(pq.ParquetFile(source, pre_buffer=self.remote))
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise

@@ -62,6 +62,7 @@ class Parquet(Shard):
 
     def _rows(self, file: pq.ParquetFile) -> Iterator[Sample]:
         reader = _RowReader(self, file.schema_arrow)
+        self.class_names = tuple(reader.classes)
         row, images, refusal = self._first_row, 0, ""
         for batch in file.iter_batches(_BATCH, row_groups=self._row_groups, columns=reader.columns):
             for values in _rows_of(batch):
@@ -80,7 +81,7 @@ class _RowReader:
         self._image = image_column(schema, options.image_column, shard.path)
         self._label = options.label_column or _first(LABEL_COLUMNS, [*has, *shard._partitions])
         self._key = options.key_column or _first(KEY_COLUMNS, has)
-        self._classes = class_names(schema, self._label)
+        self.classes = class_names(schema, self._label)
         all_names = ", ".join([*has, *shard._partitions])
         wanted = [self._image, self._label, self._key, *options.keep]
         for name in wanted:
@@ -91,7 +92,7 @@ class _RowReader:
     def sample(self, row: int, values: dict[str, Any]) -> Sample:
         values = {**self._shard._partitions, **values}
         image, refusal = self._read(values[self._image])
-        label, label_id = label_of(values[self._label] if self._label else None, self._classes)
+        label, label_id = label_of(values[self._label] if self._label else None, self.classes)
         key = plain(values[self._key]) if self._key else None
         if isinstance(key, bytes):
             key = decode_text(key)

@@ -27,6 +27,8 @@ class Shard(ABC):
         size: bytes.
         identity: changes with the shard's content, as far as a file listing can tell.
         skipped: what the last run of `samples` passed by; counts while it runs.
+        class_names: of all classes, by their numbers, where the source says them; known once
+            `samples` has run.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Shard(ABC):
         self.name, self.size, self.identity = escape(name), size, identity
         self.path = escape(path if "file" in fs.protocol else fs.unstrip_protocol(path))
         self.skipped: Skipped = Counter()
+        self.class_names: tuple[str, ...] = ()
         self._fs, self._path, self._options = fs, path, options
 
     def samples(self) -> Iterator[Sample]:
