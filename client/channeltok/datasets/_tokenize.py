@@ -158,7 +158,9 @@ def tokenize(
     run = Run(shard_tokenizer, limit, waiting, listener)
     summary = Summary(info.name, info.fingerprint, k, quality_text, len(shards))
     run.skipped.update(listing.skipped)
-    remaining, changed = _remaining(shards, target.entries(), run, retry_rejects)
+    entries = target.entries()
+    otherwise = listing.cut_otherwise({name: entry.source for name, entry in entries.items()})
+    remaining, changed = _remaining(shards, entries, otherwise, run, retry_rejects)
     summary.done_before = len(shards) - len(remaining) - len(changed)
     listener.begin(len(shards), summary.done_before, sum(shard.size for shard in remaining))
     for shard in changed:
@@ -203,13 +205,19 @@ def tokenize(
 
 
 def _remaining(
-    shards: Sequence[Shard], entries: dict[str, Entry], run: Run, retry_rejects: bool
+    shards: Sequence[Shard],
+    entries: dict[str, Entry],
+    otherwise: set[str],
+    run: Run,
+    retry_rejects: bool,
 ) -> tuple[list[Shard], list[Shard]]:
     """The shards that are not finished, and those that changed afterwards; counts the others."""
     remaining, changed = list[Shard](), list[Shard]()
     for shard in shards:
         entry = entries.get(shard.name)
-        if entry is None or (retry_rejects and entry.rejects):
+        if shard.name in otherwise:
+            changed.append(shard)
+        elif entry is None or (retry_rejects and entry.rejects):
             remaining.append(shard)
         elif entry.identity != shard.identity:
             changed.append(shard)

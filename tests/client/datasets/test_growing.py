@@ -51,6 +51,30 @@ def test_added_images_make_new_shards_and_change_no_other(tmp_path: Path) -> Non
     assert verify(str(source), str(tokens), ByteEngine()).missing == []
 
 
+def test_a_file_with_other_parts_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "SPLIT_BYTES", 10_000)
+    monkeypatch.setattr(cut, "PART_BYTES", 10_000)
+    source, tokens = tmp_path / "source", tmp_path / "tokens"
+    dataset_files.tar(source / "a.tar", IMAGES[:30])
+    assert tokenize(str(source), str(tokens), [ByteEngine()]).images == 30
+    before = _ids(tokens)
+    dataset_files.tar(source / "a.tar", IMAGES[:60])
+    dataset_files.tar(source / "b.tar", IMAGES[:3])
+    for _ in range(2):
+        with pytest.raises(ShardFailed, match=r"a\.tar.* has changed since"):
+            tokenize(str(source), str(tokens), [ByteEngine()])
+    assert _ids(tokens).keys() - before.keys() == {f"b/{number:03d}" for number in range(3)}
+    (tmp_path / "source/b").mkdir()
+    (tmp_path / "source/b/x.jpg").write_bytes(b"x")  # so b.tar cannot be named b any more
+    with pytest.raises(ShardFailed, match=r"b\.tar.* has changed since|a\.tar"):
+        tokenize(str(source), str(tokens), [ByteEngine()])
+    assert _ids(tokens).keys() - before.keys() == {f"b/{number:03d}" for number in range(3)} | {
+        "b/x"
+    }
+
+
 def test_an_added_image_takes_no_key_from_another(tmp_path: Path) -> None:
     source, tokens = tmp_path / "photos", tmp_path / "tokens"
     dataset_files.folder(source, [("a", b"first")])
