@@ -54,8 +54,8 @@ def test_added_images_make_new_shards_and_change_no_other(tmp_path: Path) -> Non
 def test_a_file_with_other_parts_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cut, "SPLIT_BYTES", 10_000)
-    monkeypatch.setattr(cut, "PART_BYTES", 10_000)
+    monkeypatch.setattr(cut, "SPLIT_BYTES", 20_000)
+    monkeypatch.setattr(cut, "PART_BYTES", 20_000)
     source, tokens = tmp_path / "source", tmp_path / "tokens"
     dataset_files.tar(source / "a.tar", IMAGES[:30])
     assert tokenize(str(source), str(tokens), [ByteEngine()]).images == 30
