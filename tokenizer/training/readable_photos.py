@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
 import imaging
 
 SUFFIXES = "jpg;jpeg;png;webp"
@@ -73,4 +71,4 @@ def name_and_photo(sample: dict[str, Any]) -> tuple[str, bytes | None]:
 
 
 def _print(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
+    print(text, file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from channeltok.datasets.loader.order import SHUFFLE_ROWS, EpochOrder
 from channeltok.datasets.loader.row_groups import PADDING, RowGroup, RowGroups, token_matrix
 from channeltok.datasets.loader.shards import TokenShards
 from channeltok.tokens import ImageView, Tokens
-
-if TYPE_CHECKING:
-    import datasets
 
 _VIEW = [field.name for field in fields(ImageView)]
 _OWN = ("tokens", "label", "labels")
@@ -153,15 +150,6 @@ class TokenDataset:
         """
         order = EpochOrder(self._groups.rows, size, seed, part, drop_last, shuffle_rows)
         return Batches(self._groups, order, self.columns)
-
-    def to_hf(self) -> "datasets.Dataset":
-        """All rows as a `datasets.Dataset` in memory, with `label` as a ClassLabel.
-
-        See `channeltok.datasets.hugging_face`, which also writes folders to upload.
-        """
-        from channeltok.datasets.hugging_face import to_hf  # Hugging Face's datasets take a second
-
-        return to_hf(self)
 
     def rows(self) -> Iterator[tuple[str, Tokens]]:
         """Yield the key and the tokens of every image, in order."""

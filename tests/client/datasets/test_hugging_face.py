@@ -40,7 +40,7 @@ def train(tmp_path: Path) -> TokenDataset:
 
 
 def test_to_hf_has_every_row_with_classes_and_captions(train: TokenDataset) -> None:
-    found = train.to_hf()
+    found = to_hf(train)
     assert found.features["label"] == datasets.ClassLabel(names=NAMES)
     assert found["label"][:] == [1, 2, 0, None, 1]
     assert found["caption"][:] == ["a cat", "a ant", "a dog", None, None]
@@ -61,7 +61,7 @@ def test_class_labels_go_there_and_back(engine: InProcessEngine, tmp_path: Path)
     source = datasets.Dataset.from_dict({"image": images, "label": [2, 0, -1]}, features=features)
     source.to_parquet(tmp_path / "test.parquet")
     tokenize(str(tmp_path / "test.parquet"), str(tmp_path / "tokens"), [engine], k=8)
-    found = TokenDataset(str(tmp_path / "tokens")).to_hf()
+    found = to_hf(TokenDataset(str(tmp_path / "tokens")))
     assert found.features["label"] == label
     assert found["label"][:] == [2, 0, None]
 
