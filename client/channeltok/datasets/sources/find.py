@@ -112,6 +112,8 @@ def _shards(
     # What is cut already comes first, so that its keys, too, stay what they are.
     assigned = cutter.recorded.assign(files.images)
     images = loose.images([file for file, _ in assigned], files.others)
+    if not shards:  # beside others, images without captions are counted
+        loose.check(images)
     by_fs = defaultdict(list)
     for (file, name), image in zip(assigned, images, strict=True):
         by_fs[file.fs].append((image, name))

@@ -82,7 +82,6 @@ class LooseImages:
         unused = sum(name not in used for rows in self._rows.values() for name in rows)
         if unused:
             self._skipped["row of metadata without its image"] += unused
-        self._check(images)
         return images
 
     def _row(self, relative: str, base: str) -> Mapping[str, Any]:
@@ -103,7 +102,7 @@ class LooseImages:
     def _wanted(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: row[name] for name in self._names() if name in row}
 
-    def _check(self, images: list[LooseImage]) -> None:
+    def check(self, images: list[LooseImage]) -> None:
         """Raises SourceError if no image has a file or row that could hold a kept column."""
         if not images or any({"json", "txt"} & image.files.keys() for image in images):
             return

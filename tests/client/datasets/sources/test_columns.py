@@ -127,6 +127,9 @@ def test_a_column_that_nothing_has_fails_by_name(tmp_path: Path) -> None:
     write_files(tmp_path / "loose", "x.jpg")
     with pytest.raises(SourceError, match=r"have no caption: neither files KEY\.txt"):
         read(tmp_path / "loose", CAPTION)
+    write_tar(tmp_path / "loose/t.tar", [member("y.jpg"), member("y.txt", b"a")])
+    assert captions(tmp_path / "loose") == ["a", None]
+    assert read(tmp_path / "loose", CAPTION)[1] == {"image without caption": 1}
 
 
 def test_text_files_beside_loose_images_are_captions(tmp_path: Path) -> None:
