@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,8 @@ def test_batches_continue_in_mid_epoch(shards: Path, step: int) -> None:
         next(begun)
     state = pickle.loads(pickle.dumps(begun.state_dict()))
     resumed = TokenDataset(str(shards), columns=["key"]).batches(16, **options)
+    resumed.load_state_dict(state)
+    assert [batch.columns["key"] for batch in resumed] == whole[step:]
     resumed.load_state_dict(state)
     assert [batch.columns["key"] for batch in resumed] == whole[step:]
 
@@ -264,3 +268,19 @@ def test_token_dataset_refuses_k_out_of_range(tokenized: Path, k: int) -> None:
 def test_token_dataset_refuses_a_folder_without_tokens(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no token shards"):
         TokenDataset(str(tmp_path))
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(SourceError, match="but tars: the package webdataset"):
+        TokenDataset(str(tmp_path))
+
+
+def test_unfinished_epochs_leave_no_threads(shards: Path) -> None:
+    dataset = TokenDataset(str(shards))
+    before = threading.active_count()
+    batches = dataset.batches(16, seed=1)
+    next(batches)
+    assert threading.active_count() > before
+    del batches
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from channeltok.datasets.loader.daemon_threads import DaemonThreads
 from channeltok.datasets.loader.order import EpochOrder, Rows
 from channeltok.datasets.loader.row_groups import RowGroups
 
@@ -46,8 +47,8 @@ class Batches(Iterator[Batch]):
         self._step = 0
         self._blocks: dict[int, _Block] = {}
         threads = REMOTE_THREADS if groups.remote else THREADS
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-tokens")
-        self._close = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        self._pool = DaemonThreads(threads, "read-tokens")
+        weakref.finalize(self, self._pool.close)
 
     def __len__(self) -> int:
         """Number of batches of the whole epoch."""
@@ -59,7 +60,7 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         """Raises SourceError if a shard is damaged, OSError if reading fails."""
         if self._step >= self._order.steps:
-            self._close()
+            self._blocks.clear()
             raise StopIteration
         batch = self._read(*self._order.bounds(self._step))
         self._step += 1
@@ -117,7 +118,7 @@ class _Block:
     """The rows of a block, read by threads in the order in which they are needed."""
 
     def __init__(
-        self, groups: RowGroups, rows: Rows, pool: ThreadPoolExecutor, columns: Sequence[str]
+        self, groups: RowGroups, rows: Rows, pool: DaemonThreads, columns: Sequence[str]
     ) -> None:
         of, in_group = rows
         numbers, first_use, self._of, counts = np.unique(

@@ -62,7 +62,11 @@ class TokenShards:
         }
         self.paths = sorted(self._sizes)
         if not self.paths:
-            raise SourceError(f"{url}: no token shards (*.parquet) there")
+            tars = any(path.endswith(".tar") for path in found)
+            raise SourceError(
+                f"{url}: no token shards (*.parquet) there"
+                + (", but tars: the package webdataset reads those" if tars else "")
+            )
 
     @cached_property
     def footers(self) -> list[Footer]:
