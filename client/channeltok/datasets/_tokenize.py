@@ -177,7 +177,9 @@ def tokenize(
         summary.lengths = run.lengths.summary()
         summary.skipped = dict(sorted(run.skipped.items()))
         summary.seconds = time.monotonic() - started
-        target.conclude(rejects, asdict(summary), None if share is None else (share.i, share.n))
+        parts = None if share is None else (share.i, share.n)
+        target.conclude(rejects, asdict(summary), parts)
+        target.write_index(run.entries)
 
     try:
         if cluster is None:
@@ -222,7 +224,7 @@ def _remaining(
         elif entry.identity != shard.identity:
             changed.append(shard)
         else:
-            run.count(entry)
+            run.count(shard.name, entry)
     return remaining, changed
 
 

@@ -3,6 +3,7 @@
     DESTINATION/NAME.parquet (or .tar)         a token shard, always complete
     DESTINATION/.channeltok/manifest.json      parameters of the run; a run with others is refused
     DESTINATION/.channeltok/ledger/NAME.json   written after its shard: rows and rejects
+    DESTINATION/.channeltok/ledger-index.jsonl.gz  in object stores: the entries in one file
     DESTINATION/.channeltok/cuts/              how loose images are cut into shards; see RecordedCut
     DESTINATION/.channeltok/classes/           names of all classes, where the source says them
     DESTINATION/.channeltok/rejects.jsonl      all rejects, written when a run ends
@@ -17,7 +18,7 @@ same shard, do no harm.
 import hashlib
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -26,12 +27,14 @@ import fsspec
 
 from channeltok.datasets.durable_files import DurableFiles
 from channeltok.datasets.errors import DestinationMismatch
-from channeltok.datasets.ledger import Entry, Reject, read_entries
+from channeltok.datasets.ledger import Entry, Reject, index_of, read_entries
 from channeltok.datasets.sources import CutShard, RecordedCut, SourceOptions
 from channeltok.datasets.sources.recorded_cut import from_bytes, to_bytes
 from channeltok.fit import Fit, check_fit
 
 FOLDER = ".channeltok"  # hidden, so that readers of the dataset skip it
+INDEX = "ledger-index.jsonl.gz"
+INDEXED_ENTRIES = 100  # fewer are read as fast without
 FORMAT = 2
 """Of the keys. Format 1 had none of a shard's name in them, so that they repeated."""
 
@@ -103,7 +106,7 @@ class Destination:
 
     def entries(self) -> dict[str, Entry]:
         """The ledger: name of each finished shard -> its entry."""
-        return read_entries(self._fs, self._internal("ledger"))
+        return read_entries(self._fs, self._internal("ledger"), self._internal(INDEX))
 
     def record_cut(self, shards: list[CutShard], number: int) -> None:
         """Record how loose images are cut. number: of cuts that were recorded before."""
@@ -136,6 +139,16 @@ class Destination:
         lines = "".join(json.dumps(asdict(reject)) + "\n" for reject in rejects)
         self._files.write(self._internal(f"rejects{suffix}.jsonl"), lines.encode())
         self._files.write(self._internal(f"summary{suffix}.json"), _json(summary))
+
+    def write_index(self, entries: Mapping[str, Entry]) -> None:
+        """Write the index of the ledger, where that saves round trips.
+
+        entries: of the shards that this run knows to be finished.
+        """
+        if self._files.remote and len(entries) >= INDEXED_ENTRIES:
+            index = self._internal(INDEX)
+            content = index_of(self._fs, self._internal("ledger"), index, entries)
+            self._files.write(index, content)
 
     def abandon(self) -> None:
         """Remove half-written files: the run ends, and its threads will not finish them."""

@@ -44,6 +44,11 @@ class DurableFiles:
         self._local = isinstance(fs, LocalFileSystem)
         self._writing: set[str] = set()
 
+    @property
+    def remote(self) -> bool:
+        """Whether each file costs a round trip."""
+        return not self._local
+
     def prepare(self) -> None:
         """Make the folders, and remove half-written files of killed runs on this machine.
 

@@ -1,6 +1,9 @@
 """The ledger: one entry for each finished shard, read with one listing and many reads at once."""
 
+import gzip
 import json
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -50,21 +53,70 @@ class Entry:
         return cls(**{**data, "rejects": rejects, "lengths": lengths})
 
 
-def read_entries(fs: Any, folder: str) -> dict[str, Entry]:
+def read_entries(fs: Any, folder: str, index: str) -> dict[str, Entry]:
     """Shard name -> entry, of all entries in `folder`.
+
+    One listing, and a read for each entry that has changed since `index` was written.
 
     Raises ValueError for an entry that is none, OSError.
     """
-    fs.invalidate_cache(folder)  # other machines write there, too
-    try:
-        paths = [path for path in fs.find(folder) if path.endswith(".json")]
-    except FileNotFoundError:
-        return {}
-    entries = {}
-    for path, content in zip(paths, read_ahead(paths, fs.cat_file, READS_AT_ONCE), strict=True):
-        name = path.removeprefix(folder).lstrip("/").removesuffix(".json")
+    there = _listing(fs, folder)
+    entries = _read_index(fs, index, there) if there else {}
+    names = [name for name in there if name not in entries]
+    paths = [f"{folder}/{name}.json" for name in names]
+    contents = read_ahead(paths, fs.cat_file, READS_AT_ONCE)
+    for name, path, content in zip(names, paths, contents, strict=True):
         try:
             entries[name] = Entry.from_json(json.loads(content))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no ledger entry: {error!r}") from error
     return entries
+
+
+def index_of(fs: Any, folder: str, index: str, entries: Mapping[str, Entry]) -> bytes:
+    """The content of a new index: `entries`, and those of the old one that are still as they were.
+
+    Entries remain the truth. The index saves reading each of them, which an object store answers
+    one by one.
+    """
+    there = _listing(fs, folder)
+    known = {**_read_index(fs, index, there), **entries}
+    lines = [
+        json.dumps({"shard": name, "version": there[name], "entry": entry.to_json()})
+        for name, entry in sorted(known.items())
+        if name in there
+    ]
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+
+
+def _listing(fs: Any, folder: str) -> dict[str, str]:
+    """Shard name -> what changes when its entry does."""
+    fs.invalidate_cache(folder)  # other machines write there, too
+    try:
+        files = fs.find(folder, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {
+        path.removeprefix(folder).lstrip("/").removesuffix(".json"): _version(facts)
+        for path, facts in files.items()
+        if path.endswith(".json")
+    }
+
+
+def _version(facts: Mapping[str, Any]) -> str:
+    names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    changed = next((facts[name] for name in names if facts.get(name)), "")
+    return f"{facts.get('size')} {changed}"
+
+
+def _read_index(fs: Any, index: str, there: Mapping[str, str]) -> dict[str, Entry]:
+    try:
+        lines = gzip.decompress(fs.cat_file(index)).splitlines()
+        stored = map(json.loads, lines)
+        return {
+            line["shard"]: Entry.from_json(line["entry"])
+            for line in stored
+            if there.get(line["shard"]) == line["version"]
+        }
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
+        return {}  # the entries say it all

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # Ray is an extra
 SHARDS_PER_ENGINE = 2  # one is read, drained or written while the other keeps the engine busy
 WATCH_SECONDS = 0.5
 SILENCE_TOLD_SECONDS = 10.0  # of the engine, before the listener hears of it; and again, as often
+INDEX_EVERY = 1000  # finished shards
 GRACE_SECONDS = 3.0  # for threads to end by themselves; then they end with the process
 
 
@@ -35,6 +36,7 @@ class Run:
         images: tokenized images of all finished shards.
         new_images: how many of them this run tokenized.
         failed: path of a source shard -> why it could not be finished.
+        entries: name -> ledger entry of each finished shard.
         finished: number of shards that this run finished.
         lengths: of all finished shards, where a quality chose k.
         skipped: what was passed by in all finished shards.
@@ -48,6 +50,7 @@ class Run:
         listener: ProgressListener,
     ) -> None:
         self.images = self.new_images = self.finished = 0
+        self.entries: dict[str, Entry] = {}
         self.failed: dict[str, str] = {}
         self.lengths = LengthStats()
         self.skipped: Skipped = Counter()
@@ -58,9 +61,11 @@ class Run:
         self._stop = threading.Event()
         self._ended_by: Exception | None = None  # the error of a thread that ends the run
         self._unfinished: dict[str, list[Reject]] = {}  # shard name -> its rejects so far
+        self._indexed = 0  # finished shards of this run that are in the index
 
-    def count(self, entry: Entry) -> None:
+    def count(self, name: str, entry: Entry) -> None:
         """Add a finished shard to the totals."""
+        self.entries[name] = entry
         self.images += entry.rows
         self._rejects += entry.rejects
         self.skipped.update(entry.skipped)
@@ -113,10 +118,21 @@ class Run:
                 self._listener.advance(shard, shard.size, entry.rows, len(entry.rejects))
                 self._finish(shard, entry)
                 self._check_rejects()
+                self._write_index()
+
+    def _write_index(self) -> None:
+        """Now and then, so that a run that follows a kill starts soon, too."""
+        if self.finished < self._indexed + INDEX_EVERY:
+            return
+        self._indexed = self.finished
+        with self._lock:
+            entries = dict(self.entries)
+        self._tokenizer.destination.write_index(entries)
 
     def _watch(self, jobs: ShardQueue) -> None:
         told = 0.0
         while not jobs.wait_until_settled(WATCH_SECONDS):
+            self._write_index()
             silence = self._patience.check()
             if silence < SILENCE_TOLD_SECONDS:
                 told = 0.0
@@ -164,7 +180,7 @@ class Run:
     def _finish(self, shard: Shard, entry: Entry) -> None:
         with self._lock:
             self._unfinished.pop(shard.name, None)
-            self.count(entry)
+            self.count(shard.name, entry)
             self.new_images += entry.rows
             self.finished += 1
         self._listener.finish(shard, entry.rows, len(entry.rejects))

@@ -1,13 +1,15 @@
 """tokenize: destinations that are full, go away, or cannot hold one of the shards."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
-from channeltok.datasets import DestinationError, ShardFailed, retries, tokenize
+from channeltok.datasets import DestinationError, ShardFailed, destination, retries, tokenize
 
 from tests.client.datasets.test_source_faults import After
 from tests.support import dataset_files
@@ -95,3 +97,34 @@ def test_a_name_that_the_destination_cannot_hold_fails_one_shard(tmp_path: Path)
     with pytest.raises(ShardFailed, match=r"1 of 2 shards .*cannot be written: File name too long"):
         tokenize(str(tmp_path / "source"), str(tmp_path / "tokens"), [ByteEngine()])
     assert [path.name for path in (tmp_path / "tokens").glob("*.parquet")] == ["a.parquet"]
+
+
+def test_the_ledger_of_an_object_store_is_read_from_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destination, "INDEXED_ENTRIES", 3)
+    for number in range(6):
+        dataset_files.tar(tmp_path / f"source/{number}.tar", [(str(number), b"%d" % number)])
+    fs = fsspec.filesystem("memory")
+    source, tokens = str(tmp_path / "source"), "memory://indexed"
+    tokenize(source, tokens, [ByteEngine()], part="1/2")
+    tokenize(source, tokens, [ByteEngine()])
+    read = list[str]()
+    cat = fs.cat_file
+
+    def reading(path: str, *args: object, **options: object) -> bytes:
+        read.append(path)
+        content: bytes = cat(path, *args, **options)
+        return content
+
+    monkeypatch.setattr(type(fs), "cat_file", staticmethod(reading))
+    assert tokenize(source, tokens, [ByteEngine()]).done_before == 6
+    assert not [path for path in read if "/ledger/" in path]
+    entry = "/indexed/.channeltok/ledger/3.json"
+    changed = {**json.loads(cat(entry)), "rows": 7}
+    fs.pipe_file(entry, json.dumps(changed).encode())
+    assert tokenize(source, tokens, [ByteEngine()]).images == 12
+    assert [path for path in read if "/ledger/" in path] == [entry]
+    fs.pipe_file("/indexed/.channeltok/ledger-index.jsonl.gz", b"damaged")
+    assert tokenize(source, tokens, [ByteEngine()]).images == 12
+    fs.rm("/indexed", recursive=True)
