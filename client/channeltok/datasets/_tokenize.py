@@ -201,7 +201,7 @@ def tokenize(
         path, reason = next(iter(run.failed.items()))
         what = reason if reason.startswith(path) else f"{path}: {reason}"
         raise ShardFailed(f"{len(run.failed)} of {len(shards)} shards are not done; {what}")
-    if not run.images and not summary.rejects:
+    if not run.images and not summary.rejects and share is None:
         raise SourceError(f"{_name(source)}: no images in any of its {len(shards)} shards")
     return summary
 

@@ -128,6 +128,7 @@ def test_parts_do_each_shard_once(tmp_path: Path) -> None:
     assert json.loads(summary_file.read_text())["images"] == 100
     again = tokenize(str(source), str(tokens), [ByteEngine()], part="2/3")
     assert (again.done_before, again.new_images) == (3, 0)
+    assert tokenize(str(source), str(tokens), [ByteEngine()], part="12/12").shards == 0
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", ""])
