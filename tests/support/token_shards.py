@@ -14,7 +14,9 @@ VIEW = ImageView(500, 375, 62.5, 0.0, 437.5, 375.0)
 
 def row(key: str, k: int, label: str | None = None, **more: Any) -> Row:
     ids = np.random.default_rng(zlib.crc32(key.encode())).integers(0, 65536, k)
-    return Row(key, Tokens(ids, FINGERPRINT, view=VIEW), "demo", "source", 0, label, **more)
+    return Row(
+        key, Tokens(ids, FINGERPRINT, view=VIEW), "demo", "/data/me/source", 0, label, **more
+    )
 
 
 def shard(path: Path, rows: list[Row], keep: tuple[str, ...] = ()) -> None:

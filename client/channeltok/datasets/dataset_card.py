@@ -46,7 +46,7 @@ def dataset_card(
     name: str,
     license: str | None,
     features: datasets.Features,
-    rows: Mapping[str, int],
+    sizes: Mapping[str, tuple[int, int]],
     description: Mapping[str, Any],
 ) -> str:
     """The text of README.md.
@@ -55,21 +55,21 @@ def dataset_card(
         name: title.
         license: identifier of the hub; None for none.
         features: the columns.
-        rows: of each split.
+        sizes: rows of each split, and bytes of them in memory.
         description: how the tokens were made, see `TokenDataset.description`.
     """
     data = DatasetCardData(
         license=license,
         pretty_name=name,
         tags=["image-tokens", "channeltok"],
-        size_categories=[_size(sum(rows.values()))],
+        size_categories=[_size(sum(rows for rows, _ in sizes.values()))],
     )
     splits = SplitDict(
-        {split: SplitInfo(split, num_examples=count) for split, count in rows.items()}
+        {split: SplitInfo(split, nbytes, rows) for split, (rows, nbytes) in sizes.items()}
     )
     info = datasets.DatasetInfo(features=features, splits=splits)
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in rows]
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in sizes]
     MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(data)
     facts = [
         f"- {text}: {description[fact]}"
@@ -80,7 +80,7 @@ def dataset_card(
         f"| `{column}` | {_COLUMNS.get(column, 'as it came with the image')} |"
         for column in features
     ]
-    counts = [f"- {split}: {count:,} rows" for split, count in rows.items()]
+    counts = [f"- {split}: {rows:,} rows" for split, (rows, _) in sizes.items()]
     return "\n".join(
         [
             f"---\n{data.to_yaml().strip()}\n---",

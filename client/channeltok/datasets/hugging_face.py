@@ -6,6 +6,7 @@
 Needs `datasets` beside the extra `batch`: `pip install datasets`.
 """
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -50,6 +51,8 @@ def write_hf_folder(
 ) -> None:
     """Write Parquet files and a dataset card, as `datasets.load_dataset` and the hub read them.
 
+    Of `source`, the path of each image's shard, only the last part is written.
+
     Args:
         splits: name of each split, such as "train", and its rows. They must have the same classes:
             make the others with `classes=` of the first.
@@ -71,14 +74,15 @@ def write_hf_folder(
                 f"the classes or columns of the split {split!r} differ from those of the first: "
                 "pass classes= of the first to TokenDataset"
             )
-    for split, dataset in splits.items():
-        _write_split(split, dataset, features, data)
-    rows = {split: len(dataset) for split, dataset in splits.items()}
+    sizes = {
+        split: (len(dataset), _write_split(split, dataset, features, data))
+        for split, dataset in splits.items()
+    }
     first = next(iter(splits.values()))
     description = {**first.description}
     if description.get("k"):
         description["k"] = first.k
-    card = dataset_card(name, license, features, rows, description)
+    card = dataset_card(name, license, features, sizes, description)
     (Path(folder) / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -150,8 +154,9 @@ def _tokens(column: Any, k: int) -> Any:
 
 def _write_split(
     split: str, dataset: TokenDataset, features: datasets.Features, folder: Path
-) -> None:
-    shards = dataset.token_shards
+) -> int:
+    """Returns the bytes of the rows in memory."""
+    shards, size = dataset.token_shards, 0
     rows = [sum(footer.group_rows) for footer in shards.footers]
     count = max(1, round(sum(rows) / FILE_ROWS))
     files: list[list[str]] = [[] for _ in range(count)]
@@ -178,8 +183,19 @@ def _write_split(
             use_byte_stream_split=["tokens.list.element"],
         ) as writer:
             for path in paths:
-                table = _table(dataset, shards, path, features).cast(schema)
+                table = _without_folders(_table(dataset, shards, path, features).cast(schema))
                 writer.write_table(table, row_group_size=ROW_GROUP)
+                size += table.nbytes
+    return size
+
+
+def _without_folders(table: pa.Table) -> pa.Table:
+    """A table whose `source` has no paths: they tell about the machine that made it."""
+    column = table.column_names.index("source")
+    encoded = table["source"].combine_chunks().dictionary_encode()
+    names = [posixpath.basename(path.rstrip("/")) for path in encoded.dictionary.to_pylist()]
+    values = pa.array(names, pa.string()).take(encoded.indices)
+    return table.set_column(column, table.schema.field(column), values)
 
 
 __all__ = ["features_of", "to_hf", "write_hf_folder"]

@@ -98,6 +98,7 @@ def test_folder_is_loaded_with_its_splits_classes_and_card(
     assert loaded["test"]["label"][:] == [2, 1, 2, 2]
     assert loaded["train"]["tokens"][:] == to_hf(train)["tokens"][:]
     assert loaded["train"]["caption"][:] == to_hf(train)["caption"][:]
+    assert set(loaded["train"]["source"]) == {"source"}  # and not /data/me/source
     card = (tmp_path / "hf/README.md").read_text()
     assert card.startswith("---\n")
     for text in ("license: cc-by-4.0", "n<1K", "class_label", "data/train-*", "'0': dog", "5 rows"):

@@ -91,6 +91,7 @@ class Batches(Iterator[Batch]):
                     f"{value}: continue with the same dataset and arguments"
                 )
         self._step = int(state["step"])
+        self._blocks.clear()
 
     def _read(self, first: int, last: int) -> Batch:
         """Rows of this part, in its order."""
