@@ -15,7 +15,7 @@ from channeltok.datasets.sources.places import SourceFile
 from channeltok.datasets.sources.recorded_cut import Cutter
 from channeltok.datasets.sources.shard import Shard
 from channeltok.datasets.sources.tar import Tar
-from channeltok.datasets.sources.walk import is_local
+from channeltok.datasets.sources.walk import is_http
 
 FOLDER_SHARD_IMAGES = 1000
 SPLIT_BYTES = 512 * 2**20  # files of at least this size are cut into parts
@@ -62,14 +62,13 @@ def cut_tar(
 ) -> list[Shard]:
     """One shard, or for a big tar several, each of the samples that begin in its share of bytes.
 
-    Finding where a sample begins takes a read for each member before it: only tars on this machine
-    are cut, and no compressed ones.
+    Compressed tars are not cut, nor those of web servers, some of which read only from the start.
     """
     identity, path = str(file.size), None
     if metadata is not None and options.names():
         identity, path = f"{identity}+{metadata.size}", metadata.path
     parts = 1
-    if file.path.lower().endswith(".tar") and is_local(file.fs):
+    if file.path.lower().endswith(".tar") and not is_http(file.fs):
         parts = _parts(file.size, options)
     return [
         Tar(

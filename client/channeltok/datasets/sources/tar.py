@@ -1,7 +1,6 @@
 """WebDataset tars."""
 
 import posixpath
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -27,8 +26,8 @@ from channeltok.datasets.sources.options import SourceOptions
 from channeltok.datasets.sources.sample import Sample, too_large
 from channeltok.datasets.sources.shard import Shard, told
 from channeltok.datasets.sources.tar_links import TarLinks
-from channeltok.datasets.sources.tar_parts import cuts
-from channeltok.datasets.sources.tar_stream import DAMAGE, members, open_stream
+from channeltok.datasets.sources.tar_parts import END, part_of
+from channeltok.datasets.sources.tar_stream import DAMAGE, check_rest, members, open_stream
 
 MAX_SAMPLE_IMAGES = 64  # in memory at once; a sample of more is read in pieces
 
@@ -75,9 +74,9 @@ class Tar(Shard):
     def _samples(self) -> Iterator[Sample]:
         number, parts = self._part
         try:
-            start, end = 0, sys.maxsize
+            start, end = 0, END
             if parts > 1:
-                start, end = cuts(self._path, self._file_size, parts, self._fs)[number : number + 2]
+                start, end = part_of(self._fs, self._path, self._file_size, number, parts)
                 if start == end:
                     return
             with (
@@ -88,7 +87,7 @@ class Tar(Shard):
                     file.seek(start)
                 with open_stream(file) as tar:
                     yield from _TarReader(self, tar, links).samples(start, end)
-                    if getattr(tar, "rubbish", False):
+                    if check_rest(tar):
                         self.skipped["bytes after the end of a tar"] += 1
         except DAMAGE as error:
             raise SourceError(f"{self.path}: the tar is damaged: {error}") from error
@@ -112,7 +111,7 @@ class _TarReader:
 
     def samples(self, start: int, end: int) -> Iterator[Sample]:
         """The images whose headers are from `start`, where the tar was opened, up to `end`."""
-        group, count = _Group(""), 0
+        group, count, offset = _Group(""), 0, start
         for member in members(self._tar):
             offset = start + member.offset
             if offset >= end:
@@ -126,11 +125,16 @@ class _TarReader:
                 count += len(group.images)
                 group = _Group(key, files={} if key != group.key else group.files)
             self._add(group, member, suffix, offset)
+        if end != END and offset != end:
+            raise SourceError(
+                f"{self._shard.path}: the members before byte {end} do not lead there: the tar is "
+                "damaged, or holds tars, which --whole-files reads"
+            )
         yield from self._finished(group)
         count += len(group.images)
         if count and (missing := self._columns.missing()):
             raise SourceError(f"{self._shard.path}: {missing}")
-        if not count and self._skipped and end - start == sys.maxsize:  # the whole tar
+        if not count and self._skipped and end - start == END:  # the whole tar
             raise SourceError(f"{self._shard.path}: no images in it: it has {told(self._skipped)}")
 
     def _name(self, member: tarfile.TarInfo) -> str | None:

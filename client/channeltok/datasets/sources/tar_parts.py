@@ -1,4 +1,4 @@
-"""Where a big tar is cut: at the first sample after equal shares of its bytes."""
+"""Where a big tar is cut: at a sample soon after each of its equal shares of bytes."""
 
 import sys
 from functools import lru_cache
@@ -6,37 +6,88 @@ from typing import Any
 
 from channeltok.datasets.sources.names import normalized, not_read, sample_key
 from channeltok.datasets.sources.tar_stream import (
+    BLOCK,
     MAGIC_BYTES,
     is_compressed,
+    is_header,
     members,
     open_seekable,
 )
 
+END = sys.maxsize
+_READ_BYTES = 2**20
+
+
+def part_of(fs: Any, path: str, size: int, number: int, parts: int) -> tuple[int, int]:
+    """Offsets of the first header of a part, and of that behind its last one.
+
+    Both are END for a part without samples. A compressed tar is one part. Raises as tarfile does.
+    """
+    if _is_compressed(fs, path, size):
+        return (0, END) if number == 0 else (END, END)
+    return (
+        _cut(fs, path, size * number // parts, size),
+        _cut(fs, path, size * (number + 1) // parts, size),
+    )
+
 
 @lru_cache(maxsize=64)
-def cuts(path: str, size: int, parts: int, fs: Any) -> tuple[int, ...]:
-    """Offsets of headers, parts + 1 of them; the last is beyond the end of the file.
-
-    Walks the headers up to the last cut, and reads no content. Raises as tarfile does. A compressed
-    tar is one part, and the others are empty.
-    """
-    found, previous = [0], ""
+def _is_compressed(fs: Any, path: str, size: int) -> bool:
     with fs.open(path, "rb") as file:
-        if is_compressed(file.read(MAGIC_BYTES)):
-            return (0, *[sys.maxsize] * parts)
-        file.seek(0)
-        for member in members(open_seekable(file)):
+        return is_compressed(file.read(MAGIC_BYTES))
+
+
+@lru_cache(maxsize=1024)
+def _cut(fs: Any, path: str, near: int, size: int) -> int:
+    """The header of a sample that follows `near`.
+
+    The first header after `near` may continue a sample, and lack the long name that stands in a
+    header before it. So it is where the name of the sample has changed twice.
+    """
+    if near in (0, size):
+        return 0 if near == 0 else END
+    with fs.open(path, "rb") as file:
+        first = _find_header(file, -(-near // BLOCK) * BLOCK)
+        if first is None:
+            return END
+        file.seek(first)
+        changes, previous = 0, None
+        for member in members(open_seekable(_From(file, first))):
             name = normalized(member.name)
             if member.isdir() or not_read(name):
                 continue
             key = sample_key(name)[0]
-            while (
-                key != previous
-                and len(found) < parts
-                and member.offset >= size * len(found) // parts
-            ):
-                found.append(member.offset)
+            changes += previous not in (None, key)
             previous = key
-            if len(found) == parts:
-                break
-    return tuple(found + [sys.maxsize] * (parts + 1 - len(found)))
+            if changes == 2:
+                return first + member.offset
+    return END
+
+
+def _find_header(file: Any, offset: int) -> int | None:
+    """The offset of the first valid header from `offset`."""
+    file.seek(offset)
+    while len(data := file.read(_READ_BYTES)) >= BLOCK:
+        for place in range(0, len(data) - BLOCK + 1, BLOCK):
+            if is_header(data[place : place + BLOCK]):
+                return offset + place
+        offset += len(data)
+    return None
+
+
+class _From:
+    """A file object whose byte 0 is byte `start` of another."""
+
+    def __init__(self, file: Any, start: int) -> None:
+        self._file, self._start = file, start
+
+    def tell(self) -> int:
+        place: int = self._file.tell() - self._start
+        return place
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(self._start + offset)
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._file.read(size)
+        return data

@@ -18,6 +18,8 @@ DAMAGE = (
     zlib.error,
     zstandard.ZstdError,
 )
+BLOCK = 512
+_CHECKSUM = slice(148, 156)  # of a header
 MAGIC_BYTES = 6  # that tell how a file is compressed
 
 
@@ -57,6 +59,31 @@ def open_stream(file: Any) -> tarfile.TarFile:
 def open_seekable(file: Any) -> tarfile.TarFile:
     """The uncompressed tar in a file object that can seek."""
     return tarfile.open(fileobj=file, mode="r:", tarinfo=TarMember, ignore_zeros=True)
+
+
+def is_header(block: bytes) -> bool:
+    """Whether 512 bytes are the header of a member."""
+    if not block[_CHECKSUM].strip(b" \0").isdigit():
+        return False
+    try:
+        TarMember.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def check_rest(tar: tarfile.TarFile) -> bool:
+    """Whether other bytes follow the end of an archive from `open_stream`, after its last member.
+
+    Raises tarfile.ReadError if there is a member among them: then it was no end.
+    """
+    if not getattr(tar, "rubbish", False):
+        return False
+    stream: Any = tar.fileobj
+    while len(block := stream.read(BLOCK)) == BLOCK:
+        if is_header(block):
+            raise tarfile.ReadError("bytes that are no tar lie between its members")
+    return True
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

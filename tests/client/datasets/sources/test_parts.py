@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from channeltok.datasets.sources import Sample, SourceOptions, cut
+from channeltok.datasets import SourceError
+from channeltok.datasets.sources import Sample, SourceOptions, cut, find_shards
 
 from tests.client.datasets.sources.support import (
     JPEG,
@@ -118,13 +119,44 @@ def test_one_row_group_is_one_shard(tmp_path: Path) -> None:
 
 
 def test_a_damaged_big_file_is_one_shard_that_fails(tmp_path: Path) -> None:
-    from channeltok.datasets import SourceError
-    from channeltok.datasets.sources import find_shards
-
     (tmp_path / "big.parquet").write_bytes(bytes(60_000))
     (tmp_path / "big.tar").write_bytes(b"x" * 60_000)
     shards = find_shards(str(tmp_path)).shards
-    assert len(shards) > 2
-    for shard in shards:
+    assert [shard.name for shard in shards] == [
+        "big-0000-of-0003",
+        "big-0001-of-0003",
+        "big-0002-of-0003",
+        "big.parquet",
+    ]
+    for shard in (shards[0], shards[3]):
         with pytest.raises(SourceError, match="damaged"):
             list(shard.samples())
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+def test_damage_in_the_middle_fails_a_part(tmp_path: Path, fill: bytes) -> None:
+    content = bytearray(tar_bytes([member(f"{n:02d}.jpg", bytes([n]) * 3000) for n in range(40)]))
+    at = content.index(b"15.jpg")
+    content[at : at + 5000] = fill * 5000
+    (tmp_path / "big.tar").write_bytes(content)
+    failed = 0
+    for shard in find_shards(str(tmp_path)).shards:
+        try:
+            list(shard.samples())
+        except SourceError as error:
+            failed += 1
+            assert "damaged" in str(error)
+    assert failed == 1
+    with pytest.raises(SourceError, match="damaged"):
+        read(tmp_path, WHOLE)
+
+
+def test_tars_in_a_big_tar_are_never_taken_for_it(tmp_path: Path) -> None:
+    inner = tar_bytes([member(f"inner-{n}.jpg", bytes(1000)) for n in range(70)])
+    members = [member(f"{n}.jpg", bytes(1000)) for n in range(9)]
+    (tmp_path / "big.tar").write_bytes(tar_bytes([*members, member("x.tar", inner), *members]))
+    with pytest.raises(SourceError, match="--whole-files"):
+        read(tmp_path)
+    samples, skipped, _ = read(tmp_path, WHOLE)
+    assert len(samples) == 18
+    assert skipped == {".tar file": 1}

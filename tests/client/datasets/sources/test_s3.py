@@ -88,6 +88,16 @@ def test_big_parquet_files_are_cut(s3: S3Server, monkeypatch: pytest.MonkeyPatch
     assert [sample.image[0] for sample in samples] == list(range(20))
 
 
+def test_big_tars_are_cut(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "SPLIT_BYTES", 50_000)
+    monkeypatch.setattr(cut, "PART_BYTES", 25_000)
+    members = [member(f"{n:02d}.jpg", bytes([n]) * 3000) for n in range(40)]
+    url = put(s3, {"t.tar": tar_bytes([*members, link("40.jpg", "00.jpg")])})
+    samples, _, listing = read(url)
+    assert len(listing.shards) > 3
+    assert [sample.image[0] for sample in samples] == [*range(40), 0]
+
+
 def test_what_is_refused_or_gone_is_told(s3: S3Server) -> None:
     url = put(s3, {"a.tar": tar_bytes([member("x.jpg")])})
     for gone in (f"{url}/b.tar", "s3://no-such-bucket/x"):

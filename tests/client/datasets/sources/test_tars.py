@@ -75,6 +75,19 @@ def test_rubbish_after_the_end_is_counted(tmp_path: Path) -> None:
     assert skipped == {"bytes after the end of a tar": 1}
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_members_after_rubbish_are_damage(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    """As in a file with holes: a header of zeros looks like the end."""
+    content = bytearray(tar_bytes([member(f"{n}.jpg", b"%d" % n * 900) for n in range(9)]))
+    at = content.index(b"4.jpg")
+    content[at : at + 512] = bytes(512)
+    (tmp_path / "t.tar").write_bytes(compress(bytes(content)))
+    with pytest.raises(SourceError, match=r"damaged: bytes that are no tar"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
 def test_links_lead_to_their_images(tmp_path: Path, suffix: str) -> None:
     content = tar_bytes(
