@@ -35,8 +35,8 @@ class TokenDataset:
         columns: other columns that rows and batches have: "key", "caption", any that was kept.
 
     Raises:
-        SourceError: there are no token shards, or a column is in none of them.
-        ValueError: the shards do not have k tokens.
+        SourceError: there are no token shards, or one of them is damaged.
+        ValueError: the shards do not have k tokens, or a column is in none of them.
     """
 
     def __init__(

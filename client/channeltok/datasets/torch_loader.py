@@ -198,16 +198,16 @@ class TokenLoader:
         self._done = self._resume_at
 
     def _arguments(self) -> dict[str, Any]:
+        of_part = self._stream.batches(0, self._part(0)).state_dict()
+        for name in ("step", "seed", "part"):
+            del of_part[name]
         stream = self._stream
         return {
-            "rows": len(stream.dataset),
-            "size": stream.size,
+            **of_part,
             "seed": stream.seed,
             "shuffle": stream.shuffle,
             "ranks": stream.ranks,
             "workers": self._workers,
-            "drop_last": stream.drop_last,
-            "shuffle_rows": stream.shuffle_rows,
         }
 
 

@@ -105,6 +105,14 @@ def test_batches_refuse_the_state_of_others(shards: Path) -> None:
             other.load_state_dict(state)
 
 
+def test_batches_refuse_a_dataset_of_other_shards(tmp_path: Path) -> None:
+    token_shards.dataset(tmp_path / "a", 2, 10)
+    token_shards.dataset(tmp_path / "b", 4, 5)
+    a, b = (TokenDataset(str(tmp_path / name)).batches(4, seed=1) for name in "ab")
+    with pytest.raises(ValueError, match="row_groups"):
+        b.load_state_dict(a.state_dict())
+
+
 def test_dataset_is_a_map_of_rows(shards: Path) -> None:
     dataset = TokenDataset(str(shards), k=3, columns=["key"])
     row = dataset[51]

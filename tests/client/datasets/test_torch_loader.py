@@ -66,7 +66,7 @@ class Ranks:
             arguments = [self._shards, rendezvous, rank, 2, WORKERS, *paths, stop]
             module = [sys.executable, "-m", "tests.support.programs.train_rank"]
             processes.append(subprocess.Popen([*module, *map(str, arguments)]))
-        return [process.wait(120) for process in processes]
+        return [process.wait(280) for process in processes]
 
     def batches(self) -> list[list[list[str]]]:
         """The keys of each batch so far, by rank."""
@@ -74,6 +74,7 @@ class Ranks:
         return [[json.loads(line) for line in text.splitlines()] for text in texts]
 
 
+@pytest.mark.timeout(600)  # four processes that import PyTorch, and sixteen workers
 def test_ranks_and_workers_cover_each_row_once_and_resume_after_a_kill(
     shards: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Batches of an epoch: an iterator that reads ahead, and that can be saved and resumed."""
 
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Batches(Iterator[Batch]):
         return {
             "step": self._step,
             "rows": int(order.group_rows.sum()),
+            "row_groups": zlib.crc32(order.group_rows.tobytes()),  # they decide the order
             "size": order.size,
             "seed": order.seed,
             "part": list(order.part),
