@@ -179,7 +179,7 @@ def tokenize(
         summary.seconds = time.monotonic() - started
         parts = None if share is None else (share.i, share.n)
         target.conclude(rejects, asdict(summary), parts)
-        target.write_index(run.entries)
+        target.write_index(run.entries, run.finished)
 
     try:
         if cluster is None:

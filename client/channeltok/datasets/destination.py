@@ -75,6 +75,7 @@ class Destination:
         self._classes: set[str] = set()  # that are stored
         self._suffix = {"parquet": ".parquet", "webdataset": ".tar"}[manifest.container]
         self._files = DurableFiles(self._fs, self._root, posixpath.join(self._root, FOLDER))
+        self._unindexed = 0  # entries that were not in the index
         begun = self._stored_manifest()
         if begun is None:
             self._refuse_foreign_files(url)
@@ -106,7 +107,9 @@ class Destination:
 
     def entries(self) -> dict[str, Entry]:
         """The ledger: name of each finished shard -> its entry."""
-        return read_entries(self._fs, self._internal("ledger"), self._internal(INDEX))
+        ledger, index = self._internal("ledger"), self._internal(INDEX)
+        entries, self._unindexed = read_entries(self._fs, ledger, index)
+        return entries
 
     def record_cut(self, shards: list[CutShard], number: int) -> None:
         """Record how loose images are cut. number: of cuts that were recorded before."""
@@ -140,12 +143,13 @@ class Destination:
         self._files.write(self._internal(f"rejects{suffix}.jsonl"), lines.encode())
         self._files.write(self._internal(f"summary{suffix}.json"), _json(summary))
 
-    def write_index(self, entries: Mapping[str, Entry]) -> None:
+    def write_index(self, entries: Mapping[str, Entry], new: int) -> None:
         """Write the index of the ledger, where that saves round trips.
 
-        entries: of the shards that this run knows to be finished.
+        entries: of the shards that this run knows to be finished, `new` of them by itself.
         """
-        if self._files.remote and len(entries) >= INDEXED_ENTRIES:
+        out_of_date = new or self._unindexed
+        if self._files.remote and out_of_date and len(entries) >= INDEXED_ENTRIES:
             index = self._internal(INDEX)
             content = index_of(self._fs, self._internal("ledger"), index, entries)
             self._files.write(index, content)

@@ -53,8 +53,8 @@ class Entry:
         return cls(**{**data, "rejects": rejects, "lengths": lengths})
 
 
-def read_entries(fs: Any, folder: str, index: str) -> dict[str, Entry]:
-    """Shard name -> entry, of all entries in `folder`.
+def read_entries(fs: Any, folder: str, index: str) -> tuple[dict[str, Entry], int]:
+    """Shard name -> entry, of all entries in `folder`; and how many were not in the index.
 
     One listing, and a read for each entry that has changed since `index` was written.
 
@@ -70,7 +70,7 @@ def read_entries(fs: Any, folder: str, index: str) -> dict[str, Entry]:
             entries[name] = Entry.from_json(json.loads(content))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no ledger entry: {error!r}") from error
-    return entries
+    return entries, len(names)
 
 
 def index_of(fs: Any, folder: str, index: str, entries: Mapping[str, Entry]) -> bytes:

@@ -127,7 +127,7 @@ class Run:
         self._indexed = self.finished
         with self._lock:
             entries = dict(self.entries)
-        self._tokenizer.destination.write_index(entries)
+        self._tokenizer.destination.write_index(entries, self.finished)
 
     def _watch(self, jobs: ShardQueue) -> None:
         told = 0.0
