@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from channeltok.datasets import DestinationError, ShardFailed, destination, retries, tokenize
 
-from tests.client.datasets.test_source_faults import After
 from tests.support import dataset_files
+from tests.support.after_images import After
 from tests.support.byte_engine import ByteEngine
 from tests.support.s3_server import BUCKET, s3_server
 

@@ -1,7 +1,6 @@
 """tokenize: sources that go away, and sources in which little can be read."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from channeltok.datasets import (
-    ProgressListener,
     ShardFailed,
     SourceError,
     TooManyRejects,
@@ -19,6 +17,7 @@ from channeltok.datasets import (
 from channeltok.datasets.sources import Shard
 
 from tests.support import dataset_files
+from tests.support.after_images import After
 from tests.support.byte_engine import ByteEngine
 from tests.support.s3_server import BUCKET, S3Server, s3_server
 
@@ -34,27 +33,6 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:
         yield server
-
-
-class After(ProgressListener):
-    """Calls `work` once, after so many images; records the failures."""
-
-    def __init__(self, images: int, work: object) -> None:
-        self._left, self._work = images, work
-        self._lock = threading.Lock()
-        self.failures: list[str] = []
-
-    def advance(self, shard: Shard, source_bytes: int, images: int, rejects: int) -> None:
-        with self._lock:
-            self._left -= images
-            if self._left > 0 or self._work is None:
-                return
-            work, self._work = self._work, None
-        assert callable(work)
-        work()
-
-    def fail(self, shard: Shard, reason: str, retrying: bool) -> None:
-        self.failures.append(reason)
 
 
 def _rejects(destination: Path) -> list[str]:
