@@ -2,6 +2,7 @@
 
 import sys
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from channeltok.datasets.sources.names import normalized, not_read, sample_key
@@ -39,10 +40,10 @@ def _is_compressed(fs: Any, path: str, size: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _cut(fs: Any, path: str, near: int, size: int) -> int:
-    """The header of a sample that follows `near`.
+    """The first header of a sample that follows `near`; never before that of a smaller `near`.
 
-    The first header after `near` may continue a sample, and lack the long name that stands in a
-    header before it. So it is where the name of the sample has changed twice.
+    The first header after `near` may lack the long name that stands in a header before it, so it
+    is skipped; those after it are known, and where the name of the sample changes is a cut.
     """
     if near in (0, size):
         return 0 if near == 0 else END
@@ -51,16 +52,15 @@ def _cut(fs: Any, path: str, near: int, size: int) -> int:
         if first is None:
             return END
         file.seek(first)
-        changes, previous = 0, None
-        for member in members(open_seekable(_From(file, first))):
+        previous = None
+        for member in islice(members(open_seekable(_From(file, first))), 1, None):
             name = normalized(member.name)
             if member.isdir() or not_read(name):
                 continue
             key = sample_key(name)[0]
-            changes += previous not in (None, key)
-            previous = key
-            if changes == 2:
+            if previous not in (None, key):
                 return first + member.offset
+            previous = key
     return END
 
 

@@ -1,7 +1,10 @@
 """Big files, cut into parts that together hold what the whole does."""
 
 import gzip
+import io
 import pickle
+import random
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,7 +32,7 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cut, "PART_BYTES", 20_000)
 
 
-def content(samples: list[Sample]) -> list[tuple[str, int, bytes, object]]:
+def content_of(samples: list[Sample]) -> list[tuple[str, int, bytes, object]]:
     """All but the name of the shard."""
     return [
         (s.key.rpartition("/")[2], s.offset, s.image or s.refusal.encode(), s.columns)
@@ -61,7 +64,7 @@ def test_parts_of_a_tar_are_the_whole(tmp_path: Path, suffix: str) -> None:
     n = len(listing.shards)
     assert n > 4
     assert [shard.name for shard in listing.shards] == [f"big-{i:04d}-of-{n:04d}" for i in range(n)]
-    assert content(parts) == content(whole)
+    assert content_of(parts) == content_of(whole)
     assert skipped_of_parts == skipped
     assert len(set(keys(parts))) == len(parts) == 48
     assert sum(shard.size for shard in listing.shards) == path.stat().st_size
@@ -106,7 +109,7 @@ def test_parts_of_a_parquet_file_are_the_whole(tmp_path: Path) -> None:
     whole, _, _ = read(path, SourceOptions(keep=("caption",), whole_files=True))
     parts, _, listing = read(path, SourceOptions(keep=("caption",)))
     assert 3 < len(listing.shards) <= -(-path.stat().st_size // 20_000)
-    assert content(parts) == content(whole)
+    assert content_of(parts) == content_of(whole)
     assert len(set(keys(parts))) == 60
     assert all(list(shard.samples()) for shard in listing.shards)
     assert sum(shard.size for shard in listing.shards) == pytest.approx(path.stat().st_size, abs=50)
@@ -160,3 +163,28 @@ def test_tars_in_a_big_tar_are_never_taken_for_it(tmp_path: Path) -> None:
     samples, skipped, _ = read(tmp_path, WHOLE)
     assert len(samples) == 18
     assert skipped == {".tar file": 1}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_parts_of_any_tar_are_the_whole(tmp_path: Path, seed: int) -> None:
+    """Long names, whose headers take several blocks, large members and macOS files anywhere."""
+    rng = random.Random(seed)
+    with tarfile.open(
+        tmp_path / "big.tar", "w", format=rng.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+    ) as archive:
+        for number in range(80):
+            folder = rng.choice(["", "sub/", "./", "é" * 60 + "/"])
+            key = f"{folder}{number:03d}{'L' * rng.choice([0, 90, 130])}"
+            for suffix in rng.sample(["jpg", "txt", "seg.png", "npy"], rng.randint(1, 4)):
+                name = f"{key}.{suffix}"
+                if rng.random() < 0.1:
+                    name = f"{folder}._{number}.{suffix}"
+                size = rng.choice([0, 1, 511, 512, 513, rng.randint(1, 6000), 30_000])
+                info, content = member(name, bytes([number]) * size)
+                info.mtime = rng.choice([0, 1.5])
+                archive.addfile(info, io.BytesIO(content))
+    whole, skipped, _ = read(tmp_path, WHOLE)
+    parts, skipped_of_parts, listing = read(tmp_path)
+    assert len(listing.shards) > 8
+    assert content_of(parts) == content_of(whole)
+    assert skipped_of_parts == skipped
