@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from channeltok.datasets.errors import SourceError
 
@@ -55,7 +56,7 @@ class TokenShards:
         """Raises SourceError if there are none."""
         self._url, self._pid = url, os.getpid()
         self._fs, self._root = fsspec.url_to_fs(url)
-        self.remote = not isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self.remote = not isinstance(self._fs, LocalFileSystem)
         found = self._fs.find(self._root, detail=True)
         self._sizes = {
             path: facts.get("size") for path, facts in found.items() if path.endswith(".parquet")
