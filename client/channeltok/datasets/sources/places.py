@@ -12,6 +12,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from channeltok.datasets.errors import SourceError
+from channeltok.datasets.read_ahead import read_ahead
 from channeltok.datasets.sources.shard import Skipped
 from channeltok.datasets.sources.walk import (
     DESTINATION,
@@ -19,11 +20,13 @@ from channeltok.datasets.sources.walk import (
     is_local,
     list_files,
     same_folder,
+    size_of_url,
     without,
     without_query,
 )
 
-_MANY = 8  # files of one folder that are named one by one
+_MANY = 8  # files of one folder, or URLs, that are named one by one
+_URLS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -133,16 +136,20 @@ def _telling(item: str) -> Iterator[None]:
 
 
 def _many_files(targets: list[_Target]) -> dict[tuple[Any, str], int]:
-    """Sizes of files that are named one by one, of each remote folder with one listing.
-
-    Holds only what is certain: files of folders of which many are named.
+    """Sizes of remote files that are named one by one: where many are, those that are found with
+    one listing of each folder, and of URLs with many requests at once.
     """
+    urls = [target for target in targets if is_http(target.fs)]
+    sizes: dict[tuple[Any, str], int] = {}
+    if len(urls) >= _MANY:
+        for target, size in zip(urls, read_ahead(urls, _size_of, _URLS_AT_ONCE), strict=True):
+            if size is not None:
+                sizes[target.fs, target.path] = size
     folders: dict[tuple[Any, str], list[_Target]] = {}
     for target in targets:
         if not is_local(target.fs) and not is_http(target.fs):
             key = target.fs, posixpath.dirname(target.path)
             folders.setdefault(key, []).append(target)
-    sizes: dict[tuple[Any, str], int] = {}
     for (_, folder), named in folders.items():
         if len(named) < _MANY:
             continue
@@ -153,6 +160,13 @@ def _many_files(targets: list[_Target]) -> dict[tuple[Any, str], int]:
                 if facts["type"] == "file":
                     sizes[fs, facts["name"]] = int(facts.get("size") or 0)
     return sizes
+
+
+def _size_of(target: _Target) -> int | None:
+    try:
+        return size_of_url(target.fs, target.path)
+    except FileNotFoundError:
+        return None  # told when it is the target's turn
 
 
 def _alternatives(item: str) -> list[str]:

@@ -37,7 +37,7 @@ def list_files(fs: Any, path: str, exclude: str | None, skipped: Skipped) -> dic
             return dict(_walk(path, exclude, skipped, ()))
         return without(exclude, {path: _size(path)} if os.path.lexists(path) else {}, skipped)
     fs.invalidate_cache()
-    if is_http(fs) and (size := _size_of_url(fs, path)) is not None:
+    if is_http(fs) and (size := size_of_url(fs, path)) is not None:
         return {path: size}
     found = {
         file: int(facts.get("size") or 0)
@@ -90,7 +90,7 @@ def _walk(
             skipped["file that is no regular file"] += 1
 
 
-def _size_of_url(fs: Any, url: str) -> int | None:
+def size_of_url(fs: Any, url: str) -> int | None:
     """Bytes of a file; None for a page, which may list files. fsspec would read it to know."""
     facts = fs.info(url)
     return None if facts.get("mimetype") == "text/html" else int(facts.get("size") or 0)

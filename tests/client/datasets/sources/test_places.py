@@ -133,5 +133,15 @@ def test_queries_of_urls_are_no_suffixes(tmp_path: Path, web: str) -> None:
     samples, _, _ = read([f"{web}/a.tar{query}", f"{web}/b.tar{query}"])
     assert keys(samples) == ["a/x", "b/x"]
     assert keys(read(f"{web}/{{a,b}}.tar")[0]) == ["a/x", "b/x"]
-    with pytest.raises(SourceError, match=r"c\.tar"):
+    with pytest.raises(SourceError, match=r"c\.tar.*nothing is there: 404"):
         find_shards(f"{web}/c.tar{query}")
+
+
+def test_many_urls_are_read_and_each_that_is_gone_is_named(tmp_path: Path, web: str) -> None:
+    for number in range(20):
+        write_tar(tmp_path / f"web/{number:02d}.tar", [member("x.jpg")])
+    _, _, listing = read(f"{web}/{{00..19}}.tar")
+    assert [shard.name for shard in listing.shards] == [f"{number:02d}" for number in range(20)]
+    assert listing.shards[0].size == (tmp_path / "web/00.tar").stat().st_size
+    with pytest.raises(SourceError, match=r"20\.tar: nothing is there"):
+        find_shards(f"{web}/{{00..20}}.tar")
