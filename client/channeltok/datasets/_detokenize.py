@@ -12,7 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from channeltok._messages import ImageFormat
 from channeltok.datasets.durable_files import write_error
-from channeltok.datasets.errors import DestinationError
+from channeltok.datasets.errors import DestinationError, SourceError
+from channeltok.datasets.explained import explained
 from channeltok.datasets.file_names import check_names, file_name
 from channeltok.datasets.read_ahead import read_ahead
 from channeltok.datasets.token_dataset import TokenDataset
@@ -71,7 +72,8 @@ def detokenize(
         DestinationError: a file cannot be written.
         OSError: a shard cannot be read.
     """
-    dataset = TokenDataset(source, k)
+    with explained(SourceError, source):
+        dataset = TokenDataset(source, k)
     suffix = f".{'jpg' if format == 'jpeg' else format}"
 
     def names() -> Iterator[tuple[str, list[str]]]:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from channeltok.datasets import reject_limit
 from channeltok.datasets.destination import Destination, Manifest, recorded_cut_of
 from channeltok.datasets.engine_choice import choose_tokenizer
-from channeltok.datasets.errors import DatasetError, ShardFailed, SourceError
+from channeltok.datasets.errors import (
+    DatasetError,
+    DestinationError,
+    ShardFailed,
+    SourceError,
+)
+from channeltok.datasets.explained import explained
 from channeltok.datasets.ledger import Entry
 from channeltok.datasets.part import Part
 from channeltok.datasets.progress import ProgressListener
@@ -112,7 +118,7 @@ def tokenize(
     Raises:
         SourceError: the source cannot be read, or nothing in it could be.
         DestinationMismatch: the destination holds tokens made with other parameters.
-        DestinationError: the destination cannot be written; at once, also on the way.
+        DestinationError: the destination cannot be read or written; at once, also on the way.
         TooManyRejects: more images failed than the number `max_rejects`.
         EngineGone: the engines answered nobody for longer than `patience`.
         ShardFailed: shards could not be finished, even with retries, or changed afterwards.
@@ -127,8 +133,10 @@ def tokenize(
     _check_views(views)
     info = choose_tokenizer(engines, tokenizer)
     options = replace(source_options or SourceOptions(), exclude=destination)
-    recorded = recorded_cut_of(destination)
-    listing = find_shards(source, options, recorded)
+    with explained(DestinationError, destination):
+        recorded = recorded_cut_of(destination)
+    with explained(SourceError, _name(source)):
+        listing = find_shards(source, options, recorded)
     shards = listing.shards if share is None else share.of(listing.shards)
     if quality is not None and k is not None:
         raise ValueError(K_AND_QUALITY)
@@ -148,7 +156,9 @@ def tokenize(
         seed=seed if views else 0,
         **options.manifest(),
     )
-    target = Destination(destination, manifest)
+    with explained(DestinationError, destination):
+        target = Destination(destination, manifest)
+        entries = target.entries()
     if listing.new_cut:
         target.record_cut(listing.new_cut, recorded.times)
     listener = listener or ProgressListener()
@@ -158,7 +168,6 @@ def tokenize(
     run = Run(shard_tokenizer, limit, waiting, listener)
     summary = Summary(info.name, info.fingerprint, k, quality_text, len(shards))
     run.skipped.update(listing.skipped)
-    entries = target.entries()
     otherwise = listing.cut_otherwise({name: entry.source for name, entry in entries.items()})
     remaining, changed = _remaining(shards, entries, otherwise, run, retry_rejects)
     summary.done_before = len(shards) - len(remaining) - len(changed)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from channeltok._messages import TokenizerInfo
 from channeltok.datasets.destination import fit_of, manifest_of, options_of, recorded_cut_of
+from channeltok.datasets.errors import SourceError
+from channeltok.datasets.explained import explained
 from channeltok.datasets.shard import Engine
 from channeltok.datasets.sources import Sample, Shard, find_shards
 from channeltok.datasets.token_dataset import TokenDataset
@@ -57,10 +59,13 @@ def verify(
         SourceError: source or destination cannot be read.
         ChannelTokError: the engine fails, or serves no tokenizer with the tokens' fingerprint.
     """
-    dataset, rng = TokenDataset(destination), random.Random(seed)
+    rng = random.Random(seed)
+    with explained(SourceError, destination):
+        dataset = TokenDataset(destination)
+        cut = recorded_cut_of(destination)
     how = _How.of(destination, engine, next(dataset.rows())[1].fingerprint)
-    cut = recorded_cut_of(destination)
-    listing = find_shards(source, options_of(destination), cut)
+    with explained(SourceError, source if isinstance(source, str) else ", ".join(source)):
+        listing = find_shards(source, options_of(destination), cut)
     sources = {shard.name: shard for shard in listing.shards}
     paths = sorted(rng.sample(dataset.shards, min(MAX_SHARDS, len(dataset.shards))))
     result = Verification()

@@ -14,7 +14,7 @@ class DestinationMismatch(DatasetError):
 
 
 class DestinationError(DatasetError):
-    """The destination cannot be written: it is full, gone or closed to us.
+    """The destination cannot be written, or read: it is full, gone or closed to us.
 
     Finished shards stay; the same call continues once there is room.
     """

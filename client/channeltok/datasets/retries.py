@@ -12,12 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from channeltok.datasets.errors import DatasetError, EngineGone
-from channeltok.errors import ChannelTokError
+from channeltok.errors import (
+    ChannelTokError,
+    FingerprintMismatch,
+    Unauthenticated,
+    UnknownTokenizer,
+)
 
 MAX_ATTEMPTS = 5  # at one shard; then the run goes on without it and reports it
 BACKOFF_SECONDS = 1.0  # before the second attempt; doubles each time
 MAX_BACKOFF_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
+_REFUSALS = (FingerprintMismatch, Unauthenticated, UnknownTokenizer)
 
 
 class SourceFailed(Exception):
@@ -76,6 +82,7 @@ class Patience:
         self.lock = threading.Lock()
         self.answers = 0
         self.failures = 0  # of the engine since its last answer
+        self._refusals = 0  # among them
         self.reason = ""  # of the last of them
         self._failing_since: float | None = None
         self._last_answer = clock()
@@ -92,6 +99,7 @@ class Patience:
         except ChannelTokError as error:
             with self.lock:
                 self.failures += 1
+                self._refusals += isinstance(error, _REFUSALS)
                 self.reason = str(error)
                 since = wait.since if wait.since is not None else self.now()
                 if self._failing_since is None:
@@ -104,7 +112,7 @@ class Patience:
     def count_answer(self) -> None:
         """The engine answered. Call it with `lock` held."""
         self.answers += 1
-        self.failures = 0
+        self.failures = self._refusals = 0
         self._failing_since = None
         self._last_answer = self.now()
 
@@ -119,8 +127,10 @@ class Patience:
             return self.now() - max(self._last_answer, min(owed))
 
     def check(self) -> float:
-        """`silence()`. Raises EngineGone when it is longer than `seconds`."""
+        """`silence()`. Raises EngineGone when it is longer than `seconds`, or all are refused."""
         silence = self.silence()
+        if self._refusals >= MAX_ATTEMPTS:
+            raise EngineGone(f"the engine refuses this run: {self.reason}")
         if silence > self.seconds:
             because = f"; the last failure: {self.reason}" if self.reason else ""
             raise EngineGone(

@@ -9,7 +9,15 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from channeltok.datasets import DestinationError, ShardFailed, destination, retries, tokenize
+from channeltok.datasets import (
+    DestinationError,
+    ShardFailed,
+    SourceError,
+    destination,
+    detokenize,
+    retries,
+    tokenize,
+)
 
 from tests.support import dataset_files
 from tests.support.after_images import After
@@ -128,3 +136,18 @@ def test_the_ledger_of_an_object_store_is_read_from_its_index(
     fs.pipe_file("/indexed/.channeltok/ledger-index.jsonl.gz", b"damaged")
     assert tokenize(source, tokens, [ByteEngine()]).images == 12
     fs.rm("/indexed", recursive=True)
+
+
+def test_an_object_store_that_nobody_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"key": "x", "secret": "x", "endpoint_url": "http://127.0.0.1:9"}
+    options["config_kwargs"] = {"retries": {"max_attempts": 0}}  # type: ignore[assignment]
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    tar = str(dataset_files.tar(tmp_path / "a.tar", [("a", b"a")]))
+    with pytest.raises(DestinationError, match=r"s3://bucket/t cannot be read: EndpointConn"):
+        tokenize(tar, "s3://bucket/t", [ByteEngine()])
+    with pytest.raises(SourceError, match=r"s3://bucket/t cannot be read: EndpointConn"):
+        tokenize("s3://bucket/t", str(tmp_path / "tokens"), [ByteEngine()])
+    with pytest.raises(SourceError, match=r"s3://bucket/t cannot be read: EndpointConn"):
+        detokenize("s3://bucket/t", tmp_path / "photos", ByteEngine())

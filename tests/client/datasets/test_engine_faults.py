@@ -6,8 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from channeltok import Client, DeadlineExceeded, Unavailable, cli
-from channeltok.datasets import EngineGone, ProgressListener, engine_choice, on_ray, run, tokenize
+from channeltok import Client, DeadlineExceeded, Unauthenticated, Unavailable, cli
+from channeltok.datasets import (
+    EngineGone,
+    ProgressListener,
+    engine_choice,
+    on_ray,
+    retries,
+    run,
+    tokenize,
+)
 from channeltok.datasets.on_ray import Cluster
 
 from tests.support import dataset_files
@@ -75,6 +83,19 @@ def test_an_engine_that_is_away_makes_all_shards_wait_together(source: str, tmp_
     with pytest.raises(EngineGone, match=r"the last failure: UNAVAILABLE: away; 0 of 6 shards"):
         tokenize(source, str(tmp_path / "tokens"), [ByteEngine(away)], patience=3, listener=waits)
     assert waits.failures <= 8
+
+
+def test_an_engine_that_refuses_everybody_ends_the_run_before_its_patience(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.01)
+
+    def refuse(number: int) -> None:
+        if number > 150:
+            raise Unauthenticated("UNAUTHENTICATED", "the token is wrong")
+
+    with pytest.raises(EngineGone, match="refuses this run: UNAUTHENTICATED: the token is wrong"):
+        tokenize(source, str(tmp_path / "tokens"), [ByteEngine(refuse)], patience=600)
 
 
 def test_an_outage_within_the_patience_costs_no_shard(source: str, tmp_path: Path) -> None:
