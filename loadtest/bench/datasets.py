@@ -4,6 +4,7 @@ Bare: as in loadtest/bench/throughput.py, as a plain loop and in its fastest arr
 each before and after each round.
 Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in this process, from the
 first byte read to the last shard in place.
+Other sources: see loadtest/bench/dataset_sources.py.
 Ray: the photos COPIES times over, with one worker per core on a running cluster, against the same
 without Ray; the start of the workers counts. Memory: of this process, during the first such run
 without Ray; growth from a tenth of the images to all of them.
@@ -26,6 +27,7 @@ from channeltok.datasets import ProgressListener, sources, tokenize
 from channeltok.datasets.on_ray import Cluster
 
 import imaging
+from loadtest.bench import dataset_sources
 from loadtest.harness.bare_graph import CORES, PLAIN_LOOP, REPOSITORY, BareGraph
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import ROOT
@@ -93,6 +95,8 @@ def main() -> None:
                 cluster = Cluster(address, make_engine, CORES, import_path=ROOT)
                 distributed = tokenize(tars, f"{folder}/ray-{number}", [engine], cluster=cluster)
             ray_ratios.append(plain.seconds / distributed.seconds)
+    print(f"other sources, {CORES} cores")
+    others = dataset_sources.measure(engine, data)
     engine.close()
     print(
         f"{summary.images:,} photos of {data} to {summary.k} tokens each, {CORES} cores, "
@@ -120,6 +124,7 @@ def main() -> None:
         "bare_per_second": statistics.median(bare_rates["bare graph"]),
         "best_bare_per_second": statistics.median(bare_rates["bare, fastest"]),
         "memory_growth_10x": growth,
+        **others,
     }
     write_report(REPORT, figures)
 
