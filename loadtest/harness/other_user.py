@@ -2,38 +2,44 @@
 
 import os
 import pickle
-import traceback
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import TypeVar
+
+import cloudpickle
 
 NOBODY = 65534
 Result = TypeVar("Result")
 
 
 def as_nobody(action: Callable[[], Result]) -> Result:
-    """Call `action` in a fork of this process that belongs to `nobody`; needs root.
+    """Call `action` in a new process that belongs to `nobody`; needs root.
 
-    The result is pickled. Raises RuntimeError when the action does.
+    A fork of this one would take over locks that other threads hold. Action and result are pickled.
+    Raises RuntimeError when the action raises.
     """
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            with os.fdopen(write_end, "wb") as pipe:
-                pickle.dump(action(), pipe)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        data = pipe.read()
-    if os.waitpid(child, 0)[1] != 0:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=cloudpickle.dumps(action),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode != 0:
         raise RuntimeError("the action of the other user failed")
-    result: Result = pickle.loads(data)
+    result: Result = pickle.loads(done.stdout)
     return result
+
+
+def main() -> None:
+    """Read an action from standard input, run it as `nobody`, and write its result."""
+    action = pickle.load(sys.stdin.buffer)  # imports what it needs, as root
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    result = action()
+    sys.stdout.buffer.write(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
