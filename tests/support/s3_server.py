@@ -24,6 +24,8 @@ class S3Server:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
+        self._check_rights(False)
+        self._post("reset", b"")  # all servers of a process share what moto holds
         credentials = {"aws_access_key_id": "root", "aws_secret_access_key": "root"}
         options: dict[str, Any] = {"endpoint_url": endpoint, "region_name": "us-east-1"}
         self._iam = boto3.client("iam", **options, **credentials)
@@ -55,8 +57,11 @@ class S3Server:
 
     def _check_rights(self, check: bool) -> None:
         free_requests = b"0" if check else b"inf"
-        url, text = f"{self._endpoint}/moto-api/reset-auth", {"Content-Type": "text/plain"}
-        urlopen(Request(url, free_requests, text, method="POST")).close()
+        self._post("reset-auth", free_requests)
+
+    def _post(self, action: str, content: bytes) -> None:
+        url, text = f"{self._endpoint}/moto-api/{action}", {"Content-Type": "text/plain"}
+        urlopen(Request(url, content, text, method="POST")).close()
 
 
 @contextmanager
