@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Ray is an extra
 
 SHARDS_PER_ENGINE = 2  # one is read, drained or written while the other keeps the engine busy
 WATCH_SECONDS = 0.5
-SILENCE_TOLD_SECONDS = 10.0  # of the engine, before the listener hears of it; and again, as often
+REPORT_SILENCE_SECONDS = 10.0  # of the engine, before the listener is called; then again, as often
 INDEX_EVERY = 1000  # finished shards
 GRACE_SECONDS = 3.0  # for threads to end by themselves; then they end with the process
 
@@ -134,9 +134,9 @@ class Run:
         while not jobs.wait_until_settled(WATCH_SECONDS):
             self._write_index()
             silence = self._patience.check()
-            if silence < SILENCE_TOLD_SECONDS:
+            if silence < REPORT_SILENCE_SECONDS:
                 told = 0.0
-            elif silence > told + SILENCE_TOLD_SECONDS:
+            elif silence > told + REPORT_SILENCE_SECONDS:
                 told = silence
                 self._listener.wait(silence, self._patience.seconds)
         if self._ended_by is not None:

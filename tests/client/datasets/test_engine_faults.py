@@ -62,7 +62,7 @@ class Waits(ProgressListener):
 def test_an_engine_that_stops_answering_ends_the_run_after_the_patience(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "SILENCE_TOLD_SECONDS", 0.5)
+    monkeypatch.setattr(run, "REPORT_SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(run, "GRACE_SECONDS", 0.1)
     waits = Waits()
     engine = ByteEngine(lambda number: time.sleep(60 if number > 250 else 0))
