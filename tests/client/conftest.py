@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -91,6 +92,12 @@ def connect(request: pytest.FixtureRequest, target: str) -> Iterator[Callable[..
 @pytest.fixture
 def client(connect: Callable[..., Any]) -> Any:
     return connect()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A text that no other test sends: the service counts attempts by an image's bytes."""
+    return uuid.uuid4().hex
 
 
 @pytest.fixture

@@ -181,8 +181,10 @@ def test_client_reconnects_to_a_restarted_service(connect: Connect) -> None:
 # Retries
 
 
-def test_client_repeats_calls_that_were_unavailable(client: Any, service: FaultyService) -> None:
-    image = f"busy:4:1:{id(client)}".encode()
+def test_client_repeats_calls_that_were_unavailable(
+    client: Any, service: FaultyService, unique: str
+) -> None:
+    image = f"busy:4:1:{unique}".encode()
     assert client.encode(image) == tokens_of(image)
     assert service.attempts[image] == 5
     image = image.replace(b"4", b"2", 1)
@@ -190,15 +192,17 @@ def test_client_repeats_calls_that_were_unavailable(client: Any, service: Faulty
     assert service.attempts[image] == 3
 
 
-def test_client_gives_up_after_five_attempts(client: Any, service: FaultyService) -> None:
-    image = f"busy:99:1:{id(client)}".encode()
+def test_client_gives_up_after_five_attempts(
+    client: Any, service: FaultyService, unique: str
+) -> None:
+    image = f"busy:99:1:{unique}".encode()
     with pytest.raises(Unavailable, match="busy"):
         client.encode(image)
     assert service.attempts[image] == 5
 
 
-def test_client_waits_as_long_as_the_service_says(client: Any) -> None:
-    image = f"busy:1:700:{id(client)}".encode()
+def test_client_waits_as_long_as_the_service_says(client: Any, unique: str) -> None:
+    image = f"busy:1:700:{unique}".encode()
     started = time.monotonic()
     assert client.encode(image) == tokens_of(image)
     assert time.monotonic() - started >= 0.7
@@ -216,19 +220,21 @@ def test_client_does_not_repeat_what_is_of_no_use(
     assert service.attempts[kind.encode()] == before + 1
 
 
-def test_client_repeats_nothing_without_retries(connect: Connect, service: FaultyService) -> None:
+def test_client_repeats_nothing_without_retries(
+    connect: Connect, service: FaultyService, unique: str
+) -> None:
     client = connect(retries=False)
-    image = f"busy:1:1:{id(client)}".encode()
+    image = f"busy:1:1:{unique}".encode()
     with pytest.raises(Unavailable, match="busy"):
         client.encode(image)
     assert service.attempts[image] == 1
 
 
-def test_client_keeps_its_deadline_over_all_attempts(connect: Connect) -> None:
+def test_client_keeps_its_deadline_over_all_attempts(connect: Connect, unique: str) -> None:
     client = connect(timeout=0.5)
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        client.encode(f"busy:9:400:{id(client)}".encode())
+        client.encode(f"busy:9:400:{unique}".encode())
     assert time.monotonic() - started < 5
 
 
