@@ -1,6 +1,6 @@
 """Which web pages may call the service: a browser takes any page's request to any address.
 
-A page of another origin is told apart by what its browser sends, `Sec-Fetch-Site` or `Origin`,
+A page of another origin is recognised by what its browser sends, `Sec-Fetch-Site` or `Origin`,
 which no page can forge. A page that has made its own name point to our address (DNS rebinding) is
 of the same origin, but its name is in `Host`. Callers that are no browsers send none of it.
 """

@@ -1,4 +1,4 @@
-"""Whole images of formats that are not accepted are told by name; what is no image is not."""
+"""Whole images of formats that are not accepted are refused by name; what is no image is not."""
 
 import re
 

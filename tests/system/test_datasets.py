@@ -80,10 +80,10 @@ def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFix
         f"{service.grpc},{service.grpc}",
     ]
     assert cli.main(command) == 0
-    told = capsys.readouterr()
-    assert "5 images, 8 tokens each by demo" in told.out
-    assert "1 rejects in .channeltok/rejects.jsonl" in told.out
-    assert "images-00000: 5 images, 1 rejects" in told.err
+    printed = capsys.readouterr()
+    assert "5 images, 8 tokens each by demo" in printed.out
+    assert "1 rejects in .channeltok/rejects.jsonl" in printed.out
+    assert "images-00000: 5 images, 1 rejects" in printed.err
     assert cli.main(command) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert cli.main([*command, "--max-rejects", "0"]) == 1

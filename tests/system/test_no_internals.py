@@ -32,7 +32,7 @@ ENCODE, DECODE = "/channeltok.v1.Tokenizer/Encode", "/channeltok.v1.Tokenizer/De
 
 
 class Heard:
-    """All that callers were told, by the code they were told it under."""
+    """All messages that callers got, by their codes."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

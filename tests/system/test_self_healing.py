@@ -211,7 +211,7 @@ def test_readiness_notices_a_model_unloaded_in_an_external_triton() -> None:
             eventually(
                 lambda: sample(guest, "channeltok_engine_ready", model="demo_encode") == 0,
                 20,
-                "what is told of the encoder",
+                "what is known of the encoder",
             )
             assert httpx.get(f"{guest.rest}/readyz").status_code == 503
             engine.load_model("demo_encode")

@@ -56,14 +56,17 @@ def verify(
         How many images were compared, and the keys that differ or are missing.
 
     Raises:
-        SourceError: source or destination cannot be read.
+        SourceError: source or destination cannot be read, or there are no rows.
         ChannelTokError: the engine fails, or serves no tokenizer with the tokens' fingerprint.
     """
     rng = random.Random(seed)
     with explained(SourceError, destination):
         dataset = TokenDataset(destination)
         cut = recorded_cut_of(destination)
-    how = _How.of(destination, engine, next(dataset.rows())[1].fingerprint)
+    first = next(dataset.rows(), None)
+    if first is None:
+        raise SourceError(f"{destination}: its token shards have no rows to compare")
+    how = _How.of(destination, engine, first[1].fingerprint)
     with explained(SourceError, source if isinstance(source, str) else ", ".join(source)):
         listing = find_shards(source, options_of(destination), cut)
     sources = {shard.name: shard for shard in listing.shards}

@@ -130,14 +130,14 @@ class Run:
         self._tokenizer.destination.write_index(entries, self.finished)
 
     def _watch(self, jobs: ShardQueue) -> None:
-        told = 0.0
+        reported = 0.0
         while not jobs.wait_until_settled(WATCH_SECONDS):
             self._write_index()
             silence = self._patience.check()
             if silence < REPORT_SILENCE_SECONDS:
-                told = 0.0
-            elif silence > told + REPORT_SILENCE_SECONDS:
-                told = silence
+                reported = 0.0
+            elif silence > reported + REPORT_SILENCE_SECONDS:
+                reported = silence
                 self._listener.wait(silence, self._patience.seconds)
         if self._ended_by is not None:
             raise self._ended_by

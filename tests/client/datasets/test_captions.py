@@ -140,9 +140,9 @@ def test_what_was_passed_by_is_told(
     tokens = tmp_path / "tokens"
     for _ in range(2):
         assert in_process.main(["tokenize", str(source), str(tokens), "-k", "8"]) == 0
-        told = capsys.readouterr().out
-        assert "1 .txt file" in told
-        assert "1 .zip file" in told
+        printed = capsys.readouterr().out
+        assert "1 .txt file" in printed
+        assert "1 .zip file" in printed
     summary = json.loads((tokens / ".channeltok/summary.json").read_text())
     assert summary["skipped"] == {".txt file": 1, ".zip file": 1}
 

@@ -60,9 +60,11 @@ def test_a_full_disk_ends_the_run_at_once_and_keeps_what_is_done(
     source: str, small_disk: Path, tmp_path: Path
 ) -> None:
     engine, tokens = ByteEngine(), small_disk / "tokens"
-    with pytest.raises(DestinationError, match=r"disk is full; [1-7] of 8 shards are done") as told:
+    with pytest.raises(
+        DestinationError, match=r"disk is full; [1-7] of 8 shards are done"
+    ) as caught:
         tokenize(source, str(tokens), [engine])
-    assert str(tokens) in str(told.value)
+    assert str(tokens) in str(caught.value)
     assert _half_written(tokens) == []
     done = sorted(path.stem for path in tokens.glob("*.parquet"))
     assert sum(pq.read_metadata(tokens / f"{name}.parquet").num_rows for name in done) >= 1000

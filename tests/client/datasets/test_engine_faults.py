@@ -141,6 +141,6 @@ def test_a_ray_address_where_nobody_listens_is_told_within_seconds(
         timeout=120,  # Ray itself would wait 14 minutes for each
         check=True,
     )
-    told = done.stdout.splitlines()
-    for line, address in zip(told, addresses, strict=True):
+    printed = done.stdout.splitlines()
+    for line, address in zip(printed, addresses, strict=True):
         assert line.startswith(f"no Ray cluster at {address}: ")

@@ -52,13 +52,13 @@ def test_ctrl_c_ends_the_run_within_seconds(how: str, times: int, tmp_path: Path
     for number in range(times):
         time.sleep(0.5 * number)
         run.send_signal(signal.SIGINT)
-    _, told = run.communicate(timeout=30)
+    _, printed = run.communicate(timeout=30)
     assert time.monotonic() - started < 20
-    assert run.returncode == 130, told
-    assert "Traceback" not in told
-    assert "interrupted" in told.splitlines()[-1]
+    assert run.returncode == 130, printed
+    assert "Traceback" not in printed
+    assert "interrupted" in printed.splitlines()[-1]
     if times == 1:
-        assert "of 40 shards are done, the same command continues" in told
+        assert "of 40 shards are done, the same command continues" in printed
     assert not list((tokens / ".channeltok").glob("writing-*"))
     summary = tokenize(str(source), str(tokens), [ByteEngine()])
     assert summary.images == 2000

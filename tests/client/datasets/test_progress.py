@@ -39,9 +39,9 @@ def test_a_failed_attempt_is_not_counted(
             bar.fail(shards[0], "broken", retrying=True)
         bar.advance(shards[0], 100, 5, 2)
         bar.finish(shards[0], 5, 2)
-        told = capsys.readouterr().err
-        assert "50%, 5 images" in told
-        assert "2 rejects, 1 of 2 shards, 3 retries" in told
+        printed = capsys.readouterr().err
+        assert "50%, 5 images" in printed
+        assert "2 rejects, 1 of 2 shards, 3 retries" in printed
 
 
 def test_many_retries_are_counted_and_not_all_told(

@@ -11,7 +11,7 @@ DOWN = Unavailable("UNAVAILABLE", "down")
 
 
 class Clock:
-    """A clock that stands still until told."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from channeltok import ChannelTokError
-from channeltok.datasets import detokenize, verify
+from channeltok.datasets import SourceError, detokenize, verify
 
 from service.engine.in_process import InProcessEngine
 from tests.client.datasets.conftest import KEYS, MEMBERS
@@ -75,3 +75,13 @@ def test_verify_and_detokenize_name_a_foreign_fingerprint(
     ):
         with pytest.raises(ChannelTokError, match="0123456789abcdef"):
             work()
+
+
+def test_verify_refuses_a_dataset_without_rows(
+    engine: InProcessEngine, tokenized: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tokenized / "tokens", tmp_path / "tokens")
+    for path in (tmp_path / "tokens").glob("*.parquet"):
+        pq.write_table(pq.read_table(path)[:0], path)
+    with pytest.raises(SourceError, match="no rows"):
+        verify(str(tokenized / "source"), str(tmp_path / "tokens"), engine)

@@ -1,4 +1,4 @@
-"""Members of tars, compressed or not, with all damage told."""
+"""Members of tars, compressed or not, with an error for all damage."""
 
 import bz2
 import gzip
