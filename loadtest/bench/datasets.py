@@ -1,7 +1,9 @@
 """`make bench-datasets`: tokenize a whole dataset, against the bare encode graph, in one run.
 
 Bare: as in loadtest/bench/throughput.py, as a plain loop and in its fastest arrangement, one run of
-each before and after each round.
+each before and after each round. Its input is ready: uint8 pixels in the tokenizer's size.
+Read: the photos decoded and scaled to that size on all cores, without a graph. Reading and then the
+fastest arrangement are what no run can beat on these cores.
 Tokenized: all photos of --data (JPEG in tars) to Parquet with the engine in this process, from the
 first byte read to the last shard in place.
 Other sources: see loadtest/bench/dataset_sources.py.
@@ -15,7 +17,9 @@ import statistics
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,6 +41,7 @@ from service.settings import EngineSettings
 ROUNDS = 3
 COPIES, RAY_ROUNDS = 3, 2
 SECONDS = 5.0
+PHOTOS = 512  # that are read again and again, without a graph
 REPORT = Path("build/bench-datasets.json")
 EVERY = 500  # images between two readings of memory
 
@@ -68,13 +73,15 @@ def main() -> None:
     (graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     engine = InProcessEngine(EngineSettings(model_repository=REPOSITORY))
     size = engine.tokenizers()[0].image_size
-    pixels = np.stack([imaging.prepare(photo, size) for photo in _photos(data, 16)])
+    photos = _photos(data, PHOTOS)
+    pixels = np.stack([imaging.prepare(photo, size) for photo in photos[:16]])
     bare = BareGraph("encode", graph, pixels)
     memory = Memory()
     arrangements = {"bare graph": PLAIN_LOOP, "bare, fastest": bare.best()}
     bare_rates = {name: [bare.throughput(how, SECONDS)[0]] for name, how in arrangements.items()}
     ratios: dict[str, list[float]] = {name: [] for name in arrangements}
-    rates, ray_ratios = list[float](), list[float]()
+    read_rates = [_read_rate(photos, size)]
+    rates, ray_ratios, limits = list[float](), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
             summary = tokenize(data, f"{folder}/plain-{number}", [engine])
@@ -82,6 +89,9 @@ def main() -> None:
             for name, how in arrangements.items():
                 bare_rates[name].append(bare.throughput(how, SECONDS)[0])
                 ratios[name].append(rates[-1] / statistics.mean(bare_rates[name][-2:]))
+            read_rates.append(_read_rate(photos, size))
+            fastest = statistics.mean(bare_rates["bare, fastest"][-2:])
+            limits.append(1 / (1 + fastest / statistics.mean(read_rates[-2:])))
         for tar in Path(data).resolve().glob("*.tar"):
             for copy in range(COPIES):
                 (Path(folder) / f"{copy}-{tar.name}").symlink_to(tar)
@@ -107,6 +117,8 @@ def main() -> None:
         rate = statistics.median(bare_rates[name])
         print(f"  {name:16}  {rate:8.1f} images/s   ({' '.join(bare.engine)}, {how})")
         print(f"  tokenized over it {_median(ratios[name], '8.3f', '', '.3f')}")
+    print(f"  read              {statistics.median(read_rates):8.1f} images/s")
+    print(f"  limit over it     {_median(limits, '8.3f', '', '.3f')}   of the fastest")
     print(f"{plain.images:,} photos, {CORES} Ray workers")
     print(f"  Ray / tokenized   {_median(ray_ratios, '8.3f', '', '.3f')}")
     print("  images   resident MB")
@@ -119,10 +131,12 @@ def main() -> None:
     figures = {
         "tokenize_over_bare": statistics.median(ratios["bare graph"]),
         "tokenize_over_best_bare": statistics.median(ratios["bare, fastest"]),
+        "limit_over_best_bare": statistics.median(limits),
         "ray_over_plain": statistics.median(ray_ratios),
         "tokenize_per_second": statistics.median(rates),
         "bare_per_second": statistics.median(bare_rates["bare graph"]),
         "best_bare_per_second": statistics.median(bare_rates["bare, fastest"]),
+        "read_per_second": statistics.median(read_rates),
         "memory_growth_10x": growth,
         **others,
     }
@@ -144,6 +158,14 @@ def ray_cluster() -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _read_rate(photos: list[bytes], size: int) -> float:
+    """Photos per second that all cores decode and scale."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CORES) as pool:
+        count = sum(pool.map(lambda photo: len(imaging.prepare(photo, size)) > 0, photos * 4))
+    return count / (time.perf_counter() - started)
 
 
 def _photos(data: str, count: int) -> list[bytes]:
