@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,20 @@ def _onnxruntime(graph: str, precision: str, threads: int, batch: int) -> Loaded
     )
 
 
-def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, the same for all graphs of this process.
+
+    A Core changes the signal stack of the thread that makes it. When it ends, it restores the stack
+    that it found: of several, that may be one that has ended before, and the next signal kills the
+    process (OpenVINO 2026.4, docs/decisions/0068).
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -151,7 +163,7 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
         settings["INFERENCE_PRECISION_HINT"] = precision
     # A fixed batch size saves OpenVINO a sixth to a fifth of the time. A further model of dynamic
     # batch would round differently: tokens would depend on the batch (docs/decisions/0025).
-    core, requests = openvino.Core(), {}
+    core, requests = openvino_core(), {}
     for size in sorted({1, batch}, reverse=True):
         model = core.read_model(graph)
         model.reshape({port: [size, *list(port.partial_shape)[1:]] for port in model.inputs})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import imaging
 from export.commands.tokenizer import DEMO
 from export.graphs import graph, int8
+from export.triton.python_backend import openvino_core
 from tests.support import exported_graphs
 from tests.support.photographs import crops
 from tokenizer import checkpoint, inference
@@ -58,7 +59,11 @@ def compiled(model: bytes, precision: str, threads: int = 1) -> openvino.Compile
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", settings)
+    core = openvino_core()
+    compiled_model: openvino.CompiledModel = core.compile_model(
+        core.read_model(model), "CPU", settings
+    )
+    return compiled_model
 
 
 def decoder(model: bytes, precision: str, threads: int = 1) -> Decode:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.graphs import parity
-from export.triton import repository, triton_config
+from export.triton import python_backend, repository, triton_config
+from tests.support.running import ROOT
 
 
 @dataclass
@@ -49,6 +51,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.openvino_core = python_backend.openvino_core  # type: ignore[attr-defined]
     return module
 
 
@@ -204,3 +207,28 @@ def test_backend_refuses_numpy_2(
     monkeypatch.setattr(np, "__version__", "2.1.0")
     with pytest.raises(RuntimeError, match=r"install numpy 1\.26"):
         loaded(triton, tmp_path, encode)
+
+
+_SIGNAL_AFTER_ENGINES = """
+import gc, os, signal, sys
+from pathlib import Path
+from export.triton import python_backend
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+graph = Path(sys.argv[1])
+first = python_backend.load(graph, "openvino", "f32", 1)
+second = python_backend.load(graph, "openvino", "f32", 1)
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_process_survives_a_signal_after_its_engines_ended() -> None:
+    """Each Core of OpenVINO had replaced the signal stack, and the last left one that was gone."""
+    graph = ROOT / "model_repository/demo_encode/1/model.onnx"
+    command = [sys.executable, "-c", _SIGNAL_AFTER_ENGINES, str(graph)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
