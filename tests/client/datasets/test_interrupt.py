@@ -15,11 +15,12 @@ from tests.support.running import ROOT, eventually
 
 # The command with an engine that takes its time, or hangs after some images.
 PROGRAM = """
-import argparse, contextlib, sys, time
+import argparse, contextlib, signal, sys, time
 from channeltok.cli import datasets
 from channeltok.cli.command import CommandParser, run_command
 from tests.support.byte_engine import ByteEngine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 hangs = sys.argv.pop() == "hangs"
 engine = ByteEngine(lambda number: time.sleep(600 if hangs and number > 160 else 0.002))
 parser = CommandParser()
