@@ -303,9 +303,8 @@ def test_bearer_tokens_are_rotated_without_a_restart(
 
 
 def is_loopback(text: str) -> bool:
-    address = ipaddress.ip_address(
-        text
-    )  # gRPC binds to ::ffff:127.0.0.1 where 127.0.0.1 is asked for
+    address = ipaddress.ip_address(text)
+    # gRPC binds to ::ffff:127.0.0.1 where 127.0.0.1 is asked for.
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

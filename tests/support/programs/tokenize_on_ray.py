@@ -1,7 +1,6 @@
 """Tokenize on Ray clusters: SOURCE DESTINATION ADDRESS...; prints what each of them answered.
 
-A program of its own, because the handlers of signals that Ray installs crash a process that has
-other libraries of C++.
+A program of its own: Ray installs handlers of signals, which would stay in the tests' process.
 """
 
 import sys

@@ -20,7 +20,7 @@ from channeltok.datasets.sources.options import DEFAULTS, SourceOptions
 from channeltok.datasets.sources.parquet_schema import image_column
 from channeltok.datasets.sources.places import SourceFile, find_files
 from channeltok.datasets.sources.recorded_cut import Cutter, RecordedCut
-from channeltok.datasets.sources.shard import Shard, Skipped, counted
+from channeltok.datasets.sources.shard import Shard, Skipped, describe_skipped
 
 NOTHING_CUT = RecordedCut()
 
@@ -65,7 +65,7 @@ def find_shards(
     if not shards:
         raise SourceError(
             f"{shown}: no images there: no .tar, no .parquet and no file with an image suffix"
-            + (f"; passed by: {counted(skipped)}" if skipped else "")
+            + (f"; passed by: {describe_skipped(skipped)}" if skipped else "")
         )
     return Listing(shards, skipped, cutter.new)
 

@@ -13,7 +13,7 @@ Skipped: TypeAlias = Counter[str]
 """Kind of things that were passed by -> number of them."""
 
 
-def counted(skipped: Skipped) -> str:
+def describe_skipped(skipped: Skipped) -> str:
     """The counts in words."""
     return ", ".join(f"{number:,} × {kind}" for kind, number in sorted(skipped.items()))
 

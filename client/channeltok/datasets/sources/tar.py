@@ -24,7 +24,7 @@ from channeltok.datasets.sources.names import (
 )
 from channeltok.datasets.sources.options import SourceOptions
 from channeltok.datasets.sources.sample import Sample, too_large
-from channeltok.datasets.sources.shard import Shard, counted
+from channeltok.datasets.sources.shard import Shard, describe_skipped
 from channeltok.datasets.sources.tar_links import TarLinks
 from channeltok.datasets.sources.tar_parts import END, part_of
 from channeltok.datasets.sources.tar_stream import DAMAGE, check_rest, members, open_stream
@@ -136,7 +136,7 @@ class _TarReader:
             raise SourceError(f"{self._shard.path}: {missing}")
         if not count and self._skipped and end - start == END:  # the whole tar
             raise SourceError(
-                f"{self._shard.path}: no images in it: it has {counted(self._skipped)}"
+                f"{self._shard.path}: no images in it: it has {describe_skipped(self._skipped)}"
             )
 
     def _name(self, member: tarfile.TarInfo) -> str | None:
