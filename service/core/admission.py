@@ -14,10 +14,9 @@ others wait here:
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from prometheus_client import Gauge
 
@@ -39,15 +38,43 @@ class Priority(StrEnum):
 
 
 class Permit:
-    """Permit for one image.
+    """Permit for one image: `async with` waits for it and holds it.
 
     Released once its holder exits and all engine work started under it has finished.
+    bulk: whether interactive images go first.
     """
 
-    def __init__(self, bulk: bool, on_release: Callable[[], None]) -> None:
-        """bulk: whether interactive images go first."""
-        self.bulk = bulk
-        self._on_release, self._holders = on_release, 1
+    __slots__ = (
+        "_accepted",
+        "_admission",
+        "_admitted",
+        "_holders",
+        "_priority",
+        "_timeout",
+        "bulk",
+    )
+
+    def __init__(
+        self, admission: "Admission", priority: Priority, timeout: float | None, accepted: bool
+    ) -> None:
+        """For Admission.acquire, which explains the parameters."""
+        self.bulk = priority is Priority.BULK
+        self._admission = admission
+        self._priority = priority
+        self._timeout = timeout
+        self._accepted = accepted
+        self._admitted = 0.0
+        self._holders = 1
+
+    async def __aenter__(self) -> Self:
+        if not self._accepted:
+            self._admission.check(self._priority, self._timeout)
+        await self._admission._wait(self._priority)
+        self._admitted = self._admission._clock()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:
         """Keep the permit until `work` is done, even if the caller has disconnected by then."""
@@ -58,7 +85,7 @@ class Permit:
         """Give up one hold; the last one releases the permit."""
         self._holders -= 1
         if not self._holders:
-            self._on_release()
+            self._admission._release_after(self._admission._clock() - self._admitted)
 
 
 class Admission:
@@ -97,30 +124,17 @@ class Admission:
         self._idle.set()
         self.show_limit()
 
-    @asynccontextmanager
-    async def acquire(
+    def acquire(
         self, priority: Priority, timeout: float | None = None, accepted: bool = False
-    ) -> AsyncIterator[Permit]:
-        """Wait for a permit and hold it. timeout: seconds left to the caller's deadline.
+    ) -> Permit:
+        """`async with` waits for a permit and holds it.
+
+        timeout: seconds left to the caller's deadline.
 
         accepted: never refuse, because work was already done for this image. Otherwise raises what
         `check` raises.
         """
-        if not accepted:
-            self.check(priority, timeout)
-        await self._wait(priority)
-        admitted = self._clock()
-
-        def on_release() -> None:
-            held = self._clock() - admitted
-            self._mean_held_seconds += LATEST_WEIGHT * (held - self._mean_held_seconds)
-            self._release()
-
-        permit = Permit(priority is Priority.BULK, on_release)
-        try:
-            yield permit
-        finally:
-            permit.release()
+        return Permit(self, priority, timeout, accepted)
 
     def show_limit(self) -> None:
         """Set the gauge. To be called when the limit has changed."""
@@ -186,6 +200,10 @@ class Admission:
             elif turn in queue:
                 queue.remove(turn)
             raise
+
+    def _release_after(self, held_seconds: float) -> None:
+        self._mean_held_seconds += LATEST_WEIGHT * (held_seconds - self._mean_held_seconds)
+        self._release()
 
     def _release(self) -> None:
         """Hand the permit to the next in the queues, if anybody waits."""

@@ -1,4 +1,4 @@
-"""CallRecord: stage times of one call, reported to metrics, trace and log when it ends."""
+"""CallRecord: deadline and stage times of a call, reported to metrics, trace and log at its end."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ Stages = dict[str, float]  # stage -> seconds, in the order they happened
 
 @dataclass
 class CallRecord:
-    """Context manager around one call of encode, decode or generate.
+    """`async with` around one call of encode, decode or generate. Raises DeadlineExceeded.
 
     slow_seconds: a call that takes longer is logged. untimed_stages: stages that do not count
     towards that, because the caller waits for them on purpose. timeout: seconds from the start to
@@ -40,10 +40,18 @@ class CallRecord:
 
     def __post_init__(self) -> None:
         self.span = tracing.start_image_span(self.rpc)
+        self._deadline = asyncio.timeout(self.timeout)
+        self._in_flight = False
 
     def set_subject(self, tokenizer: str, k: int) -> None:
         """Set the tokenizer and number of tokens that the call is about."""
         self.tokenizer, self.k, self.budget = tokenizer, k, metrics.budget_label(k)
+
+    def begin_flight(self) -> None:
+        """The call has its permit: the stage "admission" ends, and its image is in flight."""
+        self.end_stage("admission")
+        self._in_flight = True
+        metrics.IMAGES_IN_FLIGHT.labels(self.rpc).inc()
 
     def end_stage(self, stage: str) -> None:
         """Name the stage that ends now; the next one begins. A stage may come more than once."""
@@ -63,15 +71,29 @@ class CallRecord:
     def _add(self, stage: str, seconds: float) -> None:
         self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
+        await self._deadline.__aenter__()
         return self
 
-    def __exit__(
+    async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            await self._deadline.__aexit__(kind, error, traceback)
+            if isinstance(error, TimeoutError):
+                raise error
+        except TimeoutError as timeout:
+            late = DeadlineExceeded("the deadline passed before the result was there")
+            self._record(late)
+            raise late from timeout
+        self._record(error)
+
+    def _record(self, error: BaseException | None) -> None:
+        if self._in_flight:
+            metrics.IMAGES_IN_FLIGHT.labels(self.rpc).dec()
         match error:
             case None:
                 metrics.IMAGES.labels(self.rpc).inc(self.images)

@@ -35,7 +35,6 @@ from service.errors import (
     BadRequest,
     BadSampling,
     BadTokens,
-    DeadlineExceeded,
     EngineUnavailable,
     FingerprintMismatch,
     to_service_error,
@@ -153,12 +152,12 @@ class Generation:
         """The generators that calls go to, the default one first."""
         return self._registry.current.current_generators
 
-    def params(self, **fields: Any) -> GenerateParams:
+    async def params(self, **fields: Any) -> GenerateParams:
         """Build GenerateParams. Values out of range count and raise as a failed call does."""
         try:
             return GenerateParams(**fields)
         except InvalidInput as error:
-            with CallRecord(_RPC, self._slow_call_seconds):
+            async with CallRecord(_RPC, self._slow_call_seconds):
                 raise to_service_error(error) from error
 
     async def generate(
@@ -187,20 +186,16 @@ class Generation:
         self, params: GenerateParams, timeout: float | None, buffer: _EventBuffer
     ) -> None:
         """Check, admit and record one generation, and put all its events into `buffer`."""
-        with CallRecord(
+        async with CallRecord(
             _RPC, self._slow_call_seconds, frozenset({"tokens", "previews"}), timeout
         ) as call:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._rate_limit.take(wait=False)
-                    plan = self._plan(params)
-                    call.set_subject(plan.generator.tokenizer.name, plan.k)
-                    async with self.admission.acquire(Priority.INTERACTIVE) as permit:
-                        call.end_stage("admission")
-                        with metrics.GENERATIONS_IN_FLIGHT.track_inprogress():
-                            await self._generate(plan, call, permit, buffer)
-            except TimeoutError as error:
-                raise DeadlineExceeded("the deadline passed before the last token") from error
+            await self._rate_limit.take(wait=False)
+            plan = self._plan(params)
+            call.set_subject(plan.generator.tokenizer.name, plan.k)
+            async with self.admission.acquire(Priority.INTERACTIVE) as permit:
+                call.end_stage("admission")
+                with metrics.GENERATIONS_IN_FLIGHT.track_inprogress():
+                    await self._generate(plan, call, permit, buffer)
 
     async def _generate(
         self, plan: _Plan, call: CallRecord, permit: Permit, buffer: _EventBuffer

@@ -65,8 +65,8 @@ class Reservation:
 
     async def grow(self, size: int, patience: float | None = None) -> None:
         """Have at least `size` bytes; waits and raises as MemoryBudget.reserve does."""
-        if size > self.size:
-            await self._budget._grow(self, size, patience)
+        if size > self.size and not self._budget._take(self, size):
+            await self._budget._wait(self, size, patience)
 
     def release(self) -> None:
         """Give back all bytes."""
@@ -195,7 +195,8 @@ class MemoryBudget:
         after that, and at once if `size` is larger than `largest` or too many wait.
         """
         reservation = Reservation(self, use)
-        await self._grow(reservation, size, patience)
+        if not self._take(reservation, size):
+            await self._wait(reservation, size, patience)
         return reservation
 
     def transfer(self, seconds: float | None, holder: Holder) -> Transfer:
@@ -220,10 +221,14 @@ class MemoryBudget:
         if more < 0 and self._waiting:
             self._hand_out()
 
-    async def _grow(self, reservation: Reservation, size: int, patience: float | None) -> None:
-        if size <= self.largest and self._fits(reservation.use, size - reservation.size):
+    def _take(self, reservation: Reservation, size: int) -> bool:
+        """Set the size of a reservation, unless it does not fit now."""
+        fits = size <= self.largest and self._fits(reservation.use, size - reservation.size)
+        if fits:
             self._change(reservation, size)
-            return
+        return fits
+
+    async def _wait(self, reservation: Reservation, size: int, patience: float | None) -> None:
         if size > self.largest or self.waiting >= MAX_WAITING:
             raise self._refusal(f"{self.waiting} calls wait for some")
         waiter = _Waiter(reservation, size)

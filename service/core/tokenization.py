@@ -1,10 +1,8 @@
 """Tokenization: Encode and Decode, for both protocols."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +27,6 @@ from service.errors import (
     BadK,
     BadRequest,
     BadTokens,
-    DeadlineExceeded,
     EngineUnavailable,
     FingerprintMismatch,
     TooLarge,
@@ -135,7 +132,8 @@ class Tokenization:
         for the default. timeout: seconds left to the caller's deadline. Raises the ServiceErrors of
         service/errors.py.
         """
-        async with self._call(rpc, timeout, priority) as call:
+        async with self._record(rpc, timeout, priority) as call:
+            await self._begin(priority, timeout)
             served = self._registry.current.by_name(tokenizer)
             if k is not None and not 1 <= k <= served.max_tokens:
                 raise BadK(f"k is {k}; tokenizer {served.name!r} takes 1 to {served.max_tokens}")
@@ -158,7 +156,8 @@ class Tokenization:
                     with await self._reserve(memory, priority):
                         pixels = await self._images.pixels(file, served.image_size, fit)
                 call.end_stage("unpack")
-            async with self._permit(call, priority, timeout, accepted=file.heavy) as permit:
+            async with self.admission.acquire(priority, timeout, accepted=file.heavy) as permit:
+                call.begin_flight()
                 if pixels is None:
                     with await self._reserve(memory, priority):
                         pixels = await self._images.pixels(file, served.image_size, fit)
@@ -239,26 +238,26 @@ class Tokenization:
         the whole square. tokenizer, timeout: as for encode. Raises the ServiceErrors of
         service/errors.py.
         """
-        async with (
-            self._call(rpc, timeout, priority) as call,
-            self._permit(call, priority, timeout) as permit,
-        ):
-            served, tokens = await self._read_tokens(tokens, tokenizer)
-            if k is not None:
-                _check_prefixes([k], tokens.k)
-                tokens = tokens.prefix(k)
-            call.set_subject(served.name, tokens.k)
-            decoder, padded = served.decoder_input(tokens)
-            call.end_stage("unpack")
-            inference = await self._triton.infer(decoder, padded, permit=permit)
-            call.add_inference(inference)
-            pixels = imaging.crop_to_aspect(
-                inference.output[0], *(aspect or tokens.aspect or (1, 1))
-            )
-            image = await self._images.encode(pixels, format)
-            call.end_stage("render")
-            metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
-            metrics.TOKENS.labels(rpc).inc(tokens.k)
+        async with self._record(rpc, timeout, priority) as call:
+            await self._begin(priority, timeout)
+            async with self.admission.acquire(priority, timeout) as permit:
+                call.begin_flight()
+                served, tokens = await self._read_tokens(tokens, tokenizer)
+                if k is not None:
+                    _check_prefixes([k], tokens.k)
+                    tokens = tokens.prefix(k)
+                call.set_subject(served.name, tokens.k)
+                decoder, padded = served.decoder_input(tokens)
+                call.end_stage("unpack")
+                inference = await self._triton.infer(decoder, padded, permit=permit)
+                call.add_inference(inference)
+                pixels = imaging.crop_to_aspect(
+                    inference.output[0], *(aspect or tokens.aspect or (1, 1))
+                )
+                image = await self._images.encode(pixels, format)
+                call.end_stage("render")
+                metrics.IMAGE_BYTES.labels(rpc).inc(len(image))
+                metrics.TOKENS.labels(rpc).inc(tokens.k)
         return Decoded(served, image, tokens.k, call.stages, decoder.engine)
 
     def decode_progressive(
@@ -281,7 +280,8 @@ class Tokenization:
 
         async def work(memory: Reservation, put: Callable[[DecodeEvent], None]) -> None:
             rpc = "decode_progressive"
-            async with self._call(rpc, timeout, Priority.INTERACTIVE) as call:
+            async with self._record(rpc, timeout, Priority.INTERACTIVE) as call:
+                await self._begin(Priority.INTERACTIVE, timeout)
                 served, read = await self._read_tokens(tokens, tokenizer)
                 _check_prefixes(ks, read.k)
                 call.set_subject(served.name, max(ks))
@@ -291,7 +291,8 @@ class Tokenization:
                     await self._rate_limit.take(wait=True)
                 # As pixels and as files.
                 await memory.grow(2 * len(ks) * 3 * served.image_size**2, PATIENCE_SECONDS)
-                async with self._permit(call, Priority.INTERACTIVE, timeout) as permit:
+                async with self.admission.acquire(Priority.INTERACTIVE, timeout) as permit:
+                    call.begin_flight()
                     images = self._prefixes(call, permit, served, read, ks, format, aspect)
                     size = 0
                     async for k, image in images:
@@ -353,38 +354,20 @@ class Tokenization:
 
     def _check_ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
         """Return the encoder's output as ids; raises EngineUnavailable for ids out of range."""
-        if output.min() < 0 or output.max() >= served.vocab_size:
+        if output.view(np.uint32).max() >= served.vocab_size:  # as uint32, negative ids are large
             self._triton.health.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable(
                 "the engine returned invalid tokens: try again", ENGINE_RETRY_SECONDS
             )
         return output.astype(np.uint16)
 
-    @asynccontextmanager
-    async def _call(
-        self, rpc: str, timeout: float | None, priority: Priority
-    ) -> AsyncIterator[CallRecord]:
-        """Rate limit, deadline and call record around one image, and refusal under overload."""
-        with CallRecord(
-            rpc, self._settings.slow_call_seconds, _UNTIMED_STAGES[priority], timeout
-        ) as call:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._rate_limit.take(wait=priority is Priority.BULK)
-                    self.admission.check(priority, timeout)  # before any work on the image
-                    yield call
-            except TimeoutError as error:
-                raise DeadlineExceeded("the deadline passed") from error
+    def _record(self, rpc: str, timeout: float | None, priority: Priority) -> CallRecord:
+        return CallRecord(rpc, self._settings.slow_call_seconds, _UNTIMED_STAGES[priority], timeout)
 
-    @asynccontextmanager
-    async def _permit(
-        self, call: CallRecord, priority: Priority, timeout: float | None, accepted: bool = False
-    ) -> AsyncIterator[Permit]:
-        """The right to be in the engine. accepted: see `Admission.acquire`."""
-        async with self.admission.acquire(priority, timeout, accepted) as permit:
-            call.end_stage("admission")
-            with metrics.IMAGES_IN_FLIGHT.labels(call.rpc).track_inprogress():
-                yield permit
+    async def _begin(self, priority: Priority, timeout: float | None) -> None:
+        """Rate limit, and refusal under overload before any work on the image."""
+        await self._rate_limit.take(wait=priority is Priority.BULK)
+        self.admission.check(priority, timeout)
 
 
 def _check_prefixes(ks: Sequence[int], most: int) -> None:

@@ -8,7 +8,7 @@ reveals our class names to a client whose message cannot be parsed (service/grpc
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -84,13 +84,14 @@ class GuardedServer:
             or handler.stream_stream
         )
 
-        async def run(context: grpc.aio.ServicerContext) -> Any:
+        def run(context: grpc.aio.ServicerContext) -> Coroutine[Any, Any, Any]:
             if is_open:
-                return await answer(context)
+                return answer(context)
             name = self.authenticate(path, context)
             caller.set(name)
-            if not is_stream:
-                return await answer(context)
+            return answer_while_accepted(context, name) if is_stream else answer(context)
+
+        async def answer_while_accepted(context: grpc.aio.ServicerContext, name: str) -> Any:
             async with self._authenticator.while_accepted(name, path):
                 return await answer(context)
 

@@ -79,7 +79,17 @@ def encode_response(encoded: Encoded) -> pb.EncodeResponse:
         stages=_stage_times(encoded.stages),
         engine=encoded.engine,
         curve=[pb.QualityPoint(**asdict(point)) for point in encoded.curve],
-        view=None if view is None else pb.ImageView(**asdict(view)),
+        # Not asdict, which copies: every Encode comes here.
+        view=None
+        if view is None
+        else pb.ImageView(
+            width=view.width,
+            height=view.height,
+            left=view.left,
+            top=view.top,
+            right=view.right,
+            bottom=view.bottom,
+        ),
     )
 
 

@@ -32,11 +32,11 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         self._generation = generation
         self._settings = settings
 
-    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        return await self._encode(request, "encode", self._time_left(context), Priority.INTERACTIVE)
+    def Encode(self, request: pb.EncodeRequest, context: Context) -> Awaitable[pb.EncodeResponse]:
+        return self._encode(request, "encode", self._time_left(context), Priority.INTERACTIVE)
 
-    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        return await self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
+    def Decode(self, request: pb.DecodeRequest, context: Context) -> Awaitable[pb.DecodeResponse]:
+        return self._decode(request, "decode", self._time_left(context), Priority.INTERACTIVE)
 
     async def DecodeProgressive(
         self, request: pb.DecodeProgressiveRequest, context: Context
@@ -79,7 +79,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        params = self._generation.params(**messages.read_generate_request(request))
+        params = await self._generation.params(**messages.read_generate_request(request))
         async with aclosing(self._generation.generate(params, self._time_left(context))) as events:
             async for event in events:
                 yield messages.generate_response(event)

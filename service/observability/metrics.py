@@ -192,6 +192,20 @@ LOG_LINES_LOST = Counter(
 )
 
 
+# `labels` checks, converts and locks in each call, and an image needs a dozen of them.
+for _metric in (
+    BATCH_SIZE,
+    ERRORS,
+    IMAGES,
+    IMAGES_IN_FLIGHT,
+    IMAGE_BYTES,
+    REQUEST_SECONDS,
+    STAGE_SECONDS,
+    TOKENS,
+):
+    _metric.labels = cache(_metric.labels)  # type: ignore[assignment]
+
+
 def exposition(triton_url: str | None = None) -> bytes:
     """The text of /metrics: for this process, or for all workers if they share a folder.
 

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from channeltok.loopback import url_reaches_loopback
@@ -39,6 +39,7 @@ _ALL_SIGNALS = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _provider: "TracerProvider | None" = None
 _tracer: "Tracer | None" = None  # None: off
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class UnsupportedProtocol(RuntimeError):
@@ -147,19 +148,20 @@ def start_image_span(rpc: str) -> ImageSpan:
     return _NO_SPAN if _tracer is None else _RecordedSpan(_tracer, rpc)
 
 
+def engine_span(model: str) -> AbstractContextManager[Metadata | None]:
+    """Span around one inference; its value is the metadata that carries its context to Triton."""
+    return _NOTHING if _tracer is None else _engine_span(model, _tracer)
+
+
 @contextmanager
-def engine_span(model: str) -> Iterator[Metadata | None]:
-    """Span around one inference; yields the metadata that carries its context to Triton."""
-    if _tracer is None:
-        yield None
-        return
+def _engine_span(model: str, tracer: "Tracer") -> Iterator[Metadata | None]:
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     if not trace.get_current_span().is_recording():  # a probe or an unsampled call
         yield None
         return
-    with _tracer.start_as_current_span(
+    with tracer.start_as_current_span(
         "engine", kind=trace.SpanKind.CLIENT, attributes={"channeltok.model": model}
     ):
         carrier: dict[str, str] = {}

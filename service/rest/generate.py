@@ -85,7 +85,7 @@ def add_routes(
     )
     async def generate(request: Request) -> Response:
         require_content_type(request, (JSON,))
-        params = generation.params(**_parse(await bodies.document(request)))
+        params = await generation.params(**_parse(await bodies.document(request)))
         events = generation.generate(params, settings.request_timeout_seconds)
         first = await cancel_on_disconnect(request, anext(events))
         frames = _sse_frames(first, events, f"image/{params.preview_format}")

@@ -8,7 +8,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,13 @@ RECENT_SECONDS = 1.0
 
 @dataclass(eq=False)
 class _Waiting:
-    """An array that waits to be sent. call, first: the request it is in, and its first row."""
+    """An array that waits for its result. call: the request it is in, once that is sent."""
 
     array: NDArray[Any]
     permit: PermitLike | None
     arrived: float
-    sent: asyncio.Future[None]
+    result: asyncio.Future[Inference]
     call: DetachedCall[Inference] | None = None
-    first: int = 0
-    sent_at: float = 0.0
 
 
 class Batcher:
@@ -94,19 +93,12 @@ class Batcher:
         if self._pump is None:
             self._pump = loop.call_soon(self._turn, model, TURNS if self._images_sent else 0)
         try:
-            await waiting.sent
-            assert waiting.call is not None
-            inference = await asyncio.shield(waiting.call.task)
+            return await waiting.result
         finally:
             if waiting.call is not None:
                 waiting.call.detach()
             elif waiting in queue:
                 queue.remove(waiting)
-        queued = inference.queue_seconds
-        if queued is not None:
-            queued += waiting.sent_at - waiting.arrived
-        rows = slice(waiting.first, waiting.first + len(array))
-        return replace(inference, output=inference.output[rows], queue_seconds=queued)
 
     def _turn(self, model: Model, turns: int) -> None:
         """Send what can be sent after so many more turns, or at once if a batch is full."""
@@ -126,12 +118,10 @@ class Batcher:
         while self._images_sent < model.capacity and (batch := self._take(model)):
             call = DetachedCall(self._run(model, batch), self._abandoned_timeout)
             self._count(model, sum(len(one.array) for one in batch), call.task)
-            first, now = 0, time.perf_counter()
             for one in batch:
                 call.attach(one.permit)
-                one.call, one.first, one.sent_at = call, first, now
-                first += len(one.array)
-                one.sent.set_result(None)
+                one.call = call
+            call.task.add_done_callback(partial(_hand_out, batch, time.perf_counter()))
 
     def _take(self, model: Model) -> list[_Waiting]:
         """The images of the next batch, in the order of their turns; none if they are to wait."""
@@ -147,7 +137,7 @@ class Batcher:
             if batch and batch[-1].permit is not None and queue[0].permit is batch[-1].permit:
                 break  # parts of one array: Triton.infer divided it among the instances
             one = queue.popleft()
-            if not one.sent.cancelled():
+            if not one.result.done():  # otherwise its caller has just been cancelled
                 batch.append(one)
                 room -= len(one.array)
         return batch
@@ -178,3 +168,23 @@ class Batcher:
         taken = time.perf_counter() - started
         self._usual_seconds += LATEST_WEIGHT * (taken - self._usual_seconds)
         return result
+
+
+def _hand_out(batch: list[_Waiting], sent: float, request: asyncio.Task[Inference]) -> None:
+    """Give each array of a batch its rows of the result, or the error of the request."""
+    first = 0
+    for one in batch:
+        rows = slice(first, first + len(one.array))
+        first = rows.stop
+        if one.result.done():  # its caller has gone
+            continue
+        if request.cancelled():
+            one.result.cancel()
+        elif error := request.exception():
+            one.result.set_exception(error)
+        else:
+            result = request.result()
+            queued = result.queue_seconds
+            if queued is not None:
+                queued += sent - one.arrived
+            one.result.set_result(Inference(result.output[rows], queued, result.compute_seconds))

@@ -14,9 +14,8 @@ from service.triton.client import Triton
 class RecordingPermit:
     """Records the work that a real permit would be held for."""
 
-    bulk = False
-
-    def __init__(self) -> None:
+    def __init__(self, bulk: bool = False) -> None:
+        self.bulk = bulk
         self.work: list[asyncio.Future[Any]] = []
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:

@@ -74,12 +74,12 @@ async def events(generation: Generation, **params: Any) -> list[Event]:
         return [event async for event in stream]
 
 
-def test_generation_counts_params_out_of_range_as_failed_calls() -> None:
+async def test_generation_counts_params_out_of_range_as_failed_calls() -> None:
     generation, _ = scripted_generation([])
     counter = metrics.ERRORS.labels("generate", "BAD_SAMPLING")
     before = counter._value.get()
     with pytest.raises(BadSampling, match="seed"):
-        generation.params(seed=-1)
+        await generation.params(seed=-1)
     assert counter._value.get() == before + 1
 
 

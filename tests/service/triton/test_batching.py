@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.core.admission import Permit
 from service.errors import EngineUnavailable
 from service.triton.batching import BULK_SHARE, TURNS, Batcher
 from service.triton.models import Inference, Model, Tensor
+from tests.support.fake_triton import RecordingPermit
 
 DOUBLING = Model(
     "doubling",
@@ -49,7 +49,7 @@ class Engine:
             await asyncio.wait_for(self.sent.wait_for(lambda: self.sizes == sizes), 5)
 
     def call(self, *values: int, bulk: bool = False) -> asyncio.Task[Inference]:
-        permit = Permit(bulk, lambda: None)
+        permit = RecordingPermit(bulk)
         return asyncio.create_task(self.batcher.infer(self.model, rows(*values), permit))
 
 
@@ -79,7 +79,7 @@ async def test_batcher_returns_each_caller_its_own_slice() -> None:
 async def test_batcher_keeps_the_parts_of_one_call_apart() -> None:
     engine = Engine(instances=2)
     engine.may_answer.set()
-    permit = Permit(False, lambda: None)
+    permit = RecordingPermit()
     parts = [rows(0, 1), rows(2, 3), rows(4)]
     calls = [
         asyncio.create_task(engine.batcher.infer(engine.model, part, permit)) for part in parts
