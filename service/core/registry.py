@@ -22,6 +22,7 @@ from service.errors import (
     UnknownTokenizer,
 )
 from service.observability import metrics
+from service.triton.batching import DEEP_QUEUE
 from service.triton.health import ENGINE_RETRY_SECONDS
 from service.triton.models import Model
 
@@ -167,10 +168,11 @@ class ServedModels:
             tokenizers,
             key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
         )
-        # One batch for every instance to compute, and one in line. Images of several models share
-        # the permits, because the models share the processors.
-        self.image_permits = 2 * max(
-            (model.capacity for tokenizer in tokenizers for model in tokenizer.models), default=1
+        # A batch for every instance to compute, one in line, and the queue that makes batches deep.
+        # Images of several models share the permits, because the models share the processors.
+        self.image_permits = (2 + DEEP_QUEUE) * max(
+            (model.deep_capacity for tokenizer in tokenizers for model in tokenizer.models),
+            default=1,
         )
         self._default = default
         self._by_name: dict[str, ServedTokenizer] = {}

@@ -25,6 +25,9 @@ TURNS = 8
 # far as the others are concerned: one of several Tritons behind the same address may hang.
 MAX_HOLD_SECONDS = 0.1
 OVERDUE = 4
+# Where more images wait than all instances compute in so many turns, requests are deep: an image
+# takes less of the engine's time, but none of a request is done before all are.
+DEEP_QUEUE = 2
 LATEST_WEIGHT = 1 / 8  # of the newest sample in the moving average of a request's seconds
 BULK_SHARE = 8  # one batch of so many goes to bulk images first
 # For so long after a single call, bulk requests are half as large: the next single call, which
@@ -66,7 +69,8 @@ class Batcher:
         self._single: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
         self._last_single = -math.inf  # arrival of the newest single call
-        self._images_sent = 0  # and neither answered nor overdue
+        # And neither answered nor overdue; of a request at most model.largest_request are counted.
+        self._images_sent = 0
         self._requests_sent = 0
         self._usual_seconds = 0.0
         self._batches = 0
@@ -110,8 +114,10 @@ class Batcher:
         self._send_batches(model)
 
     def _has_full_batch(self, model: Model) -> bool:
-        waiting = (*self._single, *self._bulk)
-        return sum(len(one.array) for one in waiting) >= model.largest_request
+        return self._waiting_images() >= model.largest_request
+
+    def _waiting_images(self) -> int:
+        return sum(len(one.array) for one in (*self._single, *self._bulk))
 
     def _send_batches(self, model: Model) -> None:
         """Send batches until every instance has a full one, or nothing waits."""
@@ -132,6 +138,8 @@ class Batcher:
         queue, room = self._bulk if bulk else self._single, model.largest_request
         if bulk and time.perf_counter() < self._last_single + self._recent_seconds:
             room //= 2
+        elif self._waiting_images() >= DEEP_QUEUE * model.deep_capacity:
+            room = model.deep_request
         batch: list[_Waiting] = []
         while queue and (not batch or len(queue[0].array) <= room):
             if batch and batch[-1].permit is not None and queue[0].permit is batch[-1].permit:
@@ -144,6 +152,7 @@ class Batcher:
 
     def _count(self, model: Model, images: int, request: asyncio.Task[Inference]) -> None:
         """Count the images of a request as sent until it is answered or overdue."""
+        images = min(images, model.largest_request)
         self._images_sent += images
         self._requests_sent += 1
         counted = True

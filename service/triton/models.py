@@ -43,8 +43,8 @@ class Model:
     """One Triton model as its config.pbtxt describes it.
 
     parameters: written by export/. largest_request: most images in one request, small enough that
-    every instance gets work. instances: engines of the model in one Triton. tritons: how many
-    share the work.
+    every instance gets work. deep_request: the same where many images wait, at least as much.
+    instances: engines of the model in one Triton. tritons: how many share the work.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Model:
     output: Tensor
     parameters: dict[str, str]
     largest_request: int = 1
+    deep_request: int = 1
     instances: int = 1
     tritons: int = 1
 
@@ -59,6 +60,11 @@ class Model:
     def capacity(self) -> int:
         """Images that all instances compute at once, with a full request each."""
         return self.tritons * self.instances * self.largest_request
+
+    @property
+    def deep_capacity(self) -> int:
+        """Images that all instances compute at once where many wait."""
+        return self.tritons * self.instances * self.deep_request
 
     @property
     def vocab_size(self) -> int:
@@ -103,6 +109,7 @@ def model_of(config: Any) -> Model:
         largest_request=next(
             iter(config.dynamic_batching.preferred_batch_size), max(1, config.max_batch_size)
         ),
+        deep_request=max(1, config.max_batch_size),
         instances=max(
             1, sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
         ),

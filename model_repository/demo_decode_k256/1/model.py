@@ -62,7 +62,12 @@ class TritonPythonModel:
             parameters[name] for name in ("engine", "precision", "threads")
         )
         self.inputs, self.outputs, self.run = load(
-            graph, engine, precision, int(threads), int(config["max_batch_size"])
+            graph,
+            engine,
+            precision,
+            int(threads),
+            *config.get("dynamic_batching", {}).get("preferred_batch_size", ()),
+            int(config["max_batch_size"]),
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -106,20 +111,20 @@ class TritonPythonModel:
         ]
 
 
-def load(graph: Path, engine: str, precision: str, threads: int, batch: int = 1) -> Loaded:
+def load(graph: Path, engine: str, precision: str, threads: int, *batches: int) -> Loaded:
     """Load an ONNX file into an engine, onnxruntime or openvino.
 
     precision: f32, bf16, or int8, which runs INT8_GRAPH from the same folder.
-    batch: the most frequent batch size; any other one works too.
+    batches: the most frequent batch sizes; any other one works too.
     Raises ValueError for an unknown engine or precision, and what the engine raises.
     """
     engines = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     if engine not in engines:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(engines)}")
-    return engines[engine](str(graph), precision, threads, batch)
+    return engines[engine](str(graph), precision, threads, *batches)
 
 
-def _onnxruntime(graph: str, precision: str, threads: int, batch: int) -> Loaded:
+def _onnxruntime(graph: str, precision: str, threads: int, *batches: int) -> Loaded:
     import onnxruntime
 
     if precision != "f32":
@@ -150,7 +155,7 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
+def _openvino(graph: str, precision: str, threads: int, *batches: int) -> Loaded:
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -164,7 +169,7 @@ def _openvino(graph: str, precision: str, threads: int, batch: int) -> Loaded:
     # A fixed batch size saves OpenVINO a sixth to a fifth of the time. A further model of dynamic
     # batch would round differently: tokens would depend on the batch (docs/decisions/0025).
     core, requests = openvino_core(), {}
-    for size in sorted({1, batch}, reverse=True):
+    for size in sorted({1, *batches}, reverse=True):
         model = core.read_model(graph)
         model.reshape({port: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
         compiled = core.compile_model(model, "CPU", settings)

@@ -71,7 +71,13 @@ def loaded(
     model = triton.TritonPythonModel()
     parameters = {"threads": str(threads), "engine": engine, "precision": precision}
     entries = {name: {"string_value": value} for name, value in parameters.items()}
-    config = json.dumps({"parameters": entries, "max_batch_size": triton_config.CPU_MAX_BATCH})
+    config = json.dumps(
+        {
+            "parameters": entries,
+            "max_batch_size": triton_config.CPU_MAX_BATCH,
+            "dynamic_batching": {"preferred_batch_size": [triton_config.CPU_BATCH]},
+        }
+    )
     model.initialize(
         {"model_repository": str(folder), "model_version": "1", "model_config": config}
     )

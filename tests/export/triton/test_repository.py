@@ -48,7 +48,7 @@ def test_write_makes_a_model_per_graph(tmp_path: Path, graphs: list[bytes]) -> N
 
 def test_config_has_everything_a_gateway_needs(decodes: dict[int, bytes]) -> None:
     config = repository.parse(repository.config(decodes[32]))
-    assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 4)
+    assert (config.name, config.backend, config.max_batch_size) == ("demo_decode_k32", "python", 8)
     assert [
         (list(tensor.dims), tensor.data_type) for tensor in (*config.input, *config.output)
     ] == [
@@ -56,7 +56,7 @@ def test_config_has_everything_a_gateway_needs(decodes: dict[int, bytes]) -> Non
         ([128, 128, 3], 2),
         ([2], 9),
     ]
-    assert config.HasField("dynamic_batching")
+    assert list(config.dynamic_batching.preferred_batch_size) == [4]
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert [(group.count, group.kind) for group in config.instance_group] == [(2, 2)]
     facts = {key: value.string_value for key, value in config.parameters.items()}

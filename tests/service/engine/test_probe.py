@@ -21,6 +21,7 @@ DECODER = Model(
     Tensor("y", "INT32", np.int32, (2,)),
     {"codes": "9", "bits_per_token": "4"},
     largest_request=4,
+    deep_request=8,
 )
 
 

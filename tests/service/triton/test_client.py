@@ -25,6 +25,7 @@ DOUBLING = Model(
     Tensor("y", "INT32", np.int32, (2,)),
     {},
     largest_request=4,
+    deep_request=8,
 )
 UNLOADED = "Request for unknown model: 'gone' has no available versions"  # Triton 2.51
 
