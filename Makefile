@@ -12,8 +12,9 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help serve format proto dashboard openapi notebooks screenshots \
 	test test-again test-full check images images-check packages-check engines-check wheel release \
-	bench bench-serving bench-peers bench-engines bench-families bench-datasets bench-images \
-	bench-calls bench-in-process pixel-difference capacity cost soak capacity-report perf-analyzer \
+	bench bench-serving bench-before bench-workers bench-generate bench-peers bench-engines \
+	bench-families bench-datasets bench-images bench-calls bench-in-process pixel-difference capacity cost soak \
+	capacity-report perf-analyzer \
 	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
 	gpu-rehearsal clean
 
@@ -165,6 +166,16 @@ bench: $(VENV)/dev.stamp  ## images/s through the service against the bare graph
 
 bench-serving: $(VENV)/dev.stamp build/serve-full  ## all serving benchmarks in one run, 20 minutes
 	$(BIN)/python -m loadtest.bench.serving
+
+# BASELINE=COMMIT measures another older commit.
+bench-before: $(VENV)/dev.stamp  ## the service beside an older commit's (BASELINE)
+	$(BIN)/python -m loadtest.bench.against_commit $(if $(BASELINE),--baseline $(BASELINE))
+
+bench-workers: $(VENV)/dev.stamp  ## core time of one and two gateway workers
+	$(BIN)/python -m loadtest.bench.workers
+
+bench-generate: $(VENV)/dev.stamp  ## Generate through the service against the bare step graph
+	$(BIN)/python -m loadtest.bench.generate
 
 bench-peers: $(VENV)/dev.stamp  ## the service against FastAPI, LitServe, Ray Serve and others
 	$(BIN)/python -m loadtest.peers

@@ -1,8 +1,8 @@
 """`make bench-before`: the present service beside an older commit's, in turns.
 
-Encode (JPEG 256 x 256, 256 tokens) and Decode (to JPEG) over gRPC: throughput and core time of the
-gateway for an image with 16 callers, and the latency of a single caller. Both services run all the
-time; the one that is not called only answers its probes.
+Encode (JPEG 256 x 256, 256 tokens) and Decode (to JPEG) over gRPC, by 1, 16 and 64 callers:
+throughput, latency, and core time for an image. Both services run all the time; the one that is not
+called only answers its probes.
 
 Each ratio is the median of the rounds' ratios. `make bench-serving` includes this.
 """
@@ -12,33 +12,30 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.harness import checkout, process_stats
 from loadtest.harness.bare_graph import CORES
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import Service, running
-from loadtest.load.capacity_search import CLIENTS
 from loadtest.load.open_loop import Generators, Grpc
 from loadtest.load.targets import gateway_targets
 
-# The last commit before gateway and engines were made faster for single and for many callers.
+# The last commit before calls took less of the gateway, and long queues deeper batches.
 BASELINE = "bbf65ce"
+CLIENTS = (1, 16, 64)
 REPORT = Path("build/bench-before.json")
 
 
 @dataclass(frozen=True)
-class Speed:
-    """One role of one service.
-
-    per_second: images/s with 16 callers. gateway_ms, engine_ms: core time for an image meanwhile,
-    in ms. p99_ms: latency meanwhile. lone_p50_ms: latency of a single caller.
-    """
+class Load:
+    """One closed loop: images/s, latency in ms, and ms of a core for each image."""
 
     per_second: float
+    p50_ms: float
+    p99_ms: float
     gateway_ms: float
     engine_ms: float
-    p99_ms: float
-    lone_p50_ms: float
 
 
 def main() -> None:
@@ -53,62 +50,68 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="length of each run (%(default)s)"
+        "--seconds", type=float, default=4.0, help="length of each run (%(default)s)"
     )
     options = parser.parse_args()
+    old = checkout.unpacked(options.baseline)
     with Generators(1) as generators:
-        figures = measure(
-            generators, checkout.unpacked(options.baseline), options.rounds, options.seconds
-        )
-    write_report(REPORT, figures)
+        write_report(REPORT, measure(generators, options.rounds, options.seconds, old))
 
 
 def measure(
-    generators: Generators, old: Path, rounds: int, seconds: float
-) -> dict[str, float | str]:
+    generators: Generators, rounds: int, seconds: float, old: Path | None = None
+) -> dict[str, object]:
     """Measure and print; returns the figures by name. old: folder of the older commit."""
-    figures: dict[str, float | str] = {"before": old.name}
-    print(f"\n{old.name} before, the present code after: {CORES} cores, {CLIENTS} callers")
+    old = checkout.unpacked(BASELINE) if old is None else old
+    figures: dict[str, object] = {"before": old.name}
+    print(f"\n{old.name}, and the present code after it; {CORES} cores, medians of {rounds} rounds")
     with running(checkout=str(old)) as before, running() as after:
         services = (before, after)
         targets = [gateway_targets(service.grpc) for service in services]
         for role in targets[0]:
-            pairs: list[tuple[Speed, Speed]] = []
-            for number in range(rounds):
-                turns = list(enumerate(services))[:: -1 if number % 2 else 1]
-                speeds = {
-                    place: _speed(service, generators, targets[place][role], seconds)
-                    for place, service in turns
-                }
-                pairs.append((speeds[0], speeds[1]))
-            figures |= _report(role, pairs)
+            for clients in CLIENTS:
+                pairs = []
+                for number in range(rounds):
+                    pair = {}
+                    for place in (0, 1) if number % 2 == 0 else (1, 0):
+                        target = targets[place][role]
+                        pair[place] = _load(services[place], generators, target, clients, seconds)
+                    pairs.append([astuple(pair[0]), astuple(pair[1])])
+                figures |= _report(role, clients, np.array(pairs))
+    figures["lone_encode_p50_over_before"] = figures["encode_c1_p50_ms_over_before"]
+    for role in targets[0]:
+        ratio = figures[f"{role}_c16_gateway_ms_over_before"]
+        figures[f"{role}_gateway_ms_per_image_over_before"] = ratio
     return figures
 
 
-def _speed(service: Service, generators: Generators, target: Grpc, seconds: float) -> Speed:
-    lone = generators.closed_loop(target, 1, seconds).result()
+def _load(
+    service: Service, generators: Generators, target: Grpc, clients: int, seconds: float
+) -> Load:
     started = process_stats.cpu(service.process.pid)
-    crowd = generators.closed_loop(target, CLIENTS, seconds).result()
+    report = generators.closed_loop(target, clients, seconds).result()
     ended = process_stats.cpu(service.process.pid)
+    if report.counts().keys() != {report.good}:
+        raise RuntimeError(f"calls failed: {report.counts()}")
     gateway, engine = (
-        1000 * (ended[kind] - started[kind]) / len(crowd.codes)
+        1000 * (ended[kind] - started[kind]) / len(report.codes)
         for kind in ("gateway", "engine processes")
     )
-    return Speed(crowd.goodput, gateway, engine, 1000 * crowd.latency(99), 1000 * lone.latency(50))
+    p50, p99 = (1000 * report.latency(percentile) for percentile in (50, 99))
+    return Load(report.goodput, p50, p99, gateway, engine)
 
 
-def _report(role: str, pairs: list[tuple[Speed, Speed]]) -> dict[str, float]:
-    """Print the table of one role; returns its figures."""
-    values = np.array([[astuple(speed) for speed in pair] for pair in pairs])
-    before, after = np.median(values, axis=0)
-    ratios = np.median(values[:, 1] / values[:, 0], axis=0)
-    print(f"\n| {role} | before | after | after / before |\n|---|---|---|---|")
+def _report(role: str, clients: int, pairs: NDArray[np.float64]) -> dict[str, float]:
+    """Print the table of one load; returns its figures. pairs: [rounds, 2, fields of Load]."""
+    before, after = np.median(pairs, axis=0)
+    ratios = np.median(pairs[:, 1] / pairs[:, 0], axis=0)
+    print(f"\n| {role}, {clients} callers | before | after | after / before |\n|---|---|---|---|")
     figures: dict[str, float] = {}
-    for place, field in enumerate(fields(Speed)):
-        old, new, ratio = (float(column[place]) for column in (before, after, ratios))
+    for place, field in enumerate(fields(Load)):
+        old, new, ratio = (float(row[place]) for row in (before, after, ratios))
         print(f"| {field.name} | {old:.2f} | {new:.2f} | {ratio:.2f} |", flush=True)
-        figures[f"{role}_{field.name}"] = new
-        figures[f"{role}_{field.name}_over_before"] = ratio
+        name = f"{role}_c{clients}_{field.name}"
+        figures |= {name: new, f"{name}_over_before": ratio}
     return figures
 
 

@@ -6,6 +6,8 @@ the gateway would send; the gateway gets a JPEG and returns token bytes, or the 
 
 import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,25 +74,31 @@ def latency(generators: Generators, rounds: int, seconds: float) -> dict[str, La
 def identity(generators: Generators, rounds: int, seconds: float) -> dict[str, Throughput]:
     """Throughput with a model that computes nothing, by role: 16 clients, medians of `rounds`
     alternating runs of `seconds` each."""
+    with identity_models() as models, running(model_repository=models) as service:
+        targets = triton_targets(service), gateway_targets(service.grpc)
+        throughputs = {}
+        for role in ROLES:
+            rows = [
+                [
+                    figure
+                    for target in targets
+                    for figure in _throughput(service, generators, target[role], seconds)
+                ]
+                for _ in range(rounds)
+            ]
+            medians = (statistics.median(column) for column in zip(*rows, strict=True))
+            throughputs[role] = Throughput(*medians)
+    return throughputs
+
+
+@contextmanager
+def identity_models() -> Iterator[str]:
+    """A model repository, until the end of `with`: a tokenizer that computes nothing."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         graphs = [graph.SerializeToString() for graph in (_encode(), _decode())]
         repository.write(models, "identity", graphs)
-        with running(model_repository=str(models)) as service:
-            targets = triton_targets(service), gateway_targets(service.grpc)
-            throughputs = {}
-            for role in ROLES:
-                rows = [
-                    [
-                        figure
-                        for target in targets
-                        for figure in _throughput(service, generators, target[role], seconds)
-                    ]
-                    for _ in range(rounds)
-                ]
-                medians = (statistics.median(column) for column in zip(*rows, strict=True))
-                throughputs[role] = Throughput(*medians)
-    return throughputs
+        yield str(models)
 
 
 def _throughput(

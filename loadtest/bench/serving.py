@@ -1,7 +1,8 @@
 """`make bench-serving`: all serving benchmarks in one run, written to build/bench-serving.json.
 
 Served against bare graph, for the demo and for decode of the full size; what the gateway adds to
-Triton's latency and core time; and the comparison with other serving frameworks (loadtest/peers).
+Triton's latency and core time; the service beside an older commit's; and the comparison with other
+serving frameworks (loadtest/peers).
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from channeltok import Client, Tokens
 
-from loadtest.bench import gateway_overhead, throughput
+from loadtest.bench import against_commit, gateway_overhead, throughput
 from loadtest.bench.throughput import CLIENTS
 from loadtest.harness.bare_graph import PLAIN_LOOP, BareGraph
 from loadtest.harness.report import write_report
@@ -41,6 +42,7 @@ def main() -> None:
     figures |= _full_decode()
     with Generators(1) as generators:
         figures |= _gateway(generators, options.rounds, options.seconds)
+        figures |= against_commit.measure(generators, options.rounds, options.seconds)
     figures |= compare(options.rounds, options.seconds)
     write_report(REPORT, figures)
 

@@ -56,9 +56,9 @@ def read(pid: int) -> Reading:
 
 
 def cpu(pid: int) -> dict[str, float]:
-    """CPU seconds used so far by gateway (with its image workers), tritonserver and engines."""
+    """CPU seconds so far of the gateway (with all its workers), tritonserver and engines."""
     seconds = {"gateway": 0.0, "tritonserver": 0.0, "engine processes": 0.0}
-    for kind, used in _each(pid, lambda process: (_kind(process, pid), _cpu_seconds(process))):
+    for kind, used in _each(pid, lambda process: (_kind(process), _cpu_seconds(process))):
         seconds[kind] += used
     return seconds
 
@@ -68,10 +68,11 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _kind(process: psutil.Process, root: int) -> str:
-    if process.pid == root or process.name().startswith("image-"):
-        return "gateway"
-    return "tritonserver" if process.name() == "tritonserver" else "engine processes"
+def _kind(process: psutil.Process) -> str:
+    name = process.name()
+    if name.startswith("triton_python"):
+        return "engine processes"
+    return "tritonserver" if name == "tritonserver" else "gateway"
 
 
 class Noise:
