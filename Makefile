@@ -13,10 +13,9 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help serve format proto dashboard openapi notebooks screenshots \
 	test test-again test-full check images images-check packages-check engines-check wheel release \
 	bench bench-serving bench-before bench-workers bench-generate bench-peers bench-engines \
-	bench-families bench-datasets bench-images bench-calls bench-in-process pixel-difference capacity cost soak \
-	capacity-report perf-analyzer \
-	flame-graph loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack \
-	gpu-rehearsal clean
+	bench-families bench-datasets bench-images bench-calls bench-in-process pixel-difference \
+	capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos chaos-short train \
+	ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
