@@ -197,8 +197,8 @@ class Settings(EngineSettings):
 
     max_in_flight: Annotated[int | None, Field(ge=1)] = None
     """Images in progress at once. Lower it for shorter waits, raise it when the engine's batches do
-    not fill. Unset: four times what all engine instances compute at once, as Triton describes
-    its models."""
+    not fill. Unset: twice what all engine instances compute at once, as Triton describes its
+    models, in larger batches where many images wait."""
 
     max_queue_size: Annotated[int, Field(ge=0)] = 256
     """Single images that may wait for a permit; further ones are refused with a retry time. It

@@ -93,7 +93,7 @@ class Admission:
 
     def __init__(
         self,
-        limit: Callable[[], int],
+        limit: Callable[[int], int],
         max_queue_size: int,
         max_queue_seconds: float,
         noun: str = "images",
@@ -101,7 +101,8 @@ class Admission:
         waiting_gauge: Callable[[Priority], Gauge] = metrics.IMAGES_WAITING.labels,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """limit: how many permits there are now. max_queue_size: interactive images that may wait.
+        """limit: how many permits there are, for so many images that have one or wait for one.
+        max_queue_size: interactive images that may wait.
         max_queue_seconds: longest expected wait of one on arrival. noun: what messages call the
         images. limit_gauge: set to the limit. waiting_gauge: counts the images that wait, by
         priority.
@@ -120,6 +121,7 @@ class Admission:
             priority: deque() for priority in Priority
         }
         self._turns = 0
+        self._shown_limit = -1
         self._idle = asyncio.Event()
         self._idle.set()
         self.show_limit()
@@ -137,8 +139,8 @@ class Admission:
         return Permit(self, priority, timeout, accepted)
 
     def show_limit(self) -> None:
-        """Set the gauge. To be called when the limit has changed."""
-        self._limit_gauge.set(self._limit())
+        """Set the gauge. To be called when `limit` may have changed by itself."""
+        self._current_limit()
 
     def close(self) -> None:
         """Refuse new images from now on; those in flight or waiting go on."""
@@ -167,7 +169,7 @@ class Admission:
         """
         self.refuse_if_closed()
         queue = self._queues[priority]
-        limit = self._limit()
+        limit = self._current_limit()
         if self._in_flight >= limit and priority is Priority.INTERACTIVE:
             wait = (len(queue) + 1) * self._mean_held_seconds / limit
             too_late = timeout is not None and wait + self._mean_held_seconds > timeout
@@ -178,19 +180,27 @@ class Admission:
                     max(MIN_RETRY_SECONDS, wait),
                 )
 
+    def _current_limit(self) -> int:
+        limit = self._limit(self._in_flight + sum(map(len, self._queues.values())))
+        if limit != self._shown_limit:
+            self._shown_limit = limit
+            self._limit_gauge.set(limit)
+        return limit
+
     def _limit_of(self, priority: Priority) -> int:
         """Permits that images of this priority may take; the rest is kept for single calls."""
-        limit = self._limit()
+        limit = self._current_limit()
         return limit - (limit // RESERVED_SHARE if priority is Priority.BULK else 0)
 
     async def _wait(self, priority: Priority) -> None:
-        if self._in_flight < self._limit_of(priority):
+        queue = self._queues[priority]
+        if not queue and self._in_flight < self._limit_of(priority):
             self._in_flight += 1
             self._idle.clear()
             return
-        queue = self._queues[priority]
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
+        self._hand_out()  # the limit may be higher with one more who waits
         try:
             with self._waiting_gauge(priority).track_inprogress():
                 await turn
@@ -208,6 +218,12 @@ class Admission:
     def _release(self) -> None:
         """Hand the permit to the next in the queues, if anybody waits."""
         self._in_flight -= 1
+        self._hand_out()
+        if not self._in_flight:
+            self._idle.set()
+
+    def _hand_out(self) -> None:
+        """Give free permits to those who wait."""
         interactive, bulk = self._queues[Priority.INTERACTIVE], self._queues[Priority.BULK]
         while interactive or bulk:
             priority = Priority.INTERACTIVE if interactive else Priority.BULK
@@ -219,5 +235,3 @@ class Admission:
             if not turn.done():  # otherwise its caller has just been cancelled
                 self._in_flight += 1
                 turn.set_result(None)
-        if not self._in_flight:
-            self._idle.set()

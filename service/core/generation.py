@@ -140,7 +140,7 @@ class Generation:
         self._rate_limit = rate_limit
         self._slow_call_seconds = settings.slow_call_seconds
         self.admission = Admission(
-            lambda: settings.generation_permits,
+            lambda _: settings.generation_permits,
             0,
             0.0,
             "generations",

@@ -38,7 +38,7 @@ class ImageCodec:
         self._pool = ImagePool(workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="images")
         self.heavy = Admission(
-            lambda: workers,
+            lambda _: workers,
             HEAVY_QUEUE_SIZE * workers,
             HEAVY_QUEUE_SECONDS,
             "large images",

@@ -22,7 +22,6 @@ from service.errors import (
     UnknownTokenizer,
 )
 from service.observability import metrics
-from service.triton.batching import DEEP_QUEUE
 from service.triton.health import ENGINE_RETRY_SECONDS
 from service.triton.models import Model
 
@@ -152,8 +151,7 @@ class ServedModels:
 
         Tokenizers without an encoder or a decoder for all tokens are omitted, and so are generators
         whose tokens no tokenizer here decodes. `tokenizers` and `generators` hold all of them, the
-        default first, newer versions before older ones. `image_permits`: images that may be in
-        progress at once.
+        default first, newer versions before older ones.
         """
         parts: dict[tuple[str, str], list[Model]] = defaultdict(list)
         for model in models:
@@ -168,12 +166,9 @@ class ServedModels:
             tokenizers,
             key=lambda tokenizer: (tokenizer.name != default, tokenizer.name, -tokenizer.version),
         )
-        # A batch for every instance to compute, one in line, and the queue that makes batches deep.
-        # Images of several models share the permits, because the models share the processors.
-        self.image_permits = (2 + DEEP_QUEUE) * max(
-            (model.deep_capacity for tokenizer in tokenizers for model in tokenizer.models),
-            default=1,
-        )
+        models_of_all = [model for tokenizer in tokenizers for model in tokenizer.models]
+        self._capacity = max((model.capacity for model in models_of_all), default=1)
+        self._deep_capacity = max((model.deep_capacity for model in models_of_all), default=1)
         self._default = default
         self._by_name: dict[str, ServedTokenizer] = {}
         for tokenizer in self.tokenizers:
@@ -196,6 +191,17 @@ class ServedModels:
         self._generators: dict[str, ServedGenerator] = {}
         for generator in self.generators:
             self._generators.setdefault(generator.name, generator)
+
+    def image_permits(self, demand: int) -> int:
+        """Images that may be in progress at once, where `demand` are or wait to be.
+
+        A batch for every instance to compute, and one in line: deep batches where so many wait that
+        they stay full. Images of several models share the permits, because the models share the
+        processors.
+        """
+        usual = 2 * self._capacity
+        deep = 2 * self._deep_capacity
+        return deep if demand > usual + deep else usual
 
     @property
     def current_generators(self) -> list[ServedGenerator]:

@@ -90,7 +90,7 @@ class Tokenization:
         self._memory = memory
         self._settings = settings
         self.admission = Admission(
-            lambda: settings.max_in_flight or registry.current.image_permits,
+            lambda demand: settings.max_in_flight or registry.current.image_permits(demand),
             settings.max_queue_size,
             settings.max_queue_seconds,
         )

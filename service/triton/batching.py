@@ -25,9 +25,6 @@ TURNS = 8
 # far as the others are concerned: one of several Tritons behind the same address may hang.
 MAX_HOLD_SECONDS = 0.1
 OVERDUE = 4
-# Where more images wait than all instances compute in so many turns, requests are deep: an image
-# takes less of the engine's time, but none of a request is done before all are.
-DEEP_QUEUE = 2
 LATEST_WEIGHT = 1 / 8  # of the newest sample in the moving average of a request's seconds
 BULK_SHARE = 8  # one batch of so many goes to bulk images first
 # For so long after a single call, bulk requests are half as large: the next single call, which
@@ -69,8 +66,8 @@ class Batcher:
         self._single: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
         self._last_single = -math.inf  # arrival of the newest single call
-        # And neither answered nor overdue; of a request at most model.largest_request are counted.
-        self._images_sent = 0
+        self._images_sent = 0  # and neither answered nor overdue
+        self._load = 0  # the same, but at most model.largest_request of each request
         self._requests_sent = 0
         self._usual_seconds = 0.0
         self._batches = 0
@@ -95,7 +92,7 @@ class Batcher:
             queue, self._last_single = self._single, waiting.arrived
         queue.append(waiting)
         if self._pump is None:
-            self._pump = loop.call_soon(self._turn, model, TURNS if self._images_sent else 0)
+            self._pump = loop.call_soon(self._turn, model, TURNS if self._load else 0)
         try:
             return await waiting.result
         finally:
@@ -107,7 +104,7 @@ class Batcher:
     def _turn(self, model: Model, turns: int) -> None:
         """Send what can be sent after so many more turns, or at once if a batch is full."""
         # With every instance busy nothing can be sent, however long the queues are.
-        if turns and self._images_sent < model.capacity and not self._has_full_batch(model):
+        if turns and self._load < model.capacity and not self._has_full_batch(model):
             self._pump = asyncio.get_running_loop().call_soon(self._turn, model, turns - 1)
             return
         self._pump = None
@@ -121,7 +118,7 @@ class Batcher:
 
     def _send_batches(self, model: Model) -> None:
         """Send batches until every instance has a full one, or nothing waits."""
-        while self._images_sent < model.capacity and (batch := self._take(model)):
+        while self._load < model.capacity and (batch := self._take(model)):
             call = DetachedCall(self._run(model, batch), self._abandoned_timeout)
             self._count(model, sum(len(one.array) for one in batch), call.task)
             for one in batch:
@@ -138,7 +135,8 @@ class Batcher:
         queue, room = self._bulk if bulk else self._single, model.largest_request
         if bulk and time.perf_counter() < self._last_single + self._recent_seconds:
             room //= 2
-        elif self._waiting_images() >= DEEP_QUEUE * model.deep_capacity:
+        elif self._images_sent + self._waiting_images() > 2 * model.capacity:
+            # An image takes less of the engine's time, but none is done before all are.
             room = model.deep_request
         batch: list[_Waiting] = []
         while queue and (not batch or len(queue[0].array) <= room):
@@ -152,8 +150,9 @@ class Batcher:
 
     def _count(self, model: Model, images: int, request: asyncio.Task[Inference]) -> None:
         """Count the images of a request as sent until it is answered or overdue."""
-        images = min(images, model.largest_request)
+        load = min(images, model.largest_request)
         self._images_sent += images
+        self._load += load
         self._requests_sent += 1
         counted = True
 
@@ -163,6 +162,7 @@ class Batcher:
             if counted:
                 counted = False
                 self._images_sent -= images
+                self._load -= load
                 self._requests_sent -= 1
                 self._send_batches(model)
 

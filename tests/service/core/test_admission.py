@@ -46,7 +46,7 @@ async def hold_for_ever(admission: Admission, priority: Priority) -> None:
 
 async def test_admission_refuses_at_once_a_call_that_would_wait_too_long() -> None:
     clock = Clock()
-    admission = Admission(lambda: 2, 100, 0.2, clock=clock)
+    admission = Admission(lambda _: 2, 100, 0.2, clock=clock)
     for _ in range(64):
         await hold(admission, clock, 0.1)  # 0.098 s on average: 0.049 s per call in the queue
     async with asyncio.timeout(5), admission.acquire(CALL), admission.acquire(CALL):
@@ -60,7 +60,7 @@ async def test_admission_refuses_at_once_a_call_that_would_wait_too_long() -> No
 
 
 async def test_admission_refuses_nothing_before_it_knows_how_long_images_take() -> None:
-    admission = Admission(lambda: 1, 100, 0.2, clock=Clock())
+    admission = Admission(lambda _: 1, 100, 0.2, clock=Clock())
     async with asyncio.timeout(5), asyncio.TaskGroup() as group, admission.acquire(CALL):
         for _ in range(5):
             group.create_task(enter(admission))
@@ -70,7 +70,7 @@ async def test_admission_refuses_nothing_before_it_knows_how_long_images_take() 
 
 async def test_admission_hints_at_the_expected_wait_where_it_is_long() -> None:
     clock = Clock()
-    admission = Admission(lambda: 1, 0, 60, clock=clock)
+    admission = Admission(lambda _: 1, 0, 60, clock=clock)
     for _ in range(64):
         await hold(admission, clock, 10)
     async with admission.acquire(CALL):
@@ -81,7 +81,7 @@ async def test_admission_hints_at_the_expected_wait_where_it_is_long() -> None:
 
 async def test_admission_refuses_at_once_a_call_that_would_miss_its_deadline() -> None:
     clock = Clock()
-    admission = Admission(lambda: 1, 100, 60, clock=clock)
+    admission = Admission(lambda _: 1, 100, 60, clock=clock)
     for _ in range(64):
         await hold(admission, clock, 1)
     # A free permit is given in any case: this image may be faster than the mean.
@@ -95,7 +95,7 @@ async def test_admission_refuses_at_once_a_call_that_would_miss_its_deadline() -
 
 
 async def test_admission_bounds_the_queue() -> None:
-    admission = Admission(lambda: 1, 1, 60)
+    admission = Admission(lambda _: 1, 1, 60)
     async with asyncio.timeout(5), admission.acquire(CALL):
         waiter = asyncio.create_task(enter(admission))
         await settle()
@@ -105,7 +105,7 @@ async def test_admission_bounds_the_queue() -> None:
 
 
 async def test_admission_prefers_calls_and_leaves_streams_their_share() -> None:
-    admission = Admission(lambda: 1, 100, 60)
+    admission = Admission(lambda _: 1, 100, 60)
     order: list[Priority] = []
 
     async def work(priority: Priority) -> None:
@@ -123,7 +123,7 @@ async def test_admission_prefers_calls_and_leaves_streams_their_share() -> None:
 
 
 async def test_admission_keeps_a_quarter_of_the_permits_for_calls() -> None:
-    admission = Admission(lambda: 8, 100, 60)
+    admission = Admission(lambda _: 8, 100, 60)
     async with asyncio.timeout(5), AsyncExitStack() as held:
         for _ in range(6):
             await held.enter_async_context(admission.acquire(STREAM))
@@ -141,24 +141,43 @@ async def test_admission_keeps_a_quarter_of_the_permits_for_calls() -> None:
 
 async def test_admission_follows_its_limit() -> None:
     limit = 1
-    admission = Admission(lambda: limit, 100, 60)
+    admission = Admission(lambda _: limit, 100, 60)
     async with asyncio.timeout(5), admission.acquire(CALL):
         waiters = [asyncio.create_task(hold_for_ever(admission, CALL)) for _ in range(3)]
         await settle()
         assert waiting(CALL) == 3
         limit = 3
-        await enter(admission)  # as it ends, two of the three find room
+        waiters.append(asyncio.create_task(hold_for_ever(admission, CALL)))
         await settle()
-        assert waiting(CALL) == 1
-        admission.show_limit()
+        assert waiting(CALL) == 2, "the newcomer did not let two of the three pass"
         assert REGISTRY.get_sample_value("channeltok_images_in_flight_limit") == 3
         for waiter in waiters:
             waiter.cancel()
     assert await admission.drain(SOON) == 0
 
 
+async def test_admission_has_more_permits_while_many_images_wait() -> None:
+    """And takes nobody's permit away when fewer do."""
+    admission = Admission(lambda demand: 4 if demand > 6 else 2, 100, 60)
+    calls = [asyncio.create_task(hold_for_ever(admission, CALL)) for _ in range(6)]
+    await settle()
+    assert waiting(CALL) == 4
+    calls.append(asyncio.create_task(hold_for_ever(admission, CALL)))
+    await settle()
+    assert waiting(CALL) == 3
+    assert REGISTRY.get_sample_value("channeltok_images_in_flight_limit") == 4
+    calls.pop().cancel()
+    calls.pop(0).cancel()  # it held one of four permits; two are more than enough now
+    await settle()
+    assert waiting(CALL) == 2
+    assert REGISTRY.get_sample_value("channeltok_images_in_flight_limit") == 2
+    for call in calls:
+        call.cancel()
+    assert await admission.drain(SOON) == 0
+
+
 async def test_admission_gives_no_permit_to_cancelled_waiters() -> None:
-    admission = Admission(lambda: 1, 10, 60)
+    admission = Admission(lambda _: 1, 10, 60)
     async with admission.acquire(CALL):
         tasks = [
             asyncio.create_task(admission.acquire(priority).__aenter__())
@@ -173,7 +192,7 @@ async def test_admission_gives_no_permit_to_cancelled_waiters() -> None:
 
 
 async def test_admission_recovers_a_permit_whose_receiver_is_cancelled_at_that_moment() -> None:
-    admission = Admission(lambda: 1, 10, 60)
+    admission = Admission(lambda _: 1, 10, 60)
     async with AsyncExitStack() as held:
         await held.enter_async_context(admission.acquire(CALL))
         receiver = asyncio.create_task(admission.acquire(CALL).__aenter__())
@@ -186,7 +205,7 @@ async def test_admission_recovers_a_permit_whose_receiver_is_cancelled_at_that_m
 
 
 async def test_admission_releases_a_permit_when_the_work_fails() -> None:
-    admission = Admission(lambda: 1, 10, 60)
+    admission = Admission(lambda _: 1, 10, 60)
     with pytest.raises(ZeroDivisionError):
         async with admission.acquire(CALL):
             _ = 1 / 0
@@ -195,7 +214,7 @@ async def test_admission_releases_a_permit_when_the_work_fails() -> None:
 
 
 async def test_admission_once_closed_refuses_new_images_and_finishes_the_others() -> None:
-    admission = Admission(lambda: 1, 10, 60)
+    admission = Admission(lambda _: 1, 10, 60)
     done: list[str] = []
 
     async def queued() -> None:
@@ -218,7 +237,7 @@ async def test_admission_once_closed_refuses_new_images_and_finishes_the_others(
 
 
 async def test_admission_refuses_no_accepted_image_and_finishes_it_after_close() -> None:
-    admission = Admission(lambda: 1, 0, 0)
+    admission = Admission(lambda _: 1, 0, 0)
     done: list[str] = []
 
     async def accepted() -> None:
@@ -238,7 +257,7 @@ async def test_admission_refuses_no_accepted_image_and_finishes_it_after_close()
 
 
 async def test_permit_is_held_until_the_work_that_its_holder_left_behind_is_done() -> None:
-    admission = Admission(lambda: 1, 10, 60)
+    admission = Admission(lambda _: 1, 10, 60)
     succeeds, cancelled, fails = (asyncio.get_running_loop().create_future() for _ in range(3))
     async with admission.acquire(CALL) as permit:
         for work in (succeeds, cancelled, fails):

@@ -199,3 +199,11 @@ async def test_publish_logs_what_is_new_and_marks_what_is_current() -> None:
         for fingerprint in (A, B)
     }
     assert info == {A: 0, B: 1}
+
+
+def test_image_permits_grow_where_deep_batches_stay_full() -> None:
+    cat = [
+        replace(model, largest_request=4, deep_request=8, instances=2) for model in models("cat", A)
+    ]
+    served = ServedModels(cat)
+    assert [served.image_permits(demand) for demand in (0, 16, 48, 49)] == [16, 16, 16, 32]

@@ -14,7 +14,7 @@ from service.grpc.streams import reply_to_each
 
 
 def admission() -> Admission:
-    return Admission(lambda: 1, 0, 0.0)
+    return Admission(lambda _: 1, 0, 0.0)
 
 
 class Source:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import EngineUnavailable
-from service.triton.batching import BULK_SHARE, DEEP_QUEUE, TURNS, Batcher
+from service.triton.batching import BULK_SHARE, TURNS, Batcher
 from service.triton.models import Inference, Model, Tensor
 from tests.support.fake_triton import RecordingPermit
 
@@ -17,7 +17,7 @@ DOUBLING = Model(
     Tensor("y", "INT32", np.int32, (2,)),
     {},
     largest_request=4,
-    deep_request=8,
+    deep_request=4,
 )
 
 
@@ -113,28 +113,27 @@ async def test_batcher_sends_single_calls_before_bulk_images_and_apart() -> None
     assert engine.sizes == [4, 4, 2, *[2] * 6]  # bulk requests are half as large then
 
 
-@pytest.mark.parametrize("instances", [1, 2])
-async def test_batcher_sends_deep_requests_only_while_many_images_wait(instances: int) -> None:
+@pytest.mark.parametrize(("instances", "sizes"), [(1, [8, 4, 1]), (2, [8, 8, 1])])
+async def test_batcher_sends_deep_requests_only_while_many_images_wait(
+    instances: int, sizes: list[int]
+) -> None:
     engine = Engine(instances=instances)
-    running = [engine.call(-number) for number in range(1, 4 * instances + 1)]
+    engine.model = replace(engine.model, deep_request=8)
+    running = [engine.call(-number) for number in range(4 * instances)]
     await settle()
-    shallow = [4] * instances
-    assert engine.sizes == shallow
-    threshold = DEEP_QUEUE * instances * 8
-    waiting = [engine.call(number) for number in range(threshold + 2)]
+    assert engine.sizes == [4] * instances
+    waiting = [engine.call(number) for number in range(4 * instances + 9)]
     await settle()
-    assert engine.sizes == shallow
+    assert engine.sizes == [4] * instances, "all instances are busy"
     engine.may_answer.set()
     results = await outputs(*running, *waiting)
-    assert results[len(running) :, 0].tolist() == [2 * number for number in range(threshold + 2)]
-    sizes = engine.sizes[instances:]
-    assert sizes[0] == 8  # threshold + 2 waited
-    assert set(sizes[1:-1]) == {4}
-    assert sum(sizes) == threshold + 2
+    assert results[len(running) :, 0].tolist() == [2 * number for number in range(len(waiting))]
+    assert engine.sizes[instances:] == sizes
 
 
 async def test_batcher_sends_no_deep_request_for_bulk_images_after_a_single_call() -> None:
     engine = Engine()
+    engine.model = replace(engine.model, deep_request=8)
     calls = [engine.call(0), *(engine.call(number, bulk=True) for number in range(40))]
     await settle()
     engine.may_answer.set()
@@ -175,7 +174,6 @@ async def test_batcher_leaves_triton_nothing_to_do_before_the_next_single_call()
 
 async def test_batcher_gives_bulk_images_their_share() -> None:
     engine = Engine()
-    engine.model = replace(engine.model, deep_request=4)  # one batch for each call
     engine.may_answer.set()
     done: list[int] = []
     calls = [engine.call(value, bulk=True) for value in range(4)]
