@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 # ONNX Runtime sends telemetry from its import on (docs/decisions/0035).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-FLUSH_SECONDS = 0.01  # less than a frame of a 60 Hz screen
+FLUSH_SECONDS = 0.03  # about thirty times a second, which looks continuous
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:

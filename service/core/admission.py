@@ -1,7 +1,7 @@
 """Admission queue: which images run now, which wait for a permit, and which are refused.
 
-At most `limit` images are in the engine at once or next in line, enough to fill its batches. The
-others wait here:
+At most `limit` images are in the engine at once or next in line, enough to fill its batches, which
+are larger where many wait. The others wait here:
 
 - Interactive images (single calls) go first and wait briefly: if the expected wait exceeds
   `max_queue_seconds`, the call is refused at once. With all permits taken, one is released every
