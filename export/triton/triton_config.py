@@ -15,7 +15,7 @@ from export.triton.tensorrt_plans import plan_name
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
 # An instance that takes the whole queue leaves single images, which cost most, to the next one
 # (docs/decisions/0025). Only where many images wait does the gateway send the largest batch, which
-# takes the least time for each (docs/decisions/0069).
+# takes the least time for each (docs/decisions/0070).
 CPU_BATCH = 4
 CPU_MAX_BATCH = 8
 # Graphs of at least so many bytes run one image at a time: a batch gains nothing and takes memory.

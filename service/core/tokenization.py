@@ -354,7 +354,8 @@ class Tokenization:
 
     def _check_ids(self, output: NDArray[np.int32], served: ServedTokenizer) -> NDArray[np.uint16]:
         """Return the encoder's output as ids; raises EngineUnavailable for ids out of range."""
-        if output.view(np.uint32).max() >= served.vocab_size:  # as uint32, negative ids are large
+        # As unsigned integers, negative ids are large.
+        if output.view(f"u{output.itemsize}").max() >= served.vocab_size:
             self._triton.health.suspect(served.encoder.name, time.perf_counter())
             raise EngineUnavailable(
                 "the engine returned invalid tokens: try again", ENGINE_RETRY_SECONDS
