@@ -46,5 +46,6 @@ def _become(command: str, module: str, arguments: Sequence[str]) -> NoReturn:
     # it gRPC, is imported before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", package + module, *arguments])
