@@ -1,8 +1,7 @@
 """`make bench`: images/s through the service against the bare ONNX graph, and where the time goes.
 
-Bare: the engine that the service chooses, in this process, on prepared pixels and ids. Once as a
-plain loop (one image after another, as many threads as the service's engines have in total), and
-once in the fastest of several arrangements.
+Bare: the engine that the service chooses, in this process, on prepared pixels and ids, in the
+fastest of several arrangements of sessions, threads and batch.
 Served: `python -m service` with its defaults, 16 gRPC clients on the same cores, JPEG at both ends.
 The clients' own CPU time is listed separately.
 """
@@ -22,7 +21,7 @@ from channeltok import AsyncClient, Tokens
 
 import imaging
 from loadtest.harness import images, process_stats
-from loadtest.harness.bare_graph import CORES, PLAIN_LOOP, REPOSITORY, Arrangement, BareGraph
+from loadtest.harness.bare_graph import CORES, REPOSITORY, Arrangement, BareGraph
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import Service, running
 
@@ -43,12 +42,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: images/s of the plain loop; images/s and CPU seconds per image of the best
-    arrangement; and the served load."""
+    """One round: images/s and CPU seconds per image of the bare graph, and the served load."""
 
-    plain: float
-    best: float
-    best_cpu: float
+    bare: float
+    bare_cpu: float
     served: Load
 
 
@@ -115,7 +112,6 @@ def measure() -> dict[str, float]:
             arrangement = bare.best()
             rounds = [
                 Round(
-                    bare.throughput(PLAIN_LOOP, SECONDS)[0],
                     *bare.throughput(arrangement, SECONDS),
                     served_load(service, call, SECONDS),
                 )
@@ -137,29 +133,22 @@ def report(
 ) -> dict[str, float]:
     """Print the table of one role; returns its figures."""
     median = statistics.median
-    plain, best, bare_cpu = (
-        median(getattr(row, field) for row in rounds) for field in ("plain", "best", "best_cpu")
-    )
+    bare = median(row.bare for row in rounds)
+    bare_cpu = median(row.bare_cpu for row in rounds)
     served = median(row.served.throughput for row in rounds)
-    over_plain, over_best = (
-        median(row.served.throughput / getattr(row, field) for row in rounds)
-        for field in ("plain", "best")
-    )
+    ratio = median(row.served.throughput / row.bare for row in rounds)
     cpu = {kind: median(row.served.cpu[kind] for row in rounds) for kind in rounds[0].served.cpu}
     wall = CORES / served
     print(
         f"\n{role}: {engine}, median of {ROUNDS} rounds of {SECONDS:.0f} s, {CORES} cores, "
         f"{CLIENTS} clients, images as JPEG\n"
         f"  served         {served:8.1f} images/s\n"
-        f"  bare graph     {plain:8.1f} images/s   served / bare {over_plain:.3f}   "
-        f"(plain loop: {PLAIN_LOOP})\n"
-        f"  bare, fastest  {best:8.1f} images/s   served / fastest {over_best:.3f}   "
-        f"({arrangement})\n"
-        f"  core time per image: {1000 * wall:.2f} ms served, "
-        f"{1000 * bare_cpu:.2f} ms bare at its fastest; of the served image's:"
+        f"  bare graph     {bare:8.1f} images/s   served / bare {ratio:.3f}   ({arrangement})\n"
+        f"  core time per image: {1000 * wall:.2f} ms served, {1000 * bare_cpu:.2f} ms bare; "
+        "of the served image's:"
     )
     parts = {
-        "the graph, as bare at its fastest": bare_cpu,
+        "the graph, as bare": bare_cpu,
         "engine processes beyond it (transfer, cache, contention)": cpu["engine processes"]
         - bare_cpu,
         "tritonserver": cpu["tritonserver"],
@@ -170,11 +159,9 @@ def report(
     for part, seconds in parts.items():
         print(f"    {1000 * seconds:7.2f} ms  {100 * seconds / wall:5.1f} %  {part}")
     return {
-        f"{role}_served_over_bare": over_plain,
-        f"{role}_served_over_best_bare": over_best,
+        f"{role}_served_over_best_bare": ratio,
         f"{role}_served_per_second": served,
-        f"{role}_bare_per_second": plain,
-        f"{role}_best_bare_per_second": best,
+        f"{role}_best_bare_per_second": bare,
         **{
             f"{role}_cpu_ms_{kind.replace(' ', '_')}": 1000 * seconds
             for kind, seconds in cpu.items()
