@@ -126,11 +126,6 @@ def python_path(checkout: str) -> dict[str, str]:
     return {"PYTHONPATH": f"{checkout}/client:{checkout}"}
 
 
-def _inherited() -> dict[str, str]:
-    """This process's environment, without what `import service` adds to it."""
-    return {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
-
-
 @contextmanager
 def running(
     program: Sequence[str] = ("-m", "service"),
@@ -151,7 +146,7 @@ def running(
     process = subprocess.Popen(
         [*under, sys.executable, *program],
         cwd=checkout,
-        env={**_inherited(), **python_path(checkout), **environment},
+        env={**os.environ, **python_path(checkout), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,

@@ -57,7 +57,9 @@ def test_command_tells_grpc_what_the_service_does(
     """Below `channeltok` gRPC is imported before the service could."""
     for name in GRPC:
         monkeypatch.delenv(name)
-    program = f"import json, os, service; print(json.dumps([os.environ[n] for n in {GRPC}]))"
+    program = (
+        f"import json, os, service.__main__; print(json.dumps([os.environ[n] for n in {GRPC}]))"
+    )
     of_service = json.loads(subprocess.check_output([sys.executable, "-c", program]))
     assert cli.main(["serve"]) == 130
     assert [os.environ[name] for name in GRPC] == of_service

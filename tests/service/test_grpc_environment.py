@@ -1,4 +1,4 @@
-"""What `import service` sets for gRPC's core library, before it is imported."""
+"""What `python -m service` sets for gRPC's core library, before it is imported."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-PROGRAM = "import service, grpc; grpc.insecure_channel('127.0.0.1:1').close()"
+PROGRAM = "import service.__main__, grpc; grpc.insecure_channel('127.0.0.1:1').close()"
 
 
 @pytest.mark.parametrize(("experiments", "unknown"), [(None, False), ("-no_such_thing", True)])

@@ -42,8 +42,8 @@ def _become(command: str, module: str, arguments: Sequence[str]) -> NoReturn:
         raise CommandFailed(f"{command} needs more packages: pip install 'channeltok[serve]'")
     # As for any installed command, the current folder is no place to import from.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # service/__init__.py says why. Below `channeltok` it would come too late: the client, and with
-    # it gRPC, is imported before.
+    # service/__init__.py and service/__main__.py say why. Below `channeltok` they would come too
+    # late: the client, and with it gRPC, is imported before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
