@@ -234,4 +234,5 @@ class Admission:
             turn = (bulk if take_bulk else interactive).popleft()
             if not turn.done():  # otherwise its caller has just been cancelled
                 self._in_flight += 1
+                self._idle.clear()
                 turn.set_result(None)
