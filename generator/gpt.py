@@ -229,7 +229,7 @@ class Gpt(TokenModel):
         return self.through_layers(self.embedded(tokens, classes, at), cache, attend)
 
     def embedded(self, tokens: Tensor, classes: Tensor, at: Tensor) -> Tensor:
-        """Input embeddings float [B, n, d] of tokens int [B, n] at the positions `at`, int [n].
+        """Input embeddings float [B, n, d] of tokens int [B, n] at positions int [n] or [B, n].
 
         The id -1 is replaced by the class, int [B], -1 = no class.
         """

@@ -41,8 +41,8 @@ class OutputHead(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Sample token ids int32 [B]; also returns their logits float [B, draws, values].
 
-        hidden: float [B, d]. temperature: float [1], 0 = greedy. top_k: int32 [1], 0 = all.
-        noise: Gumbel noise -ln(-ln u), float [B, draws, values].
+        hidden: float [B, d]. temperature: float [B] or [1], 0 = greedy. top_k: int32 [B] or [1],
+        0 = all. noise: Gumbel noise -ln(-ln u), float [B, draws, values].
         """
 
 
@@ -71,7 +71,7 @@ class Softmax(OutputHead):
         self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         logits = self.head(hidden)[:, : self.vocab_size]
-        return choose(logits, top_k, (temperature * noise)[:, 0]), logits[:, None]
+        return choose(logits, top_k, temperature[:, None] * noise[:, 0]), logits[:, None]
 
 
 class Bits(OutputHead):
@@ -135,7 +135,7 @@ class Bits(OutputHead):
     ) -> tuple[Tensor, Tensor]:
         both = F.linear(hidden, torch.cat([self.linear.weight, self.units.weight]))
         linear, inner = both[:, :16], both[:, 16:].unflatten(1, (16, UNITS))
-        noise = temperature * noise
+        noise = temperature[:, None, None] * noise
         high_logits = self._byte(linear[:, :8], inner[:, :8], slice(0, 8))
         high = choose(high_logits, top_k, noise[:, 0])
         # A table per high byte, which depends on the weights only
@@ -155,7 +155,7 @@ class Bits(OutputHead):
             weight.index_select(0, self.level)
             for weight in (self.earlier[bits, bits], self.out[bits])
         )
-        seen = (self.before[..., None] * earlier).sum(1)  # [255, units], depends on weights only
+        seen = (self.before[..., None] * earlier).sum(1)  # [256, units], depends on weights only
         units = F.silu(inner.index_select(1, self.level) + seen)
         logits = linear.index_select(1, self.level) + (units * out).sum(-1)
         # Not logsigmoid: ONNX writes it as log(sigmoid), which is -inf for a certain bit, and NaN
@@ -167,18 +167,22 @@ class Bits(OutputHead):
 def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A byte as a binary tree: each of its 255 inner nodes, in order of level, decides a bit.
 
+    The last of 256 nodes is on no path. With it a sequence's numbers fill whole vectors: a rest is
+    computed by other instructions, which round differently, and belongs to another number where
+    other sequences follow in the batch.
+
     signs: float [256, 8], bits of each value as +-1, most significant first.
-    level: int [255], the bit that a node decides.
-    before: float [255, 8], bits on the path to a node as +-1, then 0.
-    paths: float [510, 256], -1 where the path to a value takes a node's 0 (the first 255 rows), and
+    level: int [256], the bit that a node decides.
+    before: float [256, 8], bits on the path to a node as +-1, then 0.
+    paths: float [512, 256], -1 where the path to a value takes a node's 0 (the first 256 rows), and
     1 where it takes its 1 (the others).
     """
     values, bits = torch.arange(BYTE), torch.arange(8)
     ones = values[:, None] >> (7 - bits) & 1
     signs = 2.0 * ones - 1
-    level = torch.cat([torch.full((2**bit,), bit) for bit in range(8)])
-    # A node of level i stands for the first i bits of a value.
-    within = torch.cat([torch.arange(2**bit) for bit in range(8)])
+    level = torch.cat([*(torch.full((2**bit,), bit) for bit in range(8)), torch.tensor([7])])
+    # A node of level i stands for the first i bits of a value; the last one for none.
+    within = torch.cat([*(torch.arange(2**bit) for bit in range(8)), torch.tensor([2**7])])
     before = torch.where(
         bits < level[:, None],
         2.0 * (within[:, None] >> (level[:, None] - 1 - bits).clamp_min(0) & 1) - 1,
@@ -197,16 +201,18 @@ def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def choose(logits: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
     """Sample one of V values per row among the top_k likeliest: int32 [B].
 
-    logits, noise: float [B, V]. top_k: int32 [1], 0 = all.
+    logits, noise: float [B, V]. top_k: int32 [B] or [1], 0 = all.
     """
-    count = logits.shape[1]
+    rows, count = logits.shape
     every = top_k < 1
-    most = cast(int, torch.where(every, 1, top_k).clamp_max(count).item())
+    limits = torch.where(every, 1, top_k).clamp_max(count)
+    most = cast(int, limits.max().item())
     torch._check(most >= 1)
     torch._check(most <= count)
-    least = logits.topk(most, dim=1).values[:, -1:]
+    likeliest = logits.topk(most, dim=1).values
+    least = likeliest.gather(1, (limits.long() - 1)[:, None].expand(rows, 1))
     return (
-        torch.where(every | (logits >= least), logits + noise, -torch.inf)
+        torch.where(every[:, None] | (logits >= least), logits + noise, -torch.inf)
         .argmax(dim=1)
         .to(torch.int32)
     )

@@ -11,8 +11,6 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-
 from export.figures import write_figures
 from export.triton.generator_backend import GeneratorSession
 
@@ -80,14 +78,18 @@ def table(figures: dict[str, float]) -> str:
 
 def _sample(session: GeneratorSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
     """Greedy tokens without a class, and the seconds from the start to each of them."""
-    noise = np.zeros((1, session.draws, session.values), np.float32)
-    generation = session.begin(-1, temperature=0.0, top_k=0)
+    batch = session.batch(1)
+    batch.begin(0, -1, temperature=0.0, top_k=0)
     tokens, seconds = [-1], []
     started = time.perf_counter()
     for _ in range(length):
-        if not cached:
-            generation.length = 0
-        tokens.append(generation.step(tokens[generation.length :], noise)[0])
+        if cached:
+            batch.step(1)
+        else:
+            batch.begin(0, -1, temperature=0.0, top_k=0)
+            batch.append(0, tokens)
+        batch.newest[0] = batch.next[0]
+        tokens.append(int(batch.next[0]))
         seconds.append(time.perf_counter() - started)
     return tokens[1:], seconds
 

@@ -41,5 +41,11 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"comparing with PyTorch on {len(labels)} sequences of {shape.channels} tokens", flush=True
     )
-    common.check_parity(generator_parity.measure(model, graph, labels, shape.channels), options)
-    common.print_written(options.repository / generator_repository.write(options.repository, graph))
+    parity = generator_parity.measure(model, graph, labels, shape.channels)
+    common.check_parity(parity, options)
+    sequences = generator_repository.MAX_SEQUENCES
+    if parity.depends_on_others:
+        print("sequences do not share a step: their tokens would depend on each other")
+        sequences = 1
+    name = generator_repository.write(options.repository, graph, sequences)
+    common.print_written(options.repository / name)

@@ -53,7 +53,7 @@ _METADATA = TypeAdapter(GeneratorMetadata)
 
 
 class GroupQueryAttention:
-    """Attention of one sequence as ONNX Runtime's com.microsoft.GroupQueryAttention; export only.
+    """Attention as ONNX Runtime's com.microsoft.GroupQueryAttention; export only.
 
     The operator applies rotary embeddings, skips unused cache positions and writes new keys and
     values into the cache, without a copy where its input and output are the same tensor. PyTorch
@@ -63,7 +63,7 @@ class GroupQueryAttention:
     def __init__(self, model: Gpt, new: int, before: Tensor) -> None:
         half = model.cosines.shape[1] // 2
         total = before + new
-        self._positions = [total - 1, total[0], model.cosines[:, :half], model.sines[:, half:]]
+        self._positions = [total - 1, total.max(), model.cosines[:, :half], model.sines[:, half:]]
         # scale 1: the rotary tables already hold the scale of attention scores.
         self._attributes: dict[str, Any] = {
             "num_heads": model.shape.heads,
@@ -87,18 +87,19 @@ class GroupQueryAttention:
 
 
 class GeneratorStep(nn.Module):
-    """One decoding step of one sequence.
+    """One decoding step of B sequences, which may differ in length and in how they are sampled.
 
     Inputs:
-        tokens: int32 [1, n], the newest positions; -1 at the position of the class.
-        class: int32 [1]; -1 = none.
-        before: int32 [1], how many positions of the cache are in use.
-        temperature: float [1]. top_k: int32 [1].
-        noise: float [1, draws, values], see generator.output_head.
-        keys_0, values_0, keys_1, ...: the cache, float [1, heads, t, head] each, t >= before + n.
+        tokens: int32 [B, n], the newest positions; -1 at the position of the class. n is 1 where B
+            is more than 1.
+        class: int32 [B]; -1 = none.
+        before: int32 [B], how many positions of the cache are in use.
+        temperature: float [B]. top_k: int32 [B].
+        noise: float [B, draws, values], see generator.output_head.
+        keys_0, values_0, keys_1, ...: the cache, float [B, heads, t, head] each, t >= before + n.
     Outputs:
-        next: int32 [1], the sampled token.
-        logits: float [1, draws, values], what it was sampled from.
+        next: int32 [B], the sampled tokens.
+        logits: float [B, draws, values], what they were sampled from.
         new_keys_0, ...: the cache with the n positions.
 
     Bind each cache input and its output to one tensor: otherwise every step copies the cache.
@@ -119,7 +120,7 @@ class GeneratorStep(nn.Module):
         cache: Cache,
     ) -> tuple[Tensor, Tensor, Cache]:
         new = tokens.shape[1]
-        x = self.model.embedded(tokens, classes, torch.arange(new) + before)
+        x = self.model.embedded(tokens, classes, torch.arange(new) + before[:, None])
         hidden, cache = self.model.through_layers(
             x, cache, GroupQueryAttention(self.model, new, before)
         )
@@ -131,18 +132,24 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
     """The graph of `GeneratorStep` with metadata. name: the generator's name in serving."""
     model = generator.model
     shape, prediction = model.shape, model.prediction
-    room, new = 7, 5  # the exporter would treat 0 and 1 as constants
+    batch, room, new = 3, 7, 5  # the exporter would treat 0 and 1 as constants
     examples = (
-        torch.zeros(1, new, dtype=torch.int32),
-        torch.zeros(1, dtype=torch.int32),
-        torch.zeros(1, dtype=torch.int32),
-        torch.zeros(1),
-        torch.zeros(1, dtype=torch.int32),
-        torch.zeros(1, prediction.draws, prediction.values),
-        model.empty_cache(1, room),
+        torch.zeros(batch, new, dtype=torch.int32),
+        torch.zeros(batch, dtype=torch.int32),
+        torch.zeros(batch, dtype=torch.int32),
+        torch.zeros(batch),
+        torch.zeros(batch, dtype=torch.int32),
+        torch.zeros(batch, prediction.draws, prediction.values),
+        model.empty_cache(batch, room),
     )
-    newest, past = torch.export.Dim("new"), torch.export.Dim("past", min=0)
-    dynamic: graph.DynamicAxes = ({1: newest}, {}, {}, {}, {}, {}, [{2: past}] * (2 * shape.layers))
+    rows, newest = torch.export.Dim("batch"), torch.export.Dim("new")
+    past = torch.export.Dim("past", min=0)
+    of_rows = {0: rows}
+    dynamic: graph.DynamicAxes = (
+        {0: rows, 1: newest},
+        *[of_rows] * 5,
+        [{0: rows, 2: past}] * (2 * shape.layers),
+    )
     cache = [f"{part}_{layer}" for layer in range(shape.layers) for part in ("keys", "values")]
     exported = graph.trace(
         GeneratorStep(model),

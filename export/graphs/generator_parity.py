@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from export.triton.generator_backend import GeneratorSession, gumbel
+from export.triton.generator_backend import GeneratorSession
 from generator.gpt import Gpt
 
 # Summation order differs. Logits are below 100, and fp32 has seven digits.
@@ -20,12 +20,15 @@ class Parity:
 
     tokens: of all sequences together. different: how many of them differ.
     largest_logit_difference: after the same tokens on both sides.
+    depends_on_others: whether a bit of a logit changes when sequences share a step. Then they must
+    not: a seed would not give the same tokens each time.
     """
 
     sequences: int
     tokens: int
     different: int
     largest_logit_difference: float
+    depends_on_others: bool
 
     @property
     def out_of_bounds(self) -> list[str]:
@@ -47,6 +50,7 @@ class Parity:
             "tokens": self.tokens,
             "different_tokens": self.different,
             "largest_logit_difference": self.largest_logit_difference,
+            "depends_on_others": float(self.depends_on_others),
         }
 
     def table(self) -> str:
@@ -60,6 +64,7 @@ class Parity:
                 f"{self.largest_logit_difference:.1e}",
                 f"{MAX_LOGIT_DIFFERENCE:.0e}",
             ),
+            ("a sequence depends on others", "yes" if self.depends_on_others else "no", ""),
         ]
         return "\n".join(f"{name:<36}{value:>12}{allowed:>10}" for name, value, allowed in rows)
 
@@ -69,9 +74,12 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
     session = GeneratorSession(graph, threads=1)
     prediction = model.prediction
     different, largest = 0, 0.0
-    for label in labels:
-        tokens, logits = greedy(session, label, length)
-        sequence, classes = torch.from_numpy(tokens)[None], torch.tensor([label])
+    _, together = greedy(session, labels, length)
+    depends = False
+    for row, label in enumerate(labels):
+        tokens, logits = greedy(session, [label], length)
+        depends |= not np.array_equal(logits[0], together[row])
+        sequence, classes = torch.from_numpy(tokens), torch.tensor([label])
         with torch.inference_mode():
             hidden, _ = model.hidden(
                 F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0
@@ -80,20 +88,25 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
             ours, our_logits = prediction.sample(
                 hidden[0], torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
             )
-        different += int((ours.numpy() != tokens).sum())
-        largest = max(largest, float(np.abs(our_logits.numpy() - logits).max()))
-    return Parity(len(labels), len(labels) * length, different, largest)
+        different += int((ours.numpy() != tokens[0]).sum())
+        largest = max(largest, float(np.abs(our_logits.numpy() - logits[0]).max()))
+    return Parity(len(labels), len(labels) * length, different, largest, depends)
 
 
 def greedy(
-    session: GeneratorSession, label: int, length: int
+    session: GeneratorSession, labels: list[int], length: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Greedy tokens int32 [length] and their logits float32 [length, draws, values]."""
-    tokens, logits = [], []
-    newest, generation = [-1], session.begin(label, temperature=0.0, top_k=0)
-    for index in range(length):
-        token, scores = generation.step(newest, gumbel(0, index, session.draws, session.values))
-        tokens.append(token)
-        logits.append(scores)
-        newest = [token]
-    return np.array(tokens, np.int32), np.stack(logits)
+    """Greedy tokens of sequences that share each step, and the logits of these tokens.
+
+    labels: class ids, -1 = none. Returns int32 [B, length], float32 [B, length, draws, values].
+    """
+    rows = len(labels)
+    batch, tokens, logits = session.batch(rows), [], []
+    for row, label in enumerate(labels):
+        batch.begin(row, label, temperature=0.0, top_k=0)
+    for _ in range(length):
+        batch.step(rows)
+        batch.newest[:, 0] = batch.next
+        tokens.append(batch.next.copy())
+        logits.append(batch.logits.copy())
+    return np.stack(tokens, axis=1), np.stack(logits, axis=1)

@@ -3,10 +3,11 @@
 `export.triton.generator_repository` copies this file beside `model.onnx` as `1/model.py`; it
 imports nothing of this project.
 
-A request is one sequence, answered in Triton's decoupled mode as its tokens are sampled. Tokens of
-FLUSH_SECONDS share a response, because a response costs up to half of a small model's token. A few
-threads serve all sequences round-robin, one token at a time. Every sequence has a cache of its own,
-so it neither waits for another one to end nor depends on it.
+A request is one sequence, answered in Triton's decoupled mode as its tokens are sampled. A few
+threads advance all sequences: each step of a thread is one run of the graph and one token of all
+its sequences (continuous batching). Every sequence has a cache of its own, so it neither waits for
+another one to end nor depends on it. Tokens of FLUSH_SECONDS share a response, because a response
+costs up to half of a small model's token.
 
 A request of length 0 stops the sequence whose request had the same id, because Triton can crash
 when a call is cancelled. That takes one instance that knows all sequences.
@@ -14,10 +15,10 @@ when a call is cancelled. That takes one instance that knows all sequences.
 
 import json
 import os
-import queue
 import threading
 import time
 import weakref
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -35,68 +36,99 @@ FLUSH_SECONDS = 0.03  # about thirty times a second, which looks continuous
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:
-    """Gumbel noise of token `index`: float32 [1, draws, values]. seed: any int64.
+    """Gumbel noise of token `index`: float32 [draws, values]. seed: any int64.
 
     It depends on the seed and the index alone: a sequence that continues a prefix of another one
     with the same seed samples the same tokens.
     """
     bits = np.random.Philox(key=seed % 2**64, counter=[0, 0, 0, index])
-    return np.random.Generator(bits).gumbel(size=(1, draws, values)).astype(np.float32)
+    return np.random.Generator(bits).gumbel(size=(draws, values)).astype(np.float32)
 
 
-class Generation:
-    """One running sequence. length: positions in its cache.
+class Batch:
+    """Inputs, outputs and caches of up to `size` sequences; row i of each array is a sequence's.
 
-    Inputs and outputs are bound once: binding them for each step took a tenth of the time. Keys and
-    values are input and output at once, so the graph appends to the cache in place.
+    Arrays are bound once for each number of rows: binding them for each step took a tenth of the
+    time. Keys and values are input and output at once, so the graph appends to the caches in place.
+
+    label, before, temperature, top_k: [size], how each sequence is sampled and its positions so
+    far. newest: int32 [size, 1], the token of the last position; -1 at the class's position.
+    noise: float32 [size, draws, values]. next, logits: what the last step made.
     """
 
-    def __init__(
-        self, session: Any, channels: int, label: int, temperature: float, top_k: int
-    ) -> None:
-        """See GeneratorSession.begin."""
-        self.length = 0
+    def __init__(self, session: Any, channels: int, size: int) -> None:
+        """session: an ONNX Runtime session of a step graph. channels: positions of a cache."""
         self._session = session
-        self._binding = session.io_binding()
-        self._bound: dict[str, Any] = {}  # keeps the arrays alive: the binding does not
         shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
-        for name, shape in shapes.items():
-            if name.startswith(("keys_", "values_")):
-                batch, heads, _, head = shape
-                self._bind(name, np.zeros((batch, heads, channels, head), np.float32))
-                self._binding.bind_ortvalue_output(f"new_{name}", self._bound[name])
-        self._bind("class", np.array([label], np.int32))
-        self._bind("temperature", np.array([temperature], np.float32))
-        self._bind("top_k", np.array([top_k], np.int32))
-        self._tokens = np.zeros((1, 0), np.int32)
-        self._before = self._bind("before", np.zeros(1, np.int32))
-        self._noise = self._bind("noise", np.zeros(shapes["noise"], np.float32))
-        self._next = self._bind("next", np.zeros(1, np.int32), output=True)
-        self._logits = self._bind("logits", np.zeros(shapes["noise"], np.float32), output=True)
+        _, draws, values = shapes["noise"]
+        self.label = np.zeros(size, np.int32)
+        self.before = np.zeros(size, np.int32)
+        self.temperature = np.zeros(size, np.float32)
+        self.top_k = np.zeros(size, np.int32)
+        self.newest = np.zeros((size, 1), np.int32)
+        self.noise = np.zeros((size, draws, values), np.float32)
+        self.next = np.zeros(size, np.int32)
+        self.logits = np.zeros((size, draws, values), np.float32)
+        # Memory of a row is taken when a sequence first uses it.
+        self._caches = {
+            name: np.zeros((size, shape[1], channels, shape[3]), np.float32)
+            for name, shape in shapes.items()
+            if name.startswith(("keys_", "values_"))
+        }
+        self._bindings: dict[int, tuple[Any, list[Any]]] = {}
 
-    def _bind(self, name: str, array: Any, output: bool = False) -> Any:
-        """Bind an array that ONNX Runtime reads or writes in place, and return it."""
+    def begin(self, row: int, label: int, temperature: float, top_k: int) -> None:
+        """Start a sequence in a row. label: class id, -1 = none. See GeneratorStep's inputs."""
+        self.label[row], self.temperature[row], self.top_k[row] = label, temperature, top_k
+        self.before[row], self.newest[row] = 0, -1
+
+    def append(self, row: int, tokens: Any) -> None:
+        """Append several positions of one sequence and sample. tokens: int32 [n]; -1: the class."""
+        binding, _ = self._bind(slice(row, row + 1), np.array([tokens], np.int32))
+        self._session.run_with_iobinding(binding)
+        self.before[row] += len(tokens)
+
+    def step(self, rows: int) -> None:
+        """Append the newest token of each of the first `rows` sequences and sample."""
+        if rows not in self._bindings:
+            self._bindings[rows] = self._bind(slice(rows), self.newest[:rows])
+        binding, _ = self._bindings[rows]
+        self._session.run_with_iobinding(binding)
+        self.before[:rows] += 1
+
+    def move(self, source: int, target: int) -> None:
+        """Continue the sequence of one row in another."""
+        length = self.before[source]
+        for cache in self._caches.values():
+            cache[target, :, :length] = cache[source, :, :length]
+        for array in (self.label, self.before, self.temperature, self.top_k, self.newest):
+            array[target] = array[source]
+
+    def _bind(self, rows: slice, tokens: Any) -> tuple[Any, list[Any]]:
+        """A binding to rows of the arrays, which ONNX Runtime reads and writes in place.
+
+        tokens: int32 [rows, n]. Also returns what must live as long: a binding does not hold it.
+        """
         import onnxruntime
 
-        self._bound[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
-        bind = self._binding.bind_ortvalue_output if output else self._binding.bind_ortvalue_input
-        bind(name, self._bound[name])
-        return array
+        binding, held = self._session.io_binding(), []
 
-    def step(self, tokens: Any, noise: Any) -> tuple[int, Any]:
-        """Append positions and sample: the next token and its logits [draws, values].
+        def bind(name: str, array: Any, *sides: Any) -> None:
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            held.append((value, array))
+            for side, prefix in sides:
+                side(prefix + name, value)
 
-        tokens: the newest positions, int32 [n]; -1 at the class's position. At most `channels`
-        positions in all. noise: float32 [1, draws, values].
-        """
-        if len(tokens) != self._tokens.shape[1]:
-            self._tokens = self._bind("tokens", np.zeros((1, len(tokens)), np.int32))
-        self._tokens[0] = tokens
-        self._before[0] = self.length
-        self._noise[:] = noise
-        self._session.run_with_iobinding(self._binding)
-        self.length += len(tokens)
-        return int(self._next[0]), self._logits[0].copy()
+        inputs, outputs = (binding.bind_ortvalue_input, ""), (binding.bind_ortvalue_output, "")
+        bind("tokens", tokens, inputs)
+        bind("class", self.label[rows], inputs)
+        for name in ("before", "temperature", "top_k", "noise"):
+            bind(name, getattr(self, name)[rows], inputs)
+        for name in ("next", "logits"):
+            bind(name, getattr(self, name)[rows], outputs)
+        for name, cache in self._caches.items():
+            bind(name, cache[rows], inputs, (binding.bind_ortvalue_output, "new_"))
+        return binding, held
 
 
 class GeneratorSession:
@@ -121,17 +153,18 @@ class GeneratorSession:
         )
         self.channels = int(self.session.get_modelmeta().custom_metadata_map["channels"])
 
-    def begin(self, label: int, temperature: float, top_k: int) -> Generation:
-        """Start a sequence. label: class id, -1 = none. temperature: 0 = greedy. top_k: 0 = all."""
-        return Generation(self.session, self.channels, label, temperature, top_k)
+    def batch(self, size: int) -> Batch:
+        """Room for `size` sequences."""
+        return Batch(self.session, self.channels, size)
 
 
 class SequenceRequest:
-    """A request, its progress and its response sender. stopped: the caller wants no more tokens."""
+    """A request, its progress and its response sender. stopped: the caller wants no more tokens.
 
-    def __init__(
-        self, request: Any, sender: Any, session: GeneratorSession, classes: int, codes: int
-    ) -> None:
+    index: of the next token. prompt: the class's position and the prefix, int [1 + j].
+    """
+
+    def __init__(self, request: Any, sender: Any, channels: int, classes: int, codes: int) -> None:
         """Raises ValueError, with a message for the caller, for inputs that are not valid."""
         self.sender, self.stopped = sender, False
         self.unsent: list[int] = []
@@ -140,60 +173,195 @@ class SequenceRequest:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
         }
-        label, self.length, self.seed, top_k = (
+        self.label, self.length, self.seed, self.top_k = (
             int(inputs[name][0]) for name in ("class", "length", "seed", "top_k")
         )
-        temperature = float(inputs["temperature"][0])
+        self.temperature = float(inputs["temperature"][0])
         prefix = inputs["prefix"]
         self.index = int((prefix >= 0).sum())
-        if not -1 <= label < classes:
-            raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {label}")
+        if not -1 <= self.label < classes:
+            raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {self.label}")
         if (prefix[: self.index] < 0).any() or (prefix >= codes).any():
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
-        if not max(1, self.index) <= self.length <= len(prefix):
+        if not max(1, self.index) <= self.length <= channels:
             raise ValueError(
-                f"length is 1 to {len(prefix)} and not below the {self.index} tokens of the "
+                f"length is 1 to {channels} and not below the {self.index} tokens of the "
                 f"prefix, not {self.length}"
             )
-        if not 0 <= temperature < np.inf or top_k < 0:
-            raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
-        self.newest = [-1, *prefix[: self.index].tolist()]
-        self.session = session
-        self.generation = session.begin(label, temperature, top_k)
-
-    def advance(self) -> bool:
-        """Sample one more token unless stopped, cancelled or complete. Returns whether to go on."""
-        if self.index < self.length and not self.stopped and not self.sender.is_cancelled():
-            noise = gumbel(self.seed, self.index, self.session.draws, self.session.values)
-            token, _ = self.generation.step(self.newest, noise)
-            self.newest = [token]
-            self.unsent.append(token)
-            self.index += 1
-            if self.index == self.length or time.monotonic() - self.sent_at >= FLUSH_SECONDS:
-                self._send()
-            if self.index < self.length:
-                return True
-        self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        return False
-
-    def _send(self) -> None:
-        outputs = {"token": self.unsent, "index": [self.index - len(self.unsent)]}
-        self.sender.send(
-            pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor(name, np.array(value, np.int32))
-                    for name, value in outputs.items()
-                ]
+        if not 0 <= self.temperature < np.inf or self.top_k < 0:
+            raise ValueError(
+                f"temperature and top_k are 0 or more, not {self.temperature} and {self.top_k}"
             )
-        )
-        self.unsent, self.sent_at = [], time.monotonic()
+        self.prompt = [-1, *prefix[: self.index].tolist()]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is complete, or its caller wants no more tokens."""
+        return self.index >= self.length or self.stopped
+
+    def add(self, token: int) -> None:
+        """Take the next token, and send all that wait where it is time."""
+        self.unsent.append(token)
+        self.index += 1
+        if self.index == self.length or time.monotonic() - self.sent_at >= FLUSH_SECONDS:
+            outputs = {"token": self.unsent, "index": [self.index - len(self.unsent)]}
+            self.sender.send(
+                pb_utils.InferenceResponse(
+                    [
+                        pb_utils.Tensor(name, np.array(value, np.int32))
+                        for name, value in outputs.items()
+                    ]
+                )
+            )
+            self.unsent, self.sent_at = [], time.monotonic()
+            # Not for each token: it asks Triton's process and waits.
+            self.stopped |= self.sender.is_cancelled()
+
+    def end(self) -> None:
+        """Tell the caller that no more tokens follow."""
+        self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class Scheduler:
+    """Sequences that wait, and how many each thread advances. All threads use it."""
+
+    def __init__(self, threads: int, most: int) -> None:
+        """most: sequences of a thread."""
+        self._most = most
+        self._waiting: deque[SequenceRequest] = deque()
+        self._running = [0] * threads
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def put(self, sequence: SequenceRequest) -> None:
+        """Let one of the threads begin a sequence."""
+        with self._changed:
+            self._waiting.append(sequence)
+            self._changed.notify_all()
+
+    def take(self, thread: int) -> list[SequenceRequest] | None:
+        """Sequences for a thread to begin, as long as no other one has fewer; None: stop.
+
+        Blocks while the thread has nothing to do.
+        """
+        with self._changed:
+            while not self._stopped:
+                taken = []
+                while self._waiting and self._running[thread] < self._most:
+                    if self._running[thread] > min(self._running):
+                        break
+                    taken.append(self._waiting.popleft())
+                    self._running[thread] += 1
+                if taken or self._running[thread]:
+                    return taken
+                self._changed.wait()
+            return None
+
+    def release(self, thread: int) -> None:
+        """A sequence of a thread has ended."""
+        with self._changed:
+            self._running[thread] -= 1
+            self._changed.notify_all()
+
+    def stop(self) -> list[SequenceRequest]:
+        """Let all threads stop. Returns the sequences that nobody began."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            return list(self._waiting)
+
+
+class StepLoop(threading.Thread):
+    """A thread and the sequences that it advances; sequence i has row i of the batch."""
+
+    def __init__(
+        self, number: int, scheduler: Scheduler, session: GeneratorSession, most: int
+    ) -> None:
+        """number: of this thread. most: sequences at the same time."""
+        super().__init__(name=f"sequences-{number}", daemon=True)
+        self._number, self._scheduler, self._session = number, scheduler, session
+        self._batch = session.batch(most)
+        self._sequences: list[SequenceRequest] = []
+
+    def run(self) -> None:
+        """Advance sequences until the scheduler stops; those that are incomplete then fail."""
+        while self._begin():
+            self._advance()
+        for sequence in self._sequences:
+            _fail(sequence.sender, "the model is being unloaded")
+
+    def _begin(self) -> bool:
+        """Begin the sequences that this thread is to take. Returns whether to go on."""
+        new = self._scheduler.take(self._number)
+        for sequence in new or ():
+            row = len(self._sequences)
+            self._sequences.append(sequence)
+            self._batch.begin(row, sequence.label, sequence.temperature, sequence.top_k)
+            if len(sequence.prompt) > 1 and not sequence.is_over:
+                try:
+                    self._draw(row)
+                    self._batch.append(row, sequence.prompt)
+                except Exception as error:
+                    self._leave(row, error)
+                else:
+                    self._take(row)
+        return new is not None
+
+    def _advance(self) -> None:
+        """Sample one more token of each sequence that is not over."""
+        for row in self._rows():
+            if self._sequences[row].is_over:
+                self._leave(row)
+        if not self._sequences:
+            return
+        try:
+            for row in self._rows():
+                self._draw(row)
+            self._batch.step(len(self._sequences))
+        except Exception as error:
+            for row in self._rows():
+                self._leave(row, error)
+        for row in self._rows():
+            self._take(row)
+
+    def _rows(self) -> range:
+        """All rows from the last to the first, because the last one moves where one leaves."""
+        return range(len(self._sequences) - 1, -1, -1)
+
+    def _draw(self, row: int) -> None:
+        sequence, (_, draws, values) = self._sequences[row], self._batch.noise.shape
+        self._batch.noise[row] = gumbel(sequence.seed, sequence.index, draws, values)
+
+    def _take(self, row: int) -> None:
+        """Give a sequence the token that was sampled for it."""
+        token = int(self._batch.next[row])
+        self._batch.newest[row] = token
+        try:
+            self._sequences[row].add(token)
+        except Exception as error:
+            self._leave(row, error)
+
+    def _leave(self, row: int, error: Exception | None = None) -> None:
+        """End a sequence; the last one takes its row."""
+        sequence, last = self._sequences[row], self._sequences.pop()
+        if last is not sequence:
+            self._sequences[row] = last
+            self._batch.move(len(self._sequences), row)
+        self._scheduler.release(self._number)
+        if error is None:
+            try:
+                sequence.end()
+            except Exception as failure:
+                error = failure
+        if error is not None:
+            _fail(sequence.sender, f"the sequence cannot continue: {error}")
 
 
 class TritonPythonModel:
     """The only instance of the model.
 
-    It reads these parameters of config.pbtxt: classes, codes, at_once (sequences that compute at
-    the same time) and threads (of each of them).
+    It reads these parameters of config.pbtxt: classes, codes, at_once (threads that advance
+    sequences), threads (of one step) and sequences (of one step, at most).
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -209,72 +377,52 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])["parameters"]
         parameters = {name: value["string_value"] for name, value in config.items()}
         self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
-        self.session = GeneratorSession(
+        session = GeneratorSession(
             str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"),
             int(parameters["threads"]),
         )
-        self.runnable: queue.SimpleQueue[SequenceRequest | None] = queue.SimpleQueue()  # None: stop
+        self.channels = session.channels
+        at_once, sequences = int(parameters["at_once"]), int(parameters["sequences"])
+        self.scheduler = Scheduler(at_once, sequences)
         # Sequences that are not complete.
         self.by_id: weakref.WeakValueDictionary[str, SequenceRequest] = (
             weakref.WeakValueDictionary()
         )
-        self.threads = [
-            threading.Thread(target=self._serve, name="sequences", daemon=True)
-            for _ in range(int(parameters["at_once"]))
+        self.loops = [
+            StepLoop(number, self.scheduler, session, sequences) for number in range(at_once)
         ]
-        for thread in self.threads:
-            thread.start()
+        for loop in self.loops:
+            loop.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Accept requests; their tokens follow through their response senders."""
         for request in requests:
-            sender = request.get_response_sender()
+            sender, identity = request.get_response_sender(), request.request_id()
             try:
                 if pb_utils.get_input_tensor_by_name(request, "length").as_numpy()[0] == 0:
-                    self._stop(request.request_id())
+                    self._stop(identity)
                     sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 else:
-                    self._begin(
-                        SequenceRequest(request, sender, self.session, self.classes, self.codes),
-                        request.request_id(),
+                    sequence = SequenceRequest(
+                        request, sender, self.channels, self.classes, self.codes
                     )
+                    self.by_id[identity] = sequence
+                    self.scheduler.put(sequence)
             except Exception as error:
                 _fail(sender, f"the request is not valid: {error}")
 
     def finalize(self) -> None:
         """Stop the threads; incomplete sequences end with an error."""
-        self.runnable.put(None)
-        for thread in self.threads:
-            thread.join()
-        while not self.runnable.empty():
-            sequence = self.runnable.get()
-            if sequence is not None:
-                _fail(sequence.sender, "the model is being unloaded")
-
-    def _begin(self, sequence: SequenceRequest, identity: str) -> None:
-        self.by_id[identity] = sequence
-        self.runnable.put(sequence)
+        waiting = self.scheduler.stop()
+        for loop in self.loops:
+            loop.join()
+        for sequence in waiting:
+            _fail(sequence.sender, "the model is being unloaded")
 
     def _stop(self, identity: str) -> None:
         sequence = self.by_id.get(identity)
         if sequence is not None:
             sequence.stopped = True
-
-    def _serve(self) -> None:
-        while True:
-            sequence = self.runnable.get()
-            if sequence is None:
-                self.runnable.put(None)  # for the next thread
-                return
-            try:
-                while sequence.advance():
-                    # A lone sequence stays, with its cache, on this thread's core.
-                    if not self.runnable.empty():
-                        self.runnable.put(sequence)
-                        break
-            except Exception as error:
-                _fail(sequence.sender, f"the sequence cannot continue: {error}")
-            del sequence  # frees the cache of a complete sequence before the next one arrives
 
 
 def _fail(sender: Any, message: str) -> None:

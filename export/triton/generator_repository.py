@@ -19,6 +19,7 @@ from export.graphs import generator_graph
 from export.triton import generator_backend, repository, triton_config
 
 MODEL_FILE = Path(generator_backend.__file__)
+MAX_SEQUENCES = 16  # of a step; each takes cache memory only once it runs
 
 
 def model_name(generator: str, version: int = 1) -> str:
@@ -50,9 +51,10 @@ def declare_tensors(message: Any, channels: int) -> None:
         message.output.add(name=name, data_type=int32, dims=[size])
 
 
-def config(graph: bytes, version: int = 1) -> str:
+def config(graph: bytes, version: int = 1, sequences: int = MAX_SEQUENCES) -> str:
     """The config.pbtxt of a serialised step graph, by Triton's own schema.
 
+    sequences: most in one step.
     Raises ValueError for a graph that export.graphs.generator_graph did not write.
     """
     metadata = generator_graph.read_metadata(onnx.load_model_from_string(graph))
@@ -70,6 +72,7 @@ def config(graph: bytes, version: int = 1) -> str:
         "precision": "f32",
         "at_once": str(triton_config.CPU_INSTANCES),
         "threads": str(triton_config.CPU_THREADS),
+        "sequences": str(sequences),
     }
     for key, value in parameters.items():
         message.parameters[key].string_value = value
@@ -77,8 +80,10 @@ def config(graph: bytes, version: int = 1) -> str:
     return f"{header}{text_format.MessageToString(message)}"
 
 
-def write(folder: Path, graph: bytes) -> str:
+def write(folder: Path, graph: bytes, sequences: int = MAX_SEQUENCES) -> str:
     """Replace the generator's model in a repository by a serialised step graph; others stay.
+
+    sequences: most in one step.
 
     The version increases when the weights or the tokenizer differ from those of the replaced
     model. Returns the model's name.
@@ -95,5 +100,5 @@ def write(folder: Path, graph: bytes) -> str:
         (fresh / name / "1").mkdir(parents=True)
         (fresh / name / "1/model.onnx").write_bytes(graph)
         shutil.copyfile(MODEL_FILE, fresh / name / "1/model.py")
-        (fresh / name / "config.pbtxt").write_text(config(graph, version))
+        (fresh / name / "config.pbtxt").write_text(config(graph, version, sequences))
     return name

@@ -21,8 +21,8 @@ def test_workers_share_the_limits_and_keep_the_other_settings(
         monkeypatch.setenv(name, value)
     worker = Settings()
     assert (worker.workers, worker.triton_url, worker.rest_port) == (1, "127.0.0.1:9", 18080)
-    # A quarter each, and at least one, of the limits of a service with its own Triton.
-    assert (worker.max_in_flight, worker.generation_permits) == (25, 1)
+    # A quarter each of the limits of a service with its own Triton.
+    assert (worker.max_in_flight, worker.generation_permits) == (25, 2)
     assert (worker.image_workers, worker.max_queue_size, worker.max_connections) == (1, 25, 250)
     own = {"workers", "triton_url", "rest_port", "max_in_flight", "max_generations"}
     own |= {"image_workers", "max_queue_size", "max_connections"}

@@ -62,18 +62,70 @@ def test_step_graph_survives_a_certain_bit() -> None:
     with torch.no_grad():
         generator.model.prediction.linear.weight.mul_(1000)
     session = GeneratorSession(exported_graphs.step_graph(generator, "tiny"), threads=1)
-    _, logits = generator_parity.greedy(session, 0, 8)
+    _, logits = generator_parity.greedy(session, [0], 8)
     assert np.isfinite(logits).all()
     assert logits.min() < -1000
 
 
 def test_step_graph_prefills_as_it_decodes(graph: bytes) -> None:
     session = GeneratorSession(graph, threads=1)
-    noise = [gumbel(5, index, 2, 256) for index in range(6)]
-    one_by_one, tokens = session.begin(1, 1.0, 0), [-1]
-    for index in range(6):
-        tokens.append(one_by_one.step(tokens[-1:], noise[index])[0])
-    assert session.begin(1, 1.0, 0).step(tokens[:6], noise[5])[0] == tokens[6]
+    tokens, whole = _sampled(session, 5, 6), session.batch(1)
+    whole.begin(0, 1, temperature=1.0, top_k=0)
+    whole.noise[0] = gumbel(5, 5, 2, 256)
+    whole.append(0, [-1, *tokens[:5]])
+    assert whole.next[0] == tokens[5]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 8, 16])
+def test_sequences_of_a_step_do_not_depend_on_each_other(graph: bytes, rows: int) -> None:
+    """Not by one bit of a logit, whatever the others' lengths and sampling parameters are."""
+    session = GeneratorSession(graph, threads=1)
+    alone = [_steps(session, [row]) for row in range(rows)]
+    together = _steps(session, list(range(rows)))
+    assert np.array_equal(together, np.concatenate(alone, axis=1))
+
+
+def test_batch_moves_a_sequence_to_another_row(graph: bytes) -> None:
+    session = GeneratorSession(graph, threads=1)
+    assert np.array_equal(_steps(session, [5], move_from=3), _steps(session, [5]))
+
+
+def _steps(
+    session: GeneratorSession, rows: list[int], move_from: int | None = None
+) -> NDArray[np.float32]:
+    """Logits float32 [steps, rows, draws, values] of sequences whose numbers say what they are.
+
+    move_from: the row in which the only sequence begins before it moves to the first.
+    """
+    batch = session.batch(16)
+    for row, number in enumerate(rows):
+        begin = row if move_from is None else move_from
+        temperature, top_k = number / 10, (0, 1, 7, 256)[number % 4]
+        batch.begin(begin, number % 4 - 1, temperature, top_k)
+        batch.append(begin, [-1, *range(1000 * number, 1001 * number)])  # 1 to 16 positions
+        batch.newest[begin] = 4000 * number
+        if begin != row:
+            batch.move(begin, row)
+    logits = []
+    for index in range(5):
+        for row, number in enumerate(rows):
+            batch.noise[row] = gumbel(number, index, 2, 256)
+        batch.step(len(rows))
+        logits.append(batch.logits[: len(rows)].copy())
+        batch.newest[: len(rows), 0] = batch.next[: len(rows)]
+    return np.stack(logits)
+
+
+def _sampled(session: GeneratorSession, seed: int, length: int) -> list[int]:
+    """Tokens of class 1 at temperature 1."""
+    batch, tokens = session.batch(1), []
+    batch.begin(0, 1, temperature=1.0, top_k=0)
+    for index in range(length):
+        batch.noise[0] = gumbel(seed, index, session.draws, session.values)
+        batch.step(1)
+        batch.newest[0] = batch.next[0]
+        tokens.append(int(batch.next[0]))
+    return tokens
 
 
 def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
@@ -121,9 +173,30 @@ def test_command_writes_a_model_beside_others(
         "model.py",
     ]
     assert json.loads(Path("build/parity.json").read_text())["different_tokens"] == 0
+    config = repository.parse(Path(f"model_repository/{name}/config.pbtxt").read_text())
+    assert config.parameters["sequences"].string_value == "16"
     Path("none.safetensors").write_bytes(b"none")
     with pytest.raises(SystemExit, match="is not a generator checkpoint"):
         main(["generator", "none.safetensors"])
+
+
+def test_sequences_that_depend_on_each_other_share_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they might on a processor whose instructions round other sizes otherwise."""
+    greedy = generator_parity.greedy
+
+    def dependent(session: GeneratorSession, labels: list[int], length: int) -> Any:
+        tokens, logits = greedy(session, labels, length)
+        return tokens, logits if len(labels) == 1 else np.nextafter(logits, np.float32(0))
+
+    monkeypatch.setattr(generator_parity, "greedy", dependent)
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(random_generator(), Path("tiny.safetensors"))
+    main(["generator", "tiny.safetensors"])
+    assert "their tokens would depend on each other" in capsys.readouterr().out
+    config = repository.parse(Path("model_repository/tiny_generate/config.pbtxt").read_text())
+    assert config.parameters["sequences"].string_value == "1"
 
 
 def _inputs(
@@ -201,11 +274,7 @@ module_loop = pytest.mark.asyncio(loop_scope="module")
 
 @module_loop
 async def test_backend_streams_the_graphs_tokens(streams: GeneratorClient, graph: bytes) -> None:
-    session = GeneratorSession(graph, threads=1)
-    generation, newest, expected = session.begin(1, 1.0, 0), -1, []
-    for index in range(40):
-        newest, _ = generation.step([newest], gumbel(7, index, 2, 256))
-        expected.append(newest)
+    expected = _sampled(GeneratorSession(graph, threads=1), 7, 40)
     assert await streams.tokens(40) == expected
     assert (
         await streams.tokens(40, prefix=tuple(expected[:15])) == expected[15:]

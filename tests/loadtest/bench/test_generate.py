@@ -20,3 +20,4 @@ def test_generate_is_measured_against_its_graph(
     figures = json.loads(generate.REPORT.read_text())
     assert figures["generate_served_over_graph"] > 1
     assert 0 < figures["generate_first_token_seconds"] < figures["generate_served_seconds"]
+    assert figures["generate_together_over_one"] > 1
