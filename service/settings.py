@@ -191,6 +191,11 @@ class Settings(EngineSettings):
     """Threads of one engine copy. Raise it, and lower engine_instances, when the latency of single
     requests matters most."""
 
+    engine_threads_alone: Count = _CORES
+    """Threads of one copy of each engine in ONNX Runtime where no other copy computes, so that a
+    lone request uses all cores. It holds its graph twice for that, if it is below 64 MB; 1 saves
+    the memory."""
+
     image_workers: Count = _CORES
     """Processes that decode images, as many again for images that take long, and threads that write
     images. Raise it when the engine runs on a GPU and these are the bottleneck."""
@@ -213,8 +218,9 @@ class Settings(EngineSettings):
     """Images in flight per stream. Raise it when a distant bulk client does not fill the engine."""
 
     max_generations: Annotated[int | None, Field(ge=1)] = None
-    """Images generated at once; further requests are refused with a retry time. Raise it where the
-    engine batches them. Unset: one per engine instance, 64 with a Triton elsewhere."""
+    """Images generated at once; further requests are refused with a retry time. The engine samples
+    a token of up to 16 in one step: raise it for more tokens/s in all, at fewer for each. Unset:
+    four per engine instance, 64 with a Triton elsewhere."""
 
     max_memory: Annotated[ByteSize | None, Field(ge=2**20)] = None
     """Memory of the whole service: its workers, and an embedded Triton. A number of bytes, or 3GiB.
@@ -312,7 +318,7 @@ class Settings(EngineSettings):
     @property
     def generation_permits(self) -> int:
         """`max_generations`, or its default."""
-        return self.max_generations or (64 if self.triton_url else self.engine_instances)
+        return self.max_generations or (64 if self.triton_url else 4 * self.engine_instances)
 
     @field_validator("allowed_origins")
     @classmethod

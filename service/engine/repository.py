@@ -18,6 +18,7 @@ INT8_GRAPH = "model_int8.onnx"
 # are instances of one. More would share the processor, take turns in its caches, and find fewer
 # images waiting (docs/decisions/0032).
 CORES = "cores"
+LONE_GROUP = "lone"  # of the instance that uses all cores where no other one computes
 _CONFIG = "config.pbtxt"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # Triton passes names to a shell
 
@@ -82,8 +83,28 @@ def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfi
         # One process, which generates several images at a time.
         parameters["at_once"] = settings.engine_instances
     else:
-        config.instance_group[0].count = settings.engine_instances
-        config.instance_group[0].rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
+        group = config.instance_group[0]
+        group.count = settings.engine_instances
+        group.rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
+        more_threads = settings.engine_threads < settings.engine_threads_alone
+        # Graphs of 64 MB or more, which run image by image, are too large to be held twice.
+        if engine == "onnxruntime" and more_threads and config.max_batch_size > 1:
+            _add_lone_group(config)
+            parameters["lone_threads"] = settings.engine_threads_alone
     for key, value in parameters.items():
         config.parameters[key].string_value = str(value)
     return config
+
+
+def _add_lone_group(config: model_config_pb2.ModelConfig) -> None:
+    """Let one instance use all cores where no other one computes, and let Triton prefer it."""
+    group = config.instance_group[0]
+    lone = config.instance_group.add()
+    lone.CopyFrom(group)
+    lone.name, lone.count = LONE_GROUP, 1
+    group.count -= 1
+    # Of two idle instances Triton takes the one with the smaller product of priority and number of
+    # executions.
+    group.rate_limiter.priority = 1_000_000
+    if not group.count:
+        del config.instance_group[0]

@@ -7,12 +7,17 @@ All requests that Triton batched run as one array. An image's tokens still never
 neighbours: the CPU kernels of both engines treat each image of a batch alike, to the last bit
 (tests/export/triton/test_python_backend.py).
 
+An instance of the group `lone` computes on all cores where no other instance of any model does. The
+outputs are the same: those of ONNX Runtime do not depend on the number of threads.
+
 Each response also has `execution`, int64 [2]: nanoseconds that the graph ran for its batch, and
 images in that batch.
 """
 
+import fcntl
 import json
 import os
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +37,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
 INT8_GRAPH = "model_int8.onnx"
+LONE_GROUP = "lone"  # its instance's name begins with it
+# An instance that took all cores between two images of a few callers would share them with the
+# next: 4 callers lost a sixth of their images/s.
+CROWD_SECONDS = 0.5
 # Names of inputs, names of outputs, and a function from arrays by name to output arrays.
 Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]
 
@@ -40,7 +49,7 @@ class TritonPythonModel:
     """One instance of an engine.
 
     It reads these parameters of config.pbtxt: engine (onnxruntime, openvino), precision (f32, bf16,
-    int8) and threads.
+    int8), threads, and lone_threads (of an instance of the group `lone` where no other computes).
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -61,14 +70,17 @@ class TritonPythonModel:
         engine, precision, threads = (
             parameters[name] for name in ("engine", "precision", "threads")
         )
-        self.inputs, self.outputs, self.run = load(
-            graph,
-            engine,
-            precision,
-            int(threads),
+        batches = (
             *config.get("dynamic_batching", {}).get("preferred_batch_size", ()),
             int(config["max_batch_size"]),
         )
+        self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), *batches)
+        self.run_alone = self.run
+        if args["model_instance_name"].startswith(LONE_GROUP):
+            *_, self.run_alone = load(
+                graph, engine, precision, int(parameters["lone_threads"]), *batches
+            )
+        self.computing = Computing()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order: outputs, or an error for a request that fails."""
@@ -93,7 +105,8 @@ class TritonPythonModel:
             feed[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
             ends = np.cumsum([len(part) for part in parts])[:-1]
         started = time.perf_counter_ns()
-        outputs = self.run(feed)
+        with self.computing as alone:
+            outputs = (self.run_alone if alone else self.run)(feed)
         elapsed = time.perf_counter_ns() - started
         execution = np.array([[elapsed, len(feed[self.inputs[0]])]], np.int64)
         results = [np.split(array, ends) for array in outputs]
@@ -109,6 +122,40 @@ class TritonPythonModel:
             )
             for parts in zip(*results, strict=True)
         ]
+
+
+class Computing:
+    """Marks that this process computes, and tells whether it is the only one.
+
+    Processes of this backend hold a lock meanwhile, on the file of the program that they all run,
+    which is there to be read wherever they start. The kernel releases the locks of one that dies.
+    """
+
+    _FORMAT = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
+        self._not_alone_until = 0.0
+
+    def __enter__(self) -> bool:
+        """Whether no other process computes, or was seen to in the last CROWD_SECONDS."""
+        self._lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK)
+        self._look()
+        return time.monotonic() >= self._not_alone_until
+
+    def __exit__(self, *_: object) -> None:
+        self._look()
+        self._lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
+
+    def _look(self) -> None:
+        # The lock that would be in the way of a write lock; our own never is.
+        found, *_ = self._lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK)
+        if found != fcntl.F_UNLCK:
+            self._not_alone_until = time.monotonic() + CROWD_SECONDS
+
+    def _lock(self, command: int, kind: int) -> tuple[int, ...]:
+        lock = struct.pack(self._FORMAT, kind, os.SEEK_SET, 0, 0, 0)
+        return struct.unpack(self._FORMAT, fcntl.fcntl(self._file, command, lock))
 
 
 def load(graph: Path, engine: str, precision: str, threads: int, *batches: int) -> Loaded:
@@ -133,6 +180,8 @@ def _onnxruntime(graph: str, precision: str, threads: int, *batches: int) -> Loa
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Its threads leave the cores to others between two runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     outputs = [tensor.name for tensor in session.get_outputs()]
     return (

@@ -65,11 +65,18 @@ def loaded(
     threads: int = 1,
     engine: str = "onnxruntime",
     precision: str = "f32",
+    instance: str = "model_0",
+    lone_threads: int = 2,
 ) -> Any:
     (folder / "1").mkdir(exist_ok=True)
     (folder / "1/model.onnx").write_bytes(graph)
     model = triton.TritonPythonModel()
-    parameters = {"threads": str(threads), "engine": engine, "precision": precision}
+    parameters = {
+        "threads": str(threads),
+        "engine": engine,
+        "precision": precision,
+        "lone_threads": str(lone_threads),
+    }
     entries = {name: {"string_value": value} for name, value in parameters.items()}
     config = json.dumps(
         {
@@ -79,7 +86,12 @@ def loaded(
         }
     )
     model.initialize(
-        {"model_repository": str(folder), "model_version": "1", "model_config": config}
+        {
+            "model_repository": str(folder),
+            "model_version": "1",
+            "model_config": config,
+            "model_instance_name": instance,
+        }
     )
     return model
 
@@ -93,6 +105,54 @@ def test_backend_gives_each_request_its_own_rows(
     assert [len(response.output_tensors[0].array) for response in responses] == [1, 3, 2, 2]
     together = np.concatenate([response.output_tensors[0].array for response in responses])
     assert np.array_equal(together, parity.run(encode, photos))
+
+
+def test_lone_instance_uses_more_threads_while_no_other_computes(
+    triton: ModuleType, tmp_path: Path, encode: bytes, photos: NDArray[np.uint8]
+) -> None:
+    model = loaded(triton, tmp_path, encode, instance="lone_0")
+    other = loaded(triton, tmp_path, encode)
+    assert other.run_alone is other.run
+    runs = []
+    run, run_alone = model.run, model.run_alone
+    model.run = lambda feed: (runs.append("one thread"), run(feed))[1]
+    model.run_alone = lambda feed: (runs.append("all cores"), run_alone(feed))[1]
+
+    def answer() -> NDArray[Any]:
+        (response,) = model.execute([[Tensor("picture", photos)]])
+        tokens: NDArray[Any] = response.output_tensors[0].array
+        return tokens
+
+    alone = answer()
+    with other.computing as no_other_computes:
+        assert no_other_computes
+        beside_another = answer()
+        assert runs == ["all cores", "one thread"]
+    assert np.array_equal(alone, beside_another)
+    assert np.array_equal(answer(), alone)
+    assert runs[2:] == ["all cores"]
+
+
+@pytest.mark.parametrize("role", ["encode", "decode"])
+def test_onnxruntime_outputs_do_not_depend_on_the_number_of_threads(
+    tmp_path: Path,
+    role: str,
+    latents: bytes,
+    decodes: dict[int, bytes],
+    photos: NDArray[np.uint8],
+) -> None:
+    """Not by one bit: a lone image must have the tokens that it has in a crowd."""
+    tokens = np.random.default_rng(0).integers(0, 2**16, (8, 256), dtype=np.int32)
+    content, rows = (latents, photos) if role == "encode" else (decodes[256], tokens)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(content)
+    outputs = []
+    for threads in (1, 2, 3, 4, 8):
+        (name, *_), _, run = python_backend.load(graph, "onnxruntime", "f32", threads)
+        for size in (1, 4, 8):
+            parts = [run({name: rows[i : i + size]})[0] for i in range(0, 8, size)]
+            outputs.append(np.concatenate(parts))
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Which folders of a repository are models, and what their configs become on this machine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,13 +56,31 @@ def test_read_config_leaves_models_of_others_alone(tmp_path: Path) -> None:
 
 
 def test_read_config_adds_what_this_machine_decides() -> None:
-    settings = Settings(engine_instances=3, engine_threads=2)
+    settings = Settings(engine_instances=3, engine_threads=2, engine_threads_alone=4)
     config = read_config(SHIPPED / "demo_encode", settings)
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert (parameters["engine"], parameters["precision"]) == ("onnxruntime", "f32")
-    assert parameters["threads"] == "2"
-    assert config.instance_group[0].count == 3
-    assert [resource.name for resource in config.instance_group[0].rate_limiter.resources]
+    assert (parameters["threads"], parameters["lone_threads"]) == ("2", "4")
+    others, lone = config.instance_group
+    assert (others.count, lone.count, lone.name) == (2, 1, "lone")
+    assert others.rate_limiter.priority > lone.rate_limiter.priority
+    for group in (others, lone):
+        assert [resource.name for resource in group.rate_limiter.resources] == ["cores"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        ({"engine_instances": 1, "engine_threads_alone": 2}, [("lone", 1)]),
+        ({"engine_instances": 2, "engine_threads_alone": 1}, [("", 2)]),
+        ({"engine_instances": 2, "engine_threads_alone": 2, "engine": "openvino"}, [("", 2)]),
+    ],
+)
+def test_read_config_has_a_lone_instance_where_it_helps(
+    settings: dict[str, Any], groups: list[tuple[str, int]]
+) -> None:
+    config = read_config(SHIPPED / "demo_encode", Settings(**settings))
+    assert [(group.name, group.count) for group in config.instance_group] == groups
 
 
 def test_read_config_needs_the_graph_of_the_precision() -> None:
