@@ -12,10 +12,10 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help serve format proto dashboard openapi notebooks screenshots \
 	test test-again test-full check images images-check packages-check engines-check wheel release \
-	bench bench-serving bench-before bench-workers bench-generate bench-peers bench-engines \
-	bench-families bench-datasets bench-images bench-calls bench-in-process pixel-difference \
-	capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos chaos-short train \
-	ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
+	bench bench-serving bench-before bench-workers bench-generate bench-quality bench-peers \
+	bench-engines bench-families bench-datasets bench-images bench-calls bench-in-process \
+	pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph loadtest chaos \
+	chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} \
@@ -175,6 +175,9 @@ bench-workers: $(VENV)/dev.stamp  ## core time of one and two gateway workers
 
 bench-generate: $(VENV)/dev.stamp  ## Generate through the service against the bare step graph
 	$(BIN)/python -m loadtest.bench.generate
+
+bench-quality: $(VENV)/dev.stamp  ## Encode with a quality target against Encode with all tokens
+	$(BIN)/python -m loadtest.bench.quality
 
 bench-peers: $(VENV)/dev.stamp  ## the service against FastAPI, LitServe, Ray Serve and others
 	$(BIN)/python -m loadtest.peers

@@ -30,7 +30,6 @@ class Arrangement:
         return f"{self.sessions} sessions x {self.threads} threads x batch {self.batch}"
 
 
-PLAIN_LOOP = Arrangement(1, CORES, 1)
 ARRANGEMENTS = [
     Arrangement(sessions, CORES // sessions, batch)
     for sessions in (1, CORES)
@@ -69,5 +68,12 @@ class BareGraph:
         return images / (time.perf_counter() - started), (time.process_time() - cpu) / images
 
     def best(self) -> Arrangement:
-        """The fastest arrangement, by a one-second trial of each."""
-        return max(ARRANGEMENTS, key=lambda arrangement: self.throughput(arrangement, 1.0)[0])
+        """The fastest arrangement, by two trials of each in turns, of a second each.
+
+        The better trial counts: what else runs on the machine only makes one slower.
+        """
+        trials: dict[Arrangement, float] = {}
+        for arrangement in 2 * ARRANGEMENTS:
+            rate, _ = self.throughput(arrangement, 1.0)
+            trials[arrangement] = max(rate, trials.get(arrangement, 0.0))
+        return max(trials, key=lambda arrangement: trials[arrangement])
