@@ -77,7 +77,7 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
     with running(workers="2", probe_seconds="0.5") as service:
         children = service.children()
         for number in (signal.SIGSTOP, signal.SIGKILL):
-            victim = workers(service)[0]
+            victim, ready = workers(service)[0], len(service.events("ready"))
             os.kill(victim.pid, number)
             eventually(
                 lambda gone=victim: len(workers(service)) == 2 and gone not in workers(service),
@@ -85,7 +85,12 @@ def test_crashed_or_stopped_worker_is_replaced_and_a_stop_loses_no_call() -> Non
                 "a new worker",
             )
             eventually(
-                lambda: all(serves(worker, service) for worker in workers(service)), 30, "readiness"
+                lambda before=ready: (
+                    len(service.events("ready")) > before
+                    and all(serves(worker, service) for worker in workers(service))
+                ),
+                30,
+                "readiness",
             )
         eventually(
             lambda: sample(service, "channeltok_engine_restarts_total", component="worker") == 2,
