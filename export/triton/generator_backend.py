@@ -279,7 +279,7 @@ class StepLoop(threading.Thread):
     ) -> None:
         """number: of this thread. most: sequences at the same time."""
         super().__init__(name=f"sequences-{number}", daemon=True)
-        self._number, self._scheduler, self._session = number, scheduler, session
+        self._number, self._scheduler = number, scheduler
         self._batch = session.batch(most)
         self._sequences: list[SequenceRequest] = []
 

@@ -1,0 +1,55 @@
+"""How sequences are spread over the threads of a generator's backend."""
+
+import threading
+from typing import Any
+
+from export.triton.generator_backend import Scheduler
+
+
+def _put(scheduler: Scheduler, count: int) -> list[Any]:
+    sequences: list[Any] = [object() for _ in range(count)]
+    for sequence in sequences:
+        scheduler.put(sequence)
+    return sequences
+
+
+def test_scheduler_gives_sequences_to_the_thread_with_fewest() -> None:
+    scheduler = Scheduler(threads=2, most=4)
+    first, second, third = _put(scheduler, 3)
+    assert scheduler.take(0) == [first]
+    assert scheduler.take(1) == [second, third]
+    (fourth,) = _put(scheduler, 1)
+    assert scheduler.take(1) == []
+    assert scheduler.take(0) == [fourth]
+
+
+def test_scheduler_lets_sequences_wait_while_all_threads_are_full() -> None:
+    scheduler = Scheduler(threads=1, most=2)
+    first, second, third, fourth = _put(scheduler, 4)
+    assert scheduler.take(0) == [first, second]
+    assert scheduler.take(0) == []
+    scheduler.release(0)
+    assert scheduler.take(0) == [third]
+    assert scheduler.stop() == [fourth]
+    assert scheduler.take(0) is None
+
+
+def test_scheduler_wakes_a_thread_that_has_nothing_to_do() -> None:
+    scheduler, taken = Scheduler(threads=2, most=4), list[Any]()
+    idle = threading.Thread(target=lambda: taken.append(scheduler.take(1)))
+    idle.start()
+    idle.join(0.1)
+    assert idle.is_alive()
+    first, second = _put(scheduler, 2)
+    idle.join(5)
+    assert taken == [[first]]
+    assert scheduler.take(0) == [second]
+
+
+def test_scheduler_stops_a_thread_that_has_nothing_to_do() -> None:
+    scheduler, taken = Scheduler(threads=1, most=4), list[Any]()
+    idle = threading.Thread(target=lambda: taken.append(scheduler.take(0)))
+    idle.start()
+    assert scheduler.stop() == []
+    idle.join(5)
+    assert taken == [None]
