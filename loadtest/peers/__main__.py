@@ -223,16 +223,21 @@ def report(medians: dict[str, dict[str, Cell]], rounds: int) -> dict[str, object
         "versions": versions(),
         "cells": {n: {k: asdict(c) for k, c in row.items()} for n, row in medians.items()},
     }
-    for clients in (16, 64):
+    for clients in CLIENTS:
+        load = f"{clients}"
         best = max(
             (name for name in medians if name in PEERS),
-            key=lambda name: medians[name][f"{clients}"].goodput,
+            key=lambda name: medians[name][load].goodput,
         )
-        for ours, key in ((OURS, "best_peer_ratio"), (OUR_BEST, "best_peer_ratio_best_engine")):
+        for ours, key in ((OURS, "default"), (OUR_BEST, "best_engine")):
             if ours in medians:
-                ratio = medians[ours][f"{clients}"].goodput / medians[best][f"{clients}"].goodput
-                figures[f"{key}_c{clients}"] = ratio
-                print(f"{clients} clients: {ours} / best peer ({best}) = {ratio:.2f}")
+                ratio = medians[ours][load].goodput / medians[best][load].goodput
+                p99 = medians[ours][load].p99 / medians[best][load].p99
+                figures[f"{key}_over_best_peer_c{clients}"] = ratio
+                figures[f"{key}_p99_over_best_peer_c{clients}"] = p99
+                print(
+                    f"{clients} clients: {ours} / best peer ({best}) = {ratio:.2f}, p99 {p99:.2f}"
+                )
     return figures
 
 

@@ -30,7 +30,7 @@ def test_compare_writes_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         for load, cell in row.items()
         if load != "64"
     )
-    assert figures["best_peer_ratio_c16"] > 0
+    assert figures["default_over_best_peer_c16"] > 0
 
 
 def test_body_of_a_form_holds_the_image() -> None:
