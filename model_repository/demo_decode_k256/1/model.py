@@ -140,18 +140,19 @@ class Computing:
     def __enter__(self) -> bool:
         """Whether no other process computes, or was seen to in the last CROWD_SECONDS."""
         self._lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK)
-        self._look()
-        return time.monotonic() >= self._not_alone_until
+        return not self._others_compute() and time.monotonic() >= self._not_alone_until
 
     def __exit__(self, *_: object) -> None:
-        self._look()
+        self._others_compute()
         self._lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
-    def _look(self) -> None:
+    def _others_compute(self) -> bool:
         # The lock that would be in the way of a write lock; our own never is.
         found, *_ = self._lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK)
-        if found != fcntl.F_UNLCK:
-            self._not_alone_until = time.monotonic() + CROWD_SECONDS
+        if found == fcntl.F_UNLCK:
+            return False
+        self._not_alone_until = time.monotonic() + CROWD_SECONDS
+        return True
 
     def _lock(self, command: int, kind: int) -> tuple[int, ...]:
         lock = struct.pack(self._FORMAT, kind, os.SEEK_SET, 0, 0, 0)
