@@ -37,7 +37,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
 INT8_GRAPH = "model_int8.onnx"
-LONE_GROUP = "lone"  # its instance's name begins with it
+LONE_INSTANCE = "lone_0"  # of a group without a name it would be <model>_<group>_<number>
 # An instance that took all cores between two images of a few callers would share them with the
 # next: 4 callers lost a sixth of their images/s.
 CROWD_SECONDS = 0.5
@@ -76,7 +76,7 @@ class TritonPythonModel:
         )
         self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), *batches)
         self.run_alone = self.run
-        if args["model_instance_name"].startswith(LONE_GROUP):
+        if args["model_instance_name"] == LONE_INSTANCE:
             *_, self.run_alone = load(
                 graph, engine, precision, int(parameters["lone_threads"]), *batches
             )
