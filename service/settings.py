@@ -61,8 +61,9 @@ class EngineSettings(BaseSettings):
     name."""
 
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """Inference engine of the embedded Triton. auto: OpenVINO where it computes in bf16, ONNX
-    Runtime elsewhere. Set it to compare the two, or when one fails on your processor."""
+    """Inference engine of the embedded Triton. auto: OpenVINO where it computes in bf16 and, on a
+    processor with AVX-512, for models whose config.pbtxt says so (avx512_engine), ONNX Runtime
+    elsewhere. Set it to compare the two, or when one fails on your processor."""
 
     encode_precision: Literal["f32", "bf16"] = "f32"
     """Arithmetic of encode. bf16 is faster on processors that support it, but flips a few of the

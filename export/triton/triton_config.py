@@ -26,6 +26,9 @@ CPU_INSTANCES = 2
 CPU_THREADS = 1
 GPU_MAX_BATCH = 128
 GPU_BEST_BATCH = 32  # TensorRT tunes its kernels for this size
+# The faster engine for f32 on a processor with AVX-512, by role and family; ONNX Runtime for all
+# others (docs/decisions/0073).
+AVX512_ENGINES = {("encode", "channeltok"): "openvino"}
 # Output that model.py adds: nanoseconds the graph ran, and images in its batch. Triton reports sums
 # only.
 EXECUTION = model_config_pb2.ModelOutput(
@@ -56,8 +59,12 @@ def _python(message: Any, size: int) -> None:
     message.instance_group.add(
         count=CPU_INSTANCES, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU
     )
-    for key, value in {"engine": "onnxruntime", "precision": "f32", "threads": CPU_THREADS}.items():
-        message.parameters[key].string_value = str(value)
+    parameters = {"engine": "onnxruntime", "precision": "f32", "threads": str(CPU_THREADS)}
+    role, family = (message.parameters[name].string_value for name in ("role", "family"))
+    if engine := AVX512_ENGINES.get((role, family)):
+        parameters["avx512_engine"] = engine
+    for key, value in parameters.items():
+        message.parameters[key].string_value = value
 
 
 def _gpu(message: Any, backend: str, engine: str) -> None:

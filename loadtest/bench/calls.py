@@ -34,7 +34,7 @@ from loadtest.harness.process_stats import Noise, cpu
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import Service, running
 from loadtest.load.open_loop import ENCODE, Generators, Grpc
-from service.engine.cpu import cpu_engine
+from service.engine.repository import engine_of, parse_config
 from service.settings import Settings
 
 REPORT = Path("build/bench-calls.json")
@@ -113,7 +113,7 @@ def prefixes(client: Client, rounds: int) -> dict[str, float]:
     tokens = client.encode(crops()[0])
     info = client.tokenizers()[0]
     (graph,) = REPOSITORY.glob(f"{info.name}_decode_k*/1/model.onnx")
-    engine = cpu_engine("decode", Settings())
+    engine = engine_of(parse_config(graph.parents[1]), Settings())
     loaded = [python_backend.load(graph, *engine, 1, len(KS)) for _ in range(CORES)]
     name = loaded[0][0][0]
     rows = np.array_split(pad_prefixes(tokens.ids, KS, info.max_tokens), CORES)

@@ -229,7 +229,7 @@ def main() -> None:
     ids = np.stack([sequence.ids for sequence in tokens[: BATCHES[-1]]]).astype(np.int32)
     for role, pattern, inputs in (("encode", "*_encode", pixels), ("decode", "*_decode_k*", ids)):
         (graph,) = REPOSITORY.glob(f"{pattern}/1/model.onnx")
-        fits[role] |= _fit_bare_graph(table, BareGraph(role, graph, inputs), role, seconds / 2)
+        fits[role] |= _fit_bare_graph(table, BareGraph(graph, inputs), role, seconds / 2)
         whole, graph_alone = fits[role]["cost"], fits[role]["graph"]
         print(
             f"  {whole:.2f} core ms per image: graph {graph_alone:.2f}, "

@@ -75,7 +75,7 @@ def main() -> None:
     size = engine.tokenizers()[0].image_size
     photos = _photos(data, PHOTOS)
     pixels = np.stack([imaging.prepare(photo, size) for photo in photos[:16]])
-    bare = BareGraph("encode", graph, pixels)
+    bare = BareGraph(graph, pixels)
     memory = Memory()
     arrangement = bare.best()
     bare_rates, read_rates = [bare.throughput(arrangement, SECONDS)[0]], [_read_rate(photos, size)]

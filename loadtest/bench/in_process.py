@@ -54,7 +54,7 @@ def throughput(
     size = tokenizer.info.image_size
     pixels = np.stack([imaging.prepare(photo, size) for photo in photos])
     (graph,) = Path("model_repository").glob("demo_encode/1/model.onnx")
-    bare = BareGraph("encode", graph, pixels[:16])
+    bare = BareGraph(graph, pixels[:16])
     best = bare.best()
     tokenizer.encode(pixels)
     noise = Noise()

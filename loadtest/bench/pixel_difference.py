@@ -23,7 +23,7 @@ from loadtest.harness import checkout
 from loadtest.harness.bare_graph import CORES, REPOSITORY
 from loadtest.harness.images import camera_jpeg
 from loadtest.harness.service_process import ROOT
-from service.engine.cpu import cpu_engine
+from service.engine.repository import engine_of, parse_config
 from service.settings import Settings
 
 HEAD = (
@@ -91,7 +91,8 @@ def prepared(commit: Path, jpegs: Path, folder: Path) -> NDArray[np.uint8]:
 def _run(role: str, rows: NDArray[Any]) -> NDArray[Any]:
     """Pixels to ids or ids to pixels, with the demo's graph on the service's engine."""
     (graph,) = REPOSITORY.glob(f"*_{role}*/1/model.onnx")
-    inputs, _, run = python_backend.load(graph, *cpu_engine(role, Settings()), CORES, 1)
+    engine = engine_of(parse_config(graph.parents[1]), Settings())
+    inputs, _, run = python_backend.load(graph, *engine, CORES, 1)
     return np.concatenate([run({inputs[0]: rows[i : i + 1]})[0] for i in range(len(rows))])
 
 

@@ -54,7 +54,7 @@ def _full_decode() -> dict[str, object]:
     of the bare graph, whose fastest arrangement is one image after another."""
     (graph,) = FULL.glob("*_decode_k512/1/model.onnx")
     ids = np.random.default_rng(0).integers(0, 2**16, (1, 512), np.int32)
-    bare = BareGraph("decode", graph, ids)
+    bare = BareGraph(graph, ids)
     arrangement = Arrangement(sessions=1, threads=CORES, batch=1)
     before, _ = bare.throughput(arrangement, FULL_SECONDS)
     timeouts = {"request_timeout_seconds": FULL_TIMEOUT, "max_queue_seconds": FULL_TIMEOUT}

@@ -99,11 +99,11 @@ def measure() -> dict[str, float]:
         ids = np.stack([sequence.ids for sequence in tokens]).astype(np.int32)
         roles: dict[str, tuple[BareGraph, ClientCall]] = {
             "encode": (
-                BareGraph("encode", encode_graph, pixels),
+                BareGraph(encode_graph, pixels),
                 lambda client, i: client.encode(jpegs[i % len(jpegs)]),
             ),
             "decode": (
-                BareGraph("decode", decode_graph, ids),
+                BareGraph(decode_graph, ids),
                 lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg"),
             ),
         }

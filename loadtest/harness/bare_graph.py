@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from export.triton import python_backend
-from service.engine.cpu import cpu_engine
+from service.engine.repository import engine_of, parse_config
 from service.machine import cores
 from service.settings import Settings
 
@@ -40,8 +40,8 @@ ARRANGEMENTS = [
 class BareGraph:
     """A graph on the engine the service would choose. inputs: a batch of images or ids."""
 
-    def __init__(self, role: str, graph: Path, inputs: NDArray[Any]) -> None:
-        self.engine = cpu_engine(role, Settings())
+    def __init__(self, graph: Path, inputs: NDArray[Any]) -> None:
+        self.engine = engine_of(parse_config(graph.parents[1]), Settings())
         self._graph = graph
         self._inputs = inputs
 

@@ -122,10 +122,11 @@ def _open(served: ServedTokenizer, settings: EngineSettings, pool: EnginePool) -
         return settings.model_repository / model.name / "1" / "model.onnx"
 
     decoders = {budget: graph(model) for budget, model in served.decoders.items()}
+    decoder = next(iter(served.decoders.values()))
     return Tokenizer(
         Graphs(served.info(), graph(served.encoder), decoders),
-        encode_engine=Engine(*cpu_engine("encode", settings, served.family)),
-        decode_engine=Engine(*cpu_engine("decode", settings, served.family)),
+        encode_engine=Engine(*cpu_engine("encode", settings, served.encoder.parameters)),
+        decode_engine=Engine(*cpu_engine("decode", settings, decoder.parameters)),
         pool=pool,
         max_pixels=settings.max_pixels,
     )

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from service.engine.cpu import cpu_engine
 from service.errors import CannotStart
-from service.settings import Settings
+from service.settings import EngineSettings, Settings
 from service.triton.models import is_ours
 
 # Beside a decode graph, written by `python -m export tokenizer --int8`.
@@ -71,8 +71,8 @@ def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfi
     config = parse_config(folder)
     if config.backend != "python" or not is_ours(config):
         return config
-    role, family = (config.parameters[name].string_value for name in ("role", "family"))
-    engine, precision = cpu_engine(role, settings, family)
+    role = config.parameters["role"].string_value
+    engine, precision = engine_of(config, settings)
     if precision == "int8" and not (folder / "1" / INT8_GRAPH).exists():
         raise CannotStart(
             f"{folder.name} has no int8 graph ({INT8_GRAPH}): "
@@ -87,13 +87,20 @@ def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfi
         group.count = settings.engine_instances
         group.rate_limiter.resources.add(name=CORES, count=1, **{"global": True})
         more_threads = settings.engine_threads < settings.engine_threads_alone
-        # Graphs of 64 MB or more, which run image by image, are too large to be held twice.
-        if engine == "onnxruntime" and more_threads and config.max_batch_size > 1:
+        # Graphs of 64 MB or more, which run image by image, are too large to be held twice. That
+        # bf16 has the same bits for any number of threads was not seen.
+        if precision == "f32" and more_threads and config.max_batch_size > 1:
             _add_lone_group(config)
             parameters["lone_threads"] = settings.engine_threads_alone
     for key, value in parameters.items():
         config.parameters[key].string_value = str(value)
     return config
+
+
+def engine_of(config: model_config_pb2.ModelConfig, settings: EngineSettings) -> tuple[str, str]:
+    """Engine and precision of one of our models on this machine: ("openvino", "bf16"), say."""
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    return cpu_engine(parameters["role"], settings, parameters)
 
 
 def _add_lone_group(config: model_config_pb2.ModelConfig) -> None:

@@ -27,11 +27,12 @@ from channeltok.datasets import tokenize
 import imaging
 from export.graphs import parity
 from export.graphs.random_model import random_model
-from export.triton import repository
+from export.triton import python_backend, repository
 from imaging.similarity import psnr, ssim
 from service.engine.cpu import processor_has_bf16
 from service.engine.in_process import InProcessEngine
-from service.settings import EngineSettings
+from service.engine.repository import engine_of, parse_config
+from service.settings import EngineSettings, Settings
 from tests.support import dataset_files, exported_graphs
 from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, Service, running
@@ -195,8 +196,11 @@ def test_served_values_equal_the_bare_graphs(
     photos = crops(8)
     tokens = [client.encode(photo, tokenizer=served.name) for photo in photos]
     pixels = np.stack([imaging.prepare(photo, served.image_size) for photo in photos])
-    encode = (models / f"{served.name}_encode/1/model.onnx").read_bytes()
-    assert np.array_equal(np.stack([one.ids for one in tokens]), parity.run(encode, pixels))
+    encoder = models / f"{served.name}_encode"
+    engine = engine_of(parse_config(encoder), Settings())
+    _, _, encode = python_backend.load(encoder / "1/model.onnx", *engine, 1)
+    (bare,) = encode({"picture": pixels})
+    assert np.array_equal(np.stack([one.ids for one in tokens]), bare)
     for k in served.budgets:
         decode = (models / f"{served.name}_decode_k{k}/1/model.onnx").read_bytes()
         due = parity.run(decode, np.stack([one.ids[:k] for one in tokens]).astype(np.int32)).astype(

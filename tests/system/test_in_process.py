@@ -29,8 +29,8 @@ def test_threads_that_start_together_do_not_deadlock() -> None:
 
 @pytest.fixture(scope="module")
 def in_f32() -> Iterator[Service]:
-    """A service that also decodes in f32; it encodes so by default."""
-    with running(decode_precision="f32") as started:
+    """A service with the engine that a Tokenizer has by default."""
+    with running(engine="onnxruntime") as started:
         yield started
 
 

@@ -141,10 +141,12 @@ def test_lone_instance_uses_more_threads_while_no_other_computes(
     assert runs[3:] == ["one thread", "one thread"]
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("role", ["encode", "decode"])
-def test_onnxruntime_outputs_do_not_depend_on_the_number_of_threads(
+def test_outputs_do_not_depend_on_the_number_of_threads(
     tmp_path: Path,
     role: str,
+    engine: str,
     latents: bytes,
     decodes: dict[int, bytes],
     photos: NDArray[np.uint8],
@@ -156,7 +158,7 @@ def test_onnxruntime_outputs_do_not_depend_on_the_number_of_threads(
     graph.write_bytes(content)
     outputs = []
     for threads in (1, 2, 3, 4, 8):
-        (name, *_), _, run = python_backend.load(graph, "onnxruntime", "f32", threads)
+        (name, *_), _, run = python_backend.load(graph, engine, "f32", threads, 4, 8)
         for size in (1, 4, 8):
             parts = [run({name: rows[i : i + size]})[0] for i in range(0, 8, size)]
             outputs.append(np.concatenate(parts))

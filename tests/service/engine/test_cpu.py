@@ -3,6 +3,8 @@ import pytest
 from service.engine import cpu
 from service.settings import Settings
 
+CHANNELTOK = {"family": "channeltok"}
+
 
 @pytest.mark.parametrize(
     ("options", "has_bf16", "encode", "decode"),
@@ -35,8 +37,31 @@ def test_cpu_engine_follows_the_settings_and_then_the_processor(
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: has_bf16)
     settings = Settings(**options)
-    assert cpu.cpu_engine("encode", settings) == encode
-    assert cpu.cpu_engine("decode", settings) == decode
+    assert cpu.cpu_engine("encode", settings, CHANNELTOK) == encode
+    assert cpu.cpu_engine("decode", settings, CHANNELTOK) == decode
+
+
+@pytest.mark.parametrize(
+    ("options", "has_avx512", "encode"),
+    [
+        ({}, True, ("openvino", "f32")),
+        ({}, False, ("onnxruntime", "f32")),
+        ({"engine": "onnxruntime"}, True, ("onnxruntime", "f32")),
+        ({"encode_precision": "bf16"}, True, ("openvino", "bf16")),
+    ],
+)
+def test_cpu_engine_follows_the_model_where_the_processor_has_avx512(
+    options: dict[str, str],
+    has_avx512: bool,
+    encode: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "processor_has_avx512", lambda: has_avx512)
+    monkeypatch.setattr(cpu, "processor_has_bf16", lambda: False)
+    settings = Settings(**options)
+    parameters = {**CHANNELTOK, "avx512_engine": "openvino"}
+    assert cpu.cpu_engine("encode", settings, parameters) == encode
+    assert cpu.cpu_engine("decode", settings, CHANNELTOK) == ("onnxruntime", "f32")
 
 
 @pytest.mark.parametrize(
@@ -51,17 +76,17 @@ def test_cpu_engine_decodes_a_flow_in_f32_unless_bf16_is_set(
     precision: str, decode: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
-    assert cpu.cpu_engine("decode", Settings(decode_precision=precision), "flextok") == decode
-    assert cpu.cpu_engine("decode", Settings(), "cvq") == ("openvino", "bf16")
+    settings = Settings(decode_precision=precision)
+    assert cpu.cpu_engine("decode", settings, {"family": "flextok"}) == decode
+    assert cpu.cpu_engine("decode", Settings(), {"family": "cvq"}) == ("openvino", "bf16")
 
 
-def test_processor_has_bf16_reads_this_machine() -> None:
+def test_features_are_read_from_this_machine() -> None:
     assert cpu.processor_has_bf16() in (True, False)
+    assert cpu.processor_has_avx512() in (True, False)
 
 
 def test_cpu_engine_generates_alike_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
-    assert cpu.cpu_engine("generate", Settings(engine="openvino", encode_precision="bf16")) == (
-        "onnxruntime",
-        "f32",
-    )
+    settings = Settings(engine="openvino", encode_precision="bf16")
+    assert cpu.cpu_engine("generate", settings, CHANNELTOK) == ("onnxruntime", "f32")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.engine.cpu import processor_has_avx512
 from service.engine.repository import model_folders, parse_config, read_config, strays
 from service.errors import CannotStart
 from service.settings import Settings
@@ -59,7 +60,10 @@ def test_read_config_adds_what_this_machine_decides() -> None:
     settings = Settings(engine_instances=3, engine_threads=2, engine_threads_alone=4)
     config = read_config(SHIPPED / "demo_encode", settings)
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    assert (parameters["engine"], parameters["precision"]) == ("onnxruntime", "f32")
+    assert (parameters["engine"], parameters["precision"]) == (
+        "openvino" if processor_has_avx512() else "onnxruntime",
+        "f32",
+    )
     assert (parameters["threads"], parameters["lone_threads"]) == ("2", "4")
     others, lone = config.instance_group
     assert (others.count, lone.count, lone.name) == (2, 1, "lone")
@@ -73,7 +77,14 @@ def test_read_config_adds_what_this_machine_decides() -> None:
     [
         ({"engine_instances": 1, "engine_threads_alone": 2}, [("lone", 1)]),
         ({"engine_instances": 2, "engine_threads_alone": 1}, [("", 2)]),
-        ({"engine_instances": 2, "engine_threads_alone": 2, "engine": "openvino"}, [("", 2)]),
+        (
+            {"engine_instances": 2, "engine_threads_alone": 2, "engine": "openvino"},
+            [("", 1), ("lone", 1)],
+        ),
+        (
+            {"engine_instances": 2, "engine_threads_alone": 2, "encode_precision": "bf16"},
+            [("", 2)],
+        ),
     ],
 )
 def test_read_config_has_a_lone_instance_where_it_helps(
