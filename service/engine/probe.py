@@ -15,9 +15,10 @@ from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, Serv
 from service.triton.client import Triton
 from service.triton.models import Model
 
-# Seconds, or `engine_timeout_seconds` where that is less. Under load a probe waits in the engine's
-# queue like every request.
+# Seconds that a probe may take: so many, or SLOW times its quickest, and never more than
+# `engine_timeout_seconds`. Under load a probe waits in the engine's queue like every request.
 TIMEOUT = 10.0
+SLOW = 4
 PROBE_EVERY = 10  # checks, while callers get answers
 MAX_ENGINE_SHARE = 0.01  # of an engine's time; an image of the full size takes seconds
 PROBE_TOKENS = 4
@@ -31,7 +32,9 @@ class Probe:
     """Checks models, at little cost to callers.
 
     While callers get answers only one check in `PROBE_EVERY` costs the engine time. A slow engine
-    is probed less often, for `max_engine_share` of its time at most, until it fails a caller.
+    is probed less often, for `max_engine_share` of its time at most, until it fails a caller. One
+    that has not answered yet gets twice the time at each check: an image of a large model may take
+    longer than TIMEOUT.
 
     The first output of each model is its reference: an engine that answers the same input
     differently later computes wrongly (NaN, say). An engine that hangs or answers wrongly is
@@ -49,7 +52,6 @@ class Probe:
     ) -> None:
         self._triton = triton
         self._engine_timeout = engine_timeout_seconds
-        self._timeout = min(TIMEOUT, engine_timeout_seconds)
         self._probe_seconds = probe_seconds
         self._max_engine_share = max_engine_share
         self._clock = clock
@@ -57,6 +59,10 @@ class Probe:
         self._skipped: dict[str, int] = defaultdict(int)
         # Seconds of the quickest probe: the very first is slow, and so are those under load.
         self._fastest: dict[str, float] = {}
+        # Seconds for models that have not answered yet.
+        self._first_timeout: dict[str, float] = defaultdict(
+            lambda: min(TIMEOUT, engine_timeout_seconds)
+        )
         self._last_probe: dict[str, float] = {}  # when the model last passed an inference
         self._seen_count: dict[str, int] = defaultdict(int)  # answers counted at the last check
 
@@ -93,7 +99,7 @@ class Probe:
             self._triton.streams.cancel_all(model.name)
             return DeadlineExceeded("the engine makes no tokens")
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(min(TIMEOUT, self._engine_timeout)):
                 async with aclosing(
                     self._triton.streams.infer(model, _generator_input(model))
                 ) as responses:
@@ -112,11 +118,13 @@ class Probe:
     async def _infer(self, model: Model) -> ServiceError | None:
         started = self._clock()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout(model)):
                 inference = await self._triton.infer(model, _probe_input(model)[None])
         except Overloaded:
             return None  # the engine is at work
         except TimeoutError:
+            doubled = 2 * self._first_timeout[model.name]
+            self._first_timeout[model.name] = min(doubled, self._engine_timeout)
             self._suspect_if_silent(model, started)
             return DeadlineExceeded("the engine does not answer")
         except ServiceError as error:
@@ -129,6 +137,12 @@ class Probe:
             inference.compute_seconds, self._fastest.get(model.name, math.inf)
         )
         return None
+
+    def _timeout(self, model: Model) -> float:
+        """Seconds that the next probe of a model may take."""
+        if model.name not in self._fastest:
+            return self._first_timeout[model.name]
+        return min(max(TIMEOUT, SLOW * self._fastest[model.name]), self._engine_timeout)
 
     def _suspect_if_silent(self, model: Model, sent: float) -> None:
         if self._triton.health.silent_seconds(model) >= self._engine_timeout:

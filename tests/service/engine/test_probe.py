@@ -167,6 +167,21 @@ async def test_probe_suspects_an_engine_that_does_not_answer(
     assert list(triton.health.suspected_at) == ["decoder"]
 
 
+async def test_probe_waits_longer_for_an_engine_that_has_not_answered_yet(
+    engine: Engine, triton: Triton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.probe.TIMEOUT", 0.1)
+    engine.seconds = 0.3
+    probe = Probe(triton, engine_timeout_seconds=60.0, probe_seconds=0.0, max_engine_share=1.0)
+    for _ in range(2):
+        assert isinstance(await probe.check(DECODER), DeadlineExceeded)
+    assert await probe.check(DECODER) is None  # 0.4 s
+    await asyncio.sleep(0.3)
+    engine.seconds = 0.8
+    assert await probe.check(DECODER) is None  # four times the quickest
+    assert not triton.health.suspected_at
+
+
 async def test_probe_dates_the_suspicion_of_a_silent_generator_back_to_its_silence(
     triton: Triton,
 ) -> None:
