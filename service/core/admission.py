@@ -48,6 +48,7 @@ class Permit:
         "_accepted",
         "_admission",
         "_admitted",
+        "_counts",
         "_holders",
         "_priority",
         "_timeout",
@@ -64,6 +65,7 @@ class Permit:
         self._timeout = timeout
         self._accepted = accepted
         self._admitted = 0.0
+        self._counts = True
         self._holders = 1
 
     async def __aenter__(self) -> Self:
@@ -73,7 +75,10 @@ class Permit:
         self._admitted = self._admission._clock()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # A caller that left before its image was in the engine, or whose image could not be read,
+        # says nothing of how long an image takes.
+        self._counts = error is None or self._holders > 1
         self.release()
 
     def hold_until(self, work: asyncio.Future[Any]) -> None:
@@ -85,7 +90,8 @@ class Permit:
         """Give up one hold; the last one releases the permit."""
         self._holders -= 1
         if not self._holders:
-            self._admission._release_after(self._admission._clock() - self._admitted)
+            held = self._admission._clock() - self._admitted
+            self._admission._release_after(held if self._counts else None)
 
 
 class Admission:
@@ -170,15 +176,25 @@ class Admission:
         self.refuse_if_closed()
         queue = self._queues[priority]
         limit = self._current_limit()
-        if self._in_flight >= limit and priority is Priority.INTERACTIVE:
-            wait = (len(queue) + 1) * self._mean_held_seconds / limit
-            too_late = timeout is not None and wait + self._mean_held_seconds > timeout
-            if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds or too_late:
+        if priority is not Priority.INTERACTIVE:
+            return
+        seconds_each = self._mean_held_seconds / limit
+        if self._in_flight >= limit:
+            wait = (len(queue) + 1) * seconds_each
+            if len(queue) >= self._max_queue_size or wait > self._max_queue_seconds:
                 raise Overloaded(
                     f"{limit} {self._noun} are running, the limit, and {len(queue)} wait:"
                     " try again",
                     max(MIN_RETRY_SECONDS, wait),
                 )
+        answer = (self._in_flight + len(queue) + 1) * seconds_each
+        # Where nothing runs the mean may be of other times.
+        if timeout is not None and self._in_flight and answer > timeout:
+            raise Overloaded(
+                f"{self._in_flight} {self._noun} are running and {len(queue)} wait: an answer takes"
+                f" about {answer:.2g} s, and the deadline is in {max(timeout, 0):.2g} s; try again",
+                max(MIN_RETRY_SECONDS, answer - timeout),
+            )
 
     def _current_limit(self) -> int:
         limit = self._limit(self._in_flight + sum(map(len, self._queues.values())))
@@ -211,8 +227,10 @@ class Admission:
                 queue.remove(turn)
             raise
 
-    def _release_after(self, held_seconds: float) -> None:
-        self._mean_held_seconds += LATEST_WEIGHT * (held_seconds - self._mean_held_seconds)
+    def _release_after(self, held_seconds: float | None) -> None:
+        """held_seconds: None where they are not to count."""
+        if held_seconds is not None:
+            self._mean_held_seconds += LATEST_WEIGHT * (held_seconds - self._mean_held_seconds)
         self._release()
 
     def _release(self) -> None:

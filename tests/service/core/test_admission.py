@@ -44,6 +44,34 @@ async def hold_for_ever(admission: Admission, priority: Priority) -> None:
         await asyncio.Event().wait()
 
 
+async def test_admission_refuses_a_call_that_could_not_be_answered_before_its_deadline() -> None:
+    """Also below the limit: its work would be lost, and others would wait for it."""
+    clock = Clock()
+    admission = Admission(lambda _: 4, 100, 60.0, clock=clock)
+    for _ in range(128):
+        await hold(admission, clock, 1.0)
+    await enter(admission, timeout=0.01)  # nothing runs, so that the mean may be of other times
+    async with asyncio.timeout(5), admission.acquire(CALL):
+        with pytest.raises(Overloaded, match="1 images are running and 0 wait: an answer takes"):
+            await enter(admission, timeout=0.4)
+        await enter(admission, timeout=0.6)
+        await enter(admission)
+
+
+async def test_callers_that_left_before_the_engine_do_not_count() -> None:
+    clock = Clock()
+    admission = Admission(lambda _: 4, 100, 60.0, clock=clock)
+    for _ in range(128):
+        await hold(admission, clock, 1.0)
+    for _ in range(128):
+        with pytest.raises(ValueError, match="not an image"):
+            async with admission.acquire(CALL):
+                raise ValueError("not an image")
+    async with asyncio.timeout(5), admission.acquire(CALL):
+        with pytest.raises(Overloaded):
+            await enter(admission, timeout=0.4)
+
+
 async def test_admission_refuses_at_once_a_call_that_would_wait_too_long() -> None:
     clock = Clock()
     admission = Admission(lambda _: 2, 100, 0.2, clock=clock)
