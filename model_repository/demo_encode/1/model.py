@@ -19,6 +19,7 @@ import json
 import os
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -76,10 +77,20 @@ class TritonPythonModel:
         )
         self.inputs, self.outputs, self.run = load(graph, engine, precision, int(threads), *batches)
         self.run_alone = self.run
+        self.loading = threading.Thread(target=self._load_alone, args=(graph, parameters))
         if args["model_instance_name"] == LONE_INSTANCE:
-            # It seldom has a batch: without one compiled for it, OpenVINO saves 100 MB.
-            *_, self.run_alone = load(graph, engine, precision, int(parameters["lone_threads"]))
+            self.loading.start()  # the instance is ready meanwhile
         self.computing = Computing()
+
+    def finalize(self) -> None:
+        """End once nothing is being loaded."""
+        if self.loading.ident is not None:
+            self.loading.join()
+
+    def _load_alone(self, graph: Path, parameters: dict[str, str]) -> None:
+        engine, precision = parameters["engine"], parameters["precision"]
+        # It seldom has a batch: without one compiled for it, OpenVINO saves 100 MB.
+        *_, self.run_alone = load(graph, engine, precision, int(parameters["lone_threads"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order: outputs, or an error for a request that fails."""

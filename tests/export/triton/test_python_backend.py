@@ -115,7 +115,9 @@ def test_lone_instance_uses_more_threads_while_no_other_computes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = loaded(triton, tmp_path, encode, instance="lone_0")
+    model.loading.join()
     other = loaded(triton, tmp_path, encode, instance="lone_0_0")  # of a model called lone
+    other.finalize()  # has nothing to wait for
     assert other.run_alone is other.run
     runs = []
     run, run_alone = model.run, model.run_alone
