@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 	test test-again test-full check images images-check packages-check engines-check wheel release \
 	bench bench-serving bench-before bench-workers bench-generate bench-quality bench-peers \
 	bench-engines bench-families bench-datasets bench-images bench-calls bench-in-process \
-	bench-history pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph \
+	performance-report pixel-difference capacity cost soak capacity-report perf-analyzer flame-graph \
 	loadtest chaos chaos-short train ship card demo-graphs gpu-acceptance gpu-pack gpu-rehearsal \
 	clean
 
@@ -216,9 +216,8 @@ cost: $(VENV)/dev.stamp  ## core time per image by clients, k, JPEG size and bat
 soak: $(VENV)/dev.stamp  ## 80 % of capacity for 15 minutes: no errors, flat memory and p99
 	$(BIN)/python -m loadtest.bench.soak $(SOAK)
 
-# HISTORY="--add build/bench-serving.json --machine AVX2" records a run first.
-bench-history: $(VENV)/dev.stamp  ## plot the ratios of all recorded runs (HISTORY)
-	$(BIN)/python -m loadtest.bench.history $(HISTORY)
+performance-report: $(VENV)/dev.stamp  ## docs/performance.md from the newest reports in build/
+	$(BIN)/python -m loadtest.bench.performance_page
 
 capacity-report: $(VENV)/dev.stamp  ## plot the reports of capacity, cost, bench-peers and soak
 	$(BIN)/python -m loadtest.bench.capacity_report

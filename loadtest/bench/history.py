@@ -1,15 +1,12 @@
-"""`make bench-history`: plot how the benchmarks' ratios changed over time.
+"""The benchmarks' ratios over time, for loadtest/bench/performance_page.py.
 
-`--add REPORT --machine NAME` first records the ratios of a report that a benchmark wrote today, say
-build/bench-serving.json. Only ratios within one run compare over days and machines; images/s do
-not.
+Only ratios within one run compare over days and machines; images/s do not.
 """
 
-import argparse
 import csv
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import matplotlib as mpl
@@ -57,26 +54,16 @@ class Entry:
     value: float
 
 
-def main() -> None:
-    """Record a report's ratios if there is one to add, and draw all."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.history", description=__doc__)
-    parser.add_argument("--add", type=Path, metavar="REPORT", help="a benchmark's JSON report")
-    parser.add_argument("--machine", choices=COLOURS, help="what its cores can do")
-    options = parser.parse_args()
-    if (options.add is None) != (options.machine is None):
-        parser.error("--add and --machine go together")
-    entries = read(HISTORY)
-    if options.add is not None:
-        figures = json.loads(options.add.read_text())
-        today = datetime.now(UTC).date().isoformat()
-        entries += [
-            Entry(today, options.machine, figure, round(figures[figure], 2))
-            for figure in RATIOS
-            if figure in figures
-        ]
-        write(HISTORY, entries)
-    draw(entries, IMAGE)
-    print(f"wrote {IMAGE}")
+def add(day: str, machine: str, figures: Mapping[str, object]) -> None:
+    """Add the ratios among a run's figures, and replace those of the same day and machine."""
+    added = [
+        Entry(day, machine, name, round(value, 2))
+        for name in RATIOS
+        if isinstance(value := figures.get(name), float)
+    ]
+    replaced = {(one.date, one.machine, one.figure) for one in added}
+    kept = [one for one in read(HISTORY) if (one.date, one.machine, one.figure) not in replaced]
+    write(HISTORY, [*kept, *added])
 
 
 def read(path: Path) -> list[Entry]:
@@ -131,7 +118,3 @@ def draw(entries: list[Entry], image: Path) -> None:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
         figure.savefig(image)
         plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()

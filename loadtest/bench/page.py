@@ -7,10 +7,13 @@ decoded; a time is from the slider's event to the image on the canvas.
 import argparse
 import random
 import statistics
+from pathlib import Path
 
 from loadtest.harness.browser import chromium
+from loadtest.harness.report import write_report
 from loadtest.harness.service_process import running
 
+REPORT = Path("build/bench-page.json")
 _MOVE = """k => new Promise(done => {
   const canvas = document.querySelector("#canvas-decoded"), slider = document.querySelector("#k");
   const started = performance.now();
@@ -27,7 +30,7 @@ _KNOWN = {2**n for n in range(9)} | {3 * 2**n for n in range(8)}  # decoded befo
 
 
 def main() -> None:
-    """Print the quantiles of the moves, in milliseconds."""
+    """Print the quantiles of the moves in milliseconds, and write build/bench-page.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--pause", type=int, default=300, help="milliseconds between two moves")
@@ -47,11 +50,13 @@ def main() -> None:
             "performance.getEntries().filter(one => !one.name.includes('/v1/'))"
             ".reduce((sum, one) => sum + (one.transferSize || 0), 0)"
         )
-    cuts = statistics.quantiles(times, n=20)
+    p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
     print(
-        f"{len(times)} moves: p50 {statistics.median(times):.0f} ms, p95 {cuts[-1]:.0f} ms, "
+        f"{len(times)} moves: p50 {p50:.0f} ms, p95 {p95:.0f} ms, "
         f"largest {max(times):.0f} ms; the page took {weight:,} bytes"
     )
+    figures = {"moves": len(times), "p50_ms": p50, "p95_ms": p95, "page_bytes": weight}
+    write_report(REPORT, figures)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def _gateway(generators: Generators, rounds: int, seconds: float) -> dict[str, o
             ("p99", row.triton_p99, row.p99),
         ):
             added = 1000 * (through - alone)
+            figures[f"{role}_triton_{name}_ms"] = 1000 * alone
             figures[f"{role}_gateway_added_{name}_ms"] = added
             print(f"  {role} {name} {1000 * alone:7.2f} {1000 * through:7.2f} {added:7.2f}")
         added_p50.append(1000 * (row.p50 - row.triton_p50))
@@ -100,6 +101,8 @@ def _gateway(generators: Generators, rounds: int, seconds: float) -> dict[str, o
     )
     for role, cell in gateway_overhead.identity(generators, rounds, seconds).items():
         ratio = cell.per_core / cell.triton_per_core
+        figures[f"{role}_identity_per_core"] = cell.per_core
+        figures[f"{role}_identity_triton_per_core"] = cell.triton_per_core
         figures[f"{role}_identity_over_triton_per_core"] = ratio
         print(f"  {role} {cell.triton_per_core:9.0f} {cell.per_core:9.0f} {ratio:7.2f}")
     return figures

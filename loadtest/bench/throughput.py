@@ -88,7 +88,7 @@ def main() -> None:
     write_report(REPORT, measure())
 
 
-def measure() -> dict[str, float]:
+def measure() -> dict[str, object]:
     """Measure and print; returns the figures by name."""
     (encode_graph,) = REPOSITORY.glob("*_encode/1/model.onnx")
     (decode_graph,) = REPOSITORY.glob("*_decode_k*/1/model.onnx")
@@ -107,7 +107,7 @@ def measure() -> dict[str, float]:
                 lambda client, i: client.decode(tokens[i % len(tokens)], "jpeg"),
             ),
         }
-        figures: dict[str, float] = {}
+        figures: dict[str, object] = {}
         for role, (bare, call) in roles.items():
             arrangement = bare.best()
             rounds = [
@@ -130,7 +130,7 @@ async def _encode_all(target: str, jpegs: list[bytes]) -> tuple[list[Tokens], in
 
 def report(
     role: str, engine: str, arrangement: Arrangement, rounds: list[Round]
-) -> dict[str, float]:
+) -> dict[str, object]:
     """Print the table of one role; returns its figures."""
     median = statistics.median
     bare = median(row.bare for row in rounds)
@@ -159,9 +159,12 @@ def report(
     for part, seconds in parts.items():
         print(f"    {1000 * seconds:7.2f} ms  {100 * seconds / wall:5.1f} %  {part}")
     return {
+        f"{role}_engine": engine,
+        f"{role}_best_bare_arrangement": str(arrangement),
         f"{role}_served_over_best_bare": ratio,
         f"{role}_served_per_second": served,
         f"{role}_best_bare_per_second": bare,
+        f"{role}_cpu_ms_bare": 1000 * bare_cpu,
         **{
             f"{role}_cpu_ms_{kind.replace(' ', '_')}": 1000 * seconds
             for kind, seconds in cpu.items()

@@ -2,13 +2,9 @@
 
 import datetime
 import math
-import os
-from pathlib import Path
-
-import psutil
 
 from loadtest.chaos.attack import Attack, Row
-from loadtest.harness.report import write_report
+from loadtest.harness.report import machine, write_report
 from loadtest.harness.service_process import ROOT
 
 FIGURES = ROOT / "build/chaos.json"
@@ -61,14 +57,3 @@ def write_page(results: Results) -> None:
         ]
         parts.append(f"## {attack.title}\n\n" + "\n".join(lines) + "\n")
     PAGE.write_text("\n".join(parts))
-
-
-def machine() -> str:
-    """`AMD EPYC, 2 cores, 24 GB`"""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
-    return f"{names[0] if names else 'unknown processor'}, {cores} cores, {memory:.0f} GB"
