@@ -268,7 +268,7 @@ def test_live_view_is_readable(
         shown.poll(2)
         assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         swatch = "getComputedStyle(document.querySelector('#traffic .swatch')).borderTopColor"
-        assert shown.page.evaluate(DRAWN, shown.page.evaluate(swatch))
+        eventually(lambda: shown.page.evaluate(DRAWN, shown.page.evaluate(swatch)), 5, "a chart")
         # A switch between light and dark, by the system or the button, redraws the charts.
         for switch in (
             lambda: shown.page.emulate_media(color_scheme="light" if scheme == "dark" else "dark"),
@@ -277,7 +277,9 @@ def test_live_view_is_readable(
             before = shown.page.evaluate(swatch)
             switch()
             eventually(lambda before=before: shown.page.evaluate(swatch) != before, 5, "colours")
-            assert shown.page.evaluate(DRAWN, shown.page.evaluate(swatch))
+            eventually(
+                lambda: shown.page.evaluate(DRAWN, shown.page.evaluate(swatch)), 5, "a chart"
+            )
         shown.page.get_by_role("button", name="Pause").press("Enter")
         highest = shown.lines("Calls by method", 2)
         drive(client, 10)
