@@ -7,6 +7,7 @@ of a machine that is not at hand stay until the benchmark runs again.
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ IMAGES = {
     "webp_2mp": "WebP 1600 x 1200",
     "webp_2mp_alpha": "WebP with alpha, 1600 x 1200",
 }
+TOKENIZED = {"tokenize_12mp_served": "through the service", "tokenize_12mp": "in process"}
 ENGINES = {
     "torch_f32": "torch f32",
     "torch_f32_channels_last": "torch f32, channels-last",
@@ -122,6 +124,7 @@ def render(records: dict[str, Record]) -> str:
         ],
         before_aims=AIMS,
         image_kinds=IMAGES,
+        tokenized=TOKENIZED,
         peer_versions=_peer_versions(records["serving"].figures["versions"]),
         engine_tables=list(_engine_tables(records["engines"].figures)),
         **{name.replace("-", "_"): one.figures for name, one in records.items()},
@@ -135,7 +138,9 @@ def _peer_versions(versions: dict[str, str]) -> dict[str, str]:
     return {name: by_letters[key] for name, key in letters.items() if key in by_letters}
 
 
-def _engine_tables(figures: dict[str, float]) -> Any:
+def _engine_tables(
+    figures: dict[str, float],
+) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
     """(size, role, rows of engines) of each graph that was measured."""
     for size in ("demo", "full"):
         for role in ("encode", "decode"):

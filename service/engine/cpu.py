@@ -14,14 +14,13 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without one, bf16 is emulated and s
 _DECODE_IN_F32 = {"flextok"}
 
 
-def cpu_engine(
-    role: str, settings: EngineSettings, parameters: Mapping[str, str]
-) -> tuple[str, str]:
+def cpu_engine(parameters: Mapping[str, str], settings: EngineSettings) -> tuple[str, str]:
     """Engine and precision of a graph: ("openvino", "bf16"), say.
 
-    role: encode, decode or generate. parameters: of config.pbtxt; `family` is the tokenizer's, and
+    parameters: of config.pbtxt. `role` is encode, decode or generate, `family` the tokenizer's, and
     `avx512_engine`, where it is set, the faster engine for f32 on a processor with AVX-512.
     """
+    role = parameters["role"]
     if role == "generate":
         # A seed gives the same tokens everywhere; one other rounding would change all that follow.
         return "onnxruntime", "f32"

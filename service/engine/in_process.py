@@ -125,8 +125,8 @@ def _open(served: ServedTokenizer, settings: EngineSettings, pool: EnginePool) -
     decoder = next(iter(served.decoders.values()))
     return Tokenizer(
         Graphs(served.info(), graph(served.encoder), decoders),
-        encode_engine=Engine(*cpu_engine("encode", settings, served.encoder.parameters)),
-        decode_engine=Engine(*cpu_engine("decode", settings, decoder.parameters)),
+        encode_engine=Engine(*cpu_engine(served.encoder.parameters, settings)),
+        decode_engine=Engine(*cpu_engine(decoder.parameters, settings)),
         pool=pool,
         max_pixels=settings.max_pixels,
     )

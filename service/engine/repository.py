@@ -100,7 +100,7 @@ def read_config(folder: Path, settings: Settings) -> model_config_pb2.ModelConfi
 def engine_of(config: model_config_pb2.ModelConfig, settings: EngineSettings) -> tuple[str, str]:
     """Engine and precision of one of our models on this machine: ("openvino", "bf16"), say."""
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    return cpu_engine(parameters["role"], settings, parameters)
+    return cpu_engine(parameters, settings)
 
 
 def _add_lone_group(config: model_config_pb2.ModelConfig) -> None:

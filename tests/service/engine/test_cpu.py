@@ -3,7 +3,9 @@ import pytest
 from service.engine import cpu
 from service.settings import Settings
 
-CHANNELTOK = {"family": "channeltok"}
+ENCODER, DECODER, GENERATOR = (
+    {"role": role, "family": "channeltok"} for role in ("encode", "decode", "generate")
+)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,8 @@ def test_cpu_engine_follows_the_settings_and_then_the_processor(
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: has_bf16)
     settings = Settings(**options)
-    assert cpu.cpu_engine("encode", settings, CHANNELTOK) == encode
-    assert cpu.cpu_engine("decode", settings, CHANNELTOK) == decode
+    assert cpu.cpu_engine(ENCODER, settings) == encode
+    assert cpu.cpu_engine(DECODER, settings) == decode
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_cpu_engine_follows_the_model_where_the_processor_has_avx512(
     monkeypatch.setattr(cpu, "processor_has_avx512", lambda: has_avx512)
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: False)
     settings = Settings(**options)
-    parameters = {**CHANNELTOK, "avx512_engine": "openvino"}
-    assert cpu.cpu_engine("encode", settings, parameters) == encode
-    assert cpu.cpu_engine("decode", settings, CHANNELTOK) == ("onnxruntime", "f32")
+    parameters = {**ENCODER, "avx512_engine": "openvino"}
+    assert cpu.cpu_engine(parameters, settings) == encode
+    assert cpu.cpu_engine(DECODER, settings) == ("onnxruntime", "f32")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ def test_cpu_engine_decodes_a_flow_in_f32_unless_bf16_is_set(
 ) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
     settings = Settings(decode_precision=precision)
-    assert cpu.cpu_engine("decode", settings, {"family": "flextok"}) == decode
-    assert cpu.cpu_engine("decode", Settings(), {"family": "cvq"}) == ("openvino", "bf16")
+    assert cpu.cpu_engine({**DECODER, "family": "flextok"}, settings) == decode
+    assert cpu.cpu_engine({**DECODER, "family": "cvq"}, Settings()) == ("openvino", "bf16")
 
 
 def test_features_are_read_from_this_machine() -> None:
@@ -89,4 +91,4 @@ def test_features_are_read_from_this_machine() -> None:
 def test_cpu_engine_generates_alike_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "processor_has_bf16", lambda: True)
     settings = Settings(engine="openvino", encode_precision="bf16")
-    assert cpu.cpu_engine("generate", settings, CHANNELTOK) == ("onnxruntime", "f32")
+    assert cpu.cpu_engine(GENERATOR, settings) == ("onnxruntime", "f32")

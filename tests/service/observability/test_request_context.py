@@ -43,6 +43,8 @@ def test_begin_request_replaces_a_missing_or_unsafe_request_id(sent: str | None)
         (9.8, 10.0, False),
         (0.0, 0.001, True),
         (0.05, 0.1, False),
+        (1.44, 1.5, True),  # and by as long as its headers waited
+        (1.42, 1.5, False),
     ],
 )
 def test_deadline_passed(seconds: float, timeout: float | None, passed: bool) -> None:
