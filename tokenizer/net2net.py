@@ -2,13 +2,14 @@
 
 Net2Net (Chen, Goodfellow, Shlens 2016, arXiv 1511.05641). Wider: channels are copied, and each
 reader splits its weight among the copies by random shares, so that training can separate them.
-Deeper: a new Res starts as an identity.
+Deeper: a new Res starts as an identity, and so does a last convolution at full size.
 """
 
 import argparse
 import math
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +17,44 @@ from torch import Tensor, nn
 from tokenizer import checkpoint
 from tokenizer.models.base import Tokenizer
 from tokenizer.models.blocks import Attn, parameter_count
-from tokenizer.models.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleDecoder, ShuffleShape
+
+COLOURS = 3
 
 
-def grow(small: Tokenizer, widths: tuple[int, int, int, int], more_blocks: int) -> ChannelTok:
-    """A larger model with the same tokens and images, up to rounding.
+def grow(small: Tokenizer, shape: ShuffleShape) -> ChannelTok:
+    """A larger model, of `shape`, that starts as the small one.
 
-    widths: new ShuffleShape.widths, each a multiple of the old one. more_blocks: new
-    ShuffleShape.more_blocks. Raises ValueError for any other shape, or sizes it cannot grow into.
+    Where each new width is a multiple of the old one, tokens and images stay the same, up to
+    rounding. Other widths change the statistics of GroupNorm, so the model only starts near the
+    small one. Raises ValueError for a model of another kind, and for a shape with other channels,
+    smaller widths, fewer blocks, or without a part that the small model has.
     """
     if not isinstance(small, ChannelTok) or not isinstance(small.shape, ShuffleShape):
         raise ValueError("only tokenizers of the demo's kind (ShuffleShape) can grow")
-    shape = small.shape.model_copy(update={"widths": widths, "more_blocks": more_blocks})
+    before = small.shape
+    if (before.image_size, before.channels, before.patch) != (
+        shape.image_size,
+        shape.channels,
+        shape.patch,
+    ):
+        raise ValueError("a tokenizer cannot change its image size, channels or patch")
+    if before.full_size_channels not in (0, shape.full_size_channels):
+        raise ValueError("a tokenizer cannot change its feature maps at full size")
+    if before.budget_hint and not shape.budget_hint:
+        raise ValueError("a tokenizer cannot lose its budget hint")
     large = ChannelTok(shape)
-    for old, new in ((small.encoder, large.encoder), (small.decoder, large.decoder)):
+    decoder, large_decoder = small.decoder, large.decoder
+    assert isinstance(decoder, ShuffleDecoder)
+    assert isinstance(large_decoder, ShuffleDecoder)
+    for old, new in ((small.encoder, large.encoder), (decoder, large_decoder)):
         assert isinstance(old, nn.Sequential)
         assert isinstance(new, nn.Sequential)
         _grow(old, new)
+    if decoder.hint is not None and large_decoder.hint is not None:
+        large_decoder.hint.data = _copies(decoder.hint.data.T, large_decoder.hint.shape[1]).T
+    if shape.full_size_channels and not before.full_size_channels:
+        _overlap(decoder, large_decoder)
     return large.eval()
 
 
@@ -57,19 +79,46 @@ def _grow(old: nn.Sequential, new: nn.Sequential) -> None:
         raise ValueError("a tokenizer cannot lose blocks")
 
 
-def _spread(weight: Tensor, size: torch.Size) -> Tensor:
-    """Repeat rows (outputs, or a norm's channels); split columns (inputs) among copies."""
-    if any(now % before for now, before in zip(size, weight.shape, strict=True)):
-        raise ValueError(
-            f"{list(weight.shape)} cannot grow into {list(size)}: each width must be a multiple of "
-            "the old one"
-        )
-    rows = weight.repeat_interleave(size[0] // weight.shape[0], dim=0)
-    if weight.ndim < 2 or (copies := size[1] // weight.shape[1]) == 1:
+@torch.no_grad()
+def _overlap(small: ShuffleDecoder, large: ShuffleDecoder) -> None:
+    """Let the last convolution at full size start as an identity on the small decoder's pixels.
+
+    The other feature maps start at random, and unread.
+    """
+    patches, large_patches = small[-2], large[-3]
+    last = large[-1]
+    for layer in (patches, large_patches, last):
+        assert isinstance(layer, nn.Conv2d)
+    large_patches.reset_parameters()
+    columns = _spread(patches.weight, (patches.out_channels, *large_patches.weight.shape[1:]))
+    large_patches.weight[: patches.out_channels] = columns
+    large_patches.bias[: patches.out_channels] = patches.bias
+    for parameter in last.parameters():
+        parameter.zero_()
+    for colour in range(COLOURS):
+        last.weight[colour, colour, 1, 1] = 1
+
+
+def _spread(weight: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Copy rows (outputs, or a norm's channels); split columns (inputs) among copies."""
+    rows = _copies(weight, size[0])
+    if weight.ndim < 2 or size[1] == weight.shape[1]:
         return rows
-    shares = torch.rand(*rows.shape[:2], copies, *rows.shape[2:]) + 0.5
-    shares /= shares.sum(dim=2, keepdim=True)
-    return (rows.unsqueeze(2) * shares).flatten(1, 2)
+    sources = _sources(weight.shape[1], size[1])
+    shares = torch.rand(*rows.shape[:1], size[1], *rows.shape[2:]) + 0.5
+    sums = torch.zeros_like(rows).index_add_(1, sources, shares)
+    return rows[:, sources] * shares / sums[:, sources]
+
+
+def _copies(weight: Tensor, rows: int) -> Tensor:
+    return weight[_sources(len(weight), rows)]
+
+
+def _sources(before: int, now: int) -> Tensor:
+    """For each of `now` channels, the one of `before` that it copies: in the same norm group."""
+    if now < before:
+        raise ValueError(f"a width of {before} cannot become {now}: widths only grow")
+    return torch.arange(now) * before // now
 
 
 def main() -> None:
@@ -80,11 +129,12 @@ def main() -> None:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path)
+    sizes = [name for name, shape in SIZES.items() if isinstance(shape, ShuffleShape)]
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--size", choices=sizes, help="grow into this size")
+    target.add_argument("--widths", type=int, nargs=4, help="widths at S/4, S/8, S/16 and S/32")
     parser.add_argument(
-        "--widths", type=int, nargs=4, required=True, help="widths at S/4, S/8, S/16 and S/32"
-    )
-    parser.add_argument(
-        "--more-blocks", type=int, default=0, help="additional Res at S/4 and S/8 (0)"
+        "--more-blocks", type=int, default=0, help="with --widths: additional Res at S/4 and S/8"
     )
     parser.add_argument(
         "--output",
@@ -97,7 +147,7 @@ def main() -> None:
     torch.manual_seed(0)
     small = checkpoint.load(options.checkpoint)
     try:
-        large = grow(small, tuple(options.widths), options.more_blocks)
+        large = grow(small, _shape(small, options))
     except ValueError as error:
         sys.exit(str(error))
     facts = {
@@ -109,6 +159,15 @@ def main() -> None:
     print(
         f"{parameter_count(small) / 1e6:.1f} M parameters grew to "
         f"{parameter_count(large) / 1e6:.1f} M: {options.output}"
+    )
+
+
+def _shape(small: Tokenizer, options: argparse.Namespace) -> ShuffleShape:
+    shape = SIZES[options.size] if options.size else small.shape
+    if not isinstance(shape, ShuffleShape) or options.size:
+        return cast(ShuffleShape, shape)  # `grow` refuses any other
+    return shape.model_copy(
+        update={"widths": tuple(options.widths), "more_blocks": options.more_blocks}
     )
 
 

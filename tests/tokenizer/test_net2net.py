@@ -7,37 +7,71 @@ from tokenizer.models.blocks import Res
 from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleShape
 from tokenizer.net2net import grow
 
+SMALL = ShuffleShape(channels=32, widths=(32, 32, 64, 64))
 
-@pytest.fixture
-def small() -> ChannelTok:
+
+def _model(shape: ShuffleShape) -> ChannelTok:
     """Random weights everywhere, also where training starts at zero."""
     torch.manual_seed(0)
-    model = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 64, 64)))
+    model = ChannelTok(shape)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     return model.eval()
 
 
+@pytest.fixture
+def small() -> ChannelTok:
+    return _model(SMALL)
+
+
 @pytest.mark.parametrize(
-    ("widths", "more_blocks"),
-    [((64, 96, 64, 64), 0), ((32, 32, 64, 64), 2), ((64, 64, 128, 128), 1)],
+    "changes",
+    [
+        {"widths": (64, 96, 64, 64)},
+        {"more_blocks": 2},
+        {"widths": (64, 64, 128, 128), "more_blocks": 1},
+        {"full_size_channels": 8, "budget_hint": True},
+        {"widths": (64, 32, 64, 128), "full_size_channels": 5},
+    ],
+    ids=str,
 )
-def test_grow_keeps_tokens_and_images(
-    small: ChannelTok, widths: tuple[int, int, int, int], more_blocks: int
-) -> None:
-    large = grow(small, widths, more_blocks)
+def test_grow_keeps_tokens_and_images(small: ChannelTok, changes: dict[str, object]) -> None:
+    _assert_same(small, grow(small, SMALL.model_copy(update=changes)))
+
+
+def test_grow_keeps_the_last_convolution_and_the_hint() -> None:
+    small = _model(SMALL.model_copy(update={"full_size_channels": 8, "budget_hint": True}))
+    _assert_same(small, grow(small, small.shape.model_copy(update={"widths": (64, 64, 64, 128)})))
+
+
+def _assert_same(small: ChannelTok, large: ChannelTok) -> None:
     pixels = torch.rand(4, 3, 128, 128) * 2 - 1
     with torch.inference_mode():
         torch.testing.assert_close(
             large.encoder(pixels), small.encoder(pixels), atol=1e-4, rtol=1e-4
         )
         tokens = small.encode(pixels)
-        torch.testing.assert_close(large.decode(tokens), small.decode(tokens), atol=1e-4, rtol=1e-4)
+        for k in (4, 32):
+            torch.testing.assert_close(
+                large.decode_prefix(tokens[:, :k]),
+                small.decode_prefix(tokens[:, :k]),
+                atol=1e-4,
+                rtol=1e-4,
+            )
+
+
+def test_grow_to_widths_that_are_no_multiples_starts_near() -> None:
+    small = _model(SMALL.model_copy(update={"widths": (96, 96, 96, 96)}))
+    large = grow(small, SMALL.model_copy(update={"widths": (96, 128, 96, 96)}))
+    pixels = torch.rand(4, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        expected, grown = small.encoder(pixels), large.encoder(pixels)
+    assert (grown - expected).std() < 0.3 * expected.std()
 
 
 def test_grow_lets_copies_of_a_channel_diverge(small: ChannelTok) -> None:
-    large = grow(small, (64, 64, 64, 64), 1)
+    large = grow(small, SMALL.model_copy(update={"widths": (64, 64, 64, 64), "more_blocks": 1}))
     pixels = torch.rand(2, 3, 128, 128) * 2 - 1
     (large.decoder(large.encoder(pixels)) ** 2).mean().backward()
     first = next(layer for layer in large.encoder if isinstance(layer, Res)).block[5]
@@ -46,10 +80,25 @@ def test_grow_lets_copies_of_a_channel_diverge(small: ChannelTok) -> None:
     assert not torch.allclose(first.weight.grad[0::2], first.weight.grad[1::2])
 
 
-def test_grow_refuses_impossible_shapes(small: ChannelTok) -> None:
-    with pytest.raises(ValueError, match="multiple"):
-        grow(small, (32, 32, 96, 64), 0)
-    with pytest.raises(ValueError, match="lose blocks"):
-        grow(grow(small, (32, 32, 64, 64), 1), (32, 32, 64, 64), 0)
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"widths": (32, 32, 32, 64)}, "widths only grow"),
+        ({"more_blocks": 1}, {}, "lose blocks"),
+        ({"budget_hint": True}, {}, "budget hint"),
+        ({"full_size_channels": 8}, {"full_size_channels": 5}, "full size"),
+        ({}, {"channels": 64}, "channels"),
+    ],
+    ids=str,
+)
+def test_grow_refuses_impossible_shapes(
+    before: dict[str, object], after: dict[str, object], message: str
+) -> None:
+    small = ChannelTok(SMALL.model_copy(update=before))
+    with pytest.raises(ValueError, match=message):
+        grow(small, SMALL.model_copy(update=after))
+
+
+def test_grow_refuses_other_tokenizers() -> None:
     with pytest.raises(ValueError, match="demo's kind"):
-        grow(ChannelTok(SIZES["tiny"]), (64, 64, 64, 64), 0)
+        grow(ChannelTok(SIZES["tiny"]), SMALL)
