@@ -39,6 +39,8 @@ def grow(small: Tokenizer, shape: ShuffleShape) -> ChannelTok:
         shape.patch,
     ):
         raise ValueError("a tokenizer cannot change its image size, channels or patch")
+    if before.narrow_decoders or shape.narrow_decoders:
+        raise ValueError("narrow decoders do not grow: train them after the rest has grown")
     if before.full_size_channels not in (0, shape.full_size_channels):
         raise ValueError("a tokenizer cannot change its feature maps at full size")
     if before.budget_hint and not shape.budget_hint:
@@ -85,14 +87,16 @@ def _overlap(small: ShuffleDecoder, large: ShuffleDecoder) -> None:
 
     The other feature maps start at random, and unread.
     """
-    patches, large_patches = small[-2], large[-3]
-    last = large[-1]
-    for layer in (patches, large_patches, last):
-        assert isinstance(layer, nn.Conv2d)
+    patches, large_patches, last = small[-2], large[-3], large[-1]
+    assert isinstance(patches, nn.Conv2d)
+    assert isinstance(large_patches, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
     large_patches.reset_parameters()
-    columns = _spread(patches.weight, (patches.out_channels, *large_patches.weight.shape[1:]))
-    large_patches.weight[: patches.out_channels] = columns
-    large_patches.bias[: patches.out_channels] = patches.bias
+    rows = patches.out_channels
+    assert patches.bias is not None
+    assert large_patches.bias is not None
+    large_patches.weight[:rows] = _spread(patches.weight, (rows, *large_patches.weight.shape[1:]))
+    large_patches.bias[:rows] = patches.bias
     for parameter in last.parameters():
         parameter.zero_()
     for colour in range(COLOURS):

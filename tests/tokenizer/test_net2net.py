@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tokenizer.models.blocks import Res
-from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import SIZES, ChannelTok, NarrowDecoder, ShuffleShape
 from tokenizer.net2net import grow
 
 SMALL = ShuffleShape(channels=32, widths=(32, 32, 64, 64))
+NARROW = (NarrowDecoder(budget=8, widths=(32, 32, 32, 32)),)
 
 
 def _model(shape: ShuffleShape) -> ChannelTok:
@@ -88,6 +89,8 @@ def test_grow_lets_copies_of_a_channel_diverge(small: ChannelTok) -> None:
         ({"budget_hint": True}, {}, "budget hint"),
         ({"full_size_channels": 8}, {"full_size_channels": 5}, "full size"),
         ({}, {"channels": 64}, "channels"),
+        ({"narrow_decoders": NARROW}, {}, "narrow decoders"),
+        ({}, {"narrow_decoders": NARROW}, "narrow decoders"),
     ],
     ids=str,
 )
