@@ -14,7 +14,7 @@ from tokenizer import checkpoint, inference, parts
 from tokenizer.evaluation import fidelity, learning_curve
 from tokenizer.models import registry
 from tokenizer.models.base import Tokenizer
-from tokenizer.models.channeltok import draw_budgets
+from tokenizer.models.channeltok import ChannelTok, draw_budgets
 from tokenizer.training import distributed
 from tokenizer.training.data import evaluation_photos, training_batches
 from tokenizer.training.images_in_memory import PhotosInMemory
@@ -23,6 +23,7 @@ from tokenizer.training.losses import TrainingLosses
 from tokenizer.training.recipe import TokenizerRecipe, run_command
 
 VALIDATION_PHOTOS = 96
+NARROW = "narrow_"  # in a checkpoint's metadata: begins the training record of narrow decoders
 
 
 class TrainCommand(TokenizerRecipe):
@@ -49,7 +50,9 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
     def __init__(
         self, recipe: TokenizerRecipe, group: distributed.ProcessGroup | None = None
     ) -> None:
-        """Raises ValueError for an unknown size, or a batch that processes cannot share evenly."""
+        """Raises ValueError for an unknown size, narrow decoders that the model cannot have, or a
+        batch that processes cannot share evenly.
+        """
         self.started = time.monotonic()
         group = group or distributed.ProcessGroup()
         if recipe.batch % group.count:
@@ -57,8 +60,7 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
                 f"a batch of {recipe.batch} photos cannot be divided over {group.count} processes"
             )
         torch.manual_seed(recipe.seed)
-        start = recipe.start_from
-        model = registry.build(recipe.size) if start is None else checkpoint.load(start).train()
+        model = _model(recipe)
         model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.losses = TrainingLosses(recipe).to(group.device)
         discriminator = self.losses.discriminator
@@ -71,7 +73,7 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
             recipe,
             model,
             model.inner_weights(),
-            record={} if start is None else checkpoint.facts(start),
+            record=_record(recipe, model),
             group=group,
             extra_state={"discriminator": discriminator, "adversary": self.discriminator_optimiser},
         )
@@ -146,12 +148,49 @@ class TokenizerTrainer(Trainer[Tokenizer, TokenizerRecipe, Tensor]):
     def _ship(self, record: dict[str, str]) -> None:
         run, folder = self.recipe.run, self.recipe.deliver
         weights = run / "weights.safetensors"
+        if self.model.narrow_budgets:  # the record of all else stays
+            assert self.recipe.start_from is not None
+            whole = checkpoint.facts(self.recipe.start_from)
+            del whole["shape"]
+            record = whole | {NARROW + name: value for name, value in record.items()}
         checkpoint.save(self.averaged, weights, record)
         if folder is not None:
             parts.split(weights, folder)
             for name in ("log.jsonl", "curve.png"):
                 if (run / name).exists():  # the first evaluation writes them
                     shutil.copyfile(run / name, folder / name)
+
+
+def _model(recipe: TokenizerRecipe) -> Tokenizer:
+    """The model to train. Only its narrow decoders need a gradient where it has any."""
+    start, narrow = recipe.start_from, recipe.narrow_decoders
+    if start is None:
+        if narrow:
+            raise ValueError("narrow decoders need a trained tokenizer: pass it as --start-from")
+        return registry.build(recipe.size)
+    model = checkpoint.load(start).train()
+    if narrow is not None:
+        if not isinstance(model, ChannelTok):
+            raise ValueError(f"{model.title} has no narrow decoders")
+        model = model.with_narrow_decoders(narrow)
+    if model.narrow_budgets:
+        model.encoder.requires_grad_(False)
+        model.decoder.requires_grad_(False)
+    return model
+
+
+def _record(recipe: TokenizerRecipe, model: Tokenizer) -> dict[str, str]:
+    """Training record of what the recipe starts from and trains; empty where that is new."""
+    if recipe.start_from is None:
+        return {}
+    facts = checkpoint.facts(recipe.start_from)
+    if not model.narrow_budgets:
+        return facts
+    if recipe.narrow_decoders is not None:
+        return {}
+    return {
+        name.removeprefix(NARROW): value for name, value in facts.items() if name.startswith(NARROW)
+    }
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class TokenizerInfo:
         image_size: side of the square image it reads and makes, in pixels.
         budgets: values of k with a decode engine of their own, ascending; any other k runs on the
             next larger one.
+        relative_costs: for each of `budgets`: multiply-adds to decode an image, as a share of those
+            at the largest. Empty where a service is older and does not say.
     """
 
     name: str
@@ -55,6 +57,7 @@ class TokenizerInfo:
     vocab_size: int
     image_size: int
     budgets: tuple[int, ...]
+    relative_costs: tuple[float, ...] = ()
 
 
 def check_k(k: int | None) -> None:

@@ -39,7 +39,10 @@ class Case:
 def load_cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
     """Cases of all graphs of `model` in a repository. Exits with one sentence without any."""
     tokens = parity.run(graph.encode_graph(model, "reference").SerializeToString(), photos)
-    decode = graph.decode_graph(model, "reference", model.shape.channels).SerializeToString()
+    decodes = {
+        budget: graph.decode_graph(model, "reference", budget).SerializeToString()
+        for budget in (*model.narrow_budgets, model.shape.channels)
+    }
     cases = []
     for path in sorted(folder.glob("*/1/model.onnx")):
         name, metadata = path.parents[1].name, graph.read_metadata(onnx.load(path))
@@ -49,8 +52,10 @@ def load_cases(folder: Path, model: Tokenizer, photos: Array) -> list[Case]:
             cases.append(Case(name, metadata, path.read_bytes(), photos, tokens))
         else:
             prefix = np.ascontiguousarray(tokens[:, : metadata.budget])
-            present = np.arange(model.shape.channels) < metadata.budget
-            expected = parity.run(decode, np.where(present, tokens, ABSENT).astype(np.int32))
+            budget, decode = next(item for item in decodes.items() if item[0] >= metadata.budget)
+            present = np.arange(budget) < metadata.budget
+            padded = np.where(present, tokens[:, :budget], ABSENT).astype(np.int32)
+            expected = parity.run(decode, padded)
             cases.append(Case(name, metadata, path.read_bytes(), prefix, expected))
     if not cases:
         sys.exit(
@@ -77,7 +82,8 @@ def on_onnxruntime(cases: list[Case], provider: str = "CUDAExecutionProvider") -
 def on_torch(cases: list[Case], model: Tokenizer, compiled: bool) -> Run:
     """PyTorch on the GPU, decode in fp16, channels last."""
     model = copy.deepcopy(model)
-    fp16.convert_convolutions(model.decoder)
+    for decoder in model.decoders:
+        fp16.convert_convolutions(decoder)
     model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     modules: dict[str, Any] = {}

@@ -23,7 +23,8 @@ from tokenizer.models.registry import SIZES
 from tokenizer.training.data import evaluation_photos
 
 # Families whose decoder does less work for fewer tokens get a graph per budget. The others do the
-# same work at every k: one graph for all k lets requests of different k share a batch.
+# same work at every k: one graph for all k lets requests of different k share a batch. A tokenizer
+# with narrow decoders always gets a graph for each of them.
 FAMILY_BUDGETS = {"flextok": [16, 32, 64]}
 DEMO = Path(__file__).parents[2] / "tokenizer/weights/demo.safetensors"
 
@@ -87,9 +88,7 @@ def run(options: argparse.Namespace) -> None:
         name = options.checkpoint.stem.lower()
         model = common.load_checkpoint(checkpoint.load, options.checkpoint, "tokenizer")
     name = common.check_name(options.name or name, "tokenizer")
-    budgets = _budgets(
-        options.budgets or FAMILY_BUDGETS.get(model.family), model.shape.channels, engine
-    )
+    budgets = _budgets(options.budgets or FAMILY_BUDGETS.get(model.family), model, engine)
     photos, calibration = _photos(options, model)
 
     print(f"{name}, fingerprint {checkpoint.fingerprint(model)}", flush=True)
@@ -137,7 +136,8 @@ def _graphs(
     encode = graph.encode_graph(model, name).SerializeToString()
     if engine is not triton_config.PYTHON:
         model = copy.deepcopy(model)
-        fp16.convert_convolutions(model.decoder)
+        for decoder in model.decoders:
+            fp16.convert_convolutions(decoder)
     decodes = {}
     for budget in budgets:
         print(f"exporting decode, k = {budget}", flush=True)
@@ -172,8 +172,11 @@ def _int8(
     return quantised
 
 
-def _budgets(requested: list[int] | None, channels: int, engine: triton_config.Engine) -> list[int]:
-    budgets = sorted(set(requested or [channels]))
+def _budgets(
+    requested: list[int] | None, model: Tokenizer, engine: triton_config.Engine
+) -> list[int]:
+    channels = model.shape.channels
+    budgets = sorted({*(requested or [channels]), *model.narrow_budgets})
     if engine is not triton_config.PYTHON:
         # One list serves tokenizers of 256 and of 512 channels, and all tokens can be decoded.
         budgets = sorted({budget for budget in budgets if budget < channels} | {channels})

@@ -4,6 +4,7 @@ Graphs go from uint8 pixels to int32 tokens and back. Normalisation, quantisatio
 inside, so that no runtime (ONNX Runtime, TensorRT, a client's own) can do them differently.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch
 from onnx import helper, numpy_helper
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tokenizer import checkpoint
 from tokenizer.models.base import Tokenizer
@@ -35,6 +37,8 @@ class ModelMetadata:
     fingerprint: see tokenizer.checkpoint.
     family, bits_per_token: see tokenizer.models.base.
     codes: vocabulary size; None where it is 2 ** bits_per_token.
+    relative_cost: multiply-adds to decode an image, as a share of those at budget C; None where
+    they are as many.
     """
 
     tokenizer: str
@@ -46,6 +50,7 @@ class ModelMetadata:
     family: str = "channeltok"
     bits_per_token: int = 16
     codes: int | None = None
+    relative_cost: float | None = None
 
     def as_strings(self) -> dict[str, str]:
         return {name: str(value) for name, value in asdict(self).items() if value is not None}
@@ -105,7 +110,10 @@ def decode_graph(model: Tokenizer, name: str, budget: int) -> onnx.ModelProto:
         )
     tokens = torch.zeros(2, budget, dtype=torch.int32)
     graph = to_onnx(Decode(model), tokens, "tokens", "picture")
-    return _with_metadata(graph, model, name, "decode", budget)
+    cost = round(_operations(model, budget) / _operations(model, shape.channels), 3)
+    return _with_metadata(
+        graph, model, name, "decode", budget, relative_cost=None if cost == 1 else cost
+    )
 
 
 def read_metadata(graph: onnx.ModelProto) -> ModelMetadata:
@@ -201,6 +209,18 @@ def _quiet_exporter() -> Iterator[None]:
         log.setLevel(level)
 
 
+def _operations(model: Tokenizer, budget: int) -> int:
+    """Operations of convolutions, products and attention that decode an image of `budget` tokens.
+
+    Counted on tensors without data.
+    """
+    abstract = copy.deepcopy(model).to("meta")
+    tokens = torch.zeros(1, budget, dtype=torch.int32, device="meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        abstract.decode_prefix(tokens)
+    return counter.get_total_flops()
+
+
 def _strip_debug_information(graph: onnx.ModelProto) -> None:
     # Stack traces hold paths of this machine; without them the same weights give the same file.
     del graph.metadata_props[:]
@@ -224,6 +244,8 @@ def _with_metadata(
     name: str,
     role: Literal["encode", "decode"],
     budget: int,
+    *,
+    relative_cost: float | None = None,
 ) -> onnx.ModelProto:
     metadata = ModelMetadata(
         tokenizer=name,
@@ -235,6 +257,7 @@ def _with_metadata(
         family=model.family,
         bits_per_token=model.bits_per_token,
         codes=model.vocab_size if model.vocab_size < 2**model.bits_per_token else None,
+        relative_cost=relative_cost,
     )
     helper.set_model_props(graph, metadata.as_strings())
     return graph

@@ -69,6 +69,9 @@ class ServedTokenizer:
             vocab_size=self.vocab_size,
             image_size=self.image_size,
             budgets=tuple(self.decoders),
+            relative_costs=tuple(
+                float(model.parameters.get("relative_cost", 1)) for model in self.decoders.values()
+            ),
         )
 
     def decoder_for(self, k: int) -> tuple[int, Model]:

@@ -165,6 +165,13 @@ class TokenizerDocument(BaseModel):
         int, Field(description="side of the square image it encodes and decodes, in pixels")
     ]
     budgets: Annotated[list[int], Field(description="budgets with a decode engine, ascending")]
+    relative_costs: Annotated[
+        list[float],
+        Field(
+            description="for each of `budgets`: multiply-adds to decode an image, as a share of "
+            "those at the largest"
+        ),
+    ]
 
 
 class LimitsDocument(BaseModel):

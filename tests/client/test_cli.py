@@ -101,12 +101,15 @@ def test_info_lists_tokenizers(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capfd, "info")
     assert code == 0
     assert out.splitlines() == [
-        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets",
-        "bytewise     none    0123456789abcdef  256         8     256         64x64    32 64 256",
+        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets"
+        "    relative_costs",
+        "bytewise     none    0123456789abcdef  256         8     256         64x64    32 64 256"
+        "  0.25 0.5 1",
         "another-one  none    ffffffffffffffff  8           16    64000       256x256",
     ]
     assert run(capfd, "info", "--tokenizer", "another-one")[1].splitlines() == [
-        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets",
+        "name         family  fingerprint       max_tokens  bits  vocab_size  pixels   budgets"
+        "  relative_costs",
         "another-one  none    ffffffffffffffff  8           16    64000       256x256",
     ]
 

@@ -91,7 +91,7 @@ def test_decode_raises_typed_errors(client: Any) -> None:
 def test_tokenizers_lists_the_default_first(client: Any) -> None:
     first, second = client.tokenizers()
     assert first == TokenizerInfo(
-        "bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256)
+        "bytewise", "none", FINGERPRINT, 256, 8, 256, 64, (32, 64, 256), (0.25, 0.5, 1.0)
     )  # ids by bits: it does not say how many
     assert (second.name, second.vocab_size, second.budgets) == ("another-one", 64_000, ())
 

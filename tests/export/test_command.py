@@ -13,8 +13,9 @@ import imaging
 from export.__main__ import main
 from export.graphs import parity
 from export.graphs.random_model import random_of
+from export.triton import repository
 from tokenizer import checkpoint
-from tokenizer.models.channeltok import ChannelTok, PaperShape
+from tokenizer.models.channeltok import ChannelTok, NarrowDecoder, PaperShape, ShuffleShape
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -51,6 +52,23 @@ def test_tokenizer_command_writes_a_repository(
     assert checkpoint.fingerprint(model) in out
     assert "token bits that differ" in out
     assert err == ""
+
+
+def test_tokenizer_command_writes_a_graph_for_each_narrow_decoder(shard: str) -> None:
+    shape = ShuffleShape(
+        channels=32,
+        widths=(32, 32, 32, 64),
+        narrow_decoders=(NarrowDecoder(budget=8, widths=(32, 32, 32, 32)),),
+    )
+    checkpoint.save(random_of(shape), Path("weights.safetensors"))
+    main(["tokenizer", "weights.safetensors", "--name", "mine", "--data", shard])
+    costs = {
+        path.parent.name: repository.parse(path.read_text()).parameters["relative_cost"]
+        for path in sorted(Path("model_repository").glob("*/config.pbtxt"))
+    }
+    assert list(costs) == ["mine_decode_k32", "mine_decode_k8", "mine_encode"]
+    assert costs["mine_decode_k32"].string_value == costs["mine_encode"].string_value == ""
+    assert 0.5 < float(costs["mine_decode_k8"].string_value) < 1
 
 
 def test_tokenizer_command_writes_no_graphs_that_disagree(

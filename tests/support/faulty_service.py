@@ -119,6 +119,7 @@ class FaultyService(TokenizerServicer):
             bits_per_token=8,
             image_size=64,
             budgets=[32, 64, 256],
+            relative_costs=[0.25, 0.5, 1],
         )
         other = pb.TokenizerInfo(
             name="another-one",

@@ -26,7 +26,7 @@ from channeltok.datasets import tokenize
 
 import imaging
 from export.graphs import parity
-from export.graphs.random_model import random_model
+from export.graphs.random_model import random_model, random_of
 from export.triton import python_backend, repository
 from imaging.similarity import psnr, ssim
 from service.engine.cpu import processor_has_bf16
@@ -38,17 +38,29 @@ from tests.support.photographs import crops, jpeg
 from tests.support.running import ROOT, Service, running
 from tokenizer import checkpoint
 from tokenizer.models.base import Tokenizer
+from tokenizer.models.channeltok import NarrowDecoder, ShuffleShape
 from tokenizer.models.flextok import FlexTok
 
-FAMILIES = {"demo": "channeltok", "cvq": "cvq", "flextok": "flextok"}
+FAMILIES = {"demo": "channeltok", "narrow": "channeltok", "cvq": "cvq", "flextok": "flextok"}
 # Largest pixel difference from f32, in steps of 255, on a processor with bf16
 # (docs/decisions/0011). A flow always decodes in f32.
-MOST_IN_BF16 = {"demo": 3, "cvq": 3, "flextok": 0}
+MOST_IN_BF16 = {"demo": 3, "narrow": 3, "cvq": 3, "flextok": 0}
+NARROW = ShuffleShape(
+    widths=(64, 64, 32, 64),
+    full_size_channels=4,
+    budget_hint=True,
+    narrow_decoders=(
+        NarrowDecoder(budget=32, widths=(32, 32, 32, 32)),
+        NarrowDecoder(budget=64, widths=(32, 32, 32, 64)),
+    ),
+)
 JPEG, OCTETS = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}
 
 
 def model(name: str) -> Tokenizer:
     """The trained tokenizer, or one with random weights. A flow has only two steps, for speed."""
+    if name == "narrow":
+        return random_of(NARROW)
     trained = ROOT / f"tokenizer/weights/{name}.safetensors"
     found = checkpoint.load(trained) if trained.exists() else random_model(name)
     if isinstance(found, FlexTok):
@@ -61,7 +73,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the committed graphs of the demo and exported graphs of the others."""
     folder = tmp_path_factory.mktemp("families") / "models"
     shutil.copytree(ROOT / "model_repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, budgets in {"cvq": (256,), "flextok": (16, 64)}.items():
+    exported = {"narrow": (32, 64, 256), "cvq": (256,), "flextok": (16, 64)}
+    for name, budgets in exported.items():
         tokenizer = model(name)
         decodes = [exported_graphs.decode_graph(tokenizer, name, budget) for budget in budgets]
         repository.write(folder, name, [exported_graphs.encode_graph(tokenizer, name), *decodes])
@@ -115,9 +128,10 @@ def test_all_families_are_served_and_the_demo_is_the_default(
     assert cli.main(["info", "--server", together.grpc]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [[line[0], *line[3:6], *line[7:]] for line in table[1:]] == [
-        ["demo", "256", "16", "65536", "256"],
-        ["cvq", "256", "12", "4096", "256"],
-        ["flextok", "64", "16", "64000", "16", "64"],
+        ["demo", "256", "16", "65536", "256", "1"],
+        ["cvq", "256", "12", "4096", "256", "1"],
+        ["flextok", "64", "16", "64000", "16", "64", "0.639", "1"],
+        ["narrow", "256", "16", "65536", "32", "64", "256", "0.327", "0.343", "1"],
     ]
 
 

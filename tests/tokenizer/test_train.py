@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tokenizer import checkpoint, parts
-from tokenizer.models.channeltok import ChannelTok, ShuffleShape
+from tokenizer.models.channeltok import ChannelTok, NarrowDecoder, ShuffleShape
 from tokenizer.train import TokenizerTrainer
 from tokenizer.training import distributed
 from tokenizer.training.distributed import ProcessGroup
@@ -72,6 +72,44 @@ def test_trainer_resumes_from_its_run_folder(recipe: TokenizerRecipe) -> None:
     second.run()
     assert second.samples_seen == 8
     assert checkpoint.facts(recipe.run / "weights.safetensors")["views"] == "8"
+
+
+def test_trainer_trains_narrow_decoders_behind_a_frozen_tokenizer(recipe: TokenizerRecipe) -> None:
+    start = recipe.start_from
+    assert start is not None
+    narrow = (NarrowDecoder(budget=8, widths=(32, 32, 32, 32)),)
+    facts = {"views": "7", "seconds": "3", "recipe": "{}"}
+    checkpoint.save(checkpoint.load(start), start, facts)
+    settings = recipe.model_copy(update={"narrow_decoders": narrow})
+    trainer = TokenizerTrainer(settings)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    weights = recipe.run / "weights.safetensors"
+    shipped, written = checkpoint.load(weights), checkpoint.facts(weights)
+    assert shipped.narrow_budgets == (8,)
+    for name, value in shipped.state_dict().items():
+        kept = torch.equal(value, before[name].half().float())
+        assert kept or name.startswith("narrow_decoders"), name
+    assert checkpoint.fingerprint(shipped) != checkpoint.fingerprint(checkpoint.load(start))
+    assert facts.items() <= written.items()
+    assert written["narrow_views"] == "4"
+
+    # The whole tokenizer can be trained on without them; with them, they go on alone.
+    again = recipe.model_copy(update={"start_from": weights, "run": recipe.run / "again"})
+    further = TokenizerTrainer(again)
+    assert (further.model.narrow_budgets, further.samples_seen) == ((8,), 4)
+    dropped = TokenizerTrainer(again.model_copy(update={"narrow_decoders": ()}))
+    assert dropped.model.narrow_budgets == ()
+    assert dropped.samples_seen == 7
+    assert next(dropped.model.encoder.parameters()).requires_grad
+
+
+def test_trainer_refuses_narrow_decoders_without_a_trained_tokenizer(
+    recipe: TokenizerRecipe,
+) -> None:
+    narrow = (NarrowDecoder(budget=8, widths=(32, 32, 32, 32)),)
+    with pytest.raises(ValueError, match="--start-from"):
+        TokenizerTrainer(recipe.model_copy(update={"start_from": None, "narrow_decoders": narrow}))
 
 
 def test_trainer_ends_at_the_time_limit_with_the_last_rate(recipe: TokenizerRecipe) -> None:

@@ -59,7 +59,7 @@ def card(weights: Path, reports: list[Path]) -> str:
         bits=model.bits_per_token,
         parameters=parameter_count(model) / 1e6,
         encoder=parameter_count(model.encoder) / 1e6,
-        decoder=parameter_count(model.decoder) / 1e6,
+        decoder=sum(map(parameter_count, model.decoders)) / 1e6,
         variant=VARIANTS.get(model.shape.kind, ""),
         fingerprint=fingerprint,
         views=int(facts["views"]),

@@ -93,6 +93,16 @@ class Tokenizer(nn.Module, ABC):
         """
         return self.bits_per_token
 
+    @property
+    def narrow_budgets(self) -> tuple[int, ...]:
+        """Budgets below C, ascending, whose prefixes a smaller decoder of their own decodes."""
+        return ()
+
+    @property
+    def decoders(self) -> tuple[nn.Module, ...]:
+        """`decoder`, and those of `narrow_budgets` in their order."""
+        return (self.decoder,)
+
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C], coarse to fine."""
@@ -101,7 +111,8 @@ class Tokenizer(nn.Module, ABC):
     def decode_prefix(self, tokens: Tensor) -> Tensor:
         """First token ids int32 [B, k], 1 <= k <= C, to pixels float [B, 3, S, S], about [-1, 1].
 
-        An id of -1 is an absent token. Tokens from k on are absent.
+        An id of -1 is an absent token. Tokens from k on are absent. The width k chooses among
+        decoders (`narrow_budgets`), so pad a prefix only up to the next budget.
         """
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -139,4 +150,9 @@ class Tokenizer(nn.Module, ABC):
 
     def inner_weights(self) -> list[Tensor]:
         """The weights that Muon may train: inner convolutions, facing neither pixels nor codes."""
-        return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)][1:-1]
+        return convolution_weights(self)[1:-1]
+
+
+def convolution_weights(module: nn.Module) -> list[Tensor]:
+    """Weights of all convolutions in `module`, in data order."""
+    return [part.weight for part in module.modules() if isinstance(part, nn.Conv2d)]

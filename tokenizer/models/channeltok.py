@@ -6,14 +6,14 @@ paper's (256 px, five sizes) and a CPU variant of ours (`ShuffleShape`, 128 px, 
 """
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from tokenizer.models.base import ImageLoss, ImageSize, Tokenizer
+from tokenizer.models.base import ImageLoss, ImageSize, Tokenizer, convolution_weights
 from tokenizer.models.blocks import Down, Norm, Up, level, middle
 from tokenizer.models.bsq import (
     BITS,
@@ -52,6 +52,20 @@ class PaperShape(BaseModel):
         return ChannelTok(self)
 
 
+Widths = tuple[int, int, int, int]
+
+
+class NarrowDecoder(BaseModel):
+    """A further decoder, for the first `budget` channels alone: less to draw needs less width.
+
+    widths: as ShuffleShape.widths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    budget: int = Field(ge=1)
+    widths: Widths
+
+
 class ShuffleShape(BaseModel):
     """A CPU variant of ours, not in the paper: 4-pixel space-to-depth at both ends.
 
@@ -64,6 +78,8 @@ class ShuffleShape(BaseModel):
     texture then draws a grid.
     budget_hint: add a learned vector for each present channel at the decoder's input, besides the
     codes of 0 for absent ones.
+    narrow_decoders: ascending by budget. Prefixes that fit into one of them are decoded by the
+    first that they fit into.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -71,15 +87,34 @@ class ShuffleShape(BaseModel):
     image_size: ImageSize = 128
     channels: int = 256
     patch: int = 4
-    widths: tuple[int, int, int, int] = (64, 96, 192, 256)
+    widths: Widths = (64, 96, 192, 256)
     # Not serialised at their defaults: fingerprints of older shapes must not change.
     more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
     full_size_channels: int = Field(default=0, ge=0, exclude_if=lambda channels: channels == 0)
     budget_hint: bool = Field(default=False, exclude_if=lambda hint: not hint)
+    narrow_decoders: tuple[NarrowDecoder, ...] = Field(
+        default=(), exclude_if=lambda decoders: not decoders
+    )
+
+    @model_validator(mode="after")
+    def _budgets_ascend(self) -> Self:
+        budgets = [decoder.budget for decoder in self.narrow_decoders]
+        if budgets != sorted({*budgets}) or (budgets and budgets[-1] >= self.channels):
+            raise ValueError(
+                f"narrow_decoders have ascending budgets below the {self.channels} channels, "
+                f"not {budgets}"
+            )
+        return self
 
     @property
     def decoder_stride(self) -> int:
         return self.patch
+
+    def narrow(self, decoder: NarrowDecoder) -> "ShuffleShape":
+        """The shape of a narrow decoder: of its widths, and of as many channels as it reads."""
+        return self.model_copy(
+            update={"channels": decoder.budget, "widths": decoder.widths, "narrow_decoders": ()}
+        )
 
     def build(self) -> "ChannelTok":
         return ChannelTok(self)
@@ -212,7 +247,7 @@ class ShuffleDecoder(nn.Sequential):
 
 
 class ChannelTok(Tokenizer):
-    """Encoder, quantiser (no parameters), decoder."""
+    """Encoder, quantiser (no parameters), decoder, and narrow decoders by their budgets."""
 
     family = "channeltok"
     title = "ChannelTok"
@@ -226,14 +261,38 @@ class ChannelTok(Tokenizer):
         self.shape = shape
         self.encoder: nn.Module
         self.decoder: nn.Module
+        self.narrow_decoders = nn.ModuleDict()
         if isinstance(shape, PaperShape):
             self.encoder, self.decoder = paper_encoder(shape), paper_decoder(shape)
         else:
             self.encoder, self.decoder = shuffle_encoder(shape), ShuffleDecoder(shape)
+            for narrow in shape.narrow_decoders:
+                self.narrow_decoders[str(narrow.budget)] = ShuffleDecoder(shape.narrow(narrow))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels float [B, 3, S, S] in [-1, 1] to token ids int32 [B, C] in [0, 65535]."""
         return tokens_from_latents(self.encoder(pixels))
+
+    @property
+    def narrow_budgets(self) -> tuple[int, ...]:
+        return tuple(map(int, self.narrow_decoders))
+
+    @property
+    def decoders(self) -> tuple[nn.Module, ...]:
+        return (self.decoder, *self.narrow_decoders.values())
+
+    def with_narrow_decoders(self, narrow: tuple[NarrowDecoder, ...]) -> "ChannelTok":
+        """A copy with new narrow decoders in place of the old ones; `forward` trains them alone.
+
+        Raises ValueError for the paper's backbone, and for budgets that ShuffleShape refuses.
+        """
+        if not isinstance(self.shape, ShuffleShape):
+            raise ValueError("only tokenizers of the demo's kind (ShuffleShape) have them")
+        shape = self.shape.model_dump() | {"narrow_decoders": narrow}
+        copy = ChannelTok(ShuffleShape.model_validate(shape))
+        copy.encoder.load_state_dict(self.encoder.state_dict())
+        copy.decoder.load_state_dict(self.decoder.state_dict())
+        return copy
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:
         return self.decode_codes(codes_from_tokens(tokens))
@@ -242,26 +301,50 @@ class ChannelTok(Tokenizer):
         return quantise(self.encoder(pixels)).codes
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        missing = self.shape.channels - codes.shape[1]
-        return self.decoder(F.pad(codes, (0, 0, 0, 0, 0, missing)))
+        k = codes.shape[1]
+        decoder, budget = self.decoder, self.shape.channels
+        for narrow in self.narrow_budgets:
+            if k <= narrow:
+                decoder, budget = self.narrow_decoders[str(narrow)], narrow
+                break
+        return decoder(F.pad(codes, (0, 0, 0, 0, 0, budget - k)))
 
-    def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Training forward pass.
+    def forward(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
+        """Training forward pass: of the narrow decoders alone where there are any, else of all.
 
         pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C], see `draw_budgets`.
         Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]).
-        Channels past the budget get no gradient and are 0 at the decoder.
+        Channels past the budget get no gradient and are 0 at the decoder. With narrow decoders:
+        a reconstruction of each, at the same share of its own budget.
         """
+        if self.narrow_decoders:
+            return self._forward_narrow(pixels, budgets)
         latents = self.encoder(pixels)
         active = torch.arange(latents.shape[1], device=latents.device) < budgets[:, None]
         keep = active[:, :, None, None]
         quantised = quantise(torch.where(keep, latents, latents.detach()))
         return self.decoder(quantised.codes * keep), quantised.unit, active
 
+    def _forward_narrow(self, pixels: Tensor, budgets: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            codes = quantise(self.encoder(pixels)).codes
+        reconstructions = []
+        for budget, decoder in zip(self.narrow_budgets, self.narrow_decoders.values(), strict=True):
+            own = (budgets * budget / self.shape.channels).ceil()
+            keep = torch.arange(budget, device=codes.device) < own[:, None]
+            reconstructions.append(decoder(codes[:, :budget] * keep[:, :, None, None]))
+        return tuple(reconstructions)
+
     def loss(
         self, losses: ImageLoss, pixels: Tensor, outputs: tuple[Tensor, ...], samples_seen: int
     ) -> Tensor:
-        """Image loss, plus BSQ's entropy and commitment terms over the active channels."""
+        """Image loss, plus BSQ's entropy and commitment terms over the active channels.
+
+        With narrow decoders: the mean of their image losses.
+        """
+        if self.narrow_decoders:
+            each = [losses.image_loss(pixels, image, samples_seen) for image in outputs]
+            return torch.stack(each).mean()
         reconstruction, unit, active = outputs
         loss = losses.image_loss(pixels, reconstruction, samples_seen)
         if losses.entropy_weight:
@@ -271,6 +354,15 @@ class ChannelTok(Tokenizer):
             latents = unit.float()[active]
             loss = loss + losses.commitment_weight * F.mse_loss(latents, latents.sign() * CODE)
         return loss
+
+    def inner_weights(self) -> list[Tensor]:
+        if not self.narrow_decoders:
+            return super().inner_weights()
+        return [
+            weight
+            for decoder in self.narrow_decoders.values()
+            for weight in convolution_weights(decoder)[:-1]
+        ]
 
     def usage(self, tokens: Tensor) -> float:
         """Live bits: share of the C x 16 bits that are 1 in 5 % to 95 % of images."""

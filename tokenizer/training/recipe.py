@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tokenizer.models.channeltok import NarrowDecoder
 from tokenizer.training.distributed import DeviceChoice
 from tokenizer.training.perceptual import Trunk
 
@@ -133,6 +134,12 @@ class TokenizerRecipe(BaseRecipe):
         exclude=True,
         description="weights to start from when the run folder has no checkpoint; their samples "
         "count as seen",
+    )
+    narrow_decoders: tuple[NarrowDecoder, ...] | None = Field(
+        None,
+        description="train these smaller decoders for small budgets alone, behind the frozen "
+        'encoder of --start-from: [{"budget": 32, "widths": [32, 64, 128, 192]}]; [] drops those '
+        "it has and trains the rest; by default the ones it has are trained",
     )
     minutes: float | None = Field(
         None,

@@ -196,7 +196,17 @@ def _describe(tokens: Tokens) -> str:
 
 def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
     rows = [
-        ("name", "family", "fingerprint", "max_tokens", "bits", "vocab_size", "pixels", "budgets")
+        (
+            "name",
+            "family",
+            "fingerprint",
+            "max_tokens",
+            "bits",
+            "vocab_size",
+            "pixels",
+            "budgets",
+            "relative_costs",
+        )
     ]
     rows += [
         (
@@ -208,6 +218,7 @@ def _table(tokenizers: Sequence[TokenizerInfo]) -> str:
             str(info.vocab_size),
             f"{info.image_size}x{info.image_size}",
             " ".join(map(str, info.budgets)),
+            " ".join(f"{cost:g}" for cost in info.relative_costs),
         )
         for info in tokenizers
     ]

@@ -213,11 +213,16 @@ def _graphs(part: list[tuple[Path, dict[str, str]]]) -> Graphs:
     encoders = [path for path, facts in part if facts["role"] == "encode"]
     decoders = {int(facts["budget"]): path for path, facts in part if facts["role"] == "decode"}
     decoders = dict(sorted(decoders.items()))
-    info = _info(part[0][1], tuple(decoders))
+    costs = {path: float(facts.get("relative_cost", 1)) for path, facts in part}
+    info = replace(
+        _info(part[0][1]),
+        budgets=tuple(decoders),
+        relative_costs=tuple(costs[path] for path in decoders.values()),
+    )
     return Graphs(info, encoders[0] if encoders else None, decoders)
 
 
-def _info(facts: dict[str, str], budgets: tuple[int, ...] = ()) -> TokenizerInfo:
+def _info(facts: dict[str, str]) -> TokenizerInfo:
     bits = int(facts["bits_per_token"])
     return TokenizerInfo(
         name=facts["tokenizer"],
@@ -227,7 +232,7 @@ def _info(facts: dict[str, str], budgets: tuple[int, ...] = ()) -> TokenizerInfo
         bits_per_token=bits,
         vocab_size=int(facts.get("codes", 2**bits)),
         image_size=int(facts["picture_size"]),
-        budgets=budgets,
+        budgets=(),
     )
 
 

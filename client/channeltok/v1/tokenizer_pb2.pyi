@@ -231,7 +231,7 @@ class ListTokenizersResponse(_message.Message):
     def __init__(self, tokenizers: _Optional[_Iterable[_Union[TokenizerInfo, _Mapping]]] = ...) -> None: ...
 
 class TokenizerInfo(_message.Message):
-    __slots__ = ("name", "family", "fingerprint", "max_tokens", "bits_per_token", "image_size", "budgets", "vocab_size")
+    __slots__ = ("name", "family", "fingerprint", "max_tokens", "bits_per_token", "image_size", "budgets", "vocab_size", "relative_costs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +240,7 @@ class TokenizerInfo(_message.Message):
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     BUDGETS_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_COSTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     fingerprint: str
@@ -248,7 +249,8 @@ class TokenizerInfo(_message.Message):
     image_size: int
     budgets: _containers.RepeatedScalarFieldContainer[int]
     vocab_size: int
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., image_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., vocab_size: _Optional[int] = ...) -> None: ...
+    relative_costs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., image_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., vocab_size: _Optional[int] = ..., relative_costs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format")

@@ -59,7 +59,7 @@ def prepared(
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     if precision.throughout:
-        for part in (ready.encoder, ready.decoder):
+        for part in (ready.encoder, *ready.decoders):
             _lower(part, precision.dtype)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return ready.to(device, memory_format=layout)  # type: ignore[call-overload]

@@ -9,7 +9,13 @@ from torch import nn
 from tests.support.training import recipe_without_data
 from tokenizer.models.blocks import parameter_count
 from tokenizer.models.bsq import factorised_entropy
-from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleShape, draw_budgets
+from tokenizer.models.channeltok import (
+    SIZES,
+    ChannelTok,
+    NarrowDecoder,
+    ShuffleShape,
+    draw_budgets,
+)
 from tokenizer.training.losses import TrainingLosses
 
 TINY = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
@@ -189,3 +195,67 @@ def test_channeltok_budget_hint_starts_at_zero_and_marks_present_channels() -> N
         )  # none of those is there
         hinted.decoder.hint[7] = 1.0  # type: ignore[union-attr, index]
         assert not torch.equal(plain.decode_prefix(tokens), hinted.decode_prefix(tokens))
+
+
+NARROW = (
+    NarrowDecoder(budget=4, widths=(32, 32, 32, 32)),
+    NarrowDecoder(budget=8, widths=(32, 32, 32, 64)),
+)
+
+
+def test_channeltok_prefixes_take_the_smallest_decoder_that_holds_them() -> None:
+    torch.manual_seed(0)
+    whole = ChannelTok(TINY).eval()
+    model = whole.with_narrow_decoders(NARROW).eval()
+    assert (whole.narrow_budgets, model.narrow_budgets) == ((), (4, 8))
+    assert model.decoders == (model.decoder, *model.narrow_decoders.values())
+    tokens = torch.randint(2**16, (2, 32), dtype=torch.int32)
+    absent = torch.full((2, 4), -1, dtype=torch.int32)
+    with torch.inference_mode():
+        for k, decoder in ((1, 1), (4, 1), (5, 2), (8, 2), (9, 0), (32, 0)):
+            used: list[nn.Module] = []
+            hooks = [
+                layer.register_forward_hook(lambda layer, *_, used=used: used.append(layer))
+                for layer in model.decoders
+            ]
+            image = model.decode_prefix(tokens[:, :k])
+            assert used == [model.decoders[decoder]], k
+            for hook in hooks:
+                hook.remove()
+            if decoder == 0:
+                assert torch.equal(image, whole.decode_prefix(tokens[:, :k]))
+        padded = torch.cat([tokens[:, :5], absent[:, :3]], dim=1)
+        assert torch.equal(model.decode_prefix(padded), model.decode_prefix(tokens[:, :5]))
+
+
+def test_channeltok_trains_its_narrow_decoders_alone() -> None:
+    torch.manual_seed(0)
+    model = ChannelTok(TINY).with_narrow_decoders(NARROW)
+    pixels = torch.rand(3, 3, 128, 128) * 2 - 1
+    outputs = model(pixels, torch.tensor([32, 16, 1]))
+    with torch.inference_mode():
+        tokens = model.encode(pixels)
+        for image, ks in zip(outputs, [(4, 2, 1), (8, 4, 1)], strict=True):
+            padded = torch.full((3, ks[0]), -1, dtype=torch.int32)
+            for row, k in enumerate(ks):
+                padded[row, :k] = tokens[row, :k]
+            assert torch.allclose(model.decode_prefix(padded), image, atol=1e-5)
+    model.loss(TrainingLosses(recipe_without_data()), pixels, outputs, 0).backward()
+    trained = {
+        name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None
+    }
+    assert trained == {"narrow_decoders"}
+    inner = {id(weight) for weight in model.inner_weights()}
+    assert inner < {id(weight) for weight in model.narrow_decoders.parameters()}
+
+
+@pytest.mark.parametrize("budgets", [(8, 4), (4, 4), (32,), (0,)], ids=str)
+def test_narrow_decoders_have_ascending_budgets_below_the_channels(budgets: tuple[int]) -> None:
+    narrow = [{"budget": budget, "widths": (32, 32, 32, 32)} for budget in budgets]
+    with pytest.raises(ValueError, match="budget"):
+        ShuffleShape.model_validate({"channels": 32, "narrow_decoders": narrow})
+
+
+def test_paper_backbone_has_no_narrow_decoders() -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="demo's kind"):
+        ChannelTok(SIZES["tiny"]).with_narrow_decoders(NARROW)
