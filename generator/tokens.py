@@ -75,9 +75,9 @@ def _encode_pass(
     for keys, pixels in tqdm(dataset, desc=f"encoding pass {number}", unit="batch", leave=False):
         if number == 1:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        yield inference.encode(model, pixels).numpy(), [_folder(key) for key in keys]
+        yield inference.encode(model, pixels).numpy(), [folder_of(key) for key in keys]
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
     """The folder of a photo in its shard: `name` is SHARD/FOLDER/KEY; "" without one."""
     return Path(name.partition("/")[2]).parent.name

@@ -90,6 +90,19 @@ def measure(
     return np.concatenate(per_batch, axis=1), np.concatenate(pooled, axis=1)
 
 
+def pooled_features(images: Images, layers: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Features averaged over positions: images uint8 [N, H, W, 3] to a [N, D] for each of `layers`.
+
+    layers: some of LAYERS.
+    """
+    batches = []
+    for start in range(0, len(images), BATCH):
+        raw = features(images[start : start + BATCH])
+        pooled = (raw[LAYERS.index(layer)].mean(dim=(2, 3)) for layer in layers)
+        batches.append([part.double().numpy() for part in pooled])
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
 def distances(photo: NDArray[np.uint8], images: Images) -> NDArray[np.float64]:
     """Distances (see `measure`) of versions [N, H, W, 3] of one photo [H, W, 3]: [N]."""
     own = features(photo[None])
