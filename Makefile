@@ -59,7 +59,7 @@ serve: $(VENV)/serve.stamp  ## start the service with its own Triton (MODEL=all,
 GENERATORS = $(wildcard generator/weights/*.safetensors)
 COMMITTED = $(wildcard tokenizer/weights/*.safetensors model_repository/demo_*/config.pbtxt)
 EXPORT_DATA = --data 'docs/images/*.jpg'
-build/serve-all: $(COMMITTED) $(GENERATORS) | $(VENV)/dev.stamp
+build/serve-all: $(COMMITTED) $(GENERATORS) export/triton/generator_backend.py | $(VENV)/dev.stamp
 	rm -rf $@ $@.new
 	mkdir -p build && cp -r model_repository $@.new
 	for weights in $(filter-out $(DEMO) $(GENERATORS),$(filter %.safetensors,$^)); do \

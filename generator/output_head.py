@@ -1,14 +1,15 @@
 """Output heads: predict and sample the next token from a hidden state (softmax, or bit by bit).
 
 docs/decisions/0029 compares them in bits per token. Every head samples by the same rule: among the
-`top_k` likeliest values, the one with the largest logit plus temperature times Gumbel noise. This
-draws from the softmax of logits / temperature (Gumbel-max: Maddison, Tarlow, Minka 2014, arXiv
-1411.0030); at temperature 0 it is greedy. The caller passes the noise, so that a seed gives the
-same tokens on every engine.
+`top_k` likeliest values, of these among the likeliest that together have `top_p` of the
+probability, the one with the largest logit plus temperature times Gumbel noise. This draws from the
+softmax of logits / temperature (Gumbel-max: Maddison, Tarlow, Minka 2014, arXiv 1411.0030); at
+temperature 0 it is greedy. The caller passes the noise, so that a seed gives the same tokens on
+every engine.
 """
 
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,49 @@ from torch import Tensor, nn
 
 BYTE = 256  # values of a byte
 UNITS = 24  # hidden units of each bit's network
+
+
+class Sampling(NamedTuple):
+    """How the rows of a batch are sampled; each a tensor [B].
+
+    temperature: float, 0 = greedy. top_k: int32, 0 = all. top_p: float, over 0 to 1; 1 = all
+    (nucleus sampling: Holtzman et al. 2020, arXiv 1904.09751).
+    guidance, partner: classifier-free guidance (Ho, Salimans 2022, arXiv 2207.12598): logits are
+    l(partner) + guidance (l - l(partner)), with float guidance and the partner's row as int32.
+    A row that is its own partner stays as it is.
+    leader: int32, the row whose choice a row takes; its own in most. A partner takes the choice of
+    the row that it guides.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    guidance: Tensor
+    partner: Tensor
+    leader: Tensor
+
+    @staticmethod
+    def of(
+        rows: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance: float = 1.0,
+        *,
+        pairs: bool = False,
+    ) -> "Sampling":
+        """The same for all rows. pairs: the second half of the rows guides the first."""
+        order = torch.arange(rows, dtype=torch.int32)
+        half = rows // 2
+        return Sampling(
+            torch.full((rows,), temperature),
+            torch.full((rows,), top_k, dtype=torch.int32),
+            torch.full((rows,), top_p),
+            torch.full((rows,), guidance),
+            # Not one tensor twice: torch.export would take both for one input.
+            torch.cat([order[half:], order[half:]]) if pairs else order.clone(),
+            torch.cat([order[:half], order[:half]]) if pairs else order.clone(),
+        )
 
 
 class OutputHead(nn.Module, ABC):
@@ -36,13 +80,10 @@ class OutputHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(
-        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, hidden: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Sample token ids int32 [B]; also returns their logits float [B, draws, values].
 
-        hidden: float [B, d]. temperature: float [B] or [1], 0 = greedy. top_k: int32 [B] or [1],
-        0 = all. noise: Gumbel noise -ln(-ln u), float [B, draws, values].
+        hidden: float [B, d]. noise: Gumbel noise -ln(-ln u), float [B, draws, values].
         """
 
 
@@ -67,11 +108,9 @@ class Softmax(OutputHead):
             self.head(hidden).float().transpose(1, 2), tokens.long(), reduction="none"
         )
 
-    def sample(
-        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        logits = self.head(hidden)[:, : self.vocab_size]
-        return choose(logits, top_k, temperature[:, None] * noise[:, 0]), logits[:, None]
+    def sample(self, hidden: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
+        logits = guided(self.head(hidden)[:, : self.vocab_size], sampling)
+        return choose(logits, sampling, noise[:, 0]), logits[:, None]
 
 
 class Bits(OutputHead):
@@ -130,20 +169,18 @@ class Bits(OutputHead):
         logits = self.linear(hidden).float() + (F.silu(inner) * self.out).sum(-1)
         return F.softplus(-signs * logits).sum(-1)
 
-    def sample(
-        self, hidden: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, hidden: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
         both = F.linear(hidden, torch.cat([self.linear.weight, self.units.weight]))
         linear, inner = both[:, :16], both[:, 16:].unflatten(1, (16, UNITS))
-        noise = temperature[:, None, None] * noise
-        high_logits = self._byte(linear[:, :8], inner[:, :8], slice(0, 8))
-        high = choose(high_logits, top_k, noise[:, 0])
+        high_logits = guided(self._byte(linear[:, :8], inner[:, :8], slice(0, 8)), sampling)
+        high = choose(high_logits, sampling, noise[:, 0])
         # A table per high byte, which depends on the weights only
         seen = F.embedding(high, self.signs @ self.earlier[8:, :8].transpose(0, 1).flatten(1))
-        low_logits = self._byte(
-            linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16)
+        low_logits = guided(
+            self._byte(linear[:, 8:], inner[:, 8:] + seen.unflatten(1, (8, UNITS)), slice(8, 16)),
+            sampling,
         )
-        low = choose(low_logits, top_k, noise[:, 1])
+        low = choose(low_logits, sampling, noise[:, 1])
         return high * BYTE + low, torch.stack([high_logits, low_logits], dim=1)
 
     def _byte(self, linear: Tensor, inner: Tensor, bits: slice) -> Tensor:
@@ -198,24 +235,32 @@ def _tree() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def choose(logits: Tensor, top_k: Tensor, noise: Tensor) -> Tensor:
-    """Sample one of V values per row among the top_k likeliest: int32 [B].
+def guided(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits float [B, V] after classifier-free guidance; see Sampling."""
+    without = logits.index_select(0, sampling.partner)
+    return without + sampling.guidance[:, None] * (logits - without)
 
-    logits, noise: float [B, V]. top_k: int32 [B] or [1], 0 = all.
-    """
-    rows, count = logits.shape
-    every = top_k < 1
-    limits = torch.where(every, 1, top_k).clamp_max(count)
-    most = cast(int, limits.max().item())
+
+def choose(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
+    """Sample one of V values per row: int32 [B]. logits, noise: float [B, V]."""
+    count = logits.shape[1]
+    temperature, top_p = sampling.temperature[:, None], sampling.top_p[:, None]
+    every = (sampling.top_k < 1)[:, None]
+    limits = torch.where(every, count, sampling.top_k[:, None]).clamp_max(count)
+    whole = every & (top_p >= 1)  # nothing to leave out, so nothing to sort
+    most = cast(int, torch.where(whole, 1, limits).max().item())
     torch._check(most >= 1)
     torch._check(most <= count)
     likeliest = logits.topk(most, dim=1).values
-    least = likeliest.gather(1, (limits.long() - 1)[:, None].expand(rows, 1))
-    return (
-        torch.where(every[:, None] | (logits >= least), logits + noise, -torch.inf)
-        .argmax(dim=1)
-        .to(torch.int32)
-    )
+    kept = torch.arange(most, device=logits.device) < limits
+    # At temperature 0 the likeliest value has all of the probability.
+    scaled = (likeliest - likeliest[:, :1]) / temperature.clamp_min(1e-6)
+    shares = torch.where(kept, scaled.exp(), 0.0)
+    before = shares.cumsum(1) - shares
+    kept = kept & ((top_p >= 1) | (before < top_p * shares.sum(1, keepdim=True)))
+    least = likeliest.gather(1, kept.sum(1, keepdim=True).clamp_min(1) - 1)
+    chosen = torch.where(whole | (logits >= least), logits + temperature * noise, -torch.inf)
+    return chosen.argmax(dim=1).to(torch.int32).index_select(0, sampling.leader)
 
 
 def gumbel(source: torch.Generator, *shape: int) -> Tensor:

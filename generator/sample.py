@@ -10,7 +10,7 @@ from torch import Tensor
 
 from generator import checkpoint
 from generator.gpt import Gpt
-from generator.output_head import gumbel
+from generator.output_head import Sampling, gumbel
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
 from tokenizer.evaluation.image_grid import Column, draw
@@ -26,23 +26,29 @@ def sample(
     seed: int,
     temperature: float = TEMPERATURE,
     top_k: int = TOP_K,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Sample a sequence per class id (-1 = none): int32 [B, C]. Deterministic in its arguments.
 
-    temperature: 0 = greedy. top_k: 0 = all. The service draws other noise: a seed gives another
+    temperature: 0 = greedy. top_k: 0 = all. top_p: 1 = all. guidance: 1 = none; more takes a second
+    row without the class for each sequence. The service draws other noise: a seed gives another
     image there.
     """
-    batch, source = len(labels), torch.Generator().manual_seed(seed)
-    classes, cache = torch.tensor(labels), model.empty_cache(batch, room=model.shape.channels)
-    sampling = torch.tensor([temperature]), torch.tensor([top_k])
+    source, pairs = torch.Generator().manual_seed(seed), guidance != 1
+    classes = torch.tensor([*labels, *([-1] * len(labels) if pairs else [])])
+    batch = len(classes)
+    cache = model.empty_cache(batch, room=model.shape.channels)
+    sampling = Sampling.of(batch, temperature, top_k, top_p, guidance, pairs=pairs)
     tokens = [torch.full((batch,), -1)]  # the position of the class
     for index in range(model.shape.channels):
         hidden, fresh = model.hidden(tokens[-1][:, None], classes, cache, index)
         for stored, new in zip(cache, fresh, strict=True):
             stored[:, :, index] = new[:, :, 0]
-        noise = gumbel(source, batch, model.prediction.draws, model.prediction.values)
-        tokens.append(model.prediction.sample(hidden[:, -1], *sampling, noise)[0])
-    return torch.stack(tokens[1:], dim=1)
+        noise = gumbel(source, len(labels), model.prediction.draws, model.prediction.values)
+        noise = noise.repeat(batch // len(labels), 1, 1)
+        tokens.append(model.prediction.sample(hidden[:, -1], sampling, noise)[0])
+    return torch.stack(tokens[1:], dim=1)[: len(labels)]
 
 
 def main() -> None:
@@ -64,6 +70,18 @@ def main() -> None:
         default=TOP_K,
         help="sample among the TOP_K likeliest values of each byte; 0 = all",
     )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="of these, among the likeliest that together have TOP_P of the probability; 1 = all",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="classifier-free guidance: over 1 follows the class more closely, with less variety",
+    )
     options = parser.parse_args()
     generator, tokenizer = (
         checkpoint.load(options.weights),
@@ -81,7 +99,15 @@ def main() -> None:
             f"{', '.join(generator.classes)}"
         )
     labels = [generator.classes.index(name) for name in options.classes]
-    tokens = sample(generator.model, labels, options.seed, options.temperature, options.top_k)
+    tokens = sample(
+        generator.model,
+        labels,
+        options.seed,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.guidance,
+    )
     columns = [
         Column(
             [f"{name}, k = {k}" for name in options.classes], inference.decode(tokenizer, tokens, k)

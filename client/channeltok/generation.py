@@ -26,6 +26,10 @@ class GenerateParams:
         temperature: 0 (always the most likely token) to 10. Default: 0.85.
         top_k: sample from this many of the most likely ids, 0 (no limit) to the tokenizer's
             vocab_size. Default: 200.
+        top_p: of those, sample from the most likely ids that together have this share of the
+            probability, over 0 to 1. Default: 1, all.
+        guidance: classifier-free guidance, 0 to 20. Over 1 follows the class more closely, with
+            less variety; any value but 1 doubles the cost of a token. Default: 1, none.
         previews: at most 8 values of k at which the image so far is decoded and sent.
         preview_format: format of the previews.
 
@@ -41,6 +45,8 @@ class GenerateParams:
     seed: int | None = None
     temperature: float | None = None
     top_k: int | None = None
+    top_p: float | None = None
+    guidance: float | None = None
     previews: Sequence[int] = ()
     preview_format: ImageFormat = "png"
 
@@ -134,6 +140,8 @@ def generate_request(params: GenerateParams) -> pb.GenerateRequest:
         seed=params.seed,
         temperature=params.temperature,
         top_k=params.top_k,
+        top_p=params.top_p,
+        guidance=params.guidance,
         previews=params.previews,
         preview_format=FORMATS[params.preview_format],
     )

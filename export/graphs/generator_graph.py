@@ -18,8 +18,9 @@ from export.graphs import graph
 from generator import checkpoint
 from generator.checkpoint import Generator
 from generator.gpt import Cache, Gpt
+from generator.output_head import Sampling
 
-INPUTS = ["tokens", "class", "before", "temperature", "top_k", "noise"]
+INPUTS = ["tokens", "class", "before", *Sampling._fields, "noise"]
 OUTPUTS = ["next", "logits"]
 
 
@@ -94,7 +95,7 @@ class GeneratorStep(nn.Module):
             is more than 1.
         class: int32 [B]; -1 = none.
         before: int32 [B], how many positions of the cache are in use.
-        temperature: float [B]. top_k: int32 [B].
+        temperature, top_k, top_p, guidance, partner, leader: [B], see generator.output_head.
         noise: float [B, draws, values], see generator.output_head.
         keys_0, values_0, keys_1, ...: the cache, float [B, heads, t, head] each, t >= before + n.
     Outputs:
@@ -116,6 +117,10 @@ class GeneratorStep(nn.Module):
         before: Tensor,
         temperature: Tensor,
         top_k: Tensor,
+        top_p: Tensor,
+        guidance: Tensor,
+        partner: Tensor,
+        leader: Tensor,
         noise: Tensor,
         cache: Cache,
     ) -> tuple[Tensor, Tensor, Cache]:
@@ -124,7 +129,8 @@ class GeneratorStep(nn.Module):
         hidden, cache = self.model.through_layers(
             x, cache, GroupQueryAttention(self.model, new, before)
         )
-        token, logits = self.model.prediction.sample(hidden[:, -1], temperature, top_k, noise)
+        sampling = Sampling(temperature, top_k, top_p, guidance, partner, leader)
+        token, logits = self.model.prediction.sample(hidden[:, -1], sampling, noise)
         return token, logits, cache
 
 
@@ -137,8 +143,7 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
         torch.zeros(batch, new, dtype=torch.int32),
         torch.zeros(batch, dtype=torch.int32),
         torch.zeros(batch, dtype=torch.int32),
-        torch.zeros(batch),
-        torch.zeros(batch, dtype=torch.int32),
+        *Sampling.of(batch),
         torch.zeros(batch, prediction.draws, prediction.values),
         model.empty_cache(batch, room),
     )
@@ -147,7 +152,7 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
     of_rows = {0: rows}
     dynamic: graph.DynamicAxes = (
         {0: rows, 1: newest},
-        *[of_rows] * 5,
+        *[of_rows] * (len(INPUTS) - 1),
         [{0: rows, 2: past}] * (2 * shape.layers),
     )
     cache = [f"{part}_{layer}" for layer in range(shape.layers) for part in ("keys", "values")]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from export.triton.generator_backend import GeneratorSession
 from generator.gpt import Gpt
+from generator.output_head import Sampling
 
 # Summation order differs. Logits are below 100, and fp32 has seven digits.
 MAX_LOGIT_DIFFERENCE = 1e-3
@@ -86,7 +87,7 @@ def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
             )
             zeros = torch.zeros(length, prediction.draws, prediction.values)
             ours, our_logits = prediction.sample(
-                hidden[0], torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
+                hidden[0], Sampling.of(length, temperature=0.0), zeros
             )
         different += int((ours.numpy() != tokens[0]).sum())
         largest = max(largest, float(np.abs(our_logits.numpy() - logits[0]).max()))

@@ -9,6 +9,9 @@ its sequences (continuous batching). Every sequence has a cache of its own, so i
 another one to end nor depends on it. Tokens of FLUSH_SECONDS share a response, because a response
 costs up to half of a small model's token.
 
+A sequence with classifier-free guidance has two rows of each step: its own, and a partner's without
+the class (generator/output_head.py).
+
 A request of length 0 stops the sequence whose request had the same id, because Triton can crash
 when a call is cancelled. That takes one instance that knows all sequences.
 """
@@ -33,6 +36,13 @@ except ModuleNotFoundError:
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 FLUSH_SECONDS = 0.03  # about thirty times a second, which looks continuous
+# How a sequence is sampled, see generator/output_head.py: inputs of the request and of the graph.
+SAMPLING = {
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "guidance": np.float32,
+}
 
 
 def gumbel(seed: int, index: int, draws: int, values: int) -> Any:
@@ -51,8 +61,9 @@ class Batch:
     Arrays are bound once for each number of rows: binding them for each step took a tenth of the
     time. Keys and values are input and output at once, so the graph appends to the caches in place.
 
-    label, before, temperature, top_k: [size], how each sequence is sampled and its positions so
-    far. newest: int32 [size, 1], the token of the last position; -1 at the class's position.
+    label, before, sampling: [size], each sequence's class, its positions so far, and how it is
+    sampled. partner, leader: int32 [size], the row of guidance, and the row whose token a row
+    takes. newest: int32 [size, 1], the token of the last position; -1 at the class's position.
     noise: float32 [size, draws, values]. next, logits: what the last step made.
     """
 
@@ -63,8 +74,9 @@ class Batch:
         _, draws, values = shapes["noise"]
         self.label = np.zeros(size, np.int32)
         self.before = np.zeros(size, np.int32)
-        self.temperature = np.zeros(size, np.float32)
-        self.top_k = np.zeros(size, np.int32)
+        self.sampling = {name: np.zeros(size, kind) for name, kind in SAMPLING.items()}
+        self.partner = np.arange(size, dtype=np.int32)
+        self.leader = np.arange(size, dtype=np.int32)
         self.newest = np.zeros((size, 1), np.int32)
         self.noise = np.zeros((size, draws, values), np.float32)
         self.next = np.zeros(size, np.int32)
@@ -77,14 +89,35 @@ class Batch:
         }
         self._bindings: dict[int, tuple[Any, list[Any]]] = {}
 
-    def begin(self, row: int, label: int, temperature: float, top_k: int) -> None:
+    def begin(
+        self,
+        row: int,
+        label: int,
+        temperature: float,
+        top_k: int,
+        top_p: float = 1.0,
+        guidance: float = 1.0,
+    ) -> None:
         """Start a sequence in a row. label: class id, -1 = none. See GeneratorStep's inputs."""
-        self.label[row], self.temperature[row], self.top_k[row] = label, temperature, top_k
-        self.before[row], self.newest[row] = 0, -1
+        self.label[row], self.before[row], self.newest[row] = label, 0, -1
+        values = (temperature, top_k, top_p, guidance)
+        for array, value in zip(self.sampling.values(), values, strict=True):
+            array[row] = value
+        self.link([row])
+
+    def link(self, rows: list[int]) -> None:
+        """Let rows be one sequence: its own, and the one without the class if it has guidance."""
+        self.partner[rows], self.leader[rows] = rows[-1], rows[0]
 
     def append(self, row: int, tokens: Any) -> None:
-        """Append several positions of one sequence and sample. tokens: int32 [n]; -1: the class."""
-        binding, _ = self._bind(slice(row, row + 1), np.array([tokens], np.int32))
+        """Append positions of one row that the next step goes on from; what it samples is unused.
+
+        tokens: int32 [n]; -1: the class.
+        """
+        alone = np.zeros(1, np.int32)
+        binding, _ = self._bind(
+            slice(row, row + 1), np.array([tokens], np.int32), partner=alone, leader=alone
+        )
         self._session.run_with_iobinding(binding)
         self.before[row] += len(tokens)
 
@@ -97,17 +130,18 @@ class Batch:
         self.before[:rows] += 1
 
     def move(self, source: int, target: int) -> None:
-        """Continue the sequence of one row in another."""
+        """Continue what one row does in another; `link` it afterwards."""
         length = self.before[source]
         for cache in self._caches.values():
             cache[target, :, :length] = cache[source, :, :length]
-        for array in (self.label, self.before, self.temperature, self.top_k, self.newest):
+        for array in (self.label, self.before, self.newest, *self.sampling.values()):
             array[target] = array[source]
 
-    def _bind(self, rows: slice, tokens: Any) -> tuple[Any, list[Any]]:
+    def _bind(self, rows: slice, tokens: Any, **instead: Any) -> tuple[Any, list[Any]]:
         """A binding to rows of the arrays, which ONNX Runtime reads and writes in place.
 
-        tokens: int32 [rows, n]. Also returns what must live as long: a binding does not hold it.
+        tokens: int32 [rows, n]. instead: arrays in place of rows of those of the same names.
+        Also returns what must live as long: a binding does not hold it.
         """
         import onnxruntime
 
@@ -122,8 +156,11 @@ class Batch:
         inputs, outputs = (binding.bind_ortvalue_input, ""), (binding.bind_ortvalue_output, "")
         bind("tokens", tokens, inputs)
         bind("class", self.label[rows], inputs)
-        for name in ("before", "temperature", "top_k", "noise"):
-            bind(name, getattr(self, name)[rows], inputs)
+        arrays = {name: array[rows] for name, array in self.sampling.items()}
+        for name in ("before", "partner", "leader", "noise"):
+            arrays[name] = getattr(self, name)[rows]
+        for name, array in {**arrays, **instead}.items():
+            bind(name, array, inputs)
         for name in ("next", "logits"):
             bind(name, getattr(self, name)[rows], outputs)
         for name, cache in self._caches.items():
@@ -161,7 +198,8 @@ class GeneratorSession:
 class SequenceRequest:
     """A request, its progress and its response sender. stopped: the caller wants no more tokens.
 
-    index: of the next token. prompt: the class's position and the prefix, int [1 + j].
+    index: of the next token. prompt: the class's position and the prefix, int [1 + j]. rows: those
+    it has in a step, two with guidance.
     """
 
     def __init__(self, request: Any, sender: Any, channels: int, classes: int, codes: int) -> None:
@@ -171,12 +209,12 @@ class SequenceRequest:
         self.sent_at = 0.0
         inputs = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
+            for name in ("class", "prefix", "length", "seed", *SAMPLING)
         }
-        self.label, self.length, self.seed, self.top_k = (
-            int(inputs[name][0]) for name in ("class", "length", "seed", "top_k")
+        self.label, self.length, self.seed = (
+            int(inputs[name][0]) for name in ("class", "length", "seed")
         )
-        self.temperature = float(inputs["temperature"][0])
+        self.sampling = {name: inputs[name][0] for name in SAMPLING}
         prefix = inputs["prefix"]
         self.index = int((prefix >= 0).sum())
         if not -1 <= self.label < classes:
@@ -188,11 +226,16 @@ class SequenceRequest:
                 f"length is 1 to {channels} and not below the {self.index} tokens of the "
                 f"prefix, not {self.length}"
             )
-        if not 0 <= self.temperature < np.inf or self.top_k < 0:
+        temperature, top_k, top_p, guidance = self.sampling.values()
+        if not 0 <= temperature < np.inf or top_k < 0:
+            raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
+        if not 0 < top_p <= 1 or not 0 <= guidance < np.inf:
             raise ValueError(
-                f"temperature and top_k are 0 or more, not {self.temperature} and {self.top_k}"
+                f"top_p is over 0 to 1 and guidance 0 or more, not {top_p} and {guidance}"
             )
         self.prompt = [-1, *prefix[: self.index].tolist()]
+        # Without a class there is nothing to be guided towards.
+        self.rows = [-1] * (2 if guidance != 1 and self.label >= 0 else 1)
 
     @property
     def is_over(self) -> bool:
@@ -223,10 +266,10 @@ class SequenceRequest:
 
 
 class Scheduler:
-    """Sequences that wait, and how many each thread advances. All threads use it."""
+    """Sequences that wait, and how many rows each thread advances. All threads use it."""
 
     def __init__(self, threads: int, most: int) -> None:
-        """most: sequences of a thread."""
+        """most: rows of a thread's step."""
         self._most = most
         self._waiting: deque[SequenceRequest] = deque()
         self._running = [0] * threads
@@ -248,19 +291,21 @@ class Scheduler:
             while not self._stopped:
                 taken = []
                 while self._waiting and self._running[thread] < self._most:
-                    if self._running[thread] > min(self._running):
+                    rows = len(self._waiting[0].rows)
+                    full = self._running[thread] and self._running[thread] + rows > self._most
+                    if full or self._running[thread] > min(self._running):
                         break
                     taken.append(self._waiting.popleft())
-                    self._running[thread] += 1
+                    self._running[thread] += rows
                 if taken or self._running[thread]:
                     return taken
                 self._changed.wait()
             return None
 
-    def release(self, thread: int) -> None:
-        """A sequence of a thread has ended."""
+    def release(self, thread: int, rows: int) -> None:
+        """A sequence of a thread has ended, which had so many rows."""
         with self._changed:
-            self._running[thread] -= 1
+            self._running[thread] -= rows
             self._changed.notify_all()
 
     def stop(self) -> list[SequenceRequest]:
@@ -272,82 +317,88 @@ class Scheduler:
 
 
 class StepLoop(threading.Thread):
-    """A thread and the sequences that it advances; sequence i has row i of the batch."""
+    """A thread and the sequences that it advances; entry i owns row i of the batch."""
 
     def __init__(
         self, number: int, scheduler: Scheduler, session: GeneratorSession, most: int
     ) -> None:
-        """number: of this thread. most: sequences at the same time."""
+        """number: of this thread. most: rows of a step, at least the two of a guided sequence."""
         super().__init__(name=f"sequences-{number}", daemon=True)
         self._number, self._scheduler = number, scheduler
-        self._batch = session.batch(most)
-        self._sequences: list[SequenceRequest] = []
+        self._batch = session.batch(max(2, most))
+        self._owners: list[SequenceRequest] = []
 
     def run(self) -> None:
         """Advance sequences until the scheduler stops; those that are incomplete then fail."""
         while self._begin():
             self._advance()
-        for sequence in self._sequences:
+        for sequence in self._sequences():
             _fail(sequence.sender, "the model is being unloaded")
 
     def _begin(self) -> bool:
         """Begin the sequences that this thread is to take. Returns whether to go on."""
         new = self._scheduler.take(self._number)
         for sequence in new or ():
-            row = len(self._sequences)
-            self._sequences.append(sequence)
-            self._batch.begin(row, sequence.label, sequence.temperature, sequence.top_k)
+            first = len(self._owners)
+            sequence.rows = [first + i for i in range(len(sequence.rows))]
+            self._owners += [sequence] * len(sequence.rows)
+            for row, label in zip(sequence.rows, (sequence.label, -1), strict=False):
+                self._batch.begin(row, label, **sequence.sampling)
+            self._batch.link(sequence.rows)
             if len(sequence.prompt) > 1 and not sequence.is_over:
                 try:
-                    self._draw(row)
-                    self._batch.append(row, sequence.prompt)
+                    for row in sequence.rows:
+                        self._batch.append(row, sequence.prompt[:-1])
+                        self._batch.newest[row] = sequence.prompt[-1]
                 except Exception as error:
-                    self._leave(row, error)
-                else:
-                    self._take(row)
+                    self._leave(sequence, error)
         return new is not None
 
     def _advance(self) -> None:
         """Sample one more token of each sequence that is not over."""
-        for row in self._rows():
-            if self._sequences[row].is_over:
-                self._leave(row)
-        if not self._sequences:
+        for sequence in self._sequences():
+            if sequence.is_over:
+                self._leave(sequence)
+        if not self._owners:
             return
         try:
-            for row in self._rows():
-                self._draw(row)
-            self._batch.step(len(self._sequences))
+            _, draws, values = self._batch.noise.shape
+            for sequence in self._sequences():
+                noise = gumbel(sequence.seed, sequence.index, draws, values)
+                self._batch.noise[sequence.rows[0]] = noise
+            self._batch.step(len(self._owners))
         except Exception as error:
-            for row in self._rows():
-                self._leave(row, error)
-        for row in self._rows():
-            self._take(row)
+            for sequence in self._sequences():
+                self._leave(sequence, error)
+        # Before any of them leaves, which moves rows.
+        drawn = [(owner, int(self._batch.next[owner.rows[0]])) for owner in self._sequences()]
+        for sequence, token in drawn:
+            self._take(sequence, token)
 
-    def _rows(self) -> range:
-        """All rows from the last to the first, because the last one moves where one leaves."""
-        return range(len(self._sequences) - 1, -1, -1)
+    def _sequences(self) -> list[SequenceRequest]:
+        """Each sequence once."""
+        return [owner for row, owner in enumerate(self._owners) if owner.rows[0] == row]
 
-    def _draw(self, row: int) -> None:
-        sequence, (_, draws, values) = self._sequences[row], self._batch.noise.shape
-        self._batch.noise[row] = gumbel(sequence.seed, sequence.index, draws, values)
-
-    def _take(self, row: int) -> None:
+    def _take(self, sequence: SequenceRequest, token: int) -> None:
         """Give a sequence the token that was sampled for it."""
-        token = int(self._batch.next[row])
-        self._batch.newest[row] = token
+        self._batch.newest[sequence.rows] = token
         try:
-            self._sequences[row].add(token)
+            sequence.add(token)
         except Exception as error:
-            self._leave(row, error)
+            self._leave(sequence, error)
 
-    def _leave(self, row: int, error: Exception | None = None) -> None:
-        """End a sequence; the last one takes its row."""
-        sequence, last = self._sequences[row], self._sequences.pop()
-        if last is not sequence:
-            self._sequences[row] = last
-            self._batch.move(len(self._sequences), row)
-        self._scheduler.release(self._number)
+    def _leave(self, sequence: SequenceRequest, error: Exception | None = None) -> None:
+        """End a sequence; the last rows take its rows."""
+        rows = len(sequence.rows)
+        for row in sorted(sequence.rows, reverse=True):
+            last = self._owners.pop()
+            if row < len(self._owners):
+                source = len(self._owners)
+                self._owners[row] = last
+                self._batch.move(source, row)
+                last.rows[last.rows.index(source)] = row
+                self._batch.link(last.rows)
+        self._scheduler.release(self._number, rows)
         if error is None:
             try:
                 sequence.end()

@@ -45,6 +45,8 @@ def declare_tensors(message: Any, channels: int) -> None:
         ("seed", int64, 1),
         ("temperature", fp32, 1),
         ("top_k", int32, 1),
+        ("top_p", fp32, 1),
+        ("guidance", fp32, 1),
     ):
         message.input.add(name=name, data_type=data_type, dims=[size])
     for name, size in (("token", -1), ("index", 1)):  # consecutive tokens, index of the first

@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from generator.output_head import choose, gumbel
+from generator.output_head import Sampling, choose, gumbel
 from generator.token_model import TokenModel
 
 LANGUAGE, REST = "language", "car.safetensors"  # folder and file in a checkpoint's folder
@@ -153,7 +153,7 @@ class Car(TokenModel):
         x = torch.cat([embedded, self.begin.expand(len(texts), 1, -1)], dim=1)
         mask = F.pad(mask, (0, 1), value=1)
         positions, cache = _positions(mask), DynamicCache(config=self.language.config)
-        limit = torch.tensor([top_k])
+        sampling = Sampling.of(len(texts), temperature, top_k)
         source = torch.Generator().manual_seed(seed)
         tokens: list[Tensor] = []
         for _ in range(k):
@@ -161,7 +161,7 @@ class Car(TokenModel):
                 inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache
             ).last_hidden_state
             noise = gumbel(source, len(texts), len(self.codewords))
-            tokens.append(choose(self.head(hidden[:, -1]), limit, temperature * noise))
+            tokens.append(choose(self.head(hidden[:, -1]), sampling, noise))
             x = self.embed(tokens[-1][:, None])
             mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
         return torch.stack(tokens, dim=1)

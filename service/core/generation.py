@@ -47,6 +47,7 @@ from service.triton.health import ENGINE_RETRY_SECONDS
 TEMPERATURE = 0.85
 TOP_K = 200
 MAX_TEMPERATURE = 10.0
+MAX_GUIDANCE = 20.0
 MAX_PREVIEWS = 8
 MAX_SEED = 2**63 - 1
 _RANDOM_SEED_BITS = 32  # JSON readers keep integers exactly only up to 53 bits
@@ -80,6 +81,8 @@ class _Plan:
     seed: int
     temperature: float
     top_k: int
+    top_p: float
+    guidance: float
     previews: list[int]
     preview_format: str
 
@@ -92,6 +95,8 @@ class _Plan:
             "seed": np.array([self.seed], np.int64),
             "temperature": np.array([self.temperature], np.float32),
             "top_k": np.array([self.top_k], np.int32),
+            "top_p": np.array([self.top_p], np.float32),
+            "guidance": np.array([self.guidance], np.float32),
         }
 
 
@@ -303,6 +308,12 @@ class Generation:
             raise BadSampling(
                 f"top_k is {top_k}; generator {generator.name!r} takes 0 (no limit) to {vocab_size}"
             )
+        top_p = 1.0 if params.top_p is None else params.top_p
+        if not 0 < top_p <= 1:
+            raise BadSampling(f"top_p is {top_p:g}; it must be over 0 to 1 (no limit)")
+        guidance = 1.0 if params.guidance is None else params.guidance
+        if not 0 <= guidance <= MAX_GUIDANCE:
+            raise BadSampling(f"guidance is {guidance:g}; it must be 0 to {MAX_GUIDANCE:g}")
         k = generator.max_tokens if params.k is None else params.k
         if not 1 <= k <= generator.max_tokens:
             raise BadK(f"k is {k}; generator {generator.name!r} takes 1 to {generator.max_tokens}")
@@ -320,6 +331,8 @@ class Generation:
             seed=seed,
             temperature=temperature,
             top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
             previews=previews,
             preview_format=params.preview_format.upper(),
         )

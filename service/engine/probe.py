@@ -178,6 +178,8 @@ def _generator_input(model: Model) -> dict[str, NDArray[Any]]:
         "seed": np.array([0], np.int64),
         "temperature": np.array([0], np.float32),
         "top_k": np.array([0], np.int32),
+        "top_p": np.array([1], np.float32),
+        "guidance": np.array([1], np.float32),
     }
 
 

@@ -6,6 +6,7 @@ from channeltok.fit import FITS, MAX_SIDE
 from pydantic import BaseModel, ConfigDict, FailFast, Field, SkipValidation
 
 from service.core.generation import (
+    MAX_GUIDANCE,
     MAX_PREVIEWS,
     MAX_SEED,
     MAX_TEMPERATURE,
@@ -233,6 +234,21 @@ class GenerateDocument(BaseModel):
         Field(
             description="sample from this many of the likeliest ids; 0: from all; "
             f"{TOP_K}, or all where there are fewer, when absent"
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Field(
+            description="of those, sample from the likeliest that together have this share of the "
+            "probability, over 0 to 1; 1: from all, when absent"
+        ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        Field(
+            description=f"0 to {MAX_GUIDANCE:g}: more follows the class more closely, with less "
+            "variety; 1, none, when absent. Any other value doubles the cost of a token. Without "
+            "a class it changes nothing"
         ),
     ] = None
     previews: Annotated[

@@ -11,6 +11,7 @@ from PIL import Image
 
 from generator import checkpoint
 from generator.checkpoint import Generator
+from generator.output_head import Sampling
 from generator.sample import sample
 from tests.support.random_generator import CLASSES, random_generator
 from tokenizer import checkpoint as tokenizer_checkpoint
@@ -27,7 +28,7 @@ def test_sample_greedy_tokens_equal_those_of_the_full_forward_pass() -> None:
         of_both = len(tokens) * tokens.shape[1]
         zeros = torch.zeros(of_both, model.prediction.draws, model.prediction.values)
         expected, _ = model.prediction.sample(
-            hidden.flatten(0, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int32), zeros
+            hidden.flatten(0, 1), Sampling.of(of_both, temperature=0.0), zeros
         )
     assert torch.equal(tokens.flatten(), expected)
 

@@ -42,6 +42,17 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="sample from this many of the most likely ids, 0 from all; default: 200",
     )
     generate.add_argument(
+        "--top-p",
+        type=float,
+        help="of those, from the most likely ids that together have this share of the "
+        "probability; default: 1, all",
+    )
+    generate.add_argument(
+        "--guidance",
+        type=float,
+        help="over 1 follows the class more closely, with less variety; default: 1",
+    )
+    generate.add_argument(
         "--previews",
         metavar="K,K,...",
         type=whole_numbers,
@@ -68,6 +79,8 @@ def _generate(options: argparse.Namespace) -> None:
         seed=options.seed,
         temperature=options.temperature,
         top_k=options.top_k,
+        top_p=options.top_p,
+        guidance=options.guidance,
         previews=options.previews,
         preview_format=image_format(options.output),
     )

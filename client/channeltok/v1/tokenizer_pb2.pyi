@@ -253,7 +253,7 @@ class TokenizerInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., image_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., vocab_size: _Optional[int] = ..., relative_costs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format")
+    __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format", "top_p", "guidance")
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +263,8 @@ class GenerateRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     generator: str
     class_name: str
     prefix: bytes
@@ -272,7 +274,9 @@ class GenerateRequest(_message.Message):
     top_k: int
     previews: _containers.RepeatedScalarFieldContainer[int]
     preview_format: ImageFormat
-    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[ImageFormat, str]] = ...) -> None: ...
+    top_p: float
+    guidance: float
+    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[ImageFormat, str]] = ..., top_p: _Optional[float] = ..., guidance: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "tokens", "preview", "finished")

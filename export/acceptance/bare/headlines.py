@@ -20,7 +20,7 @@ from export.acceptance.bare.timing import median_seconds
 from export.graphs.graph import Decode
 from export.graphs.random_model import random_of
 from generator.gpt import Gpt
-from generator.output_head import gumbel
+from generator.output_head import Sampling, gumbel
 from tokenizer.models.base import Tokenizer
 
 MAX_SECONDS = 30.0  # for one cell of a table
@@ -156,7 +156,7 @@ def without_cache(model: Gpt, length: int, noise: Tensor) -> Tensor:
     tokens, classes, sampling = _start(device)
     for index in range(length):
         hidden, _ = model.hidden(tokens, classes, model.empty_cache(1), 0)
-        token, _ = model.prediction.sample(hidden[:, -1], *sampling, noise[index])
+        token, _ = model.prediction.sample(hidden[:, -1], sampling, noise[index])
         tokens = torch.cat([tokens, token[:, None]], dim=1)
     return tokens[:, 1:]
 
@@ -170,17 +170,17 @@ def with_cache(model: Gpt, length: int, noise: Tensor) -> Tensor:
         hidden, fresh = model.hidden(tokens[:, -1:], classes, cache, index)
         for whole, new in zip(cache, fresh, strict=True):
             whole[:, :, index] = new[:, :, 0]
-        token, _ = model.prediction.sample(hidden[:, -1], *sampling, noise[index])
+        token, _ = model.prediction.sample(hidden[:, -1], sampling, noise[index])
         tokens = torch.cat([tokens, token[:, None]], dim=1)
     return tokens[:, 1:]
 
 
-def _start(device: torch.device) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """The class's position int32 [1, 1], the class id int [1], and temperature and top-k."""
+def _start(device: torch.device) -> tuple[Tensor, Tensor, Sampling]:
+    """The class's position int32 [1, 1], the class id int [1], and how to sample."""
     return (
         torch.full((1, 1), -1, dtype=torch.int32, device=device),
         torch.zeros(1, dtype=torch.long, device=device),
-        (torch.tensor([TEMPERATURE], device=device), torch.tensor([TOP_K], device=device)),
+        Sampling(*(part.to(device) for part in Sampling.of(1, TEMPERATURE, TOP_K))),
     )
 
 

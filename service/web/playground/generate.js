@@ -66,7 +66,8 @@ function fillForm() {
   if (generate.generator) byId("generator", HTMLSelectElement).value = String(generate.generator);
   showGenerator();
   byId("class", HTMLSelectElement).value = String(generate.class ?? "");
-  for (const [id, name] of [["generate-k", "k"], ["seed", "seed"], ["temperature", "temperature"], ["top-k", "top_k"]]) {
+  for (const [id, name] of [["generate-k", "k"], ["seed", "seed"], ["temperature", "temperature"], ["top-k", "top_k"],
+    ["top-p", "top_p"], ["guidance", "guidance"]]) {
     byId(id, HTMLInputElement).value = String(generate[name] ?? "");
   }
 }
@@ -116,6 +117,8 @@ export function generateParameters() {
     seed: number("seed"),
     temperature: number("temperature"),
     top_k: number("top-k"),
+    top_p: number("top-p"),
+    guidance: number("guidance"),
   });
 }
 

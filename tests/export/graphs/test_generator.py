@@ -20,6 +20,7 @@ from export.graphs import generator_parity
 from export.triton import generator_repository, repository
 from export.triton.generator_backend import GeneratorSession, gumbel
 from generator import checkpoint
+from generator.sample import sample
 from service.core.registry import ServedModels
 from service.engine.embedded_triton import EmbeddedTriton
 from service.errors import EngineUnavailable
@@ -71,9 +72,31 @@ def test_step_graph_prefills_as_it_decodes(graph: bytes) -> None:
     session = GeneratorSession(graph, threads=1)
     tokens, whole = _sampled(session, 5, 6), session.batch(1)
     whole.begin(0, 1, temperature=1.0, top_k=0)
+    whole.append(0, [-1, *tokens[:4]])
+    whole.newest[0] = tokens[4]
     whole.noise[0] = gumbel(5, 5, 2, 256)
-    whole.append(0, [-1, *tokens[:5]])
+    whole.step(1)
     assert whole.next[0] == tokens[5]
+
+
+@pytest.mark.parametrize("prediction", ["bits", "softmax"])
+def test_step_graph_guides_as_pytorch(prediction: str) -> None:
+    """Greedily; the row without the class takes the tokens of the one that it guides."""
+    generator = random_generator(32, prediction)
+    session = GeneratorSession(exported_graphs.step_graph(generator, "tiny"), threads=1)
+    expected = sample(generator.model, [0, 2], seed=0, temperature=0.0, guidance=3.0)
+    batch, tokens = session.batch(5), []
+    for row, label in enumerate((0, 2, -1, -1, 1)):
+        batch.begin(row, label, temperature=0.0, top_k=0, guidance=3.0)
+    batch.link([0, 3])
+    batch.link([1, 2])
+    for _ in range(32):
+        batch.step(5)
+        assert batch.next[[3, 2]].tolist() == batch.next[:2].tolist()
+        tokens.append(batch.next[:2].copy())
+        batch.newest[:, 0] = batch.next
+    assert np.stack(tokens, axis=1).tolist() == expected.tolist()
+    assert not torch.equal(expected, sample(generator.model, [0, 2], seed=0, temperature=0.0))
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 8, 16])
@@ -101,11 +124,13 @@ def _steps(
     for row, number in enumerate(rows):
         begin = row if move_from is None else move_from
         temperature, top_k = number / 10, (0, 1, 7, 256)[number % 4]
-        batch.begin(begin, number % 4 - 1, temperature, top_k)
+        top_p = (1.0, 0.5, 0.9)[number % 3]
+        batch.begin(begin, number % 4 - 1, temperature, top_k, top_p)
         batch.append(begin, [-1, *range(1000 * number, 1001 * number)])  # 1 to 16 positions
         batch.newest[begin] = 4000 * number
         if begin != row:
             batch.move(begin, row)
+            batch.link([row])
     logits = []
     for index in range(5):
         for row, number in enumerate(rows):
@@ -142,6 +167,8 @@ def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
         "seed": [1],
         "temperature": [1],
         "top_k": [1],
+        "top_p": [1],
+        "guidance": [1],
     }
     said = {name: value.string_value for name, value in config.parameters.items()}
     assert "tokenizer" not in said
@@ -206,6 +233,8 @@ def _inputs(
     seed: int = 7,
     label: int = 1,
     temperature: float = 1.0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
 ) -> dict[str, NDArray[Any]]:
     padded = np.full(CHANNELS, -1, np.int32)
     padded[: len(prefix)] = prefix
@@ -216,6 +245,8 @@ def _inputs(
         "seed": np.array([seed], np.int64),
         "temperature": np.array([temperature], np.float32),
         "top_k": np.array([0], np.int32),
+        "top_p": np.array([top_p], np.float32),
+        "guidance": np.array([guidance], np.float32),
     }
 
 
@@ -306,6 +337,25 @@ async def test_sequences_do_not_depend_on_each_other(streams: GeneratorClient) -
 
 
 @module_loop
+async def test_guided_sequences_do_not_depend_on_others(streams: GeneratorClient) -> None:
+    """They take two rows of a step, and leave while others go on."""
+    calls = [
+        {"seed": n, "label": n % 4 - 1, "guidance": (1.0, 3.0)[n % 2], "length": 10 + 7 * (n % 5)}
+        for n in range(20)
+    ]
+    alone = [await streams.tokens(**call) for call in calls]
+    assert await asyncio.gather(*(streams.tokens(**call) for call in calls)) == alone
+    length, whole = 30, await streams.tokens(30, seed=5, guidance=3.0)
+    assert whole != await streams.tokens(length, seed=5)
+    prefix = tuple(whole[:9])
+    assert await streams.tokens(length, seed=5, guidance=3.0, prefix=prefix) == whole[9:]
+    # Without a class there is nothing to follow.
+    assert await streams.tokens(length, label=-1, guidance=3.0) == await streams.tokens(
+        length, label=-1
+    )
+
+
+@module_loop
 async def test_short_sequence_does_not_wait_for_a_long_one(streams: GeneratorClient) -> None:
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
@@ -340,6 +390,8 @@ async def test_invalid_request_ends_only_its_own_stream(streams: GeneratorClient
         ({"prefix": (5, -1, 7)}, "then -1 to its end"),
         ({"prefix": tuple(range(20))}, "not below the 20 tokens of the prefix, not 10"),
         ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
+        ({"top_p": 0.0}, "top_p is over 0 to 1"),
+        ({"guidance": float("inf")}, "guidance 0 or more"),
     ):
         with pytest.raises(EngineUnavailable) as caught:
             await streams.tokens(10, **options)

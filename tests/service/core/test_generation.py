@@ -94,6 +94,8 @@ async def test_generation_sends_every_input_of_the_model() -> None:
         "seed": ("int64", (1,)),
         "temperature": ("float32", (1,)),
         "top_k": ("int32", (1,)),
+        "top_p": ("float32", (1,)),
+        "guidance": ("float32", (1,)),
     }
     values = {name: array[0].item() for name, array in inputs.items()}
     assert values == {
@@ -103,6 +105,8 @@ async def test_generation_sends_every_input_of_the_model() -> None:
         "seed": 2**63 - 1,
         "temperature": pytest.approx(0.85),
         "top_k": 200,
+        "top_p": 1,
+        "guidance": 1,
     }
 
 

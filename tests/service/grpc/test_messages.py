@@ -22,7 +22,7 @@ SERVED = ServedModels([*models("cat", A), generator("one", A)])
     "params",
     [
         GenerateParams(),
-        GenerateParams(k=0, seed=0, temperature=0.0, top_k=0),
+        GenerateParams(k=0, seed=0, temperature=0.0, top_k=0, top_p=0.0, guidance=0.0),
         GenerateParams(
             generator="one",
             class_name="dog",
@@ -31,6 +31,8 @@ SERVED = ServedModels([*models("cat", A), generator("one", A)])
             seed=2**63 - 1,
             temperature=0.5,
             top_k=4,
+            top_p=0.5,
+            guidance=3.0,
             previews=[1, 3],
             preview_format="webp",
         ),

@@ -39,7 +39,16 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             given = {
                 name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-                for name in ("class", "prefix", "length", "seed", "temperature", "top_k")
+                for name in (
+                    "class",
+                    "prefix",
+                    "length",
+                    "seed",
+                    "temperature",
+                    "top_k",
+                    "top_p",
+                    "guidance",
+                )
             }
             if given["length"][0] == 0:
                 self.stopped.add(request.request_id())

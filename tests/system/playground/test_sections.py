@@ -99,13 +99,18 @@ def test_playground_mixes_two_images(page: Page, caller: Client) -> None:
 def test_playground_generates_with_previews(page: Page, caller: Client) -> None:
     page.locator("#generate").scroll_into_view_if_needed()
     page.select_option("#class", "dog")
-    for field, value in (("generate-k", "48"), ("seed", "7"), ("temperature", "0.5")):
+    for field, value in (
+        ("generate-k", "48"),
+        ("seed", "7"),
+        ("temperature", "0.5"),
+        ("guidance", "3"),
+    ):
         page.fill(f"#{field}", value)
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("48 tokens, seed 7.").wait_for()
     captions = page.locator("#previews figcaption").all_inner_texts()
     assert captions == [f"k = {k}" for k in (4, 6, 8, 12, 16, 24, 32, 48)]
-    params = GenerateParams(class_name="dog", k=48, seed=7, temperature=0.5)
+    params = GenerateParams(class_name="dog", k=48, seed=7, temperature=0.5, guidance=3)
     (made,) = (event for event in caller.generate(params) if isinstance(event, Generated))
     assert np.array_equal(
         canvas(page, "#generate-canvas"), pixels(caller.decode(made.tokens, "png"))
