@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -178,8 +178,8 @@ def evaluate(
     ks: Sequence[int],
     settings: Sequence[Setting],
     seed: int = 0,
-) -> list[Row]:
-    """A row for each setting and k, after rows of real and of reconstructed photos.
+) -> Iterator[Row]:
+    """Yield rows of real and of reconstructed photos, then one for each setting and k.
 
     training: of the classes to recognise. validation: of the same classes; as many images are made
     of each class.
@@ -187,23 +187,18 @@ def evaluate(
     judge, classes = Judge(training, validation), validation.classes.tolist()
     rng = np.random.default_rng(seed)
     some = rng.choice(len(training.images), min(len(classes), len(training.images)), replace=False)
-    rows = [
-        Row("photos", None, judge.measure(training.images[some], training.classes[some].tolist()))
-    ]
+    real = judge.measure(training.images[some], training.classes[some].tolist())
+    yield Row("photos", None, real)
     tokens = inference.encode(tokenizer, validation.images)
-    rows += [
-        Row("reconstructed", k, judge.measure(inference.decode(tokenizer, tokens, k), classes))
-        for k in ks
-    ]
+    for k in ks:
+        figures = judge.measure(inference.decode(tokenizer, tokens, k), classes)
+        yield Row("reconstructed", k, figures)
     labels = [generator.classes.index(name) for name in classes]
     for setting in settings:
         made, seconds = generate(generator.model, labels, seed, setting)
         for k in ks:
             figures = judge.measure(inference.decode(tokenizer, made, k), classes)
-            row = Row("generated", k, figures, setting, seconds)
-            rows.append(row)
-            print(_line(row), flush=True)
-    return rows
+            yield Row("generated", k, figures, setting, seconds)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -279,7 +274,12 @@ def main() -> None:
             options.temperature, options.top_k, options.top_p, options.guidance
         )
     ]
-    rows = evaluate(generator, tokenizer, training, validation, options.k, settings, options.seed)
+    rows = []
+    for row in evaluate(
+        generator, tokenizer, training, validation, options.k, settings, options.seed
+    ):
+        rows.append(row)
+        print(_line(row), flush=True)  # a row takes a minute
     options.output.mkdir(parents=True, exist_ok=True)
     report = {
         "generator": options.weights.name,
@@ -290,7 +290,6 @@ def main() -> None:
     }
     (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.output / "report.md").write_text(table(rows))
-    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from tokenizer.models.blocks import Attn, parameter_count
 from tokenizer.models.channeltok import SIZES, ChannelTok, ShuffleDecoder, ShuffleShape
 
 COLOURS = 3
+GROWABLE = {name: shape for name, shape in SIZES.items() if isinstance(shape, ShuffleShape)}
 
 
 def grow(small: Tokenizer, shape: ShuffleShape) -> ChannelTok:
@@ -30,9 +30,8 @@ def grow(small: Tokenizer, shape: ShuffleShape) -> ChannelTok:
     small one. Raises ValueError for a model of another kind, and for a shape with other channels,
     smaller widths, fewer blocks, or without a part that the small model has.
     """
-    if not isinstance(small, ChannelTok) or not isinstance(small.shape, ShuffleShape):
-        raise ValueError("only tokenizers of the demo's kind (ShuffleShape) can grow")
-    before = small.shape
+    before = _shuffle_shape(small)
+    assert isinstance(small, ChannelTok)
     if (before.image_size, before.channels, before.patch) != (
         shape.image_size,
         shape.channels,
@@ -133,9 +132,8 @@ def main() -> None:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path)
-    sizes = [name for name, shape in SIZES.items() if isinstance(shape, ShuffleShape)]
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--size", choices=sizes, help="grow into this size")
+    target.add_argument("--size", choices=GROWABLE, help="grow into this size")
     target.add_argument("--widths", type=int, nargs=4, help="widths at S/4, S/8, S/16 and S/32")
     parser.add_argument(
         "--more-blocks", type=int, default=0, help="with --widths: additional Res at S/4 and S/8"
@@ -167,12 +165,17 @@ def main() -> None:
 
 
 def _shape(small: Tokenizer, options: argparse.Namespace) -> ShuffleShape:
-    shape = SIZES[options.size] if options.size else small.shape
-    if not isinstance(shape, ShuffleShape) or options.size:
-        return cast(ShuffleShape, shape)  # `grow` refuses any other
-    return shape.model_copy(
+    if options.size:
+        return GROWABLE[options.size]
+    return _shuffle_shape(small).model_copy(
         update={"widths": tuple(options.widths), "more_blocks": options.more_blocks}
     )
+
+
+def _shuffle_shape(model: Tokenizer) -> ShuffleShape:
+    if not isinstance(model.shape, ShuffleShape):
+        raise ValueError("only tokenizers of the demo's kind (ShuffleShape) can grow")
+    return model.shape
 
 
 if __name__ == "__main__":

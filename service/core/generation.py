@@ -308,7 +308,8 @@ class Generation:
             raise BadSampling(
                 f"top_k is {top_k}; generator {generator.name!r} takes 0 (no limit) to {vocab_size}"
             )
-        top_p = 1.0 if params.top_p is None else params.top_p
+        # As the engine reads it: 1e-50 is 0 there.
+        top_p = 1.0 if params.top_p is None else float(np.float32(params.top_p))
         if not 0 < top_p <= 1:
             raise BadSampling(f"top_p is {top_p:g}; it must be over 0 to 1 (no limit)")
         guidance = 1.0 if params.guidance is None else params.guidance

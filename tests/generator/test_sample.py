@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from generator import checkpoint
-from generator.checkpoint import Generator
 from generator.output_head import Sampling
 from generator.sample import sample
-from tests.support.random_generator import CLASSES, random_generator
-from tokenizer import checkpoint as tokenizer_checkpoint
-from tokenizer.models.channeltok import ChannelTok, ShuffleShape
+from tests.support.random_generator import random_generator, write_with_tokenizer
 
 
 def test_sample_greedy_tokens_equal_those_of_the_full_forward_pass() -> None:
@@ -43,22 +39,8 @@ def test_sample_is_deterministic_per_seed() -> None:
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """The command's weights, and the option that names their tokenizer."""
-    torch.manual_seed(0)
-    tokenizer = ChannelTok(ShuffleShape(channels=32, widths=(32, 32, 32, 32)))
-    tokenizer_checkpoint.save(tokenizer, tmp_path / "tokenizer.safetensors")
-    made = tokenizer_checkpoint.fingerprint(
-        tokenizer_checkpoint.load(tmp_path / "tokenizer.safetensors")
-    )
-    checkpoint.save(
-        Generator(random_generator().model, made, CLASSES), tmp_path / "generator.safetensors"
-    )
-    return [
-        str(tmp_path / "generator.safetensors"),
-        "--tokenizer",
-        str(tmp_path / "tokenizer.safetensors"),
-        "-o",
-        str(tmp_path / "out.png"),
-    ]
+    generator, tokenizer = write_with_tokenizer(tmp_path)
+    return [generator, "--tokenizer", tokenizer, "-o", str(tmp_path / "out.png")]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

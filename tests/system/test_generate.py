@@ -242,6 +242,7 @@ BAD: dict[
     "temperature without end": ({"temperature": float("inf")}, "BAD_SAMPLING", 422, "0 to 10"),
     "top_k": ({"top_k": 65537}, "BAD_SAMPLING", 422, "65536"),
     "top_p of 0": ({"top_p": 0.0}, "BAD_SAMPLING", 422, "over 0 to 1"),
+    "top_p of 0 in float32": ({"top_p": 1e-50}, "BAD_SAMPLING", 422, "over 0 to 1"),
     "top_p over 1": ({"top_p": 1.5}, "BAD_SAMPLING", 422, "over 0 to 1"),
     "guidance below 0": ({"guidance": -1.0}, "BAD_SAMPLING", 422, "0 to 20"),
     "guidance is none": ({"guidance": float("nan")}, "BAD_SAMPLING", 422, "0 to 20"),

@@ -66,8 +66,11 @@ function fillForm() {
   if (generate.generator) byId("generator", HTMLSelectElement).value = String(generate.generator);
   showGenerator();
   byId("class", HTMLSelectElement).value = String(generate.class ?? "");
-  for (const [id, name] of [["generate-k", "k"], ["seed", "seed"], ["temperature", "temperature"], ["top-k", "top_k"],
-    ["top-p", "top_p"], ["guidance", "guidance"]]) {
+  const fields = {
+    "generate-k": "k", seed: "seed", temperature: "temperature",
+    "top-k": "top_k", "top-p": "top_p", guidance: "guidance",
+  };
+  for (const [id, name] of Object.entries(fields)) {
     byId(id, HTMLInputElement).value = String(generate[name] ?? "");
   }
 }
