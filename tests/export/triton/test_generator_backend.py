@@ -6,8 +6,15 @@ from typing import Any
 from export.triton.generator_backend import Scheduler
 
 
-def _put(scheduler: Scheduler, count: int) -> list[Any]:
-    sequences: list[Any] = [object() for _ in range(count)]
+class _Sequence:
+    """What a scheduler reads of a sequence: its rows, two where it is guided."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = [0] * rows
+
+
+def _put(scheduler: Scheduler, count: int, rows: int = 1) -> list[Any]:
+    sequences: list[Any] = [_Sequence(rows) for _ in range(count)]
     for sequence in sequences:
         scheduler.put(sequence)
     return sequences
@@ -28,10 +35,20 @@ def test_scheduler_lets_sequences_wait_while_all_threads_are_full() -> None:
     first, second, third, fourth = _put(scheduler, 4)
     assert scheduler.take(0) == [first, second]
     assert scheduler.take(0) == []
-    scheduler.release(0)
+    scheduler.release(0, 1)
     assert scheduler.take(0) == [third]
     assert scheduler.stop() == [fourth]
     assert scheduler.take(0) is None
+
+
+def test_scheduler_counts_the_rows_of_guided_sequences() -> None:
+    scheduler = Scheduler(threads=1, most=3)
+    guided = _put(scheduler, 2, rows=2)
+    (plain,) = _put(scheduler, 1)
+    assert scheduler.take(0) == guided[:1]
+    assert scheduler.take(0) == []
+    scheduler.release(0, 2)
+    assert scheduler.take(0) == [guided[1], plain]
 
 
 def test_scheduler_wakes_a_thread_that_has_nothing_to_do() -> None:
