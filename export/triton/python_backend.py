@@ -10,7 +10,7 @@ neighbours: the CPU kernels of both engines treat each image of a batch alike, t
 An instance of the group `lone` computes on all cores where no other instance of any model does. The
 outputs are the same: in f32 they do not depend on the number of threads.
 
-Each response also has `execution`, int64 [2]: nanoseconds that the graph ran for its batch, and
+A request may ask for `execution` too, int64 [2]: nanoseconds that the graph ran for its batch, and
 images in that batch.
 """
 
@@ -37,11 +37,17 @@ except ModuleNotFoundError:
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
+EXECUTION = "execution"
 INT8_GRAPH = "model_int8.onnx"
 LONE_INSTANCE = "lone_0"  # of a group without a name it would be <model>_<group>_<number>
 # An instance that took all cores between two images of a few callers would share them with the
 # next: 4 callers lost a sixth of their images/s.
 CROWD_SECONDS = 0.5
+# struct flock of 64-bit Linux: type, whence, start, length, pid.
+READ_LOCK, WRITE_LOCK, NO_LOCK = (
+    struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+    for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK)
+)
 # Names of inputs, names of outputs, and a function from arrays by name to output arrays.
 Loaded = tuple[list[str], list[str], Callable[[dict[str, Any]], list[Any]]]
 
@@ -107,31 +113,30 @@ class TritonPythonModel:
             ]
 
     def _run(self, requests: list[Any]) -> list[Any]:
-        feed: dict[str, Any] = {}
-        for name in self.inputs:
-            parts = [
-                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests
-            ]
-            feed[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            ends = np.cumsum([len(part) for part in parts])[:-1]
+        read = pb_utils.get_input_tensor_by_name
+        parts = {
+            name: [read(request, name).as_numpy() for request in requests] for name in self.inputs
+        }
+        feed = {
+            name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            for name, arrays in parts.items()
+        }
         started = time.perf_counter_ns()
         with self.computing as alone:
             outputs = (self.run_alone if alone else self.run)(feed)
-        elapsed = time.perf_counter_ns() - started
-        execution = np.array([[elapsed, len(feed[self.inputs[0]])]], np.int64)
-        results = [np.split(array, ends) for array in outputs]
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    *(
-                        pb_utils.Tensor(name, part)
-                        for name, part in zip(self.outputs, parts, strict=True)
-                    ),
-                    pb_utils.Tensor("execution", execution.repeat(len(parts[0]), axis=0)),
-                ]
-            )
-            for parts in zip(*results, strict=True)
-        ]
+        execution = (time.perf_counter_ns() - started, len(outputs[0]))
+        responses, end = [], 0
+        for request, part in zip(requests, parts[self.inputs[0]], strict=True):
+            rows = slice(end, end := end + len(part))
+            tensors = [
+                pb_utils.Tensor(name, array[rows])
+                for name, array in zip(self.outputs, outputs, strict=True)
+            ]
+            if EXECUTION in request.requested_output_names():
+                counters = np.array([execution] * len(part), np.int64)
+                tensors.append(pb_utils.Tensor(EXECUTION, counters))
+            responses.append(pb_utils.InferenceResponse(tensors))
+        return responses
 
 
 class Computing:
@@ -141,32 +146,26 @@ class Computing:
     which is there to be read wherever they start. The kernel releases the locks of one that dies.
     """
 
-    _FORMAT = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
-
     def __init__(self) -> None:
         self._file = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
         self._not_alone_until = 0.0
 
     def __enter__(self) -> bool:
         """Whether no other process computes, or was seen to in the last CROWD_SECONDS."""
-        self._lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK)
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, READ_LOCK)
         return not self._others_compute() and time.monotonic() >= self._not_alone_until
 
     def __exit__(self, *_: object) -> None:
         self._others_compute()
-        self._lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, NO_LOCK)
 
     def _others_compute(self) -> bool:
         # The lock that would be in the way of a write lock; our own never is.
-        found, *_ = self._lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK)
-        if found == fcntl.F_UNLCK:
+        found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, WRITE_LOCK)
+        if found == NO_LOCK:
             return False
         self._not_alone_until = time.monotonic() + CROWD_SECONDS
         return True
-
-    def _lock(self, command: int, kind: int) -> tuple[int, ...]:
-        lock = struct.pack(self._FORMAT, kind, os.SEEK_SET, 0, 0, 0)
-        return struct.unpack(self._FORMAT, fcntl.fcntl(self._file, command, lock))
 
 
 def load(graph: Path, engine: str, precision: str, threads: int, *batches: int) -> Loaded:

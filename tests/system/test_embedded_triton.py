@@ -11,8 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc
 from channeltok import ChannelTokError, Client
 
 from loadtest.harness.other_user import as_nobody
@@ -96,6 +98,27 @@ def test_files_of_triton_are_private(service: Service) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert not listening, "a port that any user of the host reaches"
+
+
+def test_triton_sends_the_counters_of_an_execution_where_they_are_asked_for(
+    service: Service,
+) -> None:
+    picture = tritonclient.grpc.InferInput("picture", (3, 128, 128, 3), "UINT8")
+    picture.set_data_from_numpy(np.zeros((3, 128, 128, 3), np.uint8))
+    tokens, counters = map(tritonclient.grpc.InferRequestedOutput, ("tokens", "execution"))
+    with tritonclient.grpc.InferenceServerClient(service.triton_address()) as engine:
+        everything, few, both = (
+            engine.infer("demo_encode", [picture], outputs=outputs)
+            for outputs in (None, [tokens], [tokens, counters])
+        )
+    for reply in (everything, both):
+        ((nanoseconds, images), *others) = reply.as_numpy("execution").tolist()
+        assert nanoseconds > 0
+        assert images == 3
+        assert others == [[nanoseconds, images]] * 2
+    assert few.as_numpy("execution") is None
+    for reply in (few, both):
+        assert np.array_equal(reply.as_numpy("tokens"), everything.as_numpy("tokens"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")

@@ -30,6 +30,15 @@ class Tensor:
         return self.array
 
 
+class Request(list[Tensor]):
+    """outputs: names of those that the request asks for."""
+
+    outputs = ("tokens", "execution")
+
+    def requested_output_names(self) -> list[str]:
+        return list(self.outputs)
+
+
 @dataclass
 class Response:
     output_tensors: list[Tensor] = field(default_factory=list)
@@ -100,11 +109,24 @@ def test_backend_gives_each_request_its_own_rows(
     triton: ModuleType, tmp_path: Path, encode: bytes, photos: NDArray[np.uint8]
 ) -> None:
     model = loaded(triton, tmp_path, encode)
-    requests = [[Tensor("picture", part)] for part in np.split(photos, [1, 4, 6])]
+    requests = [Request([Tensor("picture", part)]) for part in np.split(photos, [1, 4, 6])]
+    requests[2].outputs = ("tokens",)
     responses = model.execute(requests)
     assert [len(response.output_tensors[0].array) for response in responses] == [1, 3, 2, 2]
     together = np.concatenate([response.output_tensors[0].array for response in responses])
     assert np.array_equal(together, parity.run(encode, photos))
+    counters = [
+        [tensor.array.tolist() for tensor in response.output_tensors[1:]] for response in responses
+    ]
+    ((nanoseconds, images), *_), *_ = counters[0]
+    assert nanoseconds > 0
+    assert images == len(photos)
+    assert counters == [
+        [[[nanoseconds, images]]],
+        [[[nanoseconds, images]] * 3],
+        [],
+        [[[nanoseconds, images]] * 2],
+    ]
 
 
 def test_lone_instance_uses_more_threads_while_no_other_computes(
@@ -125,7 +147,7 @@ def test_lone_instance_uses_more_threads_while_no_other_computes(
     model.run_alone = lambda feed: (runs.append("all cores"), run_alone(feed))[1]
 
     def answer() -> NDArray[Any]:
-        (response,) = model.execute([[Tensor("picture", photos)]])
+        (response,) = model.execute([Request([Tensor("picture", photos)])])
         tokens: NDArray[Any] = response.output_tensors[0].array
         return tokens
 
@@ -203,7 +225,7 @@ def test_images_never_depend_on_their_neighbours(
     def answers(order: list[int]) -> list[NDArray[Any]]:
         return [
             response.output_tensors[0].array
-            for response in model.execute([[Tensor(name, rows[i][None])] for i in order])
+            for response in model.execute([Request([Tensor(name, rows[i][None])]) for i in order])
         ]
 
     alone = [answers([i])[0] for i in range(8)]
@@ -229,7 +251,7 @@ def test_openvino_agrees_with_onnxruntime(
     """Bit-exact in f32. In bf16, for decode only, random weights move a pixel by 6, trained 2."""
     tokens = parity.run(encode, photos)
     decode = loaded(triton, tmp_path, decodes[256], engine="openvino", precision=precision)
-    (response,) = decode.execute([[Tensor("tokens", tokens)]])
+    (response,) = decode.execute([Request([Tensor("tokens", tokens)])])
     difference = np.abs(
         response.output_tensors[0].array.astype(int) - parity.run(decodes[256], tokens)
     )
@@ -238,7 +260,7 @@ def test_openvino_agrees_with_onnxruntime(
     if precision == "f32":
         flips = (
             loaded(triton, tmp_path, encode, engine="openvino")
-            .execute([[Tensor("picture", photos)]])[0]
+            .execute([Request([Tensor("picture", photos)])])[0]
             .output_tensors[0]
             .array
             ^ tokens
@@ -265,12 +287,13 @@ def test_backend_fails_only_the_bad_request(
 ) -> None:
     model = loaded(triton, tmp_path, encode, 1, engine, precision)
     good, wrong_shape, wrong_type = photos[:1], photos[:1, :64], photos[:1].astype(np.float64)
-    bad = [[Tensor("picture", wrong_shape)], []]
+    bad = [Request([Tensor("picture", wrong_shape)]), Request()]
     if (
         engine == "onnxruntime"
     ):  # OpenVINO converts it; Triton itself refuses another type than config.pbtxt has
-        bad.append([Tensor("picture", wrong_type)])
-    requests = [[Tensor("picture", good)], *bad, [Tensor("picture", good)]]
+        bad.append(Request([Tensor("picture", wrong_type)]))
+    right = Request([Tensor("picture", good)])
+    requests = [right, *bad, right]
     responses = model.execute(requests)
     assert [response.error is None for response in responses] == [True, *[False] * len(bad), True]
     alone = model.execute(requests[:1])[0].output_tensors[0].array
