@@ -52,21 +52,24 @@ $(WEB): tests/web/package-lock.json | $(VENV)/dev.stamp
 serve: $(if $(MODEL),build/serve-$(MODEL))
 serve: $(VENV)/serve.stamp  ## start the service with its own Triton (MODEL=all, MODEL=full)
 	@exec $(if $(MODEL),env CHANNELTOK_MODEL_REPOSITORY=build/serve-$(MODEL)) \
-		$(if $(filter all,$(MODEL)),CHANNELTOK_DEFAULT_TOKENIZER=$${CHANNELTOK_DEFAULT_TOKENIZER:-demo}) \
+		$(if $(filter all,$(MODEL)),CHANNELTOK_DEFAULT_TOKENIZER=$${CHANNELTOK_DEFAULT_TOKENIZER:-demo} \
+			CHANNELTOK_DEFAULT_GENERATOR=$${CHANNELTOK_DEFAULT_GENERATOR:-demo}) \
 		$(BIN)/channeltok serve
 
 # Only the demo's graphs are committed; the others are exported here.
 GENERATORS = $(wildcard generator/weights/*.safetensors)
+CAR = generator/weights/car
 COMMITTED = $(wildcard tokenizer/weights/*.safetensors model_repository/demo_*/config.pbtxt)
 EXPORT_DATA = --data 'docs/images/*.jpg'
-build/serve-all: $(COMMITTED) $(GENERATORS) export/triton/generator_backend.py | $(VENV)/dev.stamp
+build/serve-all: $(COMMITTED) $(GENERATORS) $(CAR)/car.safetensors \
+		export/triton/generator_backend.py | $(VENV)/dev.stamp
 	rm -rf $@ $@.new
 	mkdir -p build && cp -r model_repository $@.new
-	for weights in $(filter-out $(DEMO) $(GENERATORS),$(filter %.safetensors,$^)); do \
+	for weights in $(filter-out $(DEMO),$(filter tokenizer/%.safetensors,$^)); do \
 		$(BIN)/python -m export tokenizer $$weights --repository $@.new $(EXPORT_DATA) --photos 3 \
 			|| exit 1; \
 	done
-	for weights in $(GENERATORS); do \
+	for weights in $(GENERATORS) $(CAR); do \
 		$(BIN)/python -m export generator $$weights --repository $@.new || exit 1; \
 	done
 	mv $@.new $@

@@ -12,10 +12,11 @@ Where each error arises on the way of a request:
                BadTokens  UnknownTokenizer       BadTokens
                           FingerprintMismatch
 
-    class, sampling, prefix --> check ----> find generator -----> admission --> Triton --> tokens
-                                BadSampling  UnknownGenerator
-                                BadTokens    UnknownClass
-                                BadK         FingerprintMismatch
+    class or prompt, --> check -----> find generator -----> admission --> Triton --> tokens
+    sampling, prefix     BadSampling  UnknownGenerator
+                         BadTokens    UnknownClass
+                         BadK         BadPrompt
+                                      FingerprintMismatch
 
 DeadlineExceeded can arise anywhere, and EngineUnavailable also in the middle of a stream. Codes are
 stable, because clients branch on them.
@@ -156,6 +157,15 @@ class UnknownClass(
     grpc=StatusCode.INVALID_ARGUMENT,
     http=422,
     title="The generator has no such class",
+): ...
+
+
+class BadPrompt(
+    ServiceError,
+    code="BAD_PROMPT",
+    grpc=StatusCode.INVALID_ARGUMENT,
+    http=422,
+    title="The generator cannot read the prompt",
 ): ...
 
 

@@ -335,7 +335,8 @@ class Client:
             whole sequence, to pass to `decode`.
 
         Raises:
-            InvalidInput: BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS or BAD_REQUEST.
+            InvalidInput: BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS, BAD_PROMPT or
+                BAD_REQUEST.
             UnknownGenerator: no generator has this name, or none is served.
             FingerprintMismatch: the prefix is of another tokenizer.
             ChannelTokError: the call failed for another reason, perhaps on the way.

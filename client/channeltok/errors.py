@@ -38,9 +38,9 @@ class ChannelTokError(Exception):
 
 
 class InvalidInput(ChannelTokError):
-    """The request is invalid: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, UNKNOWN_CLASS,
-    UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST; or this service is older than the client
-    and has no such method: NO_SUCH_PATH."""
+    """The request is invalid: BAD_IMAGE, BAD_K, BAD_TOKENS, BAD_SAMPLING, BAD_PROMPT,
+    UNKNOWN_CLASS, UNSUPPORTED_FORMAT, TOO_MANY_PIXELS or BAD_REQUEST; or this service is older than
+    the client and has no such method: NO_SUCH_PATH."""
 
 
 class TooLarge(ChannelTokError):
@@ -88,6 +88,7 @@ CLASS_OF_CODE: dict[str, type[ChannelTokError]] = {
     "BAD_K": InvalidInput,
     "BAD_TOKENS": InvalidInput,
     "BAD_SAMPLING": InvalidInput,
+    "BAD_PROMPT": InvalidInput,
     "UNKNOWN_CLASS": InvalidInput,
     "UNSUPPORTED_FORMAT": InvalidInput,
     "TOO_MANY_PIXELS": InvalidInput,

@@ -17,8 +17,11 @@ class GenerateParams:
     """Parameters of one generated image. None stands for the default.
 
     Attributes:
-        generator: a name from `Client.generators()`. Default: the service's default generator.
+        generator: a name from `Client.generators()`. Default: the service's default generator; for
+            a prompt or a class, the first that takes one.
         class_name: one of the generator's `classes`. Default: no class.
+        prompt: what the image shall show, of a generator that takes texts: at most its
+            `max_prompt_bytes` in UTF-8. Default: any image.
         prefix: tokens (or token bytes) to continue from, at most k, of the generator's tokenizer.
         k: length of the whole sequence, 1 to the generator's max_tokens (default).
         seed: 0 to 2^63 - 1. The same parameters with the same seed give the same tokens. Default:
@@ -28,18 +31,19 @@ class GenerateParams:
             vocab_size. Default: 200.
         top_p: of those, sample from the most likely ids that together have this share of the
             probability, over 0 to 1. Default: 1, all.
-        guidance: classifier-free guidance, 0 to 20. Over 1 follows the class more closely, with
-            less variety; any value but 1 doubles the cost of a token. Default: 1, none.
+        guidance: classifier-free guidance, 0 to 20. Over 1 follows class or prompt more closely,
+            with less variety; any value but 1 doubles the cost of a token. Default: 1, none.
         previews: at most 8 values of k at which the image so far is decoded and sent.
         preview_format: format of the previews.
 
     Raises:
-        InvalidInput: a value cannot be sent (BAD_K, BAD_SAMPLING, UNSUPPORTED_FORMAT). The service
-            checks the ranges that depend on its generator.
+        InvalidInput: a value cannot be sent (BAD_K, BAD_PROMPT, BAD_SAMPLING, UNSUPPORTED_FORMAT).
+            The service checks the ranges that depend on its generator.
     """
 
     generator: str | None = None
     class_name: str | None = None
+    prompt: str | None = None
     prefix: Tokens | bytes | None = None
     k: int | None = None
     seed: int | None = None
@@ -54,6 +58,10 @@ class GenerateParams:
         for k in (self.k, *self.previews):
             check_k(k)
         check_format(self.preview_format)
+        try:
+            (self.prompt or "").encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput("BAD_PROMPT", f"the prompt is not valid Unicode: {error}") from error
         if self.seed is not None and not 0 <= self.seed <= _MAX_UINT64:
             raise InvalidInput("BAD_SAMPLING", f"seed is 0 to 2^63 - 1, not {self.seed}")
         if self.top_k is not None and not 0 <= self.top_k < 2**32:
@@ -68,12 +76,14 @@ class GeneratorInfo:
 
     Attributes:
         name: pass it as `generator`.
-        family: family of models: "gpt".
+        family: family of models: "gpt" or "car".
         generator_fingerprint: 16 hex digits that identify its training.
         tokenizer: name of the tokenizer that decodes its tokens.
         fingerprint: fingerprint of that tokenizer.
         max_tokens: the largest k.
-        classes: values for `class_name`; empty for a generator without classes.
+        classes: values for `class_name`; empty for a generator without classes. Of one that takes
+            prompts: what it was trained on, as "a photo of CLASS".
+        max_prompt_bytes: longest `prompt` in UTF-8; 0 for a generator that takes a class.
     """
 
     name: str
@@ -83,6 +93,7 @@ class GeneratorInfo:
     fingerprint: str
     max_tokens: int
     classes: tuple[str, ...]
+    max_prompt_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ def generate_request(params: GenerateParams) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         generator=params.generator,
         class_name=params.class_name,
+        prompt=params.prompt,
         prefix=prefix.to_bytes() if isinstance(prefix, Tokens) else prefix,
         k=params.k,
         seed=params.seed,

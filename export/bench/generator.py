@@ -79,14 +79,14 @@ def table(figures: dict[str, float]) -> str:
 def _sample(session: GeneratorSession, cached: bool, length: int) -> tuple[list[int], list[float]]:
     """Greedy tokens without a class, and the seconds from the start to each of them."""
     batch = session.batch(1)
-    batch.begin(0, -1, temperature=0.0, top_k=0)
+    batch.begin(0, [-1], temperature=0.0, top_k=0)
     tokens, seconds = [-1], []
     started = time.perf_counter()
     for _ in range(length):
         if cached:
             batch.step(1)
         else:
-            batch.begin(0, -1, temperature=0.0, top_k=0)
+            batch.begin(0, [-1], temperature=0.0, top_k=0)
             batch.append(0, tokens)
         batch.newest[0] = batch.next[0]
         tokens.append(int(batch.next[0]))

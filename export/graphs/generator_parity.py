@@ -1,11 +1,13 @@
 """Parity of a generator's step graph: ONNX Runtime by token against PyTorch without a cache."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.triton.generator_backend import GeneratorSession
 from generator.gpt import Gpt
@@ -70,41 +72,54 @@ class Parity:
         return "\n".join(f"{name:<36}{value:>12}{allowed:>10}" for name, value, allowed in rows)
 
 
-def measure(model: Gpt, graph: bytes, labels: list[int], length: int) -> Parity:
-    """Compare a model with its serialised step graph on a greedy sequence per label (-1 = none)."""
+# (row, its tokens int [1, n]) -> (greedy tokens int [n], logits float [n, draws, values]), each
+# after the tokens before it, by PyTorch without a cache
+Predict = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+
+
+def measure(graph: bytes, prompts: list[list[int]], length: int, predict: Predict) -> Parity:
+    """Compare a serialised step graph with PyTorch on a greedy sequence per prompt.
+
+    prompts: first ids of each sequence, see export.graphs.generator_graph. length: of a sequence.
+    """
     session = GeneratorSession(graph, threads=1)
-    prediction = model.prediction
     different, largest = 0, 0.0
-    _, together = greedy(session, [*labels, *labels], length)  # at least two in each step
+    _, together = greedy(session, [*prompts, *prompts], length)  # at least two in each step
     depends = False
-    for row, label in enumerate(labels):
-        tokens, logits = greedy(session, [label], length)
+    for row, prompt in enumerate(prompts):
+        tokens, logits = greedy(session, [prompt], length)
         depends |= not np.array_equal(logits[0], together[row])
-        sequence, classes = torch.from_numpy(tokens), torch.tensor([label])
         with torch.inference_mode():
-            hidden, _ = model.hidden(
-                F.pad(sequence[:, :-1], (1, 0), value=-1), classes, model.empty_cache(1), 0
-            )
-            zeros = torch.zeros(length, prediction.draws, prediction.values)
-            ours, our_logits = prediction.sample(
-                hidden[0], Sampling.of(length, temperature=0.0), zeros
-            )
+            ours, our_logits = predict(row, torch.from_numpy(tokens))
         different += int((ours.numpy() != tokens[0]).sum())
         largest = max(largest, float(np.abs(our_logits.numpy() - logits[0]).max()))
-    return Parity(len(labels), len(labels) * length, different, largest, depends)
+    return Parity(len(prompts), len(prompts) * length, different, largest, depends)
+
+
+def gpt_parity(model: Gpt, graph: bytes, labels: list[int], length: int | None = None) -> Parity:
+    """Compare a GPT with its step graph. labels: class ids, -1 = none. length: all by default."""
+    prediction, length = model.prediction, length or model.shape.channels
+
+    def predict(row: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        shifted = F.pad(tokens[:, :-1], (1, 0), value=-1)
+        hidden, _ = model.hidden(shifted, torch.tensor([labels[row]]), model.empty_cache(1), 0)
+        zeros = torch.zeros(length, prediction.draws, prediction.values)
+        return prediction.sample(hidden[0], Sampling.of(length, temperature=0.0), zeros)
+
+    return measure(graph, [[-2 - label] for label in labels], length, predict)
 
 
 def greedy(
-    session: GeneratorSession, labels: list[int], length: int
+    session: GeneratorSession, prompts: list[list[int]], length: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Greedy tokens of sequences that share each step, and the logits of these tokens.
 
-    labels: class ids, -1 = none. Returns int32 [B, length], float32 [B, length, draws, values].
+    prompts: see `measure`. Returns int32 [B, length], float32 [B, length, draws, values].
     """
-    rows = len(labels)
+    rows = len(prompts)
     batch, tokens, logits = session.batch(rows), [], []
-    for row, label in enumerate(labels):
-        batch.begin(row, label, temperature=0.0, top_k=0)
+    for row, prompt in enumerate(prompts):
+        batch.begin(row, prompt, temperature=0.0, top_k=0)
     for _ in range(length):
         batch.step(rows)
         batch.newest[:, 0] = batch.next

@@ -9,8 +9,10 @@ its sequences (continuous batching). Every sequence has a cache of its own, so i
 another one to end nor depends on it. Tokens of FLUSH_SECONDS share a response, because a response
 costs up to half of a small model's token.
 
-A sequence with classifier-free guidance has two rows of each step: its own, and a partner's without
-the class (generator/output_head.py).
+What an image shall show is at the positions before its tokens, as ids below 0: a class, or a text,
+which the language model's own tokenizer reads here (`tokenizer.json` beside this file). A sequence
+with classifier-free guidance has two rows of each step: its own, and a partner's that starts
+without class or text (generator/output_head.py).
 
 A request of length 0 stops the sequence whose request had the same id, because Triton can crash
 when a call is cancelled. That takes one instance that knows all sequences.
@@ -35,6 +37,7 @@ except ModuleNotFoundError:
 # ONNX Runtime sends telemetry from its import on (docs/decisions/0035).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+NO_CLASS, START = [-1], [-1]  # first positions of an image: of no class; after a text
 FLUSH_SECONDS = 0.03  # about thirty times a second, which looks continuous
 # How a sequence is sampled, see generator/output_head.py: inputs of the request and of the graph.
 SAMPLING = {
@@ -61,18 +64,17 @@ class Batch:
     Arrays are bound once for each number of rows: binding them for each step took a tenth of the
     time. Keys and values are input and output at once, so the graph appends to the caches in place.
 
-    label, before, sampling: [size], each sequence's class, its positions so far, and how it is
-    sampled. partner, leader: int32 [size], the row of guidance, and the row whose token a row
-    takes. newest: int32 [size, 1], the token of the last position; -1 at the class's position.
+    before, sampling: [size], each sequence's positions so far, and how it is sampled.
+    partner, leader: int32 [size], the row of guidance, and the row whose token a row takes.
+    newest: int32 [size, 1], the id at the last position, which the next step reads.
     noise: float32 [size, draws, values]. next, logits: what the last step made.
     """
 
-    def __init__(self, session: Any, channels: int, size: int) -> None:
-        """session: an ONNX Runtime session of a step graph. channels: positions of a cache."""
+    def __init__(self, session: Any, positions: int, size: int) -> None:
+        """session: an ONNX Runtime session of a step graph. positions: of a cache."""
         self._session = session
         shapes = {tensor.name: tensor.shape for tensor in session.get_inputs()}
         _, draws, values = shapes["noise"]
-        self.label = np.zeros(size, np.int32)
         self.before = np.zeros(size, np.int32)
         self.sampling = {name: np.zeros(size, kind) for name, kind in SAMPLING.items()}
         self.partner = np.arange(size, dtype=np.int32)
@@ -83,7 +85,7 @@ class Batch:
         self.logits = np.zeros((size, draws, values), np.float32)
         # Memory of a row is taken when a sequence first uses it.
         self._caches = {
-            name: np.zeros((size, shape[1], channels, shape[3]), np.float32)
+            name: np.zeros((size, shape[1], positions, shape[3]), np.float32)
             for name, shape in shapes.items()
             if name.startswith(("keys_", "values_"))
         }
@@ -92,27 +94,30 @@ class Batch:
     def begin(
         self,
         row: int,
-        label: int,
+        prompt: list[int],
         temperature: float,
         top_k: int,
         top_p: float = 1.0,
         guidance: float = 1.0,
     ) -> None:
-        """Start a sequence in a row. label: class id, -1 = none. See GeneratorStep's inputs."""
-        self.label[row], self.before[row], self.newest[row] = label, 0, -1
+        """Start a sequence in a row. prompt: its first ids, at least one. See GeneratorStep."""
+        self.before[row] = 0
         values = (temperature, top_k, top_p, guidance)
         for array, value in zip(self.sampling.values(), values, strict=True):
             array[row] = value
         self.link([row])
+        *earlier, self.newest[row] = prompt
+        if earlier:
+            self.append(row, earlier)
 
     def link(self, rows: list[int]) -> None:
-        """Let rows be one sequence: its own, and the one without the class if it has guidance."""
+        """Let rows be one sequence: its own, and the one that guides it, if any."""
         self.partner[rows], self.leader[rows] = rows[-1], rows[0]
 
     def append(self, row: int, tokens: Any) -> None:
         """Append positions of one row that the next step goes on from; what it samples is unused.
 
-        tokens: int32 [n]; -1: the class.
+        tokens: ids, int [n].
         """
         alone = np.zeros(1, np.int32)
         binding, _ = self._bind(
@@ -134,7 +139,7 @@ class Batch:
         length = self.before[source]
         for cache in self._caches.values():
             cache[target, :, :length] = cache[source, :, :length]
-        for array in (self.label, self.before, self.newest, *self.sampling.values()):
+        for array in (self.before, self.newest, *self.sampling.values()):
             array[target] = array[source]
 
     def _bind(self, rows: slice, tokens: Any, **instead: Any) -> tuple[Any, list[Any]]:
@@ -155,7 +160,6 @@ class Batch:
 
         inputs, outputs = (binding.bind_ortvalue_input, ""), (binding.bind_ortvalue_output, "")
         bind("tokens", tokens, inputs)
-        bind("class", self.label[rows], inputs)
         arrays = {name: array[rows] for name, array in self.sampling.items()}
         for name in ("before", "partner", "leader", "noise"):
             arrays[name] = getattr(self, name)[rows]
@@ -172,6 +176,7 @@ class GeneratorSession:
     """A step graph in ONNX Runtime.
 
     draws, values: shape of a token's noise. channels: largest number of tokens in a sequence.
+    positions: of its cache.
     """
 
     def __init__(self, graph: str | bytes, threads: int) -> None:
@@ -188,37 +193,81 @@ class GeneratorSession:
         _, self.draws, self.values = next(
             tensor.shape for tensor in self.session.get_inputs() if tensor.name == "noise"
         )
-        self.channels = int(self.session.get_modelmeta().custom_metadata_map["channels"])
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.channels, self.positions = int(metadata["channels"]), int(metadata["positions"])
 
     def batch(self, size: int) -> Batch:
         """Room for `size` sequences."""
-        return Batch(self.session, self.channels, size)
+        return Batch(self.session, self.positions, size)
+
+
+class Classes:
+    """First position of an image by a GPT: its class, input `class`, -1 = none."""
+
+    input, without = "class", NO_CLASS
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def start(self, value: Any) -> list[int]:
+        """First ids of a sequence. value: int32 [1]. Raises ValueError for another class."""
+        (label,) = value.tolist()
+        if not -1 <= label < self._count:
+            raise ValueError(f"class is -1 (none) or 0 to {self._count - 1}, not {label}")
+        return [-2 - label]
+
+
+class Texts:
+    """First positions of an image by CAR: a text, input `prompt`, empty = none."""
+
+    input = "prompt"
+
+    def __init__(self, tokenizer: Path, none: str, positions: int) -> None:
+        """tokenizer: tokenizer.json of the language model. none: the text that stands for none.
+
+        positions: room for a text.
+        """
+        import tokenizers
+
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._positions = positions
+        self._none = none.encode()
+        self.without = self.start(np.zeros(0, np.uint8))
+
+    def start(self, value: Any) -> list[int]:
+        """First ids of a sequence. value: UTF-8 as uint8 [n]. Raises ValueError for a long text."""
+        text = (value.tobytes() or self._none).decode()
+        ids = self._tokenizer.encode(text).ids
+        if len(ids) > self._positions:
+            raise ValueError(f"the prompt has {len(ids)} tokens; at most {self._positions} fit")
+        return [*(-2 - token for token in ids), *START]
 
 
 class SequenceRequest:
     """A request, its progress and its response sender. stopped: the caller wants no more tokens.
 
-    index: of the next token. prompt: the class's position and the prefix, int [1 + j]. rows: those
-    it has in a step, two with guidance.
+    index: of the next token. prompts: first ids of each of its rows, two with guidance. rows: those
+    it has in a step.
     """
 
-    def __init__(self, request: Any, sender: Any, channels: int, classes: int, codes: int) -> None:
+    def __init__(
+        self, request: Any, sender: Any, subjects: Classes | Texts, channels: int, codes: int
+    ) -> None:
         """Raises ValueError, with a message for the caller, for inputs that are not valid."""
         self.sender, self.stopped = sender, False
         self.unsent: list[int] = []
         self.sent_at = 0.0
         inputs = {
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in ("class", "prefix", "length", "seed", *SAMPLING)
+            for name in (subjects.input, "prefix", "length", "seed", *SAMPLING)
         }
-        self.label, self.length, self.seed = (
-            int(inputs[name][0]) for name in ("class", "length", "seed")
-        )
+        self.length, self.seed = (int(inputs[name][0]) for name in ("length", "seed"))
         self.sampling = {name: inputs[name][0] for name in SAMPLING}
         prefix = inputs["prefix"]
         self.index = int((prefix >= 0).sum())
-        if not -1 <= self.label < classes:
-            raise ValueError(f"class is -1 (none) or 0 to {classes - 1}, not {self.label}")
+        start = subjects.start(inputs[subjects.input])
         if (prefix[: self.index] < 0).any() or (prefix >= codes).any():
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
         if not max(1, self.index) <= self.length <= channels:
@@ -233,9 +282,11 @@ class SequenceRequest:
             raise ValueError(
                 f"top_p is over 0 to 1 and guidance 0 or more, not {top_p} and {guidance}"
             )
-        self.prompt = [-1, *prefix[: self.index].tolist()]
-        # Without a class there is nothing to be guided towards.
-        self.rows = [-1] * (2 if guidance != 1 and self.label >= 0 else 1)
+        # Without class or text there is nothing to be guided towards.
+        guided = guidance != 1 and start != subjects.without
+        starts = [start, subjects.without] if guided else [start]
+        self.prompts = [[*ids, *prefix[: self.index].tolist()] for ids in starts]
+        self.rows = [-1] * len(self.prompts)
 
     @property
     def is_over(self) -> bool:
@@ -342,16 +393,14 @@ class StepLoop(threading.Thread):
             first = len(self._owners)
             sequence.rows = [first + i for i in range(len(sequence.rows))]
             self._owners += [sequence] * len(sequence.rows)
-            for row, label in zip(sequence.rows, (sequence.label, -1), strict=False):
-                self._batch.begin(row, label, **sequence.sampling)
-            self._batch.link(sequence.rows)
-            if len(sequence.prompt) > 1 and not sequence.is_over:
-                try:
-                    for row in sequence.rows:
-                        self._batch.append(row, sequence.prompt[:-1])
-                        self._batch.newest[row] = sequence.prompt[-1]
-                except Exception as error:
-                    self._leave(sequence, error)
+            if sequence.is_over:
+                continue
+            try:
+                for row, prompt in zip(sequence.rows, sequence.prompts, strict=True):
+                    self._batch.begin(row, prompt, **sequence.sampling)
+                self._batch.link(sequence.rows)
+            except Exception as error:
+                self._leave(sequence, error)
         return new is not None
 
     def _advance(self) -> None:
@@ -411,8 +460,8 @@ class StepLoop(threading.Thread):
 class TritonPythonModel:
     """The only instance of the model.
 
-    It reads these parameters of config.pbtxt: classes, codes, at_once (threads that advance
-    sequences), threads (of one step) and sequences (of one step, at most).
+    It reads these parameters of config.pbtxt: classes, codes, prompt_bytes, no_prompt, at_once
+    (threads that advance sequences), threads (of one step) and sequences (of one step, at most).
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -427,12 +476,19 @@ class TritonPythonModel:
             )
         config = json.loads(args["model_config"])["parameters"]
         parameters = {name: value["string_value"] for name, value in config.items()}
-        self.classes, self.codes = len(json.loads(parameters["classes"])), int(parameters["codes"])
-        session = GeneratorSession(
-            str(Path(args["model_repository"]) / args["model_version"] / "model.onnx"),
-            int(parameters["threads"]),
-        )
+        self.codes = int(parameters["codes"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        session = GeneratorSession(str(folder / "model.onnx"), int(parameters["threads"]))
         self.channels = session.channels
+        self.subjects: Classes | Texts = (
+            Texts(
+                folder / "tokenizer.json",
+                parameters["no_prompt"],
+                session.positions - session.channels,
+            )
+            if int(parameters["prompt_bytes"])
+            else Classes(len(json.loads(parameters["classes"])))
+        )
         at_once, sequences = int(parameters["at_once"]), int(parameters["sequences"])
         self.scheduler = Scheduler(at_once, sequences)
         # Sequences that are not complete.
@@ -455,7 +511,7 @@ class TritonPythonModel:
                     sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 else:
                     sequence = SequenceRequest(
-                        request, sender, self.channels, self.classes, self.codes
+                        request, sender, self.subjects, self.channels, self.codes
                     )
                     self.by_id[identity] = sequence
                     self.scheduler.put(sequence)

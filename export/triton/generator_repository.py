@@ -2,8 +2,9 @@
 
     model_repository/demo_generate/     config.pbtxt, 1/model.onnx, 1/model.py
 
-From version 2 on the folder is `<generator>_generate_v<version>`. The parameter `fingerprint` names
-the tokenizer owner tokens it generates.
+A generator that takes texts also has 1/tokenizer.json, of its language model. From version 2 on the
+folder is `<generator>_generate_v<version>`. The parameter `fingerprint` names the tokenizer whose
+tokens it generates.
 """
 
 import hashlib
@@ -27,19 +28,20 @@ def model_name(generator: str, version: int = 1) -> str:
     return f"{generator}_generate" if version == 1 else f"{generator}_generate_v{version}"
 
 
-def declare_tensors(message: Any, channels: int) -> None:
+def declare_tensors(message: Any, channels: int, *, prompt: bool = False) -> None:
     """Add a generator's inputs and streamed outputs to a ModelConfig.
 
-    channels: largest number of tokens in a sequence.
+    channels: largest number of tokens in a sequence. prompt: it takes a text instead of a class.
     """
     message.model_transaction_policy.decoupled = True
-    int32, int64, fp32 = (
+    uint8, int32, int64, fp32 = (
+        model_config_pb2.TYPE_UINT8,
         model_config_pb2.TYPE_INT32,
         model_config_pb2.TYPE_INT64,
         model_config_pb2.TYPE_FP32,
     )
     for name, data_type, size in (
-        ("class", int32, 1),
+        ("prompt", uint8, -1) if prompt else ("class", int32, 1),
         ("prefix", int32, channels),
         ("length", int32, 1),
         ("seed", int64, 1),
@@ -63,7 +65,7 @@ def config(graph: bytes, version: int = 1, sequences: int = MAX_SEQUENCES) -> st
     message = model_config_pb2.ModelConfig(
         name=model_name(metadata.generator, version), backend="python", max_batch_size=0
     )
-    declare_tensors(message, metadata.channels)
+    declare_tensors(message, metadata.channels, prompt=metadata.prompt_bytes > 0)
     # One instance: see generator_backend.
     message.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_CPU)
     parameters = {
@@ -82,10 +84,12 @@ def config(graph: bytes, version: int = 1, sequences: int = MAX_SEQUENCES) -> st
     return f"{header}{text_format.MessageToString(message)}"
 
 
-def write(folder: Path, graph: bytes, sequences: int = MAX_SEQUENCES) -> str:
+def write(
+    folder: Path, graph: bytes, sequences: int = MAX_SEQUENCES, text_tokenizer: str | None = None
+) -> str:
     """Replace the generator's model in a repository by a serialised step graph; others stay.
 
-    sequences: most in one step.
+    sequences: most in one step. text_tokenizer: tokenizer.json of a generator that takes texts.
 
     The version increases when the weights or the tokenizer differ from those of the replaced
     model. Returns the model's name.
@@ -102,5 +106,7 @@ def write(folder: Path, graph: bytes, sequences: int = MAX_SEQUENCES) -> str:
         (fresh / name / "1").mkdir(parents=True)
         (fresh / name / "1/model.onnx").write_bytes(graph)
         shutil.copyfile(MODEL_FILE, fresh / name / "1/model.py")
+        if text_tokenizer is not None:
+            (fresh / name / "1/tokenizer.json").write_text(text_tokenizer)
         (fresh / name / "config.pbtxt").write_text(config(graph, version, sequences))
     return name

@@ -124,6 +124,18 @@ class Car(TokenModel):
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         texts, mask = self._embedded(self.class_texts[classes]), self.class_masks[classes]
+        logits = self._logits(tokens, texts, mask)
+        return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
+
+    def logits(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        """Logits float [B, n, codewords] of each token, given its text and the tokens before it.
+
+        tokens: int [B, n].
+        """
+        return self._logits(tokens, *self._texts(texts))
+
+    def _logits(self, tokens: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
+        """texts, mask: see `_texts`."""
         x = torch.cat(
             [texts, self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1
         )
@@ -131,8 +143,8 @@ class Car(TokenModel):
         hidden = self.language(
             inputs_embeds=x, attention_mask=mask, position_ids=_positions(mask), use_cache=False
         ).last_hidden_state
-        logits = self.head(hidden[:, texts.shape[1] :])
-        return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
+        logits: Tensor = self.head(hidden[:, texts.shape[1] :])
+        return logits
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids int [B, n] to inputs of the language model float [B, n, d]."""

@@ -82,7 +82,7 @@ def _bare(session: GeneratorSession, seed: int) -> tuple[float, list[int]]:
     """(seconds of all steps, the tokens)"""
     started = time.perf_counter()
     batch, ids = session.batch(1), []
-    batch.begin(0, -1, TEMPERATURE, min(TOP_K, session.values))
+    batch.begin(0, [-1], TEMPERATURE, min(TOP_K, session.values))
     for index in range(session.channels):
         batch.noise[0] = gumbel(seed, index, session.draws, session.values)
         batch.step(1)

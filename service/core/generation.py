@@ -71,11 +71,12 @@ Event = Started | NewTokens | Preview | Finished
 class _Plan:
     """GenerateParams, checked and with defaults filled in.
 
-    prefix: uint16 [j], 0 <= j <= k. previews: ascending. preview_format: as Pillow names it.
+    subject: class or prompt as an input of the Triton model, see ServedGenerator. prefix: uint16
+    [j], 0 <= j <= k. previews: ascending. preview_format: as Pillow names it.
     """
 
     generator: ServedGenerator
-    class_number: int
+    subject: dict[str, NDArray[Any]]
     prefix: NDArray[np.uint16]
     k: int
     seed: int
@@ -89,7 +90,7 @@ class _Plan:
     def inputs(self) -> dict[str, NDArray[np.generic]]:
         """The input tensors of the Triton model, by name."""
         return {
-            "class": np.array([self.class_number], np.int32),
+            **self.subject,
             "prefix": pad_prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
             "length": np.array([self.k], np.int32),
             "seed": np.array([self.seed], np.int64),
@@ -301,7 +302,10 @@ class Generation:
         seed = random.getrandbits(_RANDOM_SEED_BITS) if params.seed is None else params.seed
         if not 0 <= seed <= MAX_SEED:
             raise BadSampling(f"seed is {seed}; it must be 0 to {MAX_SEED}")
-        generator = self._registry.current.generator(params.generator)
+        has_subject = params.prompt or params.class_name
+        generator = self._registry.current.generator(
+            params.generator, prompt=bool(params.prompt) if has_subject else None
+        )
         vocab_size = generator.tokenizer.vocab_size
         top_k = min(TOP_K, vocab_size) if params.top_k is None else params.top_k
         if not 0 <= top_k <= vocab_size:
@@ -326,7 +330,7 @@ class Generation:
                 raise BadK(f"a preview is at {preview}; with k = {k} previews are at 1 to {k}")
         return _Plan(
             generator=generator,
-            class_number=generator.class_number(params.class_name),
+            subject=generator.subject(params.class_name, params.prompt),
             prefix=_read_prefix(params.prefix, generator, k),
             k=k,
             seed=seed,

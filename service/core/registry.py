@@ -1,10 +1,12 @@
 """Registry of the served tokenizers and generators, read from Triton's model parameters."""
 
+import itertools
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import Any
 
 import numpy as np
 import structlog
@@ -14,6 +16,7 @@ from channeltok.tokens import Tokens
 from numpy.typing import NDArray
 
 from service.errors import (
+    BadPrompt,
     BadTokens,
     EngineUnavailable,
     FingerprintMismatch,
@@ -27,6 +30,7 @@ from service.triton.models import Model
 
 log = structlog.get_logger()
 _MAX_NAMES = 10  # names in an error message
+GENERATOR_INTERFACE = "2"  # inputs of a generator's model, as export.graphs.generator_graph has it
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class ServedTokenizer:
 
     def decoders_for(self, ks: Sequence[int]) -> Iterator[tuple[int, Model, list[int]]]:
         """Group ascending `ks` by decoder: yields each budget, its model and the ks it decodes."""
-        for (budget, model), group in groupby(ks, self.decoder_for):
+        for (budget, model), group in itertools.groupby(ks, self.decoder_for):
             yield budget, model, list(group)
 
     def decoder_input(self, tokens: Tokens) -> tuple[Model, NDArray[np.int32]]:
@@ -105,6 +109,7 @@ class ServedGenerator:
 
     version: as for tokenizers. fingerprint: the generator's own. tokenizer: decodes its tokens.
     max_tokens: most tokens of one image. classes: names, in the order of the model's class numbers.
+    max_prompt_bytes: longest text in UTF-8; 0 for a generator that takes a class.
     """
 
     name: str
@@ -113,6 +118,7 @@ class ServedGenerator:
     fingerprint: str
     max_tokens: int
     classes: tuple[str, ...]
+    max_prompt_bytes: int
     tokenizer: ServedTokenizer
     model: Model
 
@@ -126,10 +132,32 @@ class ServedGenerator:
             fingerprint=self.tokenizer.fingerprint,
             max_tokens=self.max_tokens,
             classes=self.classes,
+            max_prompt_bytes=self.max_prompt_bytes,
         )
 
-    def class_number(self, name: str | None) -> int:
-        """Return the model's number of a class, -1 for None or "". Raises UnknownClass."""
+    def subject(self, class_name: str | None, prompt: str | None) -> dict[str, NDArray[Any]]:
+        """The input of the model that says what the image shall show; none for None and "".
+
+        Raises UnknownClass, BadPrompt.
+        """
+        if not self.max_prompt_bytes:
+            if prompt:
+                raise BadPrompt(f"generator {self.name!r} takes a class, not a prompt")
+            return {"class": np.array([self._class_number(class_name)], np.int32)}
+        if class_name:
+            raise UnknownClass(
+                f"generator {self.name!r} takes a prompt, such as 'a photo of cup', not a class"
+            )
+        # Some tokenizers do so too, and then make more tokens than there were bytes.
+        text = unicodedata.normalize("NFC", prompt or "").encode()
+        if len(text) > self.max_prompt_bytes:
+            raise BadPrompt(
+                f"the prompt has {len(text):,} bytes in UTF-8; generator {self.name!r} takes at "
+                f"most {self.max_prompt_bytes:,}"
+            )
+        return {"prompt": np.frombuffer(text, np.uint8)}
+
+    def _class_number(self, name: str | None) -> int:
         if not name:
             return -1
         if name not in self.classes:
@@ -190,6 +218,13 @@ class ServedModels:
                 -generator.version,
             ),
         )
+        # Those that this release cannot call.
+        self.outdated = {
+            model.parameters["generator"]
+            for model in models
+            if "generator" in model.parameters
+            and model.parameters.get("interface") != GENERATOR_INTERFACE
+        }
         self._default_generator = default_generator
         self._generators: dict[str, ServedGenerator] = {}
         for generator in self.generators:
@@ -211,18 +246,34 @@ class ServedModels:
         """The newest version of each generator, the default first."""
         return list(self._generators.values())
 
-    def generator(self, name: str | None) -> ServedGenerator:
+    def generator(self, name: str | None, *, prompt: bool | None = None) -> ServedGenerator:
         """Return the newest version of `name`, or of the default for None or "".
 
-        Raises UnknownGenerator.
+        prompt: whether the call has a prompt rather than a class; None: neither. Without a name, it
+        goes to the first generator that takes what it has. Raises UnknownGenerator.
         """
+        name = name or self._default_name(prompt)
+        if name in self.outdated - self._generators.keys():
+            raise UnknownGenerator(
+                f"generator {name!r} was exported by another release, and this one cannot call it: "
+                "export it again"
+            )
         if not self._generators:
             raise UnknownGenerator("no generator is served here: only encode and decode are")
-        name = name or self._default_generator or next(iter(self._generators))
         if name not in self._generators:
             served = _shortened(list(self._generators))
             raise UnknownGenerator(f"no generator is called {name[:100]!r}; served are: {served}")
         return self._generators[name]
+
+    def _default_name(self, prompt: bool | None) -> str:
+        if self._default_generator and self._default_generator not in self._generators:
+            return self._default_generator
+        suited = (
+            name
+            for name, generator in self._generators.items()
+            if prompt in (None, generator.max_prompt_bytes > 0)
+        )
+        return next(itertools.chain(suited, self._generators, sorted(self.outdated)), "")
 
     def is_current(self, tokenizer: ServedTokenizer) -> bool:
         """Whether it is the newest version of its name."""
@@ -292,6 +343,8 @@ class Registry:
             )
         _log_new("tokenizer", before.tokenizers, served.tokenizers)
         _log_new("generator", before.generators, served.generators)
+        for name in sorted(served.outdated - before.outdated):
+            log.warning("outdated_generator", generator=name, hint="export it again")
         self.on_publish()
 
 
@@ -335,7 +388,7 @@ def _assemble(name: str, models: list[Model]) -> ServedTokenizer | None:
 
 def _generator(model: Model, tokenizers: dict[str, ServedTokenizer]) -> ServedGenerator | None:
     parameters = model.parameters
-    if "generator" not in parameters or parameters.get("role") != "generate":
+    if "generator" not in parameters or parameters.get("interface") != GENERATOR_INTERFACE:
         return None
     tokenizer, max_tokens = tokenizers.get(parameters["fingerprint"]), int(parameters["channels"])
     if (
@@ -351,6 +404,7 @@ def _generator(model: Model, tokenizers: dict[str, ServedTokenizer]) -> ServedGe
         fingerprint=parameters["generator_fingerprint"],
         max_tokens=max_tokens,
         classes=tuple(json.loads(parameters.get("classes", "[]"))),
+        max_prompt_bytes=int(parameters.get("prompt_bytes", 0)),
         tokenizer=tokenizer,
         model=model,
     )

@@ -169,10 +169,13 @@ def _probe_input(model: Model) -> NDArray[Any]:
 
 
 def _generator_input(model: Model) -> dict[str, NDArray[Any]]:
-    """Asks for the likeliest first tokens, of no class."""
+    """Asks for the likeliest first tokens, of no class and no text."""
     max_tokens = int(model.parameters["channels"])
+    takes_text = model.parameters.get("prompt_bytes", "0") != "0"
     return {
-        "class": np.array([-1], np.int32),
+        **(
+            {"prompt": np.zeros(0, np.uint8)} if takes_text else {"class": np.array([-1], np.int32)}
+        ),
         "prefix": np.full(max_tokens, -1, np.int32),
         "length": np.array([min(PROBE_TOKENS, max_tokens)], np.int32),
         "seed": np.array([0], np.int64),

@@ -201,11 +201,22 @@ class GenerateDocument(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     generator: Annotated[
-        str | None, Field(description="name of the generator; the default one when absent")
+        str | None,
+        Field(
+            description="name of the generator; when absent the default one, or for a prompt or a "
+            "class the first that takes one"
+        ),
     ] = None
     class_name: Annotated[
         str | None,
         Field(alias="class", description="one of the generator's classes; none when absent"),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        Field(
+            description="what the image shall show, of a generator that takes texts; "
+            "at most its max_prompt_bytes in UTF-8; any image when absent or empty"
+        ),
     ] = None
     prefix: Annotated[
         SkipValidation[DecodeDocument | None],  # read_tokens reads it, as it reads decode's body
@@ -246,9 +257,9 @@ class GenerateDocument(BaseModel):
     guidance: Annotated[
         float | None,
         Field(
-            description=f"0 to {MAX_GUIDANCE:g}: more follows the class more closely, with less "
-            "variety; 1, none, when absent. Any other value doubles the cost of a token. Without "
-            "a class it changes nothing"
+            description=f"0 to {MAX_GUIDANCE:g}: more follows class or prompt more closely, with "
+            "less variety; 1, none, when absent. Any other value doubles the cost of a token. "
+            "Without class and prompt it changes nothing"
         ),
     ] = None
     previews: Annotated[
@@ -306,7 +317,14 @@ class GeneratorDocument(BaseModel):
     fingerprint: Annotated[str, Field(description="fingerprint of that tokenizer")]
     max_tokens: Annotated[int, Field(description="the largest k")]
     classes: Annotated[
-        list[str], Field(description="values that `class` can have; empty where it has no classes")
+        list[str],
+        Field(
+            description="values that `class` can have; empty where it has no classes. Of a "
+            "generator that takes prompts: what it was trained on, as 'a photo of CLASS'"
+        ),
+    ]
+    max_prompt_bytes: Annotated[
+        int, Field(description="longest `prompt` in UTF-8; 0 where it takes a `class`")
     ]
 
 

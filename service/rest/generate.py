@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from service.core.generation import Event, Finished, Generation
 from service.errors import (
     BadK,
+    BadPrompt,
     BadRequest,
     BadSampling,
     BadTokens,
@@ -74,6 +75,7 @@ def add_routes(
             refusals=(
                 *WORK,
                 BadK,
+                BadPrompt,
                 BadSampling,
                 BadTokens,
                 UnknownClass,

@@ -64,6 +64,7 @@ _EXAMPLE_DETAILS = {
     "BAD_IMAGE": "the image is damaged: its file ends too early",
     "BAD_K": "k is 300; it must be from 1 to 256",
     "BAD_TOKENS": "an id is 70000; ids are whole numbers from 0 to 65535",
+    "BAD_PROMPT": "the prompt has 2000 bytes in UTF-8; generator 'car' takes at most 768",
     "BAD_SAMPLING": "temperature is 11; it must be from 0 to 10",
     "UNKNOWN_CLASS": "the generator has no class 'unicorn'",
     "UNSUPPORTED_FORMAT": "content type 'text/html' is not supported here; send one of image/jpeg, "

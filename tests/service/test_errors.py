@@ -22,6 +22,7 @@ TABLE = {
     "BAD_IMAGE": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
     "BAD_K": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
     "BAD_TOKENS": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
+    "BAD_PROMPT": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
     "BAD_SAMPLING": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
     "UNKNOWN_CLASS": (StatusCode.INVALID_ARGUMENT, 422, client.InvalidInput),
     "UNSUPPORTED_FORMAT": (StatusCode.INVALID_ARGUMENT, 415, client.InvalidInput),

@@ -1,6 +1,8 @@
 """The playground in Chromium: how tests open it, use it and read what it shows."""
 
 import io
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from playwright.sync_api import Browser, Page
 
 from service.rest.pages import WEB
 from tests.support.browser import DESKTOP, PHONE, opened
-from tests.support.running import Service
+from tests.support.running import ROOT, Service
 
 SAMPLES = WEB / "playground/samples"
 CAT = (SAMPLES / "cat.webp").read_bytes()
@@ -95,3 +97,13 @@ def figure(page: Page, name: str) -> float:
 
 def give_file(page: Page, name: str, content: bytes, field: str = "#file") -> None:
     page.set_input_files(field, {"name": name, "mimeType": "", "buffer": content})
+
+
+def environment(visit: Visit) -> dict[str, str]:
+    """Of a user who has installed the client, and has the token where the examples want it."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}/client",
+        **({"CHANNELTOK_BEARER_TOKEN": visit.token} if visit.token else {}),
+    }

@@ -40,6 +40,7 @@ def generator(name: str, fingerprint: str, version: int = 1, **changed: str) -> 
         "fingerprint": fingerprint,
         "bits_per_token": "16",
         "channels": "256",
+        "interface": "2",
     }
     own = {
         "generator_fingerprint": f"{version:016x}",

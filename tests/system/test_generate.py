@@ -235,6 +235,7 @@ BAD: dict[
         422,
         "cat, dog, house, .* and 33 more",
     ),
+    "prompt for a class": ({"prompt": "a cat"}, "BAD_PROMPT", 422, "takes a class, not a prompt"),
     "no token": ({"k": 0}, "BAD_K", 422, "1 to 256"),
     "too many tokens": ({"k": 257}, "BAD_K", 422, "1 to 256"),
     "temperature below 0": ({"temperature": -0.5}, "BAD_SAMPLING", 422, "0 to 10"),

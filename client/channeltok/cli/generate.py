@@ -26,6 +26,11 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     generate.add_argument(
         "--class", dest="class_name", metavar="CLASS", help="one of the generator's classes"
     )
+    generate.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what the image shall show, of a generator that takes texts",
+    )
     generate.add_argument("-k", type=int, help="number of tokens; default: all")
     generate.add_argument(
         "--seed", type=int, help="the same seed gives the same image; default: a random one"
@@ -50,7 +55,7 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     generate.add_argument(
         "--guidance",
         type=float,
-        help="over 1 follows the class more closely, with less variety; default: 1",
+        help="over 1 follows class or prompt more closely, with less variety; default: 1",
     )
     generate.add_argument(
         "--previews",
@@ -74,6 +79,7 @@ def _generate(options: argparse.Namespace) -> None:
     params = GenerateParams(
         generator=options.generator,
         class_name=options.class_name,
+        prompt=options.prompt,
         prefix=None if options.prefix is None else read_token_file(options.prefix),
         k=options.k,
         seed=options.seed,

@@ -253,7 +253,7 @@ class TokenizerInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., bits_per_token: _Optional[int] = ..., image_size: _Optional[int] = ..., budgets: _Optional[_Iterable[int]] = ..., vocab_size: _Optional[int] = ..., relative_costs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format", "top_p", "guidance")
+    __slots__ = ("generator", "class_name", "prefix", "k", "seed", "temperature", "top_k", "previews", "preview_format", "top_p", "guidance", "prompt")
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,7 @@ class GenerateRequest(_message.Message):
     PREVIEW_FORMAT_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     generator: str
     class_name: str
     prefix: bytes
@@ -276,7 +277,8 @@ class GenerateRequest(_message.Message):
     preview_format: ImageFormat
     top_p: float
     guidance: float
-    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[ImageFormat, str]] = ..., top_p: _Optional[float] = ..., guidance: _Optional[float] = ...) -> None: ...
+    prompt: str
+    def __init__(self, generator: _Optional[str] = ..., class_name: _Optional[str] = ..., prefix: _Optional[bytes] = ..., k: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., previews: _Optional[_Iterable[int]] = ..., preview_format: _Optional[_Union[ImageFormat, str]] = ..., top_p: _Optional[float] = ..., guidance: _Optional[float] = ..., prompt: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "tokens", "preview", "finished")
@@ -341,7 +343,7 @@ class ListGeneratorsResponse(_message.Message):
     def __init__(self, generators: _Optional[_Iterable[_Union[GeneratorInfo, _Mapping]]] = ...) -> None: ...
 
 class GeneratorInfo(_message.Message):
-    __slots__ = ("name", "family", "generator_fingerprint", "tokenizer", "fingerprint", "max_tokens", "classes")
+    __slots__ = ("name", "family", "generator_fingerprint", "tokenizer", "fingerprint", "max_tokens", "classes", "max_prompt_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +351,7 @@ class GeneratorInfo(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROMPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     generator_fingerprint: str
@@ -356,4 +359,5 @@ class GeneratorInfo(_message.Message):
     fingerprint: str
     max_tokens: int
     classes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., generator_fingerprint: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_prompt_bytes: int
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., generator_fingerprint: _Optional[str] = ..., tokenizer: _Optional[str] = ..., fingerprint: _Optional[str] = ..., max_tokens: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., max_prompt_bytes: _Optional[int] = ...) -> None: ...

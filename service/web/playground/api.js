@@ -19,6 +19,7 @@ import { readEvents } from "./events.js";
  * @property {string} fingerprint
  * @property {number} max_tokens
  * @property {string[]} classes
+ * @property {number} max_prompt_bytes 0 for a generator that takes a class
  */
 /** @typedef {{ k: number, ssim: number, psnr: number }} QualityPoint */
 /**

@@ -67,7 +67,7 @@ function fillForm() {
   showGenerator();
   byId("class", HTMLSelectElement).value = String(generate.class ?? "");
   const fields = {
-    "generate-k": "k", seed: "seed", temperature: "temperature",
+    prompt: "prompt", "generate-k": "k", seed: "seed", temperature: "temperature",
     "top-k": "top_k", "top-p": "top_p", guidance: "guidance",
   };
   for (const [id, name] of Object.entries(fields)) {
@@ -90,6 +90,17 @@ function showGenerator() {
     ...generator.classes.map((name) => make("option", { value: name }, name)),
   );
   classes.disabled = !generator.classes.length;
+  const takesPrompt = generator.max_prompt_bytes > 0;
+  const prompt = byId("prompt", HTMLInputElement);
+  for (const [field, shown] of /** @type {const} */ ([[classes, !takesPrompt], [prompt, takesPrompt]])) {
+    field.hidden = !shown;
+    for (const label of field.labels ?? []) label.hidden = !shown;
+  }
+  if (takesPrompt) classes.value = "";
+  else prompt.value = "";
+  byId("prompts", HTMLDataListElement).replaceChildren(
+    ...generator.classes.map((name) => make("option", { value: `a photo of ${name.replaceAll("_", " ").toLowerCase()}` })),
+  );
   const k = byId("generate-k", HTMLInputElement);
   k.max = k.value = String(generator.max_tokens);
   showGoOn();
@@ -116,6 +127,7 @@ export function generateParameters() {
   return withoutUndefined({
     generator: generator && generator !== served[0] ? generator.name : undefined,
     class: byId("class", HTMLSelectElement).value || undefined,
+    prompt: byId("prompt", HTMLInputElement).value || undefined,
     k: number("generate-k"),
     seed: number("seed"),
     temperature: number("temperature"),

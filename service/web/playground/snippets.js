@@ -130,18 +130,23 @@ function generatePython(call, parameters, given) {
     + 'open("generated.png", "wb").write(image)\n';
 }
 
+/** Text as one word of a shell. @param {string} text */
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 /** @param {Call} call @param {Record<string, unknown>} parameters @param {number} given */
 function generateCurl(call, parameters, given) {
   const header = call.token ? ' -H "Authorization: Bearer $CHANNELTOK_BEARER_TOKEN"' : "";
   const body = given ? { ...parameters, prefix: `the JSON of encode?k=${given}` } : parameters;
-  return `curl -sN --json '${JSON.stringify(body)}'${header} \\\n    ${call.rest}/v1/generate\n`;
+  return `curl -sN --json ${quoted(JSON.stringify(body))}${header} \\\n    ${call.rest}/v1/generate\n`;
 }
 
 /** @param {Call} call @param {Record<string, unknown>} parameters @param {number} given */
 function generateCli(call, parameters, given) {
   const options = Object.entries(parameters).map(([name, value]) => {
     const flag = name === "k" ? "-k" : `--${name.replace("_", "-")}`;
-    return `${flag} ${typeof value === "string" && !/^[\w-]+$/.test(value) ? `'${value}'` : value}`;
+    return `${flag} ${typeof value === "string" && !/^\w[\w-]*$/.test(value) ? quoted(value) : value}`;
   });
   if (given) options.push(`--prefix ${stem(call)}.ctok`);
   return `${tokenLine(call)}channeltok generate ${options.join(" ")} -o generated.png ${server(call)}\n`;

@@ -44,11 +44,11 @@ def test_step_graph_agrees_with_pytorch(prediction: str) -> None:
     length = 70
     generator = random_generator(length, prediction)
     step_graph = exported_graphs.step_graph(generator, "tiny")
-    result = generator_parity.measure(generator.model, step_graph, [-1, 0, 2], length)
+    result = generator_parity.gpt_parity(generator.model, step_graph, [-1, 0, 2])
     assert result.out_of_bounds == []
     assert result.tokens == 3 * length
     others = random_generator(length, prediction, seed=1)
-    assert generator_parity.measure(others.model, step_graph, [0], 32).out_of_bounds
+    assert generator_parity.gpt_parity(others.model, step_graph, [0], 32).out_of_bounds
     model = onnx.load_model_from_string(step_graph)
     assert model.opset_import[0].version == 21
     stored = [
@@ -63,7 +63,7 @@ def test_step_graph_survives_a_certain_bit() -> None:
     with torch.no_grad():
         generator.model.prediction.linear.weight.mul_(1000)
     session = GeneratorSession(exported_graphs.step_graph(generator, "tiny"), threads=1)
-    _, logits = generator_parity.greedy(session, [0], 8)
+    _, logits = generator_parity.greedy(session, [[-2]], 8)
     assert np.isfinite(logits).all()
     assert logits.min() < -1000
 
@@ -71,9 +71,7 @@ def test_step_graph_survives_a_certain_bit() -> None:
 def test_step_graph_prefills_as_it_decodes(graph: bytes) -> None:
     session = GeneratorSession(graph, threads=1)
     tokens, whole = _sampled(session, 5, 6), session.batch(1)
-    whole.begin(0, 1, temperature=1.0, top_k=0)
-    whole.append(0, [-1, *tokens[:4]])
-    whole.newest[0] = tokens[4]
+    whole.begin(0, [-3, *tokens[:5]], temperature=1.0, top_k=0)
     whole.noise[0] = gumbel(5, 5, 2, 256)
     whole.step(1)
     assert whole.next[0] == tokens[5]
@@ -87,7 +85,7 @@ def test_step_graph_guides_as_pytorch(prediction: str) -> None:
     expected = sample(generator.model, [0, 2], seed=0, temperature=0.0, guidance=3.0)
     batch, tokens = session.batch(5), []
     for row, label in enumerate((0, 2, -1, -1, 1)):
-        batch.begin(row, label, temperature=0.0, top_k=0, guidance=3.0)
+        batch.begin(row, [-2 - label], temperature=0.0, top_k=0, guidance=3.0)
     batch.link([0, 3])
     batch.link([1, 2])
     for _ in range(32):
@@ -125,9 +123,9 @@ def _steps(
         begin = row if move_from is None else move_from
         temperature, top_k = number / 10, (0, 1, 7, 256)[number % 4]
         top_p = (1.0, 0.5, 0.9)[number % 3]
-        batch.begin(begin, number % 4 - 1, temperature, top_k, top_p)
-        batch.append(begin, [-1, *range(1000 * number, 1001 * number)])  # 1 to 16 positions
-        batch.newest[begin] = 4000 * number
+        subject = -1 - number % 4
+        prefix = range(1000 * number, 1001 * number)  # of 0 to 15 tokens
+        batch.begin(begin, [subject, *prefix, 4000 * number], temperature, top_k, top_p)
         if begin != row:
             batch.move(begin, row)
             batch.link([row])
@@ -144,7 +142,7 @@ def _steps(
 def _sampled(session: GeneratorSession, seed: int, length: int) -> list[int]:
     """Tokens of class 1 at temperature 1."""
     batch, tokens = session.batch(1), []
-    batch.begin(0, 1, temperature=1.0, top_k=0)
+    batch.begin(0, [-3], temperature=1.0, top_k=0)
     for index in range(length):
         batch.noise[0] = gumbel(seed, index, session.draws, session.values)
         batch.step(1)
@@ -178,6 +176,9 @@ def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
         "role": "generate",
         "family": "gpt",
         "channels": str(CHANNELS),
+        "positions": str(CHANNELS),
+        "prompt_bytes": "0",
+        "interface": "2",
         "codes": "65536",
         "bits_per_token": "16",
     }
@@ -213,9 +214,9 @@ def test_sequences_that_depend_on_each_other_share_no_step(
     """As they might on a processor whose instructions round other sizes otherwise."""
     greedy = generator_parity.greedy
 
-    def dependent(session: GeneratorSession, labels: list[int], length: int) -> Any:
-        tokens, logits = greedy(session, labels, length)
-        return tokens, logits if len(labels) == 1 else np.nextafter(logits, np.float32(0))
+    def dependent(session: GeneratorSession, prompts: list[list[int]], length: int) -> Any:
+        tokens, logits = greedy(session, prompts, length)
+        return tokens, logits if len(prompts) == 1 else np.nextafter(logits, np.float32(0))
 
     monkeypatch.setattr(generator_parity, "greedy", dependent)
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from generator.car.model import Car, byte_tokenizer, small_language
 from generator.car.recipe import AlignRecipe, FinetuneRecipe
 from generator.car.train import Align, Finetune
 from tests.support.photographs import crops
+from tests.support.random_car import CODES, random_car
 from tests.support.training import write_shard
 from tokenizer import checkpoint
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
@@ -26,24 +27,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 BACKBONE = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
-CODES = 300
 TEXTS = ["a photo", "a photo of pied wagtail"]
 
 
 @pytest.fixture
 def car() -> Car:
-    torch.manual_seed(0)
-    car = Car(
-        *small_language(64, 2, 2, 96),
-        torch.randn(CODES, 16),
-        "0123456789abcdef",
-        32,
-        ["bee", "pied_wagtail"],
-    )
-    with torch.no_grad():
-        for weight in [*car.projector.parameters(), *car.head.parameters()]:
-            weight.normal_(std=0.2)
-    return car.half().float().eval()
+    return random_car()
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ from channeltok import Tokens
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service.core.registry import Registry, ServedModels
+from export.graphs import generator_graph
+from service.core.registry import GENERATOR_INTERFACE, Registry, ServedModels
 from service.errors import (
+    BadPrompt,
     BadTokens,
     EngineUnavailable,
     FingerprintMismatch,
@@ -167,11 +169,15 @@ def test_served_models_generates_with_the_newest_version() -> None:
     assert served.generator("one").version == 10
 
 
-def test_class_number_by_name() -> None:
+def test_subject_is_the_number_of_a_class() -> None:
     served = ServedModels([*models("cat", A), generator("one", A)]).generator("one")
-    assert [served.class_number(name) for name in (None, "", "cat", "dog")] == [-1, -1, 0, 1]
+    inputs = [served.subject(name, None) for name in (None, "", "cat", "dog")]
+    assert [list(each) for each in inputs] == [["class"]] * 4
+    assert [each["class"].tolist() for each in inputs] == [[-1], [-1], [0], [1]]
     with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
-        served.class_number("cow")
+        served.subject("cow", None)
+    with pytest.raises(BadPrompt, match="takes a class"):
+        served.subject("cat", "a cat")
     many = ServedModels(
         [
             *models("cat", A),
@@ -179,10 +185,59 @@ def test_class_number_by_name() -> None:
         ]
     ).generator("one")
     with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
-        many.class_number("cow")
+        many.subject("cow", None)
     none = ServedModels([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
     with pytest.raises(UnknownClass, match="no classes"):
-        none.class_number("cow")
+        none.subject("cow", None)
+
+
+def test_subject_is_a_prompt_in_utf_8() -> None:
+    words = generator("words", A, family="car", prompt_bytes="12")
+    served = ServedModels([*models("cat", A), words]).generator("words")
+    inputs = [served.subject(None, prompt) for prompt in (None, "", "a cat", "e\u0301")]
+    assert [each["prompt"].tobytes().decode() for each in inputs] == ["", "", "a cat", "\u00e9"]
+    served.subject(None, "\u00e9" * 6)
+    with pytest.raises(BadPrompt, match="13 bytes in UTF-8; generator 'words' takes at most 12"):
+        served.subject(None, "\u00e9" * 6 + "!")
+    with pytest.raises(UnknownClass, match="takes a prompt"):
+        served.subject("cat", None)
+
+
+def test_generator_without_a_name_is_one_that_reads_the_call() -> None:
+    words = generator("a_words", A, prompt_bytes="12")
+    served = ServedModels([*models("cat", A), generator("one", A), words])
+    chosen = [served.generator(None, prompt=prompt).name for prompt in (None, False, True)]
+    assert chosen == ["a_words", "one", "a_words"]
+    served = ServedModels([*models("cat", A), generator("one", A), words], default_generator="one")
+    chosen = [served.generator(None, prompt=prompt).name for prompt in (None, False, True)]
+    assert chosen == ["one", "one", "a_words"]
+    alone = ServedModels([*models("cat", A), generator("one", A)])
+    assert alone.generator(None, prompt=True).name == "one"
+    missing = ServedModels([*models("cat", A), words], default_generator="gone")
+    with pytest.raises(UnknownGenerator, match="gone"):
+        missing.generator(None, prompt=True)
+
+
+def test_generator_of_another_release_is_to_be_exported_again() -> None:
+    old, new = generator("old", A, interface="1"), generator("one", A)
+    served = ServedModels([*models("cat", A), old, new])
+    assert [each.name for each in served.generators] == ["one"]
+    assert served.generator(None).name == "one"
+    with pytest.raises(UnknownGenerator, match="'old' was exported by another release"):
+        served.generator("old")
+    with pytest.raises(UnknownGenerator, match="'old' was exported by another release"):
+        ServedModels([*models("cat", A), old]).generator(None)
+    registry = Registry(AsyncMock())
+    with capture_logs() as logs:
+        for _ in range(2):
+            registry.publish(served)
+    assert [entry["generator"] for entry in logs if entry["event"] == "outdated_generator"] == [
+        "old"
+    ]
+
+
+def test_generator_interface_is_that_of_the_export() -> None:
+    assert str(generator_graph.INTERFACE) == GENERATOR_INTERFACE
 
 
 async def test_publish_logs_what_is_new_and_marks_what_is_current() -> None:

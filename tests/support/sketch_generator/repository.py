@@ -9,6 +9,7 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from export.graphs import generator_graph
 from export.triton import generator_repository
 from tests.support.running import ROOT
 
@@ -62,6 +63,7 @@ def write(folder: Path, pause: float, fingerprint: str | None = None) -> Generat
         "codes": "65536",
         "bits_per_token": "16",
         "classes": json.dumps(CLASSES),
+        "interface": str(generator_graph.INTERFACE),
         "version": "1",
         "graph_sha256": "0" * 64,
         "pause": str(pause),

@@ -1,6 +1,5 @@
 """The parts below: other codecs, the film, mixing, generating, and the same call as text."""
 
-import os
 import re
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from tests.support.playground import (
     COFFEE,
     Visit,
     canvas,
+    environment,
     give_file,
     pixels,
     set_range,
     wait_for_k,
 )
-from tests.support.running import ROOT
 
 
 def test_playground_compares_codecs_within_the_same_bytes(page: Page) -> None:
@@ -125,16 +124,6 @@ def test_playground_generates_with_previews(page: Page, caller: Client) -> None:
     page.evaluate("document.querySelector('.ids').open = true")
     prefix = caller.encode(CAT, 64).ids.tolist()
     assert [int(text) for text in page.inner_text("#ids").split()][:64] == prefix
-
-
-def environment(visit: Visit) -> dict[str, str]:
-    """Of a user who has installed the client, and has the token where the examples want it."""
-    return {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}/client",
-        **({"CHANNELTOK_BEARER_TOKEN": visit.token} if visit.token else {}),
-    }
 
 
 @pytest.mark.parametrize("language", ["Python", "curl", "Command line"])
