@@ -71,6 +71,7 @@ class Setting:
     top_k: int = TOP_K
     top_p: float = 1.0
     guidance: float = 1.0
+    final_temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ def evaluate(
 def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown."""
     head = (
-        "| images | k | temperature | top-k | top-p | guidance | Frechet | precision | recall "
-        "| class recognised | s/image |\n" + "|---" * 11 + "|\n"
+        "| images | k | temperature | top-k | top-p | guidance | final temperature | Frechet "
+        "| precision | recall | class recognised | s/image |\n" + "|---" * 12 + "|\n"
     )
     return head + "".join(f"{_line(row)}\n" for row in rows)
 
@@ -214,7 +215,7 @@ def _line(row: Row) -> str:
     def text(value: float | None, form: str = "g") -> str:
         return "" if value is None else format(value, form)
 
-    setting = [None] * 4 if row.setting is None else asdict(row.setting).values()
+    setting = [None] * 5 if row.setting is None else asdict(row.setting).values()
     cells = [
         row.source,
         text(row.k),
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--validation", required=True, help="validation photos, as shards")
     parser.add_argument("--k", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--temperature", type=float, nargs="+", default=[TEMPERATURE])
+    parser.add_argument("--final-temperature", type=float, nargs="+", default=[None])
     parser.add_argument("--top-k", type=int, nargs="+", default=[TOP_K])
     parser.add_argument("--top-p", type=float, nargs="+", default=[1.0])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0])
@@ -271,7 +273,11 @@ def main() -> None:
     settings = [
         Setting(*values)
         for values in itertools.product(
-            options.temperature, options.top_k, options.top_p, options.guidance
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            options.guidance,
+            options.final_temperature,
         )
     ]
     rows = []

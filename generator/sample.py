@@ -28,20 +28,25 @@ def sample(
     top_k: int = TOP_K,
     top_p: float = 1.0,
     guidance: float = 1.0,
+    final_temperature: float | None = None,
 ) -> Tensor:
     """Sample a sequence per class id (-1 = none): int32 [B, C]. Deterministic in its arguments.
 
     temperature: 0 = greedy. top_k: 0 = all. top_p: 1 = all. guidance: 1 = none; more takes a second
-    row without the class for each sequence. The service draws other noise: a seed gives another
-    image there.
+    row without the class for each sequence. final_temperature: of the last token, to which that of
+    each goes linearly by position; None = the same. The service draws other noise: a seed gives
+    another image there.
     """
     source, pairs = torch.Generator().manual_seed(seed), guidance != 1
     classes = torch.tensor([*labels, *([-1] * len(labels) if pairs else [])])
     batch = len(classes)
     cache = model.empty_cache(batch, room=model.shape.channels)
     sampling = Sampling.of(batch, temperature, top_k, top_p, guidance, pairs=pairs)
+    final = temperature if final_temperature is None else final_temperature
+    temperatures = torch.linspace(temperature, final, model.shape.channels)
     tokens = [torch.full((batch,), -1)]  # the position of the class
     for index in range(model.shape.channels):
+        sampling = sampling._replace(temperature=temperatures[index].expand(batch))
         hidden, fresh = model.hidden(tokens[-1][:, None], classes, cache, index)
         for stored, new in zip(cache, fresh, strict=True):
             stored[:, :, index] = new[:, :, 0]
@@ -64,6 +69,11 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument(
+        "--final-temperature",
+        type=float,
+        help="of the last token, to which that of each goes linearly; --temperature by default",
+    )
     parser.add_argument(
         "--top-k",
         type=int,
@@ -107,6 +117,7 @@ def main() -> None:
         options.top_k,
         options.top_p,
         options.guidance,
+        options.final_temperature,
     )
     columns = [
         Column(

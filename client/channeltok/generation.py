@@ -27,6 +27,8 @@ class GenerateParams:
         seed: 0 to 2^63 - 1. The same parameters with the same seed give the same tokens. Default:
             the service draws one and returns it in `Started`.
         temperature: 0 (always the most likely token) to 10. Default: 0.85.
+        final_temperature: temperature of the last of the generator's max_tokens; that of each token
+            goes from `temperature` to it, linearly by position. Default: `temperature`.
         top_k: sample from this many of the most likely ids, 0 (no limit) to the tokenizer's
             vocab_size. Default: 200.
         top_p: of those, sample from the most likely ids that together have this share of the
@@ -48,6 +50,7 @@ class GenerateParams:
     k: int | None = None
     seed: int | None = None
     temperature: float | None = None
+    final_temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     guidance: float | None = None
@@ -151,6 +154,7 @@ def generate_request(params: GenerateParams) -> pb.GenerateRequest:
         k=params.k,
         seed=params.seed,
         temperature=params.temperature,
+        final_temperature=params.final_temperature,
         top_k=params.top_k,
         top_p=params.top_p,
         guidance=params.guidance,

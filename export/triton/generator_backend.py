@@ -201,7 +201,7 @@ class GeneratorSession:
         return Batch(self.session, self.positions, size)
 
 
-class Classes:
+class ClassCondition:
     """First position of an image by a GPT: its class, input `class`, -1 = none."""
 
     input, without = "class", NO_CLASS
@@ -217,7 +217,7 @@ class Classes:
         return [-2 - label]
 
 
-class Texts:
+class TextCondition:
     """First positions of an image by CAR: a text, input `prompt`, empty = none."""
 
     input = "prompt"
@@ -245,6 +245,9 @@ class Texts:
         return [*(-2 - token for token in ids), *START]
 
 
+Condition = ClassCondition | TextCondition
+
+
 class SequenceRequest:
     """A request, its progress and its response sender. stopped: the caller wants no more tokens.
 
@@ -253,21 +256,21 @@ class SequenceRequest:
     """
 
     def __init__(
-        self, request: Any, sender: Any, subjects: Classes | Texts, channels: int, codes: int
+        self, request: Any, sender: Any, condition: Condition, channels: int, codes: int
     ) -> None:
         """Raises ValueError, with a message for the caller, for inputs that are not valid."""
         self.sender, self.stopped = sender, False
         self.unsent: list[int] = []
         self.sent_at = 0.0
+        names = (condition.input, "prefix", "length", "seed", *SAMPLING, "final_temperature")
         inputs = {
-            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in (subjects.input, "prefix", "length", "seed", *SAMPLING)
+            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names
         }
         self.length, self.seed = (int(inputs[name][0]) for name in ("length", "seed"))
         self.sampling = {name: inputs[name][0] for name in SAMPLING}
         prefix = inputs["prefix"]
         self.index = int((prefix >= 0).sum())
-        start = subjects.start(inputs[subjects.input])
+        start = condition.start(inputs[condition.input])
         if (prefix[: self.index] < 0).any() or (prefix >= codes).any():
             raise ValueError(f"prefix is token ids from 0 to {codes - 1}, then -1 to its end")
         if not max(1, self.index) <= self.length <= channels:
@@ -276,15 +279,20 @@ class SequenceRequest:
                 f"prefix, not {self.length}"
             )
         temperature, top_k, top_p, guidance = self.sampling.values()
-        if not 0 <= temperature < np.inf or top_k < 0:
-            raise ValueError(f"temperature and top_k are 0 or more, not {temperature} and {top_k}")
+        final = inputs["final_temperature"][0]
+        if not 0 <= temperature < np.inf or not 0 <= final < np.inf or top_k < 0:
+            raise ValueError(
+                f"temperature, final_temperature and top_k are 0 or more, not {temperature}, "
+                f"{final} and {top_k}"
+            )
+        self._temperatures = np.linspace(temperature, final, channels, dtype=np.float32)
         if not 0 < top_p <= 1 or not 0 <= guidance < np.inf:
             raise ValueError(
                 f"top_p is over 0 to 1 and guidance 0 or more, not {top_p} and {guidance}"
             )
         # Without class or text there is nothing to be guided towards.
-        guided = guidance != 1 and start != subjects.without
-        starts = [start, subjects.without] if guided else [start]
+        guided = guidance != 1 and start != condition.without
+        starts = [start, condition.without] if guided else [start]
         self.prompts = [[*ids, *prefix[: self.index].tolist()] for ids in starts]
         self.rows = [-1] * len(self.prompts)
 
@@ -292,6 +300,11 @@ class SequenceRequest:
     def is_over(self) -> bool:
         """Whether it is complete, or its caller wants no more tokens."""
         return self.index >= self.length or self.stopped
+
+    @property
+    def temperature(self) -> float:
+        """Of the next token: from `temperature` linearly to `final_temperature` at the last one."""
+        return float(self._temperatures[self.index])
 
     def add(self, token: int) -> None:
         """Take the next token, and send all that wait where it is time."""
@@ -415,6 +428,7 @@ class StepLoop(threading.Thread):
             for sequence in self._sequences():
                 noise = gumbel(sequence.seed, sequence.index, draws, values)
                 self._batch.noise[sequence.rows[0]] = noise
+                self._batch.sampling["temperature"][sequence.rows] = sequence.temperature
             self._batch.step(len(self._owners))
         except Exception as error:
             for sequence in self._sequences():
@@ -480,14 +494,14 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         session = GeneratorSession(str(folder / "model.onnx"), int(parameters["threads"]))
         self.channels = session.channels
-        self.subjects: Classes | Texts = (
-            Texts(
+        self.condition: Condition = (
+            TextCondition(
                 folder / "tokenizer.json",
                 parameters["no_prompt"],
                 session.positions - session.channels,
             )
             if int(parameters["prompt_bytes"])
-            else Classes(len(json.loads(parameters["classes"])))
+            else ClassCondition(len(json.loads(parameters["classes"])))
         )
         at_once, sequences = int(parameters["at_once"]), int(parameters["sequences"])
         self.scheduler = Scheduler(at_once, sequences)
@@ -511,7 +525,7 @@ class TritonPythonModel:
                     sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 else:
                     sequence = SequenceRequest(
-                        request, sender, self.subjects, self.channels, self.codes
+                        request, sender, self.condition, self.channels, self.codes
                     )
                     self.by_id[identity] = sequence
                     self.scheduler.put(sequence)

@@ -46,6 +46,7 @@ def declare_tensors(message: Any, channels: int, *, prompt: bool = False) -> Non
         ("length", int32, 1),
         ("seed", int64, 1),
         ("temperature", fp32, 1),
+        ("final_temperature", fp32, 1),
         ("top_k", int32, 1),
         ("top_p", fp32, 1),
         ("guidance", fp32, 1),

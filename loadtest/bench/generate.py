@@ -1,8 +1,9 @@
 """`make bench-generate`: Generate through the service against the step graph in a bare loop.
 
-One caller asks for all tokens of a sequence over gRPC, then SEQUENCES callers at once; the bare
-loop runs the same steps of the same graph in this process, on one thread as the service does. They
-run in turns, and each ratio is the median of the rounds' ratios.
+The demo's GPT makes an image of no class, and CAR one of a prompt. One caller asks for all tokens
+of a sequence over gRPC, then SEQUENCES callers at once; the bare loop runs the same steps of the
+same graph in this process, on one thread as the service does. They run in turns, and each ratio is
+the median of the rounds' ratios.
 """
 
 import argparse
@@ -13,17 +14,21 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from channeltok import Client, GenerateParams, NewTokens
 
-from export.triton.generator_backend import GeneratorSession, gumbel
+from export.triton.generator_backend import NO_CLASS, GeneratorSession, TextCondition, gumbel
 from loadtest.harness.bare_graph import REPOSITORY
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import running
 from service.core.generation import TEMPERATURE, TOP_K
 
-WEIGHTS = Path("generator/weights/demo.safetensors")
+GPT, CAR = Path("generator/weights/demo.safetensors"), Path("generator/weights/car")
+CVQ = Path("tokenizer/weights/cvq.safetensors")  # decodes CAR's tokens
+PROMPT = "a photo of motorbikes"
 REPORT = Path("build/bench-generate.json")
 SEQUENCES = 4
 
@@ -37,52 +42,71 @@ def main() -> None:
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """Export the demo's generator, measure and print; returns the figures by name."""
+    """Export both generators, measure and print; returns the figures by name."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         shutil.copytree(REPOSITORY, models)
-        export = [sys.executable, "-m", "export", "generator", str(WEIGHTS), "--sequences", "2"]
-        subprocess.run([*export, "--repository", str(models)], check=True)
-        return _measure(models, rounds)
+        data = ["--data", "docs/images/*.jpg", "--photos", "2"]
+        for kind, weights, options in (
+            ("generator", GPT, ["--sequences", "2"]),
+            ("tokenizer", CVQ, data),
+            ("generator", CAR, ["--sequences", "2"]),
+        ):
+            export = [sys.executable, "-m", "export", kind, str(weights), *options]
+            subprocess.run([*export, "--repository", str(models)], check=True)
+        with running(model_repository=str(models)) as service, Client(service.grpc) as client:
+            gpt, car = models / "demo_generate/1", models / "car_generate/1"
+            params = GenerateParams(generator="demo")
+            figures = _measure("generate", gpt, NO_CLASS, client, params, rounds)
+            params = GenerateParams(generator="car", prompt=PROMPT)
+            text = TextCondition(car / "tokenizer.json", "", len(PROMPT))
+            prompt = text.start(np.frombuffer(PROMPT.encode(), np.uint8))
+            return figures | _measure("generate_car", car, prompt, client, params, rounds)
 
 
-def _measure(models: Path, rounds: int) -> dict[str, float]:
-    (graph,) = models.glob("*_generate/1/model.onnx")
-    session = GeneratorSession(str(graph), threads=1)
+def _measure(
+    name: str,
+    model: Path,
+    prompt: list[int],
+    client: Client,
+    params: GenerateParams,
+    rounds: int,
+) -> dict[str, float]:
+    """Figures of one generator. model: folder of its graph. prompt, params: say the same."""
     rows = []
-    with running(model_repository=str(models)) as service, Client(service.grpc) as client:
-        for seed in range(rounds + 1):
-            bare, ids = _bare(session, seed)
-            first, whole, served_ids = _served(client, seed)
-            together, ids_together = _served_together(client, seed)
-            if served_ids != ids or ids_together != ids:
-                raise RuntimeError(f"seed {seed}: the service's tokens are not the graph's")
-            if seed:  # the first turn warms up
-                rate = SEQUENCES * whole / together
-                rows.append((whole / bare, bare, whole, first, together, rate))
+    session = GeneratorSession(str(model / "model.onnx"), threads=1)
+    for seed in range(rounds + 1):
+        bare, ids = _bare(session, prompt, seed)
+        first, whole, served_ids = _served(client, params, seed)
+        together, ids_together = _served_together(client, params, seed)
+        if served_ids != ids or ids_together != ids:
+            raise RuntimeError(f"{name}, seed {seed}: the service's tokens are not the graph's")
+        if seed:  # the first turn warms up
+            rate = SEQUENCES * whole / together
+            rows.append((whole / bare, bare, whole, first, together, rate))
     ratio, bare, whole, first, together, rate = (
         statistics.median(column) for column in zip(*rows, strict=True)
     )
     print(
-        f"{session.channels} tokens, medians of {rounds}: bare {bare:.3f} s, served {whole:.3f} s, "
-        f"{ratio:.2f} times as long; the first token after {first:.3f} s; {SEQUENCES} sequences at "
-        f"once {together:.3f} s, {rate:.2f} times the tokens/s of one"
+        f"{name}: {session.channels} tokens, medians of {rounds}: bare {bare:.3f} s, "
+        f"served {whole:.3f} s, {ratio:.2f} times as long; the first token after {first:.3f} s; "
+        f"{SEQUENCES} sequences at once {together:.3f} s, {rate:.2f} times the tokens/s of one"
     )
     return {
-        "generate_served_over_graph": ratio,
-        "generate_graph_seconds": bare,
-        "generate_served_seconds": whole,
-        "generate_first_token_seconds": first,
-        "generate_together_seconds": together,
-        "generate_together_over_one": rate,
+        f"{name}_served_over_graph": ratio,
+        f"{name}_graph_seconds": bare,
+        f"{name}_served_seconds": whole,
+        f"{name}_first_token_seconds": first,
+        f"{name}_together_seconds": together,
+        f"{name}_together_over_one": rate,
     }
 
 
-def _bare(session: GeneratorSession, seed: int) -> tuple[float, list[int]]:
+def _bare(session: GeneratorSession, prompt: list[int], seed: int) -> tuple[float, list[int]]:
     """(seconds of all steps, the tokens)"""
     started = time.perf_counter()
     batch, ids = session.batch(1), []
-    batch.begin(0, [-1], TEMPERATURE, min(TOP_K, session.values))
+    batch.begin(0, prompt, TEMPERATURE, min(TOP_K, session.values))
     for index in range(session.channels):
         batch.noise[0] = gumbel(seed, index, session.draws, session.values)
         batch.step(1)
@@ -91,24 +115,24 @@ def _bare(session: GeneratorSession, seed: int) -> tuple[float, list[int]]:
     return time.perf_counter() - started, ids
 
 
-def _served(client: Client, seed: int) -> tuple[float, float, list[int]]:
+def _served(client: Client, params: GenerateParams, seed: int) -> tuple[float, float, list[int]]:
     """(seconds to the first token, and to the end; the tokens)"""
     ids: list[int] = []
     first = 0.0
     started = time.perf_counter()
-    for event in client.generate(GenerateParams(seed=seed)):
+    for event in client.generate(replace(params, seed=seed)):
         if isinstance(event, NewTokens):
             first = first or time.perf_counter() - started
             ids += event.ids
     return first, time.perf_counter() - started, ids
 
 
-def _served_together(client: Client, seed: int) -> tuple[float, list[int]]:
+def _served_together(client: Client, params: GenerateParams, seed: int) -> tuple[float, list[int]]:
     """(seconds of SEQUENCES sequences of different seeds, the tokens of the first)"""
     started = time.perf_counter()
     with ThreadPoolExecutor(SEQUENCES) as pool:
         results = list(
-            pool.map(lambda number: _served(client, seed + 1000 * number), range(SEQUENCES))
+            pool.map(lambda number: _served(client, params, seed + 1000 * number), range(SEQUENCES))
         )
     return time.perf_counter() - started, results[0][2]
 

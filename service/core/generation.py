@@ -71,16 +71,17 @@ Event = Started | NewTokens | Preview | Finished
 class _Plan:
     """GenerateParams, checked and with defaults filled in.
 
-    subject: class or prompt as an input of the Triton model, see ServedGenerator. prefix: uint16
+    condition: class or prompt as an input of the Triton model, see ServedGenerator. prefix: uint16
     [j], 0 <= j <= k. previews: ascending. preview_format: as Pillow names it.
     """
 
     generator: ServedGenerator
-    subject: dict[str, NDArray[Any]]
+    condition: dict[str, NDArray[Any]]
     prefix: NDArray[np.uint16]
     k: int
     seed: int
     temperature: float
+    final_temperature: float
     top_k: int
     top_p: float
     guidance: float
@@ -90,11 +91,12 @@ class _Plan:
     def inputs(self) -> dict[str, NDArray[np.generic]]:
         """The input tensors of the Triton model, by name."""
         return {
-            **self.subject,
+            **self.condition,
             "prefix": pad_prefixes(self.prefix, [len(self.prefix)], self.generator.max_tokens)[0],
             "length": np.array([self.k], np.int32),
             "seed": np.array([self.seed], np.int64),
             "temperature": np.array([self.temperature], np.float32),
+            "final_temperature": np.array([self.final_temperature], np.float32),
             "top_k": np.array([self.top_k], np.int32),
             "top_p": np.array([self.top_p], np.float32),
             "guidance": np.array([self.guidance], np.float32),
@@ -295,16 +297,16 @@ class Generation:
 
     def _plan(self, params: GenerateParams) -> _Plan:
         temperature = TEMPERATURE if params.temperature is None else params.temperature
-        if not 0 <= temperature <= MAX_TEMPERATURE:  # also refuses NaN
-            raise BadSampling(
-                f"temperature is {temperature:g}; it must be 0 to {MAX_TEMPERATURE:g}"
-            )
+        final = temperature if params.final_temperature is None else params.final_temperature
+        for name, value in (("temperature", temperature), ("final_temperature", final)):
+            if not 0 <= value <= MAX_TEMPERATURE:  # also refuses NaN
+                raise BadSampling(f"{name} is {value:g}; it must be 0 to {MAX_TEMPERATURE:g}")
         seed = random.getrandbits(_RANDOM_SEED_BITS) if params.seed is None else params.seed
         if not 0 <= seed <= MAX_SEED:
             raise BadSampling(f"seed is {seed}; it must be 0 to {MAX_SEED}")
-        has_subject = params.prompt or params.class_name
+        has_condition = params.prompt or params.class_name
         generator = self._registry.current.generator(
-            params.generator, prompt=bool(params.prompt) if has_subject else None
+            params.generator, prompt=bool(params.prompt) if has_condition else None
         )
         vocab_size = generator.tokenizer.vocab_size
         top_k = min(TOP_K, vocab_size) if params.top_k is None else params.top_k
@@ -330,11 +332,12 @@ class Generation:
                 raise BadK(f"a preview is at {preview}; with k = {k} previews are at 1 to {k}")
         return _Plan(
             generator=generator,
-            subject=generator.subject(params.class_name, params.prompt),
+            condition=generator.condition(params.class_name, params.prompt),
             prefix=_read_prefix(params.prefix, generator, k),
             k=k,
             seed=seed,
             temperature=temperature,
+            final_temperature=final,
             top_k=top_k,
             top_p=top_p,
             guidance=guidance,

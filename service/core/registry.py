@@ -135,7 +135,7 @@ class ServedGenerator:
             max_prompt_bytes=self.max_prompt_bytes,
         )
 
-    def subject(self, class_name: str | None, prompt: str | None) -> dict[str, NDArray[Any]]:
+    def condition(self, class_name: str | None, prompt: str | None) -> dict[str, NDArray[Any]]:
         """The input of the model that says what the image shall show; none for None and "".
 
         Raises UnknownClass, BadPrompt.

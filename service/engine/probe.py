@@ -180,6 +180,7 @@ def _generator_input(model: Model) -> dict[str, NDArray[Any]]:
         "length": np.array([min(PROBE_TOKENS, max_tokens)], np.int32),
         "seed": np.array([0], np.int64),
         "temperature": np.array([0], np.float32),
+        "final_temperature": np.array([0], np.float32),
         "top_k": np.array([0], np.int32),
         "top_p": np.array([1], np.float32),
         "guidance": np.array([1], np.float32),

@@ -240,6 +240,13 @@ class GenerateDocument(BaseModel):
             f"{TEMPERATURE} when absent"
         ),
     ] = None
+    final_temperature: Annotated[
+        float | None,
+        Field(
+            description="temperature of the last of the generator's max_tokens, to which that of "
+            "each token goes linearly by its position; `temperature` when absent"
+        ),
+    ] = None
     top_k: Annotated[
         int | None,
         Field(

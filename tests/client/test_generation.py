@@ -23,9 +23,11 @@ def test_generate_request_leaves_out_what_is_none() -> None:
     default = generate_request(GenerateParams())
     assert [field.name for field, _ in default.ListFields()] == ["preview_format"]
     zeros = generate_request(
-        GenerateParams(k=0, seed=0, temperature=0, top_k=0, top_p=0, guidance=0)
+        GenerateParams(
+            k=0, seed=0, temperature=0, final_temperature=0, top_k=0, top_p=0, guidance=0
+        )
     )
-    optional = ("k", "seed", "temperature", "top_k", "top_p", "guidance")
+    optional = ("k", "seed", "temperature", "final_temperature", "top_k", "top_p", "guidance")
     assert all(zeros.HasField(name) for name in optional)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from generator.output_head import Sampling
+from generator.output_head import Sampling, gumbel
 from generator.sample import sample
 from tests.support.random_generator import random_generator, write_with_tokenizer
 
@@ -34,6 +34,21 @@ def test_sample_is_deterministic_per_seed() -> None:
     first, again, other = (sample(model, [0, 1], seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_sample_goes_to_the_final_temperature_by_position() -> None:
+    model = random_generator().model
+    length, head = model.shape.channels, model.prediction
+    tokens = sample(model, [2], seed=5, temperature=2.0, final_temperature=0.0)
+    source = torch.Generator().manual_seed(5)
+    noise = torch.cat([gumbel(source, 1, head.draws, head.values) for _ in range(length)])
+    sampling = Sampling.of(length, top_k=200)._replace(temperature=torch.linspace(2, 0, length))
+    with torch.inference_mode():
+        hidden, _ = model.hidden(
+            F.pad(tokens[:, :-1], (1, 0), value=-1), torch.tensor([2]), model.empty_cache(1), 0
+        )
+        expected, _ = head.sample(hidden[0], sampling, noise)
+    assert torch.equal(tokens[0], expected)
 
 
 @pytest.fixture

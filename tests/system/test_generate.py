@@ -241,6 +241,7 @@ BAD: dict[
     "temperature below 0": ({"temperature": -0.5}, "BAD_SAMPLING", 422, "0 to 10"),
     "temperature is none": ({"temperature": float("nan")}, "BAD_SAMPLING", 422, "0 to 10"),
     "temperature without end": ({"temperature": float("inf")}, "BAD_SAMPLING", 422, "0 to 10"),
+    "final temperature": ({"final_temperature": 10.5}, "BAD_SAMPLING", 422, "final_temp.* 0 to 10"),
     "top_k": ({"top_k": 65537}, "BAD_SAMPLING", 422, "65536"),
     "top_p of 0": ({"top_p": 0.0}, "BAD_SAMPLING", 422, "over 0 to 1"),
     "top_p of 0 in float32": ({"top_p": 1e-50}, "BAD_SAMPLING", 422, "over 0 to 1"),

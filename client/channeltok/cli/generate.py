@@ -42,6 +42,12 @@ def add_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "--temperature", type=float, help="0 always takes the most likely token; default: 0.85"
     )
     generate.add_argument(
+        "--final-temperature",
+        type=float,
+        help="temperature of the last token of a whole image, to which that of each goes linearly; "
+        "default: --temperature",
+    )
+    generate.add_argument(
         "--top-k",
         type=int,
         help="sample from this many of the most likely ids, 0 from all; default: 200",
@@ -84,6 +90,7 @@ def _generate(options: argparse.Namespace) -> None:
         k=options.k,
         seed=options.seed,
         temperature=options.temperature,
+        final_temperature=options.final_temperature,
         top_k=options.top_k,
         top_p=options.top_p,
         guidance=options.guidance,

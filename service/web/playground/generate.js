@@ -68,6 +68,7 @@ function fillForm() {
   byId("class", HTMLSelectElement).value = String(generate.class ?? "");
   const fields = {
     prompt: "prompt", "generate-k": "k", seed: "seed", temperature: "temperature",
+    "final-temperature": "final_temperature",
     "top-k": "top_k", "top-p": "top_p", guidance: "guidance",
   };
   for (const [id, name] of Object.entries(fields)) {
@@ -131,6 +132,7 @@ export function generateParameters() {
     k: number("generate-k"),
     seed: number("seed"),
     temperature: number("temperature"),
+    final_temperature: number("final-temperature"),
     top_k: number("top-k"),
     top_p: number("top-p"),
     guidance: number("guidance"),

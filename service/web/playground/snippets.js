@@ -145,7 +145,7 @@ function generateCurl(call, parameters, given) {
 /** @param {Call} call @param {Record<string, unknown>} parameters @param {number} given */
 function generateCli(call, parameters, given) {
   const options = Object.entries(parameters).map(([name, value]) => {
-    const flag = name === "k" ? "-k" : `--${name.replace("_", "-")}`;
+    const flag = name === "k" ? "-k" : `--${name.replaceAll("_", "-")}`;
     return `${flag} ${typeof value === "string" && !/^\w[\w-]*$/.test(value) ? quoted(value) : value}`;
   });
   if (given) options.push(`--prefix ${stem(call)}.ctok`);

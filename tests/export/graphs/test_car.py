@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
 from export.__main__ import main
 from export.graphs import car_graph, generator_parity
 from export.triton import generator_repository, repository
-from export.triton.generator_backend import GeneratorSession, Texts, gumbel
+from export.triton.generator_backend import GeneratorSession, TextCondition, gumbel
 from generator.car import model
 from generator.car.model import NO_CLASS_TEXT, Car, text_of
 from service.engine.embedded_triton import EmbeddedTriton
@@ -96,7 +96,7 @@ def test_step_graph_is_only_of_a_qwen3_with_room(car: Car) -> None:
 def test_texts_are_read_as_in_training(car: Car, tmp_path: Path, text: str) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text(car.text.backend_tokenizer.to_str())
-    texts = Texts(file, NO_CLASS_TEXT, 1000)
+    texts = TextCondition(file, NO_CLASS_TEXT, 1000)
     assert texts.start(np.frombuffer(text.encode(), np.uint8)) == start(car, text)
     assert texts.without == start(car, NO_CLASS_TEXT)
 
@@ -135,6 +135,7 @@ def _inputs(
     padded = np.full(CHANNELS, -1, np.int32)
     padded[: len(prefix)] = prefix
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance": 1.0, **sampling}
+    values.setdefault("final_temperature", values["temperature"])
     return {
         "prompt": np.frombuffer(prompt.encode(), np.uint8),
         "prefix": padded,

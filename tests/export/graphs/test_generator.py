@@ -123,9 +123,9 @@ def _steps(
         begin = row if move_from is None else move_from
         temperature, top_k = number / 10, (0, 1, 7, 256)[number % 4]
         top_p = (1.0, 0.5, 0.9)[number % 3]
-        subject = -1 - number % 4
+        condition = -1 - number % 4
         prefix = range(1000 * number, 1001 * number)  # of 0 to 15 tokens
-        batch.begin(begin, [subject, *prefix, 4000 * number], temperature, top_k, top_p)
+        batch.begin(begin, [condition, *prefix, 4000 * number], temperature, top_k, top_p)
         if begin != row:
             batch.move(begin, row)
             batch.link([row])
@@ -164,6 +164,7 @@ def test_config_has_what_the_gateway_needs(graph: bytes) -> None:
         "length": [1],
         "seed": [1],
         "temperature": [1],
+        "final_temperature": [1],
         "top_k": [1],
         "top_p": [1],
         "guidance": [1],
@@ -234,6 +235,7 @@ def _inputs(
     seed: int = 7,
     label: int = 1,
     temperature: float = 1.0,
+    final_temperature: float | None = None,
     top_p: float = 1.0,
     guidance: float = 1.0,
 ) -> dict[str, NDArray[Any]]:
@@ -245,6 +247,9 @@ def _inputs(
         "length": np.array([length], np.int32),
         "seed": np.array([seed], np.int64),
         "temperature": np.array([temperature], np.float32),
+        "final_temperature": np.array(
+            [temperature if final_temperature is None else final_temperature], np.float32
+        ),
         "top_k": np.array([0], np.int32),
         "top_p": np.array([top_p], np.float32),
         "guidance": np.array([guidance], np.float32),
@@ -357,6 +362,38 @@ async def test_guided_sequences_do_not_depend_on_others(streams: GeneratorClient
 
 
 @module_loop
+async def test_temperature_goes_to_the_final_one_by_position(
+    streams: GeneratorClient, graph: bytes
+) -> None:
+    temperatures = np.linspace(2.0, 0.0, CHANNELS, dtype=np.float32)
+    session = GeneratorSession(graph, threads=1)
+    batch, expected = session.batch(1), []
+    batch.begin(0, [-3], temperature=0.0, top_k=0)
+    for index in range(40):
+        batch.sampling["temperature"][0] = temperatures[index]
+        batch.noise[0] = gumbel(7, index, 2, 256)
+        batch.step(1)
+        batch.newest[0] = batch.next[0]
+        expected.append(int(batch.next[0]))
+    cooling = {"temperature": 2.0, "final_temperature": 0.0}
+    assert await streams.tokens(40, **cooling) == expected
+    # Of a shorter sequence, and of one that goes on, beside others
+    calls = [
+        streams.tokens(20, **cooling),
+        streams.tokens(40, prefix=tuple(expected[:9]), **cooling),
+        streams.tokens(30, guidance=3.0),
+    ]
+    short, rest, _ = await asyncio.gather(*calls)
+    assert [short, rest] == [expected[:20], expected[9:]]
+    # The last tokens are greedy.
+    end = {"temperature": 0.0, "final_temperature": 0.0}
+    prefix = tuple(range(CHANNELS - 1))
+    assert await streams.tokens(CHANNELS, prefix=prefix, **cooling) == await streams.tokens(
+        CHANNELS, prefix=prefix, **end
+    )
+
+
+@module_loop
 async def test_short_sequence_does_not_wait_for_a_long_one(streams: GeneratorClient) -> None:
     async with contextlib.aclosing(streams.call(CHANNELS)) as long:
         await anext(long)
@@ -390,7 +427,8 @@ async def test_invalid_request_ends_only_its_own_stream(streams: GeneratorClient
         ({"prefix": (5, 65536)}, "token ids from 0 to 65535"),
         ({"prefix": (5, -1, 7)}, "then -1 to its end"),
         ({"prefix": tuple(range(20))}, "not below the 20 tokens of the prefix, not 10"),
-        ({"temperature": float("nan")}, "temperature and top_k are 0 or more"),
+        ({"temperature": float("nan")}, "and top_k are 0 or more, not nan"),
+        ({"final_temperature": -0.5}, "temperature, final_temperature and top_k are 0 or more"),
         ({"top_p": 0.0}, "top_p is over 0 to 1"),
         ({"guidance": float("inf")}, "guidance 0 or more"),
     ):

@@ -169,15 +169,15 @@ def test_served_models_generates_with_the_newest_version() -> None:
     assert served.generator("one").version == 10
 
 
-def test_subject_is_the_number_of_a_class() -> None:
+def test_condition_is_the_number_of_a_class() -> None:
     served = ServedModels([*models("cat", A), generator("one", A)]).generator("one")
-    inputs = [served.subject(name, None) for name in (None, "", "cat", "dog")]
+    inputs = [served.condition(name, None) for name in (None, "", "cat", "dog")]
     assert [list(each) for each in inputs] == [["class"]] * 4
     assert [each["class"].tolist() for each in inputs] == [[-1], [-1], [0], [1]]
     with pytest.raises(UnknownClass, match=r"it knows cat, dog$"):
-        served.subject("cow", None)
+        served.condition("cow", None)
     with pytest.raises(BadPrompt, match="takes a class"):
-        served.subject("cat", "a cat")
+        served.condition("cat", "a cat")
     many = ServedModels(
         [
             *models("cat", A),
@@ -185,22 +185,22 @@ def test_subject_is_the_number_of_a_class() -> None:
         ]
     ).generator("one")
     with pytest.raises(UnknownClass, match=r"c9 and 2 more$"):
-        many.subject("cow", None)
+        many.condition("cow", None)
     none = ServedModels([*models("cat", A), generator("one", A, classes="[]")]).generator("one")
     with pytest.raises(UnknownClass, match="no classes"):
-        none.subject("cow", None)
+        none.condition("cow", None)
 
 
-def test_subject_is_a_prompt_in_utf_8() -> None:
+def test_condition_is_a_prompt_in_utf_8() -> None:
     words = generator("words", A, family="car", prompt_bytes="12")
     served = ServedModels([*models("cat", A), words]).generator("words")
-    inputs = [served.subject(None, prompt) for prompt in (None, "", "a cat", "e\u0301")]
+    inputs = [served.condition(None, prompt) for prompt in (None, "", "a cat", "e\u0301")]
     assert [each["prompt"].tobytes().decode() for each in inputs] == ["", "", "a cat", "\u00e9"]
-    served.subject(None, "\u00e9" * 6)
+    served.condition(None, "\u00e9" * 6)
     with pytest.raises(BadPrompt, match="13 bytes in UTF-8; generator 'words' takes at most 12"):
-        served.subject(None, "\u00e9" * 6 + "!")
+        served.condition(None, "\u00e9" * 6 + "!")
     with pytest.raises(UnknownClass, match="takes a prompt"):
-        served.subject("cat", None)
+        served.condition("cat", None)
 
 
 def test_generator_without_a_name_is_one_that_reads_the_call() -> None:

@@ -45,6 +45,7 @@ class TritonPythonModel:
                     "length",
                     "seed",
                     "temperature",
+                    "final_temperature",
                     "top_k",
                     "top_p",
                     "guidance",
