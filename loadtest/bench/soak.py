@@ -3,7 +3,8 @@
 Open loop, Encode and Decode in turn. One row per minute: rate, successful calls/s, percentiles,
 memory of all processes of the service, and noise (cores used by other programs). Each minute uses
 new connections; the first one is a warm-up. Exits 1 unless every call succeeded, the memory of the
-last minutes is within 5 % of the first minute's, and p99 of the last within 10 % of the first's.
+last minutes is within 5 % of the first minute's, and p99 of the last minutes is at most 10 % over
+that of the first ones.
 """
 
 import argparse
@@ -22,7 +23,9 @@ SHARE = 0.8  # of the capacity
 OBJECTIVE = 0.25  # p99 in seconds that defines the capacity
 SEARCH_SECONDS = 8.0
 MEMORY_GROWTH, P99_GROWTH = 0.05, 0.10
-LAST = 3  # minutes whose median is the memory at the end
+# Minutes at either end whose medians are compared: the p99 of one minute is that of 46 calls, which
+# one stall of the machine can double.
+ENDS = 3
 REPORT = Path("build/soak.json")
 
 
@@ -50,16 +53,19 @@ HEAD = (
 
 def failures(minutes: list[Minute]) -> list[str]:
     """What did not hold in the minutes after the warm-up, in sentences."""
-    first, last = minutes[0], minutes[-1]
     sentences = [
         f"minute {number}: {1 - minute.run.good_share:.3%} of the calls failed"
         for number, minute in enumerate(minutes, 1)
         if minute.run.good_share < 1
     ]
-    memory = statistics.median(minute.memory for minute in minutes[-LAST:]) / first.memory - 1
+    at_end = statistics.median(minute.memory for minute in minutes[-ENDS:])
+    memory = at_end / minutes[0].memory - 1
     if abs(memory) > MEMORY_GROWTH:
         sentences.append(f"memory changed by {memory:+.1%}")
-    before, after = first.run.p99, last.run.p99
+    before, after = (
+        statistics.median(minute.run.p99 for minute in end)
+        for end in (minutes[:ENDS], minutes[-ENDS:])
+    )
     if after > (1 + P99_GROWTH) * before:
         sentences.append(f"p99 went from {1000 * before:.1f} to {1000 * after:.1f} ms")
     return sentences

@@ -51,7 +51,9 @@ def prometheus_image(prepared: None) -> str:
 def network(prepared: None) -> Iterator[str]:
     """A bridge network on which containers find each other by name."""
     podman.podman("network", "rm", "-f", NETWORK, check=False)
-    podman.podman("network", "create", f"--subnet={SUBNET}.0/24", NETWORK)
+    # The upper half is left to tests that ask for an address. Podman counts on from the last run's.
+    lower = f"--ip-range={SUBNET}.0/25"
+    podman.podman("network", "create", f"--subnet={SUBNET}.0/24", lower, NETWORK)
     yield NETWORK
     podman.podman("network", "rm", "-f", NETWORK, check=False)
 
