@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
         flush=True,
     )
     graph = exported.SerializeToString()
+    print(f"comparing with PyTorch, {metadata.channels} tokens each", flush=True)
     parity = compare(graph, options.sequences)
     common.check_parity(parity, options)
     at_once = generator_repository.MAX_SEQUENCES

@@ -10,11 +10,11 @@ import json
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen3Model
 
 from export.graphs import generator_parity
-from export.graphs.generator_graph import GeneratorMetadata, GroupQueryAttention, trace
+from export.graphs.generator_graph import GeneratorMetadata, GroupQueryAttention, Step, trace
 from export.graphs.generator_parity import Parity
 from generator.car.model import NO_CLASS_TEXT, Car
 from generator.gpt import Cache
@@ -23,11 +23,11 @@ from generator.output_head import Sampling, choose, guided
 MAX_PROMPT_BYTES = 1024
 
 
-class CarStep(nn.Module):
-    """One decoding step of B sequences; inputs and outputs as of GeneratorStep.
+class CarStep(Step):
+    """A step of CAR. A text token t is -2 - t, and the image's start -1."""
 
-    tokens: int32 [B, n]; a text token t is -2 - t, the image's start -1.
-    """
+    cosines: Tensor
+    sines: Tensor
 
     def __init__(self, car: Car, positions: int) -> None:
         """positions: of the cache. Raises ValueError for another language model than a Qwen3."""
@@ -48,26 +48,13 @@ class CarStep(nn.Module):
         self.register_buffer("cosines", cosines[0, :, : self.head // 2].clone(), persistent=False)
         self.register_buffer("sines", sines[0, :, : self.head // 2].clone(), persistent=False)
 
-    cosines: Tensor
-    sines: Tensor
-
     def empty_cache(self, batch: int, room: int) -> Cache:
         """An empty cache with room for a number of positions."""
         size = (batch, self.key_heads, room, self.head)
         return [torch.zeros(size) for _ in range(2 * self.layers)]
 
-    def forward(
-        self,
-        tokens: Tensor,
-        before: Tensor,
-        temperature: Tensor,
-        top_k: Tensor,
-        top_p: Tensor,
-        guidance: Tensor,
-        partner: Tensor,
-        leader: Tensor,
-        noise: Tensor,
-        cache: Cache,
+    def step(
+        self, tokens: Tensor, before: Tensor, sampling: Sampling, noise: Tensor, cache: Cache
     ) -> tuple[Tensor, Tensor, Cache]:
         car, new = self.car, tokens.shape[1]
         text = car.language.get_input_embeddings()((-2 - tokens).clamp_min(0))
@@ -94,7 +81,6 @@ class CarStep(nn.Module):
             x = x + of.o_proj(attended)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
             new_cache += layer_cache
-        sampling = Sampling(temperature, top_k, top_p, guidance, partner, leader)
         logits = guided(car.head(car.language.norm(x[:, -1])), sampling)
         return choose(logits, sampling, noise[:, 0]), logits[:, None], new_cache
 

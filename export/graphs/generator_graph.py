@@ -8,6 +8,7 @@ or the text of CAR (export.graphs.car_graph).
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -118,12 +119,11 @@ class GroupQueryAttention:
         return attended, updated
 
 
-class GeneratorStep(nn.Module):
+class Step(nn.Module, ABC):
     """One decoding step of B sequences, which may differ in length and in how they are sampled.
 
     Inputs:
-        tokens: int32 [B, n], the newest positions. n is 1 where B is more than 1. The first
-            position of a sequence is its class: -2 - class, or -1 for none.
+        tokens: int32 [B, n], the ids at the newest positions. n is 1 where B is more than 1.
         before: int32 [B], how many positions of the cache are in use.
         temperature, top_k, top_p, guidance, partner, leader: [B], see generator.output_head.
         noise: float [B, draws, values], see generator.output_head.
@@ -135,10 +135,6 @@ class GeneratorStep(nn.Module):
 
     Bind each cache input and its output to one tensor: otherwise every step copies the cache.
     """
-
-    def __init__(self, model: Gpt) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self,
@@ -153,6 +149,29 @@ class GeneratorStep(nn.Module):
         noise: Tensor,
         cache: Cache,
     ) -> tuple[Tensor, Tensor, Cache]:
+        sampling = Sampling(temperature, top_k, top_p, guidance, partner, leader)
+        return self.step(tokens, before, sampling, noise, cache)
+
+    @abstractmethod
+    def step(
+        self, tokens: Tensor, before: Tensor, sampling: Sampling, noise: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor, Cache]:
+        """See the class."""
+
+
+class GptStep(Step):
+    """A step of a GPT.
+
+    The first position of a sequence is its class: -2 - class, or -1 for none.
+    """
+
+    def __init__(self, model: Gpt) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(
+        self, tokens: Tensor, before: Tensor, sampling: Sampling, noise: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor, Cache]:
         new, model = tokens.shape[1], self.model
         classes = (-2 - tokens[:, 0]).clamp_min(-1)  # only read where the first position is one
         x = model.embedded(tokens, classes, torch.arange(new) + before[:, None])
@@ -165,13 +184,12 @@ class GeneratorStep(nn.Module):
             return attention(qkv, None, None, (keys, values))
 
         hidden, cache = model.through_layers(x, cache, attend)
-        sampling = Sampling(temperature, top_k, top_p, guidance, partner, leader)
         token, logits = model.prediction.sample(hidden[:, -1], sampling, noise)
         return token, logits, cache
 
 
 def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
-    """The graph of `GeneratorStep` with metadata. name: the generator's name in serving."""
+    """The graph of `GptStep` with metadata. name: the generator's name in serving."""
     model = generator.model
     shape = model.shape
     metadata = GeneratorMetadata(
@@ -187,11 +205,11 @@ def step_graph(generator: Generator, name: str) -> onnx.ModelProto:
     )
     prediction = model.prediction
     noise = (prediction.draws, prediction.values)
-    return trace(GeneratorStep(model), metadata, noise, model.empty_cache)
+    return trace(GptStep(model), metadata, noise, model.empty_cache)
 
 
 def trace(
-    step: nn.Module,
+    step: Step,
     metadata: GeneratorMetadata,
     noise: tuple[int, int],
     empty_cache: Callable[[int, int], Cache],

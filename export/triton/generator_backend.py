@@ -100,7 +100,10 @@ class Batch:
         top_p: float = 1.0,
         guidance: float = 1.0,
     ) -> None:
-        """Start a sequence in a row. prompt: its first ids, at least one. See GeneratorStep."""
+        """Start a sequence in a row.
+
+        prompt: its first ids, at least one. The others: see generator/output_head.py.
+        """
         self.before[row] = 0
         values = (temperature, top_k, top_p, guidance)
         for array, value in zip(self.sampling.values(), values, strict=True):

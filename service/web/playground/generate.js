@@ -82,6 +82,11 @@ function chosen() {
   return served.find((one) => one.name === name);
 }
 
+/** The text on which a class was trained. @param {string} name */
+function promptOf(name) {
+  return `a photo of ${name.replaceAll("_", " ").toLowerCase()}`;
+}
+
 function showGenerator() {
   const generator = chosen();
   if (!generator) return;
@@ -93,14 +98,14 @@ function showGenerator() {
   classes.disabled = !generator.classes.length;
   const takesPrompt = generator.max_prompt_bytes > 0;
   const prompt = byId("prompt", HTMLInputElement);
-  for (const [field, shown] of /** @type {const} */ ([[classes, !takesPrompt], [prompt, takesPrompt]])) {
-    field.hidden = !shown;
-    for (const label of field.labels ?? []) label.hidden = !shown;
+  for (const field of [classes, prompt]) {
+    field.hidden = takesPrompt !== (field === prompt);
+    for (const label of field.labels ?? []) label.hidden = field.hidden;
   }
   if (takesPrompt) classes.value = "";
   else prompt.value = "";
   byId("prompts", HTMLDataListElement).replaceChildren(
-    ...generator.classes.map((name) => make("option", { value: `a photo of ${name.replaceAll("_", " ").toLowerCase()}` })),
+    ...generator.classes.map((name) => make("option", { value: promptOf(name) })),
   );
   const k = byId("generate-k", HTMLInputElement);
   k.max = k.value = String(generator.max_tokens);

@@ -139,7 +139,8 @@ function quoted(text) {
 function generateCurl(call, parameters, given) {
   const header = call.token ? ' -H "Authorization: Bearer $CHANNELTOK_BEARER_TOKEN"' : "";
   const body = given ? { ...parameters, prefix: `the JSON of encode?k=${given}` } : parameters;
-  return `curl -sN --json ${quoted(JSON.stringify(body))}${header} \\\n    ${call.rest}/v1/generate\n`;
+  const json = quoted(JSON.stringify(body));
+  return `curl -sN --json ${json}${header} \\\n    ${call.rest}/v1/generate\n`;
 }
 
 /** @param {Call} call @param {Record<string, unknown>} parameters @param {number} given */
