@@ -203,12 +203,19 @@ def test_headers_over_the_limit_are_refused(tight: Service) -> None:
 
 
 def test_silent_connections_block_no_rest_caller(tight: Service) -> None:
+    sent = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield jpeg()
+        sent.set()
+
     with (
         httpx.Client(base_url=tight.rest) as busy,
         ExitStack() as stack,
         ThreadPoolExecutor(1) as pool,
     ):
-        asked = pool.submit(busy.post, "/v1/encode?k=8", content=jpeg(), timeout=30)
+        asked = pool.submit(busy.post, "/v1/encode?k=8", content=body(), timeout=30)
+        assert sent.wait(30)  # connected before the silent ones, which may fill the limit
         silent = [stack.enter_context(connect(tight)) for _ in range(20 * CONNECTIONS)]
         assert httpx.get(f"{tight.rest}/livez", timeout=5).status_code == 200
         assert asked.result().status_code == 200
