@@ -30,14 +30,14 @@ def replaced(client: Client, image: Tokens, first: int, end: int, params: Genera
     return Tokens(np.concatenate([made.ids, image.ids[end:]]), image.fingerprint)
 
 
-def mixed(coarse: Tokens, fine: Tokens, first: int) -> Tokens:
+def mixed(one: Tokens, other: Tokens, first: int) -> Tokens:
     """The first tokens of one image, and those of another from index `first` on.
 
     Raises ValueError unless one tokenizer made both.
     """
-    if coarse.fingerprint != fine.fingerprint:
-        raise ValueError(f"tokens of {coarse.fingerprint} and of {fine.fingerprint} do not mix")
-    return Tokens(np.concatenate([coarse.ids[:first], fine.ids[first:]]), coarse.fingerprint)
+    if one.fingerprint != other.fingerprint:
+        raise ValueError(f"tokens of {one.fingerprint} and of {other.fingerprint} do not mix")
+    return Tokens(np.concatenate([one.ids[:first], other.ids[first:]]), one.fingerprint)
 
 
 def generated(client: Client, params: GenerateParams, prefix: Tokens, k: int) -> Tokens:
