@@ -313,6 +313,9 @@ WEIGHTS = tokenizer/weights/$(NAME).safetensors
 IMAGES = docs/images$(if $(filter-out demo,$(NAME)),/$(NAME))
 QUALITY = docs/quality$(if $(filter-out demo,$(NAME)),/$(NAME))
 PHOTOS = docs/images/cat.jpg docs/images/coffee.jpg docs/images/rocket.jpg
+# A face, text and a fine pattern: what the demo cannot draw.
+HARD_PHOTOS = $(addprefix $(VENV)/lib/python3*/site-packages/skimage/data/, \
+	astronaut.png page.png brick.png)
 EVALUATE = $(BIN)/python -m tokenizer.evaluate $(WEIGHTS)
 ship: $(VENV)/dev.stamp  ## install the weights of a run and make all files about them (NAME, RUN)
 	mkdir -p $(IMAGES)
@@ -343,6 +346,10 @@ demo-graphs: $(VENV)/dev.stamp  ## export the demo's graphs, and plot its proper
 	$(BIN)/python -m export tokenizer $(DEMO) --data $(DATA)/val --report build/parity.json
 	$(BIN)/python -m tokenizer.evaluation.channel_swap $(DEMO) $(PHOTOS) \
 		-o docs/images/channel-swap.png
+	$(BIN)/python -m tokenizer.evaluation.beside_codecs $(DEMO) $(PHOTOS) \
+		-o docs/images/beside-codecs.webp
+	$(BIN)/python -m tokenizer.evaluation.beside_codecs $(DEMO) $(HARD_PHOTOS) \
+		-o docs/images/beside-codecs-hard.webp
 	$(BIN)/python -m tokenizer.evaluation.bit_use $(DEMO) --data $(DATA)/val \
 		-o docs/images/bit-use.png
 	$(BIN)/python -m tokenizer.evaluation.adaptive_length $(DEMO) --data $(DATA)/val \

@@ -1,4 +1,4 @@
-"""Draw a grid of titled images as a PNG; shared by the commands that show a tokenizer's output."""
+"""Draw a grid of titled images as a file; shared by the commands that show a tokenizer's output."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Image
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("weights", type=Path, help="safetensors checkpoint")
     parser.add_argument("photos", type=Path, nargs="+", help="JPEG, PNG or WebP files")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG or WebP to write")
     options = parser.parse_args()
     model = checkpoint.load(options.weights)
     return (
@@ -42,7 +42,7 @@ def read_arguments(prog: str, description: str | None) -> tuple[Tokenizer, Image
 
 
 def draw(columns: Sequence[Column], output: Path) -> None:
-    """Write the columns side by side as a PNG."""
+    """Write the columns side by side as a PNG or WebP file."""
     from matplotlib import pyplot
 
     rows = len(columns[0].images)

@@ -10,13 +10,20 @@ from PIL import Image
 
 from tests.support.photographs import crops
 from tokenizer import checkpoint
-from tokenizer.evaluation import channel_swap, coarse_to_fine
+from tokenizer.evaluation import beside_codecs, channel_swap, coarse_to_fine
 from tokenizer.models.channeltok import ChannelTok, ShuffleShape
 
 
-@pytest.mark.parametrize(("command", "columns"), [(coarse_to_fine.main, 4), (channel_swap.main, 6)])
-def test_image_grid_has_a_row_per_photo(
-    command: Callable[[], None], columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("command", "columns", "rows"),
+    [(coarse_to_fine.main, 4, 2), (channel_swap.main, 6, 2), (beside_codecs.main, 2, 6)],
+)
+def test_image_grid_has_a_row_per_photo_and_method(
+    command: Callable[[], None],
+    columns: int,
+    rows: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     checkpoint.save(
@@ -32,5 +39,5 @@ def test_image_grid_has_a_row_per_photo(
     with Image.open(tmp_path / "sheet.png") as sheet:
         width, height = sheet.size
     assert width / columns == pytest.approx(
-        height / 2, rel=0.15
+        height / rows, rel=0.15
     )  # nearly square cells, with room for titles
