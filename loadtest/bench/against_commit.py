@@ -2,22 +2,24 @@
 
 Encode (JPEG 256 x 256, 256 tokens) and Decode (to JPEG) over gRPC, by 1, 16 and 64 callers:
 throughput, latency, and core time for an image. Both services run all the time; the one that is not
-called only answers its probes.
+called only answers its probes. Beside them the least that a gateway can do, in front of the present
+service's Triton: what no change to the gateway can go below.
 
 Each ratio is the median of the rounds' ratios. `make bench-serving` includes this.
 """
 
 import argparse
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.bench.least_gateway import least_gateway
 from loadtest.harness import checkout, process_stats
 from loadtest.harness.bare_graph import CORES
 from loadtest.harness.report import write_report
-from loadtest.harness.service_process import Service, running
+from loadtest.harness.service_process import running
 from loadtest.load.open_loop import Generators, Grpc
 from loadtest.load.targets import gateway_targets
 
@@ -65,19 +67,30 @@ def measure(
     old = checkout.unpacked(BASELINE) if old is None else old
     figures: dict[str, object] = {"before": old.name}
     print(f"\n{old.name}, and the present code after it; {CORES} cores, medians of {rounds} rounds")
-    with running(checkout=str(old)) as before, running() as after:
-        services = (before, after)
-        targets = [gateway_targets(service.grpc) for service in services]
+    with (
+        running(checkout=str(old)) as before,
+        running() as after,
+        least_gateway(after.triton_address()) as (least, least_address),
+    ):
+        targets = [gateway_targets(service.grpc) for service in (before, after)]
+        targets.append(
+            {role: replace(one, address=least_address) for role, one in targets[1].items()}
+        )
+        processes = (
+            (before.process.pid,) * 2,
+            (after.process.pid,) * 2,
+            (least, after.process.pid),
+        )
         for role in targets[0]:
             for clients in CLIENTS:
-                pairs = []
+                rows = []
                 for number in range(rounds):
-                    pair = {}
-                    for place in (0, 1) if number % 2 == 0 else (1, 0):
+                    row = {}
+                    for place in range(3) if number % 2 == 0 else reversed(range(3)):
                         target = targets[place][role]
-                        pair[place] = _load(services[place], generators, target, clients, seconds)
-                    pairs.append([astuple(pair[0]), astuple(pair[1])])
-                figures |= _report(role, clients, np.array(pairs))
+                        row[place] = _load(processes[place], generators, target, clients, seconds)
+                    rows.append([astuple(row[place]) for place in range(3)])
+                figures |= _report(role, clients, np.array(rows))
     figures["lone_encode_p50_over_before"] = figures["encode_c1_p50_ms_over_before"]
     for role in targets[0]:
         ratio = figures[f"{role}_c16_gateway_ms_over_before"]
@@ -86,32 +99,42 @@ def measure(
 
 
 def _load(
-    service: Service, generators: Generators, target: Grpc, clients: int, seconds: float
+    processes: tuple[int, int], generators: Generators, target: Grpc, clients: int, seconds: float
 ) -> Load:
-    started = process_stats.cpu(service.process.pid)
+    """processes: of the gateway, and the one whose children are its engines."""
+    started = [process_stats.cpu(process) for process in processes]
     report = generators.closed_loop(target, clients, seconds).result()
-    ended = process_stats.cpu(service.process.pid)
+    ended = [process_stats.cpu(process) for process in processes]
     if report.counts().keys() != {report.good}:
         raise RuntimeError(f"calls failed: {report.counts()}")
     gateway, engine = (
-        1000 * (ended[kind] - started[kind]) / len(report.codes)
-        for kind in ("gateway", "engine processes")
+        1000 * (after[kind] - before[kind]) / len(report.codes)
+        for kind, before, after in zip(("gateway", "engine processes"), started, ended, strict=True)
     )
     p50, p99 = (1000 * report.latency(percentile) for percentile in (50, 99))
     return Load(report.goodput, p50, p99, gateway, engine)
 
 
-def _report(role: str, clients: int, pairs: NDArray[np.float64]) -> dict[str, float]:
-    """Print the table of one load; returns its figures. pairs: [rounds, 2, fields of Load]."""
-    before, after = np.median(pairs, axis=0)
-    ratios = np.median(pairs[:, 1] / pairs[:, 0], axis=0)
-    print(f"\n| {role}, {clients} callers | before | after | after / before |\n|---|---|---|---|")
+def _report(role: str, clients: int, rows: NDArray[np.float64]) -> dict[str, float]:
+    """Print the table of one load; returns its figures. rows: [rounds, 3, fields of Load]."""
+    before, after, least = np.median(rows, axis=0)
+    ratios, least_ratios = (np.median(rows[:, i] / rows[:, 0], axis=0) for i in (1, 2))
+    print(
+        f"\n| {role}, {clients} callers | before | after | after / before | least "
+        "| least / before |\n|---|---|---|---|---|---|"
+    )
     figures: dict[str, float] = {}
     for place, field in enumerate(fields(Load)):
-        old, new, ratio = (float(row[place]) for row in (before, after, ratios))
-        print(f"| {field.name} | {old:.2f} | {new:.2f} | {ratio:.2f} |", flush=True)
+        columns = (before, after, ratios, least, least_ratios)
+        old, new, ratio, floor, floor_ratio = (float(column[place]) for column in columns)
+        print(
+            f"| {field.name} | {old:.2f} | {new:.2f} | {ratio:.2f} | {floor:.2f} "
+            f"| {floor_ratio:.2f} |",
+            flush=True,
+        )
         name = f"{role}_c{clients}_{field.name}"
         figures |= {name: new, f"{name}_over_before": ratio}
+        figures |= {f"{name}_least": floor, f"{name}_least_over_before": floor_ratio}
     return figures
 
 

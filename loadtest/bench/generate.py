@@ -2,8 +2,9 @@
 
 The demo's GPT makes an image of no class, and CAR one of a prompt. One caller asks for all tokens
 of a sequence over gRPC, then SEQUENCES callers at once; the bare loop runs the same steps of the
-same graph in this process, on one thread as the service does. They run in turns, and each ratio is
-the median of the rounds' ratios.
+same graph in this process, on one thread for one sequence, and on as many as there are cores for
+SEQUENCES, as the service does. They run in turns, and each ratio is the median of the rounds'
+ratios.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 from channeltok import Client, GenerateParams, NewTokens
 
 from export.triton.generator_backend import NO_CLASS, GeneratorSession, TextCondition, gumbel
-from loadtest.harness.bare_graph import REPOSITORY
+from loadtest.harness.bare_graph import CORES, REPOSITORY
 from loadtest.harness.report import write_report
 from loadtest.harness.service_process import running
 from service.core.generation import TEMPERATURE, TOP_K
@@ -76,21 +77,23 @@ def _measure(
     rows = []
     session = GeneratorSession(str(model / "model.onnx"), threads=1)
     for seed in range(rounds + 1):
-        bare, ids = _bare(session, prompt, seed)
+        bare, ids = _bare(session, prompt, [seed])
+        bare_together = _bare_together(session, prompt, seed)
         first, whole, served_ids = _served(client, params, seed)
         together, ids_together = _served_together(client, params, seed)
         if served_ids != ids or ids_together != ids:
             raise RuntimeError(f"{name}, seed {seed}: the service's tokens are not the graph's")
         if seed:  # the first turn warms up
-            rate = SEQUENCES * whole / together
-            rows.append((whole / bare, bare, whole, first, together, rate))
-    ratio, bare, whole, first, together, rate = (
+            rate, bare_rate = SEQUENCES * whole / together, SEQUENCES * bare / bare_together
+            rows.append((whole / bare, bare, whole, first, together, rate, bare_rate))
+    ratio, bare, whole, first, together, rate, bare_rate = (
         statistics.median(column) for column in zip(*rows, strict=True)
     )
     print(
         f"{name}: {session.channels} tokens, medians of {rounds}: bare {bare:.3f} s, "
         f"served {whole:.3f} s, {ratio:.2f} times as long; the first token after {first:.3f} s; "
-        f"{SEQUENCES} sequences at once {together:.3f} s, {rate:.2f} times the tokens/s of one"
+        f"{SEQUENCES} sequences at once {together:.3f} s, {rate:.2f} times the tokens/s of one, "
+        f"bare {bare_rate:.2f} times"
     )
     return {
         f"{name}_served_over_graph": ratio,
@@ -99,20 +102,35 @@ def _measure(
         f"{name}_first_token_seconds": first,
         f"{name}_together_seconds": together,
         f"{name}_together_over_one": rate,
+        f"{name}_graph_together_over_one": bare_rate,
     }
 
 
-def _bare(session: GeneratorSession, prompt: list[int], seed: int) -> tuple[float, list[int]]:
-    """(seconds of all steps, the tokens)"""
+def _bare(
+    session: GeneratorSession, prompt: list[int], seeds: list[int]
+) -> tuple[float, list[int]]:
+    """(seconds of all steps of sequences that share them, the tokens of the first)"""
     started = time.perf_counter()
-    batch, ids = session.batch(1), []
-    batch.begin(0, prompt, TEMPERATURE, min(TOP_K, session.values))
+    rows = range(len(seeds))
+    batch, ids = session.batch(len(seeds)), []
+    for row in rows:
+        batch.begin(row, prompt, TEMPERATURE, min(TOP_K, session.values))
     for index in range(session.channels):
-        batch.noise[0] = gumbel(seed, index, session.draws, session.values)
-        batch.step(1)
-        batch.newest[0] = batch.next[0]
+        for row, seed in zip(rows, seeds, strict=True):
+            batch.noise[row] = gumbel(seed, index, session.draws, session.values)
+        batch.step(len(seeds))
+        batch.newest[:, 0] = batch.next
         ids.append(int(batch.next[0]))
     return time.perf_counter() - started, ids
+
+
+def _bare_together(session: GeneratorSession, prompt: list[int], seed: int) -> float:
+    """Seconds of SEQUENCES sequences, divided among as many threads as there are cores."""
+    seeds = np.array_split(seed + 1000 * np.arange(SEQUENCES), min(CORES, SEQUENCES))
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        list(pool.map(lambda few: _bare(session, prompt, few.tolist()), seeds))
+    return time.perf_counter() - started
 
 
 def _served(client: Client, params: GenerateParams, seed: int) -> tuple[float, float, list[int]]:
