@@ -38,6 +38,12 @@ class GeneratorRecipe(BaseRecipe):
         "random crops of it",
     )
 
+    members: int = Field(
+        1,
+        ge=1,
+        description="photos of classes with fewer training photos than this count as of no class",
+    )
+
     width: int = Field(320, ge=1, description="dimension of the hidden states")
     layers: int = Field(4, ge=1, description="transformer layers")
     heads: int = Field(5, ge=1, description="attention heads")
@@ -70,4 +76,10 @@ class GptRecipe(GeneratorRecipe):
         exclude=True,
         description="weights to start from when the run folder has no checkpoint: their samples "
         "count as seen, their size is kept",
+    )
+    transfer_from: Path | None = Field(
+        None,
+        exclude=True,
+        description="weights to begin with instead, of other classes, or of a tokenizer that this "
+        "one was trained further from: no samples count as seen, their size is kept",
     )

@@ -1,6 +1,10 @@
-"""Command `python -m generator.sample`: sample images of classes from a GPT, at growing k."""
+"""Command `python -m generator.sample`: sample images of classes from a GPT, at growing k.
+
+With --random: a sheet of images of random classes instead, all of one k.
+"""
 
 import argparse
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +17,12 @@ from generator.gpt import Gpt
 from generator.output_head import Sampling, gumbel
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
+from tokenizer.evaluation.fidelity import Images
 from tokenizer.evaluation.image_grid import Column, draw
 
 # The service's defaults, see docs/generate.md.
 TEMPERATURE, TOP_K = 0.85, 200
+SHEET_SIDE = 8  # images in a row, and rows
 
 
 @torch.inference_mode()
@@ -57,12 +63,19 @@ def sample(
 
 
 def main() -> None:
-    """Draw a row per class. Exits with a message for an unknown class or the wrong tokenizer."""
+    """Draw a row per class, or a sheet.
+
+    Exits with a message for an unknown class or the wrong tokenizer.
+    """
     parser = argparse.ArgumentParser(prog="python -m generator.sample", description=__doc__)
     parser.add_argument("weights", type=Path, help="safetensors of `python -m generator.train`")
     parser.add_argument(
-        "classes", nargs="+", help="names of classes that the generator was trained on"
+        "classes", nargs="*", help="names of classes that the generator was trained on"
     )
+    parser.add_argument(
+        "--random", action="store_true", help="a sheet of 8 x 8 classes, drawn by --seed"
+    )
+    parser.add_argument("--k", type=int, help="tokens of each image of the sheet; all by default")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors")
@@ -92,7 +105,9 @@ def main() -> None:
         default=1.0,
         help="classifier-free guidance: over 1 follows the class more closely, with less variety",
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
+    if options.random == bool(options.classes):
+        parser.error("give names of classes, or --random")
     generator, tokenizer = (
         checkpoint.load(options.weights),
         tokenizer_checkpoint.load(options.tokenizer),
@@ -103,12 +118,17 @@ def main() -> None:
             f"{options.weights} generates tokens of tokenizer {generator.tokenizer}, but "
             f"{options.tokenizer} is {fingerprint}"
         )
-    if unknown := [name for name in options.classes if name not in generator.classes]:
+    names = random_sheet(generator.classes, options.seed) if options.random else options.classes
+    if unknown := [name for name in names if name not in generator.classes]:
         sys.exit(
             f"{options.weights} does not know {', '.join(unknown)}; its classes are "
             f"{', '.join(generator.classes)}"
         )
-    labels = [generator.classes.index(name) for name in options.classes]
+    channels = generator.model.shape.channels
+    k = channels if options.k is None else options.k
+    if not 1 <= k <= channels:
+        sys.exit(f"k must be 1 to {channels}, not {k}")
+    labels = [generator.classes.index(name) for name in names]
     tokens = sample(
         generator.model,
         labels,
@@ -119,13 +139,27 @@ def main() -> None:
         options.guidance,
         options.final_temperature,
     )
+    if options.random:
+        draw(sheet(names, inference.decode(tokenizer, tokens, k)), options.output)
+        return
     columns = [
-        Column(
-            [f"{name}, k = {k}" for name in options.classes], inference.decode(tokenizer, tokens, k)
-        )
-        for k in inference.budgets(generator.model.shape.channels)
+        Column([f"{name}, k = {k}" for name in names], inference.decode(tokenizer, tokens, k))
+        for k in inference.budgets(channels)
     ]
     draw(columns, options.output)
+
+
+def random_sheet(names: Sequence[str], seed: int) -> list[str]:
+    """A name for each image of a sheet, drawn with replacement."""
+    return random.Random(seed).choices(names, k=SHEET_SIDE**2)
+
+
+def sheet(titles: Sequence[str], images: Images) -> list[Column]:
+    """Columns of a square sheet, which is read row by row. images: uint8 [N, H, W, 3]."""
+    return [
+        Column(titles[column::SHEET_SIDE], images[column::SHEET_SIDE])
+        for column in range(SHEET_SIDE)
+    ]
 
 
 if __name__ == "__main__":

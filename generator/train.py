@@ -20,9 +20,10 @@ class TrainCommand(GptRecipe):
 
 
 class GptTrainer(GeneratorTrainer[Gpt, GptRecipe]):
-    """Trains a new GPT of the recipe's size, or continues from the weights in `start_from`.
+    """Trains a new GPT of the recipe's size, or continues from other weights.
 
-    Raises ValueError when those weights belong to another tokenizer or other classes.
+    Raises ValueError when those in `start_from` belong to another tokenizer or other classes, and
+    those in `transfer_from` to sequences of another length or vocabulary.
     """
 
     def _initial_model(self, tokenizer: Tokenizer) -> tuple[Gpt, dict[str, str]]:
@@ -31,6 +32,17 @@ class GptTrainer(GeneratorTrainer[Gpt, GptRecipe]):
             generator = checkpoint.load(start)
             self._check_start(start, generator.tokenizer, generator.classes)
             return generator.model.train(), tokenizer_checkpoint.facts(start)
+        if recipe.transfer_from is not None:
+            source = checkpoint.load(recipe.transfer_from)
+            made = (source.model.shape.channels, source.model.shape.vocab_size)
+            wanted = (tokenizer.shape.channels, tokenizer.vocab_size)
+            if made != wanted:
+                raise ValueError(
+                    "{} makes {} tokens of {} values, and {} has {} of {}".format(
+                        recipe.transfer_from, *made, recipe.tokenizer, *wanted
+                    )
+                )
+            return with_classes(source, self.classes).train(), {}
         shape = GptShape(
             channels=tokenizer.shape.channels,
             vocab_size=tokenizer.vocab_size,
@@ -46,6 +58,19 @@ class GptTrainer(GeneratorTrainer[Gpt, GptRecipe]):
     def _ship(self, record: dict[str, str]) -> None:
         generator = Generator(self.averaged, self.fingerprint, self.classes)
         checkpoint.save(generator, self.recipe.run / "weights.safetensors", record)
+
+
+def with_classes(generator: Generator, classes: list[str]) -> Gpt:
+    """A copy of the model for other classes, in their order.
+
+    Each has the embedding of the class of its name, a new one that of no class.
+    """
+    rows = [generator.classes.index(name) if name in generator.classes else -1 for name in classes]
+    weights = generator.model.state_dict()
+    weights["classes.weight"] = weights["classes.weight"][[*rows, -1]]
+    model = generator.model.shape.model_copy(update={"classes": len(classes)}).build()
+    model.load_state_dict(weights)
+    return model
 
 
 if __name__ == "__main__":

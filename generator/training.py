@@ -1,6 +1,7 @@
 """Trainer shared by all generators: autoregressive models of the tokens of a tokenizer."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -33,7 +34,8 @@ class GeneratorTrainer(Trainer[Model, Settings, tuple[Tensor, Tensor]]):
         self.fingerprint = tokenizer_checkpoint.fingerprint(tokenizer)
         passes = encode_dataset(tokenizer, recipe.train, recipe.passes, recipe.tokens)
         (validation,) = encode_dataset(tokenizer, recipe.validation, 1, recipe.tokens)
-        self.classes = sorted(set(passes[0].classes))
+        members = Counter(passes[0].classes)
+        self.classes = sorted(name for name in members if members[name] >= recipe.members)
         # uint16 [passes, N, C], kept in memory: each sample is a photo in one of its passes.
         self.tokens = np.stack([photos.tokens for photos in passes]).astype(np.uint16)
         self.labels = torch.from_numpy(passes[0].labels(self.classes))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from generator.car import model
 from generator.car.train import AlignCommand, FinetuneCommand
+from generator.sample import random_sheet, sheet
 from tokenizer import checkpoint, inference
 from tokenizer.evaluation.image_grid import Column, draw
 from tokenizer.training.recipe import run_command
@@ -40,12 +41,17 @@ def sample(arguments: list[str]) -> None:
     """Draw images of texts. Raises ValueError for no checkpoint, or one of another tokenizer."""
     parser = argparse.ArgumentParser(
         prog="python -m generator.car sample",
-        description="Draw images that CAR generates from texts, coarse to fine.",
+        description="Draw images that CAR generates from texts, coarse to fine; with --random, a "
+        "sheet of images of random classes instead, all of one k.",
     )
     parser.add_argument(
         "checkpoint", type=Path, help="`car` folder of a run, or generator/weights/car"
     )
-    parser.add_argument("texts", nargs="+", help='prompts, such as "a photo of cup"')
+    parser.add_argument("texts", nargs="*", help='prompts, such as "a photo of cup"')
+    parser.add_argument(
+        "--random", action="store_true", help="a sheet of 8 x 8 of its classes, drawn by --seed"
+    )
+    parser.add_argument("--k", type=int, help="tokens of each image of the sheet; all by default")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/cvq.safetensors"))
     parser.add_argument("--seed", type=int, default=0)
@@ -53,7 +59,9 @@ def sample(arguments: list[str]) -> None:
     parser.add_argument(
         "--top-k", type=int, default=0, help="sample among the TOP_K likeliest codewords; 0 = all"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.random == bool(options.texts):
+        parser.error("give texts, or --random")
     car, tokenizer = model.load(options.checkpoint), checkpoint.load(options.tokenizer)
     fingerprint = checkpoint.fingerprint(tokenizer)
     if fingerprint != car.tokenizer:
@@ -61,13 +69,17 @@ def sample(arguments: list[str]) -> None:
             f"{options.checkpoint} generates tokens of tokenizer {car.tokenizer}, but "
             f"{options.tokenizer} is {fingerprint}"
         )
-    tokens = car.generate(
-        options.texts, car.channels, options.seed, options.temperature, options.top_k
-    )
+    texts = options.texts or [
+        model.text_of(name) for name in random_sheet(car.classes, options.seed)
+    ]
+    k = options.k if options.random and options.k is not None else car.channels
+    tokens = car.generate(texts, k, options.seed, options.temperature, options.top_k)
+    if options.random:
+        titles = [text.removeprefix("a photo of ") for text in texts]
+        draw(sheet(titles, inference.decode(tokenizer, tokens, k)), options.output)
+        return
     columns = [
-        Column(
-            [f"{text}\nk = {k}" for text in options.texts], inference.decode(tokenizer, tokens, k)
-        )
+        Column([f"{text}\nk = {k}" for text in texts], inference.decode(tokenizer, tokens, k))
         for k in (car.channels // 16, car.channels // 4, car.channels)
     ]
     draw(columns, options.output)

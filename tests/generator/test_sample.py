@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from generator.output_head import Sampling, gumbel
-from generator.sample import sample
-from tests.support.random_generator import random_generator, write_with_tokenizer
+from generator.sample import random_sheet, sample, sheet
+from tests.support.random_generator import CLASSES, random_generator, write_with_tokenizer
 
 
 def test_sample_greedy_tokens_equal_those_of_the_full_forward_pass() -> None:
@@ -81,3 +82,36 @@ def test_sample_command_refuses_unknown_classes_and_other_tokenizers(files: list
     demo = run(files[0], "cat", "-o", files[-1])
     assert demo.returncode == 1
     assert "generates tokens of tokenizer" in demo.stderr
+
+
+def test_sample_command_draws_a_sheet_of_random_classes(files: list[str]) -> None:
+    made = run(*files, "--random", "--k", "8")
+    assert made.returncode == 0, made.stderr
+    with Image.open(files[-1]) as image:
+        assert image.width / image.height == pytest.approx(1, rel=0.15)
+        assert image.height > 8 * 200
+    assert len(set(random_sheet(CLASSES, seed=0))) == 3
+    assert random_sheet(CLASSES, seed=0) != random_sheet(CLASSES, seed=1)
+
+
+def test_a_sheet_is_read_row_by_row() -> None:
+    images = np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1).repeat(3, axis=3)
+    columns = sheet([str(i) for i in range(64)], images)
+    assert [column.titles[0] for column in columns] == [str(i) for i in range(8)]
+    assert [column.images[1, 0, 0, 0] for column in columns] == list(range(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give names of classes, or --random"),
+        (["cat", "--random"], "give names of classes, or --random"),
+        (["--random", "--k", "33"], "k must be 1 to 32, not 33"),
+    ],
+)
+def test_sample_command_refuses_other_options(
+    files: list[str], words: list[str], message: str
+) -> None:
+    made = run(*files, *words)
+    assert made.returncode != 0
+    assert made.stderr.endswith(f"{message}\n")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from generator.recipe import GptRecipe
 from generator.tokens import NO_CLASS, encode_dataset
 from generator.train import GptTrainer
 from tests.support.photographs import crops
+from tests.support.random_generator import random_generator
 from tests.support.training import write_shard
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
@@ -148,6 +150,43 @@ def test_gpt_trainer_refuses_weights_of_another_tokenizer(
     }
     with pytest.raises(ValueError, match=r"was trained on tokens of tokenizer .*, but"):
         GptTrainer(recipe.model_copy(update=start))
+
+
+def test_gpt_trainer_takes_over_weights_of_another_tokenizer_and_other_classes(
+    recipe: GptRecipe, tokenizer: ChannelTok, tmp_path: Path
+) -> None:
+    source = random_generator()
+    checkpoint.save(replace(source, classes=["ant", "dog", "cat"]), tmp_path / "source.safetensors")
+    transfer = {"transfer_from": tmp_path / "source.safetensors", "samples": 4}
+    trainer = GptTrainer(recipe.model_copy(update=transfer))
+    old, new = source.model.state_dict(), trainer.model.state_dict()
+    ant, _, cat, none = old.pop("classes.weight")
+    assert trainer.classes == ["ant", "bee", "cat"]
+    assert torch.equal(new.pop("classes.weight"), torch.stack([ant, none, cat, none]))
+    for name, value in old.items():
+        assert torch.equal(new[name], value), name
+    trainer.run()
+    shipped = recipe.run / "weights.safetensors"
+    assert checkpoint.load(shipped).tokenizer == tokenizer_checkpoint.fingerprint(
+        tokenizer_checkpoint.load(recipe.tokenizer)
+    )
+    assert tokenizer_checkpoint.facts(shipped)["views"] == "4"
+
+
+def test_gpt_trainer_takes_over_no_weights_of_other_sequences(
+    recipe: GptRecipe, tmp_path: Path
+) -> None:
+    checkpoint.save(random_generator(channels=16), tmp_path / "source.safetensors")
+    with pytest.raises(ValueError, match=r"makes 16 tokens of 65536 values, and .* has 32 of"):
+        GptTrainer(recipe.model_copy(update={"transfer_from": tmp_path / "source.safetensors"}))
+
+
+def test_photos_of_small_classes_count_as_of_no_class(recipe: GptRecipe) -> None:
+    trainer = GptTrainer(recipe.model_copy(update={"members": 2}))
+    assert trainer.classes == [name for name in sorted(set(FOLDERS)) if FOLDERS.count(name) > 1]
+    expected = [trainer.classes.index(n) if n in trainer.classes else NO_CLASS for n in FOLDERS]
+    assert trainer.labels.tolist() == expected
+    assert NO_CLASS in expected
 
 
 def test_gpt_trainer_saves_when_stopped(recipe: GptRecipe) -> None:

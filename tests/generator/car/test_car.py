@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from generator.car import model
 from generator.car.model import Car, byte_tokenizer, small_language
@@ -210,21 +211,18 @@ def test_car_sample_command_draws_images_and_checks_the_tokenizer(car: Car, tmp_
     checkpoint.save(cvq, tmp_path / "cvq.safetensors")
     car.tokenizer = checkpoint.fingerprint(cvq)
     model.save(car, tmp_path / "car")
-    command = [
-        sys.executable,
-        "-m",
-        "generator.car",
-        "sample",
-        str(tmp_path / "car"),
-        "a photo of bee",
-        "a photo",
-        "-o",
-    ]
-    subprocess.run(
-        [*command, str(tmp_path / "bee.png"), "--tokenizer", str(tmp_path / "cvq.safetensors")],
-        check=True,
+    output = str(tmp_path / "bee.png")
+    command = [sys.executable, *["-m", "generator.car", "sample"], str(tmp_path / "car")]
+    command += ["-o", output]
+    texts, tokenizer = (
+        ["a photo of bee", "a photo"],
+        ["--tokenizer", str(tmp_path / "cvq.safetensors")],
     )
+    subprocess.run([*command, *texts, *tokenizer], check=True)
     assert (tmp_path / "bee.png").read_bytes()[:4] == b"\x89PNG"
-    refused = subprocess.run([*command, str(tmp_path / "bee.png")], capture_output=True, text=True)
+    subprocess.run([*command, "--random", "--k", "8", *tokenizer], check=True)
+    with Image.open(output) as sheet:
+        assert sheet.width / sheet.height == pytest.approx(1, rel=0.15)
+    refused = subprocess.run([*command, *texts], capture_output=True, text=True)
     assert refused.returncode == 1
     assert "generates tokens of tokenizer" in refused.stderr
