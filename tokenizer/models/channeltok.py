@@ -315,7 +315,7 @@ class ChannelTok(Tokenizer):
         pixels: float [B, 3, S, S] in [-1, 1]. budgets: int [B] in [1, C], see `draw_budgets`.
         Returns (reconstruction [B, 3, S, S], unit latents [B, C, 4, 4], active bool [B, C]).
         Channels past the budget get no gradient and are 0 at the decoder. With narrow decoders:
-        a reconstruction of each, at the same share of its own budget.
+        a reconstruction of each, at the same share of the budgets that go to it.
         """
         if self.narrow_decoders:
             return self._forward_narrow(pixels, budgets)
@@ -329,10 +329,12 @@ class ChannelTok(Tokenizer):
         with torch.no_grad():
             codes = quantise(self.encoder(pixels)).codes
         reconstructions = []
+        least = 0  # as many channels or fewer go to a narrower decoder
         for budget, decoder in zip(self.narrow_budgets, self.narrow_decoders.values(), strict=True):
-            own = (budgets * budget / self.shape.channels).ceil()
+            own = least + (budgets * (budget - least) / self.shape.channels).ceil()
             keep = torch.arange(budget, device=codes.device) < own[:, None]
             reconstructions.append(decoder(codes[:, :budget] * keep[:, :, None, None]))
+            least = budget
         return tuple(reconstructions)
 
     def loss(
