@@ -3,7 +3,7 @@
 Encode (JPEG 256 x 256, 256 tokens) and Decode (to JPEG) over gRPC, by 1, 16 and 64 callers:
 throughput, latency, and core time for an image. Both services run all the time; the one that is not
 called only answers its probes. Beside them the least that a gateway can do, in front of the present
-service's Triton: what no change to the gateway can go below.
+service's Triton: only joining requests goes below it.
 
 Each ratio is the median of the rounds' ratios. `make bench-serving` includes this.
 """

@@ -1,8 +1,8 @@
 """Command `python -m loadtest.bench.least_gateway TRITON`: the least that a gateway can do.
 
 Encode and Decode over gRPC, in grpc.aio on uvloop as the service: read or write the image, pass one
-request on to Triton, reply. No limits, batches, deadlines, metrics or logs. What it takes of a core
-is out of reach for any gateway of this kind (loadtest.bench.against_commit).
+request on to Triton, reply. No limits, batches, deadlines, metrics or logs. A gateway of this kind
+goes below what it takes only by joining requests (loadtest.bench.against_commit).
 """
 
 import argparse
