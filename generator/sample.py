@@ -108,6 +108,8 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     if options.random == bool(options.classes):
         parser.error("give names of classes, or --random")
+    if options.k is not None and not options.random:
+        parser.error("--k is for --random")
     generator, tokenizer = (
         checkpoint.load(options.weights),
         tokenizer_checkpoint.load(options.tokenizer),

@@ -28,6 +28,8 @@ class GptTrainer(GeneratorTrainer[Gpt, GptRecipe]):
 
     def _initial_model(self, tokenizer: Tokenizer) -> tuple[Gpt, dict[str, str]]:
         recipe, start = self.recipe, self.recipe.start_from
+        if start is not None and recipe.transfer_from is not None:
+            raise ValueError("give start_from or transfer_from, not both")
         if start is not None:
             generator = checkpoint.load(start)
             self._check_start(start, generator.tokenizer, generator.classes)

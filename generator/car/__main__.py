@@ -62,6 +62,8 @@ def sample(arguments: list[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     if options.random == bool(options.texts):
         parser.error("give texts, or --random")
+    if options.k is not None and not options.random:
+        parser.error("--k is for --random")
     car, tokenizer = model.load(options.checkpoint), checkpoint.load(options.tokenizer)
     fingerprint = checkpoint.fingerprint(tokenizer)
     if fingerprint != car.tokenizer:
@@ -72,7 +74,7 @@ def sample(arguments: list[str]) -> None:
     texts = options.texts or [
         model.text_of(name) for name in random_sheet(car.classes, options.seed)
     ]
-    k = options.k if options.random and options.k is not None else car.channels
+    k = car.channels if options.k is None else options.k
     tokens = car.generate(texts, k, options.seed, options.temperature, options.top_k)
     if options.random:
         titles = [text.removeprefix("a photo of ") for text in texts]

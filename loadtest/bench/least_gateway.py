@@ -22,12 +22,12 @@ from channeltok.tokens import Tokens
 from channeltok.v1 import tokenizer_pb2 as pb
 from channeltok.v1 import tokenizer_pb2_grpc
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 import imaging
+from loadtest.load.targets import infer_request
 
 SIZE, CHANNELS = 128, 256  # of the demo tokenizer
-TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32"}
 
 
 class LeastGateway(tokenizer_pb2_grpc.TokenizerServicer):
@@ -50,13 +50,7 @@ class LeastGateway(tokenizer_pb2_grpc.TokenizerServicer):
         return pb.DecodeResponse(image=imaging.encode_image(pixels, "JPEG"))
 
     async def _infer(self, model: str, name: str, array: NDArray[np.generic]) -> bytes:
-        tensor = service_pb2.ModelInferRequest.InferInputTensor(
-            name=name, datatype=TYPES[array.dtype], shape=(1, *array.shape)
-        )
-        request = service_pb2.ModelInferRequest(
-            model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()]
-        )
-        reply = await self._stub.ModelInfer(request)
+        reply = await self._stub.ModelInfer(infer_request(model, name, array))
         return bytes(reply.raw_output_contents[0])
 
 

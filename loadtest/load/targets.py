@@ -1,5 +1,7 @@
 """Encode and Decode requests for the load generator, to the gateway or directly to its Triton."""
 
+from typing import Any
+
 import numpy as np
 from channeltok import Client
 from channeltok.v1 import tokenizer_pb2 as pb
@@ -13,6 +15,7 @@ from loadtest.load.open_loop import DECODE, ENCODE, Grpc
 
 K = 256
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+_TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32"}
 
 
 def gateway_targets(address: str) -> dict[str, Grpc]:
@@ -37,16 +40,19 @@ def triton_targets(service: Service) -> dict[str, Grpc]:
     name, k = tokenizer.name, tokenizer.max_tokens
     pixels = [imaging.prepare(jpeg, tokenizer.image_size) for jpeg in jpegs]
     address = service.triton_address()
-    encode = tuple(_infer_request(f"{name}_encode", "picture", "UINT8", rows) for rows in pixels)
-    decode = tuple(_infer_request(f"{name}_decode_k{k}", "tokens", "INT32", row) for row in ids)
-    return {"encode": Grpc(address, INFER, encode), "decode": Grpc(address, INFER, decode)}
+    encode = [infer_request(f"{name}_encode", "picture", rows) for rows in pixels]
+    decode = [infer_request(f"{name}_decode_k{k}", "tokens", row) for row in ids]
+    return {
+        role: Grpc(address, INFER, tuple(request.SerializeToString() for request in requests))
+        for role, requests in (("encode", encode), ("decode", decode))
+    }
 
 
-def _infer_request(model: str, name: str, datatype: str, array: NDArray[np.generic]) -> bytes:
+def infer_request(model: str, name: str, array: NDArray[np.generic]) -> Any:
+    """A ModelInferRequest for one image or sequence. name: of the model's input."""
     tensor = service_pb2.ModelInferRequest.InferInputTensor(
-        name=name, datatype=datatype, shape=(1, *array.shape)
+        name=name, datatype=_TYPES[array.dtype], shape=(1, *array.shape)
     )
-    request = service_pb2.ModelInferRequest(
+    return service_pb2.ModelInferRequest(
         model_name=model, inputs=[tensor], raw_input_contents=[array.tobytes()]
     )
-    return bytes(request.SerializeToString())

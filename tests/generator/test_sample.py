@@ -106,6 +106,7 @@ def test_a_sheet_is_read_row_by_row() -> None:
     [
         ([], "give names of classes, or --random"),
         (["cat", "--random"], "give names of classes, or --random"),
+        (["cat", "--k", "8"], "--k is for --random"),
         (["--random", "--k", "33"], "k must be 1 to 32, not 33"),
     ],
 )

@@ -177,8 +177,12 @@ def test_gpt_trainer_takes_over_no_weights_of_other_sequences(
     recipe: GptRecipe, tmp_path: Path
 ) -> None:
     checkpoint.save(random_generator(channels=16), tmp_path / "source.safetensors")
+    transfer = {"transfer_from": tmp_path / "source.safetensors"}
     with pytest.raises(ValueError, match=r"makes 16 tokens of 65536 values, and .* has 32 of"):
-        GptTrainer(recipe.model_copy(update={"transfer_from": tmp_path / "source.safetensors"}))
+        GptTrainer(recipe.model_copy(update=transfer))
+    both = {**transfer, "start_from": tmp_path / "source.safetensors"}
+    with pytest.raises(ValueError, match="start_from or transfer_from, not both"):
+        GptTrainer(recipe.model_copy(update=both))
 
 
 def test_photos_of_small_classes_count_as_of_no_class(recipe: GptRecipe) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tokenizer import inference
 from tokenizer.evaluation import codecs, image_grid
@@ -27,7 +28,8 @@ def main() -> None:
     """
     model, photos, output = image_grid.read_arguments("tokenizer.evaluation.beside_codecs", __doc__)
     sizes = [size for size in SIZES if _tokens_in(size, model) <= model.shape.channels]
-    by_size = [list(_tokenizer_cells(model, photos, size)) for size in sizes]
+    tokens = inference.encode(model, photos)
+    by_size = [list(_tokenizer_cells(model, photos, tokens, size)) for size in sizes]
     rows: list[list[Cell]] = []
     for number, photo in enumerate(photos):
         rows.append([*(cells[number] for cells in by_size), ("original", photo)])
@@ -44,9 +46,9 @@ def _tokens_in(size: int, model: Tokenizer) -> int:
     return 8 * size // model.bits_per_token
 
 
-def _tokenizer_cells(model: Tokenizer, photos: Images, size: int) -> Iterator[Cell]:
+def _tokenizer_cells(model: Tokenizer, photos: Images, tokens: Tensor, size: int) -> Iterator[Cell]:
     k = _tokens_in(size, model)
-    images = inference.decode(model, inference.encode(model, photos), k)
+    images = inference.decode(model, tokens, k)
     for similarity, image in zip(ssim(photos, images), images, strict=True):
         yield f"{model.title}, {size} bytes\nk = {k}, SSIM {similarity:.2f}", image
 

@@ -212,12 +212,9 @@ def test_car_sample_command_draws_images_and_checks_the_tokenizer(car: Car, tmp_
     car.tokenizer = checkpoint.fingerprint(cvq)
     model.save(car, tmp_path / "car")
     output = str(tmp_path / "bee.png")
-    command = [sys.executable, *["-m", "generator.car", "sample"], str(tmp_path / "car")]
-    command += ["-o", output]
-    texts, tokenizer = (
-        ["a photo of bee", "a photo"],
-        ["--tokenizer", str(tmp_path / "cvq.safetensors")],
-    )
+    command = [sys.executable, "-m", "generator.car", "sample", str(tmp_path / "car"), "-o", output]
+    texts = ["a photo of bee", "a photo"]
+    tokenizer = ["--tokenizer", str(tmp_path / "cvq.safetensors")]
     subprocess.run([*command, *texts, *tokenizer], check=True)
     assert (tmp_path / "bee.png").read_bytes()[:4] == b"\x89PNG"
     subprocess.run([*command, "--random", "--k", "8", *tokenizer], check=True)
