@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 import imaging
 from generator import checkpoint
-from generator.gpt import Gpt
-from generator.sample import TEMPERATURE, TOP_K, sample
+from generator.car import model as car_model
+from generator.sample import TEMPERATURE, TOP_K, Setting, sample
 from generator.tokens import folder_of
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
@@ -63,15 +64,41 @@ class Figures:
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Arguments of generator.sample.sample."""
+class Draw(Protocol):
+    """Samples a sequence for each class name: token ids int32 [N, C]."""
 
-    temperature: float = TEMPERATURE
-    top_k: int = TOP_K
-    top_p: float = 1.0
-    guidance: float = 1.0
-    final_temperature: float | None = None
+    def __call__(self, names: Sequence[str], seed: int, setting: Setting) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A generator to measure: its fingerprint, and that of the tokenizer of its tokens."""
+
+    fingerprint: str
+    tokenizer: str
+    classes: list[str]
+    draw: Draw
+
+
+def candidate(weights: Path) -> Candidate:
+    """A GPT's file of weights, or CAR's folder, which gets the text of each class."""
+    if weights.is_dir():
+        car = car_model.load(weights)
+
+        def of_texts(names: Sequence[str], seed: int, setting: Setting) -> torch.Tensor:
+            texts = [car_model.text_of(name) for name in names]
+            return car.generate(texts, car.channels, seed, **asdict(setting))
+
+        return Candidate(car_model.fingerprint(car), car.tokenizer, car.classes, of_texts)
+    generator = checkpoint.load(weights)
+
+    def of_labels(names: Sequence[str], seed: int, setting: Setting) -> torch.Tensor:
+        labels = [generator.classes.index(name) for name in names]
+        return sample(generator.model, labels, seed, **asdict(setting))
+
+    return Candidate(
+        checkpoint.fingerprint(generator.model), generator.tokenizer, generator.classes, of_labels
+    )
 
 
 @dataclass(frozen=True)
@@ -160,19 +187,19 @@ def select(photos: Labelled, classes: set[str], per_class: int | None = None) ->
 
 
 def generate(
-    model: Gpt, labels: Sequence[int], seed: int, setting: Setting
+    generator: Candidate, names: Sequence[str], seed: int, setting: Setting
 ) -> tuple[torch.Tensor, float]:
-    """Tokens int32 [N, C] of a class id each, and the seconds that one took."""
+    """Tokens int32 [N, C] of a class name each, and the seconds that one took."""
     started = time.perf_counter()
     parts = [
-        sample(model, labels[start : start + BATCH], seed + start, **asdict(setting))
-        for start in range(0, len(labels), BATCH)
+        generator.draw(names[start : start + BATCH], seed + start, setting)
+        for start in range(0, len(names), BATCH)
     ]
-    return torch.cat(parts), (time.perf_counter() - started) / len(labels)
+    return torch.cat(parts), (time.perf_counter() - started) / len(names)
 
 
 def evaluate(
-    generator: checkpoint.Generator,
+    generator: Candidate,
     tokenizer: Tokenizer,
     training: Labelled,
     validation: Labelled,
@@ -194,9 +221,8 @@ def evaluate(
     for k in ks:
         figures = judge.measure(inference.decode(tokenizer, tokens, k), classes)
         yield Row("reconstructed", k, figures)
-    labels = [generator.classes.index(name) for name in classes]
     for setting in settings:
-        made, seconds = generate(generator.model, labels, seed, setting)
+        made, seconds = generate(generator, classes, seed, setting)
         for k in ks:
             figures = judge.measure(inference.decode(tokenizer, made, k), classes)
             yield Row("generated", k, figures, setting, seconds)
@@ -232,7 +258,11 @@ def _line(row: Row) -> str:
 def main() -> None:
     """Measure the generator that the command line names; write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m generator.evaluate", description=__doc__)
-    parser.add_argument("weights", type=Path, help="safetensors of `python -m generator.train`")
+    parser.add_argument(
+        "weights",
+        type=Path,
+        help="safetensors of `python -m generator.train`, or a `car` folder of generator.car",
+    )
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors")
     )
@@ -253,7 +283,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("build/evaluate-generator"))
     options = parser.parse_args()
-    generator = checkpoint.load(options.weights)
+    generator = candidate(options.weights)
     tokenizer = tokenizer_checkpoint.load(options.tokenizer)
     if (made := tokenizer_checkpoint.fingerprint(tokenizer)) != generator.tokenizer:
         parser.error(
@@ -289,7 +319,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     report = {
         "generator": options.weights.name,
-        "fingerprint": checkpoint.fingerprint(generator.model),
+        "fingerprint": generator.fingerprint,
         "images": len(validation.images),
         "classes": len(classes),
         "rows": [asdict(row) for row in rows],

@@ -7,6 +7,7 @@ import argparse
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -23,6 +24,22 @@ from tokenizer.evaluation.image_grid import Column, draw
 # The service's defaults, see docs/generate.md.
 TEMPERATURE, TOP_K = 0.85, 200
 SHEET_SIDE = 8  # images in a row, and rows
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Arguments of `sample`, and of CAR's `generate`."""
+
+    temperature: float = TEMPERATURE
+    top_k: int = TOP_K
+    top_p: float = 1.0
+    guidance: float = 1.0
+    final_temperature: float | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Setting":
+        """Those of `add_sampling_arguments`."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
 @torch.inference_mode()
@@ -80,31 +97,7 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("tokenizer/weights/demo.safetensors")
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
-    parser.add_argument(
-        "--final-temperature",
-        type=float,
-        help="of the last token, to which that of each goes linearly; --temperature by default",
-    )
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        default=TOP_K,
-        help="sample among the TOP_K likeliest values of each byte; 0 = all",
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="of these, among the likeliest that together have TOP_P of the probability; 1 = all",
-    )
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        default=1.0,
-        help="classifier-free guidance: over 1 follows the class more closely, with less variety",
-    )
+    add_sampling_arguments(parser)
     options = parser.parse_intermixed_args()
     if options.random == bool(options.classes):
         parser.error("give names of classes, or --random")
@@ -131,16 +124,7 @@ def main() -> None:
     if not 1 <= k <= channels:
         sys.exit(f"k must be 1 to {channels}, not {k}")
     labels = [generator.classes.index(name) for name in names]
-    tokens = sample(
-        generator.model,
-        labels,
-        options.seed,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.guidance,
-        options.final_temperature,
-    )
+    tokens = sample(generator.model, labels, options.seed, **asdict(Setting.of(options)))
     if options.random:
         draw(sheet(names, inference.decode(tokenizer, tokens, k)), options.output)
         return
@@ -149,6 +133,35 @@ def main() -> None:
         for k in inference.budgets(channels)
     ]
     draw(columns, options.output)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of how a command samples: --seed, and those of `Setting`."""
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument(
+        "--final-temperature",
+        type=float,
+        help="of the last token, to which that of each goes linearly; --temperature by default",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=TOP_K,
+        help="sample among the TOP_K likeliest values, of each byte where a token has two; 0 = all",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="of these, among the likeliest that together have TOP_P of the probability; 1 = all",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="classifier-free guidance: over 1 follows the class more closely, with less variety",
+    )
 
 
 def random_sheet(names: Sequence[str], seed: int) -> list[str]:

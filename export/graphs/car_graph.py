@@ -5,7 +5,6 @@ with a cache. Text is at the positions before the image: id -2 - t for token t o
 model's own tokenizer, then -1 for the image's start.
 """
 
-import hashlib
 import json
 
 import onnx
@@ -16,7 +15,7 @@ from transformers import Qwen3Model
 from export.graphs import generator_parity
 from export.graphs.generator_graph import GeneratorMetadata, GroupQueryAttention, Step, trace
 from export.graphs.generator_parity import Parity
-from generator.car.model import NO_CLASS_TEXT, Car
+from generator.car.model import NO_CLASS_TEXT, Car, fingerprint
 from generator.gpt import Cache
 from generator.output_head import Sampling, choose, guided
 
@@ -126,12 +125,3 @@ def parity(car: Car, graph: bytes, texts: list[str], length: int | None = None) 
 
     prompts = [[*(-2 - token for token in car.text(text)["input_ids"]), -1] for text in texts]
     return generator_parity.measure(graph, prompts, length or car.channels, predict)
-
-
-def fingerprint(car: Car) -> str:
-    """16 hex digits: first 8 bytes of a SHA-256 over all weights as fp16, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(car.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

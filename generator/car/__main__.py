@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from generator.car import model
 from generator.car.train import AlignCommand, FinetuneCommand
-from generator.sample import random_sheet, sheet
+from generator.sample import Setting, add_sampling_arguments, random_sheet, sheet
 from tokenizer import checkpoint, inference
 from tokenizer.evaluation.image_grid import Column, draw
 from tokenizer.training.recipe import run_command
@@ -54,11 +55,7 @@ def sample(arguments: list[str]) -> None:
     parser.add_argument("--k", type=int, help="tokens of each image of the sheet; all by default")
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/weights/cvq.safetensors"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="sample among the TOP_K likeliest codewords; 0 = all"
-    )
+    add_sampling_arguments(parser)
     options = parser.parse_intermixed_args(arguments)
     if options.random == bool(options.texts):
         parser.error("give texts, or --random")
@@ -75,7 +72,7 @@ def sample(arguments: list[str]) -> None:
         model.text_of(name) for name in random_sheet(car.classes, options.seed)
     ]
     k = car.channels if options.k is None else options.k
-    tokens = car.generate(texts, k, options.seed, options.temperature, options.top_k)
+    tokens = car.generate(texts, k, options.seed, **asdict(Setting.of(options)))
     if options.random:
         titles = [text.removeprefix("a photo of ") for text in texts]
         draw(sheet(titles, inference.decode(tokenizer, tokens, k)), options.output)

@@ -5,6 +5,7 @@ projector instead of the language model's embedding, and a separate head predict
 The text uses the language model's own tokenizer and embedding.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,11 +29,20 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from generator.output_head import Sampling, choose, gumbel
+from generator.output_head import Sampling, choose, guided, gumbel
 from generator.token_model import TokenModel
 
 LANGUAGE, REST = "language", "car.safetensors"  # folder and file in a checkpoint's folder
 NO_CLASS_TEXT = "a photo"
+# Texts of a class that training draws from. The first one is evaluated, see `text_of`.
+TEMPLATES = (
+    "a photo of {}",
+    "a photo of a {}",
+    "a picture of {}",
+    "a picture of a {}",
+    "an image of {}",
+    "{}",
+)
 
 
 def small_language(
@@ -109,12 +119,18 @@ class Car(TokenModel):
         self.tokenizer, self.channels, self.classes = tokenizer, channels, list(classes)
         width = language.config.hidden_size
         self.register_buffer("codewords", codewords.clone())
-        # The last row is 'no class'.
+        # [templates, classes + 1, length]; the last class is 'no class'.
         every_text = text(
-            [*map(text_of, self.classes), text_of(None)], padding=True, return_tensors="pt"
+            [text_of(name, form) for form in TEMPLATES for name in [*self.classes, None]],
+            padding=True,
+            return_tensors="pt",
         )
-        self.register_buffer("class_texts", every_text["input_ids"], persistent=False)
-        self.register_buffer("class_masks", every_text["attention_mask"], persistent=False)
+        texts, masks = (
+            every_text[part].unflatten(0, (len(TEMPLATES), -1))
+            for part in ("input_ids", "attention_mask")
+        )
+        self.register_buffer("class_texts", texts, persistent=False)
+        self.register_buffer("class_masks", masks, persistent=False)
         self.projector = nn.Sequential(
             nn.Linear(codewords.shape[1], width), nn.GELU(), nn.Linear(width, width)
         )
@@ -123,8 +139,12 @@ class Car(TokenModel):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        texts, mask = self._embedded(self.class_texts[classes]), self.class_masks[classes]
-        logits = self._logits(tokens, texts, mask)
+        """See TokenModel. A class is given by its first text; in training by one drawn for each."""
+        form = torch.zeros_like(classes)
+        if self.training:
+            form = torch.randint_like(classes, len(TEMPLATES))
+        texts = self._embedded(self.class_texts[form, classes])
+        logits = self._logits(tokens, texts, self.class_masks[form, classes])
         return F.cross_entropy(logits.float().transpose(1, 2), tokens.long(), reduction="none")
 
     def logits(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
@@ -152,31 +172,46 @@ class Car(TokenModel):
 
     @torch.inference_mode()
     def generate(
-        self, texts: Sequence[str], k: int, seed: int, temperature: float = 1.0, top_k: int = 0
+        self,
+        texts: Sequence[str],
+        k: int,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance: float = 1.0,
+        final_temperature: float | None = None,
     ) -> Tensor:
         """Sample the first k tokens per text: int32 [B, k]. Deterministic in its arguments.
 
-        1 <= k <= channels. temperature: 0 = greedy. top_k: 0 = all. Raises ValueError when k is out
-        of range.
+        1 <= k <= channels. temperature: 0 = greedy. top_k: 0 = all. top_p, guidance,
+        final_temperature: see generator.sample.sample; guidance leads away from the text of no
+        class. Raises ValueError when k is out of range.
         """
         if not 1 <= k <= self.channels:
             raise ValueError(f"k must be 1 to {self.channels}, not {k}")
-        embedded, mask = self._texts(texts)
-        x = torch.cat([embedded, self.begin.expand(len(texts), 1, -1)], dim=1)
+        pairs = guidance != 1
+        rows = [*texts, *([NO_CLASS_TEXT] * len(texts) if pairs else [])]
+        batch = len(rows)
+        embedded, mask = self._texts(rows)
+        x = torch.cat([embedded, self.begin.expand(batch, 1, -1)], dim=1)
         mask = F.pad(mask, (0, 1), value=1)
         positions, cache = _positions(mask), DynamicCache(config=self.language.config)
-        sampling = Sampling.of(len(texts), temperature, top_k)
+        sampling = Sampling.of(batch, temperature, top_k, top_p, guidance, pairs=pairs)
+        final = temperature if final_temperature is None else final_temperature
+        temperatures = torch.linspace(temperature, final, self.channels)
         source = torch.Generator().manual_seed(seed)
         tokens: list[Tensor] = []
-        for _ in range(k):
+        for index in range(k):
+            sampling = sampling._replace(temperature=temperatures[index].expand(batch))
             hidden = self.language(
                 inputs_embeds=x, attention_mask=mask, position_ids=positions, cache=cache
             ).last_hidden_state
-            noise = gumbel(source, len(texts), len(self.codewords))
-            tokens.append(choose(self.head(hidden[:, -1]), sampling, noise))
+            noise = gumbel(source, len(texts), len(self.codewords)).repeat(batch // len(texts), 1)
+            tokens.append(choose(guided(self.head(hidden[:, -1]), sampling), sampling, noise))
             x = self.embed(tokens[-1][:, None])
             mask, positions = F.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
-        return torch.stack(tokens, dim=1)
+        return torch.stack(tokens, dim=1)[: len(texts)]
 
     def _texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embedded texts float [B, P, d] and mask int64 [B, P], 0 at the padding, which is last."""
@@ -196,9 +231,9 @@ class Car(TokenModel):
         ]
 
 
-def text_of(name: str | None) -> str:
+def text_of(name: str | None, template: str = TEMPLATES[0]) -> str:
     """Prompt of a class name; of no class for None."""
-    return NO_CLASS_TEXT if name is None else f"a photo of {name.replace('_', ' ').lower()}"
+    return NO_CLASS_TEXT if name is None else template.format(name.replace("_", " ").lower())
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -258,3 +293,12 @@ def facts(folder: Path) -> dict[str, str]:
     """Metadata of a checkpoint folder."""
     with safe_open(folder / REST, framework="pt") as file:
         return dict(file.metadata())
+
+
+def fingerprint(car: Car) -> str:
+    """16 hex digits: first 8 bytes of a SHA-256 over all weights as fp16, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(car.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

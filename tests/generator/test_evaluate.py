@@ -10,6 +10,7 @@ import pytest
 from generator import evaluate
 from generator.evaluate import Labelled, precision_recall, select
 from tests.support.photographs import crops
+from tests.support.random_car import write_car_with_tokenizer
 from tests.support.random_generator import write_with_tokenizer
 from tests.support.training import write_shard
 
@@ -40,10 +41,11 @@ def test_select_keeps_the_first_of_the_classes() -> None:
     assert select(photos, {"ant"}).images.ravel().tolist() == [0, 3, 4]
 
 
-@pytest.fixture
-def arguments(tmp_path: Path) -> list[str]:
+@pytest.fixture(params=["gpt", "car"])
+def arguments(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """Of a generator with random weights, and of photos of two of its three classes."""
-    generator, tokenizer = write_with_tokenizer(tmp_path)
+    write = write_with_tokenizer if request.param == "gpt" else write_car_with_tokenizer
+    generator, tokenizer = write(tmp_path)
     photos = crops(24)
     write_shard(tmp_path / "train.tar", photos[:16], [*["ant"] * 8, *["bee"] * 7, "cat"])
     write_shard(tmp_path / "val.tar", photos[16:], ["ant", "bee"] * 3 + ["cat", "dog"])

@@ -10,10 +10,15 @@ from tritonclient.grpc import model_config_pb2
 
 from export.graphs import car_graph
 from export.triton import generator_repository
+from generator.car import model
 from generator.car.model import Car, small_language
 from tests.support import exported_graphs
+from tests.support.random_generator import CLASSES as GPT_CLASSES
 from tests.support.random_generator import random_generator
 from tests.support.running import ROOT
+from tokenizer import checkpoint
+from tokenizer.models.channeltok import ShuffleShape
+from tokenizer.models.cvq import Cvq, CvqShape
 
 CLASSES = ["bee", "pied_wagtail"]
 CODES = 300
@@ -46,6 +51,18 @@ def random_car(channels: int = 32, seed: int = 0) -> Car:
         for weight in [*car.projector.parameters(), *car.head.parameters()]:
             weight.normal_(std=0.2)
     return car.half().float().eval()
+
+
+def write_car_with_tokenizer(folder: Path) -> tuple[str, str]:
+    """As random_generator.write_with_tokenizer: CAR of the same classes, and a CVQ tokenizer."""
+    torch.manual_seed(0)
+    tokenizer, car = folder / "cvq.safetensors", random_car()
+    backbone = ShuffleShape(channels=32, widths=(32, 32, 32, 32))
+    cvq = Cvq(CvqShape(backbone=backbone, vocab_size=CODES))
+    checkpoint.save(cvq, tokenizer)
+    car.tokenizer, car.classes = checkpoint.fingerprint(cvq), GPT_CLASSES
+    model.save(car, folder / "car")
+    return str(folder / "car"), str(tokenizer)
 
 
 def write_beside_a_gpt(models: Path, channels: int = 32) -> None:

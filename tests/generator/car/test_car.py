@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from generator.car import model
@@ -92,6 +93,43 @@ def test_car_generate_is_deterministic_per_seed(car: Car) -> None:
     assert torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=1))
     assert not torch.equal(car.generate(TEXTS, 8, seed=1), car.generate(TEXTS, 8, seed=2))
     assert car.generate(TEXTS, 8, seed=1).dtype == torch.int32
+
+
+def test_car_generate_guides_away_from_the_text_of_no_class(car: Car) -> None:
+    tokens = car.generate(TEXTS[1:], 8, seed=0, temperature=0, guidance=3)
+    assert not torch.equal(tokens, car.generate(TEXTS[1:], 8, seed=0, temperature=0))
+    with torch.inference_mode():
+        without, of = (car.logits(tokens, [text]) for text in TEXTS)
+        assert torch.equal((without + 3 * (of - without)).argmax(-1), tokens)
+
+
+def test_car_generate_goes_to_the_final_temperature_by_position(car: Car) -> None:
+    hot = car.generate(TEXTS, 32, seed=2, temperature=3)
+    cooling = car.generate(TEXTS, 32, seed=2, temperature=3, final_temperature=0)
+    assert torch.equal(hot[:, 0], cooling[:, 0])
+    with torch.inference_mode():
+        assert torch.equal(car.logits(cooling, TEXTS)[:, -1].argmax(-1), cooling[:, -1])
+
+
+def test_car_is_trained_on_every_template_and_evaluated_on_the_first(car: Car) -> None:
+    tokens = torch.randint(CODES, (1, 32), dtype=torch.int32)
+    label = torch.tensor([1])
+
+    def loss(text: str) -> float:
+        return F.cross_entropy(car.logits(tokens, [text])[0], tokens[0].long()).item()
+
+    with torch.inference_mode():
+        expected = [loss(model.text_of("pied_wagtail", form)) for form in model.TEMPLATES]
+        assert car(tokens, label).mean().item() == pytest.approx(expected[0], abs=1e-4)
+        car.train()
+        drawn = [car(tokens, label).mean().item() for _ in range(60)]
+        assert car(tokens, torch.tensor([-1])).mean().item() == pytest.approx(
+            loss(model.NO_CLASS_TEXT), abs=1e-4
+        )
+    assert len(set(expected)) == len(model.TEMPLATES)
+    for text in expected:
+        assert any(one == pytest.approx(text, abs=1e-4) for one in drawn)
+    assert all(any(one == pytest.approx(text, abs=1e-4) for text in expected) for one in drawn)
 
 
 @pytest.mark.parametrize("k", [0, 33])
