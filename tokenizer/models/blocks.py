@@ -110,13 +110,10 @@ def level(
     return layers
 
 
-def middle(width: int, *, zero_init: bool = False) -> list[nn.Module]:
-    """The bottleneck of an encoder or decoder: Res, Attn, Res."""
-    return [
-        Res(width, width, zero_init=zero_init),
-        Attn(width, zero_init=zero_init),
-        Res(width, width, zero_init=zero_init),
-    ]
+def middle(width: int, count: int = 2, *, zero_init: bool = False) -> list[nn.Module]:
+    """The bottleneck of an encoder or decoder: Res, Attn, Res. count: of Res, the first remain."""
+    blocks = level(width, width, count, zero_init=zero_init)
+    return [*blocks[:1], Attn(width, zero_init=zero_init), *blocks[1:]]
 
 
 def parameter_count(module: nn.Module) -> int:

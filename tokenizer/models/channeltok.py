@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from tokenizer.models.base import ImageLoss, ImageSize, Tokenizer, convolution_weights
@@ -53,17 +53,20 @@ class PaperShape(BaseModel):
 
 
 Widths = tuple[int, int, int, int]
+Blocks = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 
 class NarrowDecoder(BaseModel):
-    """A further decoder, for the first `budget` channels alone: less to draw needs less width.
+    """A further decoder, for the first `budget` channels alone: less to draw needs less work.
 
-    widths: as ShuffleShape.widths.
+    widths: as ShuffleShape.widths; with those of the whole decoder it starts as that one without
+    the blocks left out. blocks: as ShuffleShape.decoder_blocks; None: as many as the whole decoder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     budget: int = Field(ge=1)
     widths: Widths
+    blocks: Blocks | None = Field(default=None, exclude_if=lambda blocks: blocks is None)
 
 
 class ShuffleShape(BaseModel):
@@ -73,6 +76,7 @@ class ShuffleShape(BaseModel):
     of the side runs at matrix speed. docs/decisions/0003 has the measured alternatives.
     widths: at the sides S/4, S/8, S/16, S/32; the last two levels have attention.
     more_blocks: additional Res at S/4 and at S/8, in encoder and decoder alike.
+    decoder_blocks: Res of the decoder at each of these sides instead of 1, 2, 2, 2 and more_blocks.
     full_size_channels: feature maps at full size that a last 3x3 convolution turns into pixels, so
     that patches overlap. 0: the last convolution writes separate patches, and any loss that rewards
     texture then draws a grid.
@@ -90,6 +94,7 @@ class ShuffleShape(BaseModel):
     widths: Widths = (64, 96, 192, 256)
     # Not serialised at their defaults: fingerprints of older shapes must not change.
     more_blocks: int = Field(default=0, ge=0, exclude_if=lambda blocks: blocks == 0)
+    decoder_blocks: Blocks | None = Field(default=None, exclude_if=lambda blocks: blocks is None)
     full_size_channels: int = Field(default=0, ge=0, exclude_if=lambda channels: channels == 0)
     budget_hint: bool = Field(default=False, exclude_if=lambda hint: not hint)
     narrow_decoders: tuple[NarrowDecoder, ...] = Field(
@@ -113,7 +118,12 @@ class ShuffleShape(BaseModel):
     def narrow(self, decoder: NarrowDecoder) -> "ShuffleShape":
         """The shape of a narrow decoder: of its widths, and of as many channels as it reads."""
         return self.model_copy(
-            update={"channels": decoder.budget, "widths": decoder.widths, "narrow_decoders": ()}
+            update={
+                "channels": decoder.budget,
+                "widths": decoder.widths,
+                "decoder_blocks": decoder.blocks or self.decoder_blocks,
+                "narrow_decoders": (),
+            }
         )
 
     def build(self) -> "ChannelTok":
@@ -216,16 +226,17 @@ class ShuffleDecoder(nn.Sequential):
 
     def __init__(self, shape: ShuffleShape) -> None:
         a, b, c, d = shape.widths
-        full = shape.full_size_channels
+        more, full = shape.more_blocks, shape.full_size_channels
+        blocks_a, blocks_b, blocks_c, blocks_d = shape.decoder_blocks or (1 + more, 2 + more, 2, 2)
         super().__init__(
             nn.Conv2d(shape.channels, d, 3, padding=1),
-            *middle(d, zero_init=True),
+            *middle(d, blocks_d, zero_init=True),
             *_widen(d, c),
-            *middle(c, zero_init=True),
+            *middle(c, blocks_c, zero_init=True),
             *_widen(c, b),
-            *level(b, b, 2 + shape.more_blocks, zero_init=True),
+            *level(b, b, blocks_b, zero_init=True),
             *_widen(b, a),
-            *level(a, a, 1 + shape.more_blocks, zero_init=True),
+            *level(a, a, blocks_a, zero_init=True),
             Norm(a),
             nn.SiLU(),
             nn.Conv2d(a, (full or 3) * shape.patch**2, 3, padding=1),
@@ -244,6 +255,19 @@ class ShuffleDecoder(nn.Sequential):
         for layer in others:
             x = layer(x)
         return x
+
+    @torch.no_grad()
+    def start_from(self, whole: "ShuffleDecoder") -> None:
+        """Copy the layers of a decoder of the same widths, with no fewer channels and blocks."""
+        remaining = iter(whole)
+        for layer in self:
+            source = next(other for other in remaining if type(other) is type(layer))
+            weights = source.state_dict()
+            if isinstance(layer, nn.Conv2d):  # the first one reads fewer channels
+                weights["weight"] = weights["weight"][:, : layer.in_channels]
+            layer.load_state_dict(weights)
+        if self.hint is not None and whole.hint is not None:
+            self.hint.copy_(whole.hint[: len(self.hint)])
 
 
 class ChannelTok(Tokenizer):
@@ -292,6 +316,11 @@ class ChannelTok(Tokenizer):
         copy = ChannelTok(ShuffleShape.model_validate(shape))
         copy.encoder.load_state_dict(self.encoder.state_dict())
         copy.decoder.load_state_dict(self.decoder.state_dict())
+        for settings, decoder in zip(narrow, copy.narrow_decoders.values(), strict=True):
+            if settings.widths == self.shape.widths:
+                assert isinstance(decoder, ShuffleDecoder)
+                assert isinstance(copy.decoder, ShuffleDecoder)
+                decoder.start_from(copy.decoder)
         return copy
 
     def decode_prefix(self, tokens: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.support.training import recipe_without_data
-from tokenizer.models.blocks import parameter_count
+from tokenizer.models.blocks import Res, parameter_count
 from tokenizer.models.bsq import factorised_entropy
 from tokenizer.models.channeltok import (
     SIZES,
@@ -226,6 +226,28 @@ def test_channeltok_prefixes_take_the_smallest_decoder_that_holds_them() -> None
                 assert torch.equal(image, whole.decode_prefix(tokens[:, :k]))
         padded = torch.cat([tokens[:, :5], absent[:, :3]], dim=1)
         assert torch.equal(model.decode_prefix(padded), model.decode_prefix(tokens[:, :5]))
+
+
+def test_narrow_decoder_of_the_same_widths_starts_as_the_whole_one_less_its_blocks() -> None:
+    torch.manual_seed(0)
+    whole = ChannelTok(TINY.model_copy(update={"budget_hint": True})).eval()
+    for parameter in whole.decoder.parameters():  # blocks start as identities otherwise
+        nn.init.normal_(parameter, std=0.1)
+    narrow = NarrowDecoder(budget=8, widths=TINY.widths)
+    all_blocks = whole.with_narrow_decoders((narrow,)).eval()
+    fewer = narrow.model_copy(update={"blocks": (0, 1, 1, 0)})
+    few_blocks = whole.with_narrow_decoders((fewer,)).eval()
+    tokens = torch.randint(2**16, (2, 8), dtype=torch.int32)
+    with torch.inference_mode():
+        image = whole.decode_prefix(tokens)
+        assert torch.allclose(all_blocks.decode_prefix(tokens), image, atol=1e-4)
+        blocks = [layer for layer in whole.decoder.children() if isinstance(layer, Res)]
+        for i in (0, 1, 3, 5, 6):  # of S/32, S/32, S/16, S/8 and S/4
+            nn.init.zeros_(blocks[i].block[-1].weight)
+            nn.init.zeros_(blocks[i].block[-1].bias)
+        expected = whole.decode_prefix(tokens)
+        assert torch.allclose(few_blocks.decode_prefix(tokens), expected, atol=1e-4)
+    assert not torch.allclose(expected, image, atol=1e-2)
 
 
 def test_channeltok_trains_its_narrow_decoders_alone() -> None:
