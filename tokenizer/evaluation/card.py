@@ -14,6 +14,16 @@ VARIANTS = {
     "cvq": ". The backbone is ChannelTok's CPU variant, not the paper's VQGAN",
     "flextok": ". It works on pixels: no VAE and no other pretrained network",
 }
+OBJECTS = (
+    "Caltech-101 (CC BY 4.0), Clothing dataset small (CC0), Grocery Store Dataset (MIT), TrashNet "
+    "(MIT)"
+)
+PHOTOS = {  # by family
+    "channeltok": f"11,727: {OBJECTS}; OpenStax textbooks, Open Images, TensorFlow flowers, "
+    "Wikimedia and others (CC BY, CC0, public domain)",
+    "cvq": f"8,173: {OBJECTS}",
+    "flextok": f"8,173: {OBJECTS}",
+}
 
 
 def main() -> None:
@@ -62,6 +72,7 @@ def card(weights: Path, reports: list[Path]) -> str:
         decoder=sum(map(parameter_count, model.decoders)) / 1e6,
         variant=VARIANTS.get(model.shape.kind, ""),
         fingerprint=fingerprint,
+        photos=PHOTOS[model.family],
         views=int(facts["views"]),
         hours=float(facts["seconds"]) / 3600,
         recipe=", ".join(

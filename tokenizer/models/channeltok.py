@@ -149,8 +149,7 @@ SIZES: dict[str, PaperShape | ShuffleShape] = {
         encoder_widths=(128, 128, 128, 256, 256, 512),
         decoder_widths=(512, 256, 256, 128, 128),
     ),
-    "demo": ShuffleShape(),
-    "demo2": ShuffleShape(widths=(64, 128, 192, 256), full_size_channels=8, budget_hint=True),
+    "demo": ShuffleShape(widths=(64, 128, 192, 256), full_size_channels=8, budget_hint=True),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from channeltok import InvalidInput, Tokenizer, UnknownTokenizer
 from channeltok.local import graphs
 
+from tests.support import shipped
 from tests.support.photographs import jpeg
 from tests.support.running import ROOT
 
@@ -27,7 +28,7 @@ def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_find_describes_the_demo_as_the_service_does() -> None:
     found = graphs.find("demo")
     assert found.info.name == "demo"
-    assert found.info.fingerprint == "7ef1a20aa7ddd87c"
+    assert found.info.fingerprint == shipped.DEMO
     assert (found.info.max_tokens, found.info.image_size, found.info.budgets) == (256, 128, (256,))
     assert found.encoder == REPOSITORY / "demo_encode/1/model.onnx"
     assert found.weights == WEIGHTS
@@ -104,7 +105,7 @@ def test_from_pretrained_takes_the_newest_version_of_each_name(
     """demo_encode_v10 is newer than demo_encode and demo_encode_v2; a generator's graph is none."""
     for version, fingerprint in (("", "0" * 16), ("_v2", "2" * 16), ("_v10", "a" * 16)):
         for model in ("demo_encode", "demo_decode_k256"):
-            copy_as(model, tmp_path / f"{model}{version}/1", b"7ef1a20aa7ddd87c", fingerprint)
+            copy_as(model, tmp_path / f"{model}{version}/1", shipped.DEMO.encode(), fingerprint)
     copy_as("demo_encode", tmp_path / "other_encode/1", b"demo", "twin")
     copy_as("demo_encode", tmp_path / "other_generate/1", b"encode", "create")
     with pytest.raises(UnknownTokenizer, match="holds demo, twin: choose one, name='demo'"):
