@@ -249,8 +249,8 @@ class ShuffleDecoder(nn.Sequential):
         first, *others = self
         x = first(codes * self.CODE_SCALE)
         if self.hint is not None:
-            present = (codes[:, :, 0, 0] != 0).to(x.dtype)  # a code is never 0
-            x = x + (present @ self.hint)[:, :, None, None]
+            present = (codes[:, :, 0, 0] != 0).to(self.hint.dtype)  # a code is never 0
+            x = x + (present @ self.hint).to(x.dtype)[:, :, None, None]
         for layer in others:
             x = layer(x)
         return x

@@ -13,9 +13,9 @@ from tokenizer.models.channeltok import ChannelTok
 
 # TensorRT supports all of these; it does not support BitShift, BitwiseAnd and Unique, for example.
 OPERATORS = (
-    "Add Cast Clip Concat Conv DepthToSpace Div Gather Greater GroupNormalization Less MatMul "
-    "Mul Pad ReduceSum Reshape Resize Round Shape "
-    "Sigmoid Slice Softmax Sub Transpose Where"
+    "Add Cast Clip Concat Conv DepthToSpace Div Equal Gather Greater GroupNormalization Less "
+    "MatMul Mul Not Pad ReduceSum Reshape Resize Round Shape Sigmoid Slice Softmax Sub Transpose "
+    "Unsqueeze Where"
 )
 
 
