@@ -128,7 +128,7 @@ proto: $(VENV)/dev.stamp  ## generate client/channeltok/v1 from proto/
 
 screenshots: $(VENV)/dev.stamp build/serve-all  ## make the pictures of the pages in docs
 	CHANNELTOK_MODEL_REPOSITORY=build/serve-all CHANNELTOK_DEFAULT_TOKENIZER=demo \
-		$(BIN)/python -m loadtest.screenshots
+		CHANNELTOK_DEFAULT_GENERATOR=demo $(BIN)/python -m loadtest.screenshots
 
 dashboard: $(VENV)/dev.stamp  ## generate Grafana's dashboard from deploy/grafana/dashboard.py
 	$(BIN)/python -m deploy.grafana.dashboard

@@ -47,6 +47,8 @@ def _sections(page: Page) -> None:
     page.wait_for_selector("#mix-canvas[data-s]")
     _save_section(page, "mix")
     if page.locator("#generate").is_visible():
+        page.select_option("#class", "sunflower")
+        page.fill("#guidance", "4")
         page.fill("#seed", "4")
         page.get_by_role("button", name="Generate").click()
         page.wait_for_selector("#generate-open:visible", timeout=60_000)
@@ -60,6 +62,7 @@ def _save(page: Page, name: str) -> None:
 def _save_section(page: Page, name: str) -> None:
     box = page.locator(f"#{name}").bounding_box()
     assert box is not None
+    page.evaluate("document.querySelector('header').style.position = 'static'")  # it would cover it
     top = box["y"] + page.evaluate("scrollY") - _MARGIN
     clip = {"x": 0, "y": top, "width": _DESKTOP["width"], "height": box["height"] + 2 * _MARGIN}
     _write(page.screenshot(full_page=True, clip=clip), f"playground-{name}")

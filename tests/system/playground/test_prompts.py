@@ -47,7 +47,7 @@ def test_playground_generates_from_a_prompt(form: Page, words: Service) -> None:
     form.get_by_text("32 tokens, seed 7.").wait_for()
     # As the form says it
     params = GenerateParams(
-        prompt=PROMPT, seed=7, temperature=0.85, top_k=200, top_p=1.0, guidance=1.0
+        prompt=PROMPT, seed=7, temperature=0.85, top_k=200, top_p=1.0, guidance=4.0
     )
     with Client(words.grpc) as client:
         (made,) = (event for event in client.generate(params) if isinstance(event, Generated))
