@@ -26,7 +26,6 @@ from sklearn.preprocessing import StandardScaler
 
 import imaging
 from generator import checkpoint
-from generator.car import model as car_model
 from generator.sample import TEMPERATURE, TOP_K, Setting, sample
 from generator.tokens import folder_of
 from tokenizer import checkpoint as tokenizer_checkpoint
@@ -83,13 +82,16 @@ class Candidate:
 def candidate(weights: Path) -> Candidate:
     """A GPT's file of weights, or CAR's folder, which gets the text of each class."""
     if weights.is_dir():
+        from generator.car import model as car_model  # only CAR needs transformers
+
         car = car_model.load(weights)
 
         def of_texts(names: Sequence[str], seed: int, setting: Setting) -> torch.Tensor:
             texts = [car_model.text_of(name) for name in names]
             return car.generate(texts, car.channels, seed, **asdict(setting))
 
-        return Candidate(car_model.fingerprint(car), car.tokenizer, car.classes, of_texts)
+        made = tokenizer_checkpoint.fingerprint_of_weights(car.state_dict())
+        return Candidate(made, car.tokenizer, car.classes, of_texts)
     generator = checkpoint.load(weights)
 
     def of_labels(names: Sequence[str], seed: int, setting: Setting) -> torch.Tensor:

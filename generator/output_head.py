@@ -263,6 +263,11 @@ def choose(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
     return chosen.argmax(dim=1).to(torch.int32).index_select(0, sampling.leader)
 
 
+def by_position(temperature: float, final: float | None, channels: int) -> Tensor:
+    """Temperature of each token, float [channels], linearly to `final`. None: the same for all."""
+    return torch.linspace(temperature, temperature if final is None else final, channels)
+
+
 def gumbel(source: torch.Generator, *shape: int) -> Tensor:
     """Gumbel noise float [*shape]."""
     return -torch.log(-torch.log(torch.rand(*shape, generator=source).clamp(1e-20, 1 - 1e-7)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from generator import checkpoint
 from generator.gpt import Gpt
-from generator.output_head import Sampling, gumbel
+from generator.output_head import Sampling, by_position, gumbel
 from tokenizer import checkpoint as tokenizer_checkpoint
 from tokenizer import inference
 from tokenizer.evaluation.fidelity import Images
@@ -65,8 +65,7 @@ def sample(
     batch = len(classes)
     cache = model.empty_cache(batch, room=model.shape.channels)
     sampling = Sampling.of(batch, temperature, top_k, top_p, guidance, pairs=pairs)
-    final = temperature if final_temperature is None else final_temperature
-    temperatures = torch.linspace(temperature, final, model.shape.channels)
+    temperatures = by_position(temperature, final_temperature, model.shape.channels)
     tokens = [torch.full((batch,), -1)]  # the position of the class
     for index in range(model.shape.channels):
         sampling = sampling._replace(temperature=temperatures[index].expand(batch))

@@ -106,10 +106,14 @@ def fingerprint(model: Model) -> str:
 
     Tokens carry it: the same weights have the same fingerprint in any file, graph or engine.
     """
-    digest = hashlib.sha256(
-        json.dumps(model.shape.model_dump(mode="json"), sort_keys=True).encode()
-    )
-    for name, value in sorted(model.state_dict().items()):
+    shape = json.dumps(model.shape.model_dump(mode="json"), sort_keys=True)
+    return fingerprint_of_weights(model.state_dict(), shape.encode())
+
+
+def fingerprint_of_weights(weights: dict[str, Tensor], start: bytes = b"") -> str:
+    """`fingerprint` of `start` and a state dict, for models without a shape."""
+    digest = hashlib.sha256(start)
+    for name, value in sorted(weights.items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -15,9 +15,10 @@ from transformers import Qwen3Model
 from export.graphs import generator_parity
 from export.graphs.generator_graph import GeneratorMetadata, GroupQueryAttention, Step, trace
 from export.graphs.generator_parity import Parity
-from generator.car.model import NO_CLASS_TEXT, Car, fingerprint
+from generator.car.model import NO_CLASS_TEXT, Car
 from generator.gpt import Cache
 from generator.output_head import Sampling, choose, guided
+from tokenizer.checkpoint import fingerprint_of_weights
 
 MAX_PROMPT_BYTES = 1024
 
@@ -102,7 +103,7 @@ def step_graph(car: Car, name: str) -> onnx.ModelProto:
     metadata = GeneratorMetadata(
         generator=name,
         fingerprint=car.tokenizer,
-        generator_fingerprint=fingerprint(car),
+        generator_fingerprint=fingerprint_of_weights(car.state_dict()),
         channels=car.channels,
         positions=positions,
         codes=codes,

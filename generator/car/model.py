@@ -5,7 +5,6 @@ projector instead of the language model's embedding, and a separate head predict
 The text uses the language model's own tokenizer and embedding.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from generator.output_head import Sampling, choose, guided, gumbel
+from generator.output_head import Sampling, by_position, choose, guided, gumbel
 from generator.token_model import TokenModel
 
 LANGUAGE, REST = "language", "car.safetensors"  # folder and file in a checkpoint's folder
@@ -198,8 +197,7 @@ class Car(TokenModel):
         mask = F.pad(mask, (0, 1), value=1)
         positions, cache = _positions(mask), DynamicCache(config=self.language.config)
         sampling = Sampling.of(batch, temperature, top_k, top_p, guidance, pairs=pairs)
-        final = temperature if final_temperature is None else final_temperature
-        temperatures = torch.linspace(temperature, final, self.channels)
+        temperatures = by_position(temperature, final_temperature, self.channels)
         source = torch.Generator().manual_seed(seed)
         tokens: list[Tensor] = []
         for index in range(k):
@@ -293,12 +291,3 @@ def facts(folder: Path) -> dict[str, str]:
     """Metadata of a checkpoint folder."""
     with safe_open(folder / REST, framework="pt") as file:
         return dict(file.metadata())
-
-
-def fingerprint(car: Car) -> str:
-    """16 hex digits: first 8 bytes of a SHA-256 over all weights as fp16, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(car.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
