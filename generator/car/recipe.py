@@ -13,8 +13,8 @@ class CarRecipe(GeneratorRecipe):
 
     A setting is taken from the command line, else from CHANNELTOK_CAR_<NAME>, else from the TOML
     file that CHANNELTOK_CAR_RECIPE names. A member `class/photo.jpg` of a shard is a photo of that
-    class, and its text is 'a photo of class'. The default rate suits random weights: for a
-    pretrained language model use `--optimiser adamw --rate 1e-4`.
+    class, which its text names in a template drawn anew each time (`model.TEMPLATES`). The default
+    rate suits random weights: for a pretrained language model use `--optimiser adamw --rate 1e-4`.
     """
 
     model_config = SettingsConfigDict(env_prefix="CHANNELTOK_CAR_")
