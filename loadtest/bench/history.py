@@ -13,12 +13,12 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.dates import DateFormatter, DayLocator
 
-from loadtest.bench.capacity_report import ACCENT, GREY, OURS, STYLE
+from loadtest.bench.capacity_report import ACCENT, GREY, OTHERS, OURS, STYLE
 
 HISTORY = Path("loadtest/bench/history.csv")
 IMAGE = Path("docs/images/performance-history.png")
 COLUMNS = 3
-COLOURS = {"AVX2": ACCENT, "avx512_bf16": OURS}
+COLOURS = {"AVX2": ACCENT, "avx512_bf16": OURS, "AMX": OTHERS[0]}
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,6 @@ def draw(entries: list[Entry], image: Path) -> None:
             axis.set_xlim(min(days) - one_day, max(days) + one_day)
             axis.xaxis.set_major_locator(DayLocator(interval=2))  # type: ignore[no-untyped-call]
             axis.xaxis.set_major_formatter(DateFormatter("%d %b"))  # type: ignore[no-untyped-call]
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
         figure.savefig(image)
         plt.close(figure)

@@ -16,9 +16,8 @@ from typing import Any
 import jinja2
 
 from loadtest.bench import history
-from loadtest.harness.report import machine
+from loadtest.harness.report import features, machine
 from loadtest.peers.__main__ import PEERS
-from service.engine.cpu import processor_has_bf16
 
 BUILD = Path("build")
 RECORDS = Path(__file__).with_name("performance.json")
@@ -103,9 +102,8 @@ def record(folder: Path, records: dict[str, Record]) -> dict[str, Record]:
         figures = json.loads(report.read_text())
         if day < old.date or figures == old.figures:
             continue
-        features = "avx512_bf16" if processor_has_bf16() else "AVX2"
-        newest[name] = Record(day, machine(), features, figures)
-        history.add(day, features, figures)
+        newest[name] = Record(day, machine(), features(), figures)
+        history.add(day, features(), figures)
     return newest
 
 

@@ -23,3 +23,10 @@ def machine() -> str:
     ]
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
     return f"{names[0] if names else 'unknown processor'}, {cores} cores, {memory:.0f} GB"
+
+
+def features() -> str:
+    """What of the processor decides how fast its engines are: `AMX`, `avx512_bf16` or `AVX2`."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    known = {"amx_bf16": "AMX", "avx512_bf16": "avx512_bf16"}
+    return next((name for flag, name in known.items() if flag in flags), "AVX2")
