@@ -264,6 +264,8 @@ def save(model: Car, folder: Path, facts: dict[str, str] | None = None) -> None:
     save_file(
         {n: v for n, v in state.items() if not n.startswith(prefix)}, temporary / REST, metadata
     )
+    for file in temporary.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors lets only its writer read them
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 

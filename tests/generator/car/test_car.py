@@ -148,6 +148,8 @@ def test_byte_tokenizer_round_trips_any_text() -> None:
 
 def test_car_checkpoint_round_trips(car: Car, tmp_path: Path) -> None:
     model.save(car, tmp_path / "car", {"views": "7"})
+    for file in (tmp_path / "car").rglob("*.*"):
+        assert file.stat().st_mode & 0o044 == 0o044, f"others cannot read {file}"
     again = model.load(tmp_path / "car")
     assert model.facts(tmp_path / "car")["views"] == "7"
     assert (again.tokenizer, again.channels, again.classes) == (
