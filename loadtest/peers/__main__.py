@@ -3,8 +3,8 @@
 FastAPI, LitServe, Ray Serve, BentoML and MLServer serve the same graph (JPEG in, tokens out) on the
 same cores, each set up as its own documentation recommends, with batching where it has it, in an
 environment of its own on top of the project's. Each round starts them in turn, checks that their
-tokens equal the service's, and runs a closed loop of 1, 4, 16 and 64 clients and an open loop at
-0.7 of the best rate. The clients run on the same cores.
+tokens equal the service's, and runs, after a short warm-up, a closed loop of 1, 4, 16 and 64
+clients and an open loop at 0.7 of the best rate. The clients run on the same cores.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from loadtest.load.targets import triton_targets
 from service.engine.cpu import processor_has_bf16
 
 CLIENTS = (1, 4, 16, 64)
+WARM_UP, WARM_UP_SECONDS = (4, 1), 1.5
 OPEN_SHARE = 0.7
 START_SECONDS = 120.0
 ENVIRONMENTS = Path("build/peers")
@@ -169,6 +170,8 @@ def compare(rounds: int, seconds: float, names: Sequence[str] = tuple(PEERS)) ->
     cells: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
 
     def measure(name: str, target: Target) -> None:
+        for clients in WARM_UP:  # servers still load further workers when they answer
+            generators.closed_loop(target, clients, WARM_UP_SECONDS).result()
         best = 0.0
         for clients in CLIENTS:
             cell = Cell.of(generators.closed_loop(target, clients, seconds).result())
