@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from service.engine.cpu import processor_flags
+
 
 def write_report(path: Path, figures: object) -> None:
     """Write `figures` as indented JSON, creating the folder, and print the path."""
@@ -27,6 +29,5 @@ def machine() -> str:
 
 def features() -> str:
     """What of the processor decides how fast its engines are: `AMX`, `avx512_bf16` or `AVX2`."""
-    flags = Path("/proc/cpuinfo").read_text().split()
     known = {"amx_bf16": "AMX", "avx512_bf16": "avx512_bf16"}
-    return next((name for flag, name in known.items() if flag in flags), "AVX2")
+    return next((name for flag, name in known.items() if flag in processor_flags()), "AVX2")

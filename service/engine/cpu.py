@@ -41,14 +41,15 @@ def cpu_engine(parameters: Mapping[str, str], settings: EngineSettings) -> tuple
 
 def processor_has_bf16() -> bool:
     """Whether the processor has instructions for bfloat16."""
-    return bool(_BF16_FLAGS & _processor_flags())
+    return bool(_BF16_FLAGS & processor_flags())
 
 
 def processor_has_avx512() -> bool:
     """Whether the processor has AVX-512."""
-    return "avx512f" in _processor_flags()
+    return "avx512f" in processor_flags()
 
 
 @cache
-def _processor_flags() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
+    """Instruction sets of the processor, by their names in /proc/cpuinfo, among other words."""
     return frozenset(Path("/proc/cpuinfo").read_text().split())
