@@ -43,8 +43,8 @@ from tokenizer.models.flextok import FlexTok
 
 FAMILIES = {"demo": "channeltok", "narrow": "channeltok", "cvq": "cvq", "flextok": "flextok"}
 # Largest pixel difference from f32, in steps of 255, on a processor with bf16
-# (docs/decisions/0011). A flow always decodes in f32.
-MOST_IN_BF16 = {"demo": 3, "narrow": 3, "cvq": 3, "flextok": 0}
+# (docs/decisions/0011). A flow always decodes in f32. The narrow decoders have random weights.
+MOST_IN_BF16 = {"demo": 3, "narrow": 8, "cvq": 3, "flextok": 0}
 NARROW = ShuffleShape(
     widths=(64, 64, 32, 64),
     full_size_channels=4,

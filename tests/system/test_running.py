@@ -13,6 +13,7 @@ from channeltok import ChannelTokError, Client, Unavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from service.engine.cpu import processor_has_bf16
 from tests.support.metrics import families, sample
 from tests.support.photographs import jpeg
 from tests.support.running import ROOT, Service, eventually, refused_start, running
@@ -160,4 +161,6 @@ def test_idle_service_is_small(service: Service, client: Client) -> None:
     client.encode(jpeg())
     processes = [psutil.Process(service.process.pid), *service.children()]
     assert len(processes) >= 4  # gateway, tritonserver, a stub for each of encode and decode
-    assert sum(process.memory_info().rss for process in processes) < 1.5e9
+    # OpenVINO, where the processor computes in bf16, takes 0.25 GB more than ONNX Runtime.
+    most = 1.8e9 if processor_has_bf16() else 1.5e9
+    assert sum(process.memory_info().rss for process in processes) < most
