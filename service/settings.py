@@ -182,7 +182,8 @@ class Settings(EngineSettings):
 
     default_generator: str | None = None
     """Generator for requests that name none. Set it when several are served. Unset: the first by
-    name. One that cannot read a request's prompt, or its class, leaves it to the first that can."""
+    name. One that cannot take a request's prompt, class or prefix leaves it to the first that
+    can."""
 
     engine_instances: Count = _CORES
     """Copies of each engine in the embedded Triton: one per core for throughput, 1 with more

@@ -18,7 +18,7 @@ class GenerateParams:
 
     Attributes:
         generator: a name from `Client.generators()`. Default: the service's default generator; for
-            a prompt or a class, the first that takes one.
+            a prompt, a class or a prefix, the first that takes it.
         class_name: one of the generator's `classes`. Default: no class.
         prompt: what the image shall show, of a generator that takes texts: at most its
             `max_prompt_bytes` in UTF-8. Default: any image.

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from channeltok import Client, Generated, GenerateParams, Tokens
+from channeltok import ChannelTokError, Client, Generated, GenerateParams, Tokens
 from PIL import Image
 
 
@@ -60,6 +60,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("edited.png"))
     options = parser.parse_args()
+    try:
+        edit(options)
+    except (ChannelTokError, OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def edit(options: argparse.Namespace) -> None:
     params = GenerateParams(class_name=options.class_name, seed=options.seed)
     with Client(options.address, timeout=60) as client:
         photo, other = client.encode([options.photo, options.other])

@@ -305,8 +305,11 @@ class Generation:
         if not 0 <= seed <= MAX_SEED:
             raise BadSampling(f"seed is {seed}; it must be 0 to {MAX_SEED}")
         has_condition = params.prompt or params.class_name
+        prefix = _read_prefix(params.prefix)
         generator = self._registry.current.generator(
-            params.generator, prompt=bool(params.prompt) if has_condition else None
+            params.generator,
+            prompt=bool(params.prompt) if has_condition else None,
+            fingerprint=prefix.fingerprint if prefix else None,
         )
         vocab_size = generator.tokenizer.vocab_size
         top_k = min(TOP_K, vocab_size) if params.top_k is None else params.top_k
@@ -333,7 +336,7 @@ class Generation:
         return _Plan(
             generator=generator,
             condition=generator.condition(params.class_name, params.prompt),
-            prefix=_read_prefix(params.prefix, generator, k),
+            prefix=_prefix_ids(prefix, generator, k),
             k=k,
             seed=seed,
             temperature=temperature,
@@ -346,17 +349,22 @@ class Generation:
         )
 
 
-def _read_prefix(
-    tokens: Tokens | bytes | None, generator: ServedGenerator, k: int
-) -> NDArray[np.uint16]:
+def _read_prefix(prefix: Tokens | bytes | None) -> Tokens | None:
+    """None for no prefix. Raises BadTokens."""
+    if not prefix:
+        return None
+    if isinstance(prefix, Tokens):
+        return prefix
+    try:
+        return Tokens.from_bytes(prefix)
+    except TokenBytesError as error:
+        raise BadTokens(f"the prefix cannot be read: {error}") from error
+
+
+def _prefix_ids(tokens: Tokens | None, generator: ServedGenerator, k: int) -> NDArray[np.uint16]:
     """The ids, uint16 [j], 0 <= j <= k. Raises BadTokens, FingerprintMismatch."""
-    if not tokens:
+    if tokens is None:
         return np.zeros(0, np.uint16)
-    if isinstance(tokens, bytes):
-        try:
-            tokens = Tokens.from_bytes(tokens)
-        except TokenBytesError as error:
-            raise BadTokens(f"the prefix cannot be read: {error}") from error
     tokenizer = generator.tokenizer
     if tokens.fingerprint != tokenizer.fingerprint:
         raise FingerprintMismatch(

@@ -246,13 +246,16 @@ class ServedModels:
         """The newest version of each generator, the default first."""
         return list(self._generators.values())
 
-    def generator(self, name: str | None, *, prompt: bool | None = None) -> ServedGenerator:
+    def generator(
+        self, name: str | None, *, prompt: bool | None = None, fingerprint: str | None = None
+    ) -> ServedGenerator:
         """Return the newest version of `name`, or of the default for None or "".
 
-        prompt: whether the call has a prompt rather than a class; None: neither. Without a name, it
-        goes to the first generator that takes what it has. Raises UnknownGenerator.
+        prompt: whether the call has a prompt rather than a class; None: neither. fingerprint: of
+        the tokenizer that made the call's prefix; None: no prefix. Without a name, the call goes to
+        the first generator that takes what it has. Raises UnknownGenerator.
         """
-        name = name or self._default_name(prompt)
+        name = name or self._default_name(prompt, fingerprint)
         if name in self.outdated - self._generators.keys():
             raise UnknownGenerator(
                 f"generator {name!r} was exported by another release, and this one cannot call it: "
@@ -265,15 +268,19 @@ class ServedModels:
             raise UnknownGenerator(f"no generator is called {name[:100]!r}; served are: {served}")
         return self._generators[name]
 
-    def _default_name(self, prompt: bool | None) -> str:
+    def _default_name(self, prompt: bool | None, fingerprint: str | None) -> str:
         if self._default_generator and self._default_generator not in self._generators:
             return self._default_generator
-        suited = (
-            name
-            for name, generator in self._generators.items()
-            if prompt in (None, generator.max_prompt_bytes > 0)
-        )
-        return next(itertools.chain(suited, self._generators, sorted(self.outdated)), "")
+
+        def misses(generator: ServedGenerator) -> int:
+            """How many of prefix and condition it cannot take."""
+            other_tokens = fingerprint not in (None, generator.tokenizer.fingerprint)
+            other_condition = prompt not in (None, generator.max_prompt_bytes > 0)
+            return other_tokens + other_condition
+
+        if self._generators:
+            return min(self._generators.values(), key=misses).name
+        return min(self.outdated, default="")
 
     def is_current(self, tokenizer: ServedTokenizer) -> bool:
         """Whether it is the newest version of its name."""

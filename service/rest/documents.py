@@ -203,8 +203,8 @@ class GenerateDocument(BaseModel):
     generator: Annotated[
         str | None,
         Field(
-            description="name of the generator; when absent the default one, or for a prompt or a "
-            "class the first that takes one"
+            description="name of the generator; when absent the default one, or for a prompt, a "
+            "class or a prefix the first that takes it"
         ),
     ] = None
     class_name: Annotated[

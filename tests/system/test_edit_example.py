@@ -1,5 +1,6 @@
 """docs/examples/edit_images.py edits images on a real service with a generator."""
 
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -61,3 +62,29 @@ def test_the_example_writes_five_images_side_by_side(
     example.main()
     with Image.open(output) as image:
         assert image.size == (5 * 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["docs/images/none.jpg"], "BAD_IMAGE: .*none.jpg.*cannot be read"),
+        (["docs/images/cat.jpg", "--keep", "500"], "500"),
+        (["docs/images/cat.jpg", "--class", "no such thing"], "UNKNOWN_CLASS"),
+    ],
+)
+def test_bad_options_are_answered_in_a_line(
+    generating: Service,
+    example: SimpleNamespace,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photo = str(ROOT / "docs/images/cat.jpg")
+    line = ["edit_images.py", photo, *arguments, "--address", generating.grpc]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as caught:
+        example.main()
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(f"edit_images.py: .*{message}.*\n", error)

@@ -218,6 +218,21 @@ def test_generator_without_a_name_is_one_that_reads_the_call() -> None:
         missing.generator(None, prompt=True)
 
 
+def test_generator_without_a_name_continues_tokens_of_its_tokenizer() -> None:
+    words = generator("a_words", A, prompt_bytes="12")
+    listed = [*models("cat", A), *models("dog", B), words, generator("dogs", B)]
+    served = ServedModels(listed)
+
+    def chosen(fingerprint: str | None, prompt: bool | None = None) -> str:
+        return served.generator(None, prompt=prompt, fingerprint=fingerprint).name
+
+    assert [chosen(None), chosen(A), chosen(B)] == ["a_words", "a_words", "dogs"]
+    assert [chosen(B, prompt=False), chosen(A, prompt=True)] == ["dogs", "a_words"]
+    assert chosen("of-none") == "a_words"
+    served = ServedModels(listed, default_generator="dogs")
+    assert [chosen(None), chosen(A), chosen(B)] == ["dogs", "a_words", "dogs"]
+
+
 def test_generator_of_another_release_is_to_be_exported_again() -> None:
     old, new = generator("old", A, interface="1"), generator("one", A)
     served = ServedModels([*models("cat", A), old, new])
