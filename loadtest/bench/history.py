@@ -82,7 +82,7 @@ def write(path: Path, entries: list[Entry]) -> None:
 
 
 def draw(entries: list[Entry], image: Path) -> None:
-    """One small plot for each ratio: its values over days by machine, the last of each day."""
+    """One small plot for each ratio: its values over days by machine, and the newest as a number."""
     mpl.use("Agg")
     rows = -(-len(RATIOS) // COLUMNS)
     days = [date.fromisoformat(entry.date) for entry in entries]
@@ -103,7 +103,7 @@ def draw(entries: list[Entry], image: Path) -> None:
                 axis.plot(
                     values.keys(), values.values(), "o-", color=colour, markersize=3, label=machine
                 )
-                for day, value in values.items():
+                for day, value in list(values.items())[-1:]:
                     axis.annotate(
                         f"{value:.2f}",
                         (day, value),

@@ -18,7 +18,8 @@ Attacks on the real service (real processes, connections and kills) and what was
 `python -m loadtest.chaos --write` also writes this page.
 CI runs a short form of some attacks (`make chaos-short`), `make test-full` of all.
 
-Measured on {machine}, {date}; service and attackers shared the cores.
+Measured on {machine}, {date}.
+Service and attackers shared the cores.
 **{holding} of {limits} limits hold.**
 """
 MEMORY = """## Memory
