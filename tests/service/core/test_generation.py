@@ -1,14 +1,14 @@
 """Generation over a scripted stream of responses, in place of Triton, whose timing is not ours."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
-from channeltok import GenerateParams, NewTokens, Started
+from channeltok import GenerateParams, NewTokens, Started, Tokens
 from numpy.typing import NDArray
 
 from service.core.generation import Event, Finished, Generation
@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.triton.detached import PermitLike
 from service.triton.health import EngineHealth
 from service.triton.models import Model
-from tests.support.served_models import A, generator, models
+from tests.support.served_models import A, B, generator, models
 
 Response = dict[str, NDArray[Any]]
 
@@ -55,9 +55,12 @@ class Scripted:
             self.open -= 1
 
 
-def scripted_generation(responses: list[Response], places: int = 1) -> tuple[Generation, Scripted]:
+def scripted_generation(
+    responses: list[Response], places: int = 1, more: Sequence[Model] = ()
+) -> tuple[Generation, Scripted]:
     triton, settings = Scripted(responses), Settings(max_generations=places)
-    registry = Registry(AsyncMock(), ServedModels([*models("cat", A), generator("one", A)]))
+    served = ServedModels([*models("cat", A), generator("one", A), *more])
+    registry = Registry(AsyncMock(), served)
     images, rate_limit = ImageCodec(1, settings.max_pixels), RateLimit(None, 1)
     generation = Generation(
         triton,  # type: ignore[arg-type]
@@ -110,6 +113,17 @@ async def test_generation_sends_every_input_of_the_model() -> None:
         "top_p": 1,
         "guidance": 1,
     }
+
+
+async def test_generation_passes_a_prefix_to_the_generator_of_its_tokens() -> None:
+    more = [*models("dog", B), generator("two", B)]
+    for fingerprint, name in ((A, "one"), (B, "two")):
+        tokens = Tokens(np.array([7], np.uint16), fingerprint)
+        for prefix in (tokens, tokens.to_bytes()):
+            generation, _ = scripted_generation([token(1, 9)], more=more)
+            started, *_ = await events(generation, k=2, prefix=prefix)
+            assert isinstance(started, Started)
+            assert started.generator == name
 
 
 async def test_generation_buffers_and_merges_tokens_for_a_slow_reader() -> None:
