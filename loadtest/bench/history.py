@@ -82,7 +82,7 @@ def write(path: Path, entries: list[Entry]) -> None:
 
 
 def draw(entries: list[Entry], image: Path) -> None:
-    """One small plot for each ratio: its values over days by machine, and the newest as a number."""
+    """One small plot for each ratio: its values over days by machine, the newest as a number."""
     mpl.use("Agg")
     rows = -(-len(RATIOS) // COLUMNS)
     days = [date.fromisoformat(entry.date) for entry in entries]
